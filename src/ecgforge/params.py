@@ -1,0 +1,236 @@
+"""The typed form of params.yaml, the only source of parameters.
+
+A section refuses keys that it does not know and values out of range; `Params.read` turns each refusal into a line that
+names the key, the value and what is allowed. Networks and sampling are left open here: every generator and classifier
+declares its own sections beside its code, and the stages check them before any work starts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ecgforge.errors import EcgforgeError
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the parameters: immutable, complete, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatedSource(Section):
+    """Simulated patients, written as the site named by `layout` publishes its records."""
+
+    kind: Literal["simulated"]
+    layout: Literal["ptbxl", "chapman"]
+    records: Positive
+    seed: Annotated[int, Field(ge=0)]
+
+
+class PhysionetSource(Section):
+    """A published data set, from PhysioNet or from any mirror of it that fsspec can read."""
+
+    kind: Literal["physionet"]
+    layout: Literal["ptbxl", "chapman"]
+    mirror: str
+    limit_per_rhythm: Positive | None
+    connections: Annotated[int, Field(ge=1, le=64)]
+
+
+class FolderSource(Section):
+    """One's own WFDB records: a folder, and in it a CSV with the columns record, patient, rhythm (age, sex if known)."""
+
+    kind: Literal["folder"]
+    layout: Literal["folder"]
+    path: str
+    table: str
+
+
+Source = Annotated[SimulatedSource | PhysionetSource | FolderSource, Field(discriminator="kind")]
+
+
+class Preprocessing(Section):
+    """What every record goes through: see `ecgforge.records.preprocessing`."""
+
+    sampling_rate: Annotated[int, Field(ge=50, le=1000)]  # Hz
+    duration: Annotated[float, Field(gt=0, le=60)]  # s
+    band: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]  # Hz
+    max_amplitude: Annotated[float, Field(gt=0)]  # mV, of the record as published, about its median
+
+    @model_validator(mode="after")
+    def _band_fits(self) -> Self:
+        low, high = self.band
+        if not low < high < self.sampling_rate / 2:
+            raise ValueError(f"band must rise and end below half the sampling rate, {self.sampling_rate / 2:g} Hz")
+        return self
+
+
+class Preparation(Section):
+    """How records become a record set. `amplitude: lead_sd` divides each lead of a record by its standard deviation, for
+    sources that publish standardised leads; `mV` keeps millivolts and refuses other units."""
+
+    min_records: Positive
+    amplitude: Literal["mV", "lead_sd"]
+
+
+class Training(Section):
+    """One training loop's settings; lengths are in optimiser steps so that record sets of any size compare."""
+
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    gradient_clip: Annotated[float, Field(gt=0)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    evaluate_every: Positive  # steps
+    patience: Positive | None  # evaluations without improvement; null trains all steps
+
+
+class GeneratorSettings(Section):
+    """A generator's network, the training of each of its phases, and its sampling."""
+
+    network: dict[str, Any]
+    training: dict[str, Training]
+    sampling: dict[str, Any]
+
+
+class Synthesis(Section):
+    """Synthetic records per rhythm in each split; each split is drawn from seeds of its own."""
+
+    train: Positive
+    validation: Positive
+    test: Positive
+    chunk: Positive  # records held in memory at a time
+    seed: Annotated[int, Field(ge=0)]
+
+
+class ClassifierSettings(Section):
+    """A classifier's backbone and training; `balance` says how rare rhythms are made up for."""
+
+    backbone: Name
+    network: dict[str, Any]
+    training: Training
+    balance: Literal["sampler", "weights", "none"]
+
+
+class Study(Section):
+    """The settings' seeds and statistics. `synthetic_share` is the share of synthetic records in TrRSTeR's training set."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    synthetic_share: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Positive
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ")
+        return self
+
+
+class Quality(Section):
+    """How many records a quality score looks at, and how often it permutes them."""
+
+    records: Annotated[int, Field(ge=20)]
+    permutations: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Compute(Section):
+    """Where training runs. `threads` fixes the reduction order of the CPU, so it is part of what makes bytes repeat."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: Positive
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    threads: Positive
+    checkpoint_every: Positive  # steps
+
+
+class Profile(Section):
+    """A named set of parameters, from the source of the records to the size of the study."""
+
+    sources: dict[Name, Source]
+    preparation: Preparation
+    generators: dict[Name, GeneratorSettings]
+    synthesis: Synthesis
+    classifier: ClassifierSettings
+    study: Study
+    quality: Quality
+    compute: Compute
+
+
+class Params(Section):
+    """All of params.yaml; `active` is the profile in use."""
+
+    profile: str
+    sources: Annotated[list[Name], Field(min_length=1)]
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    generators: Annotated[list[Name], Field(min_length=1)]
+    preprocessing: Preprocessing
+    profiles: dict[Name, Profile]
+
+    @property
+    def active(self) -> Profile:
+        return self.profiles[self.profile]
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        if self.profile not in self.profiles:
+            raise ValueError(f"profile: '{self.profile}' is not one of {', '.join(self.profiles)}")
+        for dataset in self.datasets:
+            if dataset not in {*self.sources, "merged"}:
+                raise ValueError(f"datasets: '{dataset}' is not one of {', '.join([*self.sources, 'merged'])}")
+        for name, profile in self.profiles.items():
+            for source in self.sources:
+                if source not in profile.sources:
+                    raise ValueError(f"profiles.{name}.sources: '{source}' is listed in sources but not described here")
+            for generator in self.generators:
+                if generator not in profile.generators:
+                    raise ValueError(f"profiles.{name}.generators: '{generator}' is listed in generators but not described here")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Params:
+        """Read and validate a params.yaml whole.
+
+        Raises:
+            EcgforgeError: the file is missing, is not YAML, or holds unknown keys or bad values; each is named.
+        """
+        try:
+            tree = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise EcgforgeError(f"{path} does not exist: run this in the project's folder, or name the file with --params") from None
+        except yaml.YAMLError as error:
+            raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        return checked(cls, tree, str(path))
+
+
+def checked[S: BaseModel](section: type[S], tree: Any, where: str) -> S:
+    """Validate `tree` as `section`, telling every refusal in one line that starts with `where`.
+
+    Raises:
+        EcgforgeError: names each bad key, its value, and what is allowed.
+    """
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        raise EcgforgeError(f"{where}: " + "; ".join(_refusal(detail) for detail in error.errors())) from None
+
+
+def _refusal(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder"))
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    reason = detail["msg"].removeprefix("Value error, ")
+    return f"{key} = {detail['input']!r}: {reason}" if key else reason

@@ -1,0 +1,1 @@
+"""Records: one signal-shape contract for real, simulated and generated ECG."""

@@ -1,0 +1,157 @@
+"""RecordSet: a folder of packed ECG records with their table, the same type for real, simulated and generated ones.
+
+    signals.npy    float32 [records, 8, samples], leads in the order of `leads.LEADS`; memory-mapped, never loaded whole
+    records.csv    a row a record: id, patient, dataset, rhythm, split, age, sex, origin
+    about.json     sampling rate in Hz, leads, units, rhythms (the vocabulary, in class order), how it was made
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.records.leads import LEADS
+
+COLUMNS = ("id", "patient", "dataset", "rhythm", "split", "age", "sex", "origin")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class About:
+    """What holds for all records of a set.
+
+    Attributes:
+        sampling_rate: Hz.
+        samples: per lead.
+        units: `mV`, or `lead_sd` where each lead of a record was divided by its standard deviation.
+        rhythms: the classes, in the order of their indices.
+        origin: `real`, `simulated`, or `synthetic`.
+        made: how the set was made: counts, parameters, what it was made from.
+    """
+
+    sampling_rate: int
+    samples: int
+    units: str
+    rhythms: tuple[str, ...]
+    origin: str
+    made: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordSet:
+    """Records of one folder, or a selection of them.
+
+    Attributes:
+        folder: where the set lies.
+        about: what holds for all records.
+        records: the table of the selected records.
+        rows: `[records]`, the selected rows of signals.npy.
+    """
+
+    folder: Path
+    about: About
+    records: pd.DataFrame
+    rows: np.ndarray
+
+    @classmethod
+    def open(cls, folder: Path) -> RecordSet:
+        """Open the set in `folder` without loading its signals.
+
+        Raises:
+            EcgforgeError: the folder is no complete record set.
+        """
+        folder = Path(folder)
+        try:
+            tree = json.loads((folder / "about.json").read_text())
+            table = pd.read_csv(folder / "records.csv", dtype={"id": str, "patient": str}, keep_default_na=True)
+        except FileNotFoundError as error:
+            raise EcgforgeError(f"{folder} is no record set: {error.filename} is missing; run `dvc repro` or `dvc pull`") from None
+        about = About(**{**{key: tree[key] for key in About.__dataclass_fields__}, "rhythms": tuple(tree["rhythms"])})
+        records = cls(folder, about, table, np.arange(len(table)))
+        shape = np.load(folder / "signals.npy", mmap_mode="r", allow_pickle=False).shape
+        if shape != (len(table), len(LEADS), about.samples):
+            raise EcgforgeError(f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise")
+        return records
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, mask: np.ndarray | pd.Series) -> RecordSet:
+        """Return the records where `mask`, a boolean or index array over this selection, points."""
+        index = np.flatnonzero(mask) if np.asarray(mask).dtype == bool else np.asarray(mask)
+        return replace(self, records=self.records.iloc[index].reset_index(drop=True), rows=self.rows[index])
+
+    def split(self, name: str) -> RecordSet:
+        """Return the records of one of `SPLITS`."""
+        if name not in SPLITS:
+            raise ValueError(f"'{name}' is not one of {', '.join(SPLITS)}")
+        return self.select((self.records["split"] == name).to_numpy())
+
+    def signals(self, index: np.ndarray | slice | None = None) -> np.ndarray:
+        """Return signals of the selection, `[records, 8, samples]` float32 in `about.units`: all of it, or the part at `index`."""
+        rows = self.rows if index is None else self.rows[index]
+        packed = np.load(self.folder / "signals.npy", mmap_mode="r", allow_pickle=False)
+        return np.asarray(packed[rows])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class indices into `about.rhythms`, `[records]` int64."""
+        return pd.Categorical(self.records["rhythm"], categories=list(self.about.rhythms)).codes.astype(np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """Records per rhythm, in class order."""
+        found = self.records["rhythm"].value_counts()
+        return {rhythm: int(found.get(rhythm, 0)) for rhythm in self.about.rhythms}
+
+
+class RecordSetWriter:
+    """Appends chunks of records to a set being written; get one from `write_record_set`."""
+
+    def __init__(self, folder: Path, samples: int) -> None:
+        self._shape = (0, len(LEADS), samples)
+        self._signals = (folder / "signals.npy").open("wb")
+        self._write_header()
+        self._tables: list[pd.DataFrame] = []
+
+    def _write_header(self) -> None:
+        # numpy pads the header for a growing first axis, so that a later, larger count fits in the same bytes.
+        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+        self._signals.seek(0)
+        np.lib.format.write_array_header_1_0(self._signals, header)
+
+    def append(self, signals: np.ndarray, table: pd.DataFrame) -> None:
+        """Append `signals`, `[records, 8, samples]`, and their rows; the table needs every one of `COLUMNS`."""
+        if signals.shape != (len(table), *self._shape[1:]):
+            raise ValueError(f"{len(table)} rows and signals of shape {signals.shape}")
+        if not np.isfinite(signals).all():
+            raise ValueError("a record set holds finite signals only")
+        self._signals.write(np.ascontiguousarray(signals, dtype="<f4").data)
+        self._tables.append(table[list(COLUMNS)])
+        self._shape = (self._shape[0] + len(table), *self._shape[1:])
+
+    def finish(self, folder: Path, about: About) -> None:
+        self._write_header()
+        self._signals.close()
+        table = pd.concat(self._tables, ignore_index=True) if self._tables else pd.DataFrame(columns=list(COLUMNS))
+        table.to_csv(folder / "records.csv", index=False)
+        tree = {"leads": LEADS, **asdict(about)}
+        (folder / "about.json").write_text(json.dumps(tree, indent=2) + "\n")
+
+
+@contextmanager
+def write_record_set(folder: Path, about: About) -> Iterator[RecordSetWriter]:
+    """Write a record set in chunks; it appears at `folder` whole, when the block ends without an error."""
+    with whole(folder) as scratch:
+        scratch.mkdir()
+        writer = RecordSetWriter(scratch, about.samples)
+        yield writer
+        writer.finish(scratch, about)
