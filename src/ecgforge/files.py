@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         remove(path)
-        os.replace(scratch, path)
+        scratch.replace(path)
     finally:
         remove(scratch)
 

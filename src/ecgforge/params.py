@@ -8,16 +8,19 @@ declares its own sections beside its code, and the stages check them before any 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ecgforge.errors import EcgforgeError
 
+S = TypeVar("S", bound=BaseModel)
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
@@ -32,7 +35,7 @@ class SimulatedSource(Section):
     kind: Literal["simulated"]
     layout: Literal["ptbxl", "chapman"]
     records: Positive
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class PhysionetSource(Section):
@@ -82,7 +85,11 @@ class Preparation(Section):
 
 
 class Training(Section):
-    """One training loop's settings; lengths are in optimiser steps so that record sets of any size compare."""
+    """One training loop's settings; lengths are in optimiser steps so that record sets of any size compare.
+
+    `balance` is the power that evens out rhythms in the batches: a record is drawn with probability n^-balance, n being the
+    number of records of its rhythm; 0 draws as they are, 1 draws every rhythm equally often.
+    """
 
     steps: Positive
     batch_size: Positive
@@ -90,16 +97,24 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)]
     warmup_steps: Annotated[int, Field(ge=0)]
     gradient_clip: Annotated[float, Field(gt=0)]
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    evaluate_every: Positive  # steps
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]  # of the averaged weights that are kept; 0 keeps the last ones
+    balance: Share
+    evaluate_every: Positive  # steps; also the distance of checkpoints
     patience: Positive | None  # evaluations without improvement; null trains all steps
+
+    @model_validator(mode="after")
+    def _whole_stretches(self) -> Self:
+        if self.steps % self.evaluate_every:
+            raise ValueError(f"steps ({self.steps}) must be a multiple of evaluate_every ({self.evaluate_every})")
+        return self
 
 
 class GeneratorSettings(Section):
     """A generator's network, the training of each of its phases, and its sampling."""
 
+    seed: Seed
     network: dict[str, Any]
-    training: dict[str, Training]
+    training: dict[Name, Training]
     sampling: dict[str, Any]
 
 
@@ -110,22 +125,21 @@ class Synthesis(Section):
     validation: Positive
     test: Positive
     chunk: Positive  # records held in memory at a time
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class ClassifierSettings(Section):
-    """A classifier's backbone and training; `balance` says how rare rhythms are made up for."""
+    """A classifier's backbone and its training."""
 
     backbone: Name
     network: dict[str, Any]
     training: Training
-    balance: Literal["sampler", "weights", "none"]
 
 
 class Study(Section):
     """The settings' seeds and statistics. `synthetic_share` is the share of synthetic records in TrRSTeR's training set."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
     synthetic_share: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Positive
@@ -142,7 +156,7 @@ class Quality(Section):
 
     records: Annotated[int, Field(ge=20)]
     permutations: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 class Compute(Section):
@@ -152,7 +166,6 @@ class Compute(Section):
     devices: Positive
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     threads: Positive
-    checkpoint_every: Positive  # steps
 
 
 class Profile(Section):
@@ -214,7 +227,7 @@ class Params(Section):
         return checked(cls, tree, str(path))
 
 
-def checked[S: BaseModel](section: type[S], tree: Any, where: str) -> S:
+def checked(section: type[S], tree: Any, where: str) -> S:
     """Validate `tree` as `section`, telling every refusal in one line that starts with `where`.
 
     Raises:

@@ -1,15 +1,15 @@
 """RecordSet: a folder of packed ECG records with their table, the same type for real, simulated and generated ones.
 
-    signals.npy    float32 [records, 8, samples], leads in the order of `leads.LEADS`; memory-mapped, never loaded whole
-    records.csv    a row a record: id, patient, dataset, rhythm, split, age, sex, origin
-    about.json     sampling rate in Hz, leads, units, rhythms (the vocabulary, in class order), how it was made
+signals.npy    float32 [records, 8, samples], leads in the order of `leads.LEADS`; memory-mapped, never loaded whole
+records.csv    a row a record: id, patient, dataset, rhythm, split, age, sex, origin
+about.json     sampling rate in Hz, leads, units, rhythms (the classes, in order), how it was made
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class About:
         samples: per lead.
         units: `mV`, or `lead_sd` where each lead of a record was divided by its standard deviation.
         rhythms: the classes, in the order of their indices.
-        origin: `real`, `simulated`, or `synthetic`.
+        origin: `real`, `simulated`, `synthetic`, or `mixed`, where the table's column says it of each record.
         made: how the set was made: counts, parameters, what it was made from.
     """
 
@@ -72,15 +72,20 @@ class RecordSet:
         folder = Path(folder)
         try:
             tree = json.loads((folder / "about.json").read_text())
-            table = pd.read_csv(folder / "records.csv", dtype={"id": str, "patient": str}, keep_default_na=True)
+            about = About(**{**{key: tree[key] for key in About.__dataclass_fields__}, "rhythms": tuple(tree["rhythms"])})
+            # Only ages may be missing numbers: an id or a patient called NA is a name.
+            types = {column: str for column in COLUMNS if column != "age"}
+            table = pd.read_csv(folder / "records.csv", usecols=COLUMNS, dtype=types, keep_default_na=False, na_values={"age": [""]})
+            shape = np.load(folder / "signals.npy", mmap_mode="r", allow_pickle=False).shape
         except FileNotFoundError as error:
             raise EcgforgeError(f"{folder} is no record set: {error.filename} is missing; run `dvc repro` or `dvc pull`") from None
-        about = About(**{**{key: tree[key] for key in About.__dataclass_fields__}, "rhythms": tuple(tree["rhythms"])})
-        records = cls(folder, about, table, np.arange(len(table)))
-        shape = np.load(folder / "signals.npy", mmap_mode="r", allow_pickle=False).shape
+        except (ValueError, KeyError, TypeError) as error:
+            raise EcgforgeError(f"{folder} is a damaged record set ({error}); run `dvc repro` or `dvc pull`") from None
         if shape != (len(table), len(LEADS), about.samples):
             raise EcgforgeError(f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise")
-        return records
+        if unknown := set(table["rhythm"]) - set(about.rhythms):
+            raise EcgforgeError(f"{folder}: records.csv has rhythms that about.json doesn't know: {', '.join(sorted(unknown))}")
+        return cls(folder, about, table[list(COLUMNS)], np.arange(len(table)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,13 +119,20 @@ class RecordSet:
 
 
 class RecordSetWriter:
-    """Appends chunks of records to a set being written; get one from `write_record_set`."""
+    """Appends chunks of records to a set being written; get one from `write_record_set`.
 
-    def __init__(self, folder: Path, samples: int) -> None:
-        self._shape = (0, len(LEADS), samples)
+    Attributes:
+        folder: where the set is being written; other files that belong to it can be put here.
+        about: what will be said of the set; may be replaced until the block of `write_record_set` ends.
+    """
+
+    def __init__(self, folder: Path, about: About) -> None:
+        self.folder = folder
+        self.about = about
+        self._shape = (0, len(LEADS), about.samples)
         self._signals = (folder / "signals.npy").open("wb")
-        self._write_header()
         self._tables: list[pd.DataFrame] = []
+        self._write_header()
 
     def _write_header(self) -> None:
         # numpy pads the header for a growing first axis, so that a later, larger count fits in the same bytes.
@@ -138,13 +150,15 @@ class RecordSetWriter:
         self._tables.append(table[list(COLUMNS)])
         self._shape = (self._shape[0] + len(table), *self._shape[1:])
 
-    def finish(self, folder: Path, about: About) -> None:
+    def finish(self) -> None:
         self._write_header()
-        self._signals.close()
         table = pd.concat(self._tables, ignore_index=True) if self._tables else pd.DataFrame(columns=list(COLUMNS))
-        table.to_csv(folder / "records.csv", index=False)
-        tree = {"leads": LEADS, **asdict(about)}
-        (folder / "about.json").write_text(json.dumps(tree, indent=2) + "\n")
+        table.to_csv(self.folder / "records.csv", index=False, lineterminator="\n")
+        tree = {"leads": LEADS, **asdict(self.about)}
+        (self.folder / "about.json").write_text(json.dumps(tree, indent=2) + "\n")
+
+    def close(self) -> None:
+        self._signals.close()
 
 
 @contextmanager
@@ -152,6 +166,6 @@ def write_record_set(folder: Path, about: About) -> Iterator[RecordSetWriter]:
     """Write a record set in chunks; it appears at `folder` whole, when the block ends without an error."""
     with whole(folder) as scratch:
         scratch.mkdir()
-        writer = RecordSetWriter(scratch, about.samples)
-        yield writer
-        writer.finish(scratch, about)
+        with closing(RecordSetWriter(scratch, about)) as writer:
+            yield writer
+            writer.finish()

@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine: `make repro` runs the study, `make test` checks the project.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lint ui lock clean
+
+help: ## Show these targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+repro: $(INSTALLED) ## Set up, then run the study of the profile named in params.yaml, and say where the results are.
+	@ecgforge repro
+	@echo "Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics show, dvc plots show"
+	@echo "Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000"
+
+test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
+	pytest -n 2 --dist worksteal
+
+lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+ui: $(INSTALLED) ## Open MLflow's UI on the study's runs and models.
+	@ecgforge ui
+
+lock: $(INSTALLED) ## Pin all packages anew from pyproject.toml into requirements.txt.
+	uv pip compile --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --extra dev \
+	  --python-version 3.11 --prefer-binary --no-emit-package nvidia --output-file requirements.txt pyproject.toml
+
+clean: ## Remove the environment; data, models and runs stay.
+	rm -rf $(VENV)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check --prefer-binary -r requirements.txt
+	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

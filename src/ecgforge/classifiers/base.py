@@ -1,0 +1,107 @@
+"""What every classifier is: signals `[batch, 8, samples]` in the record set's units to logits `[batch, rhythms]`."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ecgforge.classifiers.registry import classifier_class
+from ecgforge.files import whole
+from ecgforge.params import ClassifierSettings, Section, checked
+from ecgforge.records.record_set import RecordSet
+from ecgforge.training.batches import in_order
+from ecgforge.training.objective import Objective
+
+
+class Classifier(nn.Module, ABC):
+    """A rhythm classifier that carries the scale of its training signals, so that it takes records as they are stored.
+
+    Args:
+        network: the section that describes the backbone.
+        rhythms: classes, in the order of the logits.
+        scale: `[leads]`, each lead's standard deviation over the training split, in the record set's units.
+    """
+
+    Network: ClassVar[type[Section]]
+
+    def __init__(self, network: Section, rhythms: Sequence[str], scale: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.rhythms = tuple(rhythms)
+        self.register_buffer("scale", scale.float())
+        self.scale: Tensor
+
+    @abstractmethod
+    def logits(self, signals: Tensor) -> Tensor:
+        """Map signals of unit scale, `[batch, leads, samples]`, to `[batch, rhythms]`."""
+
+    def forward(self, signals: Tensor) -> Tensor:
+        """Map signals in the record set's units, `[batch, leads, samples]`, to logits, `[batch, rhythms]`."""
+        return self.logits(signals / self.scale[:, None])
+
+    def objective(self) -> Objective:
+        """Cross-entropy, judged by macro-F1 on the validation records."""
+
+        def loss(signals: Tensor, labels: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+            return {"loss": cross_entropy(self(signals), labels)}
+
+        def validate(signals: Tensor, labels: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+            return {"logits": self(signals), "labels": labels}
+
+        return Objective(self, list(self.parameters()), loss, validate, _validation_figures, "macro_f1", higher_is_better=True)
+
+
+def _validation_figures(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
+    from sklearn.metrics import f1_score  # costs seconds to load, and only training needs it
+
+    logits = torch.cat([output["logits"] for output in outputs]).float()
+    labels = torch.cat([output["labels"] for output in outputs])
+    found = f1_score(labels.cpu(), logits.argmax(1).cpu(), average="macro", zero_division=0.0)
+    return {"loss": float(cross_entropy(logits, labels)), "macro_f1": float(found)}
+
+
+@torch.inference_mode()
+def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 256) -> np.ndarray:
+    """Return class probabilities, `[records, rhythms]` float64, batch by batch from disk."""
+    classifier.eval()
+    device = classifier.scale.device
+    batches = (records.signals(index) for index in in_order(len(records), batch_size))
+    found = [torch.softmax(classifier(torch.from_numpy(signals).to(device)), 1).double().cpu() for signals in batches]
+    return torch.cat(found).numpy()
+
+
+def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int) -> Classifier:
+    """Build a classifier with weights initialised from `seed`; for the other arguments see `Classifier`."""
+    kind = classifier_class(settings.backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(checked(kind.Network, settings.network, "classifier.network"), rhythms, scale)
+
+
+def save(classifier: Classifier, backbone: str, folder: Path) -> None:
+    """Write weights.safetensors and classifier.json to `folder`; the same weights give the same bytes."""
+    with whole(folder) as scratch:
+        scratch.mkdir()
+        save_file({key: value.contiguous() for key, value in classifier.state_dict().items()}, scratch / "weights.safetensors")
+        about = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
+        (scratch / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+
+
+def load(folder: Path) -> Classifier:
+    """Read what `save` wrote."""
+    about = json.loads((folder / "classifier.json").read_text())
+    kind = classifier_class(about["backbone"])
+    weights = load_file(folder / "weights.safetensors")
+    network = checked(kind.Network, about["network"], str(folder / "classifier.json"))
+    classifier = kind(network, about["rhythms"], weights["scale"])
+    classifier.load_state_dict(weights)
+    return classifier.eval()

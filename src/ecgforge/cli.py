@@ -1,0 +1,177 @@
+"""What a person types. Every command reads params.yaml, takes paths and writes paths; `dvc repro` starts them in their order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecgforge.errors import EcgforgeError
+
+app = typer.Typer(
+    help="Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the study; these are its stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters; the only source of them.")]
+Out = Annotated[Path, typer.Option(help="What to write; it appears whole or not at all.")]
+Real = Annotated[Path, typer.Option(help="A prepared record set, such as data/prepared/ptbxl.")]
+Synthetic = Annotated[Path, typer.Option(help="A synthetic record set, such as data/synthetic/ptbxl/diffwave.")]
+Dataset = Annotated[str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")]
+Generator = Annotated[str, typer.Argument(help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters.")]
+PARAMS = Path("params.yaml")
+
+
+@app.command()
+def check(params: ParamsFile = PARAMS) -> None:
+    """Validate params.yaml whole, every profile of it, and say which is in use."""
+    from ecgforge.stages import parameters
+
+    found = parameters.read(params)
+    print(f"{params} is valid; the profile in use is '{found.profile}' of {', '.join(found.profiles)}.")
+
+
+@app.command()
+def acquire(
+    source: Annotated[str, typer.Argument(help="A name under `sources` in the parameters.")], out: Out, params: ParamsFile = PARAMS
+) -> None:
+    """Simulate, download or copy the raw WFDB records of a source."""
+    from ecgforge.stages import acquire as stage
+    from ecgforge.stages import parameters
+
+    stage.acquire(parameters.read(params), source, out)
+
+
+@app.command()
+def prepare(
+    raw: Annotated[list[Path], typer.Option(help="A raw folder named like its source; repeat it to merge several.")],
+    out: Out,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Turn raw records into a record set: labels, filters, splits, and a table of what was set aside and why."""
+    from ecgforge.stages import parameters
+    from ecgforge.stages import prepare as stage
+
+    stage.prepare(parameters.read(params), raw, out)
+
+
+@app.command()
+def train_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
+    """Train a generator on the training split of a record set, tracked and registered by MLflow."""
+    from ecgforge.stages import generate, parameters
+
+    generate.train(parameters.read(params), dataset, generator, real, out)
+
+
+@app.command()
+def synthesize(
+    dataset: Dataset,
+    generator: Generator,
+    model: Annotated[Path, typer.Option(help="A trained generator, such as models/generators/ptbxl/diffwave.")],
+    real: Real,
+    out: Out,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Draw a synthetic record set from a trained generator."""
+    from ecgforge.stages import generate, parameters
+
+    generate.synthesize(parameters.read(params), dataset, generator, model, real, out)
+
+
+@app.command()
+def classify_real(dataset: Dataset, real: Real, models: Out, out: Out, params: ParamsFile = PARAMS) -> None:
+    """Train and test the classifier on real records (TrRTeR), with its baselines, once for all generators."""
+    from ecgforge.stages import classify, parameters
+
+    classify.on_real(parameters.read(params), dataset, real, models, out)
+
+
+@app.command()
+def classify(
+    dataset: Dataset,
+    generator: Generator,
+    real: Real,
+    synthetic: Synthetic,
+    baseline: Annotated[Path, typer.Option(help="The classifiers that `classify-real` trained.")],
+    models: Out,
+    out: Out,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train and test the classifier in the settings that need synthetic records: TrSTeR, TrRTeS, TrSTeS, TrRSTeR."""
+    from ecgforge.stages import classify as stage
+    from ecgforge.stages import parameters
+
+    stage.on_synthetic(parameters.read(params), dataset, generator, real, synthetic, baseline, models, out)
+
+
+@app.command()
+def quality(dataset: Dataset, generator: Generator, real: Real, synthetic: Synthetic, out: Out, params: ParamsFile = PARAMS) -> None:
+    """Score synthetic records against real ones, each score beside what real records get against real ones."""
+    from ecgforge.stages import assess, parameters
+
+    assess.quality(parameters.read(params), dataset, generator, real, synthetic, out)
+
+
+@app.command()
+def report(out: Out = Path("reports"), params: ParamsFile = PARAMS) -> None:
+    """Gather all results into reports/: results.csv, metrics.json, plots, and report.html."""
+    from ecgforge.stages import parameters
+    from ecgforge.stages import report as stage
+
+    stage.report(parameters.read(params), out)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
+    """Open MLflow's UI on the runs and models of the study."""
+    from ecgforge.tracking import store
+
+    store.serve(port)
+
+
+@app.command()
+def init() -> None:
+    """Create or upgrade the MLflow database, once, before several processes write to it."""
+    from ecgforge.tracking import store
+
+    store.initialise()
+
+
+@app.command()
+def repro(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Stages or cells, such as report or classify@ptbxl-diffwave; none means all.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells run side by side.")] = max(1, os.cpu_count() or 1),
+) -> None:
+    """Do what `dvc repro` does, with independent cells side by side."""
+    from ecgforge import cells
+    from ecgforge.tracking import store
+
+    store.initialise()
+    raise typer.Exit(cells.repro(targets or [], jobs))
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's or of the machine's ends in one line and a non-zero exit."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = app(standalone_mode=False)
+    except EcgforgeError as error:
+        sys.exit(f"ecgforge: {error}")
+    except typer.Abort:
+        sys.exit("ecgforge: aborted")
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"ecgforge: {error.strerror or error}{where}")
+    except KeyboardInterrupt:
+        print("ecgforge: interrupted; the next run goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code)

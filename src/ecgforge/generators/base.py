@@ -1,0 +1,151 @@
+"""What every generator is: a torch module that learns records by rhythm in phases, and draws new ones from seeds."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.generators.registry import generator_class, generator_name
+from ecgforge.params import Section, checked
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "generator.json"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a record is.
+
+    Attributes:
+        leads: channels of a record.
+        samples: per lead.
+        rhythms: classes; labels count from 0.
+        sampling_rate: Hz.
+    """
+
+    leads: int
+    samples: int
+    rhythms: int
+    sampling_rate: int
+
+
+class Generator(nn.Module, ABC):
+    """A class-conditional generator of ECG records.
+
+    It is trained phase by phase: for each of `phases`, `loss` is minimised over `trainable(phase)`. It computes in units of
+    `scale`, one standard deviation per lead; records go in and come out in the units of the record set.
+
+    Attributes:
+        phases: the names of the training phases, in their order.
+        Network: the parameters that shape the weights.
+        Sampling: the parameters of `sample`; free to change after training.
+        scale: `[leads, 1]`, per-lead standard deviation on the training split; stored with the weights.
+    """
+
+    phases: ClassVar[tuple[str, ...]]
+    Network: ClassVar[type[Section]]
+    Sampling: ClassVar[type[Section]]
+    scale: Tensor
+
+    def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
+        super().__init__()
+        self.shape = shape
+        self.network = network
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float32).reshape(shape.leads, 1).clone())
+
+    @abstractmethod
+    def trainable(self, phase: str) -> list[nn.Parameter]:
+        """Return the parameters that `phase` trains; all others stay as they are."""
+
+    @abstractmethod
+    def loss(self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss of a batch under "loss", and beside it scalars that are only logged.
+
+        Args:
+            signals: `[batch, leads, samples]`, in the units of the record set.
+            labels: `[batch]` int64.
+            phase: one of `phases`.
+            noise: the source of everything random in the step.
+        """
+
+    @abstractmethod
+    def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
+        """Draw a record for each label and seed; a record depends on its own label and seed alone.
+
+        Args:
+            labels: `[batch]` int64.
+            seeds: `[batch]` int64, not negative.
+            sampling: an instance of `Sampling`.
+
+        Returns:
+            `[batch, leads, samples]`, in the units of the record set.
+        """
+
+    @abstractmethod
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        """Return the network that `sample` calls, and example inputs of batch 2, for `torch.export`.
+
+        The loop around it draws from seeds and is no graph, so it stays in `sample`.
+        """
+
+
+def draw(seeds: Tensor, draw_one: Callable[[torch.Generator], Tensor]) -> Tensor:
+    """Stack `draw_one` over generators seeded by `seeds`: CPU generators, so that every device gets the same numbers."""
+    return torch.stack([draw_one(torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed: int) -> Generator:
+    """Build the generator `name` with weights initialised from `seed`.
+
+    Raises:
+        EcgforgeError: an unknown name, or network parameters that are unknown, missing or out of range.
+    """
+    kind = generator_class(name)
+    settings = checked(kind.Network, network, f"generators.{name}.network")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(shape, settings, scale)
+
+
+def save(generator: Generator, folder: Path) -> None:
+    """Write the generator's weights and description to `folder`, whole; the same weights give the same bytes."""
+    description = {
+        "name": generator_name(type(generator)),
+        "shape": asdict(generator.shape),
+        "network": generator.network.model_dump(mode="json"),
+    }
+    with whole(folder) as scratch:
+        scratch.mkdir()
+        save_file({name: tensor.contiguous() for name, tensor in generator.state_dict().items()}, scratch / WEIGHTS)
+        (scratch / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load(folder: Path) -> Generator:
+    """Read back what `save` wrote, on the CPU and in evaluation mode.
+
+    Raises:
+        EcgforgeError: the folder holds no generator, or not a whole one.
+    """
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        weights = load_file(folder / WEIGHTS)
+        shape = Shape(**description["shape"])
+        generator = create(description["name"], shape, description["network"], weights["scale"], seed=0)
+        generator.load_state_dict(weights)
+    except FileNotFoundError as error:
+        raise EcgforgeError(f"{folder} is no generator: {error.filename} is missing; run `dvc repro` or `dvc pull`") from None
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise EcgforgeError(f"{folder} does not hold a whole generator ({reason}); run `dvc repro` or `dvc pull`") from None
+    return generator.eval()

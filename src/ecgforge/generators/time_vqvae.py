@@ -1,0 +1,361 @@
+"""Time-VQVAE (Lee, Malacarne & Aune 2023, "Vector Quantized Time Series Generation with a Bidirectional Prior Model", AISTATS).
+
+A record's short-time Fourier transform is split into a low band (its lowest bin) and a high band (the rest); the transform is
+linear, so that the two parts, back in time, sum to the record. Each band has an autoencoder with a codebook of its own
+(stage 1). The tokens' joint law is learned by two bidirectional transformers, of the low band's tokens, and of the high band's
+given the low (stage 2), and drawn from by iterative decoding (Chang et al. 2022, MaskGIT).
+
+Two departures from the paper's text: frequencies and leads are channels of one-dimensional convolutions, so that a token stands
+for a stretch of time and not for a time and a frequency, and the high band's tokens see the low band's of the same moment; the
+public code stretches low tokens over flattened (frequency, time) indices, where they meet high tokens of other moments.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
+
+from ecgforge.generators.base import Generator, Shape, draw
+from ecgforge.params import Positive, Section, Share
+
+CODEBOOK_DECAY = 0.95  # of the running means that codes are
+REVIVAL = 0.05  # of the use a code would have if all were used alike: below it a code is dead
+COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
+
+
+class BandNetwork(Section):
+    """A band's autoencoder and codebook: a token stands for `2 ** halvings` frames."""
+
+    channels: Positive
+    blocks: Positive
+    halvings: Annotated[int, Field(ge=0, le=6)]
+    codes: Annotated[int, Field(ge=2)]
+    code_size: Positive
+
+
+class PriorNetwork(Section):
+    """A band's bidirectional transformer."""
+
+    width: Positive
+    layers: Positive
+    heads: Positive
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, {self.heads}")
+        return self
+
+
+class TimeVQVAENetwork(Section):
+    """`fft` samples a frame, with a quarter of it from frame to frame; `label_dropout` is the share of training records whose
+    rhythm is hidden from the priors."""
+
+    fft: Annotated[int, Field(ge=4, multiple_of=4)]
+    low: BandNetwork
+    high: BandNetwork
+    low_prior: PriorNetwork
+    high_prior: PriorNetwork
+    label_dropout: Share
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if self.high.halvings > self.low.halvings:
+            raise ValueError("high.halvings must not exceed low.halvings: a low token covers whole high tokens")
+        return self
+
+
+class TimeVQVAESampling(Section):
+    """Decoding steps of each band, the randomness of which tokens are settled first (Chang et al. 2022, MaskGIT), and how far to go from the
+    unconditional towards the conditional prediction: 1 is the conditional one."""
+
+    low_steps: Positive
+    high_steps: Positive
+    temperature: Annotated[float, Field(ge=0)]
+    guidance: Annotated[float, Field(ge=1, le=10)]
+
+
+class Spectrum(nn.Module):
+    """The split of records into bands, and back."""
+
+    def __init__(self, fft: int) -> None:
+        super().__init__()
+        self.fft, self.hop = fft, fft // 4
+        self.register_buffer("window", torch.hann_window(fft), persistent=False)
+
+    def split(self, records: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the low and the high band of records `[batch, leads, samples]`, as channels over frames: `[batch, leads, frames]`
+        (the lowest bin is real) and `[batch, leads * 2 * (fft / 2), frames]`."""
+        batch, leads, samples = records.shape
+        flat = torch.stft(
+            records.reshape(batch * leads, samples), self.fft, self.hop, window=self.window, normalized=True, return_complex=True
+        )
+        low = flat[:, 0].real.reshape(batch, leads, -1)
+        return low, torch.view_as_real(flat[:, 1:]).permute(0, 1, 3, 2).reshape(batch, -1, low.shape[-1])
+
+    def low_records(self, low: Tensor, samples: int) -> Tensor:
+        """Return a low band as records, `[batch, leads, samples]`."""
+        batch, leads, frames = low.shape
+        spectrum = pad(low.reshape(-1, 1, frames), (0, 0, 0, self.fft // 2))
+        return self._records(spectrum.to(torch.complex64), samples).reshape(batch, leads, samples)
+
+    def high_records(self, high: Tensor, leads: int, samples: int) -> Tensor:
+        """Return a high band as records, `[batch, leads, samples]`."""
+        batch, _, frames = high.shape
+        bins = high.reshape(batch * leads, self.fft // 2, 2, frames).permute(0, 1, 3, 2).contiguous()
+        return self._records(pad(torch.view_as_complex(bins), (0, 0, 1, 0)), samples).reshape(batch, leads, samples)
+
+    def _records(self, spectrum: Tensor, samples: int) -> Tensor:
+        return torch.istft(spectrum, self.fft, self.hop, window=self.window, normalized=True, length=samples)
+
+
+class Codebook(nn.Module):
+    """Codes that are running means of the latents they stand for (van den Oord et al. 2017, app. A.1); dead ones are set to a latent of
+    the batch, as all of them are at the start."""
+
+    codes: Tensor
+    counts: Tensor
+
+    def __init__(self, codes: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.zeros(codes, size))
+        self.register_buffer("counts", torch.zeros(codes))
+
+    def tokens(self, latents: Tensor) -> Tensor:
+        """Return the nearest code of each latent: `[..., size]` to `[...]`."""
+        distance = self.codes.square().sum(1) - 2 * latents.float() @ self.codes.T
+        return distance.argmin(-1)
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        return nn.functional.embedding(tokens, self.codes)
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, noise: torch.Generator) -> None:
+        """Move the codes towards the means of their latents, `[batch, positions, size]`, and revive the dead ones."""
+        flat = latents.float().flatten(0, 1)
+        usual = len(flat) / len(self.codes)
+        chosen = one_hot(self.tokens(flat), len(self.codes)).float()
+        counts = torch.lerp(chosen.sum(0), self.counts, CODEBOOK_DECAY)
+        sums = torch.lerp(chosen.T @ flat, self.codes * self.counts[:, None], CODEBOOK_DECAY)
+        dead = counts < REVIVAL * usual
+        drawn = flat[torch.randint(len(flat), (len(self.codes),), generator=noise).to(flat.device)]
+        self.codes.copy_(torch.where(dead[:, None], drawn, sums / counts.clamp(min=1e-9)[:, None]))
+        self.counts.copy_(counts.masked_fill(dead, usual))
+
+    def perplexity(self, tokens: Tensor) -> Tensor:
+        """Return how many codes `tokens` use, as the exponential of the entropy of their use."""
+        share = torch.bincount(tokens.flatten(), minlength=len(self.codes)) / tokens.numel()
+        return torch.exp(-torch.xlogy(share, share).sum())
+
+
+class ResidualBlock(nn.Module):
+    """A dilated convolution of width 3 and a pointwise one, with a skip."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GELU(), nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation), nn.GELU(), nn.Conv1d(channels, channels, 1)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.layers(hidden)
+
+
+class Band(nn.Module):
+    """The autoencoder of a band: frames `[batch, inputs, frames]` to tokens `[batch, positions]` and back."""
+
+    def __init__(self, inputs: int, network: BandNetwork) -> None:
+        super().__init__()
+        width, halvings = network.channels, network.halvings
+        down = [layer for i in range(halvings) for layer in (nn.Conv1d(width if i else inputs, width, 4, 2, 1), nn.GELU())]
+        up = [layer for _ in range(halvings) for layer in (nn.ConvTranspose1d(width, width, 4, 2, 1), nn.GELU())]
+        first = [] if halvings else [nn.Conv1d(inputs, width, 1)]
+        blocks = [[ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)] for _ in range(2)]
+        self.encoder = nn.Sequential(*first, *down, *blocks[0], nn.Conv1d(width, network.code_size, 1))
+        self.decoder = nn.Sequential(nn.Conv1d(network.code_size, width, 1), *blocks[1], *up, nn.Conv1d(width, inputs, 3, padding=1))
+        self.codebook = Codebook(network.codes, network.code_size)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Return latents, `[batch, positions, code_size]`."""
+        return self.encoder(frames).transpose(1, 2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return frames from latents `[batch, positions, code_size]`."""
+        return self.decoder(latents.transpose(1, 2)).float()
+
+
+class Prior(nn.Module):
+    """A bidirectional transformer over tokens, some of them masked, the rhythm, and tokens of another band at the same moments.
+
+    Args:
+        codes: of the band; the token `codes` stands for a masked one.
+        positions: tokens of a record.
+        context_codes: of the other band; 0 where there is none.
+    """
+
+    def __init__(self, codes: int, positions: int, rhythms: int, context_codes: int, network: PriorNetwork) -> None:
+        super().__init__()
+        width = network.width
+        self.token = nn.Embedding(codes + 1, width)
+        self.label = nn.Embedding(rhythms + 1, width)
+        self.position = nn.Parameter(0.02 * torch.randn(positions + 1, width))
+        self.context = nn.Embedding(context_codes, width) if context_codes else None
+        layer = nn.TransformerEncoderLayer(width, network.heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, network.layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.output = nn.Linear(width, codes)
+
+    def forward(self, tokens: Tensor, labels: Tensor, context: Tensor | None) -> Tensor:
+        """Return logits `[batch, positions, codes]` of tokens `[batch, positions]`, given those that are not masked."""
+        hidden = self.token(tokens)
+        if self.context is not None and context is not None:
+            hidden = hidden + self.context(context).repeat_interleave(tokens.shape[1] // context.shape[1], dim=1)
+        hidden = torch.cat([self.label(labels)[:, None], hidden], dim=1) + self.position
+        return self.output(self.layers(hidden)[:, 1:])
+
+
+class Decoder(nn.Module):
+    """Tokens of both bands to records, in units of the scale."""
+
+    def __init__(self, generator: TimeVQVAE) -> None:
+        super().__init__()
+        self.spectrum, self.low, self.high = generator.spectrum, generator.low, generator.high
+        self.shape, self.frames = generator.shape, generator.frames
+
+    def forward(self, low_tokens: Tensor, high_tokens: Tensor) -> Tensor:
+        low = self.low.decode(self.low.codebook.latents(low_tokens))[..., : self.frames]
+        high = self.high.decode(self.high.codebook.latents(high_tokens))[..., : self.frames]
+        samples = self.shape.samples
+        return self.spectrum.low_records(low, samples) + self.spectrum.high_records(high, self.shape.leads, samples)
+
+
+class TimeVQVAE(Generator):
+    """Two vector-quantised autoencoders of STFT bands and two bidirectional priors, conditioned on the rhythm."""
+
+    phases: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
+    Network: ClassVar[type[Section]] = TimeVQVAENetwork
+    Sampling: ClassVar[type[Section]] = TimeVQVAESampling
+
+    def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
+        super().__init__(shape, network, scale)
+        low, high = network.low, network.high
+        self.spectrum = Spectrum(network.fft)
+        self.frames = 1 + shape.samples // self.spectrum.hop
+        self.low = Band(shape.leads, low)
+        self.high = Band(shape.leads * network.fft, high)
+        low_positions = math.ceil(self.frames / 2**low.halvings)
+        self.low_prior = Prior(low.codes, low_positions, shape.rhythms, 0, network.low_prior)
+        high_positions = low_positions * 2 ** (low.halvings - high.halvings)
+        self.high_prior = Prior(high.codes, high_positions, shape.rhythms, low.codes, network.high_prior)
+
+    def trainable(self, phase: str) -> list[nn.Parameter]:
+        modules = (self.low, self.high) if phase == "autoencoder" else (self.low_prior, self.high_prior)
+        return [parameter for module in modules for parameter in module.parameters()]
+
+    def loss(self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator) -> dict[str, Tensor]:
+        """Stage 1: squared error of each band in time, and commitment (paper, sec. 3.1). Stage 2: cross-entropy of masked tokens (sec. 3.2)."""
+        bands = self.bands(signals / self.scale)
+        return self.autoencoder_loss(*bands, noise) if phase == "autoencoder" else self.prior_loss(*bands, labels, noise)
+
+    def bands(self, records: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both bands' frames, padded at the end to whole tokens."""
+        low, high = self.spectrum.split(records.float())
+        missing = -self.frames % 2**self.network.low.halvings
+        return pad(low, (0, missing)), pad(high, (0, missing))
+
+    def autoencoder_loss(self, low: Tensor, high: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+        samples, leads = self.shape.samples, self.shape.leads
+        losses: dict[str, Tensor] = {}
+        decoded = []
+        for name, band, frames in (("low", self.low, low), ("high", self.high, high)):
+            latents = band.encode(frames).float()
+            if self.training:
+                band.codebook.update(latents, noise)
+            tokens = band.codebook.tokens(latents)
+            quantised = band.codebook.latents(tokens)
+            losses[f"{name}_commitment"] = mse_loss(latents, quantised)
+            losses[f"{name}_perplexity"] = band.codebook.perplexity(tokens)
+            decoded.append((band.decode(latents + (quantised - latents).detach()) - frames)[..., : self.frames])
+        losses["low_error"] = self.spectrum.low_records(decoded[0], samples).square().mean()
+        losses["high_error"] = self.spectrum.high_records(decoded[1], leads, samples).square().mean()
+        commitment = losses["low_commitment"] + losses["high_commitment"]
+        return {"loss": losses["low_error"] + losses["high_error"] + COMMITMENT * commitment, **losses}
+
+    def prior_loss(self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+        with torch.no_grad():
+            low_tokens, high_tokens = (band.codebook.tokens(band.encode(x)) for band, x in ((self.low, low), (self.high, high)))
+        hidden = (torch.rand(len(labels), generator=noise) < self.network.label_dropout).to(labels.device)
+        if self.training:
+            labels = labels.masked_fill(hidden, self.shape.rhythms)
+        losses = {
+            "low_loss": masked_loss(self.low_prior, low_tokens, labels, None, noise),
+            "high_loss": masked_loss(self.high_prior, high_tokens, labels, low_tokens, noise),
+        }
+        return {"loss": losses["low_loss"] + losses["high_loss"], **losses}
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
+        device = self.scale.device
+        labels = labels.to(device)
+        positions = [len(prior.position) - 1 for prior in (self.low_prior, self.high_prior)]
+        steps = (sampling.low_steps, sampling.high_steps)
+        sizes = [2 * count * size for count, size in zip(steps, positions, strict=True)]
+        random = draw(seeds, lambda source: torch.rand(sum(sizes), generator=source)).to(device).split(sizes, dim=1)
+        low_random, high_random = (part.reshape(len(labels), 2, count, -1) for part, count in zip(random, steps, strict=True))
+        low = decode_iteratively(self.low_prior, labels, None, low_random, sampling.temperature, sampling.guidance)
+        high = decode_iteratively(self.high_prior, labels, low, high_random, sampling.temperature, sampling.guidance)
+        return Decoder(self)(low, high) * self.scale
+
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        return Decoder(self), tuple(torch.zeros(2, len(prior.position) - 1, dtype=torch.int64) for prior in (self.low_prior, self.high_prior))
+
+
+def masked_loss(prior: Prior, tokens: Tensor, labels: Tensor, context: Tensor | None, noise: torch.Generator) -> Tensor:
+    """Cross-entropy of masked tokens; a cosine of a uniform draw, spread evenly over the batch, says how many (MaskGIT, sec. 3.3)."""
+    batch, positions = tokens.shape
+    share = torch.cos((torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1 * math.pi / 2)
+    masked_count = torch.ceil(share * positions).clamp(min=1)
+    rank = torch.rand(tokens.shape, generator=noise).argsort(1).argsort(1)
+    masked = (rank < masked_count[:, None]).to(tokens.device)
+    logits = prior(tokens.masked_fill(masked, prior.output.out_features), labels, context)
+    return cross_entropy(logits[masked].float(), tokens[masked])
+
+
+def decode_iteratively(
+    prior: Prior, labels: Tensor, context: Tensor | None, random: Tensor, temperature: float, guidance: float
+) -> Tensor:
+    """Draw tokens `[batch, positions]` in as many steps as `random` has (MaskGIT, sec. 3.2).
+
+    Each step draws all masked tokens, settles the surest of them and leaves a cosine's share masked for the next.
+
+    Args:
+        random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for which are settled.
+        temperature: the weight of Gumbel noise on a token's log probability when the surest are chosen; it falls to 0.
+    """
+    mask_token, (batch, _, steps, positions) = prior.output.out_features, random.shape
+    tokens = torch.full((batch, positions), mask_token, device=labels.device)
+    for step in range(steps):
+        probability = predict(prior, tokens, labels, context, guidance).softmax(-1)
+        drawn = (probability.cumsum(-1) < random[:, 0, step, :, None]).sum(-1).clamp(max=mask_token - 1)
+        gumbel = -torch.log(-torch.log(random[:, 1, step].clamp(1e-6, 1 - 1e-6)))
+        surety = torch.log(probability.gather(-1, drawn[..., None])[..., 0]) + temperature * (1 - (step + 1) / steps) * gumbel
+        masked = tokens == mask_token
+        drawn = torch.where(masked, drawn, tokens)
+        left = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / steps))
+        unsure = surety.masked_fill(~masked, math.inf).argsort(1).argsort(1) < left
+        tokens = drawn.masked_fill(unsure, mask_token)
+    return tokens
+
+
+def predict(prior: Prior, tokens: Tensor, labels: Tensor, context: Tensor | None, guidance: float) -> Tensor:
+    """Return logits with classifier-free guidance: one call on a doubled batch, or a plain one where guidance is 1."""
+    if guidance == 1:
+        return prior(tokens, labels, context).float()
+    hidden = torch.full_like(labels, prior.label.num_embeddings - 1)
+    both = prior(tokens.repeat(2, 1), torch.cat([labels, hidden]), None if context is None else context.repeat(2, 1)).float()
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)

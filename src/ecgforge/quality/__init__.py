@@ -1,0 +1,1 @@
+"""Is synthetic ECG like real ECG? Scores of two record sets, each beside its real-against-real floor."""

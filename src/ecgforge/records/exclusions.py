@@ -1,0 +1,40 @@
+"""Why a record is set aside; the reasons are the words of excluded.csv and of the report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """A reason to set a record aside."""
+
+    UNREADABLE_FILE = "unreadable file"
+    OUTSIDE_FOLDER = "outside its folder"
+    MISSING_FILE = "missing file"
+    TRUNCATED_FILE = "truncated file"
+    CHECKSUM_MISMATCH = "checksum mismatch"
+    MISSING_LEAD = "missing lead"
+    WRONG_LENGTH = "wrong length"
+    NON_FINITE = "non-finite sample"
+    FLAT_LEAD = "flat lead"
+    ABSURD_AMPLITUDE = "absurd amplitude"
+    WRONG_UNITS = "wrong units"
+    NO_RHYTHM = "no rhythm"
+    CONTRADICTORY_RHYTHMS = "contradictory rhythms"
+    WITHDRAWN = "withdrawn by the publisher"
+    DUPLICATE_ID = "duplicate id"
+    RARE_RHYTHM = "rhythm below min_records"
+
+
+class BadRecord(Exception):  # noqa: N818  (it names the record's state, as the reasons do)
+    """A record that can't be used.
+
+    Attributes:
+        reason: one of `Reason`.
+        detail: what was found, for a person who looks into it.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail

@@ -1,0 +1,264 @@
+"""From raw WFDB folders to one record set: every record of the catalogues is in it, or in excluded.csv with its reason."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Set
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Preparation, Preprocessing
+from ecgforge.records import splits, wfdb_files
+from ecgforge.records.exclusions import BadRecord, Reason
+from ecgforge.records.leads import LEADS
+from ecgforge.records.preprocessing import prepare_recording
+from ecgforge.records.record_set import SPLITS, About, RecordSetWriter, write_record_set
+from ecgforge.records.rhythms import RHYTHMS, rhythm_of
+
+CHUNK = 64  # records that a worker handles at a time: 2 MB of signals
+CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
+EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
+
+
+@dataclass(frozen=True)
+class RawSource:
+    """Raw WFDB records of one dataset, and what a layout's reader made of them.
+
+    Attributes:
+        folder: the raw folder; nothing outside of it is read.
+        catalogue: a row a record: id, patient, codes, age, sex, fold, path and, where known, withdrawn.
+        rhythm_codes: from a published code to a rhythm of the vocabulary.
+        other_rhythms: codes of rhythms outside the vocabulary.
+        simulated: whether these are simulated patients.
+    """
+
+    folder: Path
+    catalogue: pd.DataFrame
+    rhythm_codes: Mapping[str, str]
+    other_rhythms: Set[str]
+    simulated: bool
+
+    @property
+    def origin(self) -> str:
+        return "simulated" if self.simulated else "real"
+
+
+def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessing, preparation: Preparation, workers: int = 1) -> About:
+    """Prepare the records of one dataset, or of several merged, into a record set at `out`, with excluded.csv in it.
+
+    Merged sets prefix ids and patients with "<dataset>-". Splits are assigned within each dataset before that, so that a
+    record is in the same split alone and merged. Signals pass through in chunks: memory doesn't grow with their number.
+    The bytes written don't depend on `workers`.
+
+    Args:
+        raws: from a dataset's name to its raw records.
+        workers: processes that read and filter, at most; 1 does it in this one, and so does a set of a single chunk.
+
+    Returns:
+        What holds for the set; `made` counts its records by rhythm and split, and the excluded ones by reason.
+
+    Raises:
+        EcgforgeError: no record is left, or a worker died.
+    """
+    table = _merge_catalogues(raws)
+    samples = round(preprocessing.duration * preprocessing.sampling_rate)
+    origins = {raw.origin for raw in raws.values()}
+    about = About(
+        sampling_rate=preprocessing.sampling_rate,
+        samples=samples,
+        units=preparation.amplitude,
+        rhythms=(),
+        origin=origins.pop() if len(origins) == 1 else "mixed",
+        made={},
+    )
+    with write_record_set(out, about) as writer, tempfile.TemporaryFile(dir=writer.folder) as spool:
+        _spool_signals(raws, table, spool, preprocessing, preparation.amplitude, workers)
+        _exclude_rare(table, preparation.min_records)
+        if not (table["reason"] == "").any():
+            raise EcgforgeError(f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}")
+        _assign_splits(table)
+        _prefix_datasets(table, len(raws) > 1)
+        _write_excluded(table, writer.folder / "excluded.csv")
+        _write_kept(table, spool, samples, writer)
+        found = set(table.loc[table["reason"] == "", "rhythm"])
+        rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in found)
+        writer.about = replace(about, rhythms=rhythms, made=_made(table, rhythms, preprocessing, preparation))
+    return writer.about
+
+
+def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
+    """Return the catalogues' rows below each other, with dataset, origin, rhythm, and reason and detail where labels exclude them."""
+    tables = []
+    for dataset, raw in raws.items():
+        catalogue = raw.catalogue.reset_index(drop=True)
+        withdrawn = catalogue["withdrawn"] if "withdrawn" in catalogue else [False] * len(catalogue)
+        marks = zip(catalogue["codes"], withdrawn, catalogue["id"].duplicated(), strict=True)
+        labels = pd.DataFrame([_label(raw, *mark) for mark in marks], columns=["rhythm", "reason", "detail"], dtype=str)
+        tables.append(catalogue[list(CATALOGUE_COLUMNS)].assign(dataset=dataset, origin=raw.origin).join(labels))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _label(raw: RawSource, codes: list[str], withdrawn: bool, duplicate: bool) -> tuple[str, str, str]:
+    try:
+        rhythm = rhythm_of(codes, raw.rhythm_codes, raw.other_rhythms)
+    except BadRecord as bad:
+        found = ("", str(bad.reason), bad.detail)
+    else:
+        found = (rhythm, "", "")
+    if withdrawn:
+        return found[0], Reason.WITHDRAWN, ""
+    if duplicate:
+        return found[0], Reason.DUPLICATE_ID, "an earlier row of the catalogue has this id"
+    return found
+
+
+def _spool_signals(
+    raws: Mapping[str, RawSource], table: pd.DataFrame, spool: IO[bytes], preprocessing: Preprocessing, amplitude: str, workers: int
+) -> None:
+    """Append the prepared signals of every usable record to `spool`, in the table's order; mark the others in the table.
+
+    Labels, splits and dropped rhythms depend on which records can be read, so signals wait here until all are.
+    """
+    todo = table.index[table["reason"] == ""]
+    chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
+    folders = {dataset: raw.folder for dataset, raw in raws.items()}
+    jobs = ((_files(table.loc[chunk], folders), preprocessing, amplitude) for chunk in chunks)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
+        for chunk, (signals, verdicts) in zip(chunks, _in_order(jobs, min(workers, len(chunks))), strict=True):
+            spool.write(signals.data)
+            table.loc[chunk, ["reason", "detail"]] = verdicts
+            progress.advance(task, len(chunk))
+
+
+def _files(table: pd.DataFrame, folders: Mapping[str, Path]) -> list[tuple[Path, str]]:
+    return [(folders[dataset], path) for dataset, path in zip(table["dataset"], table["path"], strict=True)]
+
+
+def _prepare_chunk(
+    records: list[tuple[Path, str]], preprocessing: Preprocessing, amplitude: str
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Return the good records' signals, `[good, 8, samples]`, and for every record its reason and detail, empty for a good one."""
+    signals, verdicts = [], []
+    for folder, path in records:
+        try:
+            signals.append(prepare_recording(wfdb_files.read(folder, path), preprocessing, amplitude))
+            verdicts.append(("", ""))
+        except BadRecord as bad:
+            verdicts.append((str(bad.reason), bad.detail))
+    return np.array(signals, dtype="<f4"), verdicts
+
+
+def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[tuple[np.ndarray, list[tuple[str, str]]]]:
+    """Yield `_prepare_chunk` of each job, in order, with at most two jobs a worker in flight."""
+    if workers <= 1:
+        for job in jobs:
+            yield _prepare_chunk(*job)
+        return
+    # Spawned: a fork would copy locks that other threads of this process hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        pending: deque[Future[tuple[np.ndarray, list[tuple[str, str]]]]] = deque()
+        try:
+            for job in jobs:
+                pending.append(pool.submit(_prepare_chunk, *job))
+                if len(pending) == 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool:
+            raise EcgforgeError("a worker process of prepare died, perhaps for want of memory; run again with fewer workers") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent is killed: a pool's workers would wait for jobs for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def end_with_parent() -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _exclude_rare(table: pd.DataFrame, min_records: int) -> None:
+    usable = table["reason"] == ""
+    table["spooled"] = usable
+    counts = table.loc[usable, "rhythm"].value_counts()
+    for rhythm in counts.index[counts < min_records]:
+        rare = usable & (table["rhythm"] == rhythm)
+        table.loc[rare, "reason"] = Reason.RARE_RHYTHM
+        table.loc[rare, "detail"] = f"{counts[rhythm]} of {rhythm}, and {min_records} are needed"
+
+
+def _assign_splits(table: pd.DataFrame) -> None:
+    for _, group in table[table["reason"] == ""].groupby("dataset"):
+        table.loc[group.index, "split"] = splits.assign(group)
+
+
+def _prefix_datasets(table: pd.DataFrame, merged: bool) -> None:
+    if merged:
+        for column in ("id", "patient"):
+            table[column] = table["dataset"] + "-" + table[column]
+
+
+def _write_excluded(table: pd.DataFrame, path: Path) -> None:
+    table.loc[table["reason"] != "", list(EXCLUDED_COLUMNS)].to_csv(path, index=False, lineterminator="\n")
+
+
+def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter) -> None:
+    spooled = table[table["spooled"]]
+    spool.seek(0)
+    for start in range(0, len(spooled), CHUNK):
+        part = spooled.iloc[start : start + CHUNK]
+        signals = np.fromfile(spool, dtype="<f4", count=len(part) * len(LEADS) * samples).reshape(len(part), len(LEADS), samples)
+        kept = (part["reason"] == "").to_numpy()
+        writer.append(signals[kept], part[kept])
+
+
+def _made(table: pd.DataFrame, rhythms: tuple[str, ...], preprocessing: Preprocessing, preparation: Preparation) -> dict[str, Any]:
+    kept = table[table["reason"] == ""]
+    by_rhythm = pd.crosstab(kept["rhythm"], kept["split"]).reindex(index=list(rhythms), columns=list(SPLITS), fill_value=0)
+    by_dataset = pd.DataFrame({"catalogue": table["dataset"].value_counts(sort=False), "records": kept["dataset"].value_counts()})
+    by_dataset = by_dataset.fillna(0).astype(int)
+    reasons = _reason_counts(table)
+    assert len(table) == len(kept) + sum(reasons.values()), "every record of the catalogues is kept or has a reason"
+    return {
+        "catalogue": len(table),
+        "records": len(kept),
+        "excluded": sum(reasons.values()),
+        "by_dataset": by_dataset.to_dict("index"),
+        "by_rhythm": by_rhythm.to_dict("index"),
+        "by_reason": reasons,
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "preparation": preparation.model_dump(mode="json"),
+    }
+
+
+def _reason_counts(table: pd.DataFrame) -> dict[str, int]:
+    counts = table["reason"].value_counts()
+    return {str(reason): int(counts[reason]) for reason in Reason if reason in counts}
+
+
+def _told(counts: dict[str, int]) -> str:
+    return "; ".join(f"{reason}: {count}" for reason, count in counts.items()) or "the catalogue is empty"

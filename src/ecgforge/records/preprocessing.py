@@ -1,0 +1,96 @@
+"""What every record goes through before it enters a record set, the same for training and for classifying one's own."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+from scipy.signal import butter, resample_poly, sosfiltfilt
+
+from ecgforge.params import Preprocessing
+from ecgforge.records.exclusions import BadRecord, Reason
+from ecgforge.records.leads import LEADS
+from ecgforge.records.wfdb_files import Recording
+
+FILTER_ORDER = 3  # of each pass and each edge
+FLAT = 1e-3  # standard deviation after filtering, in the record's units: 1 uV is a step of the usual converters
+
+
+def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: str) -> np.ndarray:
+    """Check a published record and turn it into a row of a record set.
+
+    Args:
+        amplitude: `mV` keeps millivolts; `lead_sd` divides each lead by its standard deviation after filtering, so that
+            sources which publish standardised leads and sources in mV are on one scale.
+
+    Returns:
+        float32 `[8, samples]`, in mV or in lead standard deviations.
+
+    Raises:
+        BadRecord: too short, non-finite, a flat lead, an absurd amplitude (told in mV only), or not in mV where mV is asked for.
+    """
+    if amplitude == "mV" and recording.units != "mV":
+        raise BadRecord(Reason.WRONG_UNITS, f"{recording.units}, not mV")
+    raw = _cut(recording.signals, recording.sampling_rate, settings.duration)
+    _check_published(raw, recording.units, settings.max_amplitude)
+    signals = prepare_signal(raw, recording.sampling_rate, settings)
+    deviations = signals.std(axis=1, keepdims=True)
+    _name_leads(Reason.FLAT_LEAD, (deviations < FLAT)[:, 0], f"standard deviation under {FLAT:g} {recording.units} after filtering")
+    if amplitude == "lead_sd":
+        signals = signals / deviations
+    return signals.astype(np.float32)
+
+
+def prepare_signal(signals: np.ndarray, sampling_rate: float, settings: Preprocessing) -> np.ndarray:
+    """Cut to `duration`, resample by a polyphase filter, and band-pass without shift of phase.
+
+    The band-pass is a Butterworth filter of order 3 run forth and back, so that each edge of the band is at -6 dB and peaks
+    stay in their places. Ends are extended by their mirror image for two periods of the lower edge: of scipy's extensions the one
+    that swings least, since records begin and end within beats. (On 40 Chapman records cut from 10 to 6 s, the worst sample of
+    the median lead is off by 0.26 of its standard deviations, and by 0.76 when mirrored through the end point instead.)
+
+    Args:
+        signals: `[leads, samples]` at `sampling_rate` Hz; what lies beyond `duration` is cut.
+
+    Returns:
+        float64 `[leads, duration * settings.sampling_rate]`.
+
+    Raises:
+        BadRecord: the record is shorter than `duration`.
+    """
+    signals = _cut(signals, sampling_rate, settings.duration)
+    # Devices' rates are whole numbers or nearly so; a bound on the denominator bounds the resampler's filter.
+    ratio = Fraction(settings.sampling_rate) / Fraction(sampling_rate).limit_denominator(100)
+    if ratio != 1:
+        signals = resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    samples = round(settings.duration * settings.sampling_rate)
+    padding = min(samples - 1, round(2 / settings.band[0] * settings.sampling_rate))
+    sections = _band_pass(settings.band, settings.sampling_rate)
+    return sosfiltfilt(sections, signals[..., :samples], axis=-1, padtype="even", padlen=padding)
+
+
+@cache
+def _band_pass(band: tuple[float, float], sampling_rate: int) -> np.ndarray:
+    return butter(FILTER_ORDER, band, btype="bandpass", fs=sampling_rate, output="sos")
+
+
+def _cut(signals: np.ndarray, sampling_rate: float, duration: float) -> np.ndarray:
+    length = math.ceil(round(duration * sampling_rate, 6))
+    if signals.shape[-1] < length:
+        raise BadRecord(Reason.WRONG_LENGTH, f"{signals.shape[-1] / sampling_rate:g} s, and {duration:g} s are needed")
+    return signals[..., :length]
+
+
+def _check_published(signals: np.ndarray, units: str, max_amplitude: float) -> None:
+    _name_leads(Reason.NON_FINITE, ~np.isfinite(signals).all(axis=1), "invalid samples")
+    if units == "mV":
+        excursions = np.abs(signals - np.median(signals, axis=1, keepdims=True)).max(axis=1)
+        _name_leads(Reason.ABSURD_AMPLITUDE, excursions > max_amplitude, f"{excursions.max():.3g} mV, at most {max_amplitude:g} mV allowed")
+
+
+def _name_leads(reason: Reason, bad: np.ndarray, detail: str) -> None:
+    if bad.any():
+        named = ", ".join(lead for lead, is_bad in zip(LEADS, bad, strict=True) if is_bad)
+        raise BadRecord(reason, f"lead {named}: {detail}")

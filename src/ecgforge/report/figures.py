@@ -1,0 +1,107 @@
+"""The figures that are plots, as `data:` addresses that a page can hold; the same table gives the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with every kind of colour vision; the marker tells them apart in grey.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "svg.hashsalt": "ecgforge",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+}
+
+
+def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[str, str]) -> str:
+    """Plot macro-F1 with its interval by setting, a marker a generator, for one dataset.
+
+    Args:
+        summary: rows of one dataset and metric `f1`: generator, backbone, setting, mean, low, high.
+        settings: the settings, in the order of the axis.
+        baselines: names in words of the backbones that are baselines; each becomes a line across.
+
+    Returns:
+        An SVG image as a `data:` address.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        _baselines(axes, summary[summary["backbone"].isin(list(baselines))], baselines)
+        models = summary[~summary["backbone"].isin(list(baselines))]
+        several = models["backbone"].nunique() > 1
+        for shared in (True, False):
+            arms = list(models[(models["generator"] == "") == shared].groupby(["generator", "backbone"], sort=False))
+            for number, ((generator, backbone), rows) in enumerate(arms):
+                name = generator or "real records only"
+                shift = (number - (len(arms) - 1) / 2) * 0.6 / len(arms)
+                look = {"fmt": "*", "color": "#000000"} if shared else {"fmt": MARKERS[number % 7], "color": COLOURS[number % 7]}
+                _arm(axes, rows, settings, shift, label=f"{name}, {backbone}" if several else name, **look)
+        axes.set(xticks=range(len(settings)), xticklabels=settings, ylim=(0, 1), xlim=(-0.5, len(settings) - 0.5), ylabel="macro-F1")
+        axes.grid(axis="y", color="#ddd")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        return _svg(figure)
+
+
+def _baselines(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str]) -> None:
+    for style, (_, row) in zip(("--", ":", "-.", (0, (1, 3))), rows.iterrows(), strict=False):
+        axes.axhline(row["mean"], color="#444", linewidth=1.2, linestyle=style, label=names[row["backbone"]])
+
+
+def _arm(axes: Axes, rows: pd.DataFrame, settings: Sequence[str], shift: float, **look: Any) -> None:
+    """One generator's points with their intervals, `shift` to the side so that arms do not hide each other."""
+    rows = rows[rows["setting"].isin(list(settings))]
+    intervals = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
+    positions = np.array([settings.index(setting) for setting in rows["setting"]]) + shift
+    axes.errorbar(positions, rows["mean"], yerr=intervals, capsize=3, **look)
+
+
+def embedding(views: pd.DataFrame) -> str:
+    """Plot real and synthetic records in each view of the embedding, for one dataset and generator.
+
+    Args:
+        views: rows of one dataset and generator: view, kind (`real` or `synthetic`), x, y.
+
+    Returns:
+        A PNG image as a `data:` address: its size hardly grows with the number of records.
+    """
+    names = list(dict.fromkeys(views["view"]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.2 * len(names), 2.5), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            for kind, marker, colour in (("real", "o", "#0072b2"), ("synthetic", "x", "#d55e00")):
+                points = views[(views["view"] == name) & (views["kind"] == kind)]
+                axes.scatter(points["x"], points["y"], s=14, marker=marker, color=colour, alpha=0.55, linewidths=1, label=kind)
+            axes.set(title={"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}.get(name, name), xticks=[], yticks=[])
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        return _png(figure)
+
+
+def _svg(figure: Figure) -> str:
+    with closing(io.BytesIO()) as file:
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+        return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _png(figure: Figure) -> str:
+    figure.set_dpi(160)
+    with closing(io.BytesIO()) as file:
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,221 @@
+"""reports/report.html: the study in one file that opens offline, the answer first.
+
+Everything comes in as tables and record sets; nothing is computed here but counts and means over seeds. What is shown of a
+dataset is made by `_dataset`, so that another question is one more table there and one more section in page.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from ecgforge.files import whole
+from ecgforge.records.leads import LEADS
+from ecgforge.records.record_set import SPLITS, RecordSet
+from ecgforge.report import ecg_paper, figures, tables
+from ecgforge.study.settings import SETTINGS, Setting
+
+RHYTHMS = {
+    "SR": "sinus rhythm",
+    "SB": "sinus bradycardia",
+    "ST": "sinus tachycardia",
+    "SA": "sinus arrhythmia",
+    "AFIB": "atrial fibrillation",
+    "AFLT": "atrial flutter",
+    "SVT": "supraventricular tachycardia",
+}
+METRICS = {
+    "f1": "Macro-F1",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "precision": "Macro precision",
+    "recall": "Macro recall",
+    "auroc": "Macro AUROC",
+}
+SCORES = {
+    "heart_rate_w1": "heart rate, W1 (bpm)",
+    "rr_variation_w1": "RR variation, W1 (percentage points)",
+    "undetected_share": "share of records without detectable beats",
+    "mmd2": "MMD²",
+    "mmd_p": "p of MMD²",
+    "c2st_accuracy": "accuracy of a two-sample classifier",
+}
+TABLES = ("results", "summary", "confusions", "quality", "views", "runs")
+TRAINED_ON = {"real": "real records", "synthetic": "synthetic records", "mixed": "real and synthetic records"}
+FEW_RECORDS, FEW_TESTED = 200, 10
+STRIP = 5.0  # s, what a strip shows of leads II and V1
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What the report shows. Where a row has no generator (TrRTeR, baselines) or no setting, the column is empty or NaN.
+
+    Attributes:
+        results: dataset, generator, backbone, setting, seed, rhythm (or `macro`), metric, value.
+        summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: 95 % intervals over seeds and test records.
+        confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
+        quality: dataset, generator, rhythm (or `all`), metric, value, low, high, floor.
+        views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
+        runs: kind (`generator`, `classifier`, `quality`), dataset, generator, setting, backbone, seed, run_name, run_id, url (or empty).
+        prepared: the folder of each dataset's record set, with its excluded.csv; their order is the report's.
+        synthetic: the folder of the record set of each (dataset, generator).
+        made: `profile`, `commit`, `dirty`; `versions` and `parameters`, which may be nested; and `commands`, with the one behind each
+            section (`results`, `ecgs`, `quality`, `data`) and `ui`, which opens MLflow's UI.
+    """
+
+    results: pd.DataFrame
+    summary: pd.DataFrame
+    confusions: pd.DataFrame
+    quality: pd.DataFrame
+    views: pd.DataFrame
+    runs: pd.DataFrame
+    prepared: Mapping[str, Path]
+    synthetic: Mapping[tuple[str, str], Path]
+    made: Mapping[str, Any]
+
+    def of(self, dataset: str) -> ReportInputs:
+        """The tables' rows of one dataset, with empty strings where a CSV had nothing."""
+        return replace(self, **{name: _rows(getattr(self, name), dataset) for name in TABLES})
+
+
+def write(inputs: ReportInputs, out_html: Path) -> None:
+    """Write the report, whole or not at all; the same inputs give the same bytes.
+
+    Raises:
+        EcgforgeError: a record set is missing or incomplete.
+    """
+    context = {
+        "datasets": [_dataset(dataset, inputs.of(dataset)) for dataset in inputs.prepared],
+        "generators": list(dict.fromkeys(generator for _, generator in inputs.synthetic)),
+        "seeds": sorted(inputs.results["seed"].unique()),
+        "made": {**inputs.made, "parameters": dict(_flat(inputs.made["parameters"]))},
+        "settings": {name: _meaning(SETTINGS[name]) for name in tables.SETTINGS},
+        "splits": SPLITS,
+        "metrics": METRICS,
+        "scores": SCORES,
+        "rhythms": RHYTHMS,
+        "strip": STRIP,
+    }
+    with whole(out_html) as scratch:
+        scratch.write_text(_template().render(context), encoding="utf-8")
+
+
+def _meaning(setting: Setting) -> str:
+    return f"trained on {TRAINED_ON[setting.trained_on]}, tested on {setting.tested_on} ones"
+
+
+def _template() -> Template:
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["share"] = partial(_number, digits=".2f")
+    environment.filters["number"] = partial(_number, digits=".3g")
+    return environment.get_template("page.html")
+
+
+def _number(value: float, digits: str) -> str:
+    return "–" if pd.isna(value) else format(value, digits).replace("-", "−")
+
+
+def _rows(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    rows = table[table["dataset"] == dataset]
+    blank = [name for name in ("generator", "setting", "backbone", "run_name", "run_id", "url") if name in rows]
+    return rows.assign(**{name: rows[name].fillna("").astype(str) for name in blank})
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
+    """All that the page shows of one dataset."""
+    records = RecordSet.open(inputs.prepared[name])
+    synthetic = {generator: RecordSet.open(folder) for (dataset, generator), folder in inputs.synthetic.items() if dataset == name}
+    summary = {metric: inputs.summary[inputs.summary["metric"] == metric] for metric in METRICS}
+    rhythms = records.about.rhythms
+    return {
+        "name": name,
+        "simulated": bool((records.records["origin"] == "simulated").any()),
+        "real": bool((records.records["origin"] == "real").any()),
+        "units": records.about.units,
+        "rhythms": rhythms,
+        "tested": records.split("test").counts(),
+        "cautions": list(_cautions(records)),
+        "answer": tables.answer(summary["f1"]),
+        "figure": figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES),
+        "by_setting": {metric: list(tables.by_setting(rows)) for metric, rows in summary.items()},
+        "recall": tables.recall(inputs.results, rhythms),
+        "confusions": [{**cell, "runs": _runs(inputs.runs, "classifier", cell)} for cell in tables.confusions(inputs.confusions, rhythms)],
+        "ecgs": [_ecgs(name, rhythm, {"": records, **synthetic}) for rhythm in rhythms],
+        "generator_runs": {generator: _runs(inputs.runs, "generator", {"generator": generator}) for generator in synthetic},
+        "quality_runs": {generator: _runs(inputs.runs, "quality", {"generator": generator}) for generator in synthetic},
+        "quality": tables.quality(inputs.quality),
+        "views": {generator: figures.embedding(rows) for generator, rows in inputs.views.groupby("generator", sort=False)},
+        "counts": tables.counts(records),
+        "exclusions": tables.exclusions(records),
+        "synthetic": {generator: tables.counts(drawn) for generator, drawn in synthetic.items()},
+        "runs": inputs.runs.to_dict("records"),
+    }
+
+
+def _cautions(records: RecordSet) -> Iterator[str]:
+    """Say where a set is too small for its figures to prove anything."""
+    if len(records) < FEW_RECORDS:
+        yield f"{len(records)} records in all: far too little to prove a result."
+    tested = records.split("test").counts()
+    rare = [f"{rhythm} ({count})" for rhythm, count in tested.items() if count < FEW_TESTED]
+    if rare:
+        whose = "any rhythm" if len(rare) == len(tested) else "these rhythms"
+        yield f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too little to prove a result for {whose}."
+
+
+def _runs(runs: pd.DataFrame, kind: str, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The MLflow runs of a kind behind one cell of the study, in the order of their seeds."""
+    keys = [key for key in ("generator", "setting", "backbone") if key in cell]
+    found = runs[np.logical_and.reduce([runs["kind"] == kind, *(runs[key] == cell[key] for key in keys)])]
+    return found.sort_values("seed", kind="stable").to_dict("records")
+
+
+def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str, Any]:
+    """One record of a rhythm from the real set and from each generator's, as a strip of two leads and as a whole sheet."""
+    drawn = []
+    for generator, records in sets.items():
+        found = _example(records, rhythm)
+        if found is not None:
+            title = f"{dataset}, {rhythm}, {generator or found['origin']}: record {found['id']}"
+            drawn.append(
+                {"generator": generator, "id": found["id"], "origin": found["origin"], **_drawings(records, found["signals"], title)}
+            )
+    return {"rhythm": rhythm, "drawn": drawn}
+
+
+def _example(records: RecordSet, rhythm: str) -> dict[str, Any] | None:
+    """The first record of the rhythm, of the test split where it has one: not chosen for its looks."""
+    of_rhythm = records.select((records.records["rhythm"] == rhythm).to_numpy())
+    tested = of_rhythm.split("test")
+    found = tested if len(tested) else of_rhythm
+    if not len(found):
+        return None
+    return {**found.records.iloc[0].to_dict(), "signals": found.signals(slice(0, 1))[0]}
+
+
+def _drawings(records: RecordSet, signals: np.ndarray, title: str) -> dict[str, str]:
+    rate, units = records.about.sampling_rate, records.about.units
+    leads = ("II", "V1")
+    part = signals[[LEADS.index(lead) for lead in leads], : int(STRIP * rate)]
+    return {
+        "strip": ecg_paper.draw(part, rate, leads, f"{title}, leads II and V1", units=units),
+        "sheet": ecg_paper.sheet(signals, rate, units, f"{title}, all leads"),
+    }

@@ -1,0 +1,116 @@
+"""The report's tables, of one dataset each: the long tables of the study, laid out as a reader wants to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.records.record_set import SPLITS, RecordSet
+from ecgforge.study import settings
+
+# Settings that test on real records come first: they answer the question.
+SETTINGS = tuple(sorted(settings.SETTINGS, key=lambda name: settings.SETTINGS[name].tested_on != "real"))
+BASELINES = {"logistic_regression_rr": "logistic regression on RR features", "majority": "always the commonest rhythm"}
+EXAMPLES = 3  # records listed for each reason of exclusion
+
+Row = dict[str, Any]
+
+
+def _models(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[~rows["backbone"].isin(list(BASELINES))]
+
+
+def answer(summary: pd.DataFrame) -> dict[str, Row | None]:
+    """The estimates that answer the question on real test records: of real records alone, of the baseline on RR features, and
+    the best of the generators' with real records (TrRSTeR) and without them (TrSTeR).
+
+    Args:
+        summary: rows of one metric: generator, backbone, setting, mean, low, high.
+    """
+    ranked = summary.sort_values("mean", ascending=False, kind="stable")
+    found: dict[str, Row | None] = {"baseline": _first(ranked[ranked["backbone"] == "logistic_regression_rr"])}
+    for setting in ("TrRTeR", "TrRSTeR", "TrSTeR"):
+        rows = _models(ranked)
+        found[setting] = _first(rows[rows["setting"] == setting])
+    return found
+
+
+def _first(rows: pd.DataFrame) -> Row | None:
+    return rows.iloc[0].to_dict() if len(rows) else None
+
+
+def by_setting(summary: pd.DataFrame) -> Iterator[Row]:
+    """A row per generator and backbone, with an estimate or None for each of `SETTINGS`.
+
+    TrRTeR has no generator: it is trained once and stands in the row of every generator, or in one of its own. Baselines come last.
+    """
+    estimates = {(row["generator"], row["backbone"], row["setting"]): row for row in summary.to_dict("records")}
+    arms = dict.fromkeys((generator, backbone) for generator, backbone, _ in estimates)
+    generated = {backbone for generator, backbone in arms if generator}
+    for generator, backbone in sorted(arms, key=lambda arm: arm[1] in BASELINES):
+        if generator or backbone not in generated:
+            shared = {"TrRTeR": estimates.get(("", backbone, "TrRTeR"))}
+            cells = [estimates.get((generator, backbone, setting), shared.get(setting)) for setting in SETTINGS]
+            yield {"generator": generator, "backbone": BASELINES.get(backbone, backbone), "cells": cells}
+
+
+def recall(results: pd.DataFrame, rhythms: tuple[str, ...]) -> list[Row]:
+    """Recall per rhythm, the mean over seeds: a row per setting, generator and backbone."""
+    rows = results[(results["metric"] == "recall") & results["rhythm"].isin(list(rhythms))]
+    table = rows.pivot_table(index=["setting", "generator", "backbone"], columns="rhythm", values="value", sort=False).reindex(
+        columns=list(rhythms)
+    )
+    return [
+        {"setting": setting, "generator": generator, "backbone": BASELINES.get(backbone, backbone), "values": values.tolist()}
+        for (setting, generator, backbone), values in sorted(table.iterrows(), key=lambda item: SETTINGS.index(item[0][0]))
+    ]
+
+
+def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
+    """A matrix per setting and generator: for each true rhythm, (records, their share of that rhythm's) by predicted rhythm."""
+    for setting in SETTINGS:
+        rows = _models(table[table["setting"] == setting])
+        for (generator, backbone), cell in rows.groupby(["generator", "backbone"], sort=False):
+            counts = cell.pivot_table(index="truth", columns="predicted", values="records", aggfunc="sum")
+            counts = counts.reindex(index=list(rhythms), columns=list(rhythms)).fillna(0).astype(int)
+            shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+            matrix = [(rhythm, list(zip(counts.loc[rhythm], shares.loc[rhythm], strict=True))) for rhythm in rhythms]
+            yield {"setting": setting, "generator": generator, "backbone": backbone, "matrix": matrix}
+
+
+def quality(scores: pd.DataFrame) -> dict[str, Any]:
+    """The scores' names, and a row per generator and rhythm with a score (value, low, high, floor) or None for each name."""
+    names = list(dict.fromkeys(scores["metric"]))
+    found = {(row["generator"], row["rhythm"], row["metric"]): row for row in scores.to_dict("records")}
+    places = dict.fromkeys((generator, rhythm) for generator, rhythm, _ in found)
+    rows = [{"generator": place[0], "rhythm": place[1], "cells": [found.get((*place, name)) for name in names]} for place in places]
+    return {"names": names, "rows": rows}
+
+
+def counts(records: RecordSet) -> list[Row]:
+    """Records per rhythm: by split, and in all; the last row is the total."""
+    found = pd.crosstab(records.records["rhythm"], records.records["split"])
+    found = found.reindex(index=list(records.about.rhythms), columns=list(SPLITS), fill_value=0)
+    rows = [{"rhythm": rhythm, "counts": [*row, sum(row)]} for rhythm, row in zip(found.index, found.to_numpy().tolist(), strict=True)]
+    return [*rows, {"rhythm": "all", "counts": np.sum([row["counts"] for row in rows], axis=0).tolist()}]
+
+
+def exclusions(records: RecordSet) -> list[Row]:
+    """The records set aside when the set was prepared, by reason, with the first few of each.
+
+    Raises:
+        EcgforgeError: the set has no excluded.csv beside it.
+    """
+    try:
+        table = pd.read_csv(records.folder / "excluded.csv", dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise EcgforgeError(f"{records.folder} is no prepared dataset: excluded.csv is missing; run `dvc repro` or `dvc pull`") from None
+    reasons = [
+        {"reason": reason, "records": len(rows), "examples": rows.head(EXAMPLES).to_dict("records")}
+        for reason, rows in table.groupby("reason", sort=True)
+    ]
+    return sorted(reasons, key=lambda row: -row["records"])

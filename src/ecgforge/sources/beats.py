@@ -1,0 +1,103 @@
+"""When the ventricles beat: a model of the RR intervals for each rhythm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+# Coefficient of variation of RR by rhythm: median, spread (of its logarithm), and limits.
+_VARIATION = {
+    "SR": (0.024, 0.55, 0.004, 0.055),
+    "SB": (0.028, 0.60, 0.004, 0.080),
+    "ST": (0.014, 0.55, 0.004, 0.060),
+    "SA": (0.110, 0.30, 0.070, 0.220),
+    "AFIB": (0.210, 0.28, 0.110, 0.350),
+    "AFLT": (0.010, 0.50, 0.002, 0.040),
+    "SVT": (0.010, 0.50, 0.002, 0.030),
+}
+_RESPIRATORY_SHARE = {"SA": 0.85}  # of the variance of RR; elsewhere half
+_FLUTTER_RATES = (220.0, 350.0)  # atrial, per minute
+_FIXED_BLOCK = 0.65  # share of flutters that conduct every k-th wave
+_BLOCKS = np.array([2, 3, 4])
+
+
+@dataclass(frozen=True)
+class Breath:
+    """Respiration, which sways both RR and the size of the QRS: frequency in Hz, phase in radians."""
+
+    frequency: float
+    phase: float
+
+    def __call__(self, times: np.ndarray) -> np.ndarray:
+        """Return the depth of breath at `times` (s), -1 to 1."""
+        return np.sin(2 * np.pi * self.frequency * times + self.phase)
+
+
+@dataclass(frozen=True)
+class Beats:
+    """Beats of one record.
+
+    Attributes:
+        times: s from the record's start, ascending; they begin before the record and end after it.
+        cycle: s, of a flutter wave, to which the beats keep step; NaN outside of flutter.
+    """
+
+    times: np.ndarray
+    cycle: float
+
+
+def draw(rhythm: str, rate: float, qt: float, duration: float, margin: float, breath: Breath, rng: np.random.Generator) -> Beats:
+    """Draw beats over `[-margin, duration + margin]` s, with a mean RR inside the record of exactly 60/`rate` s.
+
+    Args:
+        rate: beats/min.
+        qt: ms; in fibrillation no beat follows before the ventricles have recovered.
+    """
+    mean = 60 / rate
+    start = rng.uniform()  # in mean intervals, until the record's first beat
+    inside = max(1, int(duration / mean - start))
+    outside = ceil(2 * margin / mean) + 1
+    count = inside + 2 * outside
+    waves = _conducted(rate, count, rng) if rhythm == "AFLT" else np.ones(count)
+    intervals = waves * _intervals(rhythm, mean, count, qt, breath, rng)
+    scale = intervals[outside : outside + inside].mean()
+    intervals /= scale
+    # The neighbours of the record's first and last beats must stay out of it, or they would change its rate.
+    intervals[outside - 1] = max(intervals[outside - 1], start + 1e-6)
+    intervals[outside + inside] = max(intervals[outside + inside], duration / mean - start - inside + 1e-6)
+    since = np.concatenate([[0], np.cumsum(intervals)])
+    return Beats((start + since - since[outside]) * mean, mean / scale if rhythm == "AFLT" else np.nan)
+
+
+def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, rng: np.random.Generator) -> np.ndarray:
+    """Draw RR intervals in units of their mean, `[count]`."""
+    median, spread, low, high = _VARIATION[rhythm]
+    variation = np.clip(median * np.exp(spread * rng.standard_normal()), low, high)
+    noise = rng.standard_normal(count)
+    if rhythm == "AFIB":
+        # No order from beat to beat, right-skewed, and bounded below by the refractory period.
+        recovered = min(0.92, 1.02 * qt / 1000 / mean)
+        return np.maximum(np.exp(variation * noise), recovered)
+    if rhythm in ("AFLT", "SVT"):
+        return 1 + variation * noise
+    share = _RESPIRATORY_SHARE.get(rhythm, 0.5)
+    slow = np.convolve(noise, 0.6 ** np.arange(6))[:count] * 0.8  # unit variance
+    breathing = np.sqrt(2) * breath(mean * np.arange(count))
+    return 1 + variation * (np.sqrt(share) * breathing + np.sqrt(1 - share) * slow)
+
+
+def _conducted(rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw how many flutter waves pass from beat to beat, `[count]`: every k-th one, or a varying number of 2, 3 and 4."""
+    low, high = _FLUTTER_RATES
+    fixed = _BLOCKS[(_BLOCKS * rate >= low) & (_BLOCKS * rate <= high)]
+    if rate > high / 2:
+        fixed = _BLOCKS[:1]
+    if len(fixed) and (rng.uniform() < _FIXED_BLOCK or rate > high / 2):
+        return np.full(count, rng.choice(fixed), dtype=float)
+    ratio = np.clip(rng.normal(285, 25), low, high) / rate
+    chances = np.exp(-((_BLOCKS - ratio) ** 2) / 0.8)
+    waves = rng.choice(_BLOCKS, count, p=chances / chances.sum()).astype(float)
+    # Slower ventricles than every fourth wave allows are conducted less often still.
+    return waves + max(0, round(ratio) - 4)

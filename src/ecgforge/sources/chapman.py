@@ -1,0 +1,104 @@
+"""Chapman-Shaoxing-Ningbo as PhysioNet publishes it (ecg-arrhythmia 1.0.0): its lists of records, its headers, its SNOMED CT codes.
+
+Zheng et al., A 12-lead electrocardiogram database for arrhythmia research covering more than 10,000 patients. Sci Data 7, 48 (2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.sources.codes import other_rhythms, rhythm_codes
+
+RHYTHM_CODES = rhythm_codes("snomed")
+OTHER_RHYTHMS = other_rhythms("snomed")
+
+LIST = "RECORDS"
+TABLES: tuple[str, ...] = (LIST,)
+COMPANIONS: tuple[str, ...] = ("ConditionNames_SNOMED-CT.csv",)
+
+
+def catalogue(folder: Path) -> pd.DataFrame:
+    """Read the lists of records and the headers' comment lines in `folder`; no signal file is opened.
+
+    Each record is its own patient. A listed record whose header is missing stays in, with no codes.
+
+    Returns:
+        A row a record: id ("JS00001"), patient (the same), codes (SNOMED CT), age in years or NaN, sex ("male", "female", ""), fold
+        (NaN: none is published), path, withdrawn (False).
+
+    Raises:
+        EcgforgeError: a list of records is missing.
+    """
+    return pd.DataFrame(
+        [_row(folder, path) for path in record_paths(folder)],
+        columns=["id", "patient", "codes", "age", "sex", "fold", "path", "withdrawn"],
+    )
+
+
+def record_paths(folder: Path) -> list[str]:
+    """List all records, relative to `folder`. RECORDS names records, or folders (with a slash) that hold a RECORDS of their own.
+
+    Raises:
+        EcgforgeError: a list is missing, or names something outside `folder`.
+    """
+    paths: list[str] = []
+    for entry in _entries(folder, ""):
+        paths += [entry + name for name in _entries(folder, entry)] if entry.endswith("/") else [entry]
+    return paths
+
+
+def listed(folder: Path) -> Iterator[list[str]]:
+    """Yield the further metadata files that those already in `folder` lead to: the lists of folders, then all headers."""
+    yield [f"{entry}{LIST}" for entry in _entries(folder, "") if entry.endswith("/")]
+    yield [f"{path}.hea" for path in record_paths(folder)]
+
+
+def files(path: str, sampling_rate: int) -> list[str]:  # noqa: ARG001
+    """Name the files of the record at `path`; there is one sampling rate, 500 Hz."""
+    return [f"{path}.hea", f"{path}.mat"]
+
+
+def restrict(folder: Path, chosen: pd.DataFrame) -> None:
+    """Rewrite the list of records in `folder` with those of the `chosen` part of its catalogue."""
+    (folder / LIST).write_text("".join(f"{path}\n" for path in chosen["path"]), encoding="utf-8")
+
+
+def _entries(folder: Path, below: str) -> list[str]:
+    file = folder / below / LIST
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise EcgforgeError(f"{file} is missing: {folder} is no copy of ecg-arrhythmia 1.0.0, or an incomplete one") from None
+    entries = [line.strip() for line in lines if line.strip()]
+    for entry in entries:
+        if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
+            raise EcgforgeError(f"{file} names '{entry}', which lies outside the data set")
+    return entries
+
+
+def _row(folder: Path, path: str) -> tuple[str, str, list[str], float, str, float, str, bool]:
+    comments = _comments(folder / f"{path}.hea")
+    name = PurePosixPath(path).name
+    codes = [code.strip() for code in comments.get("Dx", "").split(",") if code.strip()]
+    sex = comments.get("Sex", "").lower()
+    return name, name, codes, _age(comments.get("Age", "")), sex if sex in ("male", "female") else "", float("nan"), path, False
+
+
+def _comments(header: Path) -> dict[str, str]:
+    try:
+        text = header.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    pairs = (line.lstrip("# ").partition(":") for line in text.splitlines() if line.startswith("#"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _age(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

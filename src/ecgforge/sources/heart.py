@@ -1,0 +1,361 @@
+"""The heart as a moving vector: clean ECGs of simulated patients.
+
+After McSharry et al. 2003 (IEEE Trans Biomed Eng 50:289) and its three-dimensional extension, Sameni et al. 2007 (EURASIP J
+Adv Signal Process 043407): every wave is a sum of Gaussian kernels in time, each pulling the heart vector in a direction of
+its own. Unlike there, kernels are fixed to the beat's time and not to its phase, since the QRS does not widen when the heart
+slows; T follows QT, which follows RR. The vector is x to the left, y to the feet, z to the back. Limb leads see it in
+Einthoven's triangle, so that the frontal axes hold exactly; chest leads see it by Dower's weights (Dower et al. 1980, J
+Electrocardiol 13:227), and, being close to the heart, a part of their own that no vector explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.sources import beats
+from ecgforge.sources.beats import Beats, Breath
+
+# The vector's weights in I, II, V1-V6: Einthoven's triangle, then Dower's chest leads.
+_LEAD_FIELD = np.array(
+    [
+        [0.70, 0.0, 0.0],
+        [0.35, 0.6062, 0.0],
+        [-0.515, 0.157, -0.917],
+        [0.044, 0.164, -1.387],
+        [0.882, 0.098, -1.277],
+        [1.213, 0.127, -0.601],
+        [1.125, 0.127, -0.086],
+        [0.831, 0.076, 0.230],
+    ]
+)
+_CHEST = slice(2, 8)
+_ATRIA_AFAR = 0.55  # the atria lie farther from the chest leads than the ventricles, which Dower's weights are for
+
+_Kernel = tuple[float, float, tuple[float, float, float]]  # centre, width, heart vector in mV
+_Kernels = tuple[np.ndarray, np.ndarray, np.ndarray]  # the same for all kernels of a wave: [k], [k], [k, 3]
+
+# Kernels of the QRS: centre (ms from the R peak), width (ms), heart vector (mV). Septum, apex, left free wall, posterior
+# wall, base, and a notch that lies elsewhere in every patient.
+_QRS: dict[str, list[_Kernel]] = {
+    "normal": [
+        (-22, 7.0, (-0.18, -0.10, -0.17)),
+        (-8, 7.5, (0.48, 0.36, -0.40)),
+        (2, 8.0, (0.76, 0.60, 0.18)),
+        (13, 8.5, (0.24, 0.16, 0.84)),
+        (27, 8.5, (-0.16, -0.12, 0.24)),
+        (8, 7.0, (0.0, 0.0, 0.0)),
+    ],
+    "rbbb": [  # the right ventricle comes late, to the right and to the front
+        (-22, 7.0, (-0.18, -0.10, -0.17)),
+        (-8, 7.5, (0.46, 0.36, -0.38)),
+        (2, 8.0, (0.70, 0.54, 0.20)),
+        (14, 8.5, (0.12, 0.10, 0.40)),
+        (40, 13.0, (-0.40, -0.10, -0.62)),
+        (24, 10.0, (-0.10, 0.0, -0.14)),
+    ],
+    "lbbb": [  # no septal vector; slow, notched, to the left and to the back
+        (-24, 9.0, (0.22, 0.20, -0.06)),
+        (-6, 13.0, (0.52, 0.34, 0.60)),
+        (16, 14.0, (0.40, 0.12, 0.85)),
+        (38, 14.0, (0.50, 0.14, 0.36)),
+        (56, 10.0, (0.08, -0.05, 0.12)),
+        (22, 8.0, (0.0, 0.0, 0.0)),
+    ],
+}
+# P: centre and width in ms from its onset; right, then left atrium.
+_P: list[_Kernel] = [(38, 16.0, (0.045, 0.105, -0.045)), (68, 18.0, (0.085, 0.070, 0.060))]
+# T: in units of the time from its peak to its end; the ST segment, the slow rise, the faster fall.
+_T: list[_Kernel] = [(-2.1, 0.55, (0.0, 0.0, 0.0)), (-0.75, 0.58, (0.09, 0.09, -0.08)), (0.0, 0.45, (0.20, 0.20, -0.15))]
+
+_P_HALF = 53  # ms from the onset of P to its middle
+_QRS_LIMIT = 0.05  # of its peak over all leads: where the QRS begins and ends
+_T_LIMIT = 0.10  # likewise for the end of T
+_PEAK_TO_END = 0.28  # of the time from the QRS's end to T's end, spent after T's peak
+_MEMORY = 0.75 ** np.arange(12) / np.sum(0.75 ** np.arange(12))  # of QT for the RR intervals before it
+_QT_POWER = 1 / 3  # Fridericia's, from beat to beat
+
+
+@dataclass(frozen=True)
+class Ecg:
+    """Clean ECGs.
+
+    Attributes:
+        signals: `[patients, 8, samples]` float32, mV, leads I, II, V1-V6.
+        beats: a patient's R peaks (of the heart vector), s from the record's start, those inside of the record.
+    """
+
+    signals: np.ndarray
+    beats: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Wave:
+    """Gaussian kernels of a wave: centres and widths `[n, kernels]`, what each adds to the leads `[n, kernels, 8]` (mV)."""
+
+    centres: np.ndarray
+    widths: np.ndarray
+    leads: np.ndarray
+
+    def magnitude(self, times: np.ndarray) -> np.ndarray:
+        """Return the root mean square over leads at `times`, in units of the centres: `[n, times]`."""
+        kernels = np.exp(-0.5 * ((times - self.centres[..., None]) / self.widths[..., None]) ** 2)
+        return np.sqrt(np.square(np.matmul(self.leads.transpose(0, 2, 1), kernels)).mean(axis=1))
+
+
+def simulate(
+    patients: pd.DataFrame,
+    hearts: Sequence[np.random.Generator],
+    moments: Sequence[np.random.Generator],
+    sampling_rate: int,
+    duration: float,
+    margin: float = 0.0,
+) -> Ecg:
+    """Simulate a clean ECG of each patient.
+
+    The ventricular rate between a record's first and last beat, QRS duration and mean QT are those of the table. The QRS
+    lasts while the root mean square over leads exceeds 5 % of its peak, and T ends where it falls to 10 % of T's peak.
+
+    Args:
+        patients: as `population.draw` makes it.
+        hearts: a generator a patient for what stays from record to record: the shape of waves.
+        moments: a generator a patient for what does not: beats, breath, atrial waves.
+        sampling_rate: Hz.
+        duration: s, of the record.
+        margin: s, simulated before and after the record as well, for filters to settle in.
+
+    Returns:
+        Signals of `duration + 2 * margin` seconds.
+    """
+    shape = _Shape.draw(patients, hearts)
+    breaths = [Breath(rng.uniform(0.16, 0.34), rng.uniform(0, 2 * np.pi)) for rng in moments]
+    trains = [
+        beats.draw(row.rhythm, row.rate, row.qt, duration, margin, breath, rng)
+        for row, breath, rng in zip(patients.itertuples(), breaths, moments, strict=True)
+    ]
+    times = np.arange(round((duration + 2 * margin) * sampling_rate)) / sampling_rate - margin
+    peaks = _padded([train.times for train in trains])
+    depth = np.array([rng.normal(0, 0.04) for rng in moments])
+    swing = 1 + depth[:, None] * _padded([breath(train.times) for breath, train in zip(breaths, trains, strict=True)])
+    onset, end = shape.onset[:, None], shape.end[:, None]
+    qt = _qt(patients["qt"].to_numpy() / 1000, trains)
+    fall = _PEAK_TO_END * (qt + onset - end)
+    signals = _train(shape.qrs, times, peaks, np.broadcast_to(shape.stretch[:, None], peaks.shape), swing)
+    signals += _train(shape.t, times, peaks + onset + qt - fall, fall, swing)
+    signals += _train(shape.p, times, peaks + shape.p_delay[:, None], np.full_like(peaks, 1e-3), swing)
+    for row, (rhythm, train, rng) in enumerate(zip(patients["rhythm"], trains, moments, strict=True)):
+        if rhythm == "AFIB":
+            signals[row] += shape.atria[row] @ _fibrillation(times, rng)
+        if rhythm == "AFLT":
+            signals[row] += shape.atria[row] @ _flutter(times, train, rng)
+    inside = [train.times[(train.times >= 0) & (train.times < duration)] for train in trains]
+    return Ecg(signals, inside)
+
+
+def _train(wave: _Wave, times: np.ndarray, centres: np.ndarray, units: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Lay a wave at every beat's centre: `[n, 8, samples]`.
+
+    Each sample sees the beat whose centre is nearest, so the cost does not grow with the number of beats.
+
+    Args:
+        centres: s, ascending, `[n, beats]`; the wave's zero.
+        units: s, the wave's unit of time, `[n, beats]`.
+        gains: `[n, beats]`.
+    """
+    count, step = len(times), times[1] - times[0]
+    middles = (centres[:, 1:] + centres[:, :-1]) / 2
+    first = np.clip(np.ceil((middles - times[0]) / step), 0, count).astype(int)
+    edges = np.concatenate([np.zeros((len(first), 1), int), first, np.full((len(first), 1), count)], axis=1)
+    nearest = np.repeat(np.arange(centres.size), np.diff(edges).ravel()).reshape(len(centres), count)
+    since = ((times - centres.ravel()[nearest]) / units.ravel()[nearest]).astype(np.float32)
+    centre, slope = (part[..., None].astype(np.float32) for part in (wave.centres, np.sqrt(0.5) / wave.widths))
+    kernels = (since[:, None] - centre) * slope
+    np.exp(-np.square(kernels), out=kernels)
+    leads = np.matmul(wave.leads.astype(np.float32).transpose(0, 2, 1), kernels)
+    return leads * gains.astype(np.float32).ravel()[nearest][:, None]
+
+
+def _padded(rows: list[np.ndarray]) -> np.ndarray:
+    """Stack rows of unequal length, going on from a row's last value in steps of 1,000: beats that no record reaches."""
+    longest = max(len(row) for row in rows)
+    return np.array([np.concatenate([row, row[-1] + 1e3 * np.arange(1, longest - len(row) + 1)]) for row in rows])
+
+
+def _qt(qt: np.ndarray, trains: list[Beats]) -> np.ndarray:
+    """QT of every beat, `[n, beats]` s: it follows the RR intervals before it with a memory, about the patient's mean."""
+    rows = []
+    for mean, train in zip(qt, trains, strict=True):
+        intervals = np.diff(train.times)
+        typical = intervals.mean()
+        past = np.concatenate([np.full(len(_MEMORY), typical), intervals])
+        rows.append(mean * (np.convolve(past, _MEMORY, "valid") / typical) ** _QT_POWER)
+    longest = max(len(row) for row in rows)
+    return np.array([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
+
+
+def _sawtooth(phase: np.ndarray, harmonics: int) -> np.ndarray:
+    """A band-limited sawtooth of unit size, rising slowly and falling fast, at `phase` in cycles."""
+    angle = (2 * np.pi * (phase % 1)).astype(np.float32)
+    orders = np.arange(1, harmonics + 1, dtype=np.float32)
+    return (-0.6 * (-1) ** orders / orders) @ np.sin(orders[:, None] * angle)
+
+
+def _fibrillation(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fibrillatory waves of 4-9 Hz in three directions, `[3, samples]`, of about unit size.
+
+    Sawtooth waves whose frequency and size sway, after Stridh & Sörnmo 2001 (IEEE Trans Biomed Eng 48:105).
+    """
+    rate = np.clip(rng.normal(6.3, 1.0), 4.3, 8.7)
+    waves = []
+    for _ in range(3):
+        sway, slow = rng.uniform(0.3, 1.2), rng.uniform(0.1, 0.4)
+        shift, phases = rng.normal(0, 0.25), rng.uniform(0, 1, 3)
+        phase = (rate + shift) * times + phases[0] + 0.15 * np.sin(2 * np.pi * (sway * times + phases[1]))
+        waves.append(_sawtooth(phase, 3) * (1 + 0.4 * np.sin(2 * np.pi * (slow * times + phases[2]))))
+    return np.array(waves, dtype=np.float32)
+
+
+def _flutter(times: np.ndarray, train: Beats, rng: np.random.Generator) -> np.ndarray:
+    """Flutter waves in step with the beats, in three directions, `[3, samples]`, of about unit size."""
+    phase = (times - train.times[len(train.times) // 2]) / train.cycle + rng.uniform()
+    lag = rng.normal([0.0, 0.18, 0.35], 0.05)
+    return np.array([_sawtooth(phase - part, 4) for part in lag], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a patient's waves look like.
+
+    Attributes:
+        qrs, t, p: kernels, in units of a stretched millisecond, of T's peak to end, and of a millisecond.
+        stretch: s, the QRS's unit of time. onset, end: s from the R peak, of the QRS.
+        p_delay: s from the R peak to the onset of P.
+        atria: `[n, 8, 3]` mV, the directions of fibrillatory or flutter waves in the leads.
+    """
+
+    qrs: _Wave
+    t: _Wave
+    p: _Wave
+    stretch: np.ndarray
+    onset: np.ndarray
+    end: np.ndarray
+    p_delay: np.ndarray
+    atria: np.ndarray
+
+    @classmethod
+    def draw(cls, patients: pd.DataFrame, rngs: Sequence[np.random.Generator]) -> _Shape:
+        fields = np.stack([_lead_field(rng) for rng in rngs])
+        rows = list(zip(patients.itertuples(), rngs, strict=True))
+        qrs = _wave([_qrs_kernels(row, rng) for row, rng in rows], fields, rngs)
+        t = _wave([_t_kernels(row, rng) for row, rng in rows], fields, rngs)
+        far = fields * np.where(np.arange(8) < _CHEST.start, 1, _ATRIA_AFAR)[:, None]
+        p = _wave([_p_kernels(row, rng) for row, rng in rows], far, rngs)
+        first, last = _extent(qrs, np.arange(-120, 160, 0.5), _QRS_LIMIT)
+        stretch = patients["qrs"].to_numpy() / 1000 / (last - first)
+        _, fall = _extent(t, np.arange(-1, 3, 0.01), _T_LIMIT)
+        t = _Wave(t.centres / fall[:, None], t.widths / fall[:, None], t.leads)
+        onset, end = first * stretch, last * stretch
+        p_delay = np.array([_p_delay(row, begin, rng) for (row, rng), begin in zip(rows, onset, strict=True)])
+        atria = np.einsum("nlx,nxc->nlc", fields, np.stack([_atrial_vectors(row, rng) for row, rng in rows]))
+        return cls(qrs, t, p, stretch, onset, end, p_delay, atria.astype(np.float32))
+
+
+def _lead_field(rng: np.random.Generator) -> np.ndarray:
+    """The lead field of a chest of its own, and of electrodes placed by hand: `[8, 3]`."""
+    field = _LEAD_FIELD.copy()
+    field[_CHEST] *= 1 + rng.normal(0, 0.08, (6, 1))
+    field[_CHEST] += rng.normal(0, 0.05, (6, 3))
+    return field
+
+
+def _extent(wave: _Wave, times: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """First and last of `times` at which a wave exceeds `limit` of its peak, `[n]` each."""
+    size = wave.magnitude(times)
+    above = size > limit * size.max(axis=1, keepdims=True)
+    return times[above.argmax(axis=1)], times[len(times) - 1 - above[:, ::-1].argmax(axis=1)]
+
+
+def _kernels(template: Sequence[_Kernel]) -> _Kernels:
+    centres, widths, vectors = (np.array(part, dtype=float) for part in zip(*template, strict=True))
+    return centres, widths, vectors
+
+
+def _wave(kernels: list[_Kernels], fields: np.ndarray, rngs: Sequence[np.random.Generator]) -> _Wave:
+    """See kernels through the patients' lead fields; a tenth of a chest lead is near the heart and follows no vector."""
+    centres, widths, vectors = (np.stack(parts) for parts in zip(*kernels, strict=True))
+    leads = np.einsum("nlx,nkx->nkl", fields, vectors)
+    size = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    leads[..., _CHEST] += 0.1 * size * np.stack([rng.standard_normal((vectors.shape[1], 6)) for rng in rngs])
+    return _Wave(centres, widths, leads)
+
+
+def _turned(vectors: np.ndarray, weights: np.ndarray, axis: float) -> np.ndarray:
+    """Turn vectors in the frontal plane until their weighted sum points along `axis`, in degrees from the left downwards."""
+    total = weights @ vectors
+    angle = np.deg2rad(axis) - np.arctan2(total[1], total[0])
+    turn = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    return vectors @ turn
+
+
+def _qrs_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
+    centres, widths, vectors = _kernels(_QRS[patient.conduction])
+    centres = centres + rng.normal(0, 1.5, len(centres))
+    widths = widths * np.exp(rng.normal(0, 0.08, len(widths)))
+    vectors = vectors * np.exp(rng.normal(0, 0.18, (len(vectors), 1))) + rng.normal(0, 0.04, vectors.shape)
+    vectors[-1] += rng.normal(0, 0.11, 3)
+    # Transition between right and left chest leads: the heart turned about its long axis.
+    turn = np.deg2rad(rng.normal(0, 14))
+    x, z = vectors[:, 0].copy(), vectors[:, 2].copy()
+    vectors[:, 0], vectors[:, 2] = np.cos(turn) * x - np.sin(turn) * z, np.sin(turn) * x + np.cos(turn) * z
+    size = np.exp(rng.normal(0, 0.30)) * (0.5 if rng.uniform() < 0.06 else 1.0)
+    return centres, widths, size * _turned(vectors, widths, patient.r_axis)
+
+
+def _t_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
+    centres, widths, vectors = _kernels(_T)
+    widths = widths * np.exp(rng.normal(0, 0.08, len(widths)))
+    size = np.exp(rng.normal(0, 0.40))
+    front = np.clip(rng.normal(1, 0.45), -0.6, 2)
+    if patient.conduction == "rbbb":
+        front -= 1.3
+    vectors = vectors * [1, 1, front] * size + rng.normal(0, 0.02, vectors.shape)
+    vectors[1:] = _turned(vectors[1:], widths[1:], patient.t_axis)
+    vectors[0] = rng.normal(0, 0.035, 3)
+    return centres, widths, vectors
+
+
+def _p_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
+    centres, widths, vectors = _kernels(_P)
+    slow = np.exp(rng.normal(0, 0.12))
+    size = np.exp(rng.normal(0, 0.25)) * (patient.rhythm not in ("AFIB", "AFLT"))
+    vectors = vectors * np.exp(rng.normal(0, 0.2, (2, 1))) + rng.normal(0, 0.012, vectors.shape)
+    if patient.rhythm == "SVT":
+        vectors *= [0.5, -0.8, 1.0]  # atria that are woken from below
+    return centres * slow, widths * slow, vectors * size
+
+
+def _p_delay(patient: Any, onset: float, rng: np.random.Generator) -> float:
+    """Seconds from the R peak to the onset of P; in tachycardias that re-enter, P lies within or behind the QRS.
+
+    Shares after Josephson's clinical electrophysiology: nodal re-entry hides P in the QRS or just behind it, a bypass tract
+    brings it back 80-140 ms after, and a focal tachycardia has it in front of the QRS.
+    """
+    pr = np.clip(rng.normal(160, 22) - 0.25 * (patient.rate - 75), 100, 230) / 1000
+    kind, behind = rng.uniform(), rng.uniform(0.08, 0.14)
+    if patient.rhythm != "SVT" or kind > 0.8:
+        return onset - pr
+    return onset + 0.02 if kind < 0.5 else behind
+
+
+def _atrial_vectors(patient: Any, rng: np.random.Generator) -> np.ndarray:
+    """Heart vectors of the three atrial waves, `[xyz, 3]` mV: fibrillation mostly towards V1, flutter along the feet."""
+    if patient.rhythm == "AFLT":
+        sense = 1.0 if rng.uniform() < 0.8 else -1.0  # counter-clockwise about the tricuspid valve, or clockwise
+        base = np.array([[0.05, 0.0, -0.1], [1.0, 0.2, 0.1], [0.1, -0.4, 0.2]]) * sense
+        return (base + rng.normal(0, 0.1, (3, 3))) * 0.25 * np.exp(rng.normal(0, 0.25))
+    base = np.array([[-0.2, 0.1, 0.2], [0.3, 0.5, 0.2], [-0.8, 0.2, -0.4]])
+    return (base + rng.normal(0, 0.15, (3, 3))) * 0.09 * np.exp(rng.normal(0, 0.35))

@@ -1,0 +1,170 @@
+"""A mirror of a published data set: any folder or fsspec URL, read concurrently, with retries, against published checksums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import aiohttp
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from rich.console import Console
+from rich.progress import Progress
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+
+SHORT = 10  # files; fewer need no progress bar
+SUMS = "SHA256SUMS.txt"
+ADVICE = (
+    "give another as the source's `mirror` in params.yaml (an https:// address, an open bucket such as s3://, a folder on this machine), "
+    "or use `profile: demo`, which needs none"
+)
+
+# Open buckets are read without an account; a user's own fsspec configuration goes before these.
+_HTTP = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}}
+_OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": {"anon": True}, "gs": {"token": "anon"}}
+
+
+class _ChecksumError(Exception):
+    """What arrived does not have the published sum."""
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Tell whether `error` may be gone at the next attempt."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status >= 500 or error.status in (408, 425, 429)
+    lasting = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, aiohttp.InvalidURL)
+    return isinstance(error, (aiohttp.ClientError, OSError, _ChecksumError)) and not isinstance(error, lasting)
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A place that holds a published data set; open one with `Mirror.at`.
+
+    Attributes:
+        url: as the user gave it.
+        filesystem: of fsspec.
+        root: the data set's folder in it.
+        sums: file -> its published SHA-256; empty where the mirror has no SHA256SUMS.txt.
+    """
+
+    url: str
+    filesystem: Any
+    root: str
+    sums: dict[str, str]
+
+    @classmethod
+    def at(cls, url: str) -> Mirror:
+        """Open the mirror at `url`, a folder or any fsspec URL, and read its checksums.
+
+        Raises:
+            EcgforgeError: it cannot be reached, or its protocol needs a package that is not installed.
+        """
+        protocol = url.partition("://")[0]
+        options = {**_OPTIONS.get(protocol, {}), **fsspec.config.conf.get(protocol, {})}
+        try:
+            filesystem, root = fsspec.core.url_to_fs(url, **options)
+        except (ImportError, ValueError) as error:
+            raise EcgforgeError(f"the mirror {url} cannot be opened: {error}; {ADVICE}") from None
+        bare = cls(url, filesystem, root.rstrip("/"), {})
+        try:
+            text = bare.read(SUMS).decode(errors="replace")
+        except FileNotFoundError:
+            return bare
+        pairs = [line.split(maxsplit=1) for line in text.splitlines() if len(line.split()) > 1]
+        return cls(url, filesystem, bare.root, {name.strip().lstrip("*").removeprefix("./"): digest.lower() for digest, name in pairs})
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of the file `name`, checked against its sum; what may be a passing failure is tried again.
+
+        Raises:
+            FileNotFoundError: the mirror does not have the file.
+            EcgforgeError: the mirror does not answer, or the file is not what its sum says.
+        """
+        try:
+            return self._attempt(name)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(name) from None
+        except _ChecksumError:
+            raise EcgforgeError(f"{name} from {self.url} does not have the SHA-256 that {SUMS} gives; {ADVICE}") from None
+        except Exception as error:  # every fsspec backend has exceptions of its own
+            reason = str(error) or type(error).__name__
+            raise EcgforgeError(f"the mirror {self.url} cannot be reached or read ({reason}); {ADVICE}") from None
+
+    @retry(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(4),
+        wait=wait_exponential_jitter(multiplier=0.3, max=5, jitter=0.3),
+        reraise=True,
+    )
+    def _attempt(self, name: str) -> bytes:
+        content: bytes = self.filesystem.cat_file(f"{self.root}/{name}")
+        if name in self.sums and hashlib.sha256(content).hexdigest() != self.sums[name]:
+            raise _ChecksumError
+        return content
+
+
+def download(mirror: Mirror, names: Iterable[str], landing: Path, connections: int, what: str) -> set[str]:
+    """Bring the files `names` to the folder `landing`, each complete or not at all.
+
+    A file that is there already is kept, unless the mirror publishes another sum for it.
+
+    Args:
+        mirror: where from.
+        names: paths relative to the mirror's root and to `landing`.
+        landing: where to.
+        connections: files that are fetched at a time.
+        what: the progress bar's words; a short list shows none.
+
+    Returns:
+        The names of files that the mirror does not have.
+
+    Raises:
+        EcgforgeError: a name leaves the data set, before anything is fetched; or see `Mirror.read`, and what had arrived stays.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise EcgforgeError(f"the metadata of {mirror.url} name '{name}', which lies outside the data set")
+
+    def bring(name: str) -> bool:
+        target = landing / name
+        if _complete(target, mirror.sums.get(name)):
+            return True
+        try:
+            content = mirror.read(name)
+        except FileNotFoundError:
+            return False
+        with whole(target) as scratch:
+            scratch.write_bytes(content)
+        return True
+
+    progress = Progress(console=Console(stderr=True), disable=len(names) < SHORT)
+    with progress, ThreadPoolExecutor(connections) as pool:
+        bar = progress.add_task(what, total=len(names))
+        waiting = {pool.submit(bring, name): name for name in names}
+        absent = set()
+        try:
+            for future in as_completed(waiting):
+                if not future.result():
+                    absent.add(waiting[future])
+                progress.advance(bar)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return absent
+
+
+def _complete(file: Path, digest: str | None) -> bool:
+    if not file.is_file():
+        return False
+    return digest is None or hashlib.sha256(file.read_bytes()).hexdigest() == digest

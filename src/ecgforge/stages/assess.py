@@ -1,0 +1,32 @@
+"""Score a synthetic record set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ecgforge.quality
+from ecgforge.files import whole
+from ecgforge.params import Params
+from ecgforge.quality import assess as scores
+from ecgforge.records.record_set import RecordSet
+from ecgforge.stages.inputs import digests, record_inputs
+from ecgforge.tracking import runs
+
+
+def quality(params: Params, dataset: str, generator: str, real: Path, synthetic: Path, out: Path) -> None:
+    """Write scores.csv and views.csv to `out`: the synthetic training records against real test records, with floors."""
+    records, generated = RecordSet.open(real), RecordSet.open(synthetic)
+    settings = params.active.quality
+    cell = runs.Cell("quality", dataset, settings.seed, records.about.origin == "simulated", generator=generator)
+    inputs = record_inputs([("real", records), ("synthetic", generated)])
+    identity = runs.identity(cell, settings.model_dump(), digests(inputs), [ecgforge.quality])
+    with runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
+        found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings)
+        overall = found[found["rhythm"] == scores.ALL]
+        run.summary({row.metric: float(row.value) for row in overall.itertuples()})
+        run.summary({f"{row.metric}_floor": float(row.floor) for row in overall.itertuples()})
+    with whole(out) as scratch:
+        scratch.mkdir()
+        for name, table in (("scores", found), ("views", views)):
+            keyed = table.assign(dataset=dataset, generator=generator)[["dataset", "generator", *table.columns]]
+            keyed.to_csv(scratch / f"{name}.csv", index=False, float_format="%.6g")

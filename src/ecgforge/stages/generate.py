@@ -1,0 +1,48 @@
+"""Train a generator, and draw synthetic records from it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from ecgforge.files import md5, remove
+from ecgforge.generators import base, registry, synthesis
+from ecgforge.generators import train as training
+from ecgforge.params import Params
+from ecgforge.records.record_set import RecordSet
+from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
+from ecgforge.tracking import models, runs
+from ecgforge.training import fit
+
+
+def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:
+    """Train the generator `name` on the record set `real` as a tracked run, write it to `out`, and register it."""
+    settings, records = params.active.generators[name], RecordSet.open(real)
+    cell = runs.Cell("generator", dataset, settings.seed, records.about.origin == "simulated", generator=name)
+    inputs = record_inputs([("training", records)])
+    tree = settings.model_dump(exclude={"sampling"})
+    code = [Path(inspect.getfile(registry.generator_class(name))), base, training, fit]
+    identity = runs.identity(cell, tree, digests(inputs), code)
+    with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
+        generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
+        base.save(generator, out)
+        run.summary({"weights": sum(parameter.numel() for parameter in generator.parameters())})
+        models.log_generator(run, *generator.exportable(), out, name=cell.model_name)
+    remove(checkpoints(identity))
+
+
+def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
+    """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`."""
+    profile, source = params.active, RecordSet.open(real)
+    sampling = profile.generators[name].sampling
+    made = {
+        "dataset": dataset,
+        "generator": name,
+        "generator_md5": md5(model),
+        "weights_md5": md5(model / base.WEIGHTS),
+        "learned_from_md5": md5(real),
+        "learned_from_origin": source.about.origin,
+        "sampling": sampling,
+        "synthesis": profile.synthesis.model_dump(),
+    }
+    synthesis.synthesize(base.load(model), name, sampling, profile.synthesis, profile.compute, source.about, made, out)

@@ -1,0 +1,115 @@
+"""Gather what all cells found: one long table, a few figures for `dvc metrics` and `dvc plots`, and a page."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ecgforge.files import whole
+from ecgforge.params import Params
+from ecgforge.records.record_set import RecordSet
+from ecgforge.report import figures, page, tables
+from ecgforge.study import predictions
+from ecgforge.study.settings import SETTINGS
+from ecgforge.tracking import lookup
+
+PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
+CLASSIFIED, SCORED = Path("results/classify"), Path("results/quality")
+COMMANDS = {
+    "results": "dvc repro classify_real classify",
+    "ecgs": "dvc repro synthesize",
+    "quality": "dvc repro quality",
+    "data": "dvc repro prepare merge",
+    "ui": "make ui",
+}
+
+
+def report(params: Params, out: Path) -> None:
+    """Write results.csv, confusions.csv, metrics.json, plots and report.html to `out`, from the results of all cells."""
+    study = params.active.study
+    arms = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
+    folders = [CLASSIFIED / dataset / kind for dataset in params.datasets for kind in ("real", *params.generators)]
+    found = predictions.read(folders)
+    summary = predictions.intervals(found, study.confidence, study.resamples)
+    inputs = page.ReportInputs(
+        results=predictions.results(found),
+        summary=summary,
+        confusions=predictions.confusions(found),
+        quality=_scores(arms, "scores"),
+        views=_scores(arms, "views"),
+        runs=pd.DataFrame(
+            _runs(params, folders, arms), columns=["dataset", "generator", "setting", "backbone", "seed", "run_name", "run_id", "url"]
+        ),
+        prepared={dataset: PREPARED / dataset for dataset in params.datasets},
+        synthetic={arm: SYNTHETIC / arm[0] / arm[1] for arm in arms},
+        made=_made(params),
+    )
+    with whole(out) as scratch:
+        scratch.mkdir()
+        inputs.results.to_csv(scratch / "results.csv", index=False, float_format="%.6f")
+        inputs.confusions.to_csv(scratch / "confusions.csv", index=False)
+        (scratch / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
+        (scratch / "plots").mkdir()
+        for dataset, rows in summary[summary["metric"] == "f1"].groupby("dataset", sort=False):
+            (scratch / "plots" / f"{dataset}.svg").write_text(figures.macro_f1(rows, list(SETTINGS), tables.BASELINES))
+        page.write(inputs, scratch / "report.html")
+
+
+def _scores(arms: list[tuple[str, str]], name: str) -> pd.DataFrame:
+    return pd.concat([pd.read_csv(SCORED / dataset / generator / f"{name}.csv") for dataset, generator in arms], ignore_index=True)
+
+
+def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
+    """Return macro-F1 on real test records: dataset -> setting or baseline -> generator, where there is one."""
+    tree: dict[str, Any] = {}
+    shown = summary[(summary["metric"] == "f1") & summary["setting"].isin(["TrRTeR", "TrSTeR", "TrRSTeR"])]
+    for row in shown.to_dict("records"):
+        name = row["backbone"] if row["backbone"] in tables.BASELINES else row["setting"]
+        branch = tree.setdefault(row["dataset"], {})
+        if row["generator"]:
+            branch.setdefault(name, {})[row["generator"]] = round(row["mean"], 4)
+        else:
+            branch[name] = round(row["mean"], 4)
+    return tree
+
+
+def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
+    """Yield the MLflow run of each trained or tested classifier and of each generator, where the tracking store has it."""
+    known = lookup.runs_by_cell()
+
+    def where(cell: str | None) -> tuple[str, str, str]:
+        run = known.get(cell or "")
+        return (run.name, run.id, f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.id}") if run else ("", "", "")
+
+    for folder in folders:
+        for row in pd.read_csv(folder / "cells.csv", keep_default_na=False).itertuples():
+            yield (row.dataset, row.generator, row.setting, row.backbone, row.seed, *where(row.cell))
+    for dataset, generator in arms:
+        weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
+        cell = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)
+        yield (dataset, generator, "", "", params.active.generators[generator].seed, *where(cell))
+
+
+def _made(params: Params) -> dict[str, Any]:
+    commit = _git("rev-parse", "--short", "HEAD")
+    packages = ("ecgforge", "torch", "pytorch-lightning", "mlflow", "dvc", "numpy", "scikit-learn", "wfdb")
+    return {
+        "profile": params.profile,
+        "commit": commit,
+        "dirty": bool(_git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "parameters": {"preprocessing": params.preprocessing.model_dump(), **params.active.model_dump(exclude={"compute"})},
+        "commands": COMMANDS,
+    }
+
+
+def _git(*arguments: str) -> str:
+    found = subprocess.run(["git", "--no-optional-locks", *arguments], capture_output=True, text=True, check=False)
+    return found.stdout.strip()

@@ -1,0 +1,130 @@
+"""Predictions of a cell: a row a test record with a probability per rhythm, and the figures that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.files import whole
+from ecgforge.records.record_set import RecordSet
+from ecgforge.study import statistics
+
+KEYS = ["dataset", "generator", "backbone", "setting", "seed"]
+PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
+
+
+@dataclass(frozen=True)
+class Who:
+    """Whose predictions these are; `generator` is empty where no synthetic record is used."""
+
+    dataset: str
+    generator: str
+    backbone: str
+    setting: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Predictions on test records, whose they are, and the identity of the tracked run that they come from."""
+
+    who: Who
+    cell: str
+    predictions: pd.DataFrame
+
+
+def table(records: RecordSet, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return the predictions on `records`, `probabilities` being `[records, rhythms]`: id, patient, truth, and a column a rhythm."""
+    facts = records.records[["id", "patient"]].assign(truth=records.records["rhythm"])
+    columns = [PROBABILITY + rhythm for rhythm in records.about.rhythms]
+    return pd.concat([facts, pd.DataFrame(probabilities.round(6), columns=columns)], axis=1)
+
+
+def rhythms(predictions: pd.DataFrame) -> list[str]:
+    """Return the rhythms that predictions have a probability for, in class order."""
+    columns = predictions.columns[predictions.columns.str.startswith(PROBABILITY)]
+    return [column.removeprefix(PROBABILITY) for column in columns if predictions[column].notna().any()]
+
+
+def results(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the long table of figures: a row per dataset, generator, backbone, setting, seed, rhythm (or macro) and metric."""
+    parts = []
+    for keys, group in predictions.groupby(KEYS, sort=False):
+        found = _metrics(group, rhythms(group))
+        parts.append(found.assign(**dict(zip(KEYS, keys, strict=True)))[[*KEYS, "rhythm", "metric", "value"]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
+    """Return the figures of one classifier's predictions, named for MLflow: over all rhythms, and the recall of each."""
+    figures = {}
+    for row in _metrics(predictions, classes).to_dict("records"):
+        if row["rhythm"] == statistics.MACRO:
+            figures[f"test_{row['metric']}"] = float(row["value"])
+        elif row["metric"] == "recall":
+            figures[f"test_recall_{row['rhythm']}"] = float(row["value"])
+    return figures
+
+
+def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    truth = pd.Categorical(predictions["truth"], categories=list(classes)).codes
+    return statistics.metrics(np.asarray(truth), predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(), classes)
+
+
+def write(tested: Sequence[Tested], folder: Path) -> None:
+    """Write predictions.csv, and cells.csv with the identity of the run behind each, to `folder`, whole."""
+    predictions = [one.predictions.assign(**asdict(one.who))[[*KEYS, *one.predictions.columns]] for one in tested]
+    with whole(folder) as scratch:
+        scratch.mkdir()
+        pd.concat(predictions, ignore_index=True).to_csv(scratch / "predictions.csv", index=False)
+        pd.DataFrame([{**asdict(one.who), "cell": one.cell} for one in tested]).to_csv(scratch / "cells.csv", index=False)
+
+
+def read(folders: Iterable[Path]) -> pd.DataFrame:
+    """Read the predictions of several cells into one table."""
+    types = {"id": str, "patient": str, "generator": str}
+    parts = [pd.read_csv(folder / "predictions.csv", dtype=types) for folder in folders]
+    return pd.concat(parts, ignore_index=True).fillna({"generator": ""})
+
+
+def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:
+    """Return every figure over all rhythms as a mean over seeds with its interval: see `statistics.interval`.
+
+    Returns:
+        Rows of dataset, generator, backbone, setting, metric, mean, low, high, seeds.
+    """
+    parts = []
+    for keys, group in predictions.groupby(KEYS[:-1], sort=False):
+        truth, probabilities, patients = stacked(group)
+        found = statistics.interval(truth, probabilities, patients, rhythms(group), confidence=confidence, resamples=resamples, seed=0)
+        macro = found[found["rhythm"] == statistics.MACRO].drop(columns="rhythm")
+        parts.append(macro.assign(**dict(zip(KEYS[:-1], keys, strict=True)))[[*KEYS[:-1], *macro.columns]])
+    return pd.concat(parts, ignore_index=True)
+
+
+def stacked(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lay the predictions of one setting's seeds over each other: truth `[records]`, probabilities `[seeds, records, rhythms]`,
+    patients `[records]`."""
+    classes = rhythms(group)
+    seeds = [one.sort_values("id", kind="stable") for _, one in group.groupby("seed", sort=True)]
+    truth = np.asarray(pd.Categorical(seeds[0]["truth"], categories=classes).codes)
+    probabilities = np.stack([one[[PROBABILITY + rhythm for rhythm in classes]].to_numpy() for one in seeds])
+    return truth, probabilities, seeds[0]["patient"].to_numpy()
+
+
+def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Count test records by true and predicted rhythm, summed over seeds.
+
+    Returns:
+        Rows of dataset, generator, backbone, setting, truth, predicted, records; pairs without records are left out.
+    """
+    columns = [column for column in predictions.columns if column.startswith(PROBABILITY)]
+    found = predictions[columns].to_numpy(float)
+    likeliest = np.where(np.isnan(found), -1, found).argmax(axis=1)
+    predicted = np.array([column.removeprefix(PROBABILITY) for column in columns])[likeliest]
+    counted = predictions.assign(predicted=predicted).groupby([*KEYS[:-1], "truth", "predicted"], sort=False).size()
+    return counted.rename("records").reset_index()

@@ -1,0 +1,197 @@
+"""Figures of a classifier, their intervals over seeds and test records, and paired differences between two settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+MACRO = "macro"
+PER_RHYTHM = ("precision", "recall", "f1", "auroc")
+OVERALL = ("accuracy", "balanced_accuracy", *PER_RHYTHM)
+
+
+def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.DataFrame:
+    """Judge the predictions of one classifier.
+
+    A rhythm that no record has is left out of every mean, and all that is said of it is its support of zero; records taken for it
+    count as errors all the same. AUROC is one rhythm against the rest; a precision with nothing predicted is 0.
+
+    Args:
+        truth: class indices into `rhythms`, `[records]`.
+        probabilities: `[records, rhythms]`; the likeliest rhythm is the prediction.
+        rhythms: in class order.
+
+    Returns:
+        Rows of rhythm (`macro` or one), metric, value: accuracy, balanced_accuracy, precision, recall, f1 and auroc of `macro`, the
+        last four and support of each rhythm.
+
+    Raises:
+        ValueError: shapes disagree, or there is no record.
+    """
+    _check(truth, probabilities[None], rhythms)
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+
+    predicted = probabilities.argmax(axis=1)
+    classes = range(len(rhythms))
+    *scores, support = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
+    auroc = [roc_auc_score(truth == k, probabilities[:, k]) if 0 < support[k] < len(truth) else np.nan for k in classes]
+    table = np.stack([*scores, auroc], axis=1)
+    present = support > 0
+    macro = _mean(table[present], axis=0)
+    recall = macro[PER_RHYTHM.index("recall")]
+    overall = [accuracy_score(truth, predicted), recall, *macro]
+    rows = [(MACRO, metric, value) for metric, value in zip(OVERALL, overall, strict=True)]
+    for k, rhythm in enumerate(rhythms):
+        rows += [(rhythm, metric, value) for metric, value in zip(PER_RHYTHM, table[k], strict=True) if present[k]]
+        rows.append((rhythm, "support", int(support[k])))
+    return pd.DataFrame(rows, columns=["rhythm", "metric", "value"]).dropna().reset_index(drop=True)
+
+
+def interval(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    patients: np.ndarray,
+    rhythms: Sequence[str],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Give every figure of `metrics` as a mean over training seeds, with a bootstrap interval over seeds and test patients.
+
+    Test patients, with all their records, and seeds are resampled independently of each other, since every seed's classifier is
+    tested on the same records (the pigeonhole bootstrap: Owen, Ann Appl Stat 1:386, 2007). Of k seeds k - 1 are drawn, so that
+    their spread comes out unbiased where they are few (Rao & Wu, J Am Stat Assoc 83:231, 1988). One seed alone says nothing about
+    seeds: then the interval is over test patients only.
+
+    Args:
+        truth: `[records]`, class indices into `rhythms`.
+        probabilities: `[seeds, records, rhythms]`.
+        patients: `[records]`.
+        rhythms: in class order.
+        confidence: e.g. 0.95.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        Rows of rhythm (`macro` or one), metric, mean, low, high, seeds.
+    """
+    _check(truth, probabilities, rhythms)
+    rng = np.random.default_rng(seed)
+    weights = _patient_weights(patients, resamples, rng)
+    mean, draws = _resampled(truth, probabilities, weights, rng)
+    low, high = _limits(draws, confidence)
+    table = _keys(rhythms).assign(mean=mean, low=low, high=high, seeds=len(probabilities))
+    return table.dropna(subset="mean").reset_index(drop=True)
+
+
+def difference(
+    truth: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    patients: np.ndarray,
+    rhythms: Sequence[str],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Compare two settings tested on the same records: every figure of `second` less that of `first`, paired by test patient.
+
+    Both are judged on the same resampled patients, so that what makes a patient hard for both cancels; their seeds are resampled
+    apart, since equal seeds of two settings have nothing else in common. See `interval` for the bootstrap and the arguments.
+
+    Returns:
+        Rows of rhythm, metric, estimate, low, high, p; p is two-sided, from the share of resamples on the far side of zero, and no
+        smaller than 2 / (1 + resamples). It is not corrected for the number of comparisons.
+    """
+    _check(truth, first, rhythms)
+    _check(truth, second, rhythms)
+    rng = np.random.default_rng(seed)
+    weights = _patient_weights(patients, resamples, rng)
+    first_mean, first_draws = _resampled(truth, first, weights, rng)
+    second_mean, second_draws = _resampled(truth, second, weights, rng)
+    draws = second_draws - first_draws
+    low, high = _limits(draws, confidence)
+    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
+    p = np.minimum(1, 2 * (1 + beyond) / (1 + resamples))
+    table = _keys(rhythms).assign(estimate=second_mean - first_mean, low=low, high=high, p=p)
+    return table.dropna(subset="estimate").reset_index(drop=True)
+
+
+def _check(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> None:
+    if not len(truth) or probabilities.shape[1:] != (len(truth), len(rhythms)):
+        raise ValueError(f"{len(truth)} records, {len(rhythms)} rhythms and probabilities of shape {probabilities.shape}")
+
+
+def _keys(rhythms: Sequence[str]) -> pd.DataFrame:
+    keys = [(MACRO, metric) for metric in OVERALL] + [(rhythm, metric) for metric in PER_RHYTHM for rhythm in rhythms]
+    return pd.DataFrame(keys, columns=["rhythm", "metric"])
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of the values that are there, NaN where none is."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
+
+
+def _limits(draws: np.ndarray, confidence: float) -> np.ndarray:
+    """Percentile limits of `[resamples, figures]`, `[2, figures]`; NaN where no resample has the figure."""
+    there = ~np.isnan(draws).all(axis=0)
+    limits = np.full((2, draws.shape[1]), np.nan)
+    tail = (1 - confidence) / 2
+    limits[:, there] = np.nanquantile(draws[:, there], [tail, 1 - tail], axis=0)
+    return limits
+
+
+def _patient_weights(patients: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each record is in each resample of patients, `[resamples, records]`."""
+    _, patient = np.unique(patients, return_inverse=True)
+    count = patient.max() + 1
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, patient].astype(float)
+
+
+def _resampled(
+    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Figures in the order of `_keys`: their mean over seeds, `[figures]`, and resampled means, `[resamples, figures]`."""
+    once = np.ones((1, len(truth)))
+    by_seed = np.stack([_figures(truth, one, np.concatenate([once, weights])) for one in probabilities])
+    seeds = len(by_seed)
+    drawn = rng.integers(seeds, size=(len(weights), max(1, seeds - 1)))
+    draws = by_seed[drawn, 1 + np.arange(len(weights))[:, None]]
+    return _mean(by_seed[:, 0], axis=0), _mean(draws, axis=1)
+
+
+def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The figures of `metrics` under each row of record weights, `[rows, figures]`, in the order of `_keys`."""
+    classes = np.arange(probabilities.shape[1])
+    is_class = truth[:, None] == classes
+    is_predicted = probabilities.argmax(axis=1)[:, None] == classes
+    support, predicted, hits = weights @ is_class, weights @ is_predicted, weights @ (is_class & is_predicted)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = hits / support
+        precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 0)
+        f1 = 2 * hits / (support + predicted)
+    auroc = np.stack([_auroc(is_class[:, k], probabilities[:, k], weights) for k in classes], axis=1)
+    per_rhythm = np.where(support[..., None] > 0, np.stack([precision, recall, f1, auroc], axis=2), np.nan)
+    macro = _mean(per_rhythm, axis=1)
+    accuracy = hits.sum(axis=1) / weights.sum(axis=1)
+    by_metric = per_rhythm.transpose(0, 2, 1).reshape(len(weights), -1)
+    return np.concatenate([accuracy[:, None], macro[:, [PER_RHYTHM.index("recall")]], macro, by_metric], axis=1)
+
+
+def _auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve under each row of weights: the share of pairs in the right order, ties as half."""
+    _, rank = np.unique(score, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    for_each_score = [np.add.reduceat((weights * side)[:, order], starts, axis=1) for side in (positive, ~positive)]
+    with_score, against = for_each_score
+    below = np.cumsum(against, axis=1) - against
+    pairs = with_score.sum(axis=1) * against.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.sum(with_score * (below + against / 2), axis=1) / pairs

@@ -1,0 +1,60 @@
+"""Record sets as inputs of runs, known by the digests that DVC gives them.
+
+MLflow loads `DvcSource` by its entry point, so that a run's inputs read back as what they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlflow.data.dataset_source import DatasetSource
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import md5
+from ecgforge.tracking.store import project_root
+
+
+class DvcSource(DatasetSource):
+    """A file or folder under DVC.
+
+    Attributes:
+        path: relative to the project.
+        digest: DVC's md5 of it.
+        rev: the git commit of the project when it was used; empty outside git.
+    """
+
+    def __init__(self, path: str, digest: str, rev: str) -> None:
+        self.path, self.digest, self.rev = path, digest, rev
+
+    @staticmethod
+    def _get_source_type() -> str:
+        return "dvc"
+
+    def load(self) -> Path:
+        """Return the path, having checked that the very content lies there.
+
+        Raises:
+            EcgforgeError: it is missing, or is by now another version.
+        """
+        path = project_root() / self.path
+        if not path.exists() or md5(path) != self.digest:
+            where = f"git checkout {self.rev} && " if self.rev else ""
+            raise EcgforgeError(f"{self.path} with md5 {self.digest} is not in the working tree: try `{where}dvc checkout {self.path}`")
+        return path
+
+    @staticmethod
+    def _can_resolve(raw_source: Any) -> bool:
+        return isinstance(raw_source, DvcSource)
+
+    @classmethod
+    def _resolve(cls, raw_source: Any) -> DvcSource:
+        assert isinstance(raw_source, DvcSource)
+        return raw_source
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "md5": self.digest, "rev": self.rev}
+
+    @classmethod
+    def from_dict(cls, source_dict: dict[Any, Any]) -> DvcSource:
+        return cls(source_dict["path"], source_dict["md5"], source_dict["rev"])

@@ -1,0 +1,460 @@
+"""Runs: a cell of the study is one MLflow run, however often it is started, killed, resumed or repeated.
+
+The run of a cell is found by its identity, a digest of what decides its result. Curves are buffered and sent in batches; points
+that were sent before are not sent again, and points that a killed process still held are kept beside its checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.tracking import store
+from ecgforge.tracking.store import patiently
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+logger = logging.getLogger(__name__)
+
+Point = tuple[str, float, int, int]  # key, value, step, ms since 1970
+
+EXPERIMENT = "ecgforge"
+CELL = "ecgforge.cell"
+REASON = "ecgforge.reason"
+PARENT = "ECGFORGE_PARENT_RUN"
+PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
+BATCH = 1000  # metrics that MLflow takes at once
+PARAMS_BATCH = 100
+SEND_EVERY = 10.0  # s
+SHARE = 0.02  # of the time of a run that sending its curves may take
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the study's grid.
+
+    Attributes:
+        kind: what is trained.
+        dataset: what it is trained or tested on: `ptbxl`, `chapman`, `merged`.
+        seed: of the training.
+        simulated: whether the records, or those that a generator learned from, are simulated.
+        generator: None where no synthetic record is used.
+        setting, backbone: of classifiers.
+    """
+
+    kind: Literal["generator", "classifier"]
+    dataset: str
+    seed: int
+    simulated: bool
+    generator: str | None = None
+    setting: str | None = None
+    backbone: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name, for people who read lists of them."""
+        if self.kind == "generator":
+            return f"{self.generator} on {self.dataset}, seed {self.seed}"
+        data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
+        return f"{self.setting} {data} {self.backbone} seed {self.seed}"
+
+    @property
+    def model_name(self) -> str:
+        """The registered model that versions of this cell belong to."""
+        return f"ecg-generator-{self.generator}-{self.dataset}" if self.kind == "generator" else f"ecg-classifier-{self.dataset}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        given = {
+            "kind": self.kind,
+            "dataset": self.dataset,
+            "generator": self.generator,
+            "setting": self.setting,
+            "backbone": self.backbone,
+            "seed": str(self.seed),
+            "simulated": str(self.simulated).lower(),
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """A record set that goes into a run.
+
+    Attributes:
+        name: as people will search for it, such as `merged` or `merged/diffwave`.
+        path: where it lies.
+        digest: DVC's md5, see `ecgforge.files.md5`.
+        context: what it is used for: `training`, `validation`, `test`.
+        origin: `real`, `simulated`, or the name of the generator.
+    """
+
+    name: str
+    path: Path
+    digest: str
+    context: str
+    origin: str
+
+
+def identity(cell: Cell, params: dict[str, Any], inputs: dict[str, str], code: Iterable[Path | ModuleType]) -> str:
+    """Return the digest of all that decides a cell's result: the cell, its parameters, its inputs and the code that runs.
+
+    Args:
+        params: resolved parameters, as JSON has them; their order does not matter.
+        inputs: name -> md5 of each input.
+        code: python files, folders of them, or modules; where they lie does not matter, only what is in them.
+    """
+    sources: dict[str, str] = {}
+    for source in code:
+        path = Path(source.__file__ or "") if isinstance(source, ModuleType) else Path(source)
+        folder = path.parent if path.name == "__init__.py" else path
+        files = sorted(folder.rglob("*.py")) if folder.is_dir() else [path]
+        sources |= {file.relative_to(folder.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    tree = {"cell": cell.tags, "params": params, "inputs": inputs, "code": sources}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Run:
+    """An open run; get one from `tracked`.
+
+    Attributes:
+        id: MLflow's.
+        name: the cell's.
+        experiment_id: where it is.
+        identity: see `identity`.
+        provenance: tags that say where the run's results come from; its model versions carry them too.
+    """
+
+    def __init__(self, client: MlflowClient, run: Any, identity: str, provenance: dict[str, str], resume_file: Path | None) -> None:
+        self.id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self.experiment_id: str = run.info.experiment_id
+        self.identity = identity
+        self.provenance = provenance
+        self.client = client
+        self._figures: dict[str, float] = dict(run.data.metrics)
+        self._had_reason = REASON in run.data.tags
+        self._last_steps: dict[str, int] = {}
+        self._points: list[Metric] = []
+        self._sent_at = time.monotonic()
+        self._wait = SEND_EVERY
+        self._unsent = _Unsent(resume_file, identity) if resume_file else None
+        if self._unsent:
+            for key, value, step, timestamp in self._unsent.read():
+                self._add(key, value, step, timestamp)
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add a point to each curve. A key's steps must rise: what was logged at a step, by this process or an earlier one that
+        worked on the same run, stays."""
+        now = int(time.time() * 1000)
+        points = [(key, float(value), step, now) for key, value in metrics.items()]
+        added = [point for point in points if self._add(*point)]
+        if self._unsent and added:
+            self._unsent.append(added)
+        if time.monotonic() - self._sent_at >= self._wait:
+            try:
+                self.flush()
+            except Exception as error:
+                # The points stay in the buffer; a server that restarts must not cost hours of training.
+                logger.warning("curves could not be sent to MLflow, will try again: %s", _one_line(error))
+
+    def _add(self, key: str, value: float, step: int, timestamp: int) -> bool:
+        if key not in self._last_steps:
+            known = key in self._figures
+            history = patiently(self.client.get_metric_history, self.id, key) if known else []
+            self._last_steps[key] = max((point.step for point in history), default=-1)
+        if step <= self._last_steps[key]:
+            return False
+        from mlflow.entities import Metric
+
+        self._last_steps[key] = step
+        self._points.append(Metric(key, value, timestamp, step))
+        return True
+
+    def flush(self) -> None:
+        """Send the buffered points, and put off the next time until sending stays below its share of the run's time."""
+        started = time.monotonic()
+        try:
+            while self._points:
+                patiently(self.client.log_batch, self.id, metrics=self._points[:BATCH])
+                del self._points[:BATCH]
+            if self._unsent:
+                self._unsent.clear()
+        finally:
+            self._sent_at = time.monotonic()
+            self._wait = max(SEND_EVERY, (self._sent_at - started) / SHARE)
+
+    def summary(self, metrics: dict[str, float]) -> None:
+        """Log final figures; those that the run has already, with the same value, stay as they are. No key of a curve."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        changed = {key: float(value) for key, value in metrics.items() if repr(float(value)) != repr(self._figures.get(key))}
+        if changed:
+            patiently(self.client.log_batch, self.id, metrics=[Metric(key, value, now, 0) for key, value in changed.items()])
+        self._figures |= changed
+
+    def tag(self, key: str, value: str) -> None:
+        patiently(self.client.set_tag, self.id, key, value)
+
+    def text(self, text: str, file: str) -> None:
+        """Keep `text` as the artifact `file`."""
+        patiently(self.client.log_text, self.id, text, file)
+
+    def figure(self, figure: Figure, file: str) -> None:
+        """Keep a matplotlib figure as the artifact `file`; its ending says in which format."""
+        patiently(self.client.log_figure, self.id, figure, file)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of the file at `path` in the artifact folder `folder`."""
+        patiently(self.client.log_artifact, self.id, str(path), folder)
+
+    def _start(self, params: dict[str, Any], inputs: list[DatasetInput]) -> None:
+        from mlflow.entities import Param
+
+        known = patiently(self.client.get_run, self.id).data.params
+        new = [Param(key, value) for key, value in flatten(params).items() if key not in known]
+        patiently(self.client.update_run, self.id, status="RUNNING")
+        patiently(self.client.log_batch, self.id, tags=_tags(self.provenance))
+        for start in range(0, len(new), PARAMS_BATCH):
+            patiently(self.client.log_batch, self.id, params=new[start : start + PARAMS_BATCH])
+        self.text(json.dumps(params, indent=2, sort_keys=True) + "\n", "params.json")
+        patiently(self.client.log_inputs, self.id, [_entity(uses, self.provenance) for uses in _by_content(inputs)])
+
+    def _end(self, status: str, reason: str | None) -> None:
+        self.flush()
+        patiently(self.client.log_batch, self.id, tags=_tags(_system() | ({REASON: reason} if reason else {})))
+        if self._had_reason and not reason:
+            patiently(self.client.delete_tag, self.id, REASON)
+        patiently(self.client.set_terminated, self.id, status)
+        if self._unsent:
+            self._unsent.remove()
+
+
+@contextmanager
+def tracked(
+    cell: Cell, *, identity: str, params: dict[str, Any], inputs: list[DatasetInput], resume_file: Path | None = None
+) -> Iterator[Run]:
+    """Open the run of a cell, a new one or the one it has, and end it as the block ends: FINISHED, FAILED or KILLED.
+
+    Under `mlflow run`, the project's run becomes the parent, so that any number of stages can have runs of their own.
+
+    Args:
+        identity: see `identity`; a run that has it, whatever its state, is taken up again.
+        params: resolved parameters, a tree; logged flat, with dots.
+        inputs: the record sets that go in.
+        resume_file: keeps points of curves until they are sent. Put it where checkpoints are, and what a killed process did
+            before its last checkpoint will be complete.
+
+    Raises:
+        EcgforgeError: the tracking store cannot be reached, before the block is entered or when it ends.
+    """
+    store.ensure_reachable()
+    client = store.client()
+    provenance = {**cell.tags, **_origin(), **{f"input.{item.name}": item.digest for item in inputs}, CELL: identity}
+    try:
+        run = Run(client, _find_or_create(client, cell, identity), identity, provenance, resume_file)
+        run._start(params, inputs)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        raise EcgforgeError(f"MLflow refused the run '{cell.name}' ({_one_line(error)}); nothing was started") from error
+    try:
+        with _terminable():
+            yield run
+    except BaseException as error:
+        status, reason = _ending(error)
+        try:
+            run._end(status, reason)
+        except Exception as second:
+            logger.warning("the run '%s' could not be ended in MLflow: %s", run.name, _one_line(second))
+        raise
+    try:
+        run._end("FINISHED", None)
+    except Exception as error:
+        raise EcgforgeError(
+            f"MLflow could not be sent the end of the run '{run.name}' ({_one_line(error)}): run the stage again"
+        ) from error
+
+
+def _find_or_create(client: MlflowClient, cell: Cell, identity: str) -> Any:
+    experiment, others = _experiments(client)
+    # A run whose process was killed outright is still RUNNING here; only its cell can start it again.
+    found = patiently(client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{identity}'", max_results=1)
+    parent = _parent()
+    tags = {"mlflow.parentRunId": parent} if parent else {}
+    if not found:
+        return client.create_run(experiment, tags={CELL: identity, **tags}, run_name=cell.name)
+    patiently(client.log_batch, found[0].info.run_id, tags=_tags(tags))
+    return found[0]
+
+
+def _parent() -> str | None:
+    """Take the run that `mlflow run` opened as parent: inherited as it is, it would be one run for all stages."""
+    if "MLFLOW_RUN_ID" in os.environ:
+        os.environ[PARENT] = os.environ.pop("MLFLOW_RUN_ID")
+    return os.environ.get(PARENT)
+
+
+def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
+    """Return the experiment that new runs go to, and others in which the cell's run may be."""
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = patiently(client.get_experiment_by_name, name)
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if given:
+        return given, [found.experiment_id] if found and found.experiment_id != given else []
+    if found:
+        return found.experiment_id, []
+    try:
+        return client.create_experiment(name, store.artifact_location(name)), []
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id, []
+
+
+def _origin() -> dict[str, str]:
+    """Tags for the commit and the DVC stage and experiment that this process works for; none where there are none."""
+    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge")}
+    commit = _git("rev-parse", "HEAD")
+    if commit:
+        # DVC writes dvc.lock between stages.
+        dirty = bool(_git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock"))
+        tags |= {"git.commit": commit, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": commit}
+    dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.exp": os.environ.get("DVC_EXP_NAME")}
+    return tags | {key: value for key, value in dvc.items() if value}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", "--no-optional-locks", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _system() -> dict[str, str]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    device = "cuda" if torch.cuda.is_initialized() else "cpu"
+    return {"system.torch": torch.__version__, "system.device": device, "system.threads": str(torch.get_num_threads())}
+
+
+def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a tree of parameters as dotted keys and texts. Where MLflow would cut a value, it ends in its md5 instead, so that
+    values that differ look different; params.json, an artifact of the run, holds it whole."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+            continue
+        text = value if isinstance(value, str) else json.dumps(value)
+        if len(text) > PARAM_LENGTH:
+            ending = f"... (md5 {hashlib.md5(text.encode()).hexdigest()})"
+            text = text[: PARAM_LENGTH - len(ending)] + ending
+        flat[f"{prefix}{key}"] = text
+    return flat
+
+
+def _tags(tags: dict[str, str]) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _by_content(inputs: list[DatasetInput]) -> list[list[DatasetInput]]:
+    """Group uses of the same record set: of inputs with one name and digest, MLflow keeps the first alone."""
+    groups: dict[tuple[str, str], list[DatasetInput]] = {}
+    for item in inputs:
+        groups.setdefault((item.name, item.digest), []).append(item)
+    return list(groups.values())
+
+
+def _entity(uses: list[DatasetInput], provenance: dict[str, str]) -> Any:
+    import mlflow.entities
+    from mlflow.data.meta_dataset import MetaDataset
+
+    from ecgforge.tracking.datasets import DvcSource
+
+    item = uses[0]
+    path, root = Path(item.path).absolute(), store.project_root()
+    relative = path.relative_to(root) if path.is_relative_to(root) else path
+    dataset = MetaDataset(DvcSource(relative.as_posix(), item.digest, provenance.get("git.commit", "")), item.name, item.digest)
+    contexts = ", ".join(dict.fromkeys(use.context for use in uses))
+    tags = {"mlflow.data.context": contexts, "origin": item.origin}
+    return mlflow.entities.DatasetInput(dataset._to_mlflow_entity(), [mlflow.entities.InputTag(key, value) for key, value in tags.items()])
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind the block, so that its run can be ended; only the main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _ending(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", "interrupted"
+    if isinstance(error, SystemExit):
+        return "KILLED", f"terminated, exit code {error.code}"
+    return "FAILED", _one_line(error) if isinstance(error, EcgforgeError) else f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+class _Unsent:
+    """Points that were logged and not yet sent, in a file, since a killed process takes its buffer with it."""
+
+    def __init__(self, path: Path, identity: str) -> None:
+        self._path, self._identity = path, identity
+
+    def read(self) -> list[Point]:
+        """Return what an earlier process of the same cell left, and leave a file that holds just that."""
+        lines = self._path.read_text().split("\n") if self._path.exists() else []
+        # A process that is killed while it writes leaves a torn last line.
+        kept = lines[1:-1] if lines and lines[0] == self._identity else []
+        with whole(self._path) as scratch:
+            scratch.write_text("\n".join([self._identity, *kept, ""]))
+        return [tuple(json.loads(line)) for line in kept]
+
+    def append(self, points: list[Point]) -> None:
+        with self._path.open("a") as file:
+            file.write("".join(json.dumps(point) + "\n" for point in points))
+
+    def clear(self) -> None:
+        self._path.write_text(self._identity + "\n")
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""Batches of records whose order depends on seed and step alone, so that an interrupted training resumes exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ecgforge.records.record_set import RecordSet
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Records(Dataset[Batch]):
+    """Record sets in a row as one torch dataset, read from disk batch by batch: an item is a batch of indices.
+
+    Args:
+        sets: record sets of one shape, units and vocabulary.
+    """
+
+    def __init__(self, sets: Sequence[RecordSet]) -> None:
+        for other in sets[1:]:
+            for fact in ("sampling_rate", "samples", "units", "rhythms"):
+                if getattr(other.about, fact) != getattr(sets[0].about, fact):
+                    raise ValueError(f"{other.folder} and {sets[0].folder} differ in {fact}")
+        self.sets = list(sets)
+        self.labels = np.concatenate([records.labels for records in sets])
+        self._ends = np.cumsum([len(records) for records in sets])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: np.ndarray) -> Batch:
+        """Return signals `[batch, 8, samples]` and labels `[batch]` at `index`, `[batch]`."""
+        about = self.sets[0].about
+        signals = np.empty((len(index), 8, about.samples), dtype=np.float32)
+        owner = np.searchsorted(self._ends, index, side="right")
+        for number, records in enumerate(self.sets):
+            mine = owner == number
+            if mine.any():
+                signals[mine] = records.signals(index[mine] - (self._ends[number] - len(records)))
+        return torch.from_numpy(signals), torch.from_numpy(self.labels[index])
+
+    def scale(self, batch_size: int = 1024) -> torch.Tensor:
+        """Return each lead's standard deviation over all records, `[8]`, in the sets' units."""
+        sums, squares, count = np.zeros(8), np.zeros(8), 0
+        for index in in_order(len(self), batch_size):
+            signals = self[index][0].double().numpy()
+            sums, squares = sums + signals.sum((0, 2)), squares + (signals**2).sum((0, 2))
+            count += signals.shape[0] * signals.shape[2]
+        return torch.from_numpy(np.sqrt(squares / count - (sums / count) ** 2)).float()
+
+
+class Draws(Sampler[np.ndarray]):
+    """An endless draw of training batches with replacement, each a function of (seed, step).
+
+    Args:
+        labels: `[records]` class indices.
+        balance: a record of a rhythm with n records is drawn with weight n^-balance.
+
+    Attributes:
+        step: where iteration starts.
+        rank, world: this process's share of each batch, where several train together.
+    """
+
+    def __init__(self, labels: np.ndarray, batch_size: int, balance: float, seed: int) -> None:
+        counts = np.bincount(labels)
+        weights = counts[labels].astype(float) ** -balance
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._batch_size = batch_size
+        self._seed = seed
+        self.step = 0
+        self.rank, self.world = 0, 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        step = self.step
+        while True:
+            draws = np.random.default_rng([self._seed, step]).random(self._batch_size * self.world)
+            index = np.searchsorted(self._cumulative, draws, side="right").clip(max=len(self._cumulative) - 1)
+            yield index[self.rank :: self.world]
+            step += 1
+
+
+def in_order(count: int, batch_size: int) -> list[np.ndarray]:
+    """Return the index batches that visit `count` records once, in order."""
+    return [np.arange(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]

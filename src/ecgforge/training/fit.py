@@ -1,0 +1,193 @@
+"""The training loop: steps, validation, averaged weights, checkpoints, resume, early stopping. Generators and classifiers share it.
+
+A run that is killed and started again on the same folder ends with the same weights, byte for byte: batches and noise
+depend on (seed, step) alone, and checkpoints fall on evaluations, where the loop has no other state.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Compute, Training
+from ecgforge.records.record_set import RecordSet
+from ecgforge.training.batches import Batch, Draws, Records, in_order
+from ecgforge.training.objective import Objective
+
+Log = Callable[[dict[str, float], int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: steps done, the best value of the monitored figure, and whether it stopped early."""
+
+    steps: int
+    best: float
+    stopped_early: bool
+
+
+class _Loop(lightning.LightningModule):
+    def __init__(self, objective: Objective, settings: Training, draws: Draws, seed: int, log: Log) -> None:
+        super().__init__()
+        self.module = objective.module
+        self._objective, self._settings, self._draws, self._seed, self._send = objective, settings, draws, seed, log
+        self._sums: dict[str, float] = {}
+        self._outputs: list[dict[str, Tensor]] = []
+
+    def _noise(self, stream: int, step: int) -> torch.Generator:
+        state = np.random.SeedSequence([self._seed, stream, step, self.global_rank]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(state >> 1))
+
+    def on_train_epoch_start(self) -> None:
+        self._draws.step = self.global_step
+        self._sums = {}
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        losses = self._objective.loss(*batch, self._noise(0, self.global_step))
+        loss = losses["loss"]
+        if not torch.isfinite(loss):
+            raise EcgforgeError(
+                f"training diverged at step {self.global_step}: the loss is {loss.item()}; lower learning_rate or gradient_clip"
+            )
+        for key, value in losses.items():
+            self._sums[key] = self._sums.get(key, 0.0) + float(value.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._outputs.append(self._objective.validate(*batch, self._noise(1, index)))
+
+    def on_validation_epoch_end(self) -> None:
+        figures = self._objective.summarise(self._outputs)
+        self._outputs = []
+        self.log(self._objective.monitor, figures[self._objective.monitor], sync_dist=True)
+        curves = {f"train_{key}": total / self._settings.evaluate_every for key, total in self._sums.items()}
+        curves |= {f"validation_{key}": value for key, value in figures.items()}
+        self._send(curves, self.global_step)
+
+    def configure_optimizers(self) -> Any:
+        settings = self._settings
+        fused = self.device.type == "cuda"
+        optimiser = torch.optim.AdamW(
+            self._objective.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+        )
+
+        def rate(step: int) -> float:
+            if step < settings.warmup_steps:
+                return (step + 1) / (settings.warmup_steps + 1)
+            done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+            return 0.5 * (1 + float(np.cos(np.pi * min(done, 1.0))))
+
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimiser, rate), "interval": "step"},
+        }
+
+
+def fit(
+    objective: Objective,
+    train: Sequence[RecordSet],
+    validation: Sequence[RecordSet],
+    settings: Training,
+    compute: Compute,
+    *,
+    seed: int,
+    folder: Path,
+    log: Log,
+) -> Outcome:
+    """Train, or go on training from the checkpoint in `folder`; `objective.module` ends up with the best weights.
+
+    Args:
+        train, validation: record sets that are trained and validated on, each list taken as one.
+        seed: decides batches and noise.
+        folder: keeps checkpoints; the caller makes it belong to one set of inputs, and removes it in the end.
+        log: receives the curves (figures, step) at every evaluation.
+
+    Raises:
+        EcgforgeError: the loss is no longer finite. The last good checkpoint stays in `folder`.
+    """
+    torch.set_num_threads(compute.threads)
+    records, held_out = Records(train), Records(validation)
+    draws = Draws(records.labels, settings.batch_size, settings.balance, seed)
+    loop = _Loop(objective, settings, draws, seed, log)
+    keep_best = ModelCheckpoint(
+        folder,
+        "best",
+        monitor=objective.monitor,
+        mode="max" if objective.higher_is_better else "min",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    keep_last = ModelCheckpoint(folder, "last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, enable_version_counter=False)
+    stop = EarlyStopping(
+        objective.monitor, mode=keep_best.mode, patience=settings.patience or settings.steps, check_on_train_epoch_end=True
+    )
+    callbacks: list[Callback] = [stop, keep_best, keep_last]
+    if settings.ema_decay:
+        callbacks.insert(0, WeightAveraging(avg_fn=_warmed_up(settings.ema_decay), use_buffers=False))
+    trainer = _trainer(settings, compute, callbacks)
+    draws.rank, draws.world = trainer.global_rank, trainer.world_size
+    last = folder / "last.ckpt"
+    try:
+        trainer.fit(
+            loop,
+            DataLoader(records, sampler=draws, batch_size=None),
+            DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),  # type: ignore[arg-type]
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    except SystemExit:
+        # Lightning turns Ctrl-C into an exit; the run that is being tracked needs to know which it was.
+        raise KeyboardInterrupt from None
+    best = torch.load(keep_best.best_model_path, map_location="cpu", weights_only=True)
+    loop.cpu().load_state_dict(best["state_dict"])
+    assert keep_best.best_model_score is not None
+    return Outcome(trainer.global_step, float(keep_best.best_model_score), trainer.global_step < settings.steps)
+
+
+def _warmed_up(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Averaging whose decay grows from 0.1 to `decay`, so that the first weights do not linger in short trainings."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+        now = min(decay, (1 + float(count)) / (10 + float(count)))
+        return averaged * now + current * (1 - now)
+
+    return average
+
+
+def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) -> lightning.Trainer:
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    on_gpu = compute.accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
+    precision = compute.precision if compute.precision != "auto" else ("bf16-mixed" if on_gpu else "32-true")
+    interactive = sys.stderr.isatty()
+    return lightning.Trainer(
+        accelerator=compute.accelerator,
+        devices=compute.devices,
+        precision=precision,  # type: ignore[arg-type]
+        # An epoch of the loop is the stretch between two evaluations: Lightning resumes exactly at the end of an epoch only.
+        max_epochs=settings.steps // settings.evaluate_every,
+        limit_train_batches=settings.evaluate_every,
+        gradient_clip_val=settings.gradient_clip,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        deterministic="warn" if on_gpu else True,
+        logger=False,
+        enable_progress_bar=interactive,
+        enable_model_summary=False,
+        callbacks=[*callbacks, RichProgressBar()] if interactive else callbacks,
+    )

@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from ecgforge.files import md5, whole
+
+
+def test_whole_replaces_only_on_success(tmp_path):
+    target = tmp_path / "out" / "table.csv"
+    with whole(target) as scratch:
+        scratch.write_text("first")
+        assert not target.exists()
+    assert target.read_text() == "first"
+    with pytest.raises(RuntimeError), whole(target) as scratch:  # noqa: PT012
+        scratch.write_text("second")
+        raise RuntimeError
+    assert target.read_text() == "first"
+    assert [path.name for path in target.parent.iterdir()] == ["table.csv"]
+
+
+def test_whole_leaves_nothing_of_a_failed_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "set") as scratch:  # noqa: PT012
+        scratch.mkdir()
+        (scratch / "half").write_text("written")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_clears_what_a_killed_process_left(tmp_path):
+    with whole(tmp_path / "set") as scratch:
+        scratch.mkdir()
+    left = tmp_path / ".set.partial"
+    left.mkdir()
+    (left / "stale").write_text("from before")
+    with whole(tmp_path / "set") as scratch:
+        assert not scratch.exists()
+        scratch.mkdir()
+        (scratch / "fresh").write_text("now")
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["fresh"]
+
+
+def test_md5_is_the_digest_that_dvc_records(tmp_path):
+    (tmp_path / "table.csv").write_bytes(b"id,rhythm\r\n1,SR\r\n")
+    folder = tmp_path / "set"
+    # "a.txt" sorts before "a/b" as text and after it as path parts; DVC sorts text.
+    for name in ("a/b", "a.txt", "empty", "größe µV", "a/c/d"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"" if name == "empty" else name.encode() * 3)
+    for command in (["init", "--no-scm", "-q"], ["add", "-q", "table.csv", "set"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, check=True, env={"PATH": "", "DVC_NO_ANALYTICS": "1"})
+    for name in ("table.csv", "set"):
+        recorded = yaml.safe_load((tmp_path / f"{name}.dvc").read_text())["outs"][0]["md5"]
+        assert md5(tmp_path / name) == recorded

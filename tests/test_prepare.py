@@ -1,0 +1,517 @@
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import md5
+from ecgforge.params import Preparation, Preprocessing
+from ecgforge.records import prepare as prepare_module
+from ecgforge.records import splits, wfdb_files
+from ecgforge.records.exclusions import BadRecord, Reason
+from ecgforge.records.leads import LEADS, STANDARD_LEADS
+from ecgforge.records.prepare import EXCLUDED_COLUMNS, RawSource, prepare
+from ecgforge.records.preprocessing import prepare_recording, prepare_signal
+from ecgforge.records.record_set import RecordSet
+from ecgforge.records.rhythms import RHYTHMS, rhythm_of
+from ecgforge.records.wfdb_files import Recording
+
+PREPROCESSING = Preprocessing(sampling_rate=100, duration=10, band=(0.5, 40), max_amplitude=20)
+PREPARATION = Preparation(min_records=2, amplitude="mV")
+CODES = {"SR": "SR", "SBRAD": "SB", "AFIB": "AFIB", "AFLT": "AFLT", "SVTAC": "SVT", "PSVT": "SVT"}
+OTHERS = {"PACE"}
+
+
+def an_ecg(leads=STANDARD_LEADS, fs=100, seconds=10.0, rate=70, seed=0):
+    """A pulse a beat, with an amplitude and noise of its own in each lead: `[samples, leads]`."""
+    rng = np.random.default_rng(seed)
+    phase = (np.arange(round(fs * seconds)) / fs * rate / 60) % 1
+    pulse = np.exp(-(((phase - 0.5) / 0.03) ** 2))
+    return pulse[:, None] * np.linspace(0.5, 1.5, len(leads)) + 0.01 * rng.normal(size=(len(pulse), len(leads)))
+
+
+def write_record(folder, name, signals=None, leads=STANDARD_LEADS, fs=100, units="mV"):
+    signals = an_ecg(leads, fs) if signals is None else signals
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(leads)
+    gains = {"fmt": ["16"] * count, "adc_gain": [1000.0] * count, "baseline": [0] * count}
+    wfdb.wrsamp(name, fs, [units] * count, list(leads), signals, write_dir=str(folder), **gains)
+
+
+def a_catalogue(ids, codes=None, **columns):
+    table = pd.DataFrame({"id": ids, "patient": ids, "codes": codes or [["SR"]] * len(ids), "path": ids})
+    return table.assign(**{"age": 60.0, "sex": "female", "fold": np.nan, "withdrawn": False, **columns})
+
+
+def a_raw_source(folder, catalogue, simulated=False):
+    return RawSource(folder, catalogue, CODES, OTHERS, simulated)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Twelve good records of a patient each, SR and SB in turn."""
+    folder = tmp_path_factory.mktemp("raw")
+    ids = [f"r{number:02d}" for number in range(12)]
+    for number, name in enumerate(ids):
+        write_record(folder, name, an_ecg(rate=(70, 50)[number % 2], seed=number))
+    return a_raw_source(folder, a_catalogue(ids, [["SR"], ["SBRAD"]] * 6))
+
+
+def rewrite(path, change):
+    path.write_text(change(path.read_text()))
+
+
+# Reading
+
+
+@pytest.mark.parametrize("leads", [STANDARD_LEADS, STANDARD_LEADS[::-1], ("v6", "aVR", "ii", "V1", "V3", "v2", "V5", "V4", "i", "resp")])
+def test_leads_are_found_by_name(tmp_path, leads):
+    signals = an_ecg(leads)
+    write_record(tmp_path, "r", signals, leads)
+    recording = wfdb_files.read(tmp_path, "r")
+    upper = [lead.upper() for lead in leads]
+    np.testing.assert_allclose(recording.signals, np.stack([signals[:, upper.index(lead)] for lead in LEADS]), atol=0.0005)
+    assert (recording.sampling_rate, recording.units) == (100, "mV")
+
+
+@pytest.mark.parametrize(("units", "factor", "read_as"), [("uV", 0.001, "mV"), ("V", 1000, "mV"), ("NU", 1, "NU")])
+def test_volts_become_millivolts_and_other_units_stay(tmp_path, units, factor, read_as):
+    write_record(tmp_path, "r", an_ecg() * 3, units=units)
+    recording = wfdb_files.read(tmp_path, "r")
+    assert recording.units == read_as
+    np.testing.assert_allclose(recording.signals[0], an_ecg()[:, 0] * 3 * factor, atol=0.0005 * factor)
+
+
+def test_leads_in_volts_of_different_prefix_agree_and_others_are_refused(tmp_path):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("1000.0(0)/mV", "1000000.0(0)/V", 1))
+    np.testing.assert_allclose(wfdb_files.read(tmp_path, "r").signals[0], an_ecg()[:, 0], atol=0.0005)
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("/V", "/NU", 1))
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.reason == Reason.WRONG_UNITS
+
+
+@pytest.mark.parametrize("form", [lambda checksum: checksum % 65536, lambda checksum: (checksum + 32768) % 65536 - 32768])
+def test_checksums_may_be_signed_or_unsigned(tmp_path, form):
+    write_record(tmp_path, "r", an_ecg() * np.where(np.arange(12) % 2, 1, -1))
+    for checksum in wfdb.rdheader(str(tmp_path / "r")).checksum:
+        rewrite(tmp_path / "r.hea", lambda text, checksum=checksum: text.replace(f" {checksum} 0 ", f" {form(checksum)} 0 "))
+    assert wfdb_files.read(tmp_path, "r").signals.shape == (8, 1000)
+    rewrite(tmp_path / "r.hea", lambda text: text.replace(f" {form(checksum)} 0 ", f" {form(checksum) + 1} 0 "))
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.reason == Reason.CHECKSUM_MISMATCH
+
+
+def an_escape(folder: Path, how: str) -> str:
+    """Plant a record whose file lies outside `folder`, and return its path."""
+    write_record(folder.parent / "elsewhere", "secret")
+    write_record(folder, "r")
+    if how == "header names ..":
+        rewrite(folder / "r.hea", lambda text: text.replace("r.dat", "../elsewhere/secret.dat"))
+    elif how == "header names a root":
+        rewrite(folder / "r.hea", lambda text: text.replace("r.dat", str(folder.parent / "elsewhere" / "secret.dat")))
+    elif how == "data is a link":
+        (folder / "r.dat").unlink()
+        (folder / "r.dat").symlink_to(folder.parent / "elsewhere" / "secret.dat")
+    elif how == "header is a link":
+        (folder / "r.hea").unlink()
+        (folder / "r.hea").symlink_to(folder.parent / "elsewhere" / "secret.hea")
+    elif how == "folder is a link":
+        (folder / "deep").symlink_to(folder.parent / "elsewhere")
+        return "deep/secret"
+    elif how == "catalogue names ..":
+        return "../elsewhere/secret"
+    elif how == "catalogue names a root":
+        return str(folder.parent / "elsewhere" / "secret")
+    return "r"
+
+
+ESCAPES = ["header names ..", "header names a root", "data is a link", "header is a link", "folder is a link"]
+ESCAPES += ["catalogue names ..", "catalogue names a root"]
+
+
+@pytest.mark.parametrize("how", ESCAPES)
+def test_no_file_outside_the_folder_is_opened(tmp_path, how, monkeypatch):
+    path = an_escape(tmp_path / "raw", how)
+    monkeypatch.setattr(wfdb, "rdrecord", lambda *_, **__: pytest.fail("wfdb was asked to open files"))
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path / "raw", path)
+    assert bad.value.reason == Reason.OUTSIDE_FOLDER
+
+
+def test_a_raw_folder_may_itself_be_a_link(tmp_path):
+    write_record(tmp_path / "real" / "deep", "r")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert wfdb_files.read(tmp_path / "link", "deep/r").signals.shape == (8, 1000)
+
+
+BAD_HEADERS = {
+    "empty": lambda text: text[:0],
+    "binary": lambda text: "\x00\x01\x02" * len(text),
+    "no record line": lambda text: text.split("\n", 1)[1],
+    "a lead less than announced": lambda text: "\n".join(text.splitlines()[:-1]),
+    "several segments": lambda text: text.replace("r 12", "r/2 12", 1),
+    "sampling rate 0": lambda text: text.replace("r 12 100", "r 12 0", 1),
+    "unknown format": lambda text: text.replace("r.dat 16", "r.dat 77"),
+    "skewed lead": lambda text: text.replace("r.dat 16", "r.dat 16:5", 1),
+    "a number of 5,000 digits": lambda text: text.replace("12 100 1000", f"12 100 {'9' * 5000}"),
+}
+
+
+@pytest.mark.parametrize("change", BAD_HEADERS.values(), ids=BAD_HEADERS)
+def test_a_bad_header_is_an_unreadable_file(tmp_path, change):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", change)
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.reason == Reason.UNREADABLE_FILE
+
+
+def test_a_header_that_claims_an_absurd_length_is_not_believed(tmp_path):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("12 100 1000", "12 100 999999999999999"))
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.reason == Reason.TRUNCATED_FILE
+
+
+def test_a_lead_that_is_there_twice_is_not_guessed(tmp_path):
+    write_record(tmp_path, "r", leads=(*STANDARD_LEADS, "x"))
+    rewrite(tmp_path / "r.hea", lambda text: text.replace(" x\n", " V1\n"))
+    with pytest.raises(BadRecord, match="2 leads named V1"):
+        wfdb_files.read(tmp_path, "r")
+
+
+# Filtering
+
+
+def a_sine(frequency, fs, seconds=10.0, phase=0.4):
+    return np.tile(np.sin(2 * np.pi * frequency * np.arange(round(fs * seconds)) / fs + phase), (len(LEADS), 1))
+
+
+@pytest.mark.parametrize("fs", [100, 128, 250, 257, 360.5, 500, 1000])
+def test_resampling_keeps_amplitude_and_phase(fs):
+    prepared = prepare_signal(a_sine(10, fs), fs, PREPROCESSING)
+    assert prepared.shape == (8, 1000)
+    np.testing.assert_allclose(prepared[:, 100:-100], a_sine(10, 100)[:, 100:-100], atol=0.05)
+
+
+@pytest.mark.parametrize("frequency", [0.15, 50, 60])
+def test_what_lies_outside_the_band_goes(frequency):
+    prepared = prepare_signal(5 + a_sine(frequency, 500) + a_sine(10, 500), 500, PREPROCESSING)
+    np.testing.assert_allclose(prepared[:, 100:-100], a_sine(10, 100)[:, 100:-100], atol=0.05)
+
+
+def test_r_peaks_stay_where_they_are():
+    ecg = np.zeros((8, 5000))
+    peaks = np.arange(300, 5000, 450)  # samples at 500 Hz
+    for peak in peaks:
+        ecg += np.exp(-(((np.arange(5000) - peak) / 12) ** 2))
+    prepared = prepare_signal(ecg, 500, PREPROCESSING)[0]
+    for peak in peaks:
+        window = slice(peak // 5 - 8, peak // 5 + 9)
+        assert np.argmax(prepared[window]) == 8
+        # Without shift of phase, a symmetric wave stays symmetric.
+        np.testing.assert_allclose(prepared[window], prepared[window][::-1], atol=0.03)
+
+
+def test_a_record_that_ends_within_a_beat_does_not_swing():
+    long = an_ecg(LEADS, 500, 30, rate=60).T  # a beat at every half second
+    alone = prepare_signal(long[:, 5000 + 260 : 10000 + 260], 500, PREPROCESSING)
+    within = prepare_signal(long, 500, PREPROCESSING.model_copy(update={"duration": 30.0}))[:, 1052:2052]
+    assert np.abs(alone - within).max() < 0.3 * long.max()
+
+
+def test_longer_records_are_cut_and_shorter_ones_refused():
+    long = a_sine(10, 500, 12)
+    np.testing.assert_array_equal(prepare_signal(long, 500, PREPROCESSING), prepare_signal(long[:, :5000], 500, PREPROCESSING))
+    with pytest.raises(BadRecord) as bad:
+        prepare_signal(long[:, :4999], 500, PREPROCESSING)
+    assert bad.value.reason == Reason.WRONG_LENGTH
+
+
+def test_lead_sd_puts_every_lead_on_its_own_scale():
+    recording = Recording(an_ecg(LEADS).T, 100.0, "NU")
+    prepared = prepare_recording(recording, PREPROCESSING, "lead_sd")
+    np.testing.assert_allclose(prepared.std(axis=1), 1, rtol=1e-5)
+    assert prepared.dtype == np.float32
+    scaled = Recording(recording.signals * np.arange(1, 9)[:, None], 100.0, "mV")
+    np.testing.assert_allclose(prepare_recording(scaled, PREPROCESSING, "lead_sd"), prepared, atol=1e-5)
+    with pytest.raises(BadRecord, match="NU"):
+        prepare_recording(recording, PREPROCESSING, "mV")
+
+
+def test_absurd_amplitude_is_told_about_the_median_and_in_millivolts_only():
+    signals = an_ecg(LEADS).T
+    offset = Recording(signals + 500, 100.0, "mV")
+    assert prepare_recording(offset, PREPROCESSING, "mV").shape == (8, 1000)
+    signals[3, 500] = 30
+    with pytest.raises(BadRecord, match="V2: 30 mV") as bad:
+        prepare_recording(Recording(signals, 100.0, "mV"), PREPROCESSING, "mV")
+    assert bad.value.reason == Reason.ABSURD_AMPLITUDE
+    assert prepare_recording(Recording(signals, 100.0, "NU"), PREPROCESSING, "lead_sd").shape == (8, 1000)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        (["NORM", "SR"], "SR"),
+        (["SVTAC", "PSVT"], "SVT"),
+        ([], Reason.NO_RHYTHM),
+        (["NORM"], Reason.NO_RHYTHM),
+        (["PACE"], Reason.NO_RHYTHM),
+        (["AFIB", "AFLT"], Reason.CONTRADICTORY_RHYTHMS),
+        (["SR", "PACE"], Reason.CONTRADICTORY_RHYTHMS),
+    ],
+)
+def test_a_record_has_one_rhythm_or_none(codes, told):
+    if told in RHYTHMS:
+        assert rhythm_of(codes, CODES, OTHERS) == told
+    else:
+        with pytest.raises(BadRecord) as bad:
+            rhythm_of(codes, CODES, OTHERS)
+        assert bad.value.reason == told
+
+
+# Splits
+
+patients = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(RHYTHMS), st.sampled_from([None, 1, 8, 9, 10])), min_size=1, max_size=120)
+
+
+def a_table(rows):
+    table = pd.DataFrame(rows, columns=["patient", "rhythm", "fold"]).astype({"fold": float})
+    return table.assign(id=[f"{i:03d}" for i in range(len(table))], patient=table["patient"].astype(str))
+
+
+@given(patients, st.randoms())
+def test_no_patient_is_in_two_splits_and_order_does_not_matter(rows, random):
+    table = a_table(rows)
+    assigned = splits.assign(table)
+    assert set(assigned) <= {"train", "validation", "test"}
+    assert assigned.groupby(table["patient"]).nunique().max() == 1
+    shuffled = table.sample(frac=1, random_state=random.randrange(2**32))
+    pd.testing.assert_series_equal(splits.assign(shuffled).sort_index(), assigned, check_names=False)
+
+
+@given(st.dictionaries(st.integers(), st.sampled_from(RHYTHMS), min_size=1, max_size=200))
+@settings(max_examples=50)
+def test_each_rhythm_is_split_80_10_10_with_somebody_to_test_on(rhythms):
+    table = a_table([(patient, rhythm, None) for patient, rhythm in rhythms.items()])
+    for _, group in splits.assign(table).groupby(table["rhythm"]):
+        held_out = group.value_counts().reindex(["validation", "test"], fill_value=0)
+        expected = max(1, round(0.1 * len(group))) if len(group) >= 3 else 0
+        assert held_out.tolist() == [expected, expected]
+
+
+def test_published_folds_are_followed_and_a_patient_stays_whole():
+    rows = [("a", "SR", 1), ("b", "SR", 8), ("c", "SR", 9), ("d", "SR", 10), ("a", "SB", 10)]
+    assert splits.assign(a_table(rows)).tolist() == ["train", "train", "validation", "test", "train"]
+    with pytest.raises(EcgforgeError, match="fold 11"):
+        splits.assign(a_table([("a", "SR", 11)]))
+
+
+def test_the_hash_is_the_same_on_every_machine():
+    # The two lowest by `printf JS0000$i | sha256sum`.
+    assigned = splits.assign(a_table([(f"JS{i:05d}", "SR", None) for i in range(10)]))
+    assert assigned[assigned != "train"].to_dict() == {8: "test", 6: "validation"}
+
+
+# Preparing
+
+
+def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
+    """Good records of SR, and a bad one for every reason; return the catalogue and the reasons."""
+    good = [f"good{number}" for number in range(4)]
+    for number, name in enumerate(good):
+        write_record(folder, name, an_ecg(seed=number))
+    bad = {reason.name.lower(): reason for reason in Reason}
+    for name in bad:
+        write_record(folder, name)
+    (folder / "unreadable_file.hea").write_text("not a header")
+    rewrite(folder / "outside_folder.hea", lambda text: text.replace("outside_folder.dat", "../../x"))
+    (folder / "missing_file.dat").unlink()
+    (folder / "truncated_file.dat").write_bytes((folder / "truncated_file.dat").read_bytes()[:-2])
+    samples = bytearray((folder / "checksum_mismatch.dat").read_bytes())
+    samples[5000] ^= 1
+    (folder / "checksum_mismatch.dat").write_bytes(samples)
+    write_record(folder, "missing_lead", leads=[lead for lead in STANDARD_LEADS if lead != "V3"])
+    write_record(folder, "wrong_length", an_ecg(seconds=9.9))
+    signals = an_ecg()
+    signals[500, 7] = np.nan
+    write_record(folder, "non_finite", signals)
+    signals = an_ecg()
+    signals[:, 1] = 0.25
+    write_record(folder, "flat_lead", signals)
+    signals = an_ecg()
+    signals[500, 6] = 25
+    write_record(folder, "absurd_amplitude", signals)
+    write_record(folder, "wrong_units", units="NU")
+    codes = {"no_rhythm": ["NORM"], "contradictory_rhythms": ["SR", "AFIB"], "rare_rhythm": ["AFLT"]}
+    ids = [*good, *bad]
+    catalogue = a_catalogue(ids, [codes.get(name, ["SR"]) for name in ids], withdrawn=[name == "withdrawn" for name in ids])
+    # The second of two records with one id goes, whatever its file.
+    catalogue.loc[catalogue["id"] == "duplicate_id", "id"] = "good0"
+    return catalogue, bad
+
+
+@pytest.fixture(scope="module")
+def with_bad_records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    catalogue, reasons = plant_bad_records(folder / "raw")
+    about = prepare({"own": a_raw_source(folder / "raw", catalogue)}, folder / "out", PREPROCESSING, PREPARATION)
+    return folder / "out", about, catalogue, reasons
+
+
+def test_every_bad_record_is_set_aside_with_its_reason(with_bad_records):
+    out, _, _, reasons = with_bad_records
+    excluded = pd.read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
+    assert excluded.columns.tolist() == list(EXCLUDED_COLUMNS)
+    assert dict(zip(excluded["path"], excluded["reason"], strict=True)) == {name: str(reason) for name, reason in reasons.items()}
+    assert set(excluded["reason"]) == {str(reason) for reason in Reason}
+    assert RecordSet.open(out).records["id"].tolist() == ["good0", "good1", "good2", "good3"]
+
+
+def test_totals_add_up(with_bad_records):
+    out, about, catalogue, reasons = with_bad_records
+    made = about.made
+    assert made["catalogue"] == len(catalogue) == made["records"] + made["excluded"]
+    assert made["by_reason"] == dict.fromkeys(map(str, reasons.values()), 1)
+    assert made["by_rhythm"] == {"SR": {"train": 2, "validation": 1, "test": 1}}
+    assert made["by_dataset"] == {"own": {"catalogue": len(catalogue), "records": 4}}
+    assert made["preprocessing"]["band"] == [0.5, 40]
+    assert RecordSet.open(out).about == about
+    assert about.rhythms == ("SR",)
+
+
+def test_the_signals_belong_to_their_rows(raw, tmp_path):
+    prepare({"own": raw}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    records = RecordSet.open(tmp_path / "out")
+    assert records.records["id"].tolist() == raw.catalogue["id"].tolist()
+    assert records.records["sex"].unique().tolist() == ["female"]
+    assert records.about.origin == "real"
+    for row, name in enumerate(records.records["id"]):
+        alone = prepare_recording(wfdb_files.read(raw.folder, name), PREPROCESSING, "mV")
+        np.testing.assert_array_equal(records.signals(np.array([row]))[0], alone)
+
+
+def test_a_rhythm_that_bad_files_make_rare_is_dropped_from_the_middle(raw, tmp_path):
+    codes = [["AFIB"] if number in (3, 7) else ["SR"] for number in range(12)]
+    catalogue = raw.catalogue.assign(codes=codes)
+    catalogue.loc[7, "path"] = "gone"
+    about = prepare({"own": a_raw_source(raw.folder, catalogue)}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    assert about.rhythms == ("SR",)
+    assert about.made["by_reason"] == {"missing file": 1, "rhythm below min_records": 1}
+    records = RecordSet.open(tmp_path / "out")
+    last = prepare_recording(wfdb_files.read(raw.folder, "r11"), PREPROCESSING, "mV")
+    np.testing.assert_array_equal(records.signals()[-1], last)
+    assert records.records["id"].iloc[-1] == "r11"
+
+
+def test_merged_keeps_origins_and_splits(raw, tmp_path):
+    other = a_raw_source(raw.folder, raw.catalogue, simulated=True)
+    alone = prepare({"one": raw}, tmp_path / "alone", PREPROCESSING, PREPARATION)
+    merged = prepare({"one": raw, "two": other}, tmp_path / "merged", PREPROCESSING, PREPARATION)
+    table = RecordSet.open(tmp_path / "merged").records
+    assert merged.made["records"] == 2 * alone.made["records"]
+    assert merged.origin == "mixed"
+    assert table["id"].is_unique
+    assert table["id"].iloc[[0, 12]].tolist() == ["one-r00", "two-r00"]
+    assert (table["patient"] == table["id"]).all()
+    assert table.groupby("dataset")["origin"].unique().map(list).to_dict() == {"one": ["real"], "two": ["simulated"]}
+    single = RecordSet.open(tmp_path / "alone").records
+    assert table["split"].tolist() == single["split"].tolist() * 2
+
+
+def test_bytes_do_not_depend_on_workers(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "CHUNK", 5)
+    for workers in (1, 2):
+        prepare({"own": raw}, tmp_path / str(workers), PREPROCESSING, PREPARATION, workers)
+    assert md5(tmp_path / "1") == md5(tmp_path / "2")
+
+
+@pytest.mark.parametrize("catalogue", [a_catalogue([]), a_catalogue(["gone", "r00"], [["SR"], ["NORM"]])])
+def test_nothing_left_is_one_clear_line(raw, tmp_path, catalogue):
+    with pytest.raises(EcgforgeError, match="no record of own is left") as error:
+        prepare({"own": a_raw_source(raw.folder, catalogue)}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    assert ("missing file: 1; no rhythm: 1" in str(error.value)) == (len(catalogue) > 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Interruptions
+
+
+def test_a_full_disk_leaves_nothing(raw, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            prepare({"own": raw}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_leaves_the_older_set(raw, tmp_path, monkeypatch):
+    prepare({"own": raw}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    before = md5(tmp_path / "out")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "prepare_recording", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare({"own": raw}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    assert md5(tmp_path / "out") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+MANY = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import pandas as pd
+from test_prepare import PREPARATION, PREPROCESSING, a_catalogue, a_raw_source, prepare
+
+if __name__ == "__main__":
+    ids = [f"m{number}" for number in range(20_000)]
+    source = a_raw_source(Path(sys.argv[1]), a_catalogue(ids, path="r00"))
+    prepare({"own": source}, Path(sys.argv[2]), PREPROCESSING, PREPARATION, workers=2)
+"""
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_kill_leaves_no_output_and_no_workers_and_a_second_run_completes(raw, tmp_path):
+    script = tmp_path / "many.py"
+    script.write_text(MANY)
+    out = tmp_path / "prepared" / "own"
+    process = psutil.Popen([sys.executable, script, raw.folder, out, Path(__file__).parent], stderr=subprocess.DEVNULL)
+    wait_for(lambda: process.io_counters().write_chars > 10e6)  # some 300 of the 20,000 records
+    workers = process.children()
+    assert (out.parent / ".own.partial").exists()
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+    prepare({"own": raw}, out, PREPROCESSING, PREPARATION)
+    assert len(RecordSet.open(out)) == 12
+    assert [path.name for path in out.parent.iterdir()] == ["own"]

@@ -1,0 +1,359 @@
+"""Quality scores: each is right where the answer is known, and wrong implementations give another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Quality
+from ecgforge.quality import beats, distribution, physiology, two_sample, views
+from ecgforge.quality.assess import assess
+from ecgforge.records.record_set import About, RecordSet, write_record_set
+
+RATE = 100
+SAMPLES = 1000
+RATES = {"SR": 75, "SB": 45, "ST": 130}
+
+
+def bump(times: np.ndarray, centre: float, width: float) -> np.ndarray:
+    return np.exp(-0.5 * ((times - centre) / width) ** 2)
+
+
+def ecg(
+    beat_times: np.ndarray, rng: np.random.Generator, *, qrs: float = 0.09, t_wave: float = 0.3, flutter: float = 0.0, noise: float = 0.02
+) -> np.ndarray:
+    """P-QRS-T trains in eight leads, `[8, samples]` in mV; `qrs` is its duration in s, `flutter` and `t_wave` are heights."""
+    times = np.arange(SAMPLES) / RATE
+    qrs_leads, t_leads = rng.uniform(0.4, 1.2, 8) * rng.choice([-1, 1], 8), rng.uniform(0.3, 1, 8)
+    interval = float(np.median(np.diff(beat_times)))
+    signal = np.zeros((8, SAMPLES))
+    for beat in beat_times:
+        complex_ = bump(times, beat, qrs / 6) - 0.25 * bump(times, beat - qrs / 3, qrs / 6) - 0.3 * bump(times, beat + qrs / 3, qrs / 6)
+        signal += np.outer(qrs_leads, complex_)
+        signal += np.outer(t_wave * t_leads, bump(times, beat + 0.29 * np.sqrt(interval), 0.05 * np.sqrt(interval)))
+        signal += np.outer(0.1 * np.abs(qrs_leads) * (flutter == 0), bump(times, beat - 0.16, 0.02))
+    signal += flutter * np.outer(rng.uniform(0.3, 1, 8), (5 * times) % 1 - 0.5)
+    return signal + noise * rng.standard_normal(signal.shape)
+
+
+def regular(bpm: float, rng: np.random.Generator) -> np.ndarray:
+    return np.arange(rng.uniform(0.3, 0.8), SAMPLES / RATE - 0.25, 60 / bpm)
+
+
+def hits(truth: np.ndarray, found: np.ndarray) -> tuple[int, int]:
+    """Beats found within 50 ms, and detections that are none."""
+    distances = np.abs(truth[:, None] - found[None])
+    return int((distances.min(axis=1, initial=9) < 0.05).sum()), int((distances.min(axis=0, initial=9) >= 0.05).sum())
+
+
+# Beats
+
+
+@pytest.mark.parametrize("bpm", [30, 60, 100, 150, 190, 220])
+@pytest.mark.parametrize("shape", [{}, {"qrs": 0.13}, {"t_wave": 0.9}, {"flutter": 0.25}, {"noise": 0.08}], ids=str)
+def test_beats_are_found_at_every_rate_and_shape(bpm: int, shape: dict[str, float]) -> None:
+    rngs = [np.random.default_rng(seed) for seed in range(8)]
+    truth = [regular(bpm, rng) for rng in rngs]
+    found = beats.detect(np.stack([ecg(t, rng, **shape) for t, rng in zip(truth, rngs, strict=True)]), RATE)
+    right, wrong = np.sum([hits(t, f / RATE) for t, f in zip(truth, found, strict=True)], axis=0)
+    assert right >= 0.98 * sum(map(len, truth))
+    assert wrong <= 0.03 * sum(map(len, truth))
+
+
+def test_irregular_beats_are_placed_within_a_sample() -> None:
+    rng = np.random.default_rng(0)
+    truth = 0.4 + np.cumsum(rng.uniform(0.4, 1.1, 11))
+    found = beats.detect(ecg(truth, rng)[None], RATE)[0] / RATE
+    assert np.std(found - truth) < 0.004
+    assert abs(np.mean(found - truth)) < 0.01
+
+
+def test_units_and_sampling_rate_change_no_beat() -> None:
+    rng = np.random.default_rng(1)
+    signal = ecg(regular(80, rng), rng)
+    in_millivolts = beats.detect(signal[None], RATE)[0]
+    standardised = beats.detect((signal / signal.std(axis=1, keepdims=True))[None], RATE)[0]
+    np.testing.assert_allclose(standardised, in_millivolts, atol=1e-6)
+    slow = beats.detect(signal[None, :, ::2], RATE / 2)[0]
+    np.testing.assert_allclose(2 * slow, in_millivolts, atol=3)
+    with pytest.raises(ValueError, match="50 Hz"):
+        beats.detect(signal[None], 40)
+
+
+def test_noise_and_flat_lines_have_no_beats() -> None:
+    noise = np.random.default_rng(0).standard_normal((50, 8, SAMPLES))
+    assert physiology.undetected(physiology.measure(noise, RATE)).mean() > 0.9
+    flat = np.full((2, 8, SAMPLES), 0.3)
+    assert physiology.undetected(physiology.measure(flat, RATE)).all()
+
+
+def test_a_dead_and_a_noisy_lead_do_not_hide_beats() -> None:
+    rng = np.random.default_rng(2)
+    truth = regular(70, rng)
+    signal = ecg(truth, rng)
+    signal[2] = 0
+    signal[5] = 3 * rng.standard_normal(SAMPLES)
+    assert hits(truth, beats.detect(signal[None], RATE)[0] / RATE) == (len(truth), 0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(35, 180))
+def test_beats_of_a_record_do_not_depend_on_its_neighbours(seed: int, bpm: float) -> None:
+    rng = np.random.default_rng(seed)
+    signals = np.stack([ecg(regular(bpm, rng), rng) for _ in range(3)])
+    together = beats.detect(signals, RATE)
+    assert all(np.array_equal(beats.detect(signals[i : i + 1], RATE)[0], together[i]) for i in range(3))
+    assert all(np.all(np.diff(found) > 0) for found in together)
+
+
+# Physiology
+
+
+def test_rate_and_variation_of_known_beats() -> None:
+    rng = np.random.default_rng(3)
+    bigeminy = 0.5 + np.cumsum(np.tile([0.6, 1.0], 5))
+    measured = physiology.measure(np.stack([ecg(regular(60, rng), rng), ecg(bigeminy, rng)]), RATE)
+    assert measured["heart_rate"][0] == pytest.approx(60, abs=0.5)
+    assert measured["rr_variation"][0] < 1
+    intervals = np.diff(bigeminy)
+    assert measured["rr_variation"][1] == pytest.approx(100 * intervals.std(ddof=1) / intervals.mean(), abs=1.5)
+
+
+def test_rate_is_of_the_median_interval() -> None:
+    # One pause of 3 s: the mean interval would say 63 bpm.
+    assert physiology._rhythm(np.array([0.8, 0.8, 3.0, 0.8, 0.8, 0.8, 0.8]))[1] == pytest.approx(75)
+
+
+def test_wasserstein_has_its_closed_form_and_leaves_the_undetected_out() -> None:
+    first = np.random.default_rng(0).normal(70, 10, 500)
+    assert physiology.wasserstein(first, first + 7) == pytest.approx(7)
+    # Same mean, twice the spread: a difference of means would say 0. E|Z| * 10 = 7.98.
+    assert physiology.wasserstein(first, 2 * first - first.mean()) == pytest.approx(np.abs(first - first.mean()).mean())
+    with_gaps = np.concatenate([first + 7, [np.nan] * 20])
+    assert physiology.wasserstein(first, with_gaps) == pytest.approx(7)
+    assert np.isnan(physiology.wasserstein(first, np.full(5, np.nan)))
+
+
+def test_wasserstein_interval_holds_its_value_and_keeps_to_strata() -> None:
+    rng = np.random.default_rng(0)
+    strata = np.repeat(["SB", "ST"], 40)
+    level = np.repeat([50.0, 130.0], 40)
+    first, second = level + rng.normal(0, 3, 80), level + 4 + rng.normal(0, 3, 80)
+    low, high = physiology.wasserstein_interval(first, second, strata, 0.95, 200, rng)
+    assert low < physiology.wasserstein(first, second) < high
+    # Drawn over both strata at once, a different mix alone would open the interval to more than ten.
+    assert high - low < 4
+
+
+# Distribution
+
+
+@pytest.fixture(scope="module")
+def laws() -> dict[str, np.ndarray]:
+    """Sets of 60 records: two of one law, and what differs from it."""
+    rng = np.random.default_rng(5)
+    signals = {name: np.stack([ecg(regular(rng.normal(75, 8), rng), rng) for _ in range(60)]) for name in ("first", "second")}
+    signals["slow"] = np.stack([ecg(regular(rng.normal(50, 5), rng), rng) for _ in range(60)])
+    signals["offset"] = signals["second"] + 0.5
+    signals["noise"] = signals["second"].std() * rng.standard_normal(signals["second"].shape)
+    embed = distribution.Embedding.fit(signals["first"], seed=0)
+    return {name: embed(values) for name, values in signals.items()}
+
+
+def test_embedding_is_standardised_on_the_real_set_and_repeats(laws: dict[str, np.ndarray]) -> None:
+    varied = laws["first"].std(axis=0) > 0
+    assert varied.mean() > 0.9
+    np.testing.assert_allclose(laws["first"].mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(laws["first"].std(axis=0)[varied], 1)
+    signals = np.random.default_rng(0).standard_normal((20, 8, 300)).astype(np.float32)
+    embed = distribution.Embedding.fit(signals, seed=4)
+    np.testing.assert_array_equal(embed(signals), distribution.Embedding.fit(signals, seed=4)(signals))
+    assert not np.array_equal(embed(signals), distribution.Embedding.fit(signals, seed=5)(signals))
+
+
+def test_embedding_is_the_convolution_it_claims_to_be() -> None:
+    signals = np.random.default_rng(0).standard_normal((2, 8, 100))
+    embed = distribution.Embedding.fit(signals, seed=0)
+    dilation = 4
+    place = list(embed.kernels).index(dilation)
+    kernel = embed.kernels[dilation][3].reshape(distribution.TAPS, 8)
+    scaled = signals[1] / embed.scale
+    outputs = [np.sum(kernel * scaled[:, t : t + 9 * dilation : dilation].T) for t in range(100 - 8 * dilation)]
+    sizes = [len(k) for k in embed.kernels.values()]
+    start = 2 * sum(sizes[:place])
+    raw = (embed(signals) * embed.spread + embed.centre)[1]
+    assert raw[start + 3] == pytest.approx(np.mean(np.array(outputs) > embed.biases[dilation][3]), abs=0.02)
+    assert raw[start + sizes[place] + 3] == pytest.approx(max(outputs), rel=1e-4)
+
+
+def test_mmd_ranks_worse_sets_higher(laws: dict[str, np.ndarray]) -> None:
+    # ecgen-eval 0.5.0, whose MMD has a bandwidth of its own in each term, prefers white noise to an offset of half a millivolt.
+    scores = {
+        name: distribution.mmd(laws["first"], laws[name], 99, np.random.default_rng(0)) for name in ("second", "slow", "offset", "noise")
+    }
+    assert abs(scores["second"][0]) < 0.02
+    assert scores["second"][1] > 0.05
+    assert scores["second"][0] < scores["slow"][0] < scores["noise"][0]
+    assert scores["second"][0] < scores["offset"][0] < scores["noise"][0]
+    assert max(scores[name][1] for name in ("slow", "offset", "noise")) == 0.01
+
+
+def test_mmd_has_one_kernel_for_all_terms() -> None:
+    # A bandwidth of its own in each term hides how far apart the sets are: an offset of five deviations then scores as noise does.
+    rng = np.random.default_rng(0)
+    real, other = rng.standard_normal((2, 80, 5))
+    sets = [other + 5, 1000 * other]
+
+    def one_term(x: np.ndarray, y: np.ndarray) -> float:
+        distances = np.square(x[:, None] - y[None]).sum(axis=-1)
+        return float(np.exp(-distances / np.median(distances)).mean())
+
+    wrong = [one_term(real, real) + one_term(x, x) - 2 * one_term(real, x) for x in sets]
+    assert max(np.abs(wrong)) < 0.15
+    assert min(distribution.mmd(real, x, 1, rng)[0] for x in sets) > 0.3
+
+
+def test_mmd_is_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    values = np.array([distribution.mmd(*rng.standard_normal((2, 10, 3)), 1, rng)[0] for _ in range(300)])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(300)
+    # The biased estimator keeps the diagonal: (2 / 10) * (1 - mean kernel) on top, some 0.08 here.
+    assert values.std() / np.sqrt(300) < 0.01
+
+
+def test_mmd_is_the_sum_over_pairs() -> None:
+    first, second = np.random.default_rng(0).standard_normal((2, 4, 2))
+    pooled = np.concatenate([first, second])
+    squares = np.square(pooled[:, None] - pooled[None]).sum(axis=-1)
+    median = np.median(squares[np.triu_indices(8, 1)])
+    k = np.mean([np.exp(-squares / (2 * median * width**2)) for width in distribution.BANDWIDTHS], axis=0)
+    pairs = [(i, j) for i in range(4) for j in range(4)]
+    within = sum(k[i, j] + k[4 + i, 4 + j] for i, j in pairs if i != j) / 12
+    between = sum(k[i, 4 + j] for i, j in pairs) / 16
+    assert distribution.mmd(first, second, 1, np.random.default_rng(0))[0] == pytest.approx(within - 2 * between)
+
+
+def test_mmd_p_value_is_uniform_under_one_law() -> None:
+    rng = np.random.default_rng(1)
+    p = np.array([distribution.mmd(*rng.standard_normal((2, 12, 3)), 39, rng)[1] for _ in range(200)])
+    assert p.min() >= 1 / 40
+    assert np.mean(p <= 0.25) == pytest.approx(0.25, abs=0.09)
+
+
+# Two-sample test
+
+
+def test_two_samples_of_one_law_are_not_told_apart(laws: dict[str, np.ndarray]) -> None:
+    patients = np.arange(120)
+    same = [two_sample.accuracy(laws["first"], laws["second"], patients, seed) for seed in range(4)]
+    assert np.mean(same) == pytest.approx(0.5, abs=0.1)
+    assert two_sample.accuracy(laws["first"], laws["noise"], patients, 0) == 1
+    assert two_sample.accuracy(laws["first"], laws["slow"], patients, 0) > 0.8
+
+
+def test_a_patient_is_never_on_both_sides_of_a_fold() -> None:
+    # Ten patients a side with ten near-identical records each: whoever has seen a patient knows the side, and nobody else does.
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((20, 30))
+    features = np.repeat(centres, 10, axis=0) + 0.01 * rng.standard_normal((200, 30))
+    patients = np.repeat(np.arange(20), 10)
+    leaky = two_sample.accuracy(features[:100], features[100:], np.arange(200), 0)
+    assert leaky > 0.95
+    assert two_sample.accuracy(features[:100], features[100:], patients, 0) < 0.8
+
+
+def test_unequal_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="equal sizes"):
+        two_sample.accuracy(np.zeros((10, 2)), np.zeros((30, 2)), np.arange(40), 0)
+
+
+def test_wilson_interval_as_published() -> None:
+    assert two_sample.wilson(0.0, 10, 0.95) == pytest.approx((0, 0.2775), abs=1e-3)
+    assert two_sample.wilson(0.5, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-3)
+
+
+def test_views_show_every_record_and_repeat(laws: dict[str, np.ndarray]) -> None:
+    features = np.concatenate([laws["first"], laws["noise"]])
+    flat = views.flatten(features, seed=0)
+    assert flat.groupby("view").size().to_dict() == {"pca": 120, "tsne": 120}
+    pd.testing.assert_frame_equal(flat, views.flatten(features, seed=0))
+    for _, points in flat.groupby("view"):
+        centres = points[["x", "y"]].groupby(points["record"] < 60).mean()
+        spread = points[["x", "y"]].groupby(points["record"] < 60).std().max().max()
+        assert np.linalg.norm(centres.iloc[0] - centres.iloc[1]) > spread
+
+
+# Assessment
+
+SETTINGS = Quality(records=60, permutations=49, seed=0)
+
+
+def record_set(folder: Path, counts: dict[str, int], seed: int, change: float = 1.0, units: str = "mV") -> RecordSet:
+    """Records at the rates of `RATES` times `change`, every second patient of the real ones with two records."""
+    rng = np.random.default_rng(seed)
+    rhythms = [rhythm for rhythm, count in counts.items() for _ in range(count)]
+    signals = np.stack([ecg(regular(change * rng.normal(RATES[rhythm], 4), rng), rng) for rhythm in rhythms])
+    ids = [f"{seed}-{i}" for i in range(len(rhythms))]
+    table = pd.DataFrame({"id": ids, "patient": [f"{seed}-p{i // 3 * 2 + min(i % 3, 1)}" for i in range(len(ids))], "rhythm": rhythms})
+    table = table.assign(dataset="toy", split="train", age=50, sex="", origin="simulated")
+    with write_record_set(folder, About(RATE, SAMPLES, units, ("SR", "SB", "ST"), "simulated", {})) as writer:
+        writer.append(signals.astype(np.float32), table)
+    return RecordSet.open(folder)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecordSet, RecordSet]:
+    folder = tmp_path_factory.mktemp("real")
+    train = record_set(folder / "train", {"SR": 70, "SB": 50, "ST": 50}, seed=1)
+    return train, record_set(folder / "test", {"SR": 30, "SB": 15, "ST": 15}, seed=2)
+
+
+def scores_of(table: pd.DataFrame, column: str, rhythm: str = "all") -> dict[str, float]:
+    return table[table["rhythm"] == rhythm].set_index("metric")[column].to_dict()
+
+
+def test_one_law_scores_as_its_floor_whatever_its_class_mix(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    # Three slow records in four, where the real ones are mostly normal: a comparison of unmatched sets would see that.
+    table, points = assess(*real, record_set(tmp_path / "same", {"SR": 30, "SB": 120, "ST": 30}, seed=3), SETTINGS)
+    value, floor = scores_of(table, "value"), scores_of(table, "floor")
+    assert list(table.columns) == ["rhythm", "metric", "value", "low", "high", "floor"]
+    assert set(table["rhythm"]) == {"all", "SR", "SB", "ST"}
+    assert value["heart_rate_w1"] < 4
+    assert floor["heart_rate_w1"] < 4
+    assert value["mmd_p"] > 0.01
+    assert 0.3 < value["c2st_accuracy"] < 0.7
+    assert value["undetected_share"] == 0
+    assert points.groupby(["view", "kind", "rhythm"]).size().eq(20).all()
+
+
+def test_a_wrong_heart_rate_is_seen_in_bpm(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    table, _ = assess(*real, record_set(tmp_path / "fast", {"SR": 30, "SB": 30, "ST": 30}, seed=4, change=1.2), SETTINGS)
+    for rhythm, bpm in RATES.items():
+        row = table[(table["rhythm"] == rhythm) & (table["metric"] == "heart_rate_w1")].iloc[0]
+        assert row["value"] == pytest.approx(0.2 * bpm, abs=4)
+        assert row["low"] < row["value"] < row["high"]
+        assert row["floor"] < 4
+    value = scores_of(table, "value")
+    assert value["c2st_accuracy"] > 0.7
+    assert value["mmd2"] > scores_of(table, "floor")["mmd2"]
+    assert value["mmd_p"] == pytest.approx(1 / 50)
+
+
+def test_an_assessment_repeats(real: tuple[RecordSet, RecordSet]) -> None:
+    train, test = real
+    for first, second in zip(assess(train, test, test, SETTINGS), assess(train, test, test, SETTINGS), strict=True):
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_sets_that_cannot_be_compared_are_refused(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    train, test = real
+    with pytest.raises(EcgforgeError, match="units is lead_sd there and mV here"):
+        assess(train, test, record_set(tmp_path / "units", {"SR": 10}, seed=5, units="lead_sd"), SETTINGS)
+    with pytest.raises(EcgforgeError, match="no rhythm"):
+        assess(train, test, record_set(tmp_path / "few", {"SR": 4}, seed=6), SETTINGS)

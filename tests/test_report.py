@@ -1,0 +1,393 @@
+"""The report page from small made-up tables and record sets, and the geometry of ECG paper."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import product
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.records.leads import LEADS, STANDARD_LEADS
+from ecgforge.records.record_set import COLUMNS, SPLITS, About, write_record_set
+from ecgforge.report import ecg_paper, figures, page, tables
+
+RHYTHMS = ("SR", "AFIB")
+GENERATORS = ("diffwave", "time_vqvae")
+GENERATED = ("TrSTeR", "TrRTeS", "TrSTeS", "TrRSTeR")
+RATE = 100
+EXCLUDED = [
+    ("x1", "flat lead", "V3 <is> constant"),
+    *((f"n{number}", "no rhythm", "codes: NORM") for number in range(5)),
+]
+
+
+# ---- made-up inputs --------------------------------------------------------------------------------------------------
+
+
+def beats(rate: float, seed: int) -> np.ndarray:
+    """Ten seconds of P-QRS-T trains, `[8, samples]` in mV."""
+    time = np.arange(10 * RATE) / RATE
+    amplitude = np.random.default_rng(seed).uniform(0.5, 1.5, (len(LEADS), 1))
+    waves = ((-0.16, 0.02, 0.1), (0.0, 0.012, 1.0), (0.25, 0.04, 0.3))
+    train = sum(
+        height * np.exp(-0.5 * ((time - beat - delay) / width) ** 2)
+        for beat in np.arange(0.4, 10, 60 / rate)
+        for delay, width, height in waves
+    )
+    return (amplitude * train).astype(np.float32)
+
+
+def a_record_set(folder: Path, origin: str, per_split: dict[str, int], units: str = "mV") -> Path:
+    about = About(RATE, 10 * RATE, units, RHYTHMS, origin, {})
+    rows = [
+        (f"{rhythm}-{split}-{number}", f"p{number}", "ptbxl", rhythm, split, 60.0, "female", origin)
+        for rhythm, split in product(RHYTHMS, SPLITS)
+        for number in range(per_split[split])
+    ]
+    signals = np.stack([beats(70 if row[3] == "SR" else 110, seed) for seed, row in enumerate(rows)])
+    with write_record_set(folder, about) as writer:
+        writer.append(signals, pd.DataFrame(rows, columns=list(COLUMNS)))
+    return folder
+
+
+def a_prepared_set(folder: Path, origin: str = "simulated", test: int = 12, train: int = 90, units: str = "mV") -> Path:
+    a_record_set(folder, origin, {"train": train, "validation": 5, "test": test}, units)
+    excluded = pd.DataFrame(EXCLUDED, columns=["id", "reason", "detail"]).assign(dataset="ptbxl", path="a/b", rhythm="")
+    excluded.to_csv(folder / "excluded.csv", index=False)
+    return folder
+
+
+def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
+    """Tables of a small study; a cell's figures follow from its place in the study, so that each is another."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in page.TABLES}
+    cells = [("", backbone, "TrRTeR") for backbone in ("resnet1d", *tables.BASELINES)]
+    cells += [(generator, "resnet1d", setting) for generator, setting in product(GENERATORS, GENERATED)]
+    for number, (dataset, (generator, backbone, setting)) in enumerate(product(datasets, cells)):
+        place = {"dataset": dataset, "generator": generator or np.nan, "backbone": backbone, "setting": setting}
+        for offset, metric in enumerate(page.METRICS):
+            mean = 0.4 + 0.011 * number + 0.002 * offset
+            rows["summary"].append({**place, "metric": metric, "mean": mean, "low": mean - 0.1, "high": mean + 0.05, "seeds": 2})
+        for seed in (0, 1):
+            recalls = {"SR": 0.5 + 0.2 * seed, "AFIB": 0.01 * number, "macro": 0.99}
+            rows["results"] += [
+                {**place, "seed": seed, "rhythm": rhythm, "metric": "recall", "value": value} for rhythm, value in recalls.items()
+            ]
+            rows["runs"].append(
+                {
+                    "kind": "classifier",
+                    **place,
+                    "seed": seed,
+                    "run_name": f"{setting} {dataset} {seed}",
+                    "run_id": f"{number:08x}{seed:024x}",
+                    "url": "",
+                }
+            )
+        for truth, predicted in product(RHYTHMS, RHYTHMS):
+            rows["confusions"].append(
+                {**place, "truth": truth, "predicted": predicted, "records": 40 + number if truth == predicted else 7}
+            )
+    for number, (dataset, generator) in enumerate(product(datasets, GENERATORS)):
+        place = {"dataset": dataset, "generator": generator}
+        for kind in ("generator", "quality"):
+            run = {"setting": np.nan, "backbone": np.nan, "seed": 0, "run_name": f"{kind} {generator}", "url": np.nan}
+            rows["runs"].append({"kind": kind, **place, **run, "run_id": f"{kind[0]}{number:031x}"})
+        for rhythm, metric in product(("all", *RHYTHMS), page.SCORES):
+            rows["quality"].append(
+                {**place, "rhythm": rhythm, "metric": metric, "value": 7.25 + number, "low": np.nan, "high": np.nan, "floor": 1.5}
+            )
+        points = np.random.default_rng(number).normal(size=(2, 2, 20, 2))
+        for (i, view), (j, kind), point in product(enumerate(("pca", "tsne")), enumerate(("real", "synthetic")), range(20)):
+            x, y = points[i, j, point]
+            rows["views"].append({**place, "view": view, "kind": kind, "rhythm": "SR", "x": x, "y": y})
+    return {name: pd.DataFrame(table) for name, table in rows.items()}
+
+
+def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
+    synthetic = {
+        (dataset, generator): a_record_set(folder / f"{dataset}-{generator}", "synthetic", {"train": 8, "validation": 2, "test": 2})
+        for dataset, generator in product(prepared, GENERATORS)
+    }
+    made = {
+        "profile": "demo",
+        "commit": "0123456789abcdef",
+        "dirty": True,
+        "commands": {"results": "dvc repro evaluate", "ui": "make ui"},
+        "versions": {"torch": "2.13.0"},
+        "parameters": {"study": {"seeds": [0, 1]}},
+    }
+    return page.ReportInputs(**study_tables(list(prepared)), prepared=prepared, synthetic=synthetic, made=made)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> page.ReportInputs:
+    folder = tmp_path_factory.mktemp("study")
+    return study_inputs(
+        folder, {"ptbxl": a_prepared_set(folder / "ptbxl"), "chapman": a_prepared_set(folder / "chapman", test=3, train=20)}
+    )
+
+
+@pytest.fixture(scope="module")
+def report(inputs: page.ReportInputs, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("reports") / "report.html"
+    page.write(inputs, out)
+    return out.read_text()
+
+
+class Tables(HTMLParser):
+    """The text of each table's cells, by the table's caption or region."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self._region, self._in_cell = "", False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = dict(attributes)
+        if named.get("role") == "region":
+            self._region = named["aria-label"] or ""
+        elif tag == "table":
+            self.tables[self._region] = []
+        elif tag == "tr":
+            self.tables[self._region].append([])
+        elif tag in ("th", "td"):
+            self.tables[self._region][-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("th", "td"):
+            self._in_cell = False
+
+    def handle_data(self, text: str) -> None:
+        if self._in_cell:
+            row = self.tables[self._region][-1]
+            row[-1] = " ".join(f"{row[-1]} {text}".split())
+
+
+# ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_simulated_records_are_said_loudly_and_real_ones_are_not_called_simulated(report, inputs, tmp_path):
+    assert "<strong>SIMULATED RECORDS</strong>" in report
+    real = {"ptbxl": a_prepared_set(tmp_path / "real", origin="real")}
+    page.write(study_inputs(tmp_path, real), tmp_path / "real.html")
+    text = (tmp_path / "real.html").read_text()
+    assert "<strong>REAL RECORDS</strong>" in text
+    assert "SIMULATED" not in text
+    assert ">simulated</span>" not in text
+    both = replace(inputs, prepared={"ptbxl": tmp_path / "real", "chapman": inputs.prepared["chapman"]})
+    page.write(both, tmp_path / "both.html")
+    assert "<strong>SIMULATED AND REAL RECORDS</strong> In chapman there" in (tmp_path / "both.html").read_text()
+
+
+def test_small_sets_are_cautioned_and_sufficient_ones_are_not(report):
+    cautions = re.findall(r'<p class="caution" data-dataset="(\w+)">(.*?)</p>', report)
+    assert [dataset for dataset, _ in cautions] == ["chapman"]
+    assert "56 records in all: far too little to prove a result." in cautions[0][1]
+    assert "Fewer than 10 test records of SR (3), AFIB (3)" in cautions[0][1]
+
+
+def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
+    f1 = inputs.summary[inputs.summary["metric"] == "f1"]
+    table = Tables(report).tables["Macro-F1 by setting"]
+    assert table[0][2:] == ["TrRTeR", "TrSTeR", "TrRSTeR", "TrRTeS", "TrSTeS"]
+    of_ptbxl = {row[0]: row for row in table[2:6]}
+    for generator, setting in product(GENERATORS, table[0][2:]):
+        shared = setting == "TrRTeR"
+        place = (f1["dataset"] == "ptbxl") & (f1["setting"] == setting) & (f1["backbone"] == "resnet1d")
+        row = f1[place & (f1["generator"].isna() if shared else f1["generator"] == generator)].iloc[0]
+        assert of_ptbxl[generator][table[0].index(setting)] == f"{row['mean']:.2f} {row.low:.2f} to {row.high:.2f}"
+    assert [row[1] for row in table[4:6]] == list(tables.BASELINES.values())
+    assert table[4][3:] == ["–"] * 4
+
+
+def test_recall_is_the_mean_over_seeds_without_the_macro_rows(report):
+    table = Tables(report).tables["Recall by rhythm, ptbxl"]
+    assert table[0][3:] == ["SR (12)", "AFIB (12)"]
+    assert table[1] == ["TrRTeR", "none", "resnet1d", "0.60", "0.00"]
+    assert len(table) == 1 + 3 + len(GENERATORS) * len(GENERATED)
+
+
+def test_confusions_have_the_truth_in_rows_and_name_their_runs():
+    cell = {"generator": "", "backbone": "resnet1d", "setting": "TrRTeR"}
+    counted = pd.DataFrame(
+        [{**cell, "truth": "SR", "predicted": "AFIB", "records": 3}, {**cell, "truth": "SR", "predicted": "SR", "records": 1}]
+    )
+    (found,) = tables.confusions(counted, ("SR", "AFIB"))
+    assert found["matrix"] == [("SR", [(1, 0.25), (3, 0.75)]), ("AFIB", [(0, 0.0), (0, 0.0)])]
+
+
+def test_every_matrix_names_the_runs_of_its_seeds_and_the_runs_are_listed(report):
+    caption = re.search(r"<b>TrSTeR</b>, diffwave, resnet1d<br>(.*?)</figcaption>", report, re.DOTALL)
+    assert caption
+    links = re.findall(r'href="#(run-\w+)"', caption[1])
+    assert links == [f"run-{3:08x}{seed:024x}" for seed in (0, 1)]
+    anchors = re.findall(r'id="([\w-]+)"', report)
+    assert len(anchors) == len(set(anchors))
+    assert set(re.findall(r'href="#([\w-]+)"', report)) <= set(anchors)
+
+
+def test_every_score_stands_beside_its_floor(report):
+    table = Tables(report).tables["ptbxl, all rhythms"]
+    assert table[1] == ["diffwave", *["7.25 floor 1.5"] * len(page.SCORES)]
+    assert len(Tables(report).tables["ptbxl, by rhythm"]) == 1 + len(GENERATORS) * len(RHYTHMS)
+
+
+def test_counts_and_exclusions_add_up(report):
+    counts = Tables(report).tables["ptbxl: records by rhythm and split; no patient is in two splits"]
+    assert counts[1:] == [["SR", "90", "5", "12", "107"], ["AFIB", "90", "5", "12", "107"], ["all", "180", "10", "24", "214"]]
+    assert "<b>220</b> records in the source = <b>214</b> in the study + <b>6</b> set aside" in report
+    excluded = Tables(report).tables["Records of ptbxl that were set aside"]
+    assert [row[:2] for row in excluded[1:]] == [["no rhythm", "5"], ["flat lead", "1"]]
+    assert excluded[1][2] == "n0: codes: NORM n1: codes: NORM n2: codes: NORM"
+    assert "V3 &lt;is&gt; constant" in report
+
+
+def test_what_was_run_is_told(report):
+    for part in ("0123456789ab", "with uncommitted changes", "<b>demo</b>", "dvc repro evaluate", "make ui", "study.seeds"):
+        assert part in report
+
+
+def test_each_rhythm_is_drawn_real_and_synthetic(report):
+    strips = re.findall(r'aria-label="([^"]*), leads II and V1"', report)
+    assert strips[:3] == [
+        "ptbxl, SR, simulated: record SR-test-0",
+        "ptbxl, SR, diffwave: record SR-test-0",
+        "ptbxl, SR, time_vqvae: record SR-test-0",
+    ]
+    assert len(strips) == 2 * len(RHYTHMS) * (1 + len(GENERATORS))
+
+
+def test_nothing_is_fetched(report):
+    assert not re.findall(r'(?:src|srcset|data|poster)="(?!data:)[^"]', report)
+    assert not re.findall(r"@import|url\(", report)
+    links = re.findall(r"<(\w+)[^>]*\shref=\"(?!#|data:)", report)
+    assert set(links) == {"a"}
+
+
+def test_the_same_inputs_give_the_same_bytes_and_a_sane_size(report, inputs, tmp_path):
+    page.write(inputs, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == report
+    assert len(report) < 2e6
+
+
+def test_standardised_leads_are_drawn_as_eight_and_noted(tmp_path):
+    prepared = {"ptbxl": a_prepared_set(tmp_path / "ptbxl", origin="real", units="lead_sd")}
+    page.write(
+        replace(study_inputs(tmp_path, prepared), synthetic={}, views=study_tables([])["views"].reindex(columns=["dataset", "generator"])),
+        tmp_path / "out.html",
+    )
+    text = (tmp_path / "out.html").read_text()
+    assert "gives no millivolts" in text
+    assert 'data-lead="aVR"' not in text
+
+
+def test_a_set_without_its_exclusions_is_refused_and_leaves_no_report(inputs, tmp_path):
+    bare = a_record_set(tmp_path / "bare", "real", dict.fromkeys(SPLITS, 1))
+    with pytest.raises(EcgforgeError, match=r"excluded\.csv is missing"):
+        page.write(replace(inputs, prepared={"ptbxl": bare}), tmp_path / "reports" / "report.html")
+    assert not (tmp_path / "reports" / "report.html").exists()
+
+
+def test_the_best_generator_is_chosen_per_setting_and_never_a_baseline():
+    rows = [
+        ("", "majority", "TrRTeR", 0.99),
+        ("", "resnet1d", "TrRTeR", 0.8),
+        ("a", "resnet1d", "TrSTeR", 0.5),
+        ("b", "resnet1d", "TrSTeR", 0.6),
+        ("", "logistic_regression_rr", "TrRTeR", 0.4),
+    ]
+    found = tables.answer(pd.DataFrame(rows, columns=["generator", "backbone", "setting", "mean"]))
+    assert found["TrRTeR"]["mean"] == 0.8
+    assert found["TrSTeR"]["generator"] == "b"
+    assert found["baseline"]["mean"] == 0.4
+    assert found["TrRSTeR"] is None
+
+
+def test_figures_are_the_same_bytes_for_the_same_table(inputs):
+    f1 = inputs.of("ptbxl").summary.query("metric == 'f1'")
+    first, second = (figures.macro_f1(f1, tables.SETTINGS, tables.BASELINES) for _ in range(2))
+    assert first == second
+    assert first != figures.macro_f1(f1.assign(mean=f1["mean"] / 2), tables.SETTINGS, tables.BASELINES)
+
+
+# ---- ECG paper -------------------------------------------------------------------------------------------------------
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def traces(svg: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The x and y of each lead's points in mm on the paper, as an SVG reader would place them."""
+    found = {}
+    for path in ElementTree.fromstring(svg).iter(f"{SVG}path"):
+        if "data-lead" in path.attrib:
+            left, top, scale = (float(part) for part in re.findall(r"[-\d.]+", path.attrib["transform"]))
+            start, moves = re.fullmatch(r"M([^l]+)l(.*)", path.attrib["d"]).groups()
+            steps = [re.findall(r"-?\d+", part) for part in (start, moves)]
+            points = np.cumsum(np.array([*steps[0], *steps[1]], dtype=float).reshape(-1, 2), axis=0) * scale
+            found.setdefault(path.attrib["data-lead"], (left + points[:, 0], top + points[:, 1]))
+    return found
+
+
+def test_a_second_is_25_mm_and_a_millivolt_10_mm():
+    signals = np.zeros((1, 501))
+    signals[0, 100], signals[0, 200], signals[0, 300] = 1.0, -0.5, 1.0
+    svg = ecg_paper.draw(signals, 100, ["II"], "two beats")
+    x, y = traces(svg)["II"]
+    assert x[300] - x[100] == pytest.approx(2 * 25)
+    assert y[0] - y[100] == pytest.approx(10)
+    assert y[200] - y[0] == pytest.approx(5)
+    root = ElementTree.fromstring(svg)
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    assert (root.attrib["width"], root.attrib["height"]) == (f"{width:g}mm", f"{height:g}mm")
+    assert x[-1] <= width
+
+
+def test_the_calibration_pulse_is_a_millivolt_for_a_fifth_of_a_second():
+    svg = ecg_paper.draw(np.zeros((1, 100)), 100, ["I"], "flat")
+    pulse = next(path.attrib["d"] for path in ElementTree.fromstring(svg).iter(f"{SVG}path") if path.get("class") == "calibration")
+    assert re.search(r"v-10h5v10", pulse)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rate=st.sampled_from([50, 100, 257, 360, 500, 1000]), seed=st.integers(0, 1000))
+def test_rounding_does_not_add_up_over_a_record(rate, seed):
+    signals = np.random.default_rng(seed).normal(0, 0.3, (1, 10 * rate))
+    x, y = traces(ecg_paper.draw(signals, rate, ["II"], "noise"))["II"]
+    stride = max(1, int(0.1 * rate / 25))
+    kept = signals[0, ::stride]
+    assert np.abs((x - x[0]) - np.arange(len(kept)) * stride * 25 / rate).max() <= 0.0051
+    assert np.abs((y - y[0]) + 10 * (kept - kept[0])).max() <= 0.0101
+
+
+def test_a_clinical_sheet_has_four_columns_that_go_on_in_time():
+    signals = np.zeros((8, 1000))
+    signals[LEADS.index("V4"), 800] = 1.0
+    found = traces(ecg_paper.sheet(signals, 100, "mV", "twelve"))
+    assert set(found) == set(STANDARD_LEADS)
+    x, y = found["V4"]
+    assert x[np.argmin(y)] == pytest.approx(10 + 8 * 25)
+    assert found["aVR"][0][0] == pytest.approx(10 + 2.5 * 25)
+    assert len({found[lead][0][0] for lead in ("I", "II", "III")}) == 1
+
+
+def test_limb_leads_are_not_derived_from_standardised_leads():
+    found = traces(ecg_paper.sheet(np.ones((8, 1000)), 100, "lead_sd", "eight"))
+    assert set(found) == set(LEADS)
+    x, _ = found["V6"]
+    assert x[-1] - x[0] == pytest.approx(5 * 25, abs=0.3)
+
+
+def test_titles_cannot_break_the_drawing():
+    svg = ecg_paper.draw(np.zeros((1, 10)), 100, ['<V1 & "2">'], '<script>"&')
+    assert ElementTree.fromstring(svg).attrib["aria-label"] == '<script>"&'

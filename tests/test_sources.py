@@ -1,0 +1,566 @@
+"""The sources of published and of one's own records, and the readers of their layouts."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tenacity import wait_none
+
+from ecgforge import records
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import FolderSource, PhysionetSource
+from ecgforge.records.exclusions import BadRecord
+from ecgforge.records.rhythms import RHYTHMS, rhythm_of
+from ecgforge.sources import chapman, folder, physionet, ptbxl
+from ecgforge.sources.mirror import Mirror
+from ecgforge.sources.registry import LAYOUTS, acquire
+
+PTBXL_HEADER = (
+    "ecg_id,patient_id,age,sex,height,scp_codes,strat_fold,filename_lr,filename_hr\n"  # the columns that are read, and one that is not
+)
+# ecg_id, patient_id, age, sex, codes, fold
+PTBXL_ROWS = [
+    (1, 15709.0, 56.0, 1, {"NORM": 100.0, "LVOLT": 0.0, "SR": 0.0}, 3),
+    (2, 13243.0, 300.0, 0, {"NORM": 80.0, "SBRAD": 0.0}, 2),
+    (3, 13243.0, "", 0, {"SR": 0.0}, 2),
+    (4, 17.0, 44.0, 0, {"SR": 0.0}, 9),
+    (5, 18.0, 70.0, 1, {"AFIB": 100.0, "PACE": 0.0}, 10),
+    (6, 19.0, 71.0, 1, {"PSVT": 0.0, "SVTAC": 0.0}, 10),
+    (137, 20.0, 72.0, 1, {"SR": 0.0}, 1),
+]
+CHAPMAN = {
+    "WFDBRecords/01/010/JS00001": ("85", "Male", "164889003,59118001"),
+    "WFDBRecords/01/010/JS00002": ("NaN", "Female", "426177001,,999"),
+    "WFDBRecords/01/019/JS00003": ("59", "Unknown", ""),
+    "WFDBRecords/01/019/JS00004": ("60", "Male", "426177001,427393009"),
+}
+
+
+def write_record(root: Path, path: str, suffix: str = "dat", comments: str = "") -> None:
+    """Write a header and a signal file whose bytes are the record's own."""
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_name(f"{file.name}.hea").write_text(f"{file.name} 1 100 10\n{file.name}.{suffix} 16 1000/mV 16 0 0 0 0 I\n{comments}")
+    file.with_name(f"{file.name}.{suffix}").write_bytes(hashlib.sha256(path.encode()).digest() * 4)
+
+
+def write_ptbxl(root: Path, rows: list[tuple] = PTBXL_ROWS) -> Path:
+    lines = []
+    for number, patient, age, sex, codes, fold in rows:
+        low, high = f"records100/00000/{number:05d}_lr", f"records500/00000/{number:05d}_hr"
+        lines.append(f'{number},{patient},{age},{sex}, ,"{codes}",{fold},{low},{high}\n')
+        write_record(root, low)
+        write_record(root, high)
+    (root / "ptbxl_database.csv").write_text(PTBXL_HEADER + "".join(lines))
+    (root / "scp_statements.csv").write_text(",description\nSR,sinus rhythm\n")
+    return root
+
+
+def write_chapman(root: Path, nested: bool) -> Path:
+    """Write the data set with RECORDS as PhysioNet has them, a list in each folder, or as one list of all records."""
+    for path, (age, sex, codes) in CHAPMAN.items():
+        write_record(root, path, "mat", f"#Age: {age}\n#Sex: {sex}\n#Dx: {codes}\n#Rx: Unknown\n")
+    if nested:
+        (root / "RECORDS").write_text("WFDBRecords/01/010/\nWFDBRecords/01/019/\n")
+        (root / "WFDBRecords/01/010/RECORDS").write_text("JS00001\nJS00002\n")
+        (root / "WFDBRecords/01/019/RECORDS").write_text("JS00003\nJS00004\n")
+    else:
+        (root / "RECORDS").write_text("\n".join(CHAPMAN) + "\n")
+    (root / "ConditionNames_SNOMED-CT.csv").write_text("AcronymName,FullName,Snomed_CT\nSR,Sinus Rhythm,426783006\n")
+    return root
+
+
+def write_sums(root: Path) -> None:
+    files = sorted(file for file in root.rglob("*") if file.is_file())
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.relative_to(root).as_posix()}\n" for file in files]
+    (root / "SHA256SUMS.txt").write_text("".join(lines))
+
+
+def source(mirror: object, layout: str = "ptbxl", limit: int | None = None, connections: int = 4) -> PhysionetSource:
+    tree = {"kind": "physionet", "layout": layout, "mirror": str(mirror), "limit_per_rhythm": limit, "connections": connections}
+    return PhysionetSource.model_validate(tree)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fetch to a folder of the test's own, without pauses between attempts."""
+    monkeypatch.setattr(Mirror._attempt.retry, "wait", wait_none())
+
+    def run(settings: PhysionetSource, sampling_rate: int = 100) -> Path:
+        out = tmp_path / "raw"
+        physionet.fetch(out, settings, sampling_rate, tmp_path / "downloads")
+        return out
+
+    return run
+
+
+# The code maps
+
+
+def test_codes_map_to_the_vocabulary_and_contradict_nothing() -> None:
+    tree = yaml.safe_load((Path(records.__file__).parent / "rhythms.yaml").read_text())
+    assert tuple(tree["rhythms"]) == RHYTHMS
+    for layout in LAYOUTS.values():
+        assert set(layout.RHYTHM_CODES.values()) == set(RHYTHMS)
+        assert layout.OTHER_RHYTHMS.isdisjoint(layout.RHYTHM_CODES)
+        assert all(isinstance(code, str) for code in [*layout.RHYTHM_CODES, *layout.OTHER_RHYTHMS])
+
+
+def test_codes_are_those_of_the_published_tables() -> None:
+    assert {code: ptbxl.RHYTHM_CODES[code] for code in ("SBRAD", "STACH", "SARRH", "SVTAC", "PSVT")} == {
+        "SBRAD": "SB",
+        "STACH": "ST",
+        "SARRH": "SA",
+        "SVTAC": "SVT",
+        "PSVT": "SVT",
+    }
+    assert {"PACE", "SVARR", "BIGU", "TRIGU"} == ptbxl.OTHER_RHYTHMS
+    assert "NORM" not in ptbxl.RHYTHM_CODES
+    # The table of Chapman calls flutter AF; a reader that takes AF for fibrillation swaps the two.
+    assert chapman.RHYTHM_CODES["164890007"] == "AFLT"
+    assert chapman.RHYTHM_CODES["164889003"] == "AFIB"
+    assert chapman.RHYTHM_CODES["427393009"] == "SA"
+    assert {"713422000", "195101003"} <= chapman.OTHER_RHYTHMS
+    assert "AF" not in folder.RHYTHM_CODES
+
+
+# The readers
+
+
+def test_ptbxl_catalogue(tmp_path: Path) -> None:
+    table = ptbxl.catalogue(write_ptbxl(tmp_path)).set_index("id")
+    assert list(table.index) == ["00001", "00002", "00003", "00004", "00005", "00006", "00137"]
+    assert table.loc["00001", "codes"] == ["NORM", "LVOLT", "SR"]
+    assert table["patient"].tolist()[:3] == ["15709", "13243", "13243"]
+    assert table["sex"].tolist()[:2] == ["female", "male"]
+    assert table.loc["00002", "age"] == 90
+    assert table["age"].isna().tolist() == [False, False, True, False, False, False, False]
+    assert table["fold"].tolist() == [3, 2, 2, 9, 10, 10, 1]
+    assert table.loc["00001", "path"] == "records100/00000/00001_lr"
+    assert table.index[table["withdrawn"]].tolist() == ["00137"]
+
+
+def test_ptbxl_catalogue_points_to_the_500_hz_records_where_only_those_are(tmp_path: Path) -> None:
+    root = write_ptbxl(tmp_path)
+    (root / "records100").rename(tmp_path / "elsewhere")
+    assert ptbxl.catalogue(root)["path"][0] == "records500/00000/00001_hr"
+
+
+def test_ptbxl_catalogue_keeps_rows_without_files(tmp_path: Path) -> None:
+    root = write_ptbxl(tmp_path)
+    (root / "records100/00000/00001_lr.hea").unlink()
+    assert len(ptbxl.catalogue(root)) == len(PTBXL_ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "does not exist"),
+        ("ecg_id,age\n1,50\n", "lacks the columns patient_id, sex, scp_codes"),
+        (PTBXL_HEADER + "1,,56,1,,{},3,a,b\n", "data row 1 has no patient_id"),
+        (PTBXL_HEADER + "1,7,56,1,,NORM,3,a,b\n", "scp_codes of ecg_id 1"),
+        (PTBXL_HEADER + "1,7,old,1,,{},3,a,b\n", "age"),
+        (PTBXL_HEADER + "x,7,50,1,,{},3,a,b\n", "ecg_id"),
+        ("\0\xff", "lacks the columns"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_ptbxl_catalogue_that_cannot_be_read(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "ptbxl_database.csv").write_text(text)
+    with pytest.raises(EcgforgeError, match=says) as caught:
+        ptbxl.catalogue(tmp_path)
+    assert "ptbxl_database.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_chapman_catalogue(tmp_path: Path, nested: bool) -> None:
+    root = write_chapman(tmp_path, nested)
+    (root / "WFDBRecords/01/019/JS00004.hea").unlink()
+    table = chapman.catalogue(root)
+    assert table["path"].tolist() == list(CHAPMAN)
+    assert table["id"].tolist() == table["patient"].tolist() == ["JS00001", "JS00002", "JS00003", "JS00004"]
+    assert table["codes"].tolist() == [["164889003", "59118001"], ["426177001", "999"], [], []]
+    assert table["age"].tolist()[0] == 85
+    assert table["age"].isna().tolist() == [False, True, False, True]
+    assert table["sex"].tolist() == ["male", "female", "", ""]
+    assert table["fold"].isna().all()
+    assert not table["withdrawn"].any()
+
+
+def test_chapman_lists_that_are_missing_or_lead_outside_are_refused(tmp_path: Path) -> None:
+    root = write_chapman(tmp_path, nested=True)
+    (root / "WFDBRecords/01/019/RECORDS").unlink()
+    with pytest.raises(EcgforgeError, match="01/019/RECORDS is missing"):
+        chapman.catalogue(root)
+    (root / "RECORDS").write_text("../../etc/\n")
+    with pytest.raises(EcgforgeError, match="outside the data set"):
+        chapman.catalogue(root)
+
+
+# The published data sets, over HTTP
+
+
+class Site:
+    """A web server of a folder that counts requests and can be told to break."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.requests: Counter[str] = Counter()
+        self.broken: set[str] = set()
+        self.lock = threading.Lock()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SiteHandler, self))
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class SiteHandler(SimpleHTTPRequestHandler):
+    def __init__(self, site: Site, *args: object) -> None:
+        self.site = site
+        super().__init__(*args, directory=str(site.root))  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        with self.site.lock:
+            self.site.requests[self.path.lstrip("/")] += 1
+        if self.path.lstrip("/") not in self.site.broken:
+            return super().do_GET()
+        content = (self.site.root / self.path.lstrip("/")).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.close_connection = True
+        return None
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    root = tmp_path / "site"
+    root.mkdir()
+    site = Site(root)
+    yield site
+    site.close()
+
+
+def test_whole_data_set_over_http(site: Site, fetch) -> None:
+    published = contents(write_ptbxl(site.root))
+    out = fetch(source(site.url))
+    got = contents(out)
+    about = json.loads(got.pop("acquired.json"))
+    assert got == {name: content for name, content in published.items() if not name.startswith("records500")}
+    assert about["chosen"] == about["published"] == {"records": 7, "SB": 1, "SR": 4, "SVT": 1, "none or contradictory": 1}
+    assert about["absent"] == []
+    assert not any(name.startswith("records500") for name in site.requests)
+
+
+def test_form_of_the_records_follows_the_sampling_rate(site: Site, fetch) -> None:
+    write_ptbxl(site.root)
+    out = fetch(source(site.url), sampling_rate=250)
+    assert not (out / "records100").exists()
+    assert all((out / f"{path}.dat").is_file() for path in ptbxl.catalogue(out)["path"])
+
+
+def test_nested_lists_over_http(site: Site, fetch) -> None:
+    published = contents(write_chapman(site.root, nested=True))
+    got = contents(fetch(source(site.url, "chapman")))
+    del got["acquired.json"]
+    assert got == published
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_limit_is_chosen_from_metadata_and_written_to_them(site: Site, fetch, nested: bool) -> None:
+    write_chapman(site.root, nested)
+    out = fetch(source(site.url, "chapman", limit=1))
+    # JS00003 has no rhythm and JS00004 two.
+    assert chapman.catalogue(out)["id"].tolist() == ["JS00001", "JS00002"]
+    assert {name for name in site.requests if name.endswith(".mat")} == {f"{path}.mat" for path in list(CHAPMAN)[:2]}
+    assert {file.stem for file in out.rglob("*.hea")} == {"JS00001", "JS00002"}
+    about = json.loads((out / "acquired.json").read_text())
+    assert about["published"] == {"records": 4, "AFIB": 1, "SB": 1, "none or contradictory": 2}
+    assert about["chosen"] == {"records": 2, "AFIB": 1, "SB": 1}
+
+
+def test_larger_limit_adds_to_a_smaller_one_and_leaves_the_cells_as_published(site: Site, fetch) -> None:
+    rows = [
+        (number, 100 + number, 50.0, 0, {"NORM": 80.0, rhythm: 0.0}, 1) for number, rhythm in enumerate(["SR"] * 12 + ["AFIB"] * 5, start=1)
+    ]
+    lines = set(write_ptbxl(site.root, rows).joinpath("ptbxl_database.csv").read_text().splitlines())
+    chosen = []
+    for limit in (2, 6):
+        out = fetch(source(site.url, limit=limit))
+        assert set((out / "ptbxl_database.csv").read_text().splitlines()) < lines
+        chosen.append(set(ptbxl.catalogue(out)["id"]))
+        assert {file.name[:5] for file in out.rglob("*.dat")} == chosen[-1]
+    assert chosen[0] < chosen[1]
+    assert [len(ids) for ids in chosen] == [4, 11]
+    assert len(fetch(source(site.url)).joinpath("ptbxl_database.csv").read_text().splitlines()) == 18
+
+
+def test_withdrawn_records_are_not_chosen(site: Site, fetch) -> None:
+    write_ptbxl(site.root)
+    out = fetch(source(site.url, limit=10))
+    assert set(ptbxl.catalogue(out)["id"]) == {"00001", "00002", "00003", "00004", "00006"}
+
+
+@pytest.mark.parametrize("layout", [ptbxl, chapman])
+def test_choice_labels_records_as_preparation_does(layout) -> None:
+    # Sources and records may not import each other, so the rule stands in both.
+    some = [*list(layout.RHYTHM_CODES)[:8], *sorted(layout.OTHER_RHYTHMS)[:2], "NORM"]
+    for codes in (list(codes) for length in range(4) for codes in itertools.combinations(some, length)):
+        try:
+            expected = rhythm_of(codes, layout.RHYTHM_CODES, layout.OTHER_RHYTHMS)
+        except BadRecord:
+            expected = None
+        assert physionet._rhythm(codes, layout) == expected
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(9)))
+def test_choice_does_not_depend_on_the_order_of_the_catalogue(order: list[int]) -> None:
+    table = pd.DataFrame({"id": [f"{number:05d}" for number in range(9)], "withdrawn": False})
+    rhythms = pd.Series(["SR"] * 5 + ["SB"] * 3 + [None], dtype=object)
+    expected = set(physionet.choose(table, rhythms, 2)["id"])
+    shuffled = physionet.choose(table.iloc[order].reset_index(drop=True), rhythms.iloc[order].reset_index(drop=True), 2)
+    assert set(shuffled["id"]) == expected
+    assert len(expected) == 4
+
+
+def test_run_after_a_cut_fetches_only_what_is_missing(site: Site, fetch, tmp_path: Path) -> None:
+    write_ptbxl(site.root)
+    site.broken = {"records100/00000/00006_lr.dat"}
+    with pytest.raises(EcgforgeError, match="cannot be reached or read"):
+        fetch(source(site.url, connections=1))
+    assert not (tmp_path / "raw").exists()
+    landed = {
+        name for name in (f"records100/00000/{row[0]:05d}_lr.dat" for row in PTBXL_ROWS) if any((tmp_path / "downloads").glob(f"*/{name}"))
+    }
+    assert "records100/00000/00005_lr.dat" in landed
+    assert "records100/00000/00006_lr.dat" not in landed
+    assert site.requests["records100/00000/00006_lr.dat"] == 4
+
+    site.broken = set()
+    site.requests.clear()
+    out = fetch(source(site.url, connections=1))
+    assert (out / "records100/00000/00006_lr.dat").read_bytes() == (site.root / "records100/00000/00006_lr.dat").read_bytes()
+    assert landed.isdisjoint(site.requests)
+    assert "ptbxl_database.csv" not in site.requests
+
+
+def test_passing_failure_is_tried_again(site: Site, fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ptbxl(site.root)
+    busy, serve = Counter({"/records100/00000/00001_lr.dat": 2}), SiteHandler.do_GET
+
+    def do_get(self: SiteHandler) -> None:
+        busy[self.path] -= 1
+        return self.send_error(503) if busy[self.path] >= 0 else serve(self)
+
+    monkeypatch.setattr(SiteHandler, "do_GET", do_get)
+    assert (fetch(source(site.url)) / "records100/00000/00001_lr.dat").is_file()
+
+
+def test_checksums_are_verified_and_name_the_file(site: Site, fetch, tmp_path: Path) -> None:
+    write_ptbxl(site.root)
+    write_sums(site.root)
+    bad = site.root / "records100/00000/00002_lr.dat"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:-1] + b"!")
+    with pytest.raises(EcgforgeError, match=r"00002_lr\.dat .*SHA-256"):
+        fetch(source(site.url))
+    assert not (tmp_path / "raw").exists()
+    assert not list((tmp_path / "downloads").rglob("*00002_lr.dat*"))
+    bad.write_bytes(good)
+    assert (fetch(source(site.url)) / "records100/00000/00002_lr.dat").read_bytes() == good
+
+
+def test_landed_file_that_no_longer_has_its_sum_is_fetched_again(site: Site, fetch, tmp_path: Path) -> None:
+    write_ptbxl(site.root)
+    write_sums(site.root)
+    fetch(source(site.url))
+    landed = next((tmp_path / "downloads").rglob("00003_lr.dat"))
+    landed.write_bytes(b"damaged")
+    assert (fetch(source(site.url)) / "records100/00000/00003_lr.dat").read_bytes() != b"damaged"
+
+
+def test_records_that_the_mirror_lacks_are_listed(site: Site, fetch) -> None:
+    write_ptbxl(site.root)
+    (site.root / "records100/00000/00003_lr.dat").unlink()
+    out = fetch(source(site.url))
+    assert json.loads((out / "acquired.json").read_text())["absent"] == ["records100/00000/00003_lr"]
+    assert len(ptbxl.catalogue(out)) == len(PTBXL_ROWS)
+
+
+def test_mirror_without_any_record_is_refused(tmp_path: Path, fetch) -> None:
+    root = write_ptbxl(tmp_path / "mirror")
+    (root / "records500").rename(tmp_path / "elsewhere")
+    with pytest.raises(EcgforgeError, match="none of the 7 records wanted for 500 Hz"):
+        fetch(source(root), sampling_rate=500)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_unreachable_mirror_is_named_with_the_alternatives(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/ptb-xl/1.0.3"
+    start = time.monotonic()
+    with pytest.raises(EcgforgeError) as caught:
+        physionet.fetch(tmp_path / "raw", source(url), 100, tmp_path / "downloads")
+    assert time.monotonic() - start < 8
+    message = str(caught.value)
+    assert all(words in message for words in (url, "`mirror`", "https://", "s3://", "folder", "profile: demo"))
+    assert "\n" not in message
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("mirror", ["nowhere", "nosuch://bucket/ptb-xl"])
+def test_mirror_that_is_none_is_named_with_the_alternatives(tmp_path: Path, fetch, mirror: str) -> None:
+    mirror = str(tmp_path / mirror) if "://" not in mirror else mirror
+    with pytest.raises(EcgforgeError, match="profile: demo") as caught:
+        fetch(source(mirror))
+    assert mirror in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd"])
+def test_table_that_names_files_outside_is_refused(tmp_path: Path, fetch, name: str) -> None:
+    root = write_ptbxl(tmp_path / "mirror")
+    text = (root / "ptbxl_database.csv").read_text().replace("records100/00000/00003_lr", name)
+    (root / "ptbxl_database.csv").write_text(text)
+    for place in (tmp_path, tmp_path / "downloads"):  # a file there already must not be taken for one that landed
+        write_record(place, "secret_lr")
+    with pytest.raises(EcgforgeError, match="outside the data set"):
+        fetch(source(root))
+    assert not (tmp_path / "raw").exists()
+
+
+def test_folder_as_mirror_is_copied_and_read_anew(tmp_path: Path, fetch) -> None:
+    root = write_ptbxl(tmp_path / "mirror")
+    (root / "SIMULATED.txt").write_text("not a real patient\n")
+    out = fetch(source(root))
+    assert (out / "SIMULATED.txt").is_file()
+    assert (out / "records100/00000/00001_lr.dat").stat().st_nlink == 1
+    (root / "records100/00000/00001_lr.dat").write_bytes(b"changed")
+    assert (out / "records100/00000/00001_lr.dat").read_bytes() != b"changed"
+    assert (fetch(source(root)) / "records100/00000/00001_lr.dat").read_bytes() == b"changed"
+
+
+def test_any_fsspec_address_is_a_mirror(tmp_path: Path, fetch) -> None:
+    root = write_ptbxl(tmp_path / "mirror")
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{root}/", "/test-sources/ptb-xl", recursive=True)
+    try:
+        out = fetch(source("memory://test-sources/ptb-xl"))
+    finally:
+        memory.rm("/test-sources", recursive=True)
+    assert len(list(out.rglob("*.dat"))) == len(PTBXL_ROWS)
+
+
+# One's own records
+
+
+def own(path: Path, table: str = "mine.csv") -> FolderSource:
+    return FolderSource(kind="folder", layout="folder", path=str(path), table=table)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    root = tmp_path / "mine"
+    for path in ("ward/a", "ward/b", "c"):
+        write_record(root, path)
+    (root / "mine.csv").write_text(
+        "record,patient,rhythm,age,sex\nward/a,p1,sr,61,M\nward/b.hea,p1,SBRAD,n/a,Female\nc,p2,164889003,,\ngone,p3,,40,x\n",
+        encoding="utf-8-sig",
+    )
+    write_record(root, "unlisted")
+    return root
+
+
+def test_own_records_are_copied_and_read_back(tmp_path: Path, mine: Path) -> None:
+    out = tmp_path / "raw"
+    acquire(own(mine), out, 100)
+    assert {file.name for file in out.rglob("*") if file.is_file()} == {"records.csv", "a.hea", "a.dat", "b.hea", "b.dat", "c.hea", "c.dat"}
+    table = folder.catalogue(out)
+    assert table["id"].tolist() == table["path"].tolist() == ["ward/a", "ward/b", "c", "gone"]
+    assert table["patient"].tolist() == ["p1", "p1", "p2", "p3"]
+    assert [[folder.RHYTHM_CODES[code] for code in codes] for codes in table["codes"]] == [["SR"], ["SB"], ["AFIB"], []]
+    assert table["age"].fillna(-1).tolist() == [61, -1, -1, 40]
+    assert table["sex"].tolist() == ["male", "female", "", ""]
+
+
+def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
+    (mine / "mine.csv").write_text("record,patient,rhythm\nc,7,AFLT\n")
+    folder.fetch(tmp_path / "raw", own(mine))
+    table = folder.catalogue(tmp_path / "raw")
+    assert table["age"].isna().all()
+    assert table["sex"].tolist() == [""]
+    assert table["patient"].tolist() == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "mine.csv does not exist"),
+        ("record,rhythm\nc,SR\n", "lacks the columns patient; it has record, rhythm"),
+        ("record,patient,rhythm\nc, ,SR\n", "data row 1 has no patient"),
+        ("record,patient,rhythm\n../outside,p,SR\n", "outside the folder"),
+        ("record,patient,rhythm\n/etc/passwd,p,SR\n", "outside the folder"),
+        ("record,patient,rhythm\nlink/secret,p,SR\n", "outside the folder"),
+    ],
+)
+def test_own_records_that_cannot_be_taken(tmp_path: Path, mine: Path, text: str | None, says: str) -> None:
+    write_record(tmp_path, "outside")
+    write_record(tmp_path / "other", "secret")
+    (mine / "link").symlink_to(tmp_path / "other")
+    (mine / "mine.csv").unlink() if text is None else (mine / "mine.csv").write_text(text)
+    with pytest.raises(EcgforgeError, match=says):
+        folder.fetch(tmp_path / "raw", own(mine))
+    assert not (tmp_path / "raw").exists()
+
+
+def test_header_that_points_outside_is_not_followed(tmp_path: Path, mine: Path) -> None:
+    write_record(tmp_path, "secret")
+    (mine / "c.hea").write_text("c 1 100 10\n../secret.dat 16 1000/mV 16 0 0 0 0 I\n")
+    folder.fetch(tmp_path / "raw", own(mine))
+    assert (tmp_path / "raw/c.hea").is_file()
+    assert not list(tmp_path.joinpath("raw").rglob("secret*"))
+
+
+def test_folder_of_records_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(EcgforgeError, match="nowhere does not exist"):
+        folder.fetch(tmp_path / "raw", own(tmp_path / "nowhere"))
+
+
+def test_sources_are_told_apart_by_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_chapman(tmp_path / "mirror", nested=False)
+    acquire(source("mirror", "chapman"), tmp_path / "raw", 100)
+    assert len(LAYOUTS["chapman"].catalogue(tmp_path / "raw")) == len(CHAPMAN)

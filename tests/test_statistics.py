@@ -1,0 +1,190 @@
+"""Figures of a classifier and what may be concluded from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecgforge.study import statistics
+
+RHYTHMS = ("SR", "SB", "AFIB")
+BOOTSTRAP = {"confidence": 0.95, "resamples": 400, "seed": 0}
+
+
+def one_hot(predicted: list[int] | np.ndarray, classes: int = 3) -> np.ndarray:
+    return np.eye(classes)[predicted]
+
+
+def figure(table: pd.DataFrame, rhythm: str, metric: str, column: str = "value") -> float:
+    return float(table[(table["rhythm"] == rhythm) & (table["metric"] == metric)][column].item())
+
+
+def skilled(truth: np.ndarray, accuracy: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities, `[records, rhythms]`, of a classifier that is right with the given chance on each record."""
+    wrong = (truth + rng.integers(1, 3, len(truth))) % 3
+    predicted = np.where(rng.random(len(truth)) < accuracy, truth, wrong)
+    return (one_hot(predicted) + 0.2 * rng.random((len(truth), 3))) / 2
+
+
+def test_figures_of_a_small_case_by_hand() -> None:
+    truth = np.array([0, 0, 0, 0, 1, 1, 2])
+    table = statistics.metrics(truth, one_hot([0, 0, 0, 1, 1, 0, 2]), RHYTHMS)
+    assert figure(table, "macro", "accuracy") == pytest.approx(5 / 7)
+    assert figure(table, "macro", "balanced_accuracy") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert figure(table, "macro", "precision") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    # The mean of the rhythms' F1, not the F1 of mean precision and mean recall, and not weighted by support.
+    assert figure(table, "macro", "f1") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert figure(table, "SB", "auroc") == pytest.approx((1 / 2 + 4 / 5) / 2)
+    assert [figure(table, rhythm, "support") for rhythm in RHYTHMS] == [4, 2, 1]
+
+
+def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
+    # Every record is called SR, yet the order of the probabilities is perfect.
+    truth = np.array([0, 0, 1, 1])
+    table = statistics.metrics(truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), ("SR", "SB"))
+    assert figure(table, "macro", "auroc") == 1
+    assert figure(table, "SB", "recall") == 0
+
+
+def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() -> None:
+    truth = np.array([0, 0, 1, 1])
+    table = statistics.metrics(truth, one_hot([0, 2, 1, 1]), RHYTHMS)
+    assert table[table["rhythm"] == "AFIB"][["metric", "value"]].to_numpy().tolist() == [["support", 0]]
+    assert figure(table, "macro", "accuracy") == 0.75
+    assert figure(table, "macro", "recall") == 0.75
+    assert figure(table, "macro", "f1") == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_shapes_that_disagree_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 records, 3 rhythms"):
+        statistics.metrics(np.zeros(4, int), np.zeros((4, 2)), RHYTHMS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.booleans())
+def test_the_bootstrap_judges_as_metrics_does(seed: int, records: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 3, records)
+    probabilities = rng.random((records, 3)).round(1 if ties else 6)
+    expected = statistics.metrics(truth, probabilities, RHYTHMS).set_index(["rhythm", "metric"])["value"].drop("support", level=1)
+    found = statistics.interval(truth, probabilities[None], np.arange(records), RHYTHMS, confidence=0.95, resamples=5, seed=0)
+    pd.testing.assert_series_equal(
+        found.set_index(["rhythm", "metric"])["mean"].sort_index(), expected.sort_index(), check_names=False, check_dtype=False
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_weights_are_repeated_records(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, probabilities = rng.integers(0, 3, 20), rng.random((20, 3)).round(1)
+    weights = rng.integers(0, 4, 20)
+    repeated = np.repeat(np.arange(20), weights)
+    weighted = statistics._figures(truth, probabilities, weights[None].astype(float))
+    plain = statistics._figures(truth[repeated], probabilities[repeated], np.ones((1, len(repeated))))
+    np.testing.assert_allclose(weighted, plain)
+
+
+def test_interval_repeats_and_holds_its_mean() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 120)
+    runs = np.stack([skilled(truth, 0.8, rng) for _ in range(3)])
+    table = statistics.interval(truth, runs, np.arange(120), RHYTHMS, **BOOTSTRAP)
+    pd.testing.assert_frame_equal(table, statistics.interval(truth, runs, np.arange(120), RHYTHMS, **BOOTSTRAP))
+    assert (table["low"] <= table["mean"]).all()
+    assert (table["mean"] <= table["high"]).all()
+    assert set(table["seeds"]) == {3}
+    accuracies = [figure(statistics.metrics(truth, run, RHYTHMS), "macro", "accuracy") for run in runs]
+    assert figure(table, "macro", "accuracy", "mean") == pytest.approx(np.mean(accuracies))
+
+
+def test_interval_of_one_seed_is_the_binomial_one() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 400)
+    run = skilled(truth, 0.8, rng)
+    table = statistics.interval(truth, run[None], np.arange(400), RHYTHMS, confidence=0.95, resamples=2000, seed=0)
+    share = figure(table, "macro", "accuracy", "mean")
+    width = figure(table, "macro", "accuracy", "high") - figure(table, "macro", "accuracy", "low")
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.1)
+
+
+def test_records_of_a_patient_are_resampled_together() -> None:
+    # Four records of each patient that stand or fall together hold a quarter of the evidence.
+    rng = np.random.default_rng(1)
+    patients = np.repeat(np.arange(60), 4)
+    truth = np.repeat(rng.integers(0, 3, 60), 4)
+    run = np.repeat(skilled(truth[::4], 0.75, rng), 4, axis=0)[None]
+    tables = [statistics.interval(truth, run, who, RHYTHMS, **BOOTSTRAP) for who in (patients, np.arange(240))]
+    by_patient, by_record = (figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low") for t in tables)
+    assert by_patient == pytest.approx(2 * by_record, rel=0.2)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 3, 2000)
+    steady = np.stack([skilled(truth, 0.8, rng) for _ in range(4)])
+    moody = np.stack([skilled(truth, accuracy, rng) for accuracy in (0.6, 0.75, 0.85, 1.0)])
+    tables = [statistics.interval(truth, runs, np.arange(2000), RHYTHMS, **BOOTSTRAP) for runs in (steady, moody)]
+    widths = [figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low") for t in tables]
+    assert widths[1] > 3 * widths[0]
+
+
+def coverage(seeds: int, spread: float, studies: int = 150) -> float:
+    """How often the interval holds the accuracy of the law, over test records, patients' difficulty and training seeds."""
+    held = 0
+    for study in range(studies):
+        rng = np.random.default_rng([study, seeds])
+        truth, difficulty = rng.integers(0, 3, 100), rng.normal(0, 0.1, 100)
+        runs = np.stack([skilled(truth, 0.75 + difficulty + rng.normal(0, spread), rng) for _ in range(seeds)])
+        table = statistics.interval(truth, runs, np.arange(100), RHYTHMS, confidence=0.95, resamples=200, seed=study)
+        held += figure(table, "macro", "accuracy", "low") <= 0.75 <= figure(table, "macro", "accuracy", "high")
+    return held / studies
+
+
+def test_intervals_cover_the_truth() -> None:
+    assert coverage(seeds=1, spread=0.0) == pytest.approx(0.95, abs=0.05)
+    # Without the seeds' share of the doubt this would be about 0.8.
+    assert coverage(seeds=5, spread=0.05) == pytest.approx(0.95, abs=0.05)
+
+
+def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 3, 300)
+    first = skilled(truth, 0.7, rng)
+    better = rng.random(300) < 0.1
+    second = np.where(better[:, None], one_hot(truth), first)
+    paired = statistics.difference(truth, first[None], second[None], np.arange(300), RHYTHMS, **BOOTSTRAP)
+    gain = figure(paired, "macro", "accuracy", "estimate")
+    apart = [statistics.interval(truth, run[None], np.arange(300), RHYTHMS, **BOOTSTRAP) for run in (first, second)]
+    unpaired = np.hypot(*(figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low") for t in apart))
+    assert gain == pytest.approx(np.mean(second.argmax(1) == truth) - np.mean(first.argmax(1) == truth))
+    assert figure(paired, "macro", "accuracy", "high") - figure(paired, "macro", "accuracy", "low") < 0.6 * unpaired
+    assert figure(paired, "macro", "accuracy", "low") > 0
+    assert figure(paired, "macro", "accuracy", "p") == pytest.approx(2 / 401)
+
+
+def test_a_setting_does_not_differ_from_itself() -> None:
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 3, 100)
+    run = skilled(truth, 0.7, rng)[None]
+    table = statistics.difference(truth, run, run, np.arange(100), RHYTHMS, **BOOTSTRAP)
+    assert (table[["estimate", "low", "high"]] == 0).all(axis=None)
+    assert (table["p"] == 1).all()
+
+
+def test_differences_are_second_less_first_and_rarely_significant_by_chance() -> None:
+    found = []
+    for study in range(100):
+        rng = np.random.default_rng(study)
+        truth = rng.integers(0, 3, 80)
+        first, second = (np.stack([skilled(truth, 0.7, rng) for _ in range(3)]) for _ in range(2))
+        there = statistics.difference(truth, first, second, np.arange(80), RHYTHMS, confidence=0.95, resamples=200, seed=study)
+        found.append(figure(there, "macro", "f1", "p") < 0.05)
+    assert np.mean(found) < 0.1
+    assert figure(there, "macro", "f1", "estimate") == pytest.approx(
+        np.mean([figure(statistics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in second])
+        - np.mean([figure(statistics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in first])
+    )
