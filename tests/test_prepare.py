@@ -481,12 +481,13 @@ def test_ctrl_c_leaves_the_older_set(raw, tmp_path, monkeypatch):
 
 MANY = """
 import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-import pandas as pd
-from test_prepare import PREPARATION, PREPROCESSING, a_catalogue, a_raw_source, prepare
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # workers start from this file too, and need none of it
+    from pathlib import Path
+
+    sys.path.insert(0, sys.argv[3])
+    from test_prepare import PREPARATION, PREPROCESSING, a_catalogue, a_raw_source, prepare
+
     ids = [f"m{number}" for number in range(20_000)]
     source = a_raw_source(Path(sys.argv[1]), a_catalogue(ids, path="r00"))
     prepare({"own": source}, Path(sys.argv[2]), PREPROCESSING, PREPARATION, workers=2)
@@ -505,7 +506,7 @@ def test_kill_leaves_no_output_and_no_workers_and_a_second_run_completes(raw, tm
     script.write_text(MANY)
     out = tmp_path / "prepared" / "own"
     process = psutil.Popen([sys.executable, script, raw.folder, out, Path(__file__).parent], stderr=subprocess.DEVNULL)
-    wait_for(lambda: process.io_counters().write_chars > 10e6)  # some 300 of the 20,000 records
+    wait_for(lambda: process.io_counters().write_chars > 3e6)  # some 90 of 20,000 records
     workers = process.children()
     assert (out.parent / ".own.partial").exists()
     process.kill()

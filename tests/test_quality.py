@@ -340,7 +340,7 @@ def test_a_wrong_heart_rate_is_seen_in_bpm(real: tuple[RecordSet, RecordSet], tm
         assert row["low"] < row["value"] < row["high"]
         assert row["floor"] < 4
     value = scores_of(table, "value")
-    assert value["c2st_accuracy"] > 0.7
+    assert scores_of(table, "low")["c2st_accuracy"] > 0.5
     assert value["mmd2"] > scores_of(table, "floor")["mmd2"]
     assert value["mmd_p"] == pytest.approx(1 / 50)
 

@@ -211,6 +211,12 @@ def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
     assert table[4][3:] == ["–"] * 4
 
 
+def test_the_confidence_of_the_intervals_is_told(report, inputs, tmp_path):
+    assert "mean over 2 seeds, 95 % interval" in report
+    page.write(replace(inputs, prepared={"ptbxl": inputs.prepared["ptbxl"]}, confidence=0.9), tmp_path / "report.html")
+    assert "mean over 2 seeds, 90 % interval" in (tmp_path / "report.html").read_text()
+
+
 def test_recall_is_the_mean_over_seeds_without_the_macro_rows(report):
     table = Tables(report).tables["Recall by rhythm, ptbxl"]
     assert table[0][3:] == ["SR (12)", "AFIB (12)"]
@@ -235,6 +241,20 @@ def test_every_matrix_names_the_runs_of_its_seeds_and_the_runs_are_listed(report
     anchors = re.findall(r'id="([\w-]+)"', report)
     assert len(anchors) == len(set(anchors))
     assert set(re.findall(r'href="#([\w-]+)"', report)) <= set(anchors)
+
+
+def test_runs_that_the_store_no_longer_has_leave_no_dead_links(inputs, tmp_path):
+    runs = inputs.runs.assign(run_id="", run_name="", url="")
+    page.write(replace(inputs, runs=runs, prepared={"ptbxl": inputs.prepared["ptbxl"]}), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "no MLflow run recorded" in text
+    assert "ptbxl: no MLflow runs" in text
+    assert 'href="#run-' not in text
+
+
+def test_a_run_without_a_setting_is_a_generators(inputs):
+    named = inputs.runs[inputs.runs["kind"] != "quality"].drop(columns="kind")
+    assert replace(inputs, runs=named).of("ptbxl").runs["kind"].value_counts().to_dict() == {"classifier": 22, "generator": 2}
 
 
 def test_every_score_stands_beside_its_floor(report):

@@ -37,9 +37,9 @@ from ecgforge.tracking.runs import Cell, DatasetInput, Run, identity, tracked
 CELL = Cell("classifier", "merged", 1, simulated=True, generator="diffwave", setting="TrSTeR", backbone="resnet1d")
 SAMPLES = 100
 
-# One server imports MLflow once and forks it for every process of these tests.
+# One server imports what this module does, once, and forks for every process of these tests.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["mlflow", "mlflow.store.tracking.sqlalchemy_store", "ecgforge.tracking.runs"])
+processes.set_forkserver_preload(["ecgforge.tracking.models", "hypothesis", "mlflow.store.tracking.sqlalchemy_store", "pytest"])
 
 
 def in_folder(folder: Path, work: Callable[..., None], *arguments: Any) -> None:
@@ -285,8 +285,12 @@ def test_identity_changes_with_all_that_decides_a_result_and_nothing_else(folder
         identity(CELL, {"a": 1, "b": 2}, {"data": "n"}, [code]),
         identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [write("here", "x = 2")]),
         identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code, runs]),
+        # Two files of one name: both count.
+        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code / "a.py", write("there", "x = 3") / "a.py"]),
+        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code / "a.py", write("there", "x = 4") / "a.py"]),
+        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [write("here", "x = 5") / "a.py", code.parent.parent / "there/package/a.py"]),
     ]
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 10
 
 
 def test_same_cell_twice_is_one_result(ready: MlflowClient) -> None:

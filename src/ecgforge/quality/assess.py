@@ -46,7 +46,7 @@ def assess(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, se
     Returns:
         Scores: rhythm (`all` or one), metric, value, low, high, floor. The metrics are `heart_rate_w1` (bpm), `rr_variation_w1`
         (percentage points), `undetected_share`, `mmd2`, `mmd_p`, `c2st_accuracy`; low and high, the 95 % interval, are missing for
-        `mmd2`, whose measure of doubt is `mmd_p`.
+        `mmd2`, whose measure of doubt is `mmd_p`, and for `mmd_p`. A distance is missing where no record has enough beats.
         Views: view (`pca`, `tsne`), kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:

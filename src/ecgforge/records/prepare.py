@@ -30,7 +30,7 @@ from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import SPLITS, About, RecordSetWriter, write_record_set
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 
-CHUNK = 64  # records that a worker handles at a time: 2 MB of signals
+CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
 EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
 
@@ -115,16 +115,14 @@ def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
 
 def _label(raw: RawSource, codes: list[str], withdrawn: bool, duplicate: bool) -> tuple[str, str, str]:
     try:
-        rhythm = rhythm_of(codes, raw.rhythm_codes, raw.other_rhythms)
+        rhythm, reason, detail = rhythm_of(codes, raw.rhythm_codes, raw.other_rhythms), "", ""
     except BadRecord as bad:
-        found = ("", str(bad.reason), bad.detail)
-    else:
-        found = (rhythm, "", "")
+        rhythm, reason, detail = "", str(bad.reason), bad.detail
     if withdrawn:
-        return found[0], Reason.WITHDRAWN, ""
-    if duplicate:
-        return found[0], Reason.DUPLICATE_ID, "an earlier row of the catalogue has this id"
-    return found
+        reason, detail = Reason.WITHDRAWN, ""
+    elif duplicate:
+        reason, detail = Reason.DUPLICATE_ID, "an earlier row of the catalogue has this id"
+    return rhythm, reason, detail
 
 
 def _spool_signals(
@@ -132,7 +130,7 @@ def _spool_signals(
 ) -> None:
     """Append the prepared signals of every usable record to `spool`, in the table's order; mark the others in the table.
 
-    Labels, splits and dropped rhythms depend on which records can be read, so signals wait here until all are.
+    Which rhythms are kept and who is in which split depends on which records can be read, so signals wait here until all are.
     """
     todo = table.index[table["reason"] == ""]
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]

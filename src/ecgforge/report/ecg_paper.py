@@ -122,5 +122,5 @@ def _path(trace: np.ndarray, step: float) -> str:
     stride = max(1, int(_POINT / step))
     y = np.rint(-trace[::stride] / _UNIT).astype(int)
     x = np.rint(np.arange(len(y)) * stride * step / _UNIT).astype(int)
-    moves = "".join(f" {right}{down:+d}" if down < 0 else f" {right} {down}" for right, down in zip(np.diff(x), np.diff(y), strict=True))
-    return f"M0 {y[0]}l{moves.lstrip()}"
+    moves = zip(np.diff(x).tolist(), np.diff(y).tolist(), strict=True)
+    return f"M0 {y[0]}l" + " ".join(f"{right}{down:+d}" for right, down in moves)

@@ -1,11 +1,9 @@
-"""The figures that are plots, as `data:` addresses that a page can hold; the same table gives the same bytes."""
+"""The figures that are plots; the same table gives the same bytes."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from typing import Any
 
 import matplotlib
@@ -39,7 +37,7 @@ def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[
         baselines: names in words of the backbones that are baselines; each becomes a line across.
 
     Returns:
-        An SVG image as a `data:` address.
+        An SVG image.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 3.6), layout="constrained")
@@ -73,14 +71,14 @@ def _arm(axes: Axes, rows: pd.DataFrame, settings: Sequence[str], shift: float, 
     axes.errorbar(positions, rows["mean"], yerr=intervals, capsize=3, **look)
 
 
-def embedding(views: pd.DataFrame) -> str:
+def embedding(views: pd.DataFrame) -> bytes:
     """Plot real and synthetic records in each view of the embedding, for one dataset and generator.
 
     Args:
         views: rows of one dataset and generator: view, kind (`real` or `synthetic`), x, y.
 
     Returns:
-        A PNG image as a `data:` address: its size hardly grows with the number of records.
+        A PNG image: its size hardly grows with the number of records.
     """
     names = list(dict.fromkeys(views["view"]))
     with matplotlib.rc_context(STYLE):
@@ -95,13 +93,13 @@ def embedding(views: pd.DataFrame) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    with closing(io.BytesIO()) as file:
-        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
-        return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+    file = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
+    return file.getvalue().decode()
 
 
-def _png(figure: Figure) -> str:
+def _png(figure: Figure) -> bytes:
     figure.set_dpi(160)
-    with closing(io.BytesIO()) as file:
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
-        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+    return file.getvalue()

@@ -6,6 +6,7 @@ dataset is made by `_dataset`, so that another question is one more table there 
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,15 +60,17 @@ class ReportInputs:
 
     Attributes:
         results: dataset, generator, backbone, setting, seed, rhythm (or `macro`), metric, value.
-        summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: 95 % intervals over seeds and test records.
+        summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals over seeds and test records.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
         quality: dataset, generator, rhythm (or `all`), metric, value, low, high, floor.
         views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
-        runs: kind (`generator`, `classifier`, `quality`), dataset, generator, setting, backbone, seed, run_name, run_id, url (or empty).
+        runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; a row without a run_id is not shown. With a column
+            kind (`generator`, `classifier`, `quality`); without it, a run that has no setting is a generator's.
         prepared: the folder of each dataset's record set, with its excluded.csv; their order is the report's.
         synthetic: the folder of the record set of each (dataset, generator).
         made: `profile`, `commit`, `dirty`; `versions` and `parameters`, which may be nested; and `commands`, with the one behind each
             section (`results`, `ecgs`, `quality`, `data`) and `ui`, which opens MLflow's UI.
+        confidence: of the intervals in `summary`.
     """
 
     results: pd.DataFrame
@@ -79,10 +82,15 @@ class ReportInputs:
     prepared: Mapping[str, Path]
     synthetic: Mapping[tuple[str, str], Path]
     made: Mapping[str, Any]
+    confidence: float = 0.95
 
     def of(self, dataset: str) -> ReportInputs:
         """The tables' rows of one dataset, with empty strings where a CSV had nothing."""
-        return replace(self, **{name: _rows(getattr(self, name), dataset) for name in TABLES})
+        found = {name: _rows(getattr(self, name), dataset) for name in TABLES}
+        runs = found["runs"][found["runs"]["run_id"] != ""]
+        if "kind" not in runs:
+            runs = runs.assign(kind=np.where(runs["setting"] == "", "generator", "classifier"))
+        return replace(self, **{**found, "runs": runs})
 
 
 def write(inputs: ReportInputs, out_html: Path) -> None:
@@ -96,6 +104,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "generators": list(dict.fromkeys(generator for _, generator in inputs.synthetic)),
         "seeds": sorted(inputs.results["seed"].unique()),
         "made": {**inputs.made, "parameters": dict(_flat(inputs.made["parameters"]))},
+        "interval": f"{inputs.confidence * 100:g} %",
         "settings": {name: _meaning(SETTINGS[name]) for name in tables.SETTINGS},
         "splits": SPLITS,
         "metrics": METRICS,
@@ -154,7 +163,7 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "tested": records.split("test").counts(),
         "cautions": list(_cautions(records)),
         "answer": tables.answer(summary["f1"]),
-        "figure": figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES),
+        "figure": _address("image/svg+xml", figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES).encode()),
         "by_setting": {metric: list(tables.by_setting(rows)) for metric, rows in summary.items()},
         "recall": tables.recall(inputs.results, rhythms),
         "confusions": [{**cell, "runs": _runs(inputs.runs, "classifier", cell)} for cell in tables.confusions(inputs.confusions, rhythms)],
@@ -162,12 +171,19 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "generator_runs": {generator: _runs(inputs.runs, "generator", {"generator": generator}) for generator in synthetic},
         "quality_runs": {generator: _runs(inputs.runs, "quality", {"generator": generator}) for generator in synthetic},
         "quality": tables.quality(inputs.quality),
-        "views": {generator: figures.embedding(rows) for generator, rows in inputs.views.groupby("generator", sort=False)},
+        "views": {
+            generator: _address("image/png", figures.embedding(rows)) for generator, rows in inputs.views.groupby("generator", sort=False)
+        },
         "counts": tables.counts(records),
         "exclusions": tables.exclusions(records),
         "synthetic": {generator: tables.counts(drawn) for generator, drawn in synthetic.items()},
         "runs": inputs.runs.to_dict("records"),
     }
+
+
+def _address(kind: str, image: bytes) -> str:
+    """An image as a `data:` address, for a page that fetches nothing."""
+    return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _cautions(records: RecordSet) -> Iterator[str]:

@@ -53,7 +53,7 @@ def draw(rhythm: str, rate: float, qt: float, duration: float, margin: float, br
 
     Args:
         rate: beats/min.
-        qt: ms; in fibrillation no beat follows before the ventricles have recovered.
+        qt: ms; in fibrillation a beat follows only when most of it is over.
     """
     mean = 60 / rate
     start = rng.uniform()  # in mean intervals, until the record's first beat
@@ -78,7 +78,7 @@ def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, 
     noise = rng.standard_normal(count)
     if rhythm == "AFIB":
         # No order from beat to beat, right-skewed, and bounded below by the refractory period.
-        recovered = min(0.92, 1.02 * qt / 1000 / mean)
+        recovered = min(0.72, 0.9 * qt / 1000 / mean)
         return np.maximum(np.exp(variation * noise), recovered)
     if rhythm in ("AFLT", "SVT"):
         return 1 + variation * noise

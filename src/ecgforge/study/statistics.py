@@ -186,11 +186,11 @@ def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) 
 
 def _auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Area under the ROC curve under each row of weights: the share of pairs in the right order, ties as half."""
-    _, rank = np.unique(score, return_inverse=True)
-    order = np.argsort(rank, kind="stable")
-    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
-    for_each_score = [np.add.reduceat((weights * side)[:, order], starts, axis=1) for side in (positive, ~positive)]
-    with_score, against = for_each_score
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    ordered = weights[:, order]
+    with_score = np.add.reduceat(ordered * positive[order], starts, axis=1)
+    against = np.add.reduceat(ordered, starts, axis=1) - with_score
     below = np.cumsum(against, axis=1) - against
     pairs = with_score.sum(axis=1) * against.sum(axis=1)
     with np.errstate(invalid="ignore"):

@@ -90,7 +90,7 @@ def find_version(name: str, identity: str) -> ModelVersion | None:
 
 def _for_export(module: nn.Module) -> nn.Module:
     # An exported graph stays on the device that it was exported from.
-    return copy.deepcopy(module).cpu().float().eval()
+    return copy.deepcopy(module).cpu().eval()
 
 
 def _signature(example: list[np.ndarray], names: Sequence[str | None], output: Any) -> ModelSignature:

@@ -52,7 +52,7 @@ class Cell:
     """One point of the study's grid.
 
     Attributes:
-        kind: what is trained.
+        kind: what is trained, or whose quality is measured.
         dataset: what it is trained or tested on: `ptbxl`, `chapman`, `merged`.
         seed: of the training.
         simulated: whether the records, or those that a generator learned from, are simulated.
@@ -60,7 +60,7 @@ class Cell:
         setting, backbone: of classifiers.
     """
 
-    kind: Literal["generator", "classifier"]
+    kind: Literal["generator", "classifier", "quality"]
     dataset: str
     seed: int
     simulated: bool
@@ -73,6 +73,8 @@ class Cell:
         """The run's name, for people who read lists of them."""
         if self.kind == "generator":
             return f"{self.generator} on {self.dataset}, seed {self.seed}"
+        if self.kind == "quality":
+            return f"quality of {self.generator} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
         return f"{self.setting} {data} {self.backbone} seed {self.seed}"
 
@@ -122,13 +124,13 @@ def identity(cell: Cell, params: dict[str, Any], inputs: dict[str, str], code: I
         inputs: name -> md5 of each input.
         code: python files, folders of them, or modules; where they lie does not matter, only what is in them.
     """
-    sources: dict[str, str] = {}
+    sources = []
     for source in code:
         path = Path(source.__file__ or "") if isinstance(source, ModuleType) else Path(source)
         folder = path.parent if path.name == "__init__.py" else path
         files = sorted(folder.rglob("*.py")) if folder.is_dir() else [path]
-        sources |= {file.relative_to(folder.parent).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    tree = {"cell": cell.tags, "params": params, "inputs": inputs, "code": sources}
+        sources += [(file.relative_to(folder.parent).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    tree = {"cell": cell.tags, "params": params, "inputs": inputs, "code": sorted(sources)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
 
 

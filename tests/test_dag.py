@@ -1,0 +1,161 @@
+"""The pipeline itself: what a change re-runs and what it leaves alone, asked of DVC on the project's own dvc.yaml.
+
+Every stage's outputs are stood in for by small files, so that DVC takes the study for complete; nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+ARMS = [f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")]
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    found = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+def outputs(folder: Path) -> list[str]:
+    from dvc.repo import Repo
+
+    with Repo(str(folder)) as repo:
+        return [str(out) for stage in repo.index.stages for out in stage.outs]
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which DVC finds everything up to date."""
+    folder = tmp_path_factory.mktemp("study") / "project"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    dvc(folder, "init", "--quiet")
+    for name in outputs(folder):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    dvc(folder, "commit", "--force", "--quiet")
+    assert status(folder) == set()
+    return folder
+
+
+@pytest.fixture()
+def study(complete: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(complete, tmp_path / "project"))
+
+
+def status(folder: Path) -> set[str]:
+    """Return the stages that DVC would run, before it knows whether those before them come out differently."""
+    return set(json.loads(dvc(folder, "status", "--json")))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    tree = yaml.safe_load((folder / "params.yaml").read_text())
+    change(tree)
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+
+
+def cells(stage: str) -> set[str]:
+    return {f"{stage}@{arm}" for arm in ARMS}
+
+
+def per_dataset(stage: str) -> set[str]:
+    return {f"{stage}@{dataset}" for dataset in ("ptbxl", "chapman", "merged")}
+
+
+def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 0.5
+
+    edit(study, change)
+    assert status(study) == cells("classify") | per_dataset("classify_real")
+
+
+def test_a_new_seed_touches_no_data_and_no_generator(study: Path) -> None:
+    edit(study, lambda tree: tree["profiles"]["demo"]["study"]["seeds"].append(99))
+    assert status(study) == cells("classify") | per_dataset("classify_real") | {"report"}
+
+
+def test_a_new_generator_runs_its_cells_alone(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["generators"].append("flow")
+        for profile in tree["profiles"].values():
+            profile["generators"]["flow"] = profile["generators"]["diffwave"]
+
+    edit(study, change)
+    (study / "src/ecgforge/generators/flow.py").write_text("# a new generator is one file ...\n")
+    registry = study / "src/ecgforge/generators/registry.py"
+    registry.write_text(registry.read_text() + "# ... and a line\n")
+    stages = ("train_generator", "synthesize", "classify", "quality")
+    assert status(study) == {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")} | {"report"}
+
+
+def test_sampling_is_no_matter_of_training(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["generators"]["diffwave"]["sampling"]["guidance"] = 3.5
+
+    edit(study, change)
+    assert status(study) == {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
+
+
+def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["sources"]["chapman"]["records"] += 1
+
+    edit(study, change)
+    assert status(study) == {"acquire@chapman"}
+    (study / "data/raw/chapman").write_text("other records")
+    assert status(study) == {"acquire@chapman", "prepare@chapman", "merge"}
+
+
+def test_a_profile_that_is_not_in_use_touches_nothing(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["paper"]["classifier"]["training"]["learning_rate"] = 0.5
+
+    edit(study, change)
+    assert status(study) == set()
+
+
+def test_where_it_runs_is_no_matter_of_what_comes_out(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["compute"]["accelerator"] = "gpu"
+
+    edit(study, change)
+    assert status(study) == set()
+
+
+def test_another_profile_is_one_word(study: Path) -> None:
+    edit(study, lambda tree: tree.update(profile="sample"))
+    everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {f"prepare@{source}" for source in ("ptbxl", "chapman")}
+    everything |= {"merge", "report"} | per_dataset("classify_real")
+    for stage in ("train_generator", "synthesize", "classify", "quality"):
+        everything |= cells(stage)
+    assert status(study) == everything
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("src/ecgforge/generators/time_vqvae.py", {f"train_generator@{dataset}-time_vqvae" for dataset in ("ptbxl", "chapman", "merged")}),
+        ("src/ecgforge/classifiers/registry.py", set()),
+        ("src/ecgforge/report/page.html", {"report"}),
+        ("src/ecgforge/tracking/runs.py", set()),
+    ],
+)
+def test_code_touches_the_stages_that_run_it(study: Path, file: str, stages: set[str]) -> None:
+    path = study / file
+    path.write_text(path.read_text() + "\n")
+    assert status(study) == stages

@@ -1,0 +1,398 @@
+"""The contract, held by every registered generator, and what is particular to each of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.generators import base, diffusion, time_vqvae
+from ecgforge.generators.registry import GENERATORS, generator_class, generator_name
+
+SHAPE = base.Shape(leads=8, samples=200, rhythms=3, sampling_rate=50)
+SCALE = torch.linspace(0.1, 0.8, 8)
+NETWORKS = {
+    "diffwave": {"layers": 4, "channels": 16, "dilation_cycle": 3, "patch": 8, "label_dropout": 0.1, "shift": 3.0},
+    "time_diffusion": {"channels": [16, 24], "attention_levels": 1, "heads": 2, "patch": 8, "label_dropout": 0.1, "shift": 3.0},
+    "time_vqvae": {
+        "fft": 8,
+        "low": {"channels": 16, "blocks": 1, "halvings": 3, "codes": 16, "code_size": 8},
+        "high": {"channels": 16, "blocks": 1, "halvings": 2, "codes": 24, "code_size": 8},
+        "low_prior": {"width": 16, "layers": 1, "heads": 2},
+        "high_prior": {"width": 16, "layers": 1, "heads": 2},
+        "label_dropout": 0.1,
+    },
+}
+SAMPLINGS = {
+    "diffwave": {"steps": 4, "guidance": 2.0},
+    "time_diffusion": {"steps": 4, "guidance": 2.0},
+    "time_vqvae": {"low_steps": 4, "high_steps": 3, "temperature": 1.0, "guidance": 2.0},
+}
+
+
+def records(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Beats at a rate that the label sets, `[count, 8, 200]` at 50 Hz, each lead with the standard deviation that SCALE says."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    phase = (np.arange(200) / 50 * (0.8 + 0.5 * labels[:, None]) + rng.random((count, 1))) % 1 - 0.5
+    beats = np.exp(-0.5 * (phase / 0.03) ** 2) + 0.25 * np.exp(-0.5 * ((phase - 0.3) / 0.08) ** 2)
+    beats = (beats - beats.mean(1, keepdims=True)) / beats.std()
+    signs = np.array([1, 1, -1, -1, -1, 1, 1, 1])[None, :, None]
+    return torch.tensor(beats[:, None] * signs, dtype=torch.float32) * SCALE[:, None], torch.tensor(labels)
+
+
+def train(generator: base.Generator, steps: int, learning_rate: float = 3e-3, batch: int = 16) -> dict[str, list[float]]:
+    """Train all phases on fresh `records`, and return the curve of each phase's loss."""
+    curves: dict[str, list[float]] = {}
+    signals, labels = records(256)
+    for phase in generator.phases:
+        optimiser = torch.optim.AdamW(generator.trainable(phase), learning_rate)
+        generator.train()
+        for step in range(steps):
+            index = torch.randint(256, (batch,), generator=torch.Generator().manual_seed(step))
+            loss = generator.loss(signals[index], labels[index], phase, torch.Generator().manual_seed(step))["loss"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            curves.setdefault(phase, []).append(loss.item())
+    generator.eval()
+    return curves
+
+
+def build(name: str) -> base.Generator:
+    return base.create(name, SHAPE, NETWORKS[name], SCALE, seed=0)
+
+
+def sampling(name: str, **changes: object) -> object:
+    return generator_class(name).Sampling(**{**SAMPLINGS[name], **changes})
+
+
+@pytest.fixture(scope="module", params=list(GENERATORS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(name: str) -> base.Generator:
+    """A generator after a few steps, so that no layer is still at its zero initialisation."""
+    generator = build(name)
+    generator.curves = train(generator, 80)  # type: ignore[assignment]
+    return generator
+
+
+def test_records_have_the_shape_and_are_finite(name: str, trained: base.Generator) -> None:
+    made = trained.sample(torch.tensor([0, 1, 2]), torch.tensor([5, 6, 7]), sampling(name))
+    assert made.shape == (3, 8, 200)
+    assert made.dtype == torch.float32
+    assert made.isfinite().all()
+
+
+def test_amplitudes_follow_the_scale(name: str, trained: base.Generator) -> None:
+    labels, seeds = torch.arange(3).repeat(8), torch.arange(24)
+    made = trained.sample(labels, seeds, sampling(name))
+    ratio = made.std(dim=(0, 2)) / SCALE
+    assert ((ratio > 0.2) & (ratio < 2)).all(), ratio
+    trained.scale.mul_(10)
+    torch.testing.assert_close(trained.sample(labels, seeds, sampling(name)), 10 * made)
+    trained.scale.div_(10)
+
+
+def test_a_record_depends_on_its_seed_and_label_alone(name: str, trained: base.Generator) -> None:
+    labels, seeds = torch.tensor([0, 1, 2, 1, 1]), torch.tensor([3, 1, 4, 1, 5])
+    whole = trained.sample(labels, seeds, sampling(name))
+    torch.manual_seed(99)
+    assert torch.equal(whole, trained.sample(labels, seeds, sampling(name)))
+    one_by_one = torch.cat([trained.sample(labels[i : i + 1], seeds[i : i + 1], sampling(name)) for i in range(5)])
+    torch.testing.assert_close(whole, one_by_one, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(whole[1], whole[3], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(whole[3], whole[4], atol=1e-2)
+
+
+def test_guidance_and_label_change_the_record(name: str, trained: base.Generator) -> None:
+    seeds = torch.arange(6)
+    plain = trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=1.0))
+    assert not torch.allclose(plain, trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=4.0)), atol=1e-3)
+    assert not torch.allclose(plain, trained.sample(torch.full((6,), 2), seeds, sampling(name, guidance=1.0)), atol=1e-3)
+
+
+def test_saved_and_loaded_it_is_the_same(name: str, trained: base.Generator, tmp_path) -> None:
+    base.save(trained, tmp_path / "one")
+    loaded = base.load(tmp_path / "one")
+    base.save(loaded, tmp_path / "two")
+    for file in ("weights.safetensors", "generator.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    labels, seeds = torch.tensor([0, 2]), torch.tensor([1, 2])
+    assert torch.equal(trained.sample(labels, seeds, sampling(name)), loaded.sample(labels, seeds, sampling(name)))
+    assert not loaded.training
+    assert json.loads((tmp_path / "one" / "generator.json").read_text())["name"] == name
+
+
+def test_training_lowers_the_loss_of_each_phase(trained: base.Generator) -> None:
+    assert tuple(trained.curves) == trained.phases
+    for phase, curve in trained.curves.items():
+        assert np.mean(curve[-10:]) < 0.9 * np.mean(curve[:5]), phase
+
+
+def test_the_same_noise_gives_the_same_loss(name: str) -> None:
+    signals, labels = records(8)
+    for phase in generator_class(name).phases:
+        first, second = (build(name).train().loss(signals, labels, phase, torch.Generator().manual_seed(3)) for _ in range(2))
+        other = build(name).train().loss(signals, labels, phase, torch.Generator().manual_seed(4))
+        assert first["loss"] == second["loss"] != other["loss"]
+
+
+def test_gradients_reach_all_that_a_phase_trains_and_nothing_else(name: str, trained: base.Generator) -> None:
+    signals, labels = records(32)
+    for phase in trained.phases:
+        trained.zero_grad(set_to_none=True)
+        trained.train().loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"].backward()
+        trained.eval()
+        mine = {id(parameter) for parameter in trained.trainable(phase)}
+        for key, parameter in trained.named_parameters():
+            if id(parameter) in mine:
+                assert parameter.grad is not None, key
+                assert parameter.grad.abs().max() > 0, key
+            else:
+                assert parameter.grad is None, key
+    phases = [{id(parameter) for parameter in trained.trainable(phase)} for phase in trained.phases]
+    assert sum(map(len, phases)) == len(list(trained.parameters())) == len(set.union(*phases))
+
+
+def test_bf16_autocast_gives_finite_losses_and_records(name: str, trained: base.Generator) -> None:
+    signals, labels = records(8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for phase in trained.phases:
+            trained.zero_grad(set_to_none=True)
+            loss = trained.loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"]
+            loss.backward()
+            assert loss.isfinite()
+            assert all(parameter.grad.isfinite().all() for parameter in trained.trainable(phase) if parameter.grad is not None)
+        made = trained.sample(torch.tensor([0, 1, 2]), torch.arange(3), sampling(name))
+    assert made.isfinite().all()
+    assert made.dtype == torch.float32
+
+
+def test_evaluation_leaves_the_state_alone(trained: base.Generator) -> None:
+    before = {key: value.clone() for key, value in trained.state_dict().items()}
+    signals, labels = records(8)
+    with torch.no_grad():
+        for phase in trained.phases:
+            trained.loss(signals, labels, phase, torch.Generator().manual_seed(0))
+    for key, value in trained.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_the_exportable_network_exports_for_any_batch(trained: base.Generator) -> None:
+    network, example = trained.exportable()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(network.eval(), example, dynamic_shapes=tuple({0: batch} for _ in example)).module()
+    larger = tuple(torch.cat([part, part, part[:1]]) for part in example)
+    torch.testing.assert_close(exported(*larger), network(*larger), rtol=1e-3, atol=1e-4)
+
+
+def test_initial_weights_come_from_the_seed_alone(name: str) -> None:
+    torch.manual_seed(1)
+    first = build(name).state_dict()
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1)), "the global state must stay as it was"
+    assert all(torch.equal(value, first[key]) for key, value in build(name).state_dict().items())
+
+
+def test_names_and_classes_belong_together(name: str) -> None:
+    assert generator_name(generator_class(name)) == name
+
+
+def test_unknown_names_and_parameters_are_refused() -> None:
+    with pytest.raises(EcgforgeError, match="'diffwav' is no generator: known are diffwave, time_diffusion, time_vqvae"):
+        generator_class("diffwav")
+    with pytest.raises(EcgforgeError, match=r"generators\.diffwave\.network: layers = 0"):
+        base.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "layers": 0}, SCALE, seed=0)
+    with pytest.raises(EcgforgeError, match="depth: unknown key"):
+        base.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "depth": 3}, SCALE, seed=0)
+    with pytest.raises(EcgforgeError, match="multiples of heads"):
+        base.create("time_diffusion", SHAPE, {**NETWORKS["time_diffusion"], "heads": 5}, SCALE, seed=0)
+
+
+def test_a_folder_without_a_whole_generator_is_refused(tmp_path) -> None:
+    with pytest.raises(EcgforgeError, match=r"generator\.json is missing"):
+        base.load(tmp_path / "nowhere")
+    base.save(build("diffwave"), tmp_path / "model")
+    weights = tmp_path / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(EcgforgeError, match="does not hold a whole generator"):
+        base.load(tmp_path / "model")
+
+
+# Diffusion
+
+
+def test_the_schedule_runs_from_the_record_to_pure_noise() -> None:
+    alpha, sigma = build("diffwave").process(torch.linspace(0, 1, 101))
+    assert (alpha[0], sigma[0]) == (1, 0)
+    assert (alpha[-1], sigma[-1]) == (0, 1)
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(101))
+    assert (alpha.diff() < 0).all()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_sampler_recovers_what_a_perfect_network_predicts(guidance: float) -> None:
+    generator, truth = build("diffwave"), records(2)[0] / SCALE[:, None]
+    generator.denoiser.forward = lambda noisy, _times, _labels: truth.repeat(len(noisy) // 2, 1, 1)
+    made = generator.sample(torch.tensor([0, 1]), torch.tensor([8, 9]), sampling("diffwave", steps=7, guidance=guidance))
+    torch.testing.assert_close(made, truth * SCALE[:, None])
+
+
+def test_the_sampler_follows_the_exact_flow_of_gaussian_data() -> None:
+    """Of records from N(0, s^2), the best prediction is known, and the noiseless flow maps noise z to s z."""
+    generator, spread = build("diffwave"), 0.3
+
+    def posterior_mean(noisy: torch.Tensor, times: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = generator.process(times[:, None, None])
+        return alpha * spread**2 / (alpha**2 * spread**2 + sigma**2) * noisy
+
+    generator.denoiser.forward = posterior_mean
+    made = generator.sample(torch.tensor([0]), torch.tensor([8]), sampling("diffwave", steps=400, guidance=1.0))
+    noise = torch.randn((8, 200), generator=torch.Generator().manual_seed(8))
+    torch.testing.assert_close(made[0], spread * noise * SCALE[:, None], rtol=0.03, atol=1e-3)
+
+
+def test_the_diffusion_loss_is_the_error_of_v_where_noise_is_strong() -> None:
+    generator = build("diffwave").eval()
+    guess = torch.full((1, 8, 200), 0.25)
+    generator.denoiser.forward = lambda noisy, _times, _labels: guess.expand(len(noisy), -1, -1)
+    signals, labels = records(64)
+    losses = generator.loss(signals, labels, "denoiser", torch.Generator().manual_seed(0))
+    source = torch.Generator().manual_seed(0)
+    times = (torch.rand(1, generator=source) + torch.arange(64) / 64) % 1
+    clean = signals / SCALE[:, None]
+    error = (clean - guess).square().mean(dim=(1, 2))
+    _, sigma = generator.process(times)
+    weights = torch.minimum(sigma**-2, torch.tensor(6.0))
+    torch.testing.assert_close(losses["loss"], (error * weights).mean())
+    torch.testing.assert_close(losses["clean"], error.mean())
+
+
+def test_steps_are_embedded_apart() -> None:
+    embedded = diffusion.step_embedding(torch.tensor([0.0, 1e-3, 0.5, 1.0]), 16)
+    assert embedded.shape == (4, 16)
+    assert torch.cdist(embedded, embedded)[~torch.eye(4, dtype=torch.bool)].min() > 0.1
+
+
+# Time-VQVAE
+
+
+@pytest.mark.parametrize("samples", [200, 201, 333])
+def test_the_bands_sum_to_the_record(samples: int) -> None:
+    signals = torch.randn(2, 8, samples, generator=torch.Generator().manual_seed(0))
+    spectrum = time_vqvae.Spectrum(8)
+    low, high = spectrum.split(signals)
+    low_part, high_part = spectrum.low_records(low, samples), spectrum.high_records(high, 8, samples)
+    torch.testing.assert_close(low_part + high_part, signals, rtol=1e-4, atol=1e-5)
+    power = torch.fft.rfft(low_part).abs().square().mean(dim=(0, 1))
+    assert power[: samples // 8].sum() > 10 * power[samples // 4 :].sum()
+
+
+def test_a_record_of_ten_seconds_has_at_least_62_low_tokens() -> None:
+    shape = base.Shape(leads=8, samples=1000, rhythms=3, sampling_rate=100)
+    generator = base.create("time_vqvae", shape, NETWORKS["time_vqvae"], SCALE, seed=0)
+    positions = [len(prior.position) - 1 for prior in (generator.low_prior, generator.high_prior)]
+    assert positions == [63, 126]
+    low, high = generator.bands(torch.zeros(1, 8, 1000))
+    assert [generator.low.encode(low).shape[1], generator.high.encode(high).shape[1]] == positions
+
+
+def test_high_tokens_see_the_low_tokens_of_their_own_moment() -> None:
+    prior = build("time_vqvae").high_prior.eval()
+    seen = {}
+    prior.layers.forward = lambda hidden: seen.setdefault(len(seen), hidden)
+    tokens, labels = torch.zeros(1, 26, dtype=torch.int64), torch.tensor([0])
+    context = torch.zeros(1, 13, dtype=torch.int64)
+    changed = context.clone()
+    changed[0, 5] = 3
+    prior(tokens, labels, context)
+    prior(tokens, labels, changed)
+    differs = (seen[0] != seen[1]).any(-1)[0, 1:]
+    assert differs.nonzero().flatten().tolist() == [10, 11]
+
+
+def test_the_gradient_passes_the_codebook_unchanged() -> None:
+    generator = build("time_vqvae").train()
+    latents = {}
+    for key in ("low", "high"):
+        band = getattr(generator, key)
+        encode = band.encode
+
+        def kept(frames: torch.Tensor, encode=encode, key=key) -> torch.Tensor:
+            latents[key] = encode(frames)
+            latents[key].retain_grad()
+            return latents[key]
+
+        band.encode = kept
+        decode = band.decode
+
+        def decoded(quantised: torch.Tensor, decode=decode, key=key) -> torch.Tensor:
+            quantised.retain_grad()
+            latents[f"{key}_decoded"] = quantised
+            return decode(quantised)
+
+        band.decode = decoded
+    losses = generator.loss(*records(4), "autoencoder", torch.Generator().manual_seed(0))
+    (losses["low_error"] + losses["high_error"]).backward()
+    for key in ("low", "high"):
+        assert latents[key].grad.abs().max() > 0
+        assert torch.equal(latents[key].grad, latents[f"{key}_decoded"].grad)
+
+
+def test_codes_become_the_means_of_their_latents_and_dead_ones_are_revived() -> None:
+    codebook = time_vqvae.Codebook(8, 2)
+    centres = torch.tensor([[5.0, 5.0], [-5.0, 5.0], [5.0, -5.0], [-5.0, -5.0]])
+    source = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        latents = centres.repeat(16, 1) + 0.1 * torch.randn(64, 2, generator=source)
+        codebook.update(latents[None], source)
+    tokens = codebook.tokens(latents)
+    assert (codebook.latents(tokens) - latents).abs().max() < 0.5
+    assert len(tokens.unique()) == 8, "all codes live"
+    assert codebook.perplexity(tokens) > 4
+    codebook.codes[3] = 1e3
+    codebook.counts[3] = 0.0
+    codebook.update(latents[None], source)
+    assert codebook.codes[3].abs().max() < 10
+
+
+def test_perplexity_counts_codes_in_even_use() -> None:
+    codebook = time_vqvae.Codebook(10, 2)
+    torch.testing.assert_close(codebook.perplexity(torch.arange(5).repeat(7)), torch.tensor(5.0))
+    torch.testing.assert_close(codebook.perplexity(torch.zeros(9, dtype=torch.int64)), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 13, 40])
+def test_decoding_leaves_no_token_masked_and_settles_each_once(steps: int) -> None:
+    prior = build("time_vqvae").low_prior.eval()
+    inputs = []
+    forward = prior.forward
+    prior.forward = lambda tokens, labels, context: (inputs.append(tokens.clone()), forward(tokens, labels, context))[1]
+    random = torch.rand(3, 2, steps, 13, generator=torch.Generator().manual_seed(0))
+    tokens = time_vqvae.decode_iteratively(prior, torch.tensor([0, 1, 2]), None, random, 1.0, 1.0)
+    assert ((tokens >= 0) & (tokens < 16)).all()
+    assert (inputs[0] == 16).all()
+    for before, after in zip(inputs, [*inputs[1:], tokens], strict=True):
+        settled = before != 16
+        assert torch.equal(before[settled], after[settled])
+    masked = [int((batch[0] == 16).sum()) for batch in inputs]
+    assert masked == [math.floor(13 * math.cos(math.pi / 2 * step / steps)) for step in range(steps)]
+
+
+def test_decoding_draws_from_the_prior_s_distribution() -> None:
+    prior = build("time_vqvae").low_prior.eval()
+    wanted = torch.linspace(1, 3, 16).softmax(0)
+    prior.forward = lambda tokens, _labels, _context: torch.log(wanted).expand(*tokens.shape, 16)
+    random = torch.rand(2000, 2, 1, 13, generator=torch.Generator().manual_seed(0))
+    tokens = time_vqvae.decode_iteratively(prior, torch.zeros(2000, dtype=torch.int64), None, random, 1.0, 1.0)
+    torch.testing.assert_close(torch.bincount(tokens.flatten(), minlength=16) / tokens.numel(), wanted, atol=0.006, rtol=0.05)

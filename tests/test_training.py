@@ -1,0 +1,166 @@
+"""The training loop: it learns, it resumes to the byte, it stops early, and it says when it diverged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Compute, Training
+from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.training.batches import Draws, Records
+from ecgforge.training.fit import Outcome, fit
+from ecgforge.training.objective import Objective, mean_losses
+
+COMPUTE = Compute(accelerator="cpu", devices=1, precision="auto", threads=1)
+SAMPLES = 40
+
+
+def training(**changes: object) -> Training:
+    settings = {
+        "steps": 40,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "warmup_steps": 4,
+        "gradient_clip": 1.0,
+        "ema_decay": 0.0,
+        "balance": 0.0,
+        "evaluate_every": 10,
+        "patience": None,
+    }
+    return Training.model_validate(settings | changes)
+
+
+@pytest.fixture()
+def records(tmp_path: Path) -> RecordSet:
+    """Records of two rhythms, of which the second has an offset in every lead."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 4 == 0
+    signals = rng.normal(size=(64, 8, SAMPLES)) + labels[:, None, None]
+    table = pd.DataFrame({"id": [f"r{i}" for i in range(64)], "rhythm": np.where(labels, "AFIB", "SR")})
+    table = table.assign(patient=table["id"], dataset="ptbxl", split="train", age=50, sex="", origin="simulated")
+    with write_record_set(tmp_path / "set", About(100, SAMPLES, "mV", ("SR", "AFIB"), "simulated", {})) as writer:
+        writer.append(signals, table)
+    return RecordSet.open(tmp_path / "set")
+
+
+class Network(nn.Module):
+    """A linear map with noise at its input in training, so that a resumed training must find the same noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(8 * SAMPLES, 2))
+
+    def objective(self) -> Objective:
+        def loss(signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> dict[str, torch.Tensor]:
+            return {"loss": cross_entropy(self.layers(signals + torch.randn(signals.shape, generator=noise)), labels)}
+
+        return Objective(self, list(self.parameters()), loss, loss, mean_losses, "loss", higher_is_better=False)
+
+
+def run(records: RecordSet, folder: Path, settings: Training, stop_at: int | None = None) -> tuple[Outcome, bytes, list[int]]:
+    network, steps = Network(), []
+
+    def log(_: dict[str, float], step: int) -> None:
+        steps.append(step)
+        if step == stop_at:
+            raise RuntimeError("cut off")
+
+    outcome = fit(network.objective(), [records], [records], settings, COMPUTE, seed=3, folder=folder, log=log)
+    return outcome, save(network.state_dict()), steps
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_training_that_was_cut_off_ends_with_the_same_bytes(records: RecordSet, tmp_path: Path, ema_decay: float) -> None:
+    settings = training(ema_decay=ema_decay)
+    outcome, weights, steps = run(records, tmp_path / "whole", settings)
+    with pytest.raises(RuntimeError, match="cut off"):
+        run(records, tmp_path / "cut", settings, stop_at=30)
+    again, same, rest = run(records, tmp_path / "cut", settings)
+    assert again == outcome
+    assert same == weights
+    assert steps == [10, 20, 30, 40]
+    assert rest == [30, 40], "went on from the checkpoint at 20, and not from the start"
+
+
+def test_seeds_decide_the_weights(records: RecordSet, tmp_path: Path) -> None:
+    assert run(records, tmp_path / "a", training())[1] == run(records, tmp_path / "b", training())[1]
+    network = Network()
+    fit(network.objective(), [records], [records], training(), COMPUTE, seed=4, folder=tmp_path / "c", log=lambda *_: None)
+    assert save(network.state_dict()) != run(records, tmp_path / "d", training())[1]
+
+
+def test_it_learns(records: RecordSet, tmp_path: Path) -> None:
+    network = Network()
+    objective = network.objective()
+    before = objective.loss(*Records([records])[np.arange(64)], torch.Generator())["loss"].item()
+    outcome = fit(objective, [records], [records], training(steps=100), COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+    assert outcome.best < before / 3
+
+
+def test_it_stops_early_and_keeps_the_best_weights(records: RecordSet, tmp_path: Path) -> None:
+    network = Network()
+    figures = iter([0.5, 0.3, 0.4, 0.45, 0.2])
+    kept = []
+
+    def summarise(_: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        kept.append(save(network.state_dict()))
+        return {"loss": next(figures)}
+
+    plain = network.objective()
+    objective = Objective(network, plain.parameters, plain.loss, plain.validate, summarise, "loss", higher_is_better=False)
+    settings = training(steps=200, patience=2)
+    outcome = fit(objective, [records], [records], settings, COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+    assert outcome == Outcome(40, pytest.approx(0.3), stopped_early=True)
+    assert save(network.state_dict()) == kept[1]
+
+
+def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(records: RecordSet, tmp_path: Path) -> None:
+    network = Network()
+    plain, calls = network.objective(), []
+
+    def loss(signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        calls.append(0)
+        return {"loss": plain.loss(signals, labels, noise)["loss"] * (float("nan") if len(calls) > 25 else 1)}
+
+    objective = Objective(network, plain.parameters, loss, plain.validate, mean_losses, "loss", higher_is_better=False)
+    with pytest.raises(EcgforgeError, match="diverged at step 25.*nan"):
+        fit(objective, [records], [records], training(), COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+    state = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 20
+    assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
+
+
+def test_batches_balance_rhythms_and_depend_on_seed_and_step_alone(records: RecordSet) -> None:
+    labels = records.labels
+
+    def share(balance: float) -> float:
+        batches = iter(Draws(labels, 32, balance, seed=5))
+        return float(np.mean([labels[next(batches)].mean() for _ in range(200)]))
+
+    assert share(0.0) == pytest.approx(0.25, abs=0.02)
+    assert share(1.0) == pytest.approx(0.5, abs=0.02)
+    assert 0.3 < share(0.5) < 0.42
+    later = Draws(labels, 32, 0.5, seed=5)
+    later.step = 7
+    first = iter(Draws(labels, 32, 0.5, seed=5))
+    drawn = [next(first) for _ in range(8)]
+    np.testing.assert_array_equal(next(iter(later)), drawn[7])
+
+
+def test_several_sets_are_read_as_one(records: RecordSet) -> None:
+    both = Records([records.select(np.arange(10)), records.select(np.arange(40, 64))])
+    signals, labels = both[np.array([12, 3, 33])]
+    np.testing.assert_array_equal(signals.numpy(), records.signals(np.array([42, 3, 63])))
+    np.testing.assert_array_equal(labels.numpy(), records.labels[[42, 3, 63]])
+    np.testing.assert_allclose(Records([records]).scale(7).numpy(), records.signals().std(axis=(0, 2)), rtol=1e-5)
