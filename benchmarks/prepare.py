@@ -42,7 +42,7 @@ def measure(folder: Path, records: int, workers: int) -> dict[str, float]:
     source = RawSource(folder, catalogue.assign(age=60.0, sex="male", fold=np.nan), {"SR": "SR"}, set(), True)
     preprocessing = Preprocessing(sampling_rate=100, duration=10, band=(0.5, 40), max_amplitude=20)
     start = time.perf_counter()
-    prepare({"bench": source}, folder / f"out{records}", preprocessing, Preparation(min_records=1, amplitude="mV"), workers)
+    prepare({"bench": source}, folder / f"out{records}", preprocessing, Preparation(max_damaged=1, min_records=1, amplitude="mV"), workers)
     seconds = time.perf_counter() - start
     peaks = {"peak_mb": resource.RUSAGE_SELF, "worker_peak_mb": resource.RUSAGE_CHILDREN}
     return {"seconds": seconds, **{name: resource.getrusage(who).ru_maxrss / 1024 for name, who in peaks.items()}}

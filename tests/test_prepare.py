@@ -26,7 +26,7 @@ from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.records.wfdb_files import Recording
 
 PREPROCESSING = Preprocessing(sampling_rate=100, duration=10, band=(0.5, 40), max_amplitude=20)
-PREPARATION = Preparation(min_records=2, amplitude="mV")
+PREPARATION = Preparation(max_damaged=1, min_records=2, amplitude="mV")
 CODES = {"SR": "SR", "SBRAD": "SB", "AFIB": "AFIB", "AFLT": "AFLT", "SVTAC": "SVT", "PSVT": "SVT"}
 OTHERS = {"PACE"}
 

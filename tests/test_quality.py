@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
-from ecgforge.quality import beats, distribution, physiology, two_sample, views
+from ecgforge.quality import distribution, physiology, two_sample, views
 from ecgforge.quality.assess import assess
+from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 
 RATE = 100

@@ -78,9 +78,11 @@ class Preprocessing(Section):
 
 class Preparation(Section):
     """How records become a record set. `amplitude: lead_sd` divides each lead of a record by its standard deviation, for
-    sources that publish standardised leads; `mV` keeps millivolts and refuses other units."""
+    sources that publish standardised leads; `mV` keeps millivolts and refuses other units. A record whose file is damaged is set
+    aside, but a larger share of them than `max_damaged` says that the raw records themselves are at fault, and is an error."""
 
     min_records: Positive
+    max_damaged: Share
     amplitude: Literal["mV", "lead_sd"]
 
 

@@ -58,6 +58,9 @@ class DiffWaveDenoiser(nn.Module):
         self.layers = nn.ModuleList(ResidualLayer(channels, 2 ** (i % network.dilation_cycle)) for i in range(network.layers))
         self.skip = nn.Conv1d(channels, channels, 1)
         self.output = nn.ConvTranspose1d(channels, leads, network.patch, stride=network.patch)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d):
+                nn.init.kaiming_normal_(layer.weight)
         nn.init.zeros_(self.output.weight)
 
     def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:

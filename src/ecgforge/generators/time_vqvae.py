@@ -189,33 +189,72 @@ class Band(nn.Module):
         return self.decoder(latents.transpose(1, 2)).float()
 
 
+class PriorLayer(nn.Module):
+    """A pre-norm transformer layer whose attention knows distances by rotation (Su et al. 2021, RoFormer, eq. 34)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.inputs, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inner = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        split = self.inputs(self.first_norm(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = rotate(split[0]), rotate(split[1]), split[2]
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        hidden = hidden + self.mixed(mixed.transpose(1, 2).flatten(2))
+        return hidden + self.inner(self.second_norm(hidden))
+
+
+def rotate(vectors: Tensor) -> Tensor:
+    """Turn pairs of `[..., positions, size]` by angles that grow with the position, from 1 to 1/200 rad per position."""
+    positions, pairs = vectors.shape[-2], vectors.shape[-1] // 2
+    speed = 200.0 ** (-torch.arange(pairs, device=vectors.device) / pairs)
+    angle = torch.arange(positions, device=vectors.device)[:, None] * speed
+    cosine, sine = torch.cos(angle).to(vectors.dtype), torch.sin(angle).to(vectors.dtype)
+    one, two = vectors.chunk(2, dim=-1)
+    return torch.cat([one * cosine - two * sine, one * sine + two * cosine], dim=-1)
+
+
 class Prior(nn.Module):
     """A bidirectional transformer over tokens, some of them masked, the rhythm, and tokens of another band at the same moments.
 
+    Tokens go in and come out as the codes that they stand for, so that those that sound alike are alike from the first step on.
+
     Args:
-        codes: of the band; the token `codes` stands for a masked one.
+        code_size: of the band's codes.
+        context_size: of the other band's codes; 0 where there is none.
         positions: tokens of a record.
-        context_codes: of the other band; 0 where there is none.
     """
 
-    def __init__(self, codes: int, positions: int, rhythms: int, context_codes: int, network: PriorNetwork) -> None:
+    def __init__(self, codes: int, code_size: int, context_size: int, positions: int, rhythms: int, network: PriorNetwork) -> None:
         super().__init__()
         width = network.width
-        self.token = nn.Embedding(codes + 1, width)
+        self.positions, self.mask_token = positions, codes
+        self.token = nn.Linear(code_size, width)
+        self.mask = nn.Parameter(torch.zeros(width))
         self.label = nn.Embedding(rhythms + 1, width)
-        self.position = nn.Parameter(0.02 * torch.randn(positions + 1, width))
-        self.context = nn.Embedding(context_codes, width) if context_codes else None
-        layer = nn.TransformerEncoderLayer(width, network.heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, network.layers, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.output = nn.Linear(width, codes)
+        self.context = nn.Linear(context_size, width) if context_size else None
+        self.layers = nn.Sequential(*(PriorLayer(width, network.heads) for _ in range(network.layers)))
+        self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, code_size))
+        self.bias = nn.Parameter(torch.zeros(codes))
 
-    def forward(self, tokens: Tensor, labels: Tensor, context: Tensor | None) -> Tensor:
-        """Return logits `[batch, positions, codes]` of tokens `[batch, positions]`, given those that are not masked."""
-        hidden = self.token(tokens)
+    def forward(self, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+        """Return logits `[batch, positions, codes]`.
+
+        Args:
+            tokens: `[batch, positions]`; `mask_token` stands for a masked one.
+            labels: `[batch]`; the number of rhythms stands for a hidden one.
+            codes: `[codes, code_size]`, the band's.
+            context: `[batch, fewer positions, context_size]`, the other band's codes at the same moments.
+        """
+        codes = nn.functional.layer_norm(codes, codes.shape[1:])
+        masked = (tokens == self.mask_token)[..., None]
+        hidden = torch.where(masked, self.mask, self.token(codes[tokens.clamp(max=self.mask_token - 1)])) + self.label(labels)[:, None]
         if self.context is not None and context is not None:
-            hidden = hidden + self.context(context).repeat_interleave(tokens.shape[1] // context.shape[1], dim=1)
-        hidden = torch.cat([self.label(labels)[:, None], hidden], dim=1) + self.position
-        return self.output(self.layers(hidden)[:, 1:])
+            hidden = hidden + self.context(context).repeat_interleave(self.positions // context.shape[1], dim=1)
+        return self.output(self.layers(hidden)) @ codes.T + self.bias
 
 
 class Decoder(nn.Module):
@@ -247,10 +286,10 @@ class TimeVQVAE(Generator):
         self.frames = 1 + shape.samples // self.spectrum.hop
         self.low = Band(shape.leads, low)
         self.high = Band(shape.leads * network.fft, high)
-        low_positions = math.ceil(self.frames / 2**low.halvings)
-        self.low_prior = Prior(low.codes, low_positions, shape.rhythms, 0, network.low_prior)
-        high_positions = low_positions * 2 ** (low.halvings - high.halvings)
-        self.high_prior = Prior(high.codes, high_positions, shape.rhythms, low.codes, network.high_prior)
+        positions = math.ceil(self.frames / 2**low.halvings)
+        self.low_prior = Prior(low.codes, low.code_size, 0, positions, shape.rhythms, network.low_prior)
+        positions *= 2 ** (low.halvings - high.halvings)
+        self.high_prior = Prior(high.codes, high.code_size, low.code_size, positions, shape.rhythms, network.high_prior)
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
         modules = (self.low, self.high) if phase == "autoencoder" else (self.low_prior, self.high_prior)
@@ -291,9 +330,10 @@ class TimeVQVAE(Generator):
         hidden = (torch.rand(len(labels), generator=noise) < self.network.label_dropout).to(labels.device)
         if self.training:
             labels = labels.masked_fill(hidden, self.shape.rhythms)
+        context = self.low.codebook.latents(low_tokens)
         losses = {
-            "low_loss": masked_loss(self.low_prior, low_tokens, labels, None, noise),
-            "high_loss": masked_loss(self.high_prior, high_tokens, labels, low_tokens, noise),
+            "low_loss": masked_loss(self.low_prior, low_tokens, labels, self.low.codebook.codes, None, noise),
+            "high_loss": masked_loss(self.high_prior, high_tokens, labels, self.high.codebook.codes, context, noise),
         }
         return {"loss": losses["low_loss"] + losses["high_loss"], **losses}
 
@@ -301,61 +341,64 @@ class TimeVQVAE(Generator):
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
         device = self.scale.device
         labels = labels.to(device)
-        positions = [len(prior.position) - 1 for prior in (self.low_prior, self.high_prior)]
+        positions = (self.low_prior.positions, self.high_prior.positions)
         steps = (sampling.low_steps, sampling.high_steps)
         sizes = [2 * count * size for count, size in zip(steps, positions, strict=True)]
         random = draw(seeds, lambda source: torch.rand(sum(sizes), generator=source)).to(device).split(sizes, dim=1)
         low_random, high_random = (part.reshape(len(labels), 2, count, -1) for part, count in zip(random, steps, strict=True))
-        low = decode_iteratively(self.low_prior, labels, None, low_random, sampling.temperature, sampling.guidance)
-        high = decode_iteratively(self.high_prior, labels, low, high_random, sampling.temperature, sampling.guidance)
+        codes = self.low.codebook.codes, self.high.codebook.codes
+        low = decode_iteratively(self.low_prior, labels, codes[0], None, low_random, sampling.temperature, sampling.guidance)
+        context = self.low.codebook.latents(low)
+        high = decode_iteratively(self.high_prior, labels, codes[1], context, high_random, sampling.temperature, sampling.guidance)
         return Decoder(self)(low, high) * self.scale
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        return Decoder(self), tuple(torch.zeros(2, len(prior.position) - 1, dtype=torch.int64) for prior in (self.low_prior, self.high_prior))
+        return Decoder(self), tuple(torch.zeros(2, prior.positions, dtype=torch.int64) for prior in (self.low_prior, self.high_prior))
 
 
-def masked_loss(prior: Prior, tokens: Tensor, labels: Tensor, context: Tensor | None, noise: torch.Generator) -> Tensor:
+def masked_loss(prior: Prior, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None, noise: torch.Generator) -> Tensor:
     """Cross-entropy of masked tokens; a cosine of a uniform draw, spread evenly over the batch, says how many (MaskGIT, sec. 3.3)."""
     batch, positions = tokens.shape
     share = torch.cos((torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1 * math.pi / 2)
-    masked_count = torch.ceil(share * positions).clamp(min=1)
+    count = torch.ceil(share * positions).clamp(min=1)
     rank = torch.rand(tokens.shape, generator=noise).argsort(1).argsort(1)
-    masked = (rank < masked_count[:, None]).to(tokens.device)
-    logits = prior(tokens.masked_fill(masked, prior.output.out_features), labels, context)
+    masked = (rank < count[:, None]).to(tokens.device)
+    logits = prior(tokens.masked_fill(masked, prior.mask_token), labels, codes, context)
     return cross_entropy(logits[masked].float(), tokens[masked])
 
 
 def decode_iteratively(
-    prior: Prior, labels: Tensor, context: Tensor | None, random: Tensor, temperature: float, guidance: float
+    prior: Prior, labels: Tensor, codes: Tensor, context: Tensor | None, random: Tensor, temperature: float, guidance: float
 ) -> Tensor:
     """Draw tokens `[batch, positions]` in as many steps as `random` has (MaskGIT, sec. 3.2).
 
     Each step draws all masked tokens, settles the surest of them and leaves a cosine's share masked for the next.
 
     Args:
+        labels, codes, context: as `Prior.forward` takes them.
         random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for which are settled.
         temperature: the weight of Gumbel noise on a token's log probability when the surest are chosen; it falls to 0.
+        guidance: 1 takes the prior's prediction for the label; more goes beyond it, away from that for no label.
     """
-    mask_token, (batch, _, steps, positions) = prior.output.out_features, random.shape
-    tokens = torch.full((batch, positions), mask_token, device=labels.device)
+    batch, _, steps, positions = random.shape
+    tokens = torch.full((batch, positions), prior.mask_token, device=labels.device)
     for step in range(steps):
-        probability = predict(prior, tokens, labels, context, guidance).softmax(-1)
-        drawn = (probability.cumsum(-1) < random[:, 0, step, :, None]).sum(-1).clamp(max=mask_token - 1)
+        probability = guided(prior, tokens, labels, codes, context, guidance).softmax(-1)
+        drawn = (probability.cumsum(-1) < random[:, 0, step, :, None]).sum(-1).clamp(max=prior.mask_token - 1)
         gumbel = -torch.log(-torch.log(random[:, 1, step].clamp(1e-6, 1 - 1e-6)))
         surety = torch.log(probability.gather(-1, drawn[..., None])[..., 0]) + temperature * (1 - (step + 1) / steps) * gumbel
-        masked = tokens == mask_token
-        drawn = torch.where(masked, drawn, tokens)
+        masked = tokens == prior.mask_token
         left = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / steps))
         unsure = surety.masked_fill(~masked, math.inf).argsort(1).argsort(1) < left
-        tokens = drawn.masked_fill(unsure, mask_token)
+        tokens = torch.where(masked, drawn, tokens).masked_fill(unsure, prior.mask_token)
     return tokens
 
 
-def predict(prior: Prior, tokens: Tensor, labels: Tensor, context: Tensor | None, guidance: float) -> Tensor:
+def guided(prior: Prior, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None, guidance: float) -> Tensor:
     """Return logits with classifier-free guidance: one call on a doubled batch, or a plain one where guidance is 1."""
     if guidance == 1:
-        return prior(tokens, labels, context).float()
+        return prior(tokens, labels, codes, context).float()
     hidden = torch.full_like(labels, prior.label.num_embeddings - 1)
-    both = prior(tokens.repeat(2, 1), torch.cat([labels, hidden]), None if context is None else context.repeat(2, 1)).float()
-    conditional, unconditional = both.chunk(2)
+    contexts = None if context is None else context.repeat(2, 1, 1)
+    conditional, unconditional = prior(tokens.repeat(2, 1), torch.cat([labels, hidden]), codes, contexts).float().chunk(2)
     return unconditional + guidance * (conditional - unconditional)

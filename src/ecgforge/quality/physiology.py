@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 
-from ecgforge.quality import beats
+from ecgforge.records import beats
 
 FEWEST_BEATS = 3  # two RR intervals, below which they have no variation
 MEASURES = ("heart_rate", "rr_variation")

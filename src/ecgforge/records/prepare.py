@@ -24,7 +24,7 @@ from rich.progress import Progress
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Preparation, Preprocessing
 from ecgforge.records import splits, wfdb_files
-from ecgforge.records.exclusions import BadRecord, Reason
+from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS
 from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import SPLITS, About, RecordSetWriter, write_record_set
@@ -73,7 +73,7 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
         What holds for the set; `made` counts its records by rhythm and split, and the excluded ones by reason.
 
     Raises:
-        EcgforgeError: no record is left, or a worker died.
+        EcgforgeError: more files are damaged than `preparation.max_damaged` allows, no record is left, or a worker died.
     """
     table = _merge_catalogues(raws)
     samples = round(preprocessing.duration * preprocessing.sampling_rate)
@@ -88,6 +88,7 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
     )
     with write_record_set(out, about) as writer, tempfile.TemporaryFile(dir=writer.folder) as spool:
         _spool_signals(raws, table, spool, preprocessing, preparation.amplitude, workers)
+        _refuse_damage(table, preparation.max_damaged)
         _exclude_rare(table, preparation.min_records)
         if not (table["reason"] == "").any():
             raise EcgforgeError(f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}")
@@ -197,6 +198,16 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _refuse_damage(table: pd.DataFrame, allowed: float) -> None:
+    damaged = table[table["reason"].isin(DAMAGE)]
+    if len(damaged) > allowed * len(table):
+        first = damaged.iloc[0]
+        raise EcgforgeError(
+            f"{len(damaged)} of {len(table)} records are damaged, the first {first['dataset']}/{first['path']}: {first['reason']} "
+            f"({first['detail']}); fetch them again, or raise preparation.max_damaged, {allowed:g}, to set them aside"
+        )
 
 
 def _exclude_rare(table: pd.DataFrame, min_records: int) -> None:

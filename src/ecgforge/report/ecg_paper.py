@@ -19,7 +19,7 @@ SCALE = {"mV": "25 mm/s, 10 mm/mV", "lead_sd": "25 mm/s, 2.5 mm per standard dev
 
 _MARGIN = 10.0  # mm left of the traces, for the calibration pulse
 _PULSE = (5.0, 10.0)  # mm wide, mm high: 1 mV for 0.2 s
-_ABOVE, _BELOW = (12.0, 28.0), (8.0, 22.0)  # mm, the least and most room that a row leaves over and under its baseline
+_ABOVE, _BELOW = (12.0, 36.0), (8.0, 30.0)  # mm, the least and most room that a row leaves over and under its baseline
 _POINT = 0.1  # mm, the least distance in time between two points of a trace
 _UNIT = 0.01  # mm, the unit of a trace's coordinates
 

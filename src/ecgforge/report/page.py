@@ -88,8 +88,6 @@ class ReportInputs:
         """The tables' rows of one dataset, with empty strings where a CSV had nothing."""
         found = {name: _rows(getattr(self, name), dataset) for name in TABLES}
         runs = found["runs"][found["runs"]["run_id"] != ""]
-        if "kind" not in runs:
-            runs = runs.assign(kind=np.where(runs["setting"] == "", "generator", "classifier"))
         return replace(self, **{**found, "runs": runs})
 
 

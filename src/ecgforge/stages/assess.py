@@ -23,10 +23,11 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
     with runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
         found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings)
         overall = found[found["rhythm"] == scores.ALL]
-        run.summary({row.metric: float(row.value) for row in overall.itertuples()})
-        run.summary({f"{row.metric}_floor": float(row.floor) for row in overall.itertuples()})
+        for row in overall.dropna(subset="value").to_dict("records"):
+            run.summary({row["metric"]: row["value"], f"{row['metric']}_floor": row["floor"]})
     with whole(out) as scratch:
         scratch.mkdir()
+        (scratch / "cell.txt").write_text(identity + "\n")
         for name, table in (("scores", found), ("views", views)):
             keyed = table.assign(dataset=dataset, generator=generator)[["dataset", "generator", *table.columns]]
             keyed.to_csv(scratch / f"{name}.csv", index=False, float_format="%.6g")

@@ -17,11 +17,11 @@ from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
 from ecgforge.study import predictions
-from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking import lookup
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
 CLASSIFIED, SCORED = Path("results/classify"), Path("results/quality")
+RUN_COLUMNS = ["kind", "dataset", "generator", "setting", "backbone", "seed", "run_name", "run_id", "url"]
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
@@ -44,12 +44,11 @@ def report(params: Params, out: Path) -> None:
         confusions=predictions.confusions(found),
         quality=_scores(arms, "scores"),
         views=_scores(arms, "views"),
-        runs=pd.DataFrame(
-            _runs(params, folders, arms), columns=["dataset", "generator", "setting", "backbone", "seed", "run_name", "run_id", "url"]
-        ),
+        runs=pd.DataFrame(_runs(params, folders, arms), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
         synthetic={arm: SYNTHETIC / arm[0] / arm[1] for arm in arms},
         made=_made(params),
+        confidence=study.confidence,
     )
     with whole(out) as scratch:
         scratch.mkdir()
@@ -58,7 +57,7 @@ def report(params: Params, out: Path) -> None:
         (scratch / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
         (scratch / "plots").mkdir()
         for dataset, rows in summary[summary["metric"] == "f1"].groupby("dataset", sort=False):
-            (scratch / "plots" / f"{dataset}.svg").write_text(figures.macro_f1(rows, list(SETTINGS), tables.BASELINES))
+            (scratch / "plots" / f"{dataset}.svg").write_text(figures.macro_f1(rows, list(tables.SETTINGS), tables.BASELINES))
         page.write(inputs, scratch / "report.html")
 
 
@@ -90,11 +89,13 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
 
     for folder in folders:
         for row in pd.read_csv(folder / "cells.csv", keep_default_na=False).itertuples():
-            yield (row.dataset, row.generator, row.setting, row.backbone, row.seed, *where(row.cell))
+            yield ("classifier", row.dataset, row.generator, row.setting, row.backbone, row.seed, *where(row.cell))
     for dataset, generator in arms:
         weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
         cell = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)
-        yield (dataset, generator, "", "", params.active.generators[generator].seed, *where(cell))
+        yield ("generator", dataset, generator, "", "", params.active.generators[generator].seed, *where(cell))
+        cell = (SCORED / dataset / generator / "cell.txt").read_text().strip()
+        yield ("quality", dataset, generator, "", "", params.active.quality.seed, *where(cell))
 
 
 def _made(params: Params) -> dict[str, Any]:
