@@ -42,7 +42,7 @@ def backbone(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture()
+@pytest.fixture
 def classifier(backbone: str) -> base.Classifier:
     return base.create(settings(backbone), RHYTHMS, torch.full((8,), 0.2), seed=0)
 
@@ -65,7 +65,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> RecordSet:
     table = pd.DataFrame({"id": ids, "patient": ids, "rhythm": rhythms, "split": splits})
     folder = tmp_path_factory.mktemp("records") / "set"
     with write_record_set(folder, About(100, 1000, "mV", RHYTHMS, "simulated", {})) as writer:
-        writer.append(np.stack([beats(rng, rhythm) for rhythm in rhythms]), table.assign(dataset="ptbxl", age=50, sex="", origin="simulated"))
+        writer.append(
+            np.stack([beats(rng, rhythm) for rhythm in rhythms]), table.assign(dataset="ptbxl", age=50, sex="", origin="simulated")
+        )
     return RecordSet.open(folder)
 
 

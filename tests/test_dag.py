@@ -17,7 +17,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-ARMS = [f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")]
+ARMS = [
+    f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")
+]
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -52,7 +54,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def study(complete: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(complete, tmp_path / "project"))
 

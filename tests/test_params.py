@@ -17,7 +17,7 @@ from ecgforge.stages import parameters
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture()
+@pytest.fixture
 def tree() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
@@ -37,7 +37,11 @@ def test_every_profile_is_valid_whole() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("profiles.demo.classifier.training.learning_rate", 5, "profiles.demo.classifier.training.learning_rate = 5: .*less than or equal to 1"),
+        (
+            "profiles.demo.classifier.training.learning_rate",
+            5,
+            "profiles.demo.classifier.training.learning_rate = 5: .*less than or equal to 1",
+        ),
         ("profiles.demo.classifier.training.learning_rat", 0.1, "profiles.demo.classifier.training.learning_rat: unknown key"),
         ("profiles.paper.generators.diffwave.network.chanels", 8, "profiles.paper.generators.diffwave.network: chanels: unknown key"),
         ("profiles.demo.generators.time_vqvae.sampling.guidance", -1, "profiles.demo.generators.time_vqvae.sampling: guidance = -1"),
@@ -73,7 +77,9 @@ def test_a_missing_key_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
         Params.read(write(tree, tmp_path))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+)
 def test_whatever_the_file_holds_the_error_is_one_of_ours(tree: Any) -> None:
     with pytest.raises(EcgforgeError):
         checked(Params, tree, "params.yaml")

@@ -31,12 +31,12 @@ def record_set(folder: Path, origin: str, counts: dict[str, int]) -> RecordSet:
     return RecordSet.open(folder)
 
 
-@pytest.fixture()
+@pytest.fixture
 def real(tmp_path: Path) -> RecordSet:
     return record_set(tmp_path / "real", "real", {"train": 20, "validation": 4, "test": 4})
 
 
-@pytest.fixture()
+@pytest.fixture
 def synthetic(tmp_path: Path) -> RecordSet:
     return record_set(tmp_path / "synthetic", "diffwave", {"train": 60, "validation": 6, "test": 6})
 

@@ -39,7 +39,7 @@ def training(**changes: object) -> Training:
     return Training.model_validate(settings | changes)
 
 
-@pytest.fixture()
+@pytest.fixture
 def records(tmp_path: Path) -> RecordSet:
     """Records of two rhythms, of which the second has an offset in every lead."""
     rng = np.random.default_rng(0)

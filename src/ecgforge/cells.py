@@ -7,14 +7,17 @@ holds its locks; this only decides the order.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import time
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+POLL = 0.05  # s
 
 console = Console(stderr=True)
 
@@ -57,27 +60,36 @@ def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[
 def _run(waiting: dict[str, set[str]], jobs: int) -> int:
     sorter = TopologicalSorter(waiting)
     sorter.prepare()
-    running: dict[Future[int], str] = {}
+    ready: list[str] = []
+    running: dict[str, subprocess.Popen[bytes]] = {}
     done, failed = 0, False
-    with ThreadPoolExecutor(jobs) as pool:
-        while sorter.is_active() and not (failed and not running):
-            if not failed:
-                running |= {pool.submit(_repro_one, name): name for name in sorter.get_ready()}
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                name = running.pop(future)
-                if future.result() == 0:
+    try:
+        while running or (sorter.is_active() and not failed):
+            ready += sorter.get_ready()
+            while ready and len(running) < jobs and not failed:
+                name = ready.pop(0)
+                running[name] = _start(name)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                if running.pop(name).returncode == 0:
                     done += 1
-                    console.print(f"[{done}/{len(waiting)}] {name}", highlight=False)
+                    console.print(f"[{done}/{len(waiting)}] {name}", highlight=False, markup=False)
                     sorter.done(name)
                 else:
-                    console.print(f"{name} failed", style="red")
                     failed = True
+                    console.print(f"{name} failed; its error is above. What was done is kept: mend it and run this again.", style="red")
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        for process in running.values():
+            os.killpg(process.pid, signal.SIGINT)
+        for process in running.values():
+            process.wait()
+        raise
     return int(failed)
 
 
-def _repro_one(name: str) -> int:
+def _start(name: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--quiet", "--single-item", name]
     folder = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
-    return subprocess.run(command, check=False, env=environment).returncode
+    # In a group of its own: DVC leaves an interruption to the stage that it started, so both have to hear of it.
+    return subprocess.Popen(command, env=environment, process_group=0)

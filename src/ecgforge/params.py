@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ecgforge.errors import EcgforgeError
 
 S = TypeVar("S", bound=BaseModel)
+T = TypeVar("T")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
@@ -121,9 +122,12 @@ class GeneratorSettings(Section):
 
 
 class Synthesis(Section):
-    """Synthetic records per rhythm in each split; each split is drawn from seeds of its own."""
+    """Synthetic records per rhythm in each split, each drawn from seeds of its own.
 
-    train: Positive
+    `train: as_real` makes as many training records as there are real ones, spread evenly over the rhythms.
+    """
+
+    train: Positive | Literal["as_real"]
     validation: Positive
     test: Positive
     chunk: Positive  # records held in memory at a time
@@ -197,6 +201,14 @@ class Params(Section):
     def active(self) -> Profile:
         return self.profiles[self.profile]
 
+    def source(self, name: str) -> Source:
+        """Return a source of the profile in use; EcgforgeError if it has no such one."""
+        return _named(name, self.active.sources, "source")
+
+    def generator(self, name: str) -> GeneratorSettings:
+        """Return a generator's settings in the profile in use; EcgforgeError if it has no such one."""
+        return _named(name, self.active.generators, "generator")
+
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
         if self.profile not in self.profiles:
@@ -227,6 +239,12 @@ class Params(Section):
         except yaml.YAMLError as error:
             raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         return checked(cls, tree, str(path))
+
+
+def _named(name: str, known: dict[str, T], what: str) -> T:
+    if name not in known:
+        raise EcgforgeError(f"'{name}' is no {what} of the profile: known are {', '.join(known)}")
+    return known[name]
 
 
 def checked(section: type[S], tree: Any, where: str) -> S:

@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from ecgforge.generators.base import Generator, Shape, draw
 from ecgforge.params import Positive, Section, Share
 
-MAX_WEIGHT = 6.0  # of a record's squared error: where sigma is small the error of v would drown all else (Hang et al. 2023, min-SNR, gamma 5)
+MAX_WEIGHT = (
+    6.0  # of a record's squared error: where sigma is small the error of v would drown all else (Hang et al. 2023, min-SNR, gamma 5)
+)
 
 
 class DiffusionSampling(Section):

@@ -46,7 +46,8 @@ class ResidualLayer(nn.Module):
 
 
 class DiffWaveDenoiser(nn.Module):
-    """The paper's network, whose first and last 1x1 convolutions take `patch` samples as one position."""
+    """The paper's network, but for its first and last convolutions, which take `patch` samples as one position, and for the skip
+    sum, which begins with the input: a record's own shape need not squeeze through the gates."""
 
     def __init__(self, leads: int, rhythms: int, network: DiffWaveNetwork) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class DiffWaveDenoiser(nn.Module):
         samples = noisy.shape[-1]
         hidden = torch.relu(self.input(nn.functional.pad(noisy, (0, -samples % self.patch))))
         step, label = self.step(step_embedding(times, STEP_EMBEDDING)), self.label(labels)
-        skips = torch.zeros_like(hidden)
+        skips = hidden
         for layer in self.layers:
             hidden, skip = layer(hidden, step, label)
             skips = skips + skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,19 @@ from rich.progress import track
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.base import Generator
 from ecgforge.params import Compute, Section, Synthesis, checked
-from ecgforge.records.record_set import SPLITS, About, write_record_set
+from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
 
 
-def plan(rhythms: tuple[str, ...], synthesis: Synthesis) -> pd.DataFrame:
+def plan(rhythms: tuple[str, ...], synthesis: Synthesis, real_training_records: int) -> pd.DataFrame:
     """Return a row for every record to draw: rhythm, split, and a seed that no other record of the set has.
 
     The seed depends on the split, the rhythm and the record's number in them alone, so that a larger set holds the smaller one.
     """
+    counts = {split: getattr(synthesis, split) for split in SPLITS}
+    if counts["train"] == "as_real":
+        counts["train"] = math.ceil(real_training_records / len(rhythms))
     rows = []
-    for number, split in enumerate(SPLITS):
-        count = getattr(synthesis, split)
+    for number, (split, count) in enumerate(counts.items()):
         for label, rhythm in enumerate(rhythms):
             seeds = np.random.SeedSequence([synthesis.seed, number, label]).generate_state(count, np.uint64) >> np.uint64(1)
             rows += [(rhythm, label, split, index, int(seed)) for index, seed in enumerate(seeds)]
@@ -38,7 +41,7 @@ def synthesize(
     sampling: dict[str, Any],
     synthesis: Synthesis,
     compute: Compute,
-    source: About,
+    source: RecordSet,
     made: dict[str, Any],
     out: Path,
 ) -> None:
@@ -46,7 +49,7 @@ def synthesize(
 
     Args:
         name: the generator's name; becomes the records' origin.
-        source: what holds for the record set that the generator learned from; the synthetic one is of the same kind.
+        source: the record set that the generator learned from; the synthetic one is of the same kind.
         made: provenance to keep in about.json.
 
     Raises:
@@ -56,8 +59,8 @@ def synthesize(
     device = torch.device("cuda" if compute.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     generator = generator.to(device).eval()
     settings = checked(type(generator).Sampling, sampling, f"generators.{name}.sampling")
-    rows = plan(source.rhythms, synthesis)
-    about = replace(source, origin="synthetic", made=made)
+    rows = plan(source.about.rhythms, synthesis, len(source.split("train")))
+    about = replace(source.about, origin="synthetic", made=made)
     starts = range(0, len(rows), synthesis.chunk)
     with write_record_set(out, about) as writer:
         for start in track(starts, description=f"synthesize {name}"):

@@ -7,7 +7,7 @@ manner of Ho et al. 2020 in one dimension, is our inference and not the authors'
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator

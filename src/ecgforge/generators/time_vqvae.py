@@ -33,7 +33,7 @@ class BandNetwork(Section):
 
     channels: Positive
     blocks: Positive
-    halvings: Annotated[int, Field(ge=0, le=6)]
+    halvings: Annotated[int, Field(ge=1, le=6)]
     codes: Annotated[int, Field(ge=2)]
     code_size: Positive
 
@@ -82,6 +82,8 @@ class TimeVQVAESampling(Section):
 
 class Spectrum(nn.Module):
     """The split of records into bands, and back."""
+
+    window: Tensor
 
     def __init__(self, fft: int) -> None:
         super().__init__()
@@ -173,11 +175,12 @@ class Band(nn.Module):
         super().__init__()
         width, halvings = network.channels, network.halvings
         down = [layer for i in range(halvings) for layer in (nn.Conv1d(width if i else inputs, width, 4, 2, 1), nn.GELU())]
-        up = [layer for _ in range(halvings) for layer in (nn.ConvTranspose1d(width, width, 4, 2, 1), nn.GELU())]
-        first = [] if halvings else [nn.Conv1d(inputs, width, 1)]
-        blocks = [[ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)] for _ in range(2)]
-        self.encoder = nn.Sequential(*first, *down, *blocks[0], nn.Conv1d(width, network.code_size, 1))
-        self.decoder = nn.Sequential(nn.Conv1d(network.code_size, width, 1), *blocks[1], *up, nn.Conv1d(width, inputs, 3, padding=1))
+        up = [layer for _ in range(halvings - 1) for layer in (nn.ConvTranspose1d(width, width, 4, 2, 1), nn.GELU())]
+        before, after = ([ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)] for _ in range(2))
+        self.encoder = nn.Sequential(*down, *before, nn.Conv1d(width, network.code_size, 1))
+        self.decoder = nn.Sequential(
+            nn.Conv1d(network.code_size, width, 1), *after, nn.GELU(), *up, nn.ConvTranspose1d(width, inputs, 4, 2, 1)
+        )
         self.codebook = Codebook(network.codes, network.code_size)
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -10,4 +10,4 @@ from ecgforge.sources import registry
 
 def acquire(params: Params, source: str, out: Path) -> None:
     """Write the raw WFDB records of `source` to `out`, in the layout in which they are published."""
-    registry.acquire(params.active.sources[source], out, params.preprocessing.sampling_rate)
+    registry.acquire(params.source(source), out, params.preprocessing.sampling_rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from types import ModuleType
 
 from ecgforge.files import md5, remove
 from ecgforge.generators import base, registry, synthesis
@@ -17,11 +18,11 @@ from ecgforge.training import fit
 
 def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:
     """Train the generator `name` on the record set `real` as a tracked run, write it to `out`, and register it."""
-    settings, records = params.active.generators[name], RecordSet.open(real)
+    settings, records = params.generator(name), RecordSet.open(real)
     cell = runs.Cell("generator", dataset, settings.seed, records.about.origin == "simulated", generator=name)
     inputs = record_inputs([("training", records)])
     tree = settings.model_dump(exclude={"sampling"})
-    code = [Path(inspect.getfile(registry.generator_class(name))), base, training, fit]
+    code: list[Path | ModuleType] = [Path(inspect.getfile(registry.generator_class(name))), base, training, fit]
     identity = runs.identity(cell, tree, digests(inputs), code)
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
         generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
@@ -34,7 +35,7 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
 def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
     """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`."""
     profile, source = params.active, RecordSet.open(real)
-    sampling = profile.generators[name].sampling
+    sampling = params.generator(name).sampling
     made = {
         "dataset": dataset,
         "generator": name,
@@ -45,4 +46,4 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         "sampling": sampling,
         "synthesis": profile.synthesis.model_dump(),
     }
-    synthesis.synthesize(base.load(model), name, sampling, profile.synthesis, profile.compute, source.about, made, out)
+    synthesis.synthesize(base.load(model), name, sampling, profile.synthesis, profile.compute, source, made, out)

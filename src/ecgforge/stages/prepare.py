@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params
 from ecgforge.records.prepare import RawSource
 from ecgforge.records.prepare import prepare as prepare_records
@@ -17,12 +16,9 @@ SIMULATED = "SIMULATED.txt"  # the file by which a raw folder says that its pati
 
 def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
     """Write the record set of one raw folder, or of several merged, to `out`; a folder is named like its source."""
-    profile = params.active
     raws = {}
     for folder in raw:
-        if folder.name not in profile.sources:
-            raise EcgforgeError(f"{folder}: '{folder.name}' is no source of the profile; known are {', '.join(profile.sources)}")
-        layout = LAYOUTS[profile.sources[folder.name].layout]
+        layout = LAYOUTS[params.source(folder.name).layout]
         simulated = (folder / SIMULATED).exists()
         raws[folder.name] = RawSource(folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated)
-    prepare_records(raws, out, params.preprocessing, profile.preparation, workers=os.cpu_count() or 1)
+    prepare_records(raws, out, params.preprocessing, params.active.preparation, workers=os.cpu_count() or 1)

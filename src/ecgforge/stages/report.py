@@ -93,7 +93,7 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
     for dataset, generator in arms:
         weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
         cell = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)
-        yield ("generator", dataset, generator, "", "", params.active.generators[generator].seed, *where(cell))
+        yield ("generator", dataset, generator, "", "", params.generator(generator).seed, *where(cell))
         cell = (SCORED / dataset / generator / "cell.txt").read_text().strip()
         yield ("quality", dataset, generator, "", "", params.active.quality.seed, *where(cell))
 

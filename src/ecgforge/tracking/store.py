@@ -6,6 +6,8 @@ import os
 import socket
 import sqlite3
 import ssl
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import zlib
@@ -134,6 +136,17 @@ def client() -> MlflowClient:
     # Parts of MLflow's registry look up the process-wide store, whatever client calls them.
     set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return MlflowClient()
+
+
+def serve(port: int) -> None:
+    """Run MLflow's server and UI on 127.0.0.1 until it is stopped.
+
+    One worker and no job processes, which MLflow starts four of and eight: a person looking at runs needs neither.
+    """
+    initialise()
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    subprocess.run([*command, "--backend-store-uri", configure()], check=False)
 
 
 def artifact_location(experiment: str) -> str | None:

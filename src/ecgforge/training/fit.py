@@ -144,7 +144,7 @@ def fit(
         trainer.fit(
             loop,
             DataLoader(records, sampler=draws, batch_size=None),
-            DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),  # type: ignore[arg-type]
+            DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
@@ -178,7 +178,7 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
     return lightning.Trainer(
         accelerator=compute.accelerator,
         devices=compute.devices,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         # An epoch of the loop is the stretch between two evaluations: Lightning resumes exactly at the end of an epoch only.
         max_epochs=settings.steps // settings.evaluate_every,
         limit_train_batches=settings.evaluate_every,

@@ -1,0 +1,191 @@
+"""What a person sees: help, and for every mistake one clear line, a non-zero exit, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ecgforge.params import SimulatedSource
+from ecgforge.sources import simulated
+
+ROOT = Path(__file__).parent.parent
+
+
+def ecgforge(folder: Path, *arguments: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    command = [str(Path(sys.executable).with_name("ecgforge")), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, preexec_fn=before)
+
+
+def last_line(found: subprocess.CompletedProcess[str]) -> str:
+    """Return what the error says; a progress bar may stand before it, a traceback may not."""
+    assert found.returncode != 0
+    assert "Traceback" not in found.stderr
+    return found.stderr.strip().split("\n")[-1]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("raw") / "ptbxl"
+    simulated.write(folder, SimulatedSource(kind="simulated", layout="ptbxl", records=20, seed=3))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, raw: Path) -> Path:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["profiles"]["demo"]["preparation"]["min_records"] = 1
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    subprocess.run(["cp", "-r", str(raw), str(tmp_path / "ptbxl")], check=True)
+    return tmp_path
+
+
+def edit(project: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    tree = yaml.safe_load((project / "params.yaml").read_text())
+    change(tree)
+    (project / "params.yaml").write_text(yaml.safe_dump(tree))
+
+
+def test_help_names_every_stage(tmp_path: Path) -> None:
+    found = ecgforge(tmp_path, "--help")
+    assert found.returncode == 0
+    for command in ("acquire", "prepare", "train-generator", "synthesize", "classify-real", "classify", "quality", "report", "repro"):
+        assert command in found.stdout
+
+
+def test_help_loads_no_heavy_package() -> None:
+    code = "import sys, ecgforge.cli; print([name for name in ('torch', 'mlflow', 'pandas', 'scipy', 'dvc') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def set_rate(tree: dict[str, Any]) -> None:
+    tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 7
+
+
+def unknown_key(tree: dict[str, Any]) -> None:
+    tree["profiles"]["demo"]["synthesis"]["trian"] = 7
+
+
+def unknown_generator(tree: dict[str, Any]) -> None:
+    tree["generators"].append("gan")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(set_rate, "learning_rate = 7"), (unknown_key, "synthesis.trian: unknown key"), (unknown_generator, "'gan' is listed in generators")],
+)
+def test_bad_parameters_are_refused_before_any_work(project: Path, change: Callable[[dict[str, Any]], None], told: str) -> None:
+    edit(project, change)
+    found = ecgforge(project, "acquire", "ptbxl", "--out", "data/raw/ptbxl")
+    assert told in last_line(found)
+    assert found.stderr.count("\n") == 1
+    assert not (project / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("acquire", "mitbih", "--out", "raw"), "'mitbih' is no source"),
+        (("train-generator", "ptbxl", "gan", "--real", "nowhere", "--out", "model"), "'gan' is no generator of the profile"),
+        (("train-generator", "ptbxl", "diffwave", "--real", "nowhere", "--out", "model"), "nowhere is no record set"),
+        (("prepare", "--raw", "nowhere/ptbxl", "--out", "set"), "ptbxl_database.csv"),
+        (("check", "--params", "nowhere.yaml"), "nowhere.yaml does not exist"),
+    ],
+)
+def test_a_wrong_word_is_one_line(project: Path, arguments: tuple[str, ...], told: str) -> None:
+    assert told in last_line(ecgforge(project, *arguments))
+    assert not (project / arguments[-1]).exists()
+
+
+def dat_missing(record: Path) -> None:
+    record.with_suffix(".dat").unlink()
+
+
+def dat_truncated(record: Path) -> None:
+    dat = record.with_suffix(".dat")
+    dat.write_bytes(dat.read_bytes()[:-100])
+
+
+def dat_corrupt(record: Path) -> None:
+    dat = record.with_suffix(".dat")
+    content = bytearray(dat.read_bytes())
+    content[500] ^= 0x55
+    dat.write_bytes(content)
+
+
+def header_outside(record: Path) -> None:
+    header = record.with_suffix(".hea")
+    header.write_text(header.read_text().replace(f"{record.name}.dat", "../../x"))
+
+
+def both_missing(record: Path) -> None:
+    record.with_suffix(".dat").unlink()
+    record.with_suffix(".hea").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (dat_missing, "missing file"),
+        (dat_truncated, "truncated file"),
+        (dat_corrupt, "checksum mismatch"),
+        (header_outside, "outside its folder"),
+        (both_missing, "missing file"),
+    ],
+)
+def test_damaged_records_beyond_the_allowed_share_stop_preparation(project: Path, damage: Callable[[Path], None], told: str) -> None:
+    header = sorted((project / "ptbxl").rglob("*.hea"))[2]
+    damage(header.with_suffix(""))
+    line = last_line(ecgforge(project, "prepare", "--raw", "ptbxl", "--out", "set"))
+    assert "1 of 20 records are damaged" in line
+    assert header.stem in line
+    assert told in line
+    assert [path.name for path in project.iterdir() if "set" in path.name] == []
+
+
+def test_a_damaged_record_within_the_allowed_share_is_set_aside_with_its_reason(project: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["preparation"]["max_damaged"] = 0.1
+
+    edit(project, change)
+    dat_truncated(sorted((project / "ptbxl").rglob("*.hea"))[2].with_suffix(""))
+    assert ecgforge(project, "prepare", "--raw", "ptbxl", "--out", "set").returncode == 0
+    assert (project / "set/excluded.csv").read_text().count("truncated file") == 1
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
+    found = ecgforge(
+        project, "prepare", "--raw", "ptbxl", "--out", "set", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)
+    )
+    assert last_line(found) == "ecgforge: File too large"
+    assert [path.name for path in project.iterdir() if "set" in path.name] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, number: signal.Signals) -> None:
+    edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=3000))
+    command = [str(Path(sys.executable).with_name("ecgforge")), "acquire", "ptbxl", "--out", "raw"]
+    process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True)
+    while not list(project.glob(".raw.partial/records100")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert not (project / "raw").exists()
+    if number != signal.SIGKILL:
+        assert error.strip().split("\n")[-1].startswith("ecgforge: interrupted")
+        assert not (project / ".raw.partial").exists()
+    edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=10))
+    assert ecgforge(project, "acquire", "ptbxl", "--out", "raw").returncode == 0
+    assert not (project / ".raw.partial").exists()

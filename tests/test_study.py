@@ -1,0 +1,250 @@
+"""A small study from end to end, by the tools that people use: DVC, MLflow and the command line, in a copy of the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from ecgforge.files import md5
+from ecgforge.generators import base, train
+from ecgforge.params import Params
+from ecgforge.records.record_set import RecordSet
+
+ROOT = Path(__file__).parent.parent
+PROJECT = ("dvc.yaml", ".dvcignore", ".gitignore", "MLproject", "python_env.yaml", "requirements.txt")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("study")]
+
+
+def small_params() -> dict[str, Any]:
+    """The demo's parameters, with few records, two of its generators' simplest, and a few steps of each training."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree |= {"datasets": ["ptbxl"], "generators": ["diffwave"]}
+    demo = tree["profiles"]["demo"]
+    for source in demo["sources"].values():
+        source["records"] = 160
+    demo["preparation"]["min_records"] = 8
+    demo["generators"]["diffwave"]["network"] |= {"layers": 3, "channels": 16}
+    demo["generators"]["diffwave"]["training"]["denoiser"] |= {"steps": 20, "evaluate_every": 5, "warmup_steps": 2, "batch_size": 8}
+    demo["synthesis"] |= {"train": 24, "validation": 3, "test": 4}
+    demo["classifier"]["network"] |= {"widths": [8, 16]}
+    demo["classifier"]["training"] |= {"steps": 40, "evaluate_every": 20, "warmup_steps": 2}
+    demo["study"] |= {"seeds": [0, 1], "resamples": 50}
+    demo["quality"] |= {"records": 20, "permutations": 20}
+    return tree
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
+    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return {**kept, "PATH": path, **identity}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    found = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert not check or found.returncode == 0, f"{command}\n{found.stdout}\n{found.stderr}"
+    return found
+
+
+def make_project(folder: Path, params: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    for name in PROJECT:
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "init", "--quiet")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "--quiet", "-m", "the project")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_project(tmp_path_factory.mktemp("study") / "project", small_params())
+    run(folder, "ecgforge", "repro", "--jobs", "2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(study: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{study}/mlflow.db", f"sqlite:///{study}/mlflow.db")
+
+
+def all_runs(client: MlflowClient) -> list[Any]:
+    return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()], max_results=1000))
+
+
+def test_the_results_have_every_setting_and_seed(study: Path) -> None:
+    results = pd.read_csv(study / "reports/results.csv", keep_default_na=False)
+    assert list(results.columns) == ["dataset", "generator", "backbone", "setting", "seed", "rhythm", "metric", "value"]
+    trained = results[(results["backbone"] == "resnet1d") & (results["rhythm"] == "macro") & (results["metric"] == "f1")]
+    cells = set(zip(trained["generator"], trained["setting"], trained["seed"], strict=True))
+    with_synthetic = {("diffwave", setting, seed) for setting in ("TrSTeR", "TrRTeS", "TrSTeS", "TrRSTeR") for seed in (0, 1)}
+    assert cells == with_synthetic | {("", "TrRTeR", 0), ("", "TrRTeR", 1)}
+    assert {"logistic_regression_rr", "majority"} <= set(results["backbone"])
+    metrics = json.loads((study / "reports/metrics.json").read_text())
+    assert set(metrics) == {"ptbxl"}
+    report = (study / "reports/report.html").read_text()
+    assert "simulated" in report.lower()
+
+
+def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -> None:
+    assert "up to date" in run(study, "dvc", "repro").stdout
+    assert "TrRTeR" in run(study, "dvc", "metrics", "show").stdout
+    run(study, "dvc", "plots", "show", "--out", "plots_page")
+    assert list((study / "plots_page").rglob("*.svg"))
+    shutil.rmtree(study / "plots_page")
+
+
+def test_every_run_says_where_it_comes_from(study: Path, client: MlflowClient) -> None:
+    runs = all_runs(client)
+    kinds = [one.data.tags["kind"] for one in runs]
+    # A generator, TrRTeR and the four settings with synthetic records for two seeds, two baselines, and the quality of the generator.
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"generator": 1, "classifier": 12, "quality": 1}
+    commit = run(study, "git", "rev-parse", "HEAD").stdout.strip()
+    for one in runs:
+        assert one.info.status == "FINISHED"
+        tags = one.data.tags
+        assert (tags["dataset"], tags["git.commit"], tags["git.dirty"], tags["simulated"]) == ("ptbxl", commit, "false", "true")
+        assert tags["dvc.stage"].partition("@")[0] in ("train_generator", "classify_real", "classify", "quality")
+        assert one.inputs.dataset_inputs
+    curves = next(one for one in runs if one.data.tags["kind"] == "generator")
+    assert [point.step for point in client.get_metric_history(curves.info.run_id, "train_loss")] == [5, 10, 15, 20]
+
+
+def test_inputs_carry_the_digests_of_dvc(study: Path, client: MlflowClient) -> None:
+    lock = yaml.safe_load((study / "dvc.lock").read_text())["stages"]
+    digests = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    found = {}
+    for one in all_runs(client):
+        for item in one.inputs.dataset_inputs:
+            found[json.loads(item.dataset.source)["path"]] = item.dataset.digest
+    assert found == {path: digests[path] for path in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")}
+
+
+def test_models_are_registered_with_their_provenance(client: MlflowClient) -> None:
+    names = {model.name for model in client.search_registered_models()}
+    assert names == {"ecg-generator-diffwave-ptbxl", "ecg-classifier-ptbxl"}
+    versions = client.search_model_versions("name = 'ecg-classifier-ptbxl'")
+    assert sorted((version.tags["setting"], version.tags["seed"]) for version in versions) == [
+        (setting, seed) for setting in ("TrRSTeR", "TrRTeR", "TrSTeR") for seed in ("0", "1")
+    ]
+    (generator,) = client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'")
+    assert generator.tags["input.ptbxl"]
+
+
+def test_repeating_a_cell_is_the_same_result_and_not_a_second_one(study: Path, client: MlflowClient) -> None:
+    before = {one.info.run_id for one in all_runs(client)}
+    versions = len(client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'"))
+    weights = md5(study / "models/generators/ptbxl/diffwave")
+    run(study, "dvc", "repro", "--force", "--single-item", "train_generator@ptbxl-diffwave")
+    assert md5(study / "models/generators/ptbxl/diffwave") == weights
+    assert {one.info.run_id for one in all_runs(client)} == before
+    assert len(client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'")) == versions
+
+
+def test_a_clone_gets_the_study_without_running_it(study: Path, tmp_path: Path) -> None:
+    run(study, "git", "add", "dvc.lock")
+    run(study, "git", "commit", "--quiet", "-m", "results")
+    run(study, "dvc", "remote", "add", "--local", "--default", "--force", "shelf", str(tmp_path / "shelf"))
+    run(study, "dvc", "push")
+    run(tmp_path, "git", "clone", "--quiet", str(study), "clone")
+    clone = tmp_path / "clone"
+    run(clone, "dvc", "remote", "add", "--local", "--default", "shelf", str(tmp_path / "shelf"))
+    run(clone, "dvc", "pull")
+    assert md5(clone / "data/synthetic") == md5(study / "data/synthetic")
+    assert (clone / "reports/results.csv").read_bytes() == (study / "reports/results.csv").read_bytes()
+    assert "up to date" in run(clone, "dvc", "repro").stdout
+
+
+def test_mlflow_run_makes_its_stages_runs_children(study: Path, client: MlflowClient) -> None:
+    params = small_params()
+    params["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 0.003
+    (study / "params.yaml").write_text(yaml.safe_dump(params))
+    before = {one.info.run_id for one in all_runs(client)}
+    command = ("mlflow", "run", ".", "--env-manager", "local", "-e", "classifier", "-P", "dataset=ptbxl", "-P", "generator=diffwave")
+    uri = f"sqlite:///{study}/mlflow.db"
+    found = subprocess.run(
+        [*command, "--experiment-name", "projects"],
+        cwd=study,
+        env=environment() | {"MLFLOW_TRACKING_URI": uri},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    new = [one for one in all_runs(client) if one.info.run_id not in before]
+    (parent,) = [one for one in new if "mlflow.parentRunId" not in one.data.tags]
+    children = [one for one in new if one is not parent]
+    assert {one.data.tags["mlflow.parentRunId"] for one in children} == {parent.info.run_id}
+    assert len(children) == 10, "TrRTeR and four settings for two seeds; the baselines have no learning rate"
+    assert {one.info.status for one in new} == {"FINISHED"}
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not list(path.glob("*/denoiser/last.ckpt")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "RUNNING"), (signal.SIGINT, "KILLED")])
+def test_a_training_that_was_stopped_goes_on_as_the_same_run(
+    study: Path, client: MlflowClient, tmp_path: Path, number: signal.Signals, status: str
+) -> None:
+    params = small_params()
+    training = params["profiles"]["demo"]["generators"]["diffwave"]["training"]["denoiser"]
+    training |= {"steps": 400 if number == signal.SIGKILL else 300, "evaluate_every": 10}
+    (study / "params.yaml").write_text(yaml.safe_dump(params))
+    before = {one.info.run_id for one in all_runs(client)}
+    stage = ("dvc", "repro", "--single-item", "train_generator@ptbxl-diffwave")
+    process = start(study, *stage)
+    wait_for(study / ".ecgforge/unfinished", process)
+    os.killpg(process.pid, number)
+    process.communicate(timeout=120)
+    (stopped,) = [one for one in all_runs(client) if one.info.run_id not in before]
+    assert stopped.info.status == status
+    assert not (study / "models/generators/ptbxl/diffwave").exists()
+
+    run(study, *stage)
+    (finished,) = [one for one in all_runs(client) if one.info.run_id not in before]
+    assert (finished.info.run_id, finished.info.status) == (stopped.info.run_id, "FINISHED")
+    steps = [point.step for point in client.get_metric_history(finished.info.run_id, "train_loss")]
+    assert steps == list(range(10, training["steps"] + 1, 10)), "no point is missing and none is there twice"
+    assert list((study / ".ecgforge/unfinished").iterdir()) == []
+
+    profile = Params.model_validate(params).active
+    records = RecordSet.open(study / "data/prepared/ptbxl")
+    whole = train.train("diffwave", profile.generators["diffwave"], records, profile.compute, tmp_path / "c", lambda *_: None)
+    base.save(whole, tmp_path / "whole")
+    assert md5(tmp_path / "whole") == md5(study / "models/generators/ptbxl/diffwave")
+
+
+def test_synthetic_records_say_that_they_are(study: Path) -> None:
+    records = RecordSet.open(study / "data/synthetic/ptbxl/diffwave")
+    assert records.about.origin == "synthetic"
+    assert set(records.records["origin"]) == {"diffwave"}
+    assert records.about.made["learned_from_origin"] == "simulated"
+    assert records.counts() == dict.fromkeys(records.about.rhythms, 24 + 3 + 4)
+    assert np.isfinite(records.signals()).all()
