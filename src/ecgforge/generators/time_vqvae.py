@@ -47,8 +47,8 @@ class PriorNetwork(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads, {self.heads}")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width must be a multiple of twice the heads, {2 * self.heads}")
         return self
 
 
@@ -71,8 +71,9 @@ class TimeVQVAENetwork(Section):
 
 
 class TimeVQVAESampling(Section):
-    """Decoding steps of each band, the randomness of which tokens are settled first (Chang et al. 2022, MaskGIT), and how far to go from the
-    unconditional towards the conditional prediction: 1 is the conditional one."""
+    """Decoding steps of each band; `temperature`, the randomness of which tokens are settled first (at 0 the surest are, which
+    favours the flat stretches between beats); and how far to go from the unconditional towards the conditional prediction: 1 is
+    the conditional one."""
 
     low_steps: Positive
     high_steps: Positive
@@ -130,8 +131,7 @@ class Codebook(nn.Module):
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Return the nearest code of each latent: `[..., size]` to `[...]`."""
-        distance = self.codes.square().sum(1) - 2 * latents.float() @ self.codes.T
-        return distance.argmin(-1)
+        return torch.cdist(latents.float(), self.codes).argmin(-1)  # autocast keeps cdist, unlike a product, at full precision
 
     def latents(self, tokens: Tensor) -> Tensor:
         return nn.functional.embedding(tokens, self.codes)
@@ -143,7 +143,8 @@ class Codebook(nn.Module):
         usual = len(flat) / len(self.codes)
         chosen = one_hot(self.tokens(flat), len(self.codes)).float()
         counts = torch.lerp(chosen.sum(0), self.counts, CODEBOOK_DECAY)
-        sums = torch.lerp(chosen.T @ flat, self.codes * self.counts[:, None], CODEBOOK_DECAY)
+        with torch.autocast(flat.device.type, enabled=False):
+            sums = torch.lerp(chosen.T @ flat, self.codes * self.counts[:, None], CODEBOOK_DECAY)
         dead = counts < REVIVAL * usual
         drawn = flat[torch.randint(len(flat), (len(self.codes),), generator=noise).to(flat.device)]
         self.codes.copy_(torch.where(dead[:, None], drawn, sums / counts.clamp(min=1e-9)[:, None]))
@@ -299,7 +300,7 @@ class TimeVQVAE(Generator):
         return [parameter for module in modules for parameter in module.parameters()]
 
     def loss(self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator) -> dict[str, Tensor]:
-        """Stage 1: squared error of each band in time, and commitment (paper, sec. 3.1). Stage 2: cross-entropy of masked tokens (sec. 3.2)."""
+        """Stage 1 (paper, sec. 3.1): squared error of each band in time, and commitment. Stage 2 (3.2): cross-entropy of masked tokens."""
         bands = self.bands(signals / self.scale)
         return self.autoencoder_loss(*bands, noise) if phase == "autoencoder" else self.prior_loss(*bands, labels, noise)
 
