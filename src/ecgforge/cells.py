@@ -1,23 +1,21 @@
 """Run DVC's stages side by side: DVC itself runs one at a time.
 
-Here each is a `dvc repro` of its own, started when those before it are done. DVC stays the judge of what is up to date, and
-holds its locks; this only decides the order.
+Here each is a `dvc repro` of its own, started when those before it are done, in worker processes that load DVC once. DVC stays
+the judge of what is up to date, and holds its locks; this only decides the order.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-
-POLL = 0.05  # s
 
 console = Console(stderr=True)
 
@@ -34,7 +32,14 @@ def repro(targets: list[str], jobs: int) -> int:
     if not stale:
         console.print("Data and pipelines are up to date.")
         return 0
+    _check_parameters()
     return _run(_downstream(waiting, stale), jobs)
+
+
+def _check_parameters() -> None:
+    from ecgforge.stages import parameters
+
+    parameters.read(Path("params.yaml"))
 
 
 def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:
@@ -60,36 +65,60 @@ def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[
 def _run(waiting: dict[str, set[str]], jobs: int) -> int:
     sorter = TopologicalSorter(waiting)
     sorter.prepare()
-    ready: list[str] = []
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    running: dict[Future[bool], str] = {}
     done, failed = 0, False
-    try:
-        while running or (sorter.is_active() and not failed):
-            ready += sorter.get_ready()
-            while ready and len(running) < jobs and not failed:
-                name = ready.pop(0)
-                running[name] = _start(name)
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                if running.pop(name).returncode == 0:
-                    done += 1
-                    console.print(f"[{done}/{len(waiting)}] {name}", highlight=False, markup=False)
-                    sorter.done(name)
-                else:
-                    failed = True
-                    console.print(f"{name} failed; its error is above. What was done is kept: mend it and run this again.", style="red")
-            time.sleep(POLL)
-    except KeyboardInterrupt:
-        for process in running.values():
-            os.killpg(process.pid, signal.SIGINT)
-        for process in running.values():
-            process.wait()
-        raise
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            while running or (sorter.is_active() and not failed):
+                running |= {pool.submit(_repro_one, name): name for name in sorter.get_ready()}
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(future)
+                    if future.cancelled():
+                        continue
+                    if future.result():
+                        done += 1
+                        console.print(f"[{done}/{len(waiting)}] {name}", highlight=False, markup=False)
+                        sorter.done(name)
+                    else:
+                        failed = True
+                        console.print(
+                            f"{name} failed, its error is above; what was done is kept, so mend it and run this again", style="red"
+                        )
+                        pool.shutdown(wait=False, cancel_futures=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _interrupt_stages()
+            raise
     return int(failed)
 
 
-def _start(name: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--quiet", "--single-item", name]
-    folder = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": os.pathsep.join([folder, os.environ.get("PATH", "")])}
-    # In a group of its own: DVC leaves an interruption to the stage that it started, so both have to hear of it.
-    return subprocess.Popen(command, env=environment, process_group=0)
+def _start_worker() -> None:
+    # The stage that a worker waits for hears of an interruption itself; the worker has to stay to note how it ended.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _repro_one(name: str) -> bool:
+    """Bring one stage up to date; return whether it succeeded. The stage has told on the terminal what went wrong."""
+    import logging
+
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    try:
+        with Repo(_wait_for_lock=True) as repo:
+            repo.reproduce([name], single_item=True)
+    except DvcException as error:
+        console.print(f"{name}: {error}", style="red", highlight=False, markup=False)
+        return False
+    return True
+
+
+def _interrupt_stages() -> None:
+    """Pass an interruption on to the running stages; at a terminal they heard of it already."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        if "ecgforge" in " ".join(process.cmdline()[:2]):
+            process.send_signal(signal.SIGINT)

@@ -56,18 +56,19 @@ def prepare(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Turn raw records into a record set: labels, filters, splits, and a table of what was set aside and why."""
-    from ecgforge.stages import parameters
+    from ecgforge.params import Params
     from ecgforge.stages import prepare as stage
 
-    stage.prepare(parameters.read(params), raw, out)
+    stage.prepare(Params.read(params), raw, out)
 
 
 @app.command()
 def train_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
     """Train a generator on the training split of a record set, tracked and registered by MLflow."""
-    from ecgforge.stages import generate, parameters
+    from ecgforge.stages import parameters
+    from ecgforge.stages import train_generator as stage
 
-    generate.train(parameters.read(params), dataset, generator, real, out)
+    stage.train(parameters.read(params), dataset, generator, real, out)
 
 
 @app.command()
@@ -80,9 +81,10 @@ def synthesize(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw a synthetic record set from a trained generator."""
-    from ecgforge.stages import generate, parameters
+    from ecgforge.stages import parameters
+    from ecgforge.stages import synthesize as stage
 
-    generate.synthesize(parameters.read(params), dataset, generator, model, real, out)
+    stage.synthesize(parameters.read(params), dataset, generator, model, real, out)
 
 
 @app.command()
@@ -114,18 +116,19 @@ def classify(
 @app.command()
 def quality(dataset: Dataset, generator: Generator, real: Real, synthetic: Synthetic, out: Out, params: ParamsFile = PARAMS) -> None:
     """Score synthetic records against real ones, each score beside what real records get against real ones."""
-    from ecgforge.stages import assess, parameters
+    from ecgforge.params import Params
+    from ecgforge.stages import assess
 
-    assess.quality(parameters.read(params), dataset, generator, real, synthetic, out)
+    assess.quality(Params.read(params), dataset, generator, real, synthetic, out)
 
 
 @app.command()
 def report(out: Out = Path("reports"), params: ParamsFile = PARAMS) -> None:
     """Gather all results into reports/: results.csv, metrics.json, plots, and report.html."""
-    from ecgforge.stages import parameters
+    from ecgforge.params import Params
     from ecgforge.stages import report as stage
 
-    stage.report(parameters.read(params), out)
+    stage.report(Params.read(params), out)
 
 
 @app.command()

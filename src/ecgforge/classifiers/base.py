@@ -61,11 +61,11 @@ class Classifier(nn.Module, ABC):
 
 
 def _validation_figures(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-    from sklearn.metrics import f1_score  # costs seconds to load, and only training needs it
+    from torchmetrics.functional.classification import multiclass_f1_score  # comes with the training loop, which alone needs it
 
     logits = torch.cat([output["logits"] for output in outputs]).float()
     labels = torch.cat([output["labels"] for output in outputs])
-    found = f1_score(labels.cpu(), logits.argmax(1).cpu(), average="macro", zero_division=0.0)
+    found = multiclass_f1_score(logits, labels, logits.shape[1], average="macro")
     return {"loss": float(cross_entropy(logits, labels)), "macro_f1": float(found)}
 
 
@@ -75,7 +75,7 @@ def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 
     classifier.eval()
     device = classifier.scale.device
     batches = (records.signals(index) for index in in_order(len(records), batch_size))
-    found = [torch.softmax(classifier(torch.from_numpy(signals).to(device)), 1).double().cpu() for signals in batches]
+    found = [torch.softmax(classifier(torch.from_numpy(signals).to(device)).double(), 1).cpu() for signals in batches]
     return torch.cat(found).numpy()
 
 

@@ -31,22 +31,10 @@ def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]
         ValueError: shapes disagree, or there is no record.
     """
     _check(truth, probabilities[None], rhythms)
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
-
-    predicted = probabilities.argmax(axis=1)
-    classes = range(len(rhythms))
-    *scores, support = precision_recall_fscore_support(truth, predicted, labels=classes, zero_division=0)
-    auroc = [roc_auc_score(truth == k, probabilities[:, k]) if 0 < support[k] < len(truth) else np.nan for k in classes]
-    table = np.stack([*scores, auroc], axis=1)
-    present = support > 0
-    macro = _mean(table[present], axis=0)
-    recall = macro[PER_RHYTHM.index("recall")]
-    overall = [accuracy_score(truth, predicted), recall, *macro]
-    rows = [(MACRO, metric, value) for metric, value in zip(OVERALL, overall, strict=True)]
-    for k, rhythm in enumerate(rhythms):
-        rows += [(rhythm, metric, value) for metric, value in zip(PER_RHYTHM, table[k], strict=True) if present[k]]
-        rows.append((rhythm, "support", int(support[k])))
-    return pd.DataFrame(rows, columns=["rhythm", "metric", "value"]).dropna().reset_index(drop=True)
+    values = _figures(truth, probabilities, np.ones((1, len(truth))))[0]
+    found = _keys(rhythms).assign(value=values).dropna()
+    support = pd.DataFrame({"rhythm": list(rhythms), "metric": "support", "value": np.bincount(truth, minlength=len(rhythms))})
+    return pd.concat([found, support], ignore_index=True)
 
 
 def interval(

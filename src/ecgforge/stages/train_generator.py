@@ -1,4 +1,4 @@
-"""Train a generator, and draw synthetic records from it."""
+"""Train a generator."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-from ecgforge.files import md5, remove
-from ecgforge.generators import base, registry, synthesis
+from ecgforge.files import remove
+from ecgforge.generators import base, registry
 from ecgforge.generators import train as training
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
@@ -30,20 +30,3 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         run.summary({"weights": sum(parameter.numel() for parameter in generator.parameters())})
         models.log_generator(run, *generator.exportable(), out, name=cell.model_name)
     remove(checkpoints(identity))
-
-
-def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
-    """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`."""
-    profile, source = params.active, RecordSet.open(real)
-    sampling = params.generator(name).sampling
-    made = {
-        "dataset": dataset,
-        "generator": name,
-        "generator_md5": md5(model),
-        "weights_md5": md5(model / base.WEIGHTS),
-        "learned_from_md5": md5(real),
-        "learned_from_origin": source.about.origin,
-        "sampling": sampling,
-        "synthesis": profile.synthesis.model_dump(),
-    }
-    synthesis.synthesize(base.load(model), name, sampling, profile.synthesis, profile.compute, source, made, out)
