@@ -48,7 +48,7 @@ def test_every_profile_is_valid_whole() -> None:
         ("profiles.sample.classifier.backbone", "resnet2d", "profiles.sample.classifier: 'resnet2d' is no backbone: known are resnet1d"),
         ("generators", ["diffwave", "gan"], "profiles.demo.generators: 'gan' is listed in generators but not described here"),
         ("datasets", ["ptbxl", "mitbih"], "datasets: 'mitbih' is not one of ptbxl, chapman, merged"),
-        ("profile", "dmo", "profile: 'dmo' is not one of demo, sample, paper"),
+        ("profile", "dmo", "profile: 'dmo' is not one of demo, paper, sample"),
         ("preprocessing.band", [0.5, 60], "band must rise and end below half the sampling rate, 50 Hz"),
         ("profiles.demo.sources.ptbxl.kind", "internet", "profiles.demo.sources.ptbxl.*'simulated', 'physionet', 'folder'"),
         ("profiles.demo.study.seeds", [1, 1], "profiles.demo.study = .*seeds must differ"),

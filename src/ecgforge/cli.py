@@ -27,6 +27,7 @@ Synthetic = Annotated[Path, typer.Option(help="A synthetic record set, such as d
 Dataset = Annotated[str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")]
 Generator = Annotated[str, typer.Argument(help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters.")]
 PARAMS = Path("params.yaml")
+INTERRUPTED = 130  # the exit code that typer makes of KeyboardInterrupt
 
 
 @app.command()
@@ -169,12 +170,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except EcgforgeError as error:
         sys.exit(f"ecgforge: {error}")
-    except typer.Abort:
-        sys.exit("ecgforge: aborted")
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         sys.exit(f"ecgforge: {error.strerror or error}{where}")
-    except KeyboardInterrupt:
+    if code == INTERRUPTED:
         print("ecgforge: interrupted; the next run goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
     sys.exit(code)

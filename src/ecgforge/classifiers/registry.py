@@ -34,4 +34,8 @@ def check_settings(settings: ClassifierSettings, where: str) -> None:
     Raises:
         EcgforgeError: the backbone is unknown, or its network is not what it takes; names the key.
     """
-    checked(classifier_class(settings.backbone).Network, settings.network, f"{where}.network")
+    try:
+        kind = classifier_class(settings.backbone)
+    except EcgforgeError as error:
+        raise EcgforgeError(f"{where}: {error}") from None
+    checked(kind.Network, settings.network, f"{where}.network")

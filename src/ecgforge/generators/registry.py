@@ -41,7 +41,10 @@ def check_settings(name: str, settings: GeneratorSettings, where: str) -> None:
     Raises:
         EcgforgeError: the generator is unknown, or its network, phases or sampling are not what it takes; names the key.
     """
-    kind = generator_class(name)
+    try:
+        kind = generator_class(name)
+    except EcgforgeError as error:
+        raise EcgforgeError(f"{where}: {error}") from None
     checked(kind.Network, settings.network, f"{where}.network")
     checked(kind.Sampling, settings.sampling, f"{where}.sampling")
     if set(settings.training) != set(kind.phases):

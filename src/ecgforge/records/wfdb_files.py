@@ -84,6 +84,13 @@ def _inside(folder: Path, path: Path) -> Path:
     return file
 
 
+def _beside(folder: Path, header: Path, name: str) -> Path:
+    """Return the signal file that a header names; WFDB has it beside the header, and a name is no path."""
+    if Path(name).name != name:
+        raise BadRecord(Reason.OUTSIDE_FOLDER, f"{header.name} names the file {name}")
+    return _inside(folder, header.parent.relative_to(folder) / name)
+
+
 def _check_header(folder: Path, header: Path) -> None:
     """Check all that a header says before the wfdb library opens the files that it names."""
     lines, _ = parse_header_content(header.read_text(encoding="ascii", errors="ignore"))
@@ -97,7 +104,7 @@ def _check_header(folder: Path, header: Path) -> None:
     if first["fs"] and not float(first["fs"]) > 0:
         raise BadRecord(Reason.UNREADABLE_FILE, f"sampling rate {first['fs']} Hz")
     # Looked at before wfdb's own pattern, which knows no slashes and would call a way out of the folder a syntax error.
-    files = {name: _inside(folder, header.parent.relative_to(folder) / name) for name in {line.split()[0] for line in lines[1:]}}
+    files = {name: _beside(folder, header, name) for name in {line.split()[0] for line in lines[1:]}}
     signals: defaultdict[Path, list[Match[str]]] = defaultdict(list)
     for line in lines[1:]:
         signal = rx_signal.match(line)
