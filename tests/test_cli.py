@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
+import io
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ecgforge import cli
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import simulated
 
 ROOT = Path(__file__).parent.parent
 
 
-def ecgforge(folder: Path, *arguments: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    command = [str(Path(sys.executable).with_name("ecgforge")), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, preexec_fn=before)
+@dataclass
+class Found:
+    """How a command ended: its exit code, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def last_line(found: subprocess.CompletedProcess[str]) -> str:
+def ecgforge(folder: Path, *arguments: str) -> Found:
+    """Run the command line in this process, since starting one and loading torch takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    before, code = signal.getsignal(signal.SIGTERM), 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ecgforge", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            err.write(end.code + "\n" if isinstance(end.code, str) else "")
+    signal.signal(signal.SIGTERM, before)
+    return Found(code, out.getvalue(), err.getvalue())
+
+
+def last_line(found: Found) -> str:
     """Return what the error says; a progress bar may stand before it, a traceback may not."""
     assert found.returncode != 0
     assert "Traceback" not in found.stderr
@@ -164,9 +186,10 @@ def test_a_damaged_record_within_the_allowed_share_is_set_aside_with_its_reason(
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
-    found = ecgforge(
-        project, "prepare", "--raw", "ptbxl", "--out", "set", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)
-    )
+    command = [str(Path(sys.executable).with_name("ecgforge")), "prepare", "--raw", "ptbxl", "--out", "set"]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, preexec_fn=limit)
+    found = Found(ended.returncode, ended.stdout, ended.stderr)
     assert last_line(found) == "ecgforge: File too large"
     assert [path.name for path in project.iterdir() if "set" in path.name] == []
 
