@@ -16,7 +16,7 @@ repro: $(INSTALLED) ## Set up, then run the study of the profile named in params
 	@echo "Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000"
 
 test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
-	pytest -n 2 --dist worksteal
+	pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 	ruff check .
@@ -27,9 +27,11 @@ lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 ui: $(INSTALLED) ## Open MLflow's UI on the study's runs and models.
 	@ecgforge ui
 
-lock: $(INSTALLED) ## Pin all packages anew from pyproject.toml into requirements.txt.
-	uv pip compile --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links --extra dev \
-	  --python-version 3.11 --prefer-binary --no-emit-package nvidia --output-file requirements.txt pyproject.toml
+lock: ## Pin all packages anew from pyproject.toml into requirements.txt; what torch alone needs for CUDA stays out.
+	$(PYTHON) -m venv .lock
+	.lock/bin/pip install --quiet --disable-pip-version-check ".[dev]"
+	.lock/bin/pip freeze --all --exclude ecgforge | sed 's/+cpu$$//' | grep -viE '^(pip|nvidia|triton)' > requirements.txt
+	rm -rf .lock
 
 clean: ## Remove the environment; data, models and runs stay.
 	rm -rf $(VENV)

@@ -252,11 +252,6 @@ def test_runs_that_the_store_no_longer_has_leave_no_dead_links(inputs, tmp_path)
     assert 'href="#run-' not in text
 
 
-def test_a_run_without_a_setting_is_a_generators(inputs):
-    named = inputs.runs[inputs.runs["kind"] != "quality"].drop(columns="kind")
-    assert replace(inputs, runs=named).of("ptbxl").runs["kind"].value_counts().to_dict() == {"classifier": 22, "generator": 2}
-
-
 def test_every_score_stands_beside_its_floor(report):
     table = Tables(report).tables["ptbxl, all rhythms"]
     assert table[1] == ["diffwave", *["7.25 floor 1.5"] * len(page.SCORES)]
