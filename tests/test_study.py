@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from ecgforge import cells, warm
 from ecgforge.files import md5
 from ecgforge.generators import base, train
 from ecgforge.params import Params
@@ -70,6 +72,13 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
     run(folder, "git", "add", ".")
     run(folder, "git", "commit", "--quiet", "-m", "the project")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_stages() -> Iterator[None]:
+    """Stages of these tests start from loaded libraries, as those of `ecgforge repro` do."""
+    with warm.server(cells.SLOW, "ecgforge.cli:main"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +156,10 @@ def test_models_are_registered_with_their_provenance(client: MlflowClient) -> No
     assert generator.tags["input.ptbxl"]
 
 
-def test_repeating_a_cell_is_the_same_result_and_not_a_second_one(study: Path, client: MlflowClient) -> None:
+def test_repeating_a_cell_is_the_same_result_and_not_a_second_one(
+    study: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(warm.ADDRESS, raising=False)
     before = {one.info.run_id for one in all_runs(client)}
     versions = len(client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'"))
     weights = md5(study / "models/generators/ptbxl/diffwave")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 import ecgforge.quality
 from ecgforge.files import whole
 from ecgforge.params import Params
@@ -20,7 +22,9 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
     cell = runs.Cell("quality", dataset, settings.seed, records.about.origin == "simulated", generator=generator)
     inputs = record_inputs([("real", records), ("synthetic", generated)])
     identity = runs.identity(cell, settings.model_dump(), digests(inputs), [ecgforge.quality])
-    with runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
+    # Two stages side by side with as many threads as there are cores each take four times as long as alone.
+    threads = threadpool_limits(params.active.compute.threads)
+    with threads, runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
         found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings)
         overall = found[found["rhythm"] == scores.ALL]
         for row in overall.dropna(subset="value").to_dict("records"):

@@ -89,8 +89,8 @@ def find_version(name: str, identity: str) -> ModelVersion | None:
 
 
 def _for_export(module: nn.Module) -> nn.Module:
-    # An exported graph stays on the device that it was exported from.
-    return copy.deepcopy(module).cpu().eval()
+    # An exported graph stays on the device that it was exported from, and archives of weights that are laid out otherwise warn.
+    return copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 def _signature(example: list[np.ndarray], names: Sequence[str | None], output: Any) -> ModelSignature:

@@ -79,10 +79,7 @@ class _Loop(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self._settings
-        fused = self.device.type == "cuda"
-        optimiser = torch.optim.AdamW(
-            self._objective.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
-        )
+        optimiser = torch.optim.AdamW(self._objective.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
         def rate(step: int) -> float:
             if step < settings.warmup_steps:
@@ -136,7 +133,7 @@ def fit(
     )
     callbacks: list[Callback] = [stop, keep_best, keep_last]
     if settings.ema_decay:
-        callbacks.insert(0, WeightAveraging(avg_fn=_warmed_up(settings.ema_decay), use_buffers=False))
+        callbacks.insert(0, WeightAveraging(multi_avg_fn=_warmed_up(settings.ema_decay), use_buffers=False))
     trainer = _trainer(settings, compute, callbacks)
     draws.rank, draws.world = trainer.global_rank, trainer.world_size
     last = folder / "last.ckpt"
@@ -157,12 +154,13 @@ def fit(
     return Outcome(trainer.global_step, float(keep_best.best_model_score), trainer.global_step < settings.steps)
 
 
-def _warmed_up(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
     """Averaging whose decay grows from 0.1 to `decay`, so that the first weights do not linger in short trainings."""
 
-    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         now = min(decay, (1 + float(count)) / (10 + float(count)))
-        return averaged * now + current * (1 - now)
+        torch._foreach_lerp_(averaged, current, 1 - now)
 
     return average
 
