@@ -113,6 +113,13 @@ def test_sampling_is_no_matter_of_training(study: Path) -> None:
     assert status(study) == {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
 
 
+def test_the_beat_detector_touches_what_looks_for_beats(study: Path) -> None:
+    file = study / "src/ecgforge/records/beats.py"
+    file.write_text(file.read_text() + "# a change\n")
+    touched = cells("train_generator") | cells("quality") | per_dataset("classify_real")
+    assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge"}
+
+
 def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["profiles"]["demo"]["sources"]["chapman"]["records"] += 1

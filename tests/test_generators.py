@@ -30,11 +30,22 @@ NETWORKS = {
         "high_prior": {"width": 16, "layers": 1, "heads": 2},
         "label_dropout": 0.1,
     },
+    "beat_diffusion": {
+        "channels": [16, 24],
+        "attention_levels": 1,
+        "heads": 2,
+        "patch": 8,
+        "label_dropout": 0.1,
+        "shift": 3.0,
+        "rhythm_width": 16,
+        "rhythm_parts": 2,
+    },
 }
 SAMPLINGS = {
     "diffwave": {"steps": 4, "guidance": 2.0},
     "time_diffusion": {"steps": 4, "guidance": 2.0},
     "time_vqvae": {"low_steps": 4, "high_steps": 3, "temperature": 1.0, "guidance": 2.0},
+    "beat_diffusion": {"steps": 4, "guidance": 2.0},
 }
 
 
@@ -154,7 +165,7 @@ def test_the_same_noise_gives_the_same_loss(trained: base.Generator) -> None:
             copy.deepcopy(trained).train().loss(signals, labels, phase, torch.Generator().manual_seed(seed))["loss"] for seed in (3, 3, 4)
         )
         assert once == again
-        assert phase == "autoencoder" or once != otherwise, "only dead codes are drawn at random in the first stage"
+        assert phase in ("autoencoder", "rhythm") or once != otherwise, "only dead codes are drawn at random there"
 
 
 def test_gradients_reach_all_that_a_phase_trains_and_nothing_else(trained: base.Generator) -> None:
@@ -220,7 +231,7 @@ def test_names_and_classes_belong_together(name: str) -> None:
 
 
 def test_unknown_names_and_parameters_are_refused() -> None:
-    with pytest.raises(EcgforgeError, match="'diffwav' is no generator: known are diffwave, time_diffusion, time_vqvae"):
+    with pytest.raises(EcgforgeError, match="'diffwav' is no generator: known are diffwave, time_diffusion, time_vqvae, beat_diffusion"):
         generator_class("diffwav")
     with pytest.raises(EcgforgeError, match=r"generators\.diffwave\.network: layers = 0"):
         base.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "layers": 0}, SCALE, seed=0)
@@ -270,6 +281,20 @@ LEARNING = {  # network, steps of each phase, sampling: enough to learn what a r
         },
         {"autoencoder": 200, "prior": 400},
         {"low_steps": 8, "high_steps": 8, "temperature": 10.0, "guidance": 2.0},
+    ),
+    "beat_diffusion": (
+        {
+            "channels": [48, 64],
+            "attention_levels": 1,
+            "heads": 4,
+            "patch": 8,
+            "label_dropout": 0.1,
+            "shift": 3.0,
+            "rhythm_width": 32,
+            "rhythm_parts": 4,
+        },
+        {"rhythm": 150, "denoiser": 200},
+        {"steps": 12, "guidance": 2.0},
     ),
 }
 

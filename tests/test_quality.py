@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
-from ecgforge.quality import distribution, physiology, two_sample, views
+from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample, views
 from ecgforge.quality.assess import assess
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
@@ -277,6 +277,58 @@ def test_unequal_sizes_are_refused() -> None:
 def test_wilson_interval_as_published() -> None:
     assert two_sample.wilson(0.0, 10, 0.95) == pytest.approx((0, 0.2775), abs=1e-3)
     assert two_sample.wilson(0.5, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-3)
+
+
+def test_fidelity_and_diversity_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    real, same = rng.standard_normal((2, 300, 4))
+    for value in manifold.scores(real, same).values():
+        assert value == pytest.approx(1, abs=0.15)
+    crowded = manifold.scores(real, 0.1 * same)  # all look real, and most of what is real is missing
+    assert crowded["precision"] == 1
+    assert crowded["recall"] < 0.1
+    assert crowded["coverage"] < 0.3
+    scattered = manifold.scores(real, 10 * same)  # balls so wide that all real ones lie in them, and coverage is not fooled
+    assert scattered["precision"] < 0.1
+    assert scattered["recall"] > 0.9
+    assert scattered["coverage"] < 0.3
+
+
+def test_precision_and_recall_as_counted_by_hand() -> None:
+    real = np.arange(6.0)[:, None]  # radii: the fifth neighbour is the farthest, 5 4 3 3 4 5
+    synthetic = np.array([[-4.5], [2.5], [20.0], [21.0], [22.0], [23.0]])
+    found = manifold.scores(real, synthetic)
+    assert found["precision"] == pytest.approx(2 / 6)
+    assert found["density"] == pytest.approx((1 + 6) / 5 / 6)
+    assert found["coverage"] == 1
+    assert found["recall"] == 1
+
+
+def test_copies_are_found_and_strangers_are_not() -> None:
+    rng = np.random.default_rng(0)
+    training, held_out, strangers = rng.standard_normal((3, 400, 8))
+    copies = training[:200] + 0.01 * rng.standard_normal((200, 8))
+    found = memorisation.scores(training, held_out, strangers)
+    assert found["nearest_ratio"] == pytest.approx(1, abs=0.1)
+    assert found["copied_share"] < 0.05
+    found = memorisation.scores(training, held_out, copies)
+    assert found["nearest_ratio"] < 0.05
+    assert found["copied_share"] == 1
+    half = memorisation.scores(training, held_out, np.concatenate([copies[:100], strangers[:100]]))
+    assert half["copied_share"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_copied_records_are_found_however_they_are_shifted(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    train, test = real
+    rng = np.random.default_rng(0)
+    copies = [np.roll(signals, rng.integers(SAMPLES), axis=-1) for signals in train.signals()[:120]]
+    with write_record_set(tmp_path / "copies", train.about) as writer:
+        writer.append(np.array(copies), train.records.iloc[:120].assign(patient=[f"copy-{i}" for i in range(120)]))
+    copied = scores_of(assess(train, test, RecordSet.open(tmp_path / "copies"), SETTINGS)[0], "value")
+    drawn = record_set(tmp_path / "drawn", {"SR": 50, "SB": 40, "ST": 40}, seed=7)
+    fresh = scores_of(assess(train, test, drawn, SETTINGS)[0], "value")
+    assert copied["copied_share"] > 0.8 > 0.2 > fresh["copied_share"]
+    assert copied["nearest_ratio"] < 0.8 < fresh["nearest_ratio"]
 
 
 def test_views_show_every_record_and_repeat(laws: dict[str, np.ndarray]) -> None:

@@ -43,6 +43,8 @@ def repro(targets: list[str], jobs: int) -> int:
         console.print("Data and pipelines are up to date.")
         return 0
     _check_parameters()
+    # Threads that share a core spend their time waiting for each other; compute.threads sets those of torch.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with warm.server(SLOW, "ecgforge.cli:main"):
         return _run(stages, jobs)
 

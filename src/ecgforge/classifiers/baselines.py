@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 
@@ -35,10 +36,8 @@ def rr_features(records: RecordSet) -> np.ndarray:
     Heart rate (bpm), beats found, and of the RR intervals in s: SDNN, RMSSD, coefficient of variation, and the ratio of the
     longest to the shortest. Records with fewer than three beats get zeros: that is a feature of its own.
     """
-    from ecgforge.records.beats import detect  # loads scipy.signal, which most of the stages that know the baselines never need
-
     rate = records.about.sampling_rate
-    found = (detect(records.signals(index), rate) for index in in_order(len(records), 256))
+    found = (beats.detect(records.signals(index), rate) for index in in_order(len(records), 256))
     return np.array([_features(peaks / rate) for chunk in found for peaks in chunk])
 
 

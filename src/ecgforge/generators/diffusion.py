@@ -58,12 +58,15 @@ class Diffusion(Generator):
     @abstractmethod
     def build(self) -> nn.Module:
         """Return the network: (x_t `[batch, leads, samples]`, t `[batch]`, labels `[batch]`) -> x_0, of the shape of x_t.
-        The label `shape.rhythms` stands for a hidden rhythm."""
+        The label `shape.rhythms` stands for a hidden rhythm. Where there is a context, its channels follow the leads of x_t."""
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
         return list(self.denoiser.parameters())
 
     def loss(self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator) -> dict[str, Tensor]:
+        return self.denoising_loss(signals, labels, noise)
+
+    def denoising_loss(self, signals: Tensor, labels: Tensor, noise: torch.Generator, context: Tensor | None = None) -> dict[str, Tensor]:
         """Mean squared error of v, and under "clean" that of the record.
 
         The times of a batch are spread evenly (Kingma et al. 2021, "Variational Diffusion Models", app. I.1), which calms the loss.
@@ -76,7 +79,7 @@ class Diffusion(Generator):
             labels = labels.masked_fill(hidden, self.shape.rhythms)
         clean = signals / self.scale
         alpha, sigma = self.process(times[:, None, None])
-        error = (self.denoiser(alpha * clean + sigma * white, times, labels).float() - clean).square()
+        error = (self.denoiser(beside(alpha * clean + sigma * white, context), times, labels).float() - clean).square()
         return {"loss": (error * sigma.pow(-2).clamp(max=MAX_WEIGHT)).mean(), "clean": error.mean()}
 
     def process(self, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,15 +90,18 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
-        """DDIM without added noise (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12)."""
-        device = self.scale.device
-        labels = labels.to(device)
         size = (self.shape.leads, self.shape.samples)
-        current = draw(seeds, lambda source: torch.randn(size, generator=source)).to(device)
-        times = torch.linspace(1, 0, sampling.steps + 1, device=device)
+        white = draw(seeds, lambda source: torch.randn(size, generator=source)).to(self.scale.device)
+        return self.denoise(white, labels.to(self.scale.device), sampling)
+
+    def denoise(self, white: Tensor, labels: Tensor, sampling: Any, context: Tensor | None = None) -> Tensor:
+        """Turn noise into records, in the units of the record set, by DDIM without added noise (Song et al. 2021, "Denoising
+        Diffusion Implicit Models", eq. 12)."""
+        current = white
+        times = torch.linspace(1, 0, sampling.steps + 1, device=white.device)
         for now, then in pairwise(times):
             (alpha, sigma), (next_alpha, next_sigma) = self.process(now), self.process(then)
-            clean = self.predict(current, now.expand(len(labels)), labels, sampling.guidance)
+            clean = self.predict(beside(current, context), now.expand(len(labels)), labels, sampling.guidance)
             current = next_alpha * clean + next_sigma * (current - alpha * clean) / sigma
         return current * self.scale
 
@@ -112,6 +118,11 @@ class Diffusion(Generator):
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         records = torch.zeros(2, self.shape.leads, self.shape.samples)
         return self.denoiser, (records, torch.tensor([0.0, 1.0]), torch.tensor([0, self.shape.rhythms]))
+
+
+def beside(noisy: Tensor, context: Tensor | None) -> Tensor:
+    """Return noisy records, `[batch, leads, samples]`, with the channels of what is known of them, if anything is."""
+    return noisy if context is None else torch.cat([noisy, context], dim=1)
 
 
 def step_embedding(times: Tensor, size: int) -> Tensor:

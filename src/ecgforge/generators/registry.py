@@ -15,6 +15,7 @@ GENERATORS = {
     "diffwave": "ecgforge.generators.diffwave:DiffWave",
     "time_diffusion": "ecgforge.generators.time_diffusion:TimeDiffusion",
     "time_vqvae": "ecgforge.generators.time_vqvae:TimeVQVAE",
+    "beat_diffusion": "ecgforge.generators.beat_diffusion:BeatDiffusion",
 }
 
 

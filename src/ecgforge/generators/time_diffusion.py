@@ -7,124 +7,19 @@ manner of Ho et al. 2020 in one dimension, is our inference and not the authors'
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar
 
-import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
-from ecgforge.generators.diffusion import Diffusion, DiffusionNetwork, step_embedding
-from ecgforge.params import Positive, Section
-
-GROUPS = 8  # of channels that are normalised together
-EMBEDDING = 256  # of time and rhythm together
-
-
-class TimeDiffusionNetwork(DiffusionNetwork):
-    """`channels` of each level, from fine to coarse, each at half the rate of the one before; the coarsest `attention_levels`,
-    and the middle in any case, attend over all positions. `patch` samples enter as one position."""
-
-    channels: Annotated[list[Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]], Field(min_length=1)]
-    attention_levels: Annotated[int, Field(ge=0)]
-    heads: Positive
-    patch: Positive
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if any(width % self.heads for width in self.channels[-max(1, self.attention_levels) :]):
-            raise ValueError(f"channels of the levels that attend must be multiples of heads, {self.heads}")
-        return self
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions about a scale and shift by time and rhythm (FiLM; Nichol & Dhariwal 2021, sec. 3.1), with a skip."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv1d(inputs, outputs, 3, padding=1))
-        self.norm = nn.GroupNorm(GROUPS, outputs)
-        self.film = nn.Linear(EMBEDDING, 2 * outputs)
-        self.second = nn.Conv1d(outputs, outputs, 3, padding=1)
-        self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.second.weight)
-
-    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.film(condition)[:, :, None].chunk(2, dim=1)
-        inner = self.norm(self.first(hidden)) * (1 + scale) + shift
-        return self.skip(hidden) + self.second(nn.functional.silu(inner))
-
-
-class Attention(nn.Module):
-    """Self-attention over all positions, with a skip."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(GROUPS, channels)
-        self.inputs = nn.Conv1d(channels, 3 * channels, 1)
-        self.output = nn.Conv1d(channels, channels, 1)
-        nn.init.zeros_(self.output.weight)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        batch, channels, positions = hidden.shape
-        split = self.inputs(self.norm(hidden)).reshape(batch, 3, self.heads, channels // self.heads, positions).transpose(-1, -2)
-        mixed = nn.functional.scaled_dot_product_attention(*split.unbind(1))
-        return hidden + self.output(mixed.transpose(-1, -2).reshape(batch, channels, positions))
-
-
-class Level(nn.Module):
-    """A residual block at one rate, and attention where the level has it."""
-
-    def __init__(self, inputs: int, outputs: int, heads: int | None) -> None:
-        super().__init__()
-        self.block = ResidualBlock(inputs, outputs)
-        self.attention = Attention(outputs, heads) if heads else nn.Identity()
-
-    def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        return self.attention(self.block(hidden, condition))
-
-
-class UNet(nn.Module):
-    """Down to the coarsest level and up again, with the way down's features joined on the way up."""
-
-    def __init__(self, leads: int, rhythms: int, network: TimeDiffusionNetwork) -> None:
-        super().__init__()
-        widths, depth = network.channels, len(network.channels)
-        heads = [network.heads if depth - level <= network.attention_levels else None for level in range(depth)]
-        self.patch = network.patch
-        self.input = nn.Conv1d(leads, widths[0], network.patch, stride=network.patch)
-        self.time = nn.Sequential(nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, EMBEDDING))
-        self.label = nn.Embedding(rhythms + 1, EMBEDDING)
-        inputs = [widths[0], *widths[:-1]]
-        self.down = nn.ModuleList(Level(*sizes) for sizes in zip(inputs, widths, heads, strict=True))
-        self.coarser = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in widths[:-1])
-        self.middle = Level(widths[-1], widths[-1], network.heads)
-        self.up = nn.ModuleList(Level(2 * width, inner, head) for width, inner, head in zip(widths, inputs, heads, strict=True))
-        self.output = nn.Sequential(
-            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), nn.ConvTranspose1d(widths[0], leads, network.patch, stride=network.patch)
-        )
-
-    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        samples = noisy.shape[-1]
-        condition = nn.functional.silu(self.time(step_embedding(times, EMBEDDING)) + self.label(labels))
-        hidden = self.input(nn.functional.pad(noisy, (0, -samples % self.patch)))
-        kept = []
-        for depth, level in enumerate(self.down):
-            if depth:
-                hidden = self.coarser[depth - 1](hidden)
-            hidden = level(hidden, condition)
-            kept.append(hidden)
-        hidden = self.middle(hidden, condition)
-        for level, finer in zip(reversed(self.up), reversed(kept), strict=True):
-            hidden = nn.functional.interpolate(hidden, size=finer.shape[-1])
-            hidden = level(torch.cat([hidden, finer], dim=1), condition)
-        return self.output(hidden)[..., :samples]
+from ecgforge.generators.diffusion import Diffusion
+from ecgforge.generators.unet import UNet, UNetNetwork
+from ecgforge.params import Section
 
 
 class TimeDiffusion(Diffusion):
     """Class-conditional 1-D U-Net: FiLM by time and rhythm, attention at the coarse levels, guidance, DDIM."""
 
-    Network: ClassVar[type[Section]] = TimeDiffusionNetwork
+    Network: ClassVar[type[Section]] = UNetNetwork
 
     def build(self) -> nn.Module:
         return UNet(self.shape.leads, self.shape.rhythms, self.network)

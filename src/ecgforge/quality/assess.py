@@ -9,13 +9,15 @@ import pandas as pd
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
-from ecgforge.quality import distribution, physiology, two_sample, views
+from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample, views
 from ecgforge.records.record_set import RecordSet
 
 FEWEST = 5  # records of a rhythm in each sample, below which the rhythm is left out
+PART = 256  # records read at a time
 CONFIDENCE = 0.95
 RESAMPLES = 200  # of a Wasserstein distance; enough for the spread that its interval shows
 ALL = "all"
+SHARES = ("precision", "recall", "coverage", "copied_share")  # of as many records as a sample has
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,22 @@ def assess(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, se
 
     Returns:
         Scores: rhythm (`all` or one), metric, value, low, high, floor. The metrics are `heart_rate_w1` (bpm), `rr_variation_w1`
-        (percentage points), `undetected_share`, `mmd2`, `mmd_p`, `c2st_accuracy`; low and high, the 95 % interval, are missing for
-        `mmd2`, whose measure of doubt is `mmd_p`, and for `mmd_p`. A distance is missing where no record has enough beats.
+        (percentage points), `undetected_share`, `mmd2`, `mmd_p`, `c2st_accuracy`, those of `manifold.scores`, and those of
+        `memorisation.scores`, which compares all training records with those that were held out, half of them for its floor. Low and
+        high, the 95 % interval, are there where the metric is a share or a distance in bpm or points. A distance is missing where no
+        record has enough beats.
         Views: view (`pca`, `tsne`), kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:
         EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in all of them.
     """
     _check_comparable(real_train, real_test, synthetic)
-    reference, other, generated = _draw(real_train, real_test, synthetic, settings)
+    reference, other, generated, embedding = _draw(real_train, real_test, synthetic, settings)
     scores, floors = _scores(reference, generated, settings), _scores(reference, other, settings)
+    training, held_out = (_embedded(records, embedding) for records in (real_train, real_test))
+    strangers, floor = held_out[::2], held_out[1::2]
+    for judged, values in ((generated.features, scores), (floor, floors)):
+        values |= {(ALL, metric): value for metric, value in memorisation.scores(training, strangers, judged).items()}
     intervals = _intervals(reference, generated, scores, settings.seed)
     rows = [(*key, value, *intervals.get(key, (np.nan, np.nan)), floors[key]) for key, value in scores.items()]
     table = pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor"])
@@ -72,7 +80,9 @@ def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: Re
                 )
 
 
-def _draw(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality) -> tuple[Sample, Sample, Sample]:
+def _draw(
+    real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality
+) -> tuple[Sample, Sample, Sample, distribution.Embedding]:
     rng = np.random.default_rng(settings.seed)
     real = _shuffled([real_test, real_train], rng)
     generated = _shuffled([synthetic], rng)
@@ -95,7 +105,7 @@ def _draw(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, set
         Sample(table["patient"].to_numpy(), table["rhythm"].to_numpy(), physiology.measure(x, rate), embedding(x))
         for table, x in zip((first, last, made), signals, strict=True)
     ]
-    return samples[0], samples[1], samples[2]
+    return samples[0], samples[1], samples[2], embedding
 
 
 def _shuffled(sets: list[RecordSet], rng: np.random.Generator) -> pd.DataFrame:
@@ -122,6 +132,12 @@ def _load(sets: list[RecordSet], table: pd.DataFrame) -> np.ndarray:
     return signals
 
 
+def _embedded(records: RecordSet, embedding: distribution.Embedding) -> np.ndarray:
+    """All records embedded, `[records, features]`, read part by part."""
+    starts = range(0, len(records), PART)
+    return np.concatenate([embedding(records.signals(slice(start, start + PART))) for start in starts])
+
+
 def _scores(reference: Sample, judged: Sample, settings: Quality) -> dict[tuple[str, str], float]:
     """Values by rhythm and metric."""
     values = {}
@@ -132,6 +148,7 @@ def _scores(reference: Sample, judged: Sample, settings: Quality) -> dict[tuple[
         values[rhythm, "undetected_share"] = float(physiology.undetected(other).mean())
     rng = np.random.default_rng(settings.seed)
     values[ALL, "mmd2"], values[ALL, "mmd_p"] = distribution.mmd(reference.features, judged.features, settings.permutations, rng)
+    values |= {(ALL, metric): value for metric, value in manifold.scores(reference.features, judged.features).items()}
     patients = np.concatenate([reference.patients, judged.patients])
     values[ALL, "c2st_accuracy"] = two_sample.accuracy(reference.features, judged.features, patients, settings.seed)
     return values
@@ -152,6 +169,8 @@ def _intervals(
         share = scores[rhythm, "undetected_share"]
         found[rhythm, "undetected_share"] = two_sample.wilson(share, int(chosen.sum()), CONFIDENCE)
     judgements = len(reference.rhythms) + len(judged.rhythms)
+    for metric in SHARES:
+        found[ALL, metric] = two_sample.wilson(scores[ALL, metric], len(judged.rhythms), CONFIDENCE)
     found[ALL, "c2st_accuracy"] = two_sample.wilson(scores[ALL, "c2st_accuracy"], judgements, CONFIDENCE)
     return found
 

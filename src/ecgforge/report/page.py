@@ -47,6 +47,12 @@ SCORES = {
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
     "c2st_accuracy": "accuracy of a two-sample classifier",
+    "precision": "precision: look real",
+    "recall": "recall: real ones that are covered",
+    "density": "density: how near to real ones",
+    "coverage": "coverage: real ones with a synthetic one near",
+    "nearest_ratio": "distance to the nearest training record, of held-out records' (copies: 0)",
+    "copied_share": "share nearer to a training record than 1 % of held-out ones",
 }
 TABLES = ("results", "summary", "confusions", "quality", "views", "runs")
 TRAINED_ON = {"real": "real records", "synthetic": "synthetic records", "mixed": "real and synthetic records"}

@@ -10,6 +10,7 @@ import ecgforge.quality
 from ecgforge.files import whole
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
+from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import digests, record_inputs
 from ecgforge.tracking import runs
@@ -21,7 +22,7 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
     settings = params.active.quality
     cell = runs.Cell("quality", dataset, settings.seed, records.about.origin == "simulated", generator=generator)
     inputs = record_inputs([("real", records), ("synthetic", generated)])
-    identity = runs.identity(cell, settings.model_dump(), digests(inputs), [ecgforge.quality])
+    identity = runs.identity(cell, settings.model_dump(), digests(inputs), [ecgforge.quality, beats])
     # Two stages side by side with as many threads as there are cores each take four times as long as alone.
     threads = threadpool_limits(params.active.compute.threads)
     with threads, runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:

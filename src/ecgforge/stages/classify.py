@@ -12,6 +12,7 @@ import pandas as pd
 from ecgforge.classifiers import base, baselines, registry
 from ecgforge.files import md5, remove, whole
 from ecgforge.params import Params
+from ecgforge.records import beats
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
@@ -142,7 +143,7 @@ def _test_baseline(bench: Bench, name: str) -> predictions.Tested:
     """Train and test a baseline; it has no randomness, and no weights worth a version."""
     setting, seed = SETTINGS["TrRTeR"], bench.params.active.study.seeds[0]
     cell, inputs = bench.cell(setting, seed, name), record_inputs(bench.inputs(setting))
-    identity = runs.identity(cell, {}, digests(inputs), [baselines])
+    identity = runs.identity(cell, {}, digests(inputs), [baselines, beats])
     with runs.tracked(cell, identity=identity, params={}, inputs=inputs) as run:
         tested = bench.test_records(setting)
         found = predictions.table(tested, baselines.BASELINES[name](bench.real.split("train"), tested))

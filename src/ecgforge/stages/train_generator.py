@@ -7,9 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 from ecgforge.files import remove
-from ecgforge.generators import base, registry
+from ecgforge.generators import base, diffusion, registry, unet
 from ecgforge.generators import train as training
 from ecgforge.params import Params
+from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.tracking import models, runs
@@ -22,7 +23,7 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
     cell = runs.Cell("generator", dataset, settings.seed, records.about.origin == "simulated", generator=name)
     inputs = record_inputs([("training", records)])
     tree = settings.model_dump(exclude={"sampling"})
-    code: list[Path | ModuleType] = [Path(inspect.getfile(registry.generator_class(name))), base, training, fit]
+    code: list[Path | ModuleType] = [Path(inspect.getfile(registry.generator_class(name))), base, diffusion, unet, training, fit, beats]
     identity = runs.identity(cell, tree, digests(inputs), code)
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
         generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
