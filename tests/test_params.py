@@ -71,6 +71,20 @@ def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(tree: d
         parameters.read(write(tree, tmp_path))
 
 
+def test_an_experiment_of_dvc_can_change_the_profile(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes the file anew, in a style of its own, and reads it with another parser."""
+    from dvc.utils.hydra import apply_overrides
+    from dvc.utils.serialize import load_yaml
+
+    path = tmp_path / "params.yaml"
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+    apply_overrides(str(path), ["profile=sample", "profiles.sample.sources.ptbxl.mirror=s3://bucket/ptb-xl"])
+    assert load_yaml(str(path))["profile"] == "sample"
+    changed, before = Params.read(path), Params.read(ROOT / "params.yaml")
+    assert changed.active.sources["ptbxl"].mirror == "s3://bucket/ptb-xl"
+    assert changed.profiles["paper"] == before.profiles["paper"]
+
+
 def test_a_missing_key_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
     del tree["profiles"]["demo"]["synthesis"]["chunk"]
     with pytest.raises(EcgforgeError, match="profiles.demo.synthesis.chunk: missing"):
