@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -51,12 +53,9 @@ def repro(targets: list[str], jobs: int) -> int:
 
 def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
     """Return the stages to run, each with those of them that come before it."""
-    from dvc.dependency import param
     from dvc.repo import Repo, lock_repo
 
-    # DVC parses params.yaml for every stage anew, which takes as long as all else.
-    param.load_path = functools.cache(param.load_path)
-    with Repo() as repo, lock_repo(repo):
+    with _each_file_once(), Repo() as repo, lock_repo(repo):
         stale = set(repo.status())
         if not stale:
             return {}
@@ -64,6 +63,27 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
         wanted = _with_ancestors(graph, targets) if targets else {stage.addressing for stage in graph}
         waiting = {stage.addressing: {up.addressing for up in graph.successors(stage)} for stage in graph if stage.addressing in wanted}
     return _downstream(waiting, wanted & stale)
+
+
+@contextmanager
+def _each_file_once() -> Iterator[None]:
+    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which
+    is most of the time of finding that there is nothing to do."""
+    from dvc.dependency import param
+    from dvc.output import Output
+
+    load, get_hash, known = param.load_path, Output.get_hash, {}
+
+    def remembered(output: Output) -> Any:
+        if output.fs_path not in known:
+            known[output.fs_path] = get_hash(output)
+        return known[output.fs_path]
+
+    param.load_path, Output.get_hash = functools.cache(load), remembered
+    try:
+        yield
+    finally:
+        param.load_path, Output.get_hash = load, get_hash
 
 
 def _check_parameters() -> None:

@@ -40,34 +40,33 @@ class BeatDiffusionNetwork(UNetNetwork):
 
 class RhythmModel(nn.Module):
     """The law of each RR interval given those before it: a mixture of Gaussians of its logarithm (Bishop 1994, "Mixture Density
-    Networks"), about the interval before, by a recurrent network."""
+    Networks") by a recurrent network. Each part lies between the last interval and the mean of all before, so that a regular
+    rhythm keeps its rate and does not wander."""
 
     def __init__(self, rhythms: int, width: int, parts: int) -> None:
         super().__init__()
         self.label = nn.Embedding(rhythms, width)
-        self.input = nn.Linear(2, width)
+        self.input = nn.Linear(5, width)
         self.memory = nn.GRU(width, width, batch_first=True)
-        self.output = nn.Linear(width, 3 * parts)
+        self.output = nn.Linear(width, 4 * parts)
         self.parts = parts
 
-    def forward(self, before: Tensor, labels: Tensor, memory: Tensor | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Return logits, means and spreads of the parts, each `[batch, intervals, parts]`, and the network's memory.
+    def forward(self, past: Tensor, labels: Tensor, memory: Tensor | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Return logits, means and spreads of the parts of each interval, `[batch, intervals, parts]`, and the network's memory.
 
         Args:
-            before: `[batch, intervals]`, the logarithm over `TYPICAL` of the interval before each; NaN where there is none.
+            past: `[batch, intervals, 5]`, what `history` says of the intervals before each.
         """
-        known = before.isfinite()
-        last = before.where(known, 0.0)
-        with torch.autocast(before.device.type, enabled=False):  # bf16 is coarser than a regular rhythm
-            inputs = self.input(torch.stack([last, known.float()], dim=-1)) + self.label(labels)[:, None]
-            hidden, memory = self.memory(inputs, memory)
-            logits, means, spreads = self.output(hidden).chunk(3, dim=-1)
-        return (logits, means + last[..., None], FINEST + nn.functional.softplus(spreads - 2)), memory
+        last, mean = past[..., 0:1], past[..., 1:2]
+        with torch.autocast(past.device.type, enabled=False):  # bf16 is coarser than a regular rhythm
+            hidden, memory = self.memory(self.input(past) + self.label(labels)[:, None], memory)
+            logits, shift, weight, spread = self.output(hidden).chunk(4, dim=-1)
+            means = torch.lerp(mean, last, torch.sigmoid(weight)) + shift
+            return (logits, means, FINEST + nn.functional.softplus(spread - 3)), memory
 
     def loss(self, intervals: Tensor, labels: Tensor) -> Tensor:
         """Return the mean negative log likelihood of intervals `[batch, intervals]`, logarithms over `TYPICAL`, NaN after the last."""
-        before = torch.cat([torch.full_like(intervals[:, :1], torch.nan), intervals[:, :-1]], dim=1)
-        (logits, means, spreads), _ = self(before, labels)
+        (logits, means, spreads), _ = self(history(intervals)[:, :-1], labels)
         known = intervals.isfinite()
         distance = (intervals.where(known, 0.0)[..., None] - means) / spreads
         parts = torch.log_softmax(logits, -1) - 0.5 * distance.square() - torch.log(spreads) - 0.5 * math.log(2 * math.pi)
@@ -75,15 +74,26 @@ class RhythmModel(nn.Module):
 
     def draw(self, labels: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
         """Draw intervals in s, `[batch, intervals]`, from random numbers of that shape."""
-        last, memory, found = torch.full_like(normal[:, :1], torch.nan), None, []
+        found, memory = normal[:, :0], None
         for step in range(normal.shape[1]):
-            (logits, means, spreads), memory = self(last, labels, memory)
+            (logits, means, spreads), memory = self(history(found)[:, -1:], labels, memory)
             below = logits[:, 0].softmax(-1).cumsum(-1) < uniform[:, step, None]
             part = below.sum(-1, keepdim=True).clamp(max=self.parts - 1)
-            last = means[:, 0].gather(1, part) + spreads[:, 0].gather(1, part) * normal[:, step, None]
-            last = last.clamp(math.log(SHORTEST) - TYPICAL, math.log(LONGEST) - TYPICAL)
-            found.append(last)
-        return torch.exp(torch.cat(found, dim=1) + TYPICAL)
+            interval = means[:, 0].gather(1, part) + spreads[:, 0].gather(1, part) * normal[:, step, None]
+            found = torch.cat([found, interval.clamp(math.log(SHORTEST) - TYPICAL, math.log(LONGEST) - TYPICAL)], dim=1)
+        return torch.exp(found + TYPICAL)
+
+
+def history(intervals: Tensor) -> Tensor:
+    """Return what is known before each of some intervals, and before the one after them: `[batch, intervals]` to
+    `[batch, intervals + 1, 5]`, the last interval, the mean and the spread of all, how many, and whether there are any."""
+    known = intervals.isfinite()
+    values = nn.functional.pad(intervals.where(known, 0.0), (1, 0))
+    count = nn.functional.pad(known.float(), (1, 0)).cumsum(1)
+    several = count.clamp(min=1)
+    mean = values.cumsum(1) / several
+    spread = (values.square().cumsum(1) / several - mean.square()).clamp(min=0).sqrt()
+    return torch.stack([values, mean, torch.log(spread + FINEST) / 3, count / 10, count.clamp(max=1)], dim=-1)
 
 
 class BeatDiffusion(Diffusion):

@@ -49,4 +49,4 @@ def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return (float(centre - half) if share > 0 else 0.0), (float(centre + half) if share < 1 else 1.0)

@@ -83,12 +83,24 @@ def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
 
 
 def quality(scores: pd.DataFrame) -> dict[str, Any]:
-    """The scores' names, and a row per generator and rhythm with a score (value, low, high, floor) or None for each name."""
-    names = list(dict.fromkeys(scores["metric"]))
+    """Scores over all rhythms, a row a score and a cell a generator; and by rhythm, a row a generator and rhythm and a cell a score.
+    A cell is a score (value, low, high, floor) or None."""
     found = {(row["generator"], row["rhythm"], row["metric"]): row for row in scores.to_dict("records")}
-    places = dict.fromkeys((generator, rhythm) for generator, rhythm, _ in found)
-    rows = [{"generator": place[0], "rhythm": place[1], "cells": [found.get((*place, name)) for name in names]} for place in places]
-    return {"names": names, "rows": rows}
+    generators = list(dict.fromkeys(scores["generator"]))
+    overall, by_rhythm = ([key for key in found if (key[1] == "all") is whole] for whole in (True, False))
+    names = list(dict.fromkeys(name for _, _, name in by_rhythm))
+    places = dict.fromkeys(key[:2] for key in by_rhythm)
+    return {
+        "generators": generators,
+        "overall": [
+            {"name": name, "cells": [found.get((generator, "all", name)) for generator in generators]}
+            for name in dict.fromkeys(name for _, _, name in overall)
+        ],
+        "names": names,
+        "by_rhythm": [
+            {"generator": place[0], "rhythm": place[1], "cells": [found.get((*place, name)) for name in names]} for place in places
+        ],
+    }
 
 
 def counts(records: RecordSet) -> list[Row]:
