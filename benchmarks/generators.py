@@ -67,7 +67,7 @@ def main() -> None:
     threads = sys.argv[2] if len(sys.argv) > 2 else "2"
     print(f"{profile}, {threads} threads")
     print(f"{'generator':16} {'train':>10} {'generate':>10} {'calls':>6} {'parameters':>11} {'peak memory':>12}")
-    for name in Params.read(Path("params.yaml")).generators:
+    for name in Params.read(Path("params.yaml")).profiles[profile].generators:
         command = [sys.executable, __file__, "measure", name, profile, threads]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         print(

@@ -12,7 +12,7 @@ import torch
 from scipy.signal import resample_poly
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators import base, diffusion, time_vqvae
+from ecgforge.generators import base, beat_diffusion, diffusion, time_vqvae
 from ecgforge.generators.registry import GENERATORS, generator_class, generator_name
 from ecgforge.records import beats
 from ecgforge.sources import heart, population
@@ -371,6 +371,62 @@ def test_steps_are_embedded_apart() -> None:
     embedded = diffusion.step_embedding(torch.tensor([0.0, 1e-3, 0.5, 1.0]), 16)
     assert embedded.shape == (4, 16)
     assert torch.cdist(embedded, embedded)[~torch.eye(4, dtype=torch.bool)].min() > 0.1
+
+
+# Beat-Diffusion
+
+
+def test_a_beat_map_says_where_in_a_beat_every_sample_is() -> None:
+    times = np.array([0.5, 1.5, 2.7])
+    mark, since, until, place, known = beat_diffusion.beat_map(times, 400, 100)
+    assert (known == 1).all()
+    assert mark[[50, 150, 270]] == pytest.approx(1)
+    assert mark.argsort()[-1] in (50, 150, 270)
+    assert (since[100], until[100], place[100]) == pytest.approx((0.5, 0.5, 0.5))
+    assert (since + until)[60:149] == pytest.approx(1.0)
+    assert (since + until)[151:269] == pytest.approx(1.2)
+    assert until[0] == pytest.approx(0.5), "before the first beat as after it, an interval is as long as the nearest one"
+    assert (beat_diffusion.beat_map(times[:1], 400, 100) == 0).all()
+
+
+def test_history_holds_nothing_of_what_comes_next() -> None:
+    intervals = torch.tensor([[0.1, 0.3, -0.2], [0.5, torch.nan, torch.nan]])
+    past = beat_diffusion.history(intervals)
+    assert past.shape == (2, 4, 5)
+    assert past.isfinite().all()
+    torch.testing.assert_close(past[0, :, 0], torch.tensor([0.0, 0.1, 0.3, -0.2]))
+    torch.testing.assert_close(past[0, :, 1], torch.tensor([0.0, 0.1, 0.2, 0.2 / 3]))
+    torch.testing.assert_close(past[1, 1:, 1], torch.full((3,), 0.5))
+    changed = intervals.clone()
+    changed[0, 2] = 9.0
+    assert torch.equal(beat_diffusion.history(changed)[0, :3], past[0, :3])
+
+
+@pytest.mark.slow
+def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.tensor(rng.integers(0, 2, 400))
+    rates = rng.normal(0, 0.2, (400, 1))  # of patients, about the typical one; logarithms, as all of these
+    spread = np.where(labels[:, None] == 0, 0.01, 0.2)
+    intervals = torch.tensor(rates + spread * rng.standard_normal((400, 12)), dtype=torch.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = beat_diffusion.RhythmModel(2, 32, 3)
+    optimiser = torch.optim.AdamW(model.parameters(), 0.01)
+    for step in range(400):
+        index = torch.randint(400, (64,), generator=torch.Generator().manual_seed(step))
+        optimiser.zero_grad()
+        model.loss(intervals[index], labels[index]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    source = torch.Generator().manual_seed(0)
+    asked = torch.arange(2).repeat_interleave(200)
+    with torch.no_grad():
+        drawn = model.draw(asked, torch.rand(400, 12, generator=source), torch.randn(400, 12, generator=source))
+    variation = 100 * drawn.std(1) / drawn.mean(1)
+    assert 0.5 < variation[:200].median() < 2
+    assert 14 < variation[200:].median() < 27
+    assert torch.log(drawn[:200].mean(1)).std() == pytest.approx(0.2, abs=0.08), "patients differ"
 
 
 # Time-VQVAE
