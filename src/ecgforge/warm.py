@@ -19,7 +19,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -71,7 +71,8 @@ def run(arguments: Sequence[str]) -> int | None:
             return None
 
         def pass_on(number: int, _: FrameType | None) -> None:
-            os.kill(int(pid), number)
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, pass_on)
