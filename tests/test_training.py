@@ -53,13 +53,13 @@ def records(tmp_path: Path) -> RecordSet:
 
 
 class Network(nn.Module):
-    """A linear map with noise at its input in training, so that a resumed training must find the same noise."""
+    """A linear map with noise and dropout at its input in training, so that a resumed training must find the same of both."""
 
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(8 * SAMPLES, 2))
+            self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(8 * SAMPLES, 2))
 
     def objective(self) -> Objective:
         def loss(signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> dict[str, torch.Tensor]:
@@ -123,6 +123,17 @@ def test_it_stops_early_and_keeps_the_best_weights(records: RecordSet, tmp_path:
     outcome = fit(objective, [records], [records], settings, COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
     assert outcome == Outcome(40, pytest.approx(0.3), stopped_early=True)
     assert save(network.state_dict()) == kept[1]
+
+
+def test_the_global_generator_decides_nothing_and_is_left_alone(records: RecordSet, tmp_path: Path) -> None:
+    weights = []
+    for number in range(2):
+        torch.manual_seed(number)
+        weights.append(run(records, tmp_path / str(number), training())[1])
+        after = torch.rand(1)
+        torch.manual_seed(number)
+        assert torch.equal(after, torch.rand(1))
+    assert weights[0] == weights[1]
 
 
 def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(records: RecordSet, tmp_path: Path) -> None:

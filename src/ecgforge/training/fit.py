@@ -47,15 +47,19 @@ class _Loop(lightning.LightningModule):
         self._sums: dict[str, float] = {}
         self._outputs: list[dict[str, Tensor]] = []
 
-    def _noise(self, stream: int, step: int) -> torch.Generator:
+    def _drawn_seed(self, stream: int, step: int) -> int:
         state = np.random.SeedSequence([self._seed, stream, step, self.global_rank]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state >> 1))
+        return int(state >> 1)
+
+    def _noise(self, stream: int, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self._drawn_seed(stream, step))
 
     def on_train_epoch_start(self) -> None:
         self._draws.step = self.global_step
         self._sums = {}
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
+        torch.manual_seed(self._drawn_seed(2, self.global_step))  # dropout draws from the global generator
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
         if not torch.isfinite(loss):
@@ -138,13 +142,14 @@ def fit(
     draws.rank, draws.world = trainer.global_rank, trainer.world_size
     last = folder / "last.ckpt"
     try:
-        trainer.fit(
-            loop,
-            DataLoader(records, sampler=draws, batch_size=None),
-            DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),
-            ckpt_path=last if last.exists() else None,
-            weights_only=True,
-        )
+        with torch.random.fork_rng():
+            trainer.fit(
+                loop,
+                DataLoader(records, sampler=draws, batch_size=None),
+                DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),
+                ckpt_path=last if last.exists() else None,
+                weights_only=True,
+            )
     except SystemExit:
         # Lightning turns Ctrl-C into an exit; the run that is being tracked needs to know which it was.
         raise KeyboardInterrupt from None
