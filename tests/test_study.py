@@ -27,7 +27,7 @@ from ecgforge.records.record_set import RecordSet
 
 ROOT = Path(__file__).parent.parent
 PROJECT = ("dvc.yaml", ".dvcignore", ".gitignore", "MLproject", "python_env.yaml", "requirements.txt")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def small_params() -> dict[str, Any]:
