@@ -1,27 +1,61 @@
-"""How good the synthetic records of a finished study are, beside jittered training records, surrogates without beats, and the floor.
+"""How good each generator's records are on real records: beside jittered training records, surrogates without beats, and the floor.
 
-    .venv/bin/python benchmarks/on_records.py ptbxl
+    .venv/bin/python benchmarks/on_records.py data/prepared/ptbxl work/ptbxl
 
-Run it in the study's folder, after `dvc repro`. Rows are judged by the dataset's real test records, which no generator has seen: the
-share of TrRTeR's macro-F1 that a classifier reaches when it is trained on the row alone (TrSTeR) or beside the real training records
-(TrRSTeR), by the study's own classifier and by random convolutions with ridge regression, which share no code; and scores of
-`ecgforge.quality`. The floor is real training records of other patients than those they are compared with.
+The records are dealt out anew by patient: five tenths to train on, one to validate on, four to be judged by, so that rare rhythms
+have enough records for a verdict. Every generator of the profile is trained with several seeds on the first two, within its CPU time,
+and draws as many records of each rhythm as it was trained on. All rows are judged alike: the share of TrRTeR's macro-F1 that a
+classifier reaches when it is trained on the row alone (TrSTeR) or beside the real training records (TrRSTeR), by the study's own
+classifier ("own") and by random convolutions with ridge regression ("ridge"), which share no code; and the scores of
+`ecgforge.quality`. Figures are means over seeds, with standard deviations.
+
+Choices are made with `--judged validation`; the test records are for the table alone. What is trained stays in the folder and is
+not trained again; a training that was stopped goes on.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from rich.progress import track
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedGroupKFold
 
+from ecgforge.classifiers import base as classifiers
+from ecgforge.generators import base
+from ecgforge.generators.train import train
+from ecgforge.params import Params, checked
 from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample
-from ecgforge.records.record_set import RecordSet
+from ecgforge.records.record_set import RecordSet, write_record_set
+from ecgforge.training.batches import Records, in_order
+from ecgforge.training.fit import fit
 
-SEED = 0
+SPLITS = ["train"] * 5 + ["validation"] + ["test"] * 4  # of ten folds
+CHUNK = 64  # records drawn at a time
+LONGER = 4  # times the calls, of a long schedule
+SHARES = ("TrSTeR own", "TrSTeR ridge", "TrRSTeR own", "TrRSTeR ridge")
+
+
+def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
+    """Copy a record set with splits anew: folds of patients, stratified by rhythm."""
+    if not folder.exists():
+        folds = StratifiedGroupKFold(len(SPLITS), shuffle=True, random_state=0)
+        table = records.records.copy()
+        for split, (_, held) in zip(SPLITS, folds.split(table, table["rhythm"], table["patient"]), strict=True):
+            table.loc[held, "split"] = split
+        with write_record_set(folder, records.about) as writer:
+            writer.append(records.signals(), table)
+    return RecordSet.open(folder)
 
 
 def jittered(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -32,80 +66,151 @@ def jittered(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (shifted * rng.normal(1, 0.1, (len(signals), 1, 1)) + noise).astype(np.float32)
 
 
-def surrogates(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same spectra and correlations between leads with random phases (Theiler et al. 1992): no beat is left."""
-    spectrum = np.fft.rfft(signals)
-    turn = np.exp(2j * np.pi * rng.random((len(signals), 1, spectrum.shape[-1])))
-    return np.fft.irfft(spectrum * turn, signals.shape[-1]).astype(np.float32)
+def trained(params: Params, name: str, seed: int, real: RecordSet, folder: Path) -> Path:
+    """Train a generator, unless it is there; return where it is."""
+    if not (folder / "model").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = params.generator(name).model_copy(update={"seed": seed})
+        spent, cost = time.process_time(), folder / "cpu_minutes.json"
+        before = json.loads(cost.read_text()) if cost.exists() else 0.0
+
+        def log(curves: dict[str, float], step: int) -> None:
+            cost.write_text(json.dumps(before + (time.process_time() - spent) / 60))
+            print(f"{name} {seed}: step {step} " + " ".join(f"{key} {value:.4f}" for key, value in curves.items()), flush=True)
+
+        base.save(train(name, settings, real, params.active.compute, folder / "checkpoints", log), folder / "model")
+    return folder / "model"
 
 
-def macro_f1(features: np.ndarray, labels: np.ndarray, tested: np.ndarray, truth: np.ndarray) -> float:
-    model = RidgeClassifierCV(np.logspace(-1, 5, 13), class_weight="balanced").fit(features, labels)
-    return float(f1_score(truth, model.predict(tested), average="macro"))
+@torch.inference_mode()
+def drawn(model: Path, sampling: dict[str, Any], real: RecordSet, out: Path, seed: int) -> RecordSet:
+    """Draw a record for each of `real`'s training and validation records, unless they are there."""
+    if out.exists():
+        return RecordSet.open(out)
+    generator = base.load(model)
+    chosen = checked(type(generator).Sampling, sampling, "sampling")
+    wanted = real.select((real.records["split"] != "test").to_numpy())
+    seeds = np.random.SeedSequence([seed, len(wanted)]).generate_state(len(wanted), np.uint64) >> np.uint64(1)
+    names = [f"synthetic-{number}" for number in range(len(wanted))]
+    table = wanted.records.assign(id=names, patient=names, origin="synthetic")
+    with write_record_set(out, replace(real.about, origin="synthetic")) as writer:
+        for index in track(in_order(len(wanted), CHUNK), description=out.parent.name):
+            made = generator.sample(torch.from_numpy(wanted.labels[index]), torch.from_numpy(seeds[index].astype(np.int64)), chosen)
+            writer.append(made.numpy(), table.iloc[index])
+    return RecordSet.open(out)
 
 
-def evenly(labels: np.ndarray, most: dict[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Places of as many records of each label as `most` says, label by label."""
-    chosen = [rng.permutation(np.flatnonzero(labels == label))[:count] for label, count in most.items()]
-    return np.concatenate(chosen)
+def longer(sampling: dict[str, Any]) -> dict[str, Any]:
+    """The same sampling with so many times the network calls."""
+    return {key: LONGER * value if key.endswith("steps") else value for key, value in sampling.items()}
 
 
-def by_study(results: Path, dataset: str) -> dict[str, dict[str, float]]:
-    """Shares of TrRTeR that the study's own classifier reaches, by generator; mean over seeds."""
-    table = pd.read_csv(results, keep_default_na=False)
-    f1 = table[(table["dataset"] == dataset) & (table["rhythm"] == "macro") & (table["metric"] == "f1")]
-    f1 = f1[~f1["backbone"].isin(["majority", "logistic_regression_rr"])]
-    means = f1.groupby(["generator", "setting"])["value"].mean()
-    real = means["", "TrRTeR"]
-    generators = [name for name in f1["generator"].unique() if name]
-    return {name: {f"{setting} own": means[name, setting] / real for setting in ("TrSTeR", "TrRSTeR")} for name in generators}
+REMADE = {"jittered": jittered, "surrogates": distribution.surrogates}
+
+
+def remade(real: RecordSet, name: str, seed: int, out: Path) -> RecordSet:
+    """Write `real`'s training and validation records anew, each as `REMADE` makes it."""
+    if not out.exists():
+        wanted = real.select((real.records["split"] != "test").to_numpy())
+        with write_record_set(out, replace(real.about, origin="synthetic")) as writer:
+            writer.append(REMADE[name](wanted.signals(), np.random.default_rng(seed)), wanted.records)
+    return RecordSet.open(out)
+
+
+class Judge:
+    """Compares record sets with the judged records of a real set."""
+
+    def __init__(self, params: Params, real: RecordSet, judged: str, folder: Path) -> None:
+        self.params, self.folder = params, folder
+        self.train, self.validation, self.test = real.split("train"), real.split("validation"), real.split(judged)
+        self.embedding = distribution.Embedding.fit(self.train.signals(), 0)
+        self.features, self.tested = self.embedding(self.train.signals()), self.embedding(self.test.signals())
+        self.rate = real.about.sampling_rate
+        self.measured = physiology.measure(self.test.signals(), self.rate)
+
+    def f1(self, made: list[RecordSet], validation: RecordSet, seed: int, name: str) -> tuple[float, float]:
+        """Macro-F1 on the judged records of the study's own classifier and of ridge regression, trained on `made`."""
+        own = self.folder / f"{name}.json"
+        if not own.exists():
+            settings, records = self.params.active.classifier, Records(made)
+            classifier = classifiers.create(settings, self.train.about.rhythms, records.scale(), seed)
+            arguments = (classifier.objective(), made, [validation], settings.training, self.params.active.compute)
+            fit(*arguments, seed=seed, folder=self.folder / f"{name}-checkpoints", log=lambda *_: None)
+            found = classifiers.probabilities(classifier, self.test).argmax(axis=1)
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(json.dumps(f1_score(self.test.labels, found, average="macro")))
+        features = np.concatenate([self.features if one is self.train else self.embedding(one.signals()) for one in made])
+        ridge = RidgeClassifierCV(np.logspace(-1, 5, 13), class_weight="balanced")
+        ridge.fit(features, np.concatenate([one.labels for one in made]))
+        return json.loads(own.read_text()), float(f1_score(self.test.labels, ridge.predict(self.tested), average="macro"))
+
+    def quality(self, made: RecordSet, seed: int) -> dict[str, float]:
+        """Scores of `ecgforge.quality` of as many records of each rhythm as are judged or, where there are fewer, as `made` has."""
+        rng = np.random.default_rng(seed)
+        pairs = [self._pair(made, label, rng) for label in np.unique(self.test.labels)]
+        mine, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        embedded = self.embedding(made.signals())
+        other = physiology.measure(made.signals(mine), self.rate)
+        people = np.concatenate([self.test.records["patient"].to_numpy()[theirs], [f"made {i}" for i in mine]])
+        row = {"two-sample": two_sample.accuracy(self.tested[theirs], embedded[mine], people, seed)}
+        for measure in physiology.MEASURES:
+            row[f"{measure} W1"] = physiology.wasserstein(self.measured[measure].to_numpy()[theirs], other[measure].to_numpy())
+        row["no beats"] = float(physiology.undetected(other).mean())
+        row |= manifold.scores(self.tested[theirs], embedded[mine])
+        strange = self.tested if made.about.origin == "synthetic" else self.tested[1::2]
+        other_features = embedded if made.about.origin == "synthetic" else self.tested[::2]
+        return row | memorisation.scores(self.features, strange, other_features)
+
+    def _pair(self, made: RecordSet, label: int, rng: np.random.Generator) -> list[np.ndarray]:
+        sides = [np.flatnonzero(labels == label) for labels in (made.labels, self.test.labels)]
+        count = min(map(len, sides))
+        return [rng.permutation(side)[:count] for side in sides]
+
+
+def rows(params: Params, real: RecordSet, names: list[str], seeds: int, schedules: bool, judge: Judge, folder: Path) -> Iterator[dict]:
+    real_f1 = np.mean([judge.f1([judge.train], judge.validation, seed, f"real-{seed}") for seed in range(seeds)], axis=0)
+    print(f"{len(judge.train)} training and {len(judge.test)} judged records; TrRTeR own {real_f1[0]:.3f}, ridge {real_f1[1]:.3f}")
+    for name in ["floor", "jittered", "surrogates", *names]:
+        for seed in range(seeds):
+            place = folder / f"{name}-{seed}"
+            if name == "floor":
+                yield {"set": name, **judge.quality(judge.train, seed)}
+                continue
+            if name in REMADE:
+                made = remade(real, name, seed, place)
+            else:
+                model, sampling = trained(params, name, seed, real, place), params.generator(name).sampling
+                made = drawn(model, sampling, real, place / "records", seed)
+                if schedules:
+                    many = drawn(model, longer(sampling), real, place / "longer", seed)
+                    yield {"set": f"{name}, {LONGER} x calls", **judge.quality(many.split("train"), seed)}
+            synthetic = made.split("train")
+            alone = judge.f1([synthetic], made.split("validation"), seed, f"{name}-{seed}-alone") / real_f1
+            beside = judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-beside") / real_f1
+            yield {"set": name, **dict(zip(SHARES, [*alone, *beside], strict=True)), **judge.quality(synthetic, seed)}
 
 
 def main() -> None:
-    dataset = sys.argv[1]
-    rng = np.random.default_rng(SEED)
-    real = RecordSet.open(Path("data/prepared") / dataset)
-    train, test = real.split("train"), real.split("test")
-    rate = real.about.sampling_rate
-    signals, labels, held_out, truth = train.signals(), train.labels, test.signals(), test.labels
-    embedding = distribution.Embedding.fit(signals, SEED)
-    features, tested = embedding(signals), embedding(held_out)
-    counts = {label: int((truth == label).sum()) for label in np.unique(truth)}
-    reference = evenly(truth, counts, rng)
-    judged_by = held_out[reference], tested[reference]
-    measured = physiology.measure(judged_by[0], rate)
-    real_f1 = macro_f1(features, labels, tested, truth)
-    print(f"{dataset}: {len(train)} training and {len(test)} test records; TrRTeR by ridge {real_f1:.3f}")
-
-    sets = {
-        "floor": (signals, labels),
-        "jittered": (jittered(signals, rng), labels),
-        "surrogates": (surrogates(signals, rng), labels),
-    }
-    for folder in sorted((Path("data/synthetic") / dataset).iterdir()):
-        made = RecordSet.open(folder).split("train")
-        sets[folder.name] = (made.signals(), made.labels)
-    own = by_study(Path("reports/results.csv"), dataset)
-    rows = {}
-    for name, (made, made_labels) in sets.items():
-        embedded = features if name == "floor" else embedding(made)
-        chosen = evenly(made_labels, counts, rng)
-        other = physiology.measure(made[chosen], rate)
-        strangers = tested[::2]
-        row = dict(own.get(name, {}))
-        if name != "floor":
-            row["TrSTeR ridge"] = macro_f1(embedded, made_labels, tested, truth) / real_f1
-            both = np.concatenate([features, embedded]), np.concatenate([labels, made_labels])
-            row["TrRSTeR ridge"] = macro_f1(*both, tested, truth) / real_f1
-        people = np.concatenate([test.records["patient"].to_numpy()[reference], [f"{name} {i}" for i in chosen]])
-        row["two-sample"] = two_sample.accuracy(judged_by[1], embedded[chosen], people, SEED)
-        for measure in physiology.MEASURES:
-            row[f"{measure} W1"] = physiology.wasserstein(measured[measure].to_numpy(), other[measure].to_numpy())
-        row |= manifold.scores(judged_by[1], embedded[chosen])
-        row |= memorisation.scores(features, strangers, tested[1::2] if name == "floor" else embedded)
-        rows[name] = row
-    with pd.option_context("display.width", 240, "display.max_columns", None):
-        print(pd.DataFrame(rows).T.round(3).to_string(na_rep="-"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", type=Path, help="a record set, as `ecgforge prepare` makes it")
+    parser.add_argument("folder", type=Path, help="where trained generators and their records are kept")
+    parser.add_argument("--profile", default="sample")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--generators", nargs="*", help="those of the profile, unless told")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--schedules", action="store_true", help="beside each generator, itself with more network calls")
+    parser.add_argument("--judged", choices=["validation", "test"], default="test")
+    asked = parser.parse_args()
+    params = Params.read(asked.params).model_copy(update={"profile": asked.profile})
+    real = dealt_out(RecordSet.open(asked.records), asked.folder / "real")
+    judge = Judge(params, real, asked.judged, asked.folder / asked.judged)
+    names = asked.generators if asked.generators is not None else list(params.active.generators)
+    table = pd.DataFrame(rows(params, real, names, asked.seeds, asked.schedules, judge, asked.folder)).set_index("set")
+    groups = table.groupby(level=0, sort=False)
+    shown = groups.mean().round(3).astype(str) + " ± " + groups.std().round(3).astype(str)
+    print(shown.T.to_string(na_rep="-"))
+    for cost in sorted(asked.folder.glob("*/cpu_minutes.json")):
+        print(f"{cost.parent.name}: {json.loads(cost.read_text()):.1f} CPU minutes of training")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The contract of every registered classifier, and the baselines."""
+"""The contract of every registered classifier, what is particular to each of them, and the baselines."""
 
 from __future__ import annotations
 
@@ -9,32 +9,51 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
-from ecgforge.classifiers import base, baselines
-from ecgforge.classifiers.registry import CLASSIFIERS
+from ecgforge.classifiers import base, baselines, transformer
+from ecgforge.classifiers.registry import CLASSIFIERS, check_settings
+from ecgforge.errors import EcgforgeError
 from ecgforge.params import ClassifierSettings, Compute, Training
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.training.fit import fit
 
 RHYTHMS = ("SR", "SB", "AFIB")
-NETWORKS: dict[str, dict[str, Any]] = {"resnet1d": {"widths": [8, 16], "stem_stride": 2, "kernel": 5, "dropout": 0.1}}
-TRAINING = Training(
-    steps=60,
-    batch_size=16,
-    learning_rate=0.01,
-    weight_decay=0.0,
-    warmup_steps=5,
-    gradient_clip=1.0,
-    ema_decay=0.0,
-    balance=0.5,
-    evaluate_every=20,
-    patience=None,
-)
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet1d": {"widths": [8, 16], "stem_stride": 2, "kernel": 5, "dropout": 0.1},
+    "xresnet1d": {"widths": [8, 16], "depths": [1, 2], "stem_stride": 4, "kernel": 7, "dropout": 0.1},
+    "transformer": {"patch": 40, "width": 32, "layers": 2, "heads": 4, "dropout": 0.1},
+}
+STEPS = {"resnet1d": 100, "xresnet1d": 100, "transformer": 200}
+LEARNING_RATES = {"resnet1d": 0.01, "xresnet1d": 0.01, "transformer": 0.005}
+
+
+def training(backbone: str, steps: int, evaluate_every: int = 20) -> Training:
+    return Training(
+        steps=steps,
+        batch_size=16,
+        learning_rate=LEARNING_RATES[backbone],
+        weight_decay=0.0,
+        warmup_steps=5,
+        gradient_clip=1.0,
+        ema_decay=0.0,
+        balance=0.5,
+        evaluate_every=evaluate_every,
+        patience=None,
+    )
+
+
 COMPUTE = Compute(accelerator="cpu", devices=1, precision="auto", threads=1)
 
 
-def settings(backbone: str) -> ClassifierSettings:
-    return ClassifierSettings(backbone=backbone, network=NETWORKS[backbone], training=TRAINING)
+def settings(backbone: str, **network: Any) -> ClassifierSettings:
+    return ClassifierSettings(
+        backbone=backbone, network=NETWORKS[backbone] | network, training=training(backbone, STEPS[backbone], evaluate_every=20)
+    )
+
+
+def create(backbone: str, seed: int = 0) -> base.Classifier:
+    return base.create(settings(backbone), RHYTHMS, torch.full((8,), 0.2), seed)
 
 
 @pytest.fixture(params=list(CLASSIFIERS))
@@ -44,7 +63,7 @@ def backbone(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def classifier(backbone: str) -> base.Classifier:
-    return base.create(settings(backbone), RHYTHMS, torch.full((8,), 0.2), seed=0)
+    return create(backbone)
 
 
 def beats(rng: np.random.Generator, rhythm: str, samples: int = 1000) -> np.ndarray:
@@ -59,9 +78,9 @@ def beats(rng: np.random.Generator, rhythm: str, samples: int = 1000) -> np.ndar
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> RecordSet:
     rng = np.random.default_rng(0)
-    rhythms = [RHYTHMS[i % 3] for i in range(120)]
-    ids = [f"r{i}" for i in range(120)]
-    splits = ["test" if i >= 90 else "validation" if i >= 72 else "train" for i in range(120)]
+    rhythms = [RHYTHMS[i % 3] for i in range(360)]
+    ids = [f"r{i}" for i in range(360)]
+    splits = ["test" if i >= 300 else "validation" if i >= 240 else "train" for i in range(360)]
     table = pd.DataFrame({"id": ids, "patient": ids, "rhythm": rhythms, "split": splits})
     folder = tmp_path_factory.mktemp("records") / "set"
     with write_record_set(folder, About(100, 1000, "mV", RHYTHMS, "simulated", {})) as writer:
@@ -71,9 +90,19 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> RecordSet:
     return RecordSet.open(folder)
 
 
-def test_logits_for_any_batch(classifier: base.Classifier) -> None:
-    for batch in (1, 3):
-        assert classifier.eval()(torch.randn(batch, 8, 1000)).shape == (batch, len(RHYTHMS))
+def test_logits_for_any_batch_and_length(classifier: base.Classifier) -> None:
+    for batch, samples in ((1, 1000), (3, 1000), (2, 37), (2, 1001), (1, 6000)):
+        logits = classifier.eval()(torch.randn(batch, 8, samples))
+        assert logits.shape == (batch, len(RHYTHMS))
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("samples", [1000, 1001])
+def test_every_sample_of_every_lead_counts(classifier: base.Classifier, samples: int) -> None:
+    signals = torch.randn(16, 8, samples, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    classifier.eval()(signals).square().sum().backward()
+    assert signals.grad is not None
+    assert (signals.grad != 0).any(0).all()
 
 
 def test_the_scale_of_the_training_signals_is_part_of_the_model(backbone: str) -> None:
@@ -104,29 +133,178 @@ def test_saved_and_loaded_it_is_the_same_to_the_byte(classifier: base.Classifier
     assert loaded.rhythms == RHYTHMS
 
 
-def test_every_weight_has_a_gradient(classifier: base.Classifier) -> None:
-    losses = classifier.train().objective().loss(torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator())
-    losses["loss"].backward()
+def test_every_weight_learns(classifier: base.Classifier) -> None:
+    optimiser = torch.optim.SGD(classifier.parameters(), 0.1)
+    for _ in range(2):  # a block that starts as its shortcut passes no gradient to its inner weights before the second step
+        optimiser.zero_grad()
+        classifier.train().objective().loss(torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator())["loss"].backward()
+        optimiser.step()
     assert [name for name, parameter in classifier.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
 
 
-def test_it_learns_and_beats_the_baselines(backbone: str, records: RecordSet, tmp_path: Path) -> None:
+def trained(backbone: str, records: RecordSet, folder: Path, steps: int, evaluate_every: int, seed: int) -> tuple[base.Classifier, float]:
+    """Train on the training split, and return the classifier with its best macro-F1 on the validation split."""
     classifier = base.create(settings(backbone), RHYTHMS, torch.full((8,), 0.3), seed=0)
-    train, validation, test = (records.split(name) for name in ("train", "validation", "test"))
-    outcome = fit(classifier.objective(), [train], [validation], TRAINING, COMPUTE, seed=0, folder=tmp_path, log=lambda *_: None)
+    outcome = fit(
+        classifier.objective(),
+        [records.split("train")],
+        [records.split("validation")],
+        training(backbone, steps, evaluate_every),
+        COMPUTE,
+        seed=seed,
+        folder=folder,
+        log=lambda *_: None,
+    )
+    return classifier, outcome.best
+
+
+def test_it_learns_and_beats_the_baselines(backbone: str, records: RecordSet, tmp_path: Path) -> None:
+    classifier, best = trained(backbone, records, tmp_path, STEPS[backbone], evaluate_every=20, seed=0)
+    test = records.split("test")
     found = base.probabilities(classifier, test)
     np.testing.assert_allclose(found.sum(axis=1), 1)
-    assert outcome.best > 0.85
+    assert best > 0.85
     assert (found.argmax(axis=1) == test.labels).mean() > 0.85
+
+
+def test_training_is_a_function_of_its_seed(backbone: str, records: RecordSet, tmp_path: Path) -> None:
+    weights = []
+    for run, seed in enumerate([0, 0, 1]):
+        torch.manual_seed(run)  # dropout must not draw from what came before
+        classifier, _ = trained(backbone, records, tmp_path / str(run), steps=4, evaluate_every=2, seed=seed)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in classifier.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_it_exports_for_any_batch(backbone: str, records: RecordSet, tmp_path: Path) -> None:
+    classifier, _ = trained(backbone, records, tmp_path, steps=4, evaluate_every=4, seed=0)
+    network = classifier.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    exported = torch.export.export(network, (torch.zeros(2, 8, 1000),), dynamic_shapes=shapes).module()
+    for batch in (1, 5):
+        signals = torch.randn(batch, 8, 1000)
+        torch.testing.assert_close(exported(signals), network(signals), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "key", "value", "message"),
+    [
+        *((name, "dropot", 0.1, "dropot: unknown key") for name in CLASSIFIERS),
+        *((name, "dropout", 1.0, "dropout = 1.0: .* less than 1") for name in CLASSIFIERS),
+        *((name, "widths", [], "widths = \\[\\]: .* at least 1 item") for name in ("resnet1d", "xresnet1d")),
+        *((name, "kernel", 8, "kernel = 8: must be odd") for name in ("resnet1d", "xresnet1d")),
+        ("xresnet1d", "depths", [1, 2, 3], "depths must be as many as widths, 2"),
+        ("xresnet1d", "depths", [1, 0], "depths.1 = 0: .* greater than or equal to 1"),
+        ("xresnet1d", "stem_stride", 8, "stem_stride must not be above kernel, 7"),
+        ("transformer", "patch", 0, "patch = 0: .* greater than or equal to 1"),
+        ("transformer", "width", 33, "width = 33: .* multiple of 2"),
+        ("transformer", "heads", 3, "width must be a multiple of heads, 3"),
+    ],
+)
+def test_a_bad_parameter_is_an_error_that_names_the_key(backbone: str, key: str, value: Any, message: str) -> None:
+    check_settings(settings(backbone), "here")
+    with pytest.raises(EcgforgeError, match=f"^here.network.*{message}") as caught:
+        check_settings(settings(backbone, **{key: value}), "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_its_parts_are_all_that_is_trained_each_once(classifier: base.Classifier) -> None:
+    parts = [parameter for part in classifier.parts for parameter in part.parameters()]
+    assert len(parts) == len({id(parameter) for parameter in parts})
+    assert {id(parameter) for parameter in parts} == {id(parameter) for parameter in classifier.parameters()}
+    assert all(any(True for _ in part.parameters()) for part in classifier.parts)
+
+
+def test_parts_that_are_not_trained_stay_as_they_are(classifier: base.Classifier) -> None:
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    state = classifier.state_dict(keep_vars=True)
+    moving = {id(value) for part in classifier.parts[:2] for value in part.state_dict(keep_vars=True).values()}
+    objective = classifier.train().objective(trained=2)
+    optimiser = torch.optim.SGD(objective.parameters, 0.1)
+    for _ in range(2):
+        optimiser.zero_grad()
+        objective.loss(torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator())["loss"].backward()
+        optimiser.step()
+    changed = {key for key, value in state.items() if not torch.equal(value, before[key])}
+    assert changed == {key for key, value in state.items() if id(value) in moving}
 
 
 def test_batches_do_not_change_what_is_predicted(classifier: base.Classifier, records: RecordSet) -> None:
     np.testing.assert_allclose(base.probabilities(classifier, records, 7), base.probabilities(classifier, records, 64), atol=1e-6)
 
 
+@pytest.fixture
+def xresnet() -> nn.Module:
+    return create("xresnet1d")
+
+
+def seen(part: nn.Module, inputs: int, samples: int) -> torch.Tensor:
+    """Return whether each sample matters to what a part of a block puts out, `[samples]`."""
+    signals = torch.randn(4, inputs, 1, samples, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    part.eval()(signals).square().sum().backward()
+    assert signals.grad is not None
+    return (signals.grad != 0).any(0).any(0).squeeze()
+
+
+def test_a_fresh_xresnet_is_its_shortcuts(xresnet: nn.Module) -> None:
+    """The last block has as many channels in as out, so it starts as the identity; those before as their projections."""
+    signals = torch.rand(4, 8, 1, 100)
+    for block in xresnet.blocks:
+        passed = block(signals)
+        torch.testing.assert_close(passed, torch.relu(block.shortcut(signals)), rtol=0, atol=0)
+        before, signals = signals, passed
+    torch.testing.assert_close(signals, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("samples", [50, 51])
+def test_an_xresnet_halves_without_skipping_samples(xresnet: nn.Module, samples: int) -> None:
+    """With the stride in a convolution of kernel 1, on the shortcut or first in the body, every other sample would be lost."""
+    halving = xresnet.blocks[1]
+    nn.init.ones_(halving.body[-1][-1].weight)
+    assert halving(torch.zeros(1, 32, 1, samples)).shape == (1, 64, 1, (samples + 1) // 2)
+    assert seen(halving.shortcut, 32, samples).all()
+    assert seen(halving.body, 32, samples).all()
+
+
+def test_a_transformer_knows_the_order_of_patches() -> None:
+    classifier = create("transformer").eval()
+    signals = torch.randn(4, 8, 1000, generator=torch.Generator().manual_seed(0))
+    patches = signals.unflatten(-1, (25, 40))
+    for order in (torch.arange(24, -1, -1), torch.tensor([1, 0, *range(2, 25)])):
+        moved = (classifier(patches[:, :, order].flatten(2)) - classifier(signals)).abs().amax(1)
+        assert (moved > 1e-4).all()  # rounding moves it by 1e-7
+
+
+def test_a_patch_is_one_moment_of_all_leads() -> None:
+    signals = torch.randn(2, 8, 100)
+    found = transformer.patches(signals, 40)
+    assert found.shape == (2, 3, 320)
+    torch.testing.assert_close(found[:, 1].unflatten(1, (8, 40)), signals[:, :, 40:80])
+    torch.testing.assert_close(found[:, 2].unflatten(1, (8, 40)), torch.cat([signals[:, :, 80:], torch.zeros(2, 8, 20)], 2))
+
+
+def test_every_patch_hears_every_other() -> None:
+    layer = create("transformer").parts[1].eval()
+    tokens = torch.randn(1, 25, 32, requires_grad=True)
+    heard = torch.autograd.functional.jacobian(lambda hidden: layer(hidden).square().sum(2), tokens).abs().sum(-1)
+    assert (heard > 0).all()
+
+
+def test_positions_differ_by_their_distance_alone() -> None:
+    places = transformer.positions(1000, 32)
+    products = (places @ places.T).double()
+    for distance in (1, 10, 500):
+        along = products.diagonal(distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), rtol=0, atol=1e-3)
+    apart = products - 100 * torch.eye(1000)
+    assert apart.max() < 16 - 0.1  # the product of a place with itself is half the width
+    torch.testing.assert_close(transformer.positions(50, 32), places[:50])
+
+
 def test_the_majority_baseline_gives_the_training_shares(records: RecordSet) -> None:
     train = records.split("train").select(np.arange(10))  # rhythms in turn: 4, 3, 3
-    np.testing.assert_allclose(baselines.majority(train, records.split("test")), np.tile([0.4, 0.3, 0.3], (30, 1)))
+    np.testing.assert_allclose(baselines.majority(train, records.split("test")), np.tile([0.4, 0.3, 0.3], (60, 1)))
 
 
 def test_the_regression_on_beat_times_tells_rhythms_that_differ_in_them(records: RecordSet) -> None:

@@ -21,6 +21,8 @@ ARMS = [
     f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")
 ]
 
+KINDS = ("backbones", "mixture", "transfer", "size", "ablation")
+
 
 def dvc(folder: Path, *arguments: str) -> str:
     found = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False)
@@ -78,12 +80,32 @@ def per_dataset(stage: str) -> set[str]:
     return {f"{stage}@{dataset}" for dataset in ("ptbxl", "chapman", "merged")}
 
 
+def swept(*kinds: str) -> set[str]:
+    """The cells of these sweeps, or of all."""
+    return {f"{kind}@ptbxl-diffwave" for kind in kinds or KINDS}
+
+
+HOSPITALS = {"hospitals@pair0-diffwave", "hospitals@pair1-diffwave"}
+TRAINED = swept() | HOSPITALS | {"sweep_real@ptbxl"}  # cells of sweeps that train the study's classifier
+
+
 def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 0.5
 
     edit(study, change)
-    assert status(study) == cells("classify") | per_dataset("classify_real")
+    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED
+
+
+def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path) -> None:
+    edit(study, lambda tree: tree["profiles"]["demo"]["sweeps"]["mixture"].append(200))
+    assert status(study) == swept("mixture")
+
+
+def test_sweeps_on_another_generator_are_new_cells(study: Path) -> None:
+    edit(study, lambda tree: tree["swept"].update(generators=["diffwave", "time_vqvae"]))
+    new = {f"{kind}@ptbxl-time_vqvae" for kind in KINDS}
+    assert status(study) == new | {"hospitals@pair0-time_vqvae", "hospitals@pair1-time_vqvae", "report"}
 
 
 def test_a_new_seed_touches_no_data_and_no_generator(study: Path) -> None:
@@ -110,13 +132,14 @@ def test_sampling_is_no_matter_of_training(study: Path) -> None:
         tree["profiles"]["demo"]["generators"]["diffwave"]["sampling"]["guidance"] = 3.5
 
     edit(study, change)
-    assert status(study) == {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
+    drawn = {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
+    assert status(study) == drawn | swept("mixture", "size", "ablation")
 
 
 def test_the_beat_detector_touches_what_looks_for_beats(study: Path) -> None:
     file = study / "src/ecgforge/records/beats.py"
     file.write_text(file.read_text() + "# a change\n")
-    touched = cells("train_generator") | cells("quality") | per_dataset("classify_real")
+    touched = cells("train_generator") | cells("quality") | per_dataset("classify_real") | swept("size", "ablation")
     assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge"}
 
 
@@ -149,7 +172,7 @@ def test_where_it_runs_is_no_matter_of_what_comes_out(study: Path) -> None:
 def test_another_profile_is_one_word(study: Path) -> None:
     edit(study, lambda tree: tree.update(profile="sample"))
     everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {f"prepare@{source}" for source in ("ptbxl", "chapman")}
-    everything |= {"merge", "report"} | per_dataset("classify_real")
+    everything |= {"merge", "report"} | per_dataset("classify_real") | TRAINED
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
     assert status(study) == everything
@@ -158,7 +181,15 @@ def test_another_profile_is_one_word(study: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("src/ecgforge/generators/time_vqvae.py", {f"train_generator@{dataset}-time_vqvae" for dataset in ("ptbxl", "chapman", "merged")}),
+        (
+            "src/ecgforge/generators/time_vqvae.py",
+            {f"{stage}@{data}-time_vqvae" for stage in ("train_generator", "synthesize") for data in ("ptbxl", "chapman", "merged")},
+        ),
+        (
+            "src/ecgforge/generators/unet.py",
+            cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation"),
+        ),
+        ("src/ecgforge/study/mixtures.py", TRAINED | {"report"}),
         ("src/ecgforge/classifiers/registry.py", set()),
         ("src/ecgforge/report/page.html", {"report"}),
         ("src/ecgforge/tracking/runs.py", set()),

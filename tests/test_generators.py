@@ -12,7 +12,7 @@ import torch
 from scipy.signal import resample_poly
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators import base, beat_diffusion, diffusion, time_vqvae
+from ecgforge.generators import base, beat_layout, diffusion, rhythm_model, time_vqvae
 from ecgforge.generators.registry import GENERATORS, generator_class, generator_name
 from ecgforge.records import beats
 from ecgforge.sources import heart, population
@@ -37,15 +37,15 @@ NETWORKS = {
         "patch": 8,
         "label_dropout": 0.1,
         "shift": 3.0,
-        "rhythm_width": 16,
-        "rhythm_parts": 2,
+        "rhythm": {"width": 16, "parts": 2},
+        "beat": {"channels": [16, 24], "attention_levels": 1, "heads": 2, "patch": 4, "label_dropout": 0.1, "shift": 1.0},
     },
 }
 SAMPLINGS = {
     "diffwave": {"steps": 4, "guidance": 2.0},
     "time_diffusion": {"steps": 4, "guidance": 2.0},
     "time_vqvae": {"low_steps": 4, "high_steps": 3, "temperature": 1.0, "guidance": 2.0},
-    "beat_diffusion": {"steps": 4, "guidance": 2.0},
+    "beat_diffusion": {"steps": 4, "guidance": 2.0, "beat_steps": 3},
 }
 
 
@@ -290,11 +290,11 @@ LEARNING = {  # network, steps of each phase, sampling: enough to learn what a r
             "patch": 8,
             "label_dropout": 0.1,
             "shift": 3.0,
-            "rhythm_width": 32,
-            "rhythm_parts": 4,
+            "rhythm": {"width": 32, "parts": 4},
+            "beat": {"channels": [32, 48], "attention_levels": 1, "heads": 4, "patch": 4, "label_dropout": 0.1, "shift": 1.0},
         },
-        {"rhythm": 150, "denoiser": 200},
-        {"steps": 12, "guidance": 2.0},
+        {"rhythm": 500, "beat": 150, "denoiser": 300},
+        {"steps": 12, "guidance": 2.0, "beat_steps": 12},
     ),
 }
 
@@ -378,7 +378,7 @@ def test_steps_are_embedded_apart() -> None:
 
 def test_a_beat_map_says_where_in_a_beat_every_sample_is() -> None:
     times = np.array([0.5, 1.5, 2.7])
-    mark, since, until, place, known = beat_diffusion.beat_map(times, 400, 100)
+    (mark, since, until, place, known), shown = beat_layout.layout(times, 400, 100)
     assert (known == 1).all()
     assert mark[[50, 150, 270]] == pytest.approx(1)
     assert mark.argsort()[-1] in (50, 150, 270)
@@ -386,12 +386,45 @@ def test_a_beat_map_says_where_in_a_beat_every_sample_is() -> None:
     assert (since + until)[60:149] == pytest.approx(1.0)
     assert (since + until)[151:269] == pytest.approx(1.2)
     assert until[0] == pytest.approx(0.5), "before the first beat as after it, an interval is as long as the nearest one"
-    assert (beat_diffusion.beat_map(times[:1], 400, 100) == 0).all()
+    assert (shown[[50, 150, 270]] == 36).all(), "R peaks show the R peak"
+    assert shown[[60, 140]].tolist() == [46, 26], "after a beat its T wave, before one its P wave"
+    assert (beat_layout.layout(times[:1], 400, 100)[0] == 0).all()
+
+
+def test_a_record_is_its_typical_beat_laid_out_at_its_times() -> None:
+    rng = np.random.default_rng(0)
+    beat = rng.standard_normal((8, 80))
+    record = np.concatenate([np.roll(np.tile(beat, 5), 30, axis=1)], axis=1)  # R peaks 36 samples into each beat
+    peaks = np.array([66.0, 146.0, 226.0, 306.0, 386.0])
+    typical = beat_layout.typical_beat(record, peaks, 100)
+    assert typical.shape == (8, beat_layout.columns(100)) == (8, 96)
+    _, shown = beat_layout.layout(peaks / 100, 400, 100)
+    np.testing.assert_allclose(typical[:, shown], record, atol=1e-6)
+    _, moved = beat_layout.layout(peaks / 100 + 0.13, 400, 100)
+    np.testing.assert_allclose(typical[:, moved][:, 60:380], record[:, 47:367], atol=1e-6)
+
+
+def test_one_odd_beat_is_not_typical() -> None:
+    record = np.tile(np.sin(np.arange(100) / 100 * 2 * np.pi), (8, 6)).astype(np.float32)
+    peaks = np.arange(50.0, 600, 100)
+    odd = record.copy()
+    odd[:, 230:270] += 5
+    np.testing.assert_array_equal(beat_layout.typical_beat(odd, peaks, 100), beat_layout.typical_beat(record, peaks, 100))
+    assert (beat_layout.typical_beat(record, np.array([]), 100) == 0).all()
+
+
+def test_what_a_training_remembers_of_beats_changes_nothing() -> None:
+    generator, (signals, labels) = build("beat_diffusion").eval(), records(6)
+    losses = [generator.loss(signals, labels, "denoiser", torch.Generator().manual_seed(0))["loss"] for _ in range(2)]
+    other = generator.loss(signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0))["loss"]
+    fresh = build("beat_diffusion").eval()
+    assert losses[0] == losses[1]
+    assert fresh.loss(signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0))["loss"] == other
 
 
 def test_history_holds_nothing_of_what_comes_next() -> None:
     intervals = torch.tensor([[0.1, 0.3, -0.2], [0.5, torch.nan, torch.nan]])
-    past = beat_diffusion.history(intervals)
+    past = rhythm_model.history(intervals)
     assert past.shape == (2, 4, 5)
     assert past.isfinite().all()
     torch.testing.assert_close(past[0, :, 0], torch.tensor([0.0, 0.1, 0.3, -0.2]))
@@ -399,7 +432,7 @@ def test_history_holds_nothing_of_what_comes_next() -> None:
     torch.testing.assert_close(past[1, 1:, 1], torch.full((3,), 0.5))
     changed = intervals.clone()
     changed[0, 2] = 9.0
-    assert torch.equal(beat_diffusion.history(changed)[0, :3], past[0, :3])
+    assert torch.equal(rhythm_model.history(changed)[0, :3], past[0, :3])
 
 
 @pytest.mark.slow
@@ -411,7 +444,7 @@ def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
     intervals = torch.tensor(rates + spread * rng.standard_normal((400, 12)), dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = beat_diffusion.RhythmModel(2, 32, 3)
+        model = rhythm_model.RhythmModel(2, rhythm_model.RhythmNetwork(width=32, parts=3))
     optimiser = torch.optim.AdamW(model.parameters(), 0.01)
     for step in range(400):
         index = torch.randint(400, (64,), generator=torch.Generator().manual_seed(step))

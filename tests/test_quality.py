@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
-from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample, views
+from ecgforge.quality import distribution, intervals, manifold, memorisation, physiology, two_sample, views
 from ecgforge.quality.assess import assess
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
@@ -126,6 +127,24 @@ def test_rate_and_variation_of_known_beats() -> None:
     assert measured["rr_variation"][1] == pytest.approx(100 * intervals.std(ddof=1) / intervals.mean(), abs=1.5)
 
 
+def test_variability_as_computed_by_hand() -> None:
+    # Mean 0.85, deviations -0.05, 0.15, -0.15, 0.05; differences 0.2, -0.3, 0.2.
+    _, _, _, sdnn, rmssd = physiology._rhythm(np.array([0.8, 1.0, 0.7, 0.9]))
+    assert sdnn == pytest.approx(1000 * np.sqrt(0.05 / 3))
+    assert rmssd == pytest.approx(1000 * np.sqrt(0.17 / 3))
+
+
+def test_slow_and_fast_variability_are_told_apart() -> None:
+    rng = np.random.default_rng(3)
+    slow, fast = 0.5 + np.cumsum(np.linspace(0.7, 1.0, 10)), 0.5 + np.cumsum(np.tile([0.7, 1.0], 5))
+    measured = physiology.measure(np.stack([ecg(slow, rng), ecg(fast, rng), np.zeros((8, SAMPLES))]), RATE)
+    assert measured["rmssd"][0] == pytest.approx(300 / 9, abs=5)
+    assert measured["rmssd"][1] == pytest.approx(300, abs=10)
+    for row, times in enumerate((slow, fast)):
+        assert measured["sdnn"][row] == pytest.approx(1000 * np.diff(times).std(ddof=1), abs=10)
+    assert measured.loc[2, ["sdnn", "rmssd"]].isna().all()
+
+
 def test_rate_is_of_the_median_interval() -> None:
     # One pause of 3 s: the mean interval would say 63 bpm.
     assert physiology._rhythm(np.array([0.8, 0.8, 3.0, 0.8, 0.8, 0.8, 0.8]))[1] == pytest.approx(75)
@@ -146,10 +165,23 @@ def test_wasserstein_interval_holds_its_value_and_keeps_to_strata() -> None:
     strata = np.repeat(["SB", "ST"], 40)
     level = np.repeat([50.0, 130.0], 40)
     first, second = level + rng.normal(0, 3, 80), level + 4 + rng.normal(0, 3, 80)
-    low, high = physiology.wasserstein_interval(first, second, strata, 0.95, 200, rng)
+    low, high = intervals.bootstrap(physiology.wasserstein, first, second, strata, 0.95, 200, seed=0)
     assert low < physiology.wasserstein(first, second) < high
     # Drawn over both strata at once, a different mix alone would open the interval to more than ten.
     assert high - low < 4
+
+
+def test_the_interval_of_an_area_narrows_with_records_and_keeps_its_confidence() -> None:
+    rng, held = np.random.default_rng(0), 0
+    truth = NormalDist().cdf(1 / 2**0.5)  # of N(1, 1) against N(0, 1)
+    for _ in range(300):
+        positive, negative = rng.normal(1, 1, 60), rng.normal(0, 1, 40)
+        area = float((positive[:, None] > negative).mean())
+        low, high = intervals.hanley_mcneil(area, 60, 40, 0.9)
+        held += low < truth < high
+    assert 0.84 < held / 300 < 0.96
+    few, many = (intervals.hanley_mcneil(0.8, count, count, 0.95) for count in (10, 1000))
+    assert few[1] - few[0] > 5 * (many[1] - many[0])
 
 
 # Distribution
@@ -247,6 +279,45 @@ def test_mmd_p_value_is_uniform_under_one_law() -> None:
     assert np.mean(p <= 0.25) == pytest.approx(0.25, abs=0.09)
 
 
+def gaussian(mean: list[float], covariance: list[list[float]], seed: int) -> np.ndarray:
+    """Records whose mean and covariance are exactly these, so many that there is nothing to shrink."""
+    drawn = np.random.default_rng(seed).standard_normal((20000, len(mean)))
+    drawn -= drawn.mean(axis=0)
+    white = drawn @ np.linalg.inv(np.linalg.cholesky(np.cov(drawn.T, bias=True))).T
+    return white @ np.linalg.cholesky(covariance).T + mean
+
+
+def test_frechet_distance_has_its_closed_form() -> None:
+    first = gaussian([0, 0], [[1, 0], [0, 4]], 0)
+    # Apart by (3, 1), and standard deviations by (2 - 1, 5 - 2).
+    assert distribution.frechet(first, gaussian([3, 1], [[4, 0], [0, 25]], 1)) == pytest.approx(10 + 1 + 9, rel=1e-3)
+    assert distribution.frechet(first, first + np.array([3, 1])) == pytest.approx(10)
+    assert distribution.frechet(first, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
+    ours, theirs = [[4, 0], [0, 1]], [[2, 1.5], [1.5, 2]]
+    found = distribution.frechet(gaussian([0, 0], ours, 0), gaussian([0, 0], theirs, 1))
+    product = np.linalg.eigvals(np.array(ours) @ theirs)
+    assert found == pytest.approx(np.trace(ours) + np.trace(theirs) - 2 * np.sqrt(product).sum(), rel=1e-3)
+    # As if they commuted, it would be 1.266 and not 1.179.
+    assert found == pytest.approx(1.179, abs=0.002)
+
+
+def test_frechet_distance_of_fewer_records_than_features(laws: dict[str, np.ndarray]) -> None:
+    assert laws["first"].shape[1] > 5 * len(laws["first"])
+    values = {name: distribution.frechet(laws["first"], laws[name]) for name in ("second", "slow", "offset", "noise")}
+    assert np.isfinite(list(values.values())).all()
+    assert 0 < values["second"] < min(values["slow"], values["offset"]) <= max(values["slow"], values["offset"]) < values["noise"]
+    assert distribution.frechet(laws["slow"], laws["first"]) == pytest.approx(values["slow"])
+
+
+def test_frechet_distance_falls_with_more_records_of_one_law() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (np.mean([distribution.frechet(*rng.standard_normal((2, n, 40)) * np.arange(1, 41)) for _ in range(5)]) for n in (50, 800))
+    assert few > 5 * many > 0
+
+
 # Two-sample test
 
 
@@ -275,8 +346,8 @@ def test_unequal_sizes_are_refused() -> None:
 
 
 def test_wilson_interval_as_published() -> None:
-    assert two_sample.wilson(0.0, 10, 0.95) == pytest.approx((0, 0.2775), abs=1e-3)
-    assert two_sample.wilson(0.5, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-3)
+    assert intervals.wilson(0.0, 10, 0.95) == pytest.approx((0, 0.2775), abs=1e-3)
+    assert intervals.wilson(0.5, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-3)
 
 
 def test_fidelity_and_diversity_are_told_apart() -> None:
@@ -318,6 +389,44 @@ def test_copies_are_found_and_strangers_are_not() -> None:
     assert half["copied_share"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_authenticity_as_counted_by_hand() -> None:
+    training = np.array([[0.0], [1.0], [10.0], [14.0], [14.0]])
+    # To the nearest training record, and from it to its nearest other: 0.9 and 1; 2 and 1; 3 and 4; 1 and 0.
+    synthetic = np.array([[-0.9], [3.0], [7.0], [15.0]])
+    assert memorisation.authenticity(training, synthetic) == 2 / 4
+
+
+def test_copies_are_not_authentic_and_strangers_are_as_often_as_they_should_be() -> None:
+    rng = np.random.default_rng(0)
+    line, strangers = rng.uniform(size=(2, 20000, 1))
+    # On a line two in three records are the nearest of their nearest.
+    assert memorisation.authenticity(line[:4000], strangers[:4000]) == pytest.approx(1 / 3, abs=0.03)
+    training = rng.standard_normal((300, 8))
+    assert memorisation.authenticity(training, training + 0.01 * rng.standard_normal((300, 8))) == 0
+    assert memorisation.authenticity(training, training) == 0
+    assert memorisation.authenticity(training, rng.standard_normal((300, 8))) > 0.3
+
+
+def test_an_attacker_tells_who_was_trained_on_from_copies_alone() -> None:
+    rng = np.random.default_rng(0)
+    training, held_out, strangers = rng.standard_normal((3, 300, 8))
+    copies = training + 0.01 * rng.standard_normal((300, 8))
+    assert memorisation.membership_auc(training, held_out, copies) > 0.99
+    assert memorisation.membership_auc(training, held_out, strangers) == pytest.approx(0.5, abs=0.07)
+    assert memorisation.membership_auc(training, held_out, held_out) < 0.01
+    half = np.concatenate([copies[:150], strangers[150:]])
+    assert memorisation.membership_auc(training, held_out, half) == pytest.approx(0.75, abs=0.07)
+    assert memorisation.membership_auc(training, held_out[:50], copies) > 0.99  # whatever the numbers
+
+
+def test_an_attack_as_counted_by_hand() -> None:
+    training, held_out, synthetic = np.array([[0.0], [5.0]]), np.array([[2.0], [9.0]]), np.array([[0.5], [6.0]])
+    # Distances 0.5 and 1 against 1.5 and 3: every pair is told.
+    assert memorisation.membership_auc(training, held_out, synthetic) == 1
+    # 0.5 and 4.5 against 1.5 and 8.5: three of four are.
+    assert memorisation.membership_auc(training, held_out, synthetic[:1]) == 0.75
+
+
 def test_copied_records_are_found_however_they_are_shifted(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     train, test = real
     rng = np.random.default_rng(0)
@@ -342,9 +451,22 @@ def test_views_show_every_record_and_repeat(laws: dict[str, np.ndarray]) -> None
         assert np.linalg.norm(centres.iloc[0] - centres.iloc[1]) > spread
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # numba compiles for half a minute, and for minutes on a busy machine
+def test_umap_is_drawn_when_asked_for(laws: dict[str, np.ndarray]) -> None:
+    features = np.concatenate([laws["first"], laws["noise"]])
+    flat = views.flatten(features, seed=0, views=("umap", "pca"))
+    assert flat.groupby("view").size().to_dict() == {"pca": 120, "umap": 120}
+    pd.testing.assert_frame_equal(flat, views.flatten(features, seed=0, views=("umap", "pca")))
+    points = flat[flat["view"] == "umap"]
+    real, fake = (points.loc[(points["record"] < 60) == side, ["x", "y"]].to_numpy() for side in (True, False))
+    between = np.linalg.norm(real[:, None] - fake[None], axis=-1)
+    assert between.min() > np.sort(np.linalg.norm(real[:, None] - real[None], axis=-1), axis=1)[:, 1].max()
+
+
 # Assessment
 
-SETTINGS = Quality(records=60, permutations=49, seed=0)
+SETTINGS = Quality(records=60, permutations=49, views=["pca", "tsne"], seed=0)
 
 
 def record_set(folder: Path, counts: dict[str, int], seed: int, change: float = 1.0, units: str = "mV") -> RecordSet:
@@ -375,7 +497,13 @@ def test_one_law_scores_as_its_floor_whatever_its_class_mix(real: tuple[RecordSe
     # Three slow records in four, where the real ones are mostly normal: a comparison of unmatched sets would see that.
     table, points = assess(*real, record_set(tmp_path / "same", {"SR": 30, "SB": 120, "ST": 30}, seed=3), SETTINGS)
     value, floor = scores_of(table, "value"), scores_of(table, "floor")
-    assert list(table.columns) == ["rhythm", "metric", "value", "low", "high", "floor"]
+    assert list(table.columns) == ["rhythm", "metric", "value", "low", "high", "floor", "ceiling"]
+    ceiling = scores_of(table, "ceiling")
+    for metric in ("heart_rate_w1", "frechet", "c2st_accuracy", "mmd2", "rr_variation_ks"):
+        assert max(value[metric], floor[metric]) < 0.75 * ceiling[metric], metric
+    assert max(value["recall"], floor["recall"]) > ceiling["recall"]
+    assert ceiling["psd_db"] < 3, "surrogates have the spectra"
+    assert ceiling["correlation_error"] == pytest.approx(floor["correlation_error"], abs=0.02), "and the correlations between leads"
     assert set(table["rhythm"]) == {"all", "SR", "SB", "ST"}
     assert value["heart_rate_w1"] < 4
     assert floor["heart_rate_w1"] < 4
@@ -383,6 +511,27 @@ def test_one_law_scores_as_its_floor_whatever_its_class_mix(real: tuple[RecordSe
     assert 0.3 < value["c2st_accuracy"] < 0.7
     assert value["undetected_share"] == 0
     assert points.groupby(["view", "kind", "rhythm"]).size().eq(20).all()
+
+
+def test_every_score_of_a_share_or_a_distance_has_an_interval_about_it(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    made = record_set(tmp_path / "made", {"SR": 30, "SB": 30, "ST": 30}, seed=8, change=1.1)
+    table, _ = assess(*real, made, SETTINGS, classifier=lambda signals: signals.std(axis=2))
+    without = set(table[table["low"].isna() & table["value"].notna()]["metric"])
+    assert without == {"mmd2", "mmd_p", "frechet", "frechet_classifier", "density", "nearest_ratio", "correlation_w1"}
+    bounded = table.dropna(subset="low")
+    assert (bounded["low"] <= bounded["value"] + 1e-9).all()
+    assert (bounded["value"] <= bounded["high"] + 1e-9).all()
+
+
+def test_copies_leak_who_was_trained_on(real: tuple[RecordSet, RecordSet]) -> None:
+    train, test = real
+    table, _ = assess(train, test, train, SETTINGS)
+    value, floor = scores_of(table, "value"), scores_of(table, "floor")
+    assert value["membership_auc"] > 0.9
+    assert 0.3 < floor["membership_auc"] < 0.7
+    assert value["authenticity"] == 0
+    assert floor["authenticity"] > 0.3
+    assert value["copied_share"] == 1
 
 
 def test_a_wrong_heart_rate_is_seen_in_bpm(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:

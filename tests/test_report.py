@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from ecgforge.errors import EcgforgeError
 from ecgforge.records.leads import LEADS, STANDARD_LEADS
 from ecgforge.records.record_set import COLUMNS, SPLITS, About, write_record_set
-from ecgforge.report import ecg_paper, figures, page, tables
+from ecgforge.report import ecg_paper, evidence, figures, page, tables
+from ecgforge.study.verdicts import Claim, Verdict, any_gain
 
 RHYTHMS = ("SR", "AFIB")
 GENERATORS = ("diffwave", "time_vqvae")
@@ -72,6 +73,7 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in page.TABLES}
     cells = [("", backbone, "TrRTeR") for backbone in ("resnet1d", *tables.BASELINES)]
     cells += [(generator, "resnet1d", setting) for generator, setting in product(GENERATORS, GENERATED)]
+    cells += [("", "resnet1d", "TrRTeR augmented")]
     for number, (dataset, (generator, backbone, setting)) in enumerate(product(datasets, cells)):
         place = {"dataset": dataset, "generator": generator or np.nan, "backbone": backbone, "setting": setting}
         for offset, metric in enumerate(page.METRICS):
@@ -103,13 +105,56 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
             rows["runs"].append({"kind": kind, **place, **run, "run_id": f"{kind[0]}{number:031x}"})
         for rhythm, metric in product(("all", *RHYTHMS), page.SCORES):
             rows["quality"].append(
-                {**place, "rhythm": rhythm, "metric": metric, "value": 7.25 + number, "low": np.nan, "high": np.nan, "floor": 1.5}
+                {
+                    **place,
+                    "rhythm": rhythm,
+                    "metric": metric,
+                    "value": 7.25 + number,
+                    "low": np.nan,
+                    "high": np.nan,
+                    "floor": 1.5,
+                    "ceiling": 99.5,
+                }
             )
         points = np.random.default_rng(number).normal(size=(2, 2, 20, 2))
         for (i, view), (j, kind), point in product(enumerate(("pca", "tsne")), enumerate(("real", "synthetic")), range(20)):
             x, y = points[i, j, point]
             rows["views"].append({**place, "view": view, "kind": kind, "rhythm": "SR", "x": x, "y": y})
+    rows["sweeps"] = sweeps("ptbxl", GENERATORS[0])
+    rows["variations"] = [
+        {"dataset": "ptbxl", "generator": GENERATORS[0], "variation": name, "train_s": cost, "generate_ms": 2.5, "c2st_accuracy": 0.75}
+        for name, cost in (("as it is", 0.0), ("guidance 1", 12.5))
+    ]
     return {name: pd.DataFrame(table) for name, table in rows.items()}
+
+
+def sweeps(dataset: str, generator: str) -> list[dict[str, Any]]:
+    """Points of every sweep on one dataset and generator, and what they are compared with."""
+    points = [("", "", "", "TrRTeR", 0.6), ("", "augmentation", "classical", "TrRTeR", 0.7), (generator, "", "", "TrSTeR", 0.2)]
+    points += [("", "scratch", point, "TrRTeR", mean) for point, mean in (("5", 0.2), ("20", 0.4))]
+    points += [(generator, "fine-tuning, all", point, "TrSTeR", mean) for point, mean in (("2", 0.1), ("5", 0.3), ("20", 0.65))]
+    points += [(generator, f"mixture, {how}", "50", "TrRSTeR", 0.5) for how in ("proportion", "balance")]
+    points += [(generator, "size", "20", setting, 0.45) for setting in ("TrSTeR", "TrRSTeR")]
+    points += [(generator, "ablation", "guidance 1", "TrSTeR", 0.33), (generator, "hospitals", "chapman, real", "TrRTeR", 0.37)]
+    rows = [("resnet1d", *point) for point in points]
+    rows += [("majority", "", "", "", "TrRTeR", 0.05)]
+    rows += [("transformer", "" if setting == "TrRTeR" else generator, "backbones", "", setting, 0.41) for setting in ("TrRTeR", "TrSTeR")]
+    keys = ["backbone", "generator", "sweep", "point", "setting", "mean"]
+    return [
+        {"dataset": dataset, "metric": "f1", **dict(zip(keys, row, strict=True)), "low": row[-1] - 0.1, "high": row[-1] + 0.1}
+        for row in rows
+    ]
+
+
+def judged() -> list[Verdict]:
+    """Two claims, the paper's with two comparisons and another that was not tested."""
+    comparison = {"dataset": "ptbxl", "metric": "f1", "p": 0.01, "first": "TrRTeR resnet1d"}
+    rows = [
+        {**comparison, "second": "TrRSTeR diffwave", "estimate": -0.125, "low": -0.25, "high": -0.0625},
+        {**comparison, "second": "TrRSTeR time_vqvae", "estimate": 0.5, "low": 0.25, "high": 0.75},
+    ]
+    supported = Verdict(Claim("It helps <much>.", True, [], any_gain), "supported", pd.DataFrame(rows))
+    return [supported, Verdict(Claim("It also sings.", False, [], any_gain), "not tested", pd.DataFrame(columns=["estimate"]))]
 
 
 def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
@@ -125,7 +170,7 @@ def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
         "versions": {"torch": "2.13.0"},
         "parameters": {"study": {"seeds": [0, 1]}},
     }
-    return page.ReportInputs(**study_tables(list(prepared)), prepared=prepared, synthetic=synthetic, made=made)
+    return page.ReportInputs(**study_tables(list(prepared)), verdicts=judged(), prepared=prepared, synthetic=synthetic, made=made)
 
 
 @pytest.fixture(scope="module")
@@ -200,15 +245,15 @@ def test_small_sets_are_cautioned_and_sufficient_ones_are_not(report):
 def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
     f1 = inputs.summary[inputs.summary["metric"] == "f1"]
     table = Tables(report).tables["Macro-F1 by setting"]
-    assert table[0][2:] == ["TrRTeR", "TrSTeR", "TrRSTeR", "TrRTeS", "TrSTeS"]
+    assert table[0][2:] == ["TrRTeR", "TrSTeR", "TrRSTeR", "TrRTeR augmented", "TrRSTeR augmented", "TrRTeS", "TrSTeS"]
     of_ptbxl = {row[0]: row for row in table[2:6]}
-    for generator, setting in product(GENERATORS, table[0][2:]):
-        shared = setting == "TrRTeR"
+    for generator, setting in product(GENERATORS, [*GENERATED, *tables.SHARED]):
+        shared = setting in tables.SHARED
         place = (f1["dataset"] == "ptbxl") & (f1["setting"] == setting) & (f1["backbone"] == "resnet1d")
         row = f1[place & (f1["generator"].isna() if shared else f1["generator"] == generator)].iloc[0]
         assert of_ptbxl[generator][table[0].index(setting)] == f"{row['mean']:.2f} {row.low:.2f} to {row.high:.2f}"
     assert [row[1] for row in table[4:6]] == list(tables.BASELINES.values())
-    assert table[4][3:] == ["–"] * 4
+    assert table[4][3:] == ["–"] * 6
 
 
 def test_the_confidence_of_the_intervals_is_told(report, inputs, tmp_path):
@@ -221,7 +266,7 @@ def test_recall_is_the_mean_over_seeds_without_the_macro_rows(report):
     table = Tables(report).tables["Recall by rhythm, ptbxl"]
     assert table[0][3:] == ["SR (12)", "AFIB (12)"]
     assert table[1] == ["TrRTeR", "none", "resnet1d", "0.60", "0.00"]
-    assert len(table) == 1 + 3 + len(GENERATORS) * len(GENERATED)
+    assert len(table) == 1 + 4 + len(GENERATORS) * len(GENERATED)
 
 
 def test_confusions_have_the_truth_in_rows_and_name_their_runs():
@@ -252,10 +297,52 @@ def test_runs_that_the_store_no_longer_has_leave_no_dead_links(inputs, tmp_path)
     assert 'href="#run-' not in text
 
 
-def test_every_score_stands_beside_its_floor(report):
+def test_verdicts_come_with_their_largest_and_smallest_effect(report):
+    table = Tables(report).tables["Verdicts"]
+    assert table[2] == [
+        "It helps <much>.",
+        "supported",
+        "+0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d",
+        "−0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d",
+    ]
+    assert table[4] == ["It also sings.", "not tested", "–", "–"]
+
+
+def test_sweeps_have_curves_and_tables(report):
+    found = Tables(report).tables
+    assert found[f"Other classifiers, ptbxl, {GENERATORS[0]}"][1:] == [
+        ["resnet1d", "0.60 0.50 to 0.70", "0.20 0.10 to 0.30", "–"],
+        ["transformer", "0.41 0.31 to 0.51", "0.41 0.31 to 0.51", "–"],
+    ]
+    varied = found[f"Variations of {GENERATORS[0]} on ptbxl"]
+    assert [row[:2] for row in varied[1:]] == [["as it is", "–"], ["guidance 1", "0.33 0.23 to 0.43"]]
+    assert varied[2][2:] == ["0.75", "12.5", "2.5"]
+    assert found[f"Tested on ptbxl, trained elsewhere, {GENERATORS[0]}"][1:] == [["chapman, real", "0.37 0.27 to 0.47"]]
+    for title in evidence.CURVES:
+        assert f'alt="{title}: macro-F1' in report
+
+
+def test_a_curve_has_each_level_once_and_no_baseline():
+    points = pd.DataFrame(sweeps("ptbxl", "diffwave"))
+    image = evidence.curves(points, tables.models(points))["More synthetic records"]
+    assert image.count("all real records (TrRTeR)") == 1
+    assert image.count("the same, classically augmented") == 1
+
+
+def test_what_pre_training_is_worth_is_read_off_the_curve_from_scratch(report):
+    worth = Tables(report).tables[f"What pre-training is worth, ptbxl, {GENERATORS[0]}"]
+    # From scratch, 5 % give 0.2 and 20 % give 0.4, so that 0.3 needs 12.5 %; all give 0.6, and 0.65 is beyond.
+    assert worth[1:] == [
+        ["2", "–", "0.10", "less than 5 %"],
+        ["5", "0.20", "0.30", "12.5 %"],
+        ["20", "0.40", "0.65", "more than 100 %"],
+    ]
+
+
+def test_every_score_stands_between_its_floor_and_its_ceiling(report):
     table = Tables(report).tables["ptbxl, all rhythms"]
     assert table[0] == ["score", *GENERATORS]
-    assert table[1:] == [[name, *(f"{7.25 + number:g} floor 1.5" for number in range(len(GENERATORS)))] for name in page.SCORES.values()]
+    assert table[1:] == [[name, *(f"{7.25 + number:g} 1.5 … 99.5" for number in range(len(GENERATORS)))] for name in page.SCORES.values()]
     assert len(Tables(report).tables["ptbxl, by rhythm"]) == 1 + len(GENERATORS) * len(RHYTHMS)
 
 

@@ -24,9 +24,12 @@ from ecgforge.files import md5
 from ecgforge.generators import base, train
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.stages.sweeps import KINDS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = ("dvc.yaml", ".dvcignore", ".gitignore", "MLproject", "python_env.yaml", "requirements.txt")
+STAGES = ("train_generator", "classify_real", "classify", "quality", "sweep_real", *KINDS, "hospitals")
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -34,6 +37,7 @@ def small_params() -> dict[str, Any]:
     """The demo's parameters, with few records, two of its generators' simplest, and a few steps of each training."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree |= {"datasets": ["ptbxl"], "generators": ["diffwave"]}
+    tree["swept"] |= {"generators": ["diffwave"], "hospitals": [{"train": "ptbxl", "test": "ptbxl"}]}
     demo = tree["profiles"]["demo"]
     for source in demo["sources"].values():
         source["records"] = 160
@@ -44,6 +48,12 @@ def small_params() -> dict[str, Any]:
     demo["classifier"]["network"] |= {"widths": [8, 16]}
     demo["classifier"]["training"] |= {"steps": 40, "evaluate_every": 20, "warmup_steps": 2}
     demo["study"] |= {"seeds": [0, 1], "resamples": 50}
+    short = {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
+    for other in demo["sweeps"]["backbones"]:
+        other["training"] |= short
+    demo["sweeps"]["backbones"][0]["network"] |= {"widths": [4, 8], "depths": [1, 1]}
+    demo["sweeps"]["fine_tuning"] |= short
+    demo["sweeps"] |= {"mixture": [50], "transfer": [25], "size": [50]}
     demo["quality"] |= {"records": 20, "permutations": 20}
     return tree
 
@@ -99,16 +109,57 @@ def all_runs(client: MlflowClient) -> list[Any]:
 
 def test_the_results_have_every_setting_and_seed(study: Path) -> None:
     results = pd.read_csv(study / "reports/results.csv", keep_default_na=False)
-    assert list(results.columns) == ["dataset", "generator", "backbone", "setting", "seed", "rhythm", "metric", "value"]
+    keys = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
+    assert list(results.columns) == [*keys, "rhythm", "metric", "value"]
     trained = results[(results["backbone"] == "resnet1d") & (results["rhythm"] == "macro") & (results["metric"] == "f1")]
-    cells = set(zip(trained["generator"], trained["setting"], trained["seed"], strict=True))
+    main = trained[trained["sweep"] == ""]
+    cells = set(zip(main["generator"], main["setting"], main["seed"], strict=True))
     with_synthetic = {("diffwave", setting, seed) for setting in ("TrSTeR", "TrRTeS", "TrSTeS", "TrRSTeR") for seed in (0, 1)}
     assert cells == with_synthetic | {("", "TrRTeR", 0), ("", "TrRTeR", 1)}
+    augmented = trained[trained["sweep"] == "augmentation"]
+    assert set(zip(augmented["setting"], augmented["seed"], strict=True)) == {("TrRTeR", 0), ("TrRSTeR", 0)}
     assert {"logistic_regression_rr", "majority"} <= set(results["backbone"])
     metrics = json.loads((study / "reports/metrics.json").read_text())
     assert set(metrics) == {"ptbxl"}
     report = (study / "reports/report.html").read_text()
     assert "simulated" in report.lower()
+
+
+def test_every_sweep_has_its_points(study: Path) -> None:
+    results = pd.read_csv(study / "reports/results.csv", keep_default_na=False, dtype={"point": str})
+    f1 = results[(results["rhythm"] == "macro") & (results["metric"] == "f1") & (results["sweep"] != "")]
+    assert f1["value"].between(0, 1).all()
+    found = {sweep: set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True)) for sweep, rows in f1.groupby("sweep")}
+    del found["augmentation"]
+    methods = {f"fine-tuning, {method}": {("TrSTeR", "resnet1d", "25")} for method in ("all", "head", "gradual")}
+    mixtures = {f"mixture, {how}": {("TrRSTeR", "resnet1d", "50")} for how in ("proportion", "balance")}
+    variations = yaml.safe_load((study / "params.yaml").read_text())["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
+    assert found == {
+        **methods,
+        **mixtures,
+        "scratch": {("TrRTeR", "resnet1d", "25"), ("TrRTeR", "resnet1d", "50")},
+        "size": {("TrSTeR", "resnet1d", "50"), ("TrRSTeR", "resnet1d", "50")},
+        "backbones": {(setting, name, "") for setting in ("TrRTeR", "TrSTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
+        "ablation": {("TrSTeR", "resnet1d", name) for name in variations},
+        "hospitals": {
+            ("TrRTeR", "resnet1d", "ptbxl, real"),
+            ("TrRSTeR", "resnet1d", "ptbxl, own synthetic"),
+            ("TrRSTeR", "resnet1d", "ptbxl, foreign synthetic"),
+        },
+    }
+    costs = pd.read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")
+    assert list(costs.index) == ["as it is", *variations]
+    assert (costs["generate_ms"] > 0).all()
+    assert set(costs.index[costs["train_s"] > 0]) == {name for name, change in variations.items() if "network" in change}
+
+
+def test_the_report_judges_every_claim(study: Path) -> None:
+    judged = pd.read_csv(study / "reports/verdicts.csv")
+    assert set(judged["verdict"]) <= {"supported", "contradicted", "undecided"}
+    assert len(judged["claim"].unique()) >= 7
+    report = (study / "reports/report.html").read_text()
+    assert all(claim.replace("'", "&#39;") in report for claim in judged["claim"])
+    assert "not tested" in report, "there is no merged dataset in this study"
 
 
 def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -> None:
@@ -122,16 +173,20 @@ def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -
 def test_every_run_says_where_it_comes_from(study: Path, client: MlflowClient) -> None:
     runs = all_runs(client)
     kinds = [one.data.tags["kind"] for one in runs]
-    # A generator, TrRTeR and the four settings with synthetic records for two seeds, two baselines, and the quality of the generator.
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"generator": 1, "classifier": 12, "quality": 1}
+    assert kinds.count("quality") == 1
+    main = [one for one in runs if "sweep" not in one.data.tags]
+    # TrRTeR and the four settings with synthetic records for two seeds, and two baselines.
+    assert [one.data.tags["kind"] for one in main].count("classifier") == 12
+    generators = [one.data.tags.get("sweep") for one in runs if one.data.tags["kind"] == "generator"]
+    assert set(generators) == {None, "ablation", "size"}
     commit = run(study, "git", "rev-parse", "HEAD").stdout.strip()
     for one in runs:
         assert one.info.status == "FINISHED"
         tags = one.data.tags
         assert (tags["dataset"], tags["git.commit"], tags["git.dirty"], tags["simulated"]) == ("ptbxl", commit, "false", "true")
-        assert tags["dvc.stage"].partition("@")[0] in ("train_generator", "classify_real", "classify", "quality")
+        assert tags["dvc.stage"].partition("@")[0] in STAGES
         assert one.inputs.dataset_inputs
-    curves = next(one for one in runs if one.data.tags["kind"] == "generator")
+    curves = next(one for one in main if one.data.tags["kind"] == "generator")
     assert [point.step for point in client.get_metric_history(curves.info.run_id, "train_loss")] == [5, 10, 15, 20]
 
 
@@ -142,16 +197,20 @@ def test_inputs_carry_the_digests_of_dvc(study: Path, client: MlflowClient) -> N
     for one in all_runs(client):
         for item in one.inputs.dataset_inputs:
             found[json.loads(item.dataset.source)["path"]] = item.dataset.digest
-    assert found == {path: digests[path] for path in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")}
+    kept = {path: digest for path, digest in found.items() if not path.startswith(".ecgforge/drawn/")}  # those of sweeps are not kept
+    assert kept == {path: digests[path] for path in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")}
 
 
 def test_models_are_registered_with_their_provenance(client: MlflowClient) -> None:
     names = {model.name for model in client.search_registered_models()}
     assert names == {"ecg-generator-diffwave-ptbxl", "ecg-classifier-ptbxl"}
     versions = client.search_model_versions("name = 'ecg-classifier-ptbxl'")
-    assert sorted((version.tags["setting"], version.tags["seed"]) for version in versions) == [
+    plain = [version for version in versions if "sweep" not in version.tags]
+    assert sorted((version.tags["setting"], version.tags["seed"]) for version in plain) == [
         (setting, seed) for setting in ("TrRSTeR", "TrRTeR", "TrSTeR") for seed in ("0", "1")
     ]
+    rest = {version.tags["sweep"] for version in versions if version not in plain}
+    assert rest == {"augmentation"}, "points of a curve are no candidates"
     (generator,) = client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'")
     assert generator.tags["input.ptbxl"]
 
@@ -203,7 +262,7 @@ def test_mlflow_run_makes_its_stages_runs_children(study: Path, client: MlflowCl
     (parent,) = [one for one in new if "mlflow.parentRunId" not in one.data.tags]
     children = [one for one in new if one is not parent]
     assert {one.data.tags["mlflow.parentRunId"] for one in children} == {parent.info.run_id}
-    assert len(children) == 10, "TrRTeR and four settings for two seeds; the baselines have no learning rate"
+    assert len(children) == 12, "TrRTeR and four settings for two seeds, two augmented ones; the baselines have no learning rate"
     assert {one.info.status for one in new} == {"FINISHED"}
 
 

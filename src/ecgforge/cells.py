@@ -33,6 +33,7 @@ SLOW = (
     "ecgforge.stages.assess",
     "ecgforge.stages.classify",
     "ecgforge.stages.parameters",
+    "ecgforge.stages.sweeps",
     "ecgforge.stages.synthesize",
     "ecgforge.stages.train_generator",
 )
@@ -121,7 +122,8 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
         try:
             while running or (sorter.is_active() and not failed):
-                running |= {pool.submit(_repro_one, name): name for name in sorter.get_ready()}
+                if not failed:
+                    running |= {pool.submit(_repro_one, name): name for name in sorter.get_ready()}
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
                     if future.cancelled():

@@ -40,6 +40,18 @@ def check(params: ParamsFile = PARAMS) -> None:
 
 
 @app.command()
+def plan(
+    profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Say, before anything runs, how many cells and roughly how many hours on this machine a profile needs."""
+    from ecgforge.stages import parameters
+    from ecgforge.stages import plan as stage
+
+    stage.show(parameters.read(params).with_profile(profile))
+
+
+@app.command()
 def acquire(
     source: Annotated[str, typer.Argument(help="A name under `sources` in the parameters.")], out: Out, params: ParamsFile = PARAMS
 ) -> None:
@@ -114,13 +126,94 @@ def classify(
     stage.on_synthetic(parameters.read(params), dataset, generator, real, synthetic, baseline, models, out)
 
 
+Classifiers = Annotated[Path, typer.Option(help="What `classify` trained, such as models/classifiers/ptbxl/diffwave.")]
+
+
 @app.command()
-def quality(dataset: Dataset, generator: Generator, real: Real, synthetic: Synthetic, out: Out, params: ParamsFile = PARAMS) -> None:
+def sweep_real(dataset: Dataset, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
+    """Train on real records alone what the sweeps compare with: other classifiers, and growing shares of the records."""
+    from ecgforge.stages import parameters, sweeps
+
+    sweeps.on_real(parameters.read(params), dataset, real, out)
+
+
+@app.command()
+def sweep(
+    kind: Annotated[str, typer.Argument(help="backbones, mixture, transfer, size or ablation.")],
+    dataset: Dataset,
+    generator: Generator,
+    real: Real,
+    synthetic: Synthetic,
+    model: Annotated[Path, typer.Option(help="The trained generator, such as models/generators/ptbxl/diffwave.")],
+    classifiers: Classifiers,
+    out: Out,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Run a comparison past the five settings: other classifiers or mixtures, fine-tuning, fewer real records, ablations."""
+    from ecgforge.stages import parameters, sweeps
+
+    arm = sweeps.Arm.open(parameters.read(params), dataset, generator, real, synthetic, model, classifiers)
+    sweeps.run(kind, arm, out)
+
+
+@app.command()
+def hospitals(
+    here: Annotated[str, typer.Argument(help="The dataset to train on.")],
+    there: Annotated[str, typer.Argument(help="The dataset to test on.")],
+    generator: Generator,
+    data: Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")],
+    models: Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")],
+    out: Out,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Train on one dataset and test on another, with real records alone and with synthetic ones of either."""
+    from ecgforge.stages import parameters, sweeps
+
+    found = parameters.read(params)
+    arms = [
+        sweeps.Arm.open(
+            found,
+            name,
+            generator,
+            data / "prepared" / name,
+            data / "synthetic" / name / generator,
+            models / "generators" / name / generator,
+            models / "classifiers" / name / generator,
+        )
+        for name in (here, there)
+    ]
+    sweeps.hospitals(arms[0], arms[1], out)
+
+
+@app.command()
+def quality(
+    dataset: Dataset,
+    generator: Generator,
+    real: Real,
+    synthetic: Synthetic,
+    classifiers: Annotated[Path, typer.Option(help="What `classify-real` trained, such as models/classifiers/ptbxl/real.")],
+    out: Out,
+    params: ParamsFile = PARAMS,
+) -> None:
     """Score synthetic records against real ones, each score beside what real records get against real ones."""
     from ecgforge.params import Params
     from ecgforge.stages import assess
 
-    assess.quality(Params.read(params), dataset, generator, real, synthetic, out)
+    assess.quality(Params.read(params), dataset, generator, real, synthetic, classifiers, out)
+
+
+@app.command()
+def score(
+    real: Annotated[Path, typer.Argument(help="A record set with training and test records of different patients.")],
+    synthetic: Annotated[Path, typer.Argument(help="The record set to judge; its training records are.")],
+    out: Annotated[Path | None, typer.Option(help="A CSV of all scores, by rhythm too.")] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Score any record set against a real one, whoever made it: the same scores as the study's, without tracking."""
+    from ecgforge.params import Params
+    from ecgforge.stages import assess
+
+    assess.score(Params.read(params), real, synthetic, out)
 
 
 @app.command()

@@ -112,13 +112,28 @@ class Training(Section):
         return self
 
 
+class Ablation(Section):
+    """What a variation of a generator has otherwise: keys of its network and sampling, which replace the generator's own."""
+
+    network: dict[str, Any] = Field(default_factory=dict)
+    sampling: dict[str, Any] = Field(default_factory=dict)
+
+
 class GeneratorSettings(Section):
-    """A generator's network, the training of each of its phases, and its sampling."""
+    """A generator's network, the training of each of its phases, its sampling, and variations by name that a sweep compares."""
 
     seed: Seed
     network: dict[str, Any]
     training: dict[Name, Training]
     sampling: dict[str, Any]
+    ablations: dict[str, Ablation]
+
+    def variations(self) -> dict[str, GeneratorSettings]:
+        """The settings of each variation, by name."""
+        return {
+            name: self.model_copy(update={"network": self.network | change.network, "sampling": self.sampling | change.sampling})
+            for name, change in self.ablations.items()
+        }
 
 
 class Synthesis(Section):
@@ -142,10 +157,21 @@ class ClassifierSettings(Section):
     training: Training
 
 
+class Augmentation(Section):
+    """Classical changes of training records: see `ecgforge.classifiers.augmentation`."""
+
+    shift: Annotated[float, Field(ge=0)]  # s, the most either way
+    gain: Annotated[float, Field(ge=0, le=1)]  # standard deviation of its logarithm
+    noise: Annotated[float, Field(ge=0, le=1)]  # of a lead's standard deviation
+    wander: Annotated[float, Field(ge=0, le=1)]  # of a lead's standard deviation, baseline
+    lead_dropout: Share  # of leads that are silent
+
+
 class Study(Section):
     """The settings' seeds and statistics. `synthetic_share` is the share of synthetic records in TrRSTeR's training set."""
 
     seeds: Annotated[list[Seed], Field(min_length=1)]
+    augmentation: Augmentation
     synthetic_share: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Positive
@@ -157,11 +183,28 @@ class Study(Section):
         return self
 
 
+Method = Literal["all", "head", "gradual"]  # which weights a fine-tuning moves
+Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1)]
+
+
+class Sweeps(Section):
+    """The points of each sweep, with `seeds` of its own. Shares are percentages of the real training records."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    backbones: list[ClassifierSettings]  # beside the profile's classifier
+    mixture: Percents  # synthetic records beside the real ones
+    transfer: Percents  # real records that a classifier of synthetic ones is fine-tuned with
+    methods: Annotated[list[Method], Field(min_length=1)]
+    fine_tuning: Training
+    size: Percents  # real records that a generator learns from
+
+
 class Quality(Section):
     """How many records a quality score looks at, and how often it permutes them."""
 
     records: Annotated[int, Field(ge=20)]
     permutations: Annotated[int, Field(ge=1)]
+    views: Annotated[list[Literal["pca", "tsne", "umap"]], Field(min_length=1)]  # umap compiles for half a minute in each process
     seed: Seed
 
 
@@ -183,8 +226,24 @@ class Profile(Section):
     synthesis: Synthesis
     classifier: ClassifierSettings
     study: Study
+    sweeps: Sweeps
     quality: Quality
     compute: Compute
+
+
+class Hospitals(Section):
+    """Two datasets: train on one, test on the other."""
+
+    train: Name
+    test: Name
+
+
+class Swept(Section):
+    """Where the sweeps run: a cell for each dataset and generator, and for each pair of hospitals."""
+
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    generators: Annotated[list[Name], Field(min_length=1)]
+    hospitals: list[Hospitals]
 
 
 class Params(Section):
@@ -194,12 +253,21 @@ class Params(Section):
     sources: Annotated[list[Name], Field(min_length=1)]
     datasets: Annotated[list[Name], Field(min_length=1)]
     generators: Annotated[list[Name], Field(min_length=1)]
+    swept: Swept
     preprocessing: Preprocessing
     profiles: dict[Name, Profile]
 
     @property
     def active(self) -> Profile:
         return self.profiles[self.profile]
+
+    def with_profile(self, name: str | None) -> Params:
+        """Return these with another profile in use; EcgforgeError if there is no such one."""
+        if name is None:
+            return self
+        if name not in self.profiles:
+            raise EcgforgeError(f"'{name}' is no profile: known are {', '.join(self.profiles)}")
+        return self.model_copy(update={"profile": name})
 
     def source(self, name: str) -> Source:
         """Return a source of the profile in use; EcgforgeError if it has no such one."""
@@ -216,7 +284,18 @@ class Params(Section):
         for dataset in self.datasets:
             if dataset not in {*self.sources, "merged"}:
                 raise ValueError(f"datasets: '{dataset}' is not one of {', '.join([*self.sources, 'merged'])}")
+        pairs = [dataset for pair in self.swept.hospitals for dataset in (pair.train, pair.test)]
+        for listed, known, where in (
+            (self.swept.datasets, self.datasets, "swept.datasets"),
+            (self.swept.generators, self.generators, "swept.generators"),
+            (pairs, self.datasets, "swept.hospitals"),
+        ):
+            for one in listed:
+                if one not in known:
+                    raise ValueError(f"{where}: '{one}' is not one of {', '.join(known)}")
         for name, profile in self.profiles.items():
+            if unknown := set(profile.sweeps.seeds) - set(profile.study.seeds):
+                raise ValueError(f"profiles.{name}.sweeps.seeds: {min(unknown)} is not one of study.seeds")
             for source in self.sources:
                 if source not in profile.sources:
                     raise ValueError(f"profiles.{name}.sources: '{source}' is listed in sources but not described here")

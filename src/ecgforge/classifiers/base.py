@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,8 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 from ecgforge.training.objective import Objective
 
+Change = Callable[[Tensor, torch.Generator], Tensor]
+
 
 class Classifier(nn.Module, ABC):
     """A rhythm classifier that carries the scale of its training signals, so that it takes records as they are stored.
@@ -32,6 +34,7 @@ class Classifier(nn.Module, ABC):
     """
 
     Network: ClassVar[type[Section]]
+    head: nn.Module
 
     def __init__(self, network: Section, rhythms: Sequence[str], scale: Tensor) -> None:
         super().__init__()
@@ -41,23 +44,39 @@ class Classifier(nn.Module, ABC):
         self.scale: Tensor
 
     @abstractmethod
-    def logits(self, signals: Tensor) -> Tensor:
-        """Map signals of unit scale, `[batch, leads, samples]`, to `[batch, rhythms]`."""
+    def features(self, signals: Tensor) -> Tensor:
+        """Map signals of unit scale, `[batch, leads, samples]`, to what the head sees, `[batch, features]`."""
 
     def forward(self, signals: Tensor) -> Tensor:
         """Map signals in the record set's units, `[batch, leads, samples]`, to logits, `[batch, rhythms]`."""
-        return self.logits(signals / self.scale[:, None])
+        return self.head(self.features(signals / self.scale[:, None]))
 
-    def objective(self) -> Objective:
-        """Cross-entropy, judged by macro-F1 on the validation records."""
+    @property
+    @abstractmethod
+    def parts(self) -> list[nn.Module]:
+        """All that is trained, from the head down to the stem, for a fine-tuning that goes from the head down."""
 
-        def loss(signals: Tensor, labels: Tensor, _: torch.Generator) -> dict[str, Tensor]:
-            return {"loss": cross_entropy(self(signals), labels)}
+    def objective(self, trained: int | None = None, change: Change | None = None) -> Objective:
+        """Cross-entropy, judged by macro-F1 on the validation records.
+
+        Args:
+            trained: how many of `parts` are trained, from the head down; the others stay as they are, statistics of normalisation too.
+            change: applied to the signals of training batches, with a source of randomness.
+        """
+        moved = self.parts[:trained]
+        asleep = self.parts[len(moved) :]
+
+        def loss(signals: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+            for part in asleep:
+                part.eval()
+            changed = change(signals, random) if change else signals
+            return {"loss": cross_entropy(self(changed), labels)}
 
         def validate(signals: Tensor, labels: Tensor, _: torch.Generator) -> dict[str, Tensor]:
             return {"logits": self(signals), "labels": labels}
 
-        return Objective(self, list(self.parameters()), loss, validate, _validation_figures, "macro_f1", higher_is_better=True)
+        parameters = [parameter for part in moved for parameter in part.parameters()]
+        return Objective(self, parameters, loss, validate, _validation_figures, "macro_f1", higher_is_better=True)
 
 
 def _validation_figures(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
@@ -77,6 +96,13 @@ def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 
     batches = (records.signals(index) for index in in_order(len(records), batch_size))
     found = [torch.softmax(classifier(torch.from_numpy(signals).to(device)).double(), 1).cpu() for signals in batches]
     return torch.cat(found).numpy()
+
+
+@torch.inference_mode()
+def embed(classifier: Classifier, signals: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Return the features of signals in the record set's units, `[records, features]`."""
+    parts = torch.from_numpy(signals).split(batch_size)
+    return torch.cat([classifier.eval().features(part / classifier.scale[:, None]) for part in parts]).double().numpy()
 
 
 def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int) -> Classifier:

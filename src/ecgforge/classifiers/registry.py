@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CLASSIFIERS = {
     "resnet1d": "ecgforge.classifiers.resnet1d:ResNet1d",
+    "xresnet1d": "ecgforge.classifiers.xresnet1d:XResNet1d",
+    "transformer": "ecgforge.classifiers.transformer:Transformer",
 }
 
 

@@ -1,170 +1,171 @@
-"""Beat-Diffusion, ours: the rhythm first, then the waves.
+"""Beat-Diffusion, ours: the rhythm first, then the beat, then the record.
 
-What others' generators get wrong on ten-second records is the rhythm: RR intervals irregular where they should be regular. Here a
-small recurrent model draws the beat times of a rhythm, interval by interval, and a diffusion U-Net draws the
-eight leads given where the beats are, so that it has to learn what a beat looks like and not how to count. It needs few steps,
-since a record's layout is settled before the first.
+What others' generators get wrong on ten-second records is the rhythm: RR intervals irregular where they should be regular; and
+their records crowd about a mean patient. So the parts that differ between patients are drawn on their own: a small recurrent model
+draws the beat times of a rhythm, interval by interval; a diffusion model draws the patient's typical beat, and how much of drift and
+noise lies on each lead; a second one draws the eight leads given that beat laid out at those times (a cascade: Ho et al. 2022,
+"Cascaded Diffusion Models for High Fidelity Image Generation"). It is left with what varies from beat to beat, and needs few steps.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
+from ecgforge.generators import beat_layout
 from ecgforge.generators.base import Shape, draw
-from ecgforge.generators.diffusion import Diffusion
+from ecgforge.generators.diffusion import Diffusion, DiffusionSampling
+from ecgforge.generators.rhythm_model import SHORTEST, RhythmModel, RhythmNetwork, log_intervals
 from ecgforge.generators.unet import UNet, UNetNetwork
 from ecgforge.params import Positive, Section
 from ecgforge.records import beats
 
-CHANNELS = 5  # of a beat map
-WIDTH = 0.03  # s, of the mark of a beat
-LONGEST = 2.0  # s, beyond which a beat is far
-SHORTEST = 0.25  # s, of an RR interval that is drawn: 240 bpm
-TYPICAL = math.log(0.8)  # log s, about which intervals are counted
-FINEST = 0.004  # of an interval: the spread below which beats of a record cannot be told
+DRIFT = 0.5  # s, of the moving average that parts drift from noise
+LEVELS = 4  # columns that say each: how much drift a lead has beside its typical beat, and how much noise
+QUIET = 0.01  # of a standard deviation, added to levels, of which logarithms are taken
+PART = 0.5  # of a record, that a step of training sees
+REMEMBERED = 8192  # records whose beats are kept, some 30 MB
+TYPICAL_LEVEL = 1.5  # minus the logarithm of a common level
 
 
 class BeatDiffusionNetwork(UNetNetwork):
-    """The U-Net's parameters, and those of the model of RR intervals: `rhythm_width` units and as many as `rhythm_parts`
-    Gaussians for each interval."""
+    """The record's U-Net, and the networks of what it is given: the beat's U-Net and the model of RR intervals."""
 
-    rhythm_width: Positive
-    rhythm_parts: Annotated[int, Field(ge=1, le=32)]
-
-
-class RhythmModel(nn.Module):
-    """The law of each RR interval given those before it: a mixture of Gaussians of its logarithm (Bishop 1994, "Mixture Density
-    Networks") by a recurrent network. Each part lies between the last interval and the mean of all before, so that a regular
-    rhythm keeps its rate and does not wander."""
-
-    def __init__(self, rhythms: int, width: int, parts: int) -> None:
-        super().__init__()
-        self.label = nn.Embedding(rhythms, width)
-        self.input = nn.Linear(5, width)
-        self.memory = nn.GRU(width, width, batch_first=True)
-        self.output = nn.Linear(width, 4 * parts)
-        self.parts = parts
-
-    def forward(self, past: Tensor, labels: Tensor, memory: Tensor | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Return logits, means and spreads of the parts of each interval, `[batch, intervals, parts]`, and the network's memory.
-
-        Args:
-            past: `[batch, intervals, 5]`, what `history` says of the intervals before each.
-        """
-        last, mean = past[..., 0:1], past[..., 1:2]
-        with torch.autocast(past.device.type, enabled=False):  # bf16 is coarser than a regular rhythm
-            hidden, memory = self.memory(self.input(past) + self.label(labels)[:, None], memory)
-            logits, shift, weight, spread = self.output(hidden).chunk(4, dim=-1)
-            means = torch.lerp(mean, last, torch.sigmoid(weight)) + shift
-            return (logits, means, FINEST + nn.functional.softplus(spread - 3)), memory
-
-    def loss(self, intervals: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean negative log likelihood of intervals `[batch, intervals]`, logarithms over `TYPICAL`, NaN after the last."""
-        (logits, means, spreads), _ = self(history(intervals)[:, :-1], labels)
-        known = intervals.isfinite()
-        distance = (intervals.where(known, 0.0)[..., None] - means) / spreads
-        parts = torch.log_softmax(logits, -1) - 0.5 * distance.square() - torch.log(spreads) - 0.5 * math.log(2 * math.pi)
-        return -(torch.logsumexp(parts, -1) * known).sum() / known.sum().clamp(min=1)
-
-    def draw(self, labels: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """Draw intervals in s, `[batch, intervals]`, from random numbers of that shape."""
-        found, memory = normal[:, :0], None
-        for step in range(normal.shape[1]):
-            (logits, means, spreads), memory = self(history(found)[:, -1:], labels, memory)
-            below = logits[:, 0].softmax(-1).cumsum(-1) < uniform[:, step, None]
-            part = below.sum(-1, keepdim=True).clamp(max=self.parts - 1)
-            interval = means[:, 0].gather(1, part) + spreads[:, 0].gather(1, part) * normal[:, step, None]
-            found = torch.cat([found, interval.clamp(math.log(SHORTEST) - TYPICAL, math.log(LONGEST) - TYPICAL)], dim=1)
-        return torch.exp(found + TYPICAL)
+    rhythm: RhythmNetwork
+    beat: UNetNetwork
 
 
-def history(intervals: Tensor) -> Tensor:
-    """Return what is known before each of some intervals, and before the one after them: `[batch, intervals]` to
-    `[batch, intervals + 1, 5]`, the last interval, the mean and the spread of all, how many, and whether there are any."""
-    known = intervals.isfinite()
-    values = nn.functional.pad(intervals.where(known, 0.0), (1, 0))
-    count = nn.functional.pad(known.float(), (1, 0)).cumsum(1)
-    several = count.clamp(min=1)
-    mean = values.cumsum(1) / several
-    spread = (values.square().cumsum(1) / several - mean.square()).clamp(min=0).sqrt()
-    return torch.stack([values, mean, torch.log(spread + FINEST) / 3, count / 10, count.clamp(max=1)], dim=-1)
+class BeatDiffusionSampling(DiffusionSampling):
+    """`beat_steps` is the calls of the beat's network."""
+
+    beat_steps: Positive
+
+
+class TypicalBeats(Diffusion):
+    """Typical beats with their levels, `[batch, leads, columns]`, in standard deviations, by rhythm and mean RR interval."""
+
+    def build(self) -> nn.Module:
+        return UNet(self.shape.leads, self.shape.rhythms, self.network, context=1)
 
 
 class BeatDiffusion(Diffusion):
-    """Beat times by rhythm, and records by beat times and rhythm. Guidance acts on the records alone."""
+    """Beat times by rhythm, a typical beat by rhythm and rate, and records by both. Guidance acts on the records alone."""
 
-    phases: ClassVar[tuple[str, ...]] = ("rhythm", "denoiser")
+    phases: ClassVar[tuple[str, ...]] = ("rhythm", "beat", "denoiser")
     Network: ClassVar[type[Section]] = BeatDiffusionNetwork
+    Sampling: ClassVar[type[Section]] = BeatDiffusionSampling
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
-        self.rhythm = RhythmModel(shape.rhythms, network.rhythm_width, network.rhythm_parts)
+        self.rhythm = RhythmModel(shape.rhythms, network.rhythm)
+        self.columns = beat_layout.columns(shape.sampling_rate)
+        form = Shape(shape.leads, self.columns + 2 * LEVELS, shape.rhythms, shape.sampling_rate)
+        self.beat = TypicalBeats(form, network.beat, torch.ones(shape.leads))
+
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def build(self) -> nn.Module:
-        return UNet(self.shape.leads, self.shape.rhythms, self.network, CHANNELS)
+        return UNet(self.shape.leads, self.shape.rhythms, self.network, context=self._channels)
+
+    @property
+    def _channels(self) -> int:
+        return beat_layout.CHANNELS + 3 * self.shape.leads
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
-        return list((self.rhythm if phase == "rhythm" else self.denoiser).parameters())
+        part = {"rhythm": self.rhythm, "beat": self.beat, "denoiser": self.denoiser}[phase]
+        return list(part.parameters())
 
     def loss(self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator) -> dict[str, Tensor]:
-        """Of the rhythm, the negative log likelihood of RR intervals; of the records, `Diffusion.denoising_loss` given their beats."""
-        rate = self.shape.sampling_rate
-        found = [peaks / rate for peaks in beats.detect(signals.cpu().numpy(), rate)]
+        """Of the rhythm, the negative log likelihood of RR intervals; of beat and record, `Diffusion.denoising_loss`."""
+        clean = signals / self.scale
+        times, typical = zip(*self._beats(clean.cpu().numpy()), strict=True)
+        intervals = log_intervals(times).to(signals.device)
         if phase == "rhythm":
-            return {"loss": self.rhythm.loss(_log_intervals(found).to(signals.device), labels)}
-        return self.denoising_loss(signals, labels, noise, self._maps(found))
+            return {"loss": self.rhythm.loss(intervals, labels)}
+        maps, shown = self._layout(times)
+        beat = self._with_levels(torch.from_numpy(np.stack(typical)).to(signals.device), clean, shown)
+        if phase == "beat":
+            return self.beat.denoising_loss(beat, labels, noise, self._rate(intervals))
+        context = self._context(maps, shown, beat)
+        if self.training:
+            part = self._window(noise)
+            signals, context = signals[..., part], context[..., part]
+        return self.denoising_loss(signals, labels, noise, context)
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
-        device, most = self.scale.device, self._most_intervals()
-        sizes = [1 + most, most, self.shape.leads * self.shape.samples]
+        device, most, leads = self.scale.device, self._most_intervals(), self.shape.leads
+        sizes = [1 + most, most, leads * self.beat.shape.samples, leads * self.shape.samples]
 
         def noise(source: torch.Generator) -> Tensor:
-            return torch.cat([torch.rand(sizes[0], generator=source), torch.randn(sizes[1] + sizes[2], generator=source)])
+            return torch.cat([torch.rand(sizes[0], generator=source), torch.randn(sum(sizes[1:]), generator=source)])
 
-        uniform, normal, white = draw(seeds, noise).to(device).split(sizes, dim=1)
+        uniform, normal, beat_noise, record_noise = draw(seeds, noise).to(device).split(sizes, dim=1)
         labels = labels.to(device)
         intervals = self.rhythm.draw(labels, uniform[:, 1:], normal).cpu().double().numpy()
         # The record begins anywhere in the first interval.
         times = intervals.cumsum(1) - intervals[:, :1] * uniform[:, :1].cpu().double().numpy()
-        duration = self.shape.samples / self.shape.sampling_rate
-        context = self._maps([row[row < duration] for row in times])
-        return self.denoise(white.reshape(len(labels), self.shape.leads, -1), labels, sampling, context)
+        times = [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
+        maps, shown = self._layout(times)
+        first = DiffusionSampling(steps=sampling.beat_steps, guidance=1)
+        beat = self.beat.denoise(beat_noise.reshape(len(labels), leads, -1), labels, first, self._rate(log_intervals(times).to(device)))
+        return self.denoise(record_noise.reshape(len(labels), leads, -1), labels, sampling, self._context(maps, shown, beat))
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        records = torch.zeros(2, self.shape.leads + CHANNELS, self.shape.samples)
+        records = torch.zeros(2, self.shape.leads + self._channels, self.shape.samples)
         return self.denoiser, (records, torch.tensor([0.0, 1.0]), torch.tensor([0, self.shape.rhythms]))
+
+    def _window(self, noise: torch.Generator) -> slice:
+        """A part of the record to learn from, another one each time: what lies between beats is the same at any of them, and few records
+        last longer so."""
+        size = math.ceil(PART * self.shape.samples)
+        start = int(torch.randint(self.shape.samples - size + 1, (1,), generator=noise))
+        return slice(start, start + size)
 
     def _most_intervals(self) -> int:
         return math.ceil(self.shape.samples / self.shape.sampling_rate / SHORTEST) + 1
 
-    def _maps(self, found: list[np.ndarray]) -> Tensor:
-        maps = np.stack([beat_map(times, self.shape.samples, self.shape.sampling_rate) for times in found])
-        return torch.from_numpy(maps).to(self.scale.device)
+    def _beats(self, clean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Beat times in s and the typical beat of each record, `[batch, leads, samples]`; those last seen are remembered, since finding
+        them costs a fifth of a step and a training comes by each record often."""
+        rate, keys = self.shape.sampling_rate, [hash(one.tobytes()) for one in clean]
+        new = [place for place, key in enumerate(keys) if key not in self._seen]
+        for place, peaks in zip(new, beats.detect(clean[new], rate), strict=True):
+            self._seen[keys[place]] = peaks / rate, beat_layout.typical_beat(clean[place], peaks, rate)
+        found = [self._seen[key] for key in keys]
+        for key in list(self._seen)[: max(0, len(self._seen) - REMEMBERED)]:
+            del self._seen[key]
+        return found
 
+    def _layout(self, times: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Return maps `[batch, CHANNELS, samples]`, and the columns of the typical beat that are shown, `[batch, samples]`."""
+        maps, shown = zip(*[beat_layout.layout(row, self.shape.samples, self.shape.sampling_rate) for row in times], strict=True)
+        return torch.from_numpy(np.stack(maps)).to(self.scale.device), torch.from_numpy(np.stack(shown)).to(self.scale.device)
 
-def beat_map(times: np.ndarray, samples: int, sampling_rate: int) -> np.ndarray:
-    """Return what a record's beat times, in s, say at every sample, `[CHANNELS, samples]`: a mark at each beat, the time since
-    the last one and until the next, the place between them, and that beats are known; zeros where there are fewer than two."""
-    if len(times) < 2:
-        return np.zeros((CHANNELS, samples), dtype=np.float32)
-    now = np.arange(samples) / sampling_rate
-    around = np.concatenate([[2 * times[0] - times[1]], times, [2 * times[-1] - times[-2]]])
-    following = np.searchsorted(around, now, side="right").clip(1, len(around) - 1)
-    since, until = now - around[following - 1], around[following] - now
-    mark = np.exp(-0.5 * (np.minimum(abs(since), abs(until)) / WIDTH) ** 2)
-    since, until = since.clip(0, LONGEST), until.clip(0, LONGEST)
-    return np.stack([mark, since, until, since / (since + until).clip(min=1e-3), np.ones(samples)]).astype(np.float32)
+    def _rate(self, intervals: Tensor) -> Tensor:
+        """The mean RR interval, `[batch, 1, columns and levels]`, from logarithms; the typical one where there is none."""
+        return intervals.nanmean(dim=1).nan_to_num(0.0)[:, None, None].expand(-1, 1, self.beat.shape.samples)
 
+    def _laid_out(self, beat: Tensor, shown: Tensor) -> Tensor:
+        """Typical beats `[batch, leads, columns]` at the samples that show them, `[batch, leads, samples]`."""
+        return beat.gather(2, shown[:, None].expand(-1, self.shape.leads, -1))
 
-def _log_intervals(found: list[np.ndarray]) -> Tensor:
-    """Logarithms over `TYPICAL` of the RR intervals of each record, `[batch, most intervals]`, NaN after the last."""
-    rows = [torch.from_numpy(np.log(np.diff(times).clip(SHORTEST, LONGEST)) - TYPICAL).float() for times in found]
-    rows.append(torch.zeros(1))  # so that there is an interval to be unknown
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)[:-1]
+    def _with_levels(self, beat: Tensor, clean: Tensor, shown: Tensor) -> Tensor:
+        """Append to each typical beat how much drift and noise its record has beside it."""
+        rest = clean - self._laid_out(beat, shown)
+        width = round(DRIFT * self.shape.sampling_rate) | 1
+        drift = nn.functional.avg_pool1d(rest, width, stride=1, padding=width // 2, count_include_pad=False)
+        parts = (drift, rest - drift)
+        levels = [torch.log(part.square().mean(2, keepdim=True).sqrt() + QUIET) + TYPICAL_LEVEL for part in parts]
+        return torch.cat([beat, *(level.expand(-1, -1, LEVELS) for level in levels)], dim=2)
+
+    def _context(self, maps: Tensor, shown: Tensor, beat: Tensor) -> Tensor:
+        """What the record's network is given, `[batch, channels, samples]`: the map, the beat laid out, and the levels."""
+        beat, *levels = beat.split([self.columns, LEVELS, LEVELS], dim=2)
+        constant = [level.mean(2, keepdim=True).expand(-1, -1, self.shape.samples) for level in levels]
+        return torch.cat([maps, self._laid_out(beat, shown), *constant], dim=1)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -17,64 +21,106 @@ from ecgforge.generators.base import Generator
 from ecgforge.params import Compute, Section, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
 
+Counts = Mapping[str, Mapping[str, int]]  # records to draw, by split and rhythm
 
-def plan(rhythms: tuple[str, ...], synthesis: Synthesis, real_training_records: int) -> pd.DataFrame:
+
+def counts(rhythms: tuple[str, ...], synthesis: Synthesis, real_training_records: int) -> Counts:
+    """Return how many records the parameters ask for."""
+    train = math.ceil(real_training_records / len(rhythms)) if synthesis.train == "as_real" else synthesis.train
+    asked = {"train": train, "validation": synthesis.validation, "test": synthesis.test}
+    return {split: dict.fromkeys(rhythms, count) for split, count in asked.items()}
+
+
+def plan(rhythms: tuple[str, ...], wanted: Counts, seed: int) -> pd.DataFrame:
     """Return a row for every record to draw: rhythm, split, and a seed that no other record of the set has.
 
     The seed depends on the split, the rhythm and the record's number in them alone, so that a larger set holds the smaller one.
     """
-    counts = {split: getattr(synthesis, split) for split in SPLITS}
-    if counts["train"] == "as_real":
-        counts["train"] = math.ceil(real_training_records / len(rhythms))
     rows = []
-    for number, (split, count) in enumerate(counts.items()):
+    for number, split in enumerate(SPLITS):
         for label, rhythm in enumerate(rhythms):
-            seeds = np.random.SeedSequence([synthesis.seed, number, label]).generate_state(count, np.uint64) >> np.uint64(1)
-            rows += [(rhythm, label, split, index, int(seed)) for index, seed in enumerate(seeds)]
+            count = wanted.get(split, {}).get(rhythm, 0)
+            seeds = np.random.SeedSequence([seed, number, label]).generate_state(count, np.uint64) >> np.uint64(1)
+            rows += [(rhythm, label, split, index, int(one)) for index, one in enumerate(seeds)]
     return pd.DataFrame(rows, columns=["rhythm", "label", "split", "number", "seed"])
 
 
-@torch.inference_mode()
 def synthesize(
     generator: Generator,
     name: str,
     sampling: dict[str, Any],
+    wanted: Counts,
     synthesis: Synthesis,
     compute: Compute,
     source: RecordSet,
     made: dict[str, Any],
     out: Path,
 ) -> None:
-    """Write a synthetic record set to `out`, in constant memory.
+    """Write a synthetic record set to `out`, in constant memory, on as many processes or GPUs as `compute.devices` says.
 
     Args:
         name: the generator's name; becomes the records' origin.
+        wanted: how many records of each split and rhythm; those of `counts`, where a sweep asks for no others.
         source: the record set that the generator learned from; the synthetic one is of the same kind.
         made: provenance to keep in about.json.
 
     Raises:
         EcgforgeError: the generator gave a signal that is not finite.
     """
-    torch.set_num_threads(compute.threads)
-    device = torch.device("cuda" if compute.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    generator = generator.to(device).eval()
     settings = checked(type(generator).Sampling, sampling, f"generators.{name}.sampling")
-    rows = plan(source.about.rhythms, synthesis, len(source.split("train")))
+    rows = plan(source.about.rhythms, wanted, synthesis.seed)
     about = replace(source.about, origin="synthetic", made=made)
-    starts = range(0, len(rows), synthesis.chunk)
+    chunks = [rows.iloc[start : start + synthesis.chunk] for start in range(0, len(rows), synthesis.chunk)]
     with write_record_set(out, about) as writer:
-        for start in track(starts, description=f"synthesize {name}"):
-            chunk = rows.iloc[start : start + synthesis.chunk]
-            signals = _draw(generator, chunk, settings, device)
+        drawn = _drawn(generator, settings, chunks, compute)
+        for chunk, signals in zip(chunks, track(drawn, description=f"synthesize {name}", total=len(chunks)), strict=True):
             if not np.isfinite(signals).all():
                 raise EcgforgeError(f"{name} gave signals that are not finite: train it longer, or with a lower learning_rate")
             writer.append(signals, _table(chunk, name))
 
 
-def _draw(generator: Generator, chunk: pd.DataFrame, settings: Section, device: torch.device) -> np.ndarray:
-    labels = torch.tensor(chunk["label"].to_numpy(), device=device)
-    seeds = torch.tensor(chunk["seed"].to_numpy(), dtype=torch.int64)
-    return generator.sample(labels, seeds, settings).float().cpu().numpy()
+def _drawn(generator: Generator, sampling: Section, chunks: Sequence[pd.DataFrame], compute: Compute) -> Iterator[np.ndarray]:
+    """Draw the records of each chunk, in order; which process draws a chunk doesn't change it."""
+    if compute.devices == 1:
+        artist = Artist(generator, sampling, compute, 0)
+        yield from map(artist.draw, chunks)
+        return
+    context = multiprocessing.get_context("spawn")  # a GPU can't be used in a fork
+    places = context.SimpleQueue()
+    for place in range(compute.devices):
+        places.put(place)
+    with ProcessPoolExecutor(compute.devices, context, _move_in, (generator, sampling, compute, places)) as pool:
+        for first in range(0, len(chunks), compute.devices):  # no more than these are held in memory
+            yield from pool.map(_draw_here, chunks[first : first + compute.devices])
+
+
+class Artist:
+    """A generator on a device of its own, and how it samples."""
+
+    def __init__(self, generator: Generator, sampling: Section, compute: Compute, place: int) -> None:
+        torch.set_num_threads(compute.threads)
+        on_gpu = compute.accelerator != "cpu" and torch.cuda.is_available()
+        self.device = torch.device(f"cuda:{place}" if on_gpu else "cpu")
+        self.generator, self.sampling = generator.to(self.device).eval(), sampling
+
+    @torch.inference_mode()
+    def draw(self, chunk: pd.DataFrame) -> np.ndarray:
+        """Return the records of a chunk of the plan, `[records, leads, samples]`."""
+        labels = torch.tensor(chunk["label"].to_numpy(), device=self.device)
+        seeds = torch.tensor(chunk["seed"].to_numpy(), dtype=torch.int64)
+        return self.generator.sample(labels, seeds, self.sampling).float().cpu().numpy()
+
+
+_artist: Artist  # of this process, where several draw
+
+
+def _move_in(generator: Generator, sampling: Section, compute: Compute, places: SimpleQueue[int]) -> None:
+    global _artist
+    _artist = Artist(generator, sampling, compute, places.get())
+
+
+def _draw_here(chunk: pd.DataFrame) -> np.ndarray:
+    return _artist.draw(chunk)
 
 
 def _table(chunk: pd.DataFrame, name: str) -> pd.DataFrame:

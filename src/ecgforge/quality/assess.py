@@ -1,23 +1,30 @@
-"""All quality scores of a synthetic record set, each beside its real-against-real floor."""
+"""All quality scores of a synthetic record set, each between its floor, real against real, and a ceiling, plainly wrong records."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
-from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample, views
+from ecgforge.quality import coherence, distribution, intervals, manifold, memorisation, physiology, spectrum, two_sample, views, waves
 from ecgforge.records.record_set import RecordSet
 
 FEWEST = 5  # records of a rhythm in each sample, below which the rhythm is left out
 PART = 256  # records read at a time
 CONFIDENCE = 0.95
-RESAMPLES = 200  # of a Wasserstein distance; enough for the spread that its interval shows
+RESAMPLES = 200  # of a distance; enough for the spread that its interval shows
+COMPONENTS = 32  # of an embedding, that a Fréchet distance is taken in: more than records can fill make it rank by noise
 ALL = "all"
-SHARES = ("precision", "recall", "coverage", "copied_share")  # of as many records as a sample has
+BY_RHYTHM = ("heart_rate", "rr_variation", "qrs_duration", "qtc", "p_share")  # measures that are compared in each rhythm too
+OVERALL = ("rmssd", "r_amplitude", "t_amplitude", "axis", *spectrum.POWERS)
+SHARES = ("precision", "recall", "coverage")  # of as many records as a sample has
+
+Embed = Callable[[np.ndarray], np.ndarray]  # signals to `[records, features]`
 
 
 @dataclass(frozen=True)
@@ -26,47 +33,72 @@ class Sample:
 
     Attributes:
         patients: `[records]`.
-        rhythms: `[records]`, equal to those of every sample it is compared with.
-        rhythm_measures: `physiology.measure` of the records.
-        features: `[records, features]`.
+        rhythms: `[records]`, equal to those of every sample it is compared with; those of a rhythm lie together.
+        measures: `physiology.measure`, `waves.measure` and `spectrum.band_power` of the records.
+        features: by a label-free embedding, `[records, features]`.
+        judged: by a classifier's, or None.
+        spectra, correlations: see `spectrum.log_psd` and `coherence.correlations`.
     """
 
     patients: np.ndarray
     rhythms: np.ndarray
-    rhythm_measures: pd.DataFrame
+    measures: pd.DataFrame
     features: np.ndarray
+    judged: np.ndarray | None
+    spectra: np.ndarray
+    correlations: np.ndarray
 
 
-def assess(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score `synthetic` against real records, and real records against real records of other patients by the same scores.
+def assess(
+    real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality, classifier: Embed | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score `synthetic` against real records, and two other sets by the same scores: real records of other patients, which no synthetic
+    set can be expected to pass, and surrogates of these without a beat, which any should.
 
-    Three samples of equal size are drawn, one record a patient and as many of each rhythm in all three, since a different mix of
+    Samples of equal size are drawn, one record a patient and as many of each rhythm in all, since a different mix of
     rhythms alone would tell sets apart: the reference, of held-out real records, topped up from training records where those are
     too few; the floor's other side, of further real training records; and the synthetic one. Rhythms with fewer than `FEWEST`
     records for each sample are left out.
 
+    Args:
+        classifier: an embedding by a classifier of real records, for a second Fréchet distance.
+
     Returns:
-        Scores: rhythm (`all` or one), metric, value, low, high, floor. The metrics are `heart_rate_w1` (bpm), `rr_variation_w1`
-        (percentage points), `undetected_share`, `mmd2`, `mmd_p`, `c2st_accuracy`, those of `manifold.scores`, and those of
-        `memorisation.scores`, which compares all training records with those that were held out, half of them for its floor. Low and
-        high, the 95 % interval, are there where the metric is a share or a distance in bpm or points. A distance is missing where no
-        record has enough beats.
-        Views: view (`pca`, `tsne`), kind (`real`, `synthetic`), rhythm, x, y.
+        Scores: rhythm (`all` or one), metric, value, low, high, floor, ceiling. Names that end in `_w1` are Wasserstein distances, in
+        ms, bpm, points, degrees or the records' unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
+        waves could not be delineated. Memorisation is that of all synthetic records, and all
+        training records are compared with those held out, half of them for its floor.
+        Low and high, the 95 % interval, are there where the metric is a share, an area or a distance of measures; `mmd2` has a p-value,
+        `mmd_p`. A distance is missing where no record could be measured.
+        Views: view, kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:
         EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in all of them.
     """
     _check_comparable(real_train, real_test, synthetic)
-    reference, other, generated, embedding = _draw(real_train, real_test, synthetic, settings)
-    scores, floors = _scores(reference, generated, settings), _scores(reference, other, settings)
+    embedding, samples = _draw(real_train, real_test, synthetic, settings, classifier)
+    reference, others = samples["reference"], {name: samples[name] for name in ("value", "floor", "ceiling")}
+    scores = {name: _scores(reference, sample, settings) for name, sample in others.items()}
     training, held_out = (_embedded(records, embedding) for records in (real_train, real_test))
-    strangers, floor = held_out[::2], held_out[1::2]
-    for judged, values in ((generated.features, scores), (floor, floors)):
-        values |= {(ALL, metric): value for metric, value in memorisation.scores(training, strangers, judged).items()}
-    intervals = _intervals(reference, generated, scores, settings.seed)
-    rows = [(*key, value, *intervals.get(key, (np.nan, np.nan)), floors[key]) for key, value in scores.items()]
-    table = pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor"])
-    return table, _views(reference, generated, settings.seed)
+    strangers = held_out[::2]
+    judged = {"value": _embedded(synthetic, embedding), "floor": held_out[1::2], "ceiling": samples["ceiling"].features}
+    for name, features in judged.items():
+        found = memorisation.scores(training, strangers, features)
+        found["authenticity"] = memorisation.authenticity(training, features)
+        found["membership_auc"] = memorisation.membership_auc(training, strangers, features)
+        scores[name] |= {(ALL, metric): value for metric, value in found.items()}
+    limits = _intervals(reference, samples["value"], scores["value"], settings.seed)
+    for metric in ("copied_share", "authenticity"):
+        limits[ALL, metric] = intervals.wilson(scores["value"][ALL, metric], len(synthetic), CONFIDENCE)
+    limits[ALL, "membership_auc"] = intervals.hanley_mcneil(
+        scores["value"][ALL, "membership_auc"], len(training), len(strangers), CONFIDENCE
+    )
+    rows = [
+        (*key, value, *limits.get(key, (np.nan, np.nan)), scores["floor"][key], scores["ceiling"][key])
+        for key, value in scores["value"].items()
+    ]
+    table = pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor", "ceiling"])
+    return table, _views(reference, samples["value"], settings)
 
 
 def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet) -> None:
@@ -81,8 +113,8 @@ def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: Re
 
 
 def _draw(
-    real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality
-) -> tuple[Sample, Sample, Sample, distribution.Embedding]:
+    real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality, classifier: Embed | None
+) -> tuple[distribution.Embedding, dict[str, Sample]]:
     rng = np.random.default_rng(settings.seed)
     real = _shuffled([real_test, real_train], rng)
     generated = _shuffled([synthetic], rng)
@@ -96,16 +128,35 @@ def _draw(
     first = pd.concat([by_rhythm[rhythm].head(size) for rhythm, size in sizes.items()])
     last = pd.concat([by_rhythm[rhythm].tail(size) for rhythm, size in sizes.items()])
     made = pd.concat([generated[generated["rhythm"] == rhythm].head(size) for rhythm, size in sizes.items()])
-
-    real_sets, rate = [real_test, real_train], real_train.about.sampling_rate
-    reference = _load(real_sets, first)
+    real_sets, about = [real_test, real_train], real_train.about
+    reference, other = _load(real_sets, first), _load(real_sets, last)
     embedding = distribution.Embedding.fit(reference, settings.seed)
-    signals = (reference, _load(real_sets, last), _load([synthetic], made))
-    samples = [
-        Sample(table["patient"].to_numpy(), table["rhythm"].to_numpy(), physiology.measure(x, rate), embedding(x))
-        for table, x in zip((first, last, made), signals, strict=True)
+    drawn = {
+        "reference": (first, reference),
+        "value": (made, _load([synthetic], made)),
+        "floor": (last, other),
+        "ceiling": (last, distribution.surrogates(other, rng)),
+    }
+    return embedding, {
+        name: Sample(
+            table["patient"].to_numpy(),
+            table["rhythm"].to_numpy(),
+            pd.concat([part.reset_index(drop=True) for part in _measures(signals, about.sampling_rate, about.units)], axis=1),
+            embedding(signals),
+            classifier(signals) if classifier else None,
+            spectrum.log_psd(signals, about.sampling_rate),
+            coherence.correlations(signals),
+        )
+        for name, (table, signals) in drawn.items()
+    }
+
+
+def _measures(signals: np.ndarray, sampling_rate: float, units: str) -> list[pd.DataFrame]:
+    return [
+        physiology.measure(signals, sampling_rate),
+        waves.measure(signals, sampling_rate, units),
+        spectrum.band_power(signals, sampling_rate),
     ]
-    return samples[0], samples[1], samples[2], embedding
 
 
 def _shuffled(sets: list[RecordSet], rng: np.random.Generator) -> pd.DataFrame:
@@ -140,38 +191,59 @@ def _embedded(records: RecordSet, embedding: distribution.Embedding) -> np.ndarr
 
 def _scores(reference: Sample, judged: Sample, settings: Quality) -> dict[tuple[str, str], float]:
     """Values by rhythm and metric."""
-    values = {}
+    values: dict[tuple[str, str], float] = {}
     for rhythm, chosen in _selections(reference):
-        real, other = reference.rhythm_measures[chosen], judged.rhythm_measures[chosen]
-        for measure in physiology.MEASURES:
+        real, other = reference.measures[chosen], judged.measures[chosen]
+        for measure in (*BY_RHYTHM, *(OVERALL if rhythm == ALL else ())):
             values[rhythm, f"{measure}_w1"] = physiology.wasserstein(real[measure].to_numpy(), other[measure].to_numpy())
+            if rhythm == ALL and measure in BY_RHYTHM:
+                values[rhythm, f"{measure}_ks"] = waves.ks(real[measure].to_numpy(), other[measure].to_numpy())
         values[rhythm, "undetected_share"] = float(physiology.undetected(other).mean())
+        values[rhythm, "failed_share"] = float(other["failed"].mean())
     rng = np.random.default_rng(settings.seed)
+    values[ALL, "psd_db"] = spectrum.distance(reference.spectra, judged.spectra)
+    values[ALL, "correlation_error"] = coherence.error(reference.correlations, judged.correlations)
+    values[ALL, "correlation_w1"] = coherence.w1(reference.correlations, judged.correlations)
     values[ALL, "mmd2"], values[ALL, "mmd_p"] = distribution.mmd(reference.features, judged.features, settings.permutations, rng)
+    values[ALL, "frechet"] = _frechet(reference.features, judged.features)
+    if reference.judged is not None and judged.judged is not None:
+        values[ALL, "frechet_classifier"] = _frechet(reference.judged, judged.judged)
     values |= {(ALL, metric): value for metric, value in manifold.scores(reference.features, judged.features).items()}
     patients = np.concatenate([reference.patients, judged.patients])
     values[ALL, "c2st_accuracy"] = two_sample.accuracy(reference.features, judged.features, patients, settings.seed)
     return values
 
 
+def _frechet(real: np.ndarray, other: np.ndarray) -> float:
+    """Fréchet distance in the first components of the real records."""
+    axes = PCA(min(COMPONENTS, *real.shape), svd_solver="full").fit(real)
+    return distribution.frechet(axes.transform(real), axes.transform(other))
+
+
 def _intervals(
     reference: Sample, judged: Sample, scores: dict[tuple[str, str], float], seed: int
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """Low and high by rhythm and metric, of the metrics that have an interval."""
-    rng = np.random.default_rng(seed)
+
+    def spread(statistic: intervals.Statistic, first: np.ndarray, second: np.ndarray, strata: np.ndarray) -> tuple[float, float]:
+        return intervals.bootstrap(statistic, first, second, strata, CONFIDENCE, RESAMPLES, seed)
+
     found = {}
     for rhythm, chosen in _selections(reference):
-        for measure in physiology.MEASURES:
-            first, second = (sample.rhythm_measures.loc[chosen, measure].to_numpy() for sample in (reference, judged))
-            found[rhythm, f"{measure}_w1"] = physiology.wasserstein_interval(
-                first, second, reference.rhythms[chosen], CONFIDENCE, RESAMPLES, rng
-            )
-        share = scores[rhythm, "undetected_share"]
-        found[rhythm, "undetected_share"] = two_sample.wilson(share, int(chosen.sum()), CONFIDENCE)
-    judgements = len(reference.rhythms) + len(judged.rhythms)
+        strata, count = reference.rhythms[chosen], int(chosen.sum())
+        for measure in (*BY_RHYTHM, *(OVERALL if rhythm == ALL else ())):
+            first, second = (sample.measures.loc[chosen, measure].to_numpy() for sample in (reference, judged))
+            found[rhythm, f"{measure}_w1"] = spread(physiology.wasserstein, first, second, strata)
+            if rhythm == ALL and measure in BY_RHYTHM:
+                found[rhythm, f"{measure}_ks"] = spread(waves.ks, first, second, strata)
+        for metric in ("undetected_share", "failed_share"):
+            found[rhythm, metric] = intervals.wilson(scores[rhythm, metric], count, CONFIDENCE)
+    strata, count = reference.rhythms, len(judged.rhythms)
+    found[ALL, "psd_db"] = spread(spectrum.distance, reference.spectra, judged.spectra, strata)
+    found[ALL, "correlation_error"] = spread(coherence.error, reference.correlations, judged.correlations, strata)
     for metric in SHARES:
-        found[ALL, metric] = two_sample.wilson(scores[ALL, metric], len(judged.rhythms), CONFIDENCE)
-    found[ALL, "c2st_accuracy"] = two_sample.wilson(scores[ALL, "c2st_accuracy"], judgements, CONFIDENCE)
+        found[ALL, metric] = intervals.wilson(scores[ALL, metric], count, CONFIDENCE)
+    found[ALL, "c2st_accuracy"] = intervals.wilson(scores[ALL, "c2st_accuracy"], 2 * count, CONFIDENCE)
     return found
 
 
@@ -180,8 +252,8 @@ def _selections(sample: Sample) -> list[tuple[str, np.ndarray]]:
     return [(ALL, np.full(len(sample.rhythms), True)), *((rhythm, sample.rhythms == rhythm) for rhythm in rhythms)]
 
 
-def _views(reference: Sample, generated: Sample, seed: int) -> pd.DataFrame:
-    flat = views.flatten(np.concatenate([reference.features, generated.features]), seed)
+def _views(reference: Sample, generated: Sample, settings: Quality) -> pd.DataFrame:
+    flat = views.flatten(np.concatenate([reference.features, generated.features]), settings.seed, tuple(settings.views))
     kind = np.repeat(["real", "synthetic"], len(reference.rhythms))
     rhythm = np.concatenate([reference.rhythms, generated.rhythms])
     index = flat.pop("record").to_numpy()

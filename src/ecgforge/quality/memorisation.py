@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.distance import cdist
+from sklearn.metrics import roc_auc_score
 
 STRANGERS = 0.01  # of held-out records, which are that near to a training record by chance
 
@@ -26,3 +27,36 @@ def scores(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) ->
         "nearest_ratio": float(np.median(own) / np.median(strange)),
         "copied_share": float(np.mean(own < np.quantile(strange, STRANGERS))),
     }
+
+
+def authenticity(training: np.ndarray, synthetic: np.ndarray) -> float:
+    """Return the share of synthetic records that are no copies with noise of a training record.
+
+    Alaa et al. (ICML 2022, sec. 4): a record is a copy where it lies nearer to its nearest training record than that record's nearest
+    other training record does. Copies score 0, and strangers not 1, since some of them and a training record are each other's nearest:
+    two in three on a line, fewer in more dimensions. So read it beside the score of held-out records.
+
+    Args:
+        training, synthetic: embedded records, `[records, features]`, two or more training records.
+    """
+    distances = cdist(synthetic, training)
+    nearest = distances.argmin(axis=1)
+    copied, place = np.unique(nearest, return_inverse=True)
+    # The least of a record's distances to training records is that to itself.
+    other = np.partition(cdist(training[copied], training), 1, axis=1)[:, 1]
+    return float(np.mean(distances.min(axis=1) > other[place]))
+
+
+def membership_auc(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) -> float:
+    """Return how well an attacker who has only the synthetic records tells who was trained on: 0.5 where nothing leaks, 1 for copies.
+
+    The full black-box attack of Chen et al. (GAN-Leaks, CCS 2020): the nearer a record's nearest synthetic record, the more likely it
+    was trained on. The value is the area under the attacker's ROC curve. Few synthetic records can lie near only few training
+    records, so it grows with their number.
+
+    Args:
+        training, held_out, synthetic: embedded records, `[records, features]`; those held out are of patients who are not in training.
+    """
+    nearness = [-cdist(records, synthetic).min(axis=1) for records in (training, held_out)]
+    trained = np.repeat([1, 0], [len(training), len(held_out)])
+    return float(roc_auc_score(trained, np.concatenate(nearness)))

@@ -17,17 +17,21 @@ def measure(signals: np.ndarray, sampling_rate: float) -> pd.DataFrame:
 
     Returns:
         A row a record: `beats`; `heart_rate` in bpm, of the median RR interval; `rr_variation`, the standard deviation of the RR
-        intervals in percent of their mean. Both are NaN where fewer than three beats were found.
+        intervals in percent of their mean; `sdnn` and `rmssd` in ms, the standard deviation of the RR intervals and the root mean square
+        of their successive differences (Task Force, Circulation 93:1043, 1996, table 1), of all beats, ectopic ones as well. All but
+        `beats` are NaN where fewer than three were found.
     """
     rows = [_rhythm(np.diff(peaks) / sampling_rate) for peaks in beats.detect(signals, sampling_rate)]
-    return pd.DataFrame(rows, columns=["beats", *MEASURES])
+    return pd.DataFrame(rows, columns=["beats", *MEASURES, "sdnn", "rmssd"])
 
 
-def _rhythm(intervals: np.ndarray) -> tuple[int, float, float]:
+def _rhythm(intervals: np.ndarray) -> tuple[int, float, float, float, float]:
     found = len(intervals) + 1
     if found < FEWEST_BEATS:
-        return found, np.nan, np.nan
-    return found, 60 / float(np.median(intervals)), 100 * float(intervals.std(ddof=1) / intervals.mean())
+        return found, np.nan, np.nan, np.nan, np.nan
+    spread = float(intervals.std(ddof=1))
+    successive = float(np.sqrt(np.square(np.diff(intervals)).mean()))
+    return found, 60 / float(np.median(intervals)), 100 * spread / float(intervals.mean()), 1000 * spread, 1000 * successive
 
 
 def undetected(measured: pd.DataFrame) -> np.ndarray:
@@ -42,25 +46,3 @@ def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
     """
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
     return float(wasserstein_distance(first, second)) if len(first) and len(second) else np.nan
-
-
-def wasserstein_interval(
-    first: np.ndarray, second: np.ndarray, strata: np.ndarray, confidence: float, resamples: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Bootstrap interval of `wasserstein`, drawn within `strata`, moved to lie about its value and cut at zero.
-
-    Resampling adds noise of its own, which pushes a distance up; so the spread of the resampled distances is taken and their
-    level is not.
-
-    Args:
-        first, second: as many of each; record i of both belongs to stratum `strata[i]`; strata lie together.
-    """
-    _, starts, counts = np.unique(strata, return_index=True, return_counts=True)
-    start, count = np.repeat(starts, counts), np.repeat(counts, counts)
-    redrawn = start + (rng.random((resamples, 2, len(strata))) * count).astype(int)
-    draws = np.array([wasserstein(first[one], second[other]) for one, other in redrawn])
-    if np.isnan(draws).all():
-        return np.nan, np.nan
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + wasserstein(first, second)
-    return max(0.0, float(low)), float(high)

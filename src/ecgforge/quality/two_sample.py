@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -42,11 +40,3 @@ def _patient_folds(side: np.ndarray, patients: np.ndarray, seed: int) -> list[np
     unique, first, patient = np.unique(patients, return_index=True, return_inverse=True)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(unique, side[first])
     return [np.isin(patient, held) for _, held in folds]
-
-
-def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
-    """Interval of a share of `count` independent records (Wilson, J Am Stat Assoc 22:209, 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return (float(centre - half) if share > 0 else 0.0), (float(centre + half) if share < 1 else 1.0)

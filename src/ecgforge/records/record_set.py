@@ -118,6 +118,12 @@ class RecordSet:
         return {rhythm: int(found.get(rhythm, 0)) for rhythm in self.about.rhythms}
 
 
+def aligned(records: RecordSet, rhythms: tuple[str, ...]) -> RecordSet:
+    """Return the records of `rhythms` alone, with these as the classes, so that they go with a set that has these."""
+    kept = records.select(records.records["rhythm"].isin(rhythms).to_numpy())
+    return replace(kept, about=replace(kept.about, rhythms=rhythms))
+
+
 class RecordSetWriter:
     """Appends chunks of records to a set being written; get one from `write_record_set`.
 

@@ -52,10 +52,16 @@ def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[
                 shift = (number - (len(arms) - 1) / 2) * 0.6 / len(arms)
                 look = {"fmt": "*", "color": "#000000"} if shared else {"fmt": MARKERS[number % 7], "color": COLOURS[number % 7]}
                 _arm(axes, rows, settings, shift, label=f"{name}, {backbone}" if several else name, **look)
-        axes.set(xticks=range(len(settings)), xticklabels=settings, ylim=(0, 1), xlim=(-0.5, len(settings) - 0.5), ylabel="macro-F1")
+        axes.set(
+            xticks=range(len(settings)),
+            xticklabels=[name.replace(" ", "\n") for name in settings],
+            ylim=(0, 1),
+            xlim=(-0.5, len(settings) - 0.5),
+            ylabel="macro-F1",
+        )
         axes.grid(axis="y", color="#ddd")
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _baselines(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str]) -> None:
@@ -92,7 +98,8 @@ def embedding(views: pd.DataFrame) -> bytes:
         return _png(figure)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """Draw a figure as SVG; the same figure gives the same bytes."""
     file = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     return file.getvalue().decode()

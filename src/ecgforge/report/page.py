@@ -18,10 +18,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ecgforge.files import whole
+from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
-from ecgforge.report import ecg_paper, figures, tables
-from ecgforge.study.settings import SETTINGS, Setting
+from ecgforge.report import ecg_paper, evidence, figures, tables
+from ecgforge.study.settings import AUGMENTED, SETTINGS
+from ecgforge.study.verdicts import SMALL, Verdict
 
 RHYTHMS = {
     "SR": "sinus rhythm",
@@ -43,9 +45,30 @@ METRICS = {
 SCORES = {
     "heart_rate_w1": "heart rate, W1 (bpm)",
     "rr_variation_w1": "RR variation, W1 (percentage points)",
+    "qrs_duration_w1": "QRS duration, W1 (ms)",
+    "qtc_w1": "QTc, W1 (ms)",
+    "p_share_w1": "share of beats with a P wave, W1",
+    "rmssd_w1": "RMSSD, W1 (ms)",
+    "r_amplitude_w1": "R in lead II, W1",
+    "t_amplitude_w1": "T in lead II, W1",
+    "axis_w1": "QRS axis, W1 (degrees)",
+    "power_0_5_w1": "power below 5 Hz, W1",
+    "power_5_15_w1": "power from 5 to 15 Hz, W1",
+    "power_15_40_w1": "power above 15 Hz, W1",
+    "heart_rate_ks": "heart rate, KS",
+    "rr_variation_ks": "RR variation, KS",
+    "qrs_duration_ks": "QRS duration, KS",
+    "qtc_ks": "QTc, KS",
+    "p_share_ks": "share of beats with a P wave, KS",
     "undetected_share": "share of records without detectable beats",
+    "failed_share": "share of records whose waves were not found",
+    "psd_db": "spectrum, mean difference (dB)",
+    "correlation_error": "correlations between leads, error of their means",
+    "correlation_w1": "correlations between leads, W1",
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
+    "frechet": "Fréchet distance, random convolutions",
+    "frechet_classifier": "Fréchet distance, features of a classifier of real records",
     "c2st_accuracy": "accuracy of a two-sample classifier",
     "precision": "precision: look real",
     "recall": "recall: real ones that are covered",
@@ -53,8 +76,10 @@ SCORES = {
     "coverage": "coverage: real ones with a synthetic one near",
     "nearest_ratio": "distance to the nearest training record, of held-out records' (copies: 0)",
     "copied_share": "share nearer to a training record than 1 % of held-out ones",
+    "authenticity": "share that is no training record with noise",
+    "membership_auc": "AUC of telling who was trained on (0.5: nothing leaks)",
 }
-TABLES = ("results", "summary", "confusions", "quality", "views", "runs")
+TABLES = ("results", "summary", "sweeps", "variations", "confusions", "quality", "views", "runs")
 TRAINED_ON = {"real": "real records", "synthetic": "synthetic records", "mixed": "real and synthetic records"}
 FEW_RECORDS, FEW_TESTED = 200, 10
 STRIP = 5.0  # s, what a strip shows of leads II and V1
@@ -67,8 +92,12 @@ class ReportInputs:
     Attributes:
         results: dataset, generator, backbone, setting, seed, rhythm (or `macro`), metric, value.
         summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals over seeds and test records.
+        sweeps: dataset, generator, backbone, sweep, point, setting, metric, mean, low, high: the same of the sweeps' points, and of what
+            they are compared with; without a sweep where all real records or the five settings are meant.
+        variations: dataset, generator, variation, and a column for each score and cost, as `stages.sweeps.ablation` writes them.
+        verdicts: on the claims, see `study.verdicts`.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
-        quality: dataset, generator, rhythm (or `all`), metric, value, low, high, floor.
+        quality: dataset, generator, rhythm (or `all`), metric, value, low, high, floor, ceiling.
         views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
         runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; a row without a run_id is not shown. With a column
             kind (`generator`, `classifier`, `quality`); without it, a run that has no setting is a generator's.
@@ -81,6 +110,9 @@ class ReportInputs:
 
     results: pd.DataFrame
     summary: pd.DataFrame
+    sweeps: pd.DataFrame
+    variations: pd.DataFrame
+    verdicts: list[Verdict]
     confusions: pd.DataFrame
     quality: pd.DataFrame
     views: pd.DataFrame
@@ -109,10 +141,13 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "seeds": sorted(inputs.results["seed"].unique()),
         "made": {**inputs.made, "parameters": dict(_flat(inputs.made["parameters"]))},
         "interval": f"{inputs.confidence * 100:g} %",
-        "settings": {name: _meaning(SETTINGS[name]) for name in tables.SETTINGS},
+        "settings": {name: _meaning(name) for name in tables.SETTINGS},
+        "verdicts": evidence.verdicts(inputs.verdicts),
+        "small": SMALL,
         "splits": SPLITS,
         "metrics": METRICS,
         "scores": SCORES,
+        "costs": tables.COSTS,
         "rhythms": RHYTHMS,
         "strip": STRIP,
     }
@@ -120,8 +155,10 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         scratch.write_text(_template().render(context), encoding="utf-8")
 
 
-def _meaning(setting: Setting) -> str:
-    return f"trained on {TRAINED_ON[setting.trained_on]}, tested on {setting.tested_on} ones"
+def _meaning(name: str) -> str:
+    setting = {**SETTINGS, **AUGMENTED}[name]
+    changed = ", classically augmented" if name in AUGMENTED else ""
+    return f"trained on {TRAINED_ON[setting.trained_on]}{changed}, tested on {setting.tested_on} ones"
 
 
 def _template() -> Template:
@@ -129,6 +166,7 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["change"] = partial(_number, digits="+.3f")
     environment.filters["share"] = partial(_number, digits=".2f")
     environment.filters["number"] = partial(_number, digits=".3g")
     return environment.get_template("page.html")
@@ -169,12 +207,14 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "answer": tables.answer(summary["f1"]),
         "figure": _address("image/svg+xml", figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES).encode()),
         "by_setting": {metric: list(tables.by_setting(rows)) for metric, rows in summary.items()},
+        "sweeps": list(_sweeps(tables.models(inputs.sweeps[inputs.sweeps["metric"] == "f1"]), inputs.variations)),
         "recall": tables.recall(inputs.results, rhythms),
         "confusions": [{**cell, "runs": _runs(inputs.runs, "classifier", cell)} for cell in tables.confusions(inputs.confusions, rhythms)],
         "ecgs": [_ecgs(name, rhythm, {"": records, **synthetic}) for rhythm in rhythms],
         "generator_runs": {generator: _runs(inputs.runs, "generator", {"generator": generator}) for generator in synthetic},
         "quality_runs": {generator: _runs(inputs.runs, "quality", {"generator": generator}) for generator in synthetic},
         "quality": tables.quality(inputs.quality),
+        "flags": [(generator, flag) for generator, rows in inputs.quality.groupby("generator", sort=False) for flag in flags.flags(rows)],
         "views": {
             generator: _address("image/png", figures.embedding(rows)) for generator, rows in inputs.views.groupby("generator", sort=False)
         },
@@ -183,6 +223,28 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "synthetic": {generator: tables.counts(drawn) for generator, drawn in synthetic.items()},
         "runs": inputs.runs.to_dict("records"),
     }
+
+
+def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What the sweeps of one dataset found, by generator: curves, how much pre-training is worth, and tables."""
+    whole = points[points["sweep"].isin(["", "augmentation"])]
+    for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
+        own = pd.concat([points[points["sweep"] == "scratch"], rows])
+        beside = whole[whole["generator"].isin(["", generator])]
+        real = beside[(beside["sweep"] == "") & (beside["setting"] == "TrRTeR")]["mean"]
+        images = evidence.curves(own, beside)
+        varied = tables.variations(variations[variations["generator"] == generator], rows)
+        backbones = tables.backbones(pd.concat([points[(points["sweep"] == "backbones") & (points["generator"] == "")], rows, beside]))
+        elsewhere = rows[rows["sweep"] == "hospitals"][["point", "mean", "low", "high"]].to_dict("records")
+        if images or varied["rows"] or elsewhere:
+            yield {
+                "generator": generator,
+                "images": {title: _address("image/svg+xml", image.encode()) for title, image in images.items()},
+                "worth": evidence.worth(own, float(real.iloc[0])) if len(real) else [],
+                "variations": varied,
+                "backbones": backbones,
+                "hospitals": elsewhere,
+            }
 
 
 def _address(kind: str, image: bytes) -> str:

@@ -13,28 +13,30 @@ from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.study import settings
 
 # Settings that test on real records come first: they answer the question.
-SETTINGS = tuple(sorted(settings.SETTINGS, key=lambda name: settings.SETTINGS[name].tested_on != "real"))
+SETTINGS = tuple(sorted({**settings.SETTINGS, **settings.AUGMENTED}, key=lambda name: not name.removesuffix(" augmented").endswith("TeR")))
+SHARED = ("TrRTeR", "TrRTeR augmented")  # that have no generator
 BASELINES = {"logistic_regression_rr": "logistic regression on RR features", "majority": "always the commonest rhythm"}
 EXAMPLES = 3  # records listed for each reason of exclusion
 
 Row = dict[str, Any]
 
 
-def _models(rows: pd.DataFrame) -> pd.DataFrame:
+def models(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are not of a baseline."""
     return rows[~rows["backbone"].isin(list(BASELINES))]
 
 
 def answer(summary: pd.DataFrame) -> dict[str, Row | None]:
-    """The estimates that answer the question on real test records: of real records alone, of the baseline on RR features, and
-    the best of the generators' with real records (TrRSTeR) and without them (TrSTeR).
+    """The estimates that answer the question on real test records: of real records alone, also classically augmented, of the baseline
+    on RR features, and the best of the generators' with real records (TrRSTeR) and without them (TrSTeR).
 
     Args:
         summary: rows of one metric: generator, backbone, setting, mean, low, high.
     """
     ranked = summary.sort_values("mean", ascending=False, kind="stable")
     found: dict[str, Row | None] = {"baseline": _first(ranked[ranked["backbone"] == "logistic_regression_rr"])}
-    for setting in ("TrRTeR", "TrRSTeR", "TrSTeR"):
-        rows = _models(ranked)
+    for setting in ("TrRTeR", "TrRTeR augmented", "TrRSTeR", "TrSTeR"):
+        rows = models(ranked)
         found[setting] = _first(rows[rows["setting"] == setting])
     return found
 
@@ -46,14 +48,14 @@ def _first(rows: pd.DataFrame) -> Row | None:
 def by_setting(summary: pd.DataFrame) -> Iterator[Row]:
     """A row per generator and backbone, with an estimate or None for each of `SETTINGS`.
 
-    TrRTeR has no generator: it is trained once and stands in the row of every generator, or in one of its own. Baselines come last.
+    `SHARED` have no generator: they are trained once and stand in the row of every generator, or in one of their own. Baselines come last.
     """
     estimates = {(row["generator"], row["backbone"], row["setting"]): row for row in summary.to_dict("records")}
     arms = dict.fromkeys((generator, backbone) for generator, backbone, _ in estimates)
     generated = {backbone for generator, backbone in arms if generator}
     for generator, backbone in sorted(arms, key=lambda arm: arm[1] in BASELINES):
         if generator or backbone not in generated:
-            shared = {"TrRTeR": estimates.get(("", backbone, "TrRTeR"))}
+            shared = {setting: estimates.get(("", backbone, setting)) for setting in SHARED}
             cells = [estimates.get((generator, backbone, setting), shared.get(setting)) for setting in SETTINGS]
             yield {"generator": generator, "backbone": BASELINES.get(backbone, backbone), "cells": cells}
 
@@ -73,7 +75,9 @@ def recall(results: pd.DataFrame, rhythms: tuple[str, ...]) -> list[Row]:
 def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
     """A matrix per setting and generator: for each true rhythm, (records, their share of that rhythm's) by predicted rhythm."""
     for setting in SETTINGS:
-        rows = _models(table[table["setting"] == setting])
+        if setting in settings.AUGMENTED:
+            continue
+        rows = models(table[table["setting"] == setting])
         for (generator, backbone), cell in rows.groupby(["generator", "backbone"], sort=False):
             counts = cell.pivot_table(index="truth", columns="predicted", values="records", aggfunc="sum")
             counts = counts.reindex(index=list(rhythms), columns=list(rhythms)).fillna(0).astype(int)
@@ -84,7 +88,7 @@ def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
 
 def quality(scores: pd.DataFrame) -> dict[str, Any]:
     """Scores over all rhythms, a row a score and a cell a generator; and by rhythm, a row a generator and rhythm and a cell a score.
-    A cell is a score (value, low, high, floor) or None."""
+    A cell is a score (value, low, high, floor, ceiling) or None."""
     found = {(row["generator"], row["rhythm"], row["metric"]): row for row in scores.to_dict("records")}
     generators = list(dict.fromkeys(scores["generator"]))
     overall, by_rhythm = ([key for key in found if (key[1] == "all") is whole] for whole in (True, False))
@@ -101,6 +105,33 @@ def quality(scores: pd.DataFrame) -> dict[str, Any]:
             {"generator": place[0], "rhythm": place[1], "cells": [found.get((*place, name)) for name in names]} for place in places
         ],
     }
+
+
+COSTS = {"train_s": "training, s", "generate_ms": "drawing, ms a record"}
+JUDGED = ("c2st_accuracy", "rr_variation_w1", "heart_rate_w1", "recall", "coverage", "nearest_ratio")
+
+
+def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
+    """A row a variation of one generator: a few scores, TrSTeR's macro-F1 where it was trained with, and costs."""
+    columns = [name for name in (*JUDGED, *COSTS) if name in table]
+    found = {row["point"]: row for row in points[points["sweep"] == "ablation"].to_dict("records")}
+    rows = [
+        {"name": row["variation"], "values": [row[name] for name in columns], "f1": found.get(row["variation"])}
+        for row in table.to_dict("records")
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def backbones(points: pd.DataFrame) -> list[Row]:
+    """A row a classifier, with macro-F1 in TrRTeR, TrSTeR and TrRSTeR: the study's first, then those of the sweep."""
+    shown = points[points["sweep"].isin(["", "backbones"])]
+    found = {(row["backbone"], row["setting"]): row for row in shown.to_dict("records")}
+    names = dict.fromkeys(backbone for backbone, _ in found)
+    study = [row["backbone"] for row in shown.to_dict("records") if row["sweep"] == ""]
+    return [
+        {"backbone": name, "cells": [found.get((name, setting)) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")]}
+        for name in sorted(names, key=lambda name: name not in study)
+    ]
 
 
 def counts(records: RecordSet) -> list[Row]:

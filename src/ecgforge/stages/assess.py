@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import ecgforge.quality
-from ecgforge.files import whole
+from ecgforge.classifiers import base as classifiers
+from ecgforge.files import md5, whole
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
 from ecgforge.records import beats
@@ -16,23 +21,47 @@ from ecgforge.stages.inputs import digests, record_inputs
 from ecgforge.tracking import runs
 
 
-def quality(params: Params, dataset: str, generator: str, real: Path, synthetic: Path, out: Path) -> None:
-    """Write scores.csv and views.csv to `out`: the synthetic training records against real test records, with floors."""
+def quality(params: Params, dataset: str, generator: str, real: Path, synthetic: Path, trained: Path, out: Path) -> None:
+    """Write scores.csv and views.csv to `out`: the synthetic training records against real test records, with floors and ceilings.
+
+    Args:
+        trained: where the classifiers of the real records are; the features of the first are one of the embeddings.
+    """
+    classifier = trained / f"seed-{params.active.study.seeds[0]}"
     records, generated = RecordSet.open(real), RecordSet.open(synthetic)
     settings = params.active.quality
     cell = runs.Cell("quality", dataset, settings.seed, records.about.origin == "simulated", generator=generator)
     inputs = record_inputs([("real", records), ("synthetic", generated)])
-    identity = runs.identity(cell, settings.model_dump(), digests(inputs), [ecgforge.quality, beats])
+    given = digests(inputs) | {"classifier": md5(classifier)}
+    identity = runs.identity(cell, settings.model_dump(), given, [ecgforge.quality, beats])
+    embed = partial(classifiers.embed, classifiers.load(classifier))
     # Two stages side by side with as many threads as there are cores each take four times as long as alone.
     threads = threadpool_limits(params.active.compute.threads)
     with threads, runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
-        found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings)
+        found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings, embed)
         overall = found[found["rhythm"] == scores.ALL]
         for row in overall.dropna(subset="value").to_dict("records"):
-            run.summary({row["metric"]: row["value"], f"{row['metric']}_floor": row["floor"]})
+            run.summary({row["metric"]: row["value"], f"{row['metric']}_floor": row["floor"], f"{row['metric']}_ceiling": row["ceiling"]})
     with whole(out) as scratch:
         scratch.mkdir()
         (scratch / "cell.txt").write_text(identity + "\n")
         for name, table in (("scores", found), ("views", views)):
             keyed = table.assign(dataset=dataset, generator=generator)[["dataset", "generator", *table.columns]]
             keyed.to_csv(scratch / f"{name}.csv", index=False, float_format="%.6g")
+
+
+def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None:
+    """Print the scores of any two record sets over all rhythms, and write all of them to the CSV `out`; nothing is tracked."""
+    records, generated = RecordSet.open(real), RecordSet.open(synthetic)
+    with threadpool_limits(params.active.compute.threads):
+        found, _ = scores.assess(records.split("train"), records.split("test"), generated.split("train"), params.active.quality)
+    if out:
+        with whole(out) as scratch:
+            found.to_csv(scratch, index=False, float_format="%.6g")
+    table = Table("score", title=f"{synthetic} against {real}")
+    for heading in ("value", "95 % interval", "floor: real", "ceiling: no beats"):
+        table.add_column(heading, justify="right")
+    for row in found[found["rhythm"] == scores.ALL].to_dict("records"):
+        interval = "" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
+        table.add_row(row["metric"], f"{row['value']:.3g}", interval, f"{row['floor']:.3g}", f"{row['ceiling']:.3g}")
+    Console().print(table)

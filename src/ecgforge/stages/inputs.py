@@ -11,6 +11,8 @@ from ecgforge.tracking.runs import DatasetInput
 
 UNFINISHED = Path(".ecgforge/unfinished")  # outside the stages' outputs, which DVC clears before it starts them
 
+DRAWN = Path(".ecgforge/drawn")  # synthetic records that a sweep needs while it runs
+
 
 def checkpoints(identity: str) -> Path:
     """Return the folder of a run's checkpoints; it belongs to one stage on one set of inputs."""

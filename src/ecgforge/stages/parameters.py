@@ -18,6 +18,11 @@ def read(path: Path) -> Params:
     params = Params.read(path)
     for profile_name, profile in params.profiles.items():
         for name, settings in profile.generators.items():
-            check_generator(name, settings, f"{path}: profiles.{profile_name}.generators.{name}")
+            where = f"{path}: profiles.{profile_name}.generators.{name}"
+            check_generator(name, settings, where)
+            for variation, changed in settings.variations().items():
+                check_generator(name, changed, f"{where}.ablations.{variation}")
         check_classifier(profile.classifier, f"{path}: profiles.{profile_name}.classifier")
+        for number, other in enumerate(profile.sweeps.backbones):
+            check_classifier(other, f"{path}: profiles.{profile_name}.sweeps.backbones.{number}")
     return params

@@ -16,15 +16,19 @@ from ecgforge.files import whole
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
-from ecgforge.study import predictions
+from ecgforge.stages.sweeps import KINDS
+from ecgforge.study import predictions, verdicts
+from ecgforge.study.settings import AUGMENTATION
 from ecgforge.tracking import lookup
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
-CLASSIFIED, SCORED = Path("results/classify"), Path("results/quality")
+RESULTS = Path("results")
+CLASSIFIED, SCORED = RESULTS / "classify", RESULTS / "quality"
 RUN_COLUMNS = ["kind", "dataset", "generator", "setting", "backbone", "seed", "run_name", "run_id", "url"]
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
+    "sweeps": "dvc repro sweep_real backbones mixture transfer size ablation hospitals",
     "quality": "dvc repro quality",
     "data": "dvc repro prepare merge",
     "ui": "make ui",
@@ -32,19 +36,25 @@ COMMANDS = {
 
 
 def report(params: Params, out: Path) -> None:
-    """Write results.csv, confusions.csv, metrics.json, plots and report.html to `out`, from the results of all cells."""
+    """Write results.csv, confusions.csv, verdicts.csv, metrics.json, plots and report.html to `out`, from the results of all cells."""
     study = params.active.study
     arms = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
     folders = [CLASSIFIED / dataset / kind for dataset in params.datasets for kind in ("real", *params.generators)]
-    found = predictions.read(folders)
+    swept = list(_swept(params))
+    everything = predictions.read([*folders, *swept])
+    found = _main(everything)
     summary = predictions.intervals(found, study.confidence, study.resamples)
+    judged = verdicts.judge(everything, verdicts.claims(everything, params.active.classifier.backbone), study.confidence, study.resamples)
     inputs = page.ReportInputs(
         results=predictions.results(found),
         summary=summary,
+        sweeps=predictions.intervals(everything, study.confidence, study.resamples),
+        variations=_variations(params),
+        verdicts=judged,
         confusions=predictions.confusions(found),
         quality=_scores(arms, "scores"),
         views=_scores(arms, "views"),
-        runs=pd.DataFrame(_runs(params, folders, arms), columns=RUN_COLUMNS),
+        runs=pd.DataFrame(_runs(params, [*folders, *swept], arms), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
         synthetic={arm: SYNTHETIC / arm[0] / arm[1] for arm in arms},
         made=_made(params),
@@ -52,8 +62,9 @@ def report(params: Params, out: Path) -> None:
     )
     with whole(out) as scratch:
         scratch.mkdir()
-        inputs.results.to_csv(scratch / "results.csv", index=False, float_format="%.6f")
+        predictions.results(everything).to_csv(scratch / "results.csv", index=False, float_format="%.6f")
         inputs.confusions.to_csv(scratch / "confusions.csv", index=False)
+        _table(judged).to_csv(scratch / "verdicts.csv", index=False, float_format="%.6f")
         (scratch / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
         (scratch / "plots").mkdir()
         for dataset, rows in summary[summary["metric"] == "f1"].groupby("dataset", sort=False):
@@ -61,21 +72,47 @@ def report(params: Params, out: Path) -> None:
         page.write(inputs, scratch / "report.html")
 
 
+def _swept(params: Params) -> Iterator[Path]:
+    """The folders of the sweeps' results."""
+    yield from (RESULTS / "sweep_real" / dataset for dataset in params.swept.datasets)
+    for kind in KINDS:
+        yield from (RESULTS / kind / dataset / generator for dataset in params.swept.datasets for generator in params.swept.generators)
+    for pair in params.swept.hospitals:
+        yield from (RESULTS / "hospitals" / f"{pair.train}-{pair.test}" / generator for generator in params.swept.generators)
+
+
+def _main(everything: pd.DataFrame) -> pd.DataFrame:
+    """Predictions of the five settings and, as settings of their own, of those with classical augmentation."""
+    augmented = everything["sweep"] == AUGMENTATION
+    found = everything[augmented | (everything["sweep"] == "")]
+    names = found["setting"].where(~augmented, found["setting"] + " augmented")
+    return found.assign(setting=names, sweep="", point="")
+
+
+def _variations(params: Params) -> pd.DataFrame:
+    places = [(dataset, generator) for dataset in params.swept.datasets for generator in params.swept.generators]
+    return pd.concat([pd.read_csv(RESULTS / "ablation" / dataset / generator / "variations.csv") for dataset, generator in places])
+
+
+def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
+    """A row a comparison behind a verdict."""
+    parts = [one.comparisons.assign(claim=one.claim.text, verdict=one.word) for one in judged if len(one.comparisons)]
+    keys = ["claim", "verdict", "dataset", "first", "second", "metric", "estimate", "low", "high", "p"]
+    return pd.concat(parts, ignore_index=True)[keys]
+
+
 def _scores(arms: list[tuple[str, str]], name: str) -> pd.DataFrame:
     return pd.concat([pd.read_csv(SCORED / dataset / generator / f"{name}.csv") for dataset, generator in arms], ignore_index=True)
 
 
 def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return macro-F1 on real test records: dataset -> setting or baseline -> generator, where there is one."""
+    """Return macro-F1 on real test records, few figures for `dvc metrics` and `dvc exp show`: dataset -> setting, of the best generator
+    where there is one."""
     tree: dict[str, Any] = {}
-    shown = summary[(summary["metric"] == "f1") & summary["setting"].isin(["TrRTeR", "TrSTeR", "TrRSTeR"])]
-    for row in shown.to_dict("records"):
-        name = row["backbone"] if row["backbone"] in tables.BASELINES else row["setting"]
-        branch = tree.setdefault(row["dataset"], {})
-        if row["generator"]:
-            branch.setdefault(name, {})[row["generator"]] = round(row["mean"], 4)
-        else:
-            branch[name] = round(row["mean"], 4)
+    shown = summary[(summary["metric"] == "f1") & ~summary["backbone"].isin(list(tables.BASELINES))]
+    for dataset, rows in shown.groupby("dataset", sort=False):
+        best = rows.groupby("setting")["mean"].max()
+        tree[str(dataset)] = {setting: round(float(best[setting]), 4) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR") if setting in best}
     return tree
 
 
@@ -89,7 +126,9 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
 
     for folder in folders:
         for row in pd.read_csv(folder / "cells.csv", keep_default_na=False).itertuples():
-            yield ("classifier", row.dataset, row.generator, row.setting, row.backbone, row.seed, *where(row.cell))
+            setting = f"{row.setting} augmented" if row.sweep == AUGMENTATION else row.setting
+            kind = "classifier" if row.sweep in ("", AUGMENTATION) else "sweep"
+            yield (kind, row.dataset, row.generator, setting, row.backbone, row.seed, *where(row.cell))
     for dataset, generator in arms:
         weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
         cell = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)

@@ -24,4 +24,5 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         "sampling": sampling,
         "synthesis": profile.synthesis.model_dump(),
     }
-    synthesis.synthesize(base.load(model), name, sampling, profile.synthesis, profile.compute, source, made, out)
+    wanted = synthesis.counts(source.about.rhythms, profile.synthesis, len(source.split("train")))
+    synthesis.synthesize(base.load(model), name, sampling, wanted, profile.synthesis, profile.compute, source, made, out)

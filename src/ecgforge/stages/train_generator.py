@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ecgforge.files import remove
-from ecgforge.generators import base, diffusion, registry, unet
+from ecgforge.generators import base, beat_layout, diffusion, registry, rhythm_model, unet
 from ecgforge.generators import train as training
 from ecgforge.params import Params
 from ecgforge.records import beats
@@ -22,12 +22,16 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
     settings, records = params.generator(name), RecordSet.open(real)
     cell = runs.Cell("generator", dataset, settings.seed, records.about.origin == "simulated", generator=name)
     inputs = record_inputs([("training", records)])
-    tree = settings.model_dump(exclude={"sampling"})
-    code: list[Path | ModuleType] = [Path(inspect.getfile(registry.generator_class(name))), base, diffusion, unet, training, fit, beats]
-    identity = runs.identity(cell, tree, digests(inputs), code)
+    tree = settings.model_dump(exclude={"sampling", "ablations"})
+    identity = runs.identity(cell, tree, digests(inputs), code_of(name))
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
         generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
         base.save(generator, out)
         run.summary({"weights": sum(parameter.numel() for parameter in generator.parameters())})
         models.log_generator(run, *generator.exportable(), out, name=cell.model_name)
     remove(checkpoints(identity))
+
+
+def code_of(name: str) -> list[Path | ModuleType]:
+    """Return what decides the weights of the generator `name`, beside parameters and records."""
+    return [Path(inspect.getfile(registry.generator_class(name))), base, diffusion, unet, rhythm_model, beat_layout, training, fit, beats]

@@ -13,17 +13,20 @@ from ecgforge.files import whole
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import statistics
 
-KEYS = ["dataset", "generator", "backbone", "setting", "seed"]
+KEYS = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
+BLANK = ["generator", "sweep", "point"]  # keys that may be empty
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
 
 @dataclass(frozen=True)
 class Who:
-    """Whose predictions these are; `generator` is empty where no synthetic record is used."""
+    """Whose predictions these are; `generator` is empty where no synthetic record is used, `sweep` and `point` in the five settings."""
 
     dataset: str
     generator: str
     backbone: str
+    sweep: str
+    point: str
     setting: str
     seed: int
 
@@ -51,7 +54,7 @@ def rhythms(predictions: pd.DataFrame) -> list[str]:
 
 
 def results(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the long table of figures: a row per dataset, generator, backbone, setting, seed, rhythm (or macro) and metric."""
+    """Return the long table of figures: a row per key, rhythm (or macro) and metric."""
     parts = []
     for keys, group in predictions.groupby(KEYS, sort=False):
         found = _metrics(group, rhythms(group))
@@ -86,16 +89,16 @@ def write(tested: Sequence[Tested], folder: Path) -> None:
 
 def read(folders: Iterable[Path]) -> pd.DataFrame:
     """Read the predictions of several cells into one table."""
-    types = {"id": str, "patient": str, "generator": str}
+    types = dict.fromkeys(["id", "patient", *BLANK], str)
     parts = [pd.read_csv(folder / "predictions.csv", dtype=types) for folder in folders]
-    return pd.concat(parts, ignore_index=True).fillna({"generator": ""})
+    return pd.concat(parts, ignore_index=True).fillna(dict.fromkeys(BLANK, ""))
 
 
 def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:
     """Return every figure over all rhythms as a mean over seeds with its interval: see `statistics.interval`.
 
     Returns:
-        Rows of dataset, generator, backbone, setting, metric, mean, low, high, seeds.
+        Rows of the keys but the seed, and metric, mean, low, high, seeds.
     """
     parts = []
     for keys, group in predictions.groupby(KEYS[:-1], sort=False):
@@ -120,7 +123,7 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count test records by true and predicted rhythm, summed over seeds.
 
     Returns:
-        Rows of dataset, generator, backbone, setting, truth, predicted, records; pairs without records are left out.
+        Rows of the keys but the seed, and truth, predicted, records; pairs without records are left out.
     """
     columns = [column for column in predictions.columns if column.startswith(PROBABILITY)]
     found = predictions[columns].to_numpy(float)

@@ -33,6 +33,9 @@ SETTINGS = {
     )
 }
 
+AUGMENTATION, CLASSICAL = "augmentation", "classical"  # the sweep of TrRTeR and TrRSTeR with changed records, and its only point
+AUGMENTED = {f"{name} augmented": SETTINGS[name] for name in ("TrRTeR", "TrRSTeR")}
+
 
 @dataclass(frozen=True)
 class Diet:

@@ -58,6 +58,7 @@ class Cell:
         simulated: whether the records, or those that a generator learned from, are simulated.
         generator: None where no synthetic record is used.
         setting, backbone: of classifiers.
+        sweep, point: the comparison that a classifier belongs to, and where in it.
     """
 
     kind: Literal["generator", "classifier", "quality"]
@@ -67,6 +68,8 @@ class Cell:
     generator: str | None = None
     setting: str | None = None
     backbone: str | None = None
+    sweep: str | None = None
+    point: str | None = None
 
     @property
     def name(self) -> str:
@@ -76,7 +79,8 @@ class Cell:
         if self.kind == "quality":
             return f"quality of {self.generator} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
-        return f"{self.setting} {data} {self.backbone} seed {self.seed}"
+        place = f", {self.sweep} {self.point}" if self.sweep else ""
+        return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}"
 
     @property
     def model_name(self) -> str:
@@ -91,6 +95,8 @@ class Cell:
             "generator": self.generator,
             "setting": self.setting,
             "backbone": self.backbone,
+            "sweep": self.sweep,
+            "point": self.point,
             "seed": str(self.seed),
             "simulated": str(self.simulated).lower(),
         }

@@ -1,0 +1,42 @@
+"""Classical augmentation of training records, the rival that synthetic records have to beat."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ecgforge.params import Augmentation
+
+WANDER = (0.05, 0.5)  # Hz, of baselines that wander with breath and electrodes
+
+
+def augmented(signals: Tensor, settings: Augmentation, sampling_rate: int, random: torch.Generator) -> Tensor:
+    """Return records that another recording of the same heart could have given.
+
+    The changes that helped most among those compared for ECG (Raghu et al., CHIL 2022, "Data Augmentation for Electrocardiograms", sec. 4;
+    Iwana & Uchida, PLoS ONE 16:e0254841, 2021): each is drawn anew for each record, noise and wander for each lead. What goes out at one
+    end of a shifted record comes in at the other.
+
+    Args:
+        signals: `[batch, leads, samples]`.
+        random: a CPU source, so that every device gets the same numbers.
+    """
+    batch, leads, samples = signals.shape
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(size, generator=random).to(signals.device)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=random).to(signals.device)
+
+    spread = signals.std(dim=2, keepdim=True)
+    moved = torch.round((2 * uniform(batch, 1, 1) - 1) * settings.shift * sampling_rate).long()
+    places = (torch.arange(samples, device=signals.device) - moved) % samples
+    changed = signals.gather(2, places.expand(-1, leads, -1)) * torch.exp(settings.gain * normal(batch, 1, 1))
+    low, high = WANDER
+    turns = (low + (high - low) * uniform(batch, 1, 1)) * torch.arange(samples, device=signals.device) / sampling_rate
+    wander = normal(batch, leads, 1) * torch.sin(2 * math.pi * (turns + uniform(batch, 1, 1)))
+    changed = changed + spread * (settings.wander * wander + settings.noise * normal(batch, leads, samples))
+    return changed * (uniform(batch, leads, 1) >= settings.lead_dropout)

@@ -1,0 +1,93 @@
+"""XResNet-1D: residual networks of the family that is among the best in the PTB-XL benchmark (Strodthoff et al. 2021, arXiv 2004.13701).
+
+He et al. 2019 (arXiv 1812.01187, "Bag of Tricks") for the stem, the blocks and how they start, here over time instead of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from ecgforge.classifiers.base import Classifier
+from ecgforge.classifiers.convolution import Kernel, convolution
+from ecgforge.params import Positive, Section
+
+EXPANSION = 4  # channels that leave a bottleneck for each one within
+
+
+class _Block(nn.Module):
+    """A bottleneck of `width` channels beside a shortcut; `stride` shortens the record.
+
+    No sample is skipped: the stride is in the convolution over time, and the shortcut averages (sec. 4.2, ResNet-B and -D). A scale
+    of zero in the last normalisation makes the block start as its shortcut, and a deep network as a shallow one (sec. 3.1).
+    """
+
+    def __init__(self, inputs: int, width: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        outputs = EXPANSION * width
+        narrow, over_time, widen = convolution(inputs, width, 1), convolution(width, width, kernel, stride), convolution(width, outputs, 1)
+        nn.init.zeros_(widen.get_parameter("1.weight"))
+        self.body = nn.Sequential(narrow, nn.ReLU(), over_time, nn.ReLU(), widen)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(nn.AvgPool2d((1, stride), ceil_mode=True, count_include_pad=False))
+        if inputs != outputs:
+            self.shortcut.append(convolution(inputs, outputs, 1))
+
+    def forward(self, signals: Tensor) -> Tensor:
+        return torch.relu(self.body(signals) + self.shortcut(signals))
+
+
+class XResNet1d(Classifier):
+    """A deep stem, stages of bottleneck blocks, and a linear head on the mean and the maximum over time."""
+
+    class Network(Section):
+        """`widths`: bottleneck channels of each stage, which puts out four times as many; `depths`: its blocks; `kernel`: samples
+        at the resolution of each convolution; `stem_stride`: of the first one; `dropout`: before the head."""
+
+        widths: Annotated[list[Positive], Field(min_length=1)]
+        depths: list[Positive]
+        stem_stride: Annotated[int, Field(ge=1, le=8)]
+        kernel: Kernel
+        dropout: Annotated[float, Field(ge=0, lt=1)]
+
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            if len(self.depths) != len(self.widths):
+                raise ValueError(f"depths must be as many as widths, {len(self.widths)}")
+            if self.stem_stride > self.kernel:
+                raise ValueError(f"stem_stride must not be above kernel, {self.kernel}, or samples are skipped")
+            return self
+
+    def __init__(self, network: XResNet1d.Network, rhythms: Sequence[str], scale: Tensor) -> None:
+        super().__init__(network, rhythms, scale)
+        first, kernel = network.widths[0], network.kernel
+        half = (first + 1) // 2
+        self.stem = nn.Sequential(
+            *(convolution(len(scale), half, kernel, network.stem_stride), nn.ReLU()),
+            *(convolution(half, half, kernel), nn.ReLU()),
+            *(convolution(half, first, kernel), nn.ReLU()),
+            nn.MaxPool2d((1, 3), (1, 2), (0, 1)),
+        )
+        self.blocks = nn.Sequential()
+        channels = first
+        for stage, (width, depth) in enumerate(zip(network.widths, network.depths, strict=True)):
+            for number in range(depth):
+                halves = stage > 0 and number == 0  # the stem's pooling has done it for the first stage
+                self.blocks.append(_Block(channels, width, kernel, 2 if halves else 1))
+                channels = EXPANSION * width
+        self.head = nn.Sequential(nn.Dropout(network.dropout), nn.Linear(2 * channels, len(rhythms)))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        return [self.head, *reversed(self.blocks), self.stem]
+
+    def features(self, signals: Tensor) -> Tensor:
+        rows = signals.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        found = self.blocks(self.stem(rows)).squeeze(2)
+        return torch.cat([found.mean(-1), found.amax(-1)], dim=1)

@@ -1,0 +1,34 @@
+"""Do leads belong together? They are views of one heart, which a generator that makes them one by one forgets."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+
+ALIKE = 1 - 1e-6  # greatest correlation whose Fisher transform is told: of a lead and its copy it is infinite
+
+
+def correlations(signals: np.ndarray) -> np.ndarray:
+    """Pearson correlations over time of all pairs of leads, `[records, pairs]`; 0 with a flat lead, which is like no other."""
+    centred = signals - signals.mean(axis=-1, keepdims=True, dtype=float)
+    size = np.linalg.norm(centred, axis=-1, keepdims=True)
+    unit = centred / np.where(size > 0, size, 1)
+    one, other = np.triu_indices(signals.shape[1], 1)
+    return (unit @ unit.transpose(0, 2, 1))[:, one, other]
+
+
+def error(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how far mean `correlations` differ in two sets: the mean over pairs of leads.
+
+    Correlations of records are averaged as Fisher's z (Fisher, Metron 1:3, 1921), since they crowd near 1 and -1.
+    """
+    ours, theirs = (np.tanh(np.arctanh(np.clip(found, -ALIKE, ALIKE)).mean(axis=0)) for found in (first, second))
+    return float(np.abs(ours - theirs).mean())
+
+
+def w1(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how far `correlations` differ as distributions over records: their Wasserstein distance, mean over pairs.
+
+    Unlike `error` it sees a set whose hearts all lie alike, though their mean is right.
+    """
+    return float(np.mean([wasserstein_distance(ours, theirs) for ours, theirs in zip(first.T, second.T, strict=True)]))

@@ -1,0 +1,123 @@
+"""Say what a profile needs before anything runs: cells, trainings, and hours on this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ecgforge.classifiers import base as classifiers
+from ecgforge.generators import base as generators
+from ecgforge.params import Params, PhysionetSource, SimulatedSource, checked
+from ecgforge.records.leads import LEADS
+from ecgforge.records.record_set import RecordSet
+from ecgforge.records.rhythms import RHYTHMS
+from ecgforge.study import plan
+
+PREPARED = Path("data/prepared")
+PUBLISHED = {"ptbxl": 21799, "chapman": 45152}  # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
+TRAINED = 0.8  # of a set's records
+STAGE = 5.0  # s that a stage takes beside its work, with libraries loaded
+PARTS = 3  # of steps that are timed, after one to warm up
+
+
+def show(params: Params) -> None:
+    """Print a table of the stages: cells, trainings, records drawn, and hours, from a few steps of each network timed here."""
+    counts = {dataset: _counts(params, dataset) for dataset in params.datasets}
+    known = all((PREPARED / dataset).exists() for dataset in params.datasets)
+    rhythms = max(map(len, counts.values()))
+    torch.set_num_threads(params.active.compute.threads)
+    step = _seconds_a_step(params, rhythms)
+    training = {name: _seconds_of_training(params, name, rhythms) for name in params.active.generators}
+    drawing = {name: _seconds_a_record(params, name, rhythms) for name in params.active.generators}
+    table = Table("stage", title=f"profile {params.profile}")
+    for heading in ("cells", "classifiers, steps", "generators trained", "records drawn", "hours"):
+        table.add_column(heading, justify="right")
+    cells, total = 0, 0.0
+    for work in plan.workload(params, counts):
+        seconds = STAGE * work.cells
+        seconds += sum(step[name] * steps for name, steps in work.steps.items())
+        seconds += sum(training[name] * count for name, count in work.trainings.items())
+        seconds += sum(drawing[name] * count for name, count in work.drawn.items())
+        cells, total = cells + work.cells, total + seconds
+        sums = [sum(part.values()) for part in (work.steps, work.trainings, work.drawn)]
+        table.add_row(work.stage, str(work.cells), *(f"{one:,}" if one else "" for one in sums), f"{seconds / 3600:.2f}")
+    console, jobs = Console(), os.cpu_count() or 1
+    console.print(table)
+    hours = total / 3600
+    console.print(f"{cells} cells, {hours:.1f} hours one after the other, some {hours / jobs:.1f} with {jobs} side by side.")
+    source = "the prepared datasets" if known else "what the sources are expected to hold"
+    console.print(f"Records are those of {source}; steps were timed just now, with {params.active.compute.threads} thread(s).")
+
+
+def _counts(params: Params, dataset: str) -> dict[str, int]:
+    """Training records by rhythm."""
+    if (PREPARED / dataset).exists():
+        return RecordSet.open(PREPARED / dataset).split("train").counts()
+    sources = params.sources if dataset == "merged" else [dataset]
+    records = sum(_expected(params, source) for source in sources)
+    return dict.fromkeys(RHYTHMS, round(TRAINED * records / len(RHYTHMS)))
+
+
+def _expected(params: Params, name: str) -> int:
+    source = params.source(name)
+    if isinstance(source, SimulatedSource):
+        return source.records
+    if isinstance(source, PhysionetSource):
+        return PUBLISHED[source.layout] if source.limit_per_rhythm is None else source.limit_per_rhythm * len(RHYTHMS)
+    return sum(1 for _ in Path(source.path, source.table).open()) - 1
+
+
+def _timed(work: Callable[[], object]) -> float:
+    work()
+    started = time.perf_counter()
+    for _ in range(PARTS):
+        work()
+    return (time.perf_counter() - started) / PARTS
+
+
+def _signals(params: Params, batch: int) -> torch.Tensor:
+    samples = round(params.preprocessing.duration * params.preprocessing.sampling_rate)
+    return torch.randn(batch, len(LEADS), samples, generator=torch.Generator().manual_seed(0))
+
+
+def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
+    """Seconds that a step of each backbone takes."""
+    found = {}
+    for settings in (params.active.classifier, *params.active.sweeps.backbones):
+        classifier = classifiers.create(settings, [str(label) for label in range(rhythms)], torch.ones(len(LEADS)), seed=0).train()
+        batch = settings.training.batch_size
+        signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
+        loss = classifier.objective().loss
+        found[settings.backbone] = _timed(lambda: loss(signals, labels, torch.Generator())["loss"].backward())  # noqa: B023 it runs at once
+    return found
+
+
+def _generator(params: Params, name: str, rhythms: int) -> generators.Generator:
+    shape = generators.Shape(len(LEADS), _signals(params, 1).shape[-1], rhythms, params.preprocessing.sampling_rate)
+    return generators.create(name, shape, params.generator(name).network, torch.ones(len(LEADS)), seed=0)
+
+
+def _seconds_of_training(params: Params, name: str, rhythms: int) -> float:
+    """Seconds that all steps of a generator take."""
+    generator, total = _generator(params, name, rhythms).train(), 0.0
+    for phase, training in params.generator(name).training.items():
+        signals, labels = _signals(params, training.batch_size), torch.arange(training.batch_size) % rhythms
+
+        def step(phase: str = phase, signals: torch.Tensor = signals, labels: torch.Tensor = labels) -> None:
+            generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"].backward()
+
+        total += training.steps * _timed(step)
+    return total
+
+
+def _seconds_a_record(params: Params, name: str, rhythms: int) -> float:
+    generator, chunk = _generator(params, name, rhythms).eval(), min(params.active.synthesis.chunk, 32)
+    sampling = checked(type(generator).Sampling, params.generator(name).sampling, f"generators.{name}.sampling")
+    labels = torch.arange(chunk) % rhythms
+    return _timed(lambda: generator.sample(labels, torch.arange(chunk), sampling)) / chunk

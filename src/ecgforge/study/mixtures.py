@@ -1,0 +1,56 @@
+"""Which records, and how many, make up a training set that is more than one split of one record set."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import numpy as np
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.records.record_set import RecordSet
+
+How = Literal["proportion", "balance"]
+HOWS: tuple[How, ...] = get_args(How)
+
+
+def allotment(real: Mapping[str, int], wanted: int, how: How) -> dict[str, int]:
+    """Say how many synthetic records of each rhythm stand beside `real` ones, `wanted` in all up to rounding.
+
+    In `proportion` they are as the real ones are. To `balance`, the rarest rhythms are filled up to one level, as high as the number of
+    records goes.
+    """
+    if how == "proportion":
+        total = sum(real.values())
+        return {rhythm: round(wanted * count / total) for rhythm, count in real.items()}
+    levels = range(max(real.values()) + wanted + 1)
+    level = bisect_right(levels, wanted, key=lambda level: sum(max(0, level - count) for count in real.values())) - 1
+    return {rhythm: max(0, level - count) for rhythm, count in real.items()}
+
+
+def first(records: RecordSet, counts: Mapping[str, int]) -> RecordSet:
+    """Select the first so many records of each rhythm, so that a larger selection holds a smaller one.
+
+    Raises:
+        EcgforgeError: there are not so many.
+    """
+    rank = records.records.groupby("rhythm").cumcount()
+    held = records.counts()
+    for rhythm, count in counts.items():
+        if held.get(rhythm, 0) < count:
+            raise EcgforgeError(f"{records.folder} has {held.get(rhythm, 0)} training records of {rhythm} and {count} are needed")
+    return records.select((rank < records.records["rhythm"].map(dict(counts)).fillna(0)).to_numpy())
+
+
+def part(records: RecordSet, share: float, seed: int) -> RecordSet:
+    """Select a `share` of the patients of each rhythm, at least one; a larger share holds a smaller one of the same seed.
+
+    A patient with records of several rhythms counts for the first of them.
+    """
+    patients = records.records.drop_duplicates("patient")[["patient", "rhythm"]]
+    shuffled = patients.iloc[np.random.default_rng([seed, 0x9A27]).permutation(len(patients))]
+    rank = shuffled.groupby("rhythm").cumcount()
+    size = shuffled.groupby("rhythm")["patient"].transform("size")
+    kept = shuffled.loc[rank < np.maximum(1, np.ceil(share * size - 1e-9)), "patient"]
+    return records.select(records.records["patient"].isin(set(kept)).to_numpy())

@@ -1,0 +1,104 @@
+"""How much a profile asks for, before anything runs: its cells, the trainings in them and the records that they draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ecgforge.params import Params
+from ecgforge.study import mixtures
+
+Counts = Mapping[str, Mapping[str, int]]  # training records by dataset and rhythm
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the cells of a stage do in all.
+
+    Attributes:
+        cells: stages of DVC.
+        steps: of training, by backbone.
+        trainings: of generators as they are in the parameters, by generator; a variation of one counts as one.
+        drawn: synthetic records, by generator.
+    """
+
+    stage: str
+    cells: int
+    steps: dict[str, int] = field(default_factory=dict)
+    trainings: dict[str, int] = field(default_factory=dict)
+    drawn: dict[str, int] = field(default_factory=dict)
+
+
+def workload(params: Params, real: Counts) -> Iterator[Work]:
+    """Yield the work of each stage, in the order of the study.
+
+    Args:
+        real: training records of each dataset, by rhythm; what sources are expected to hold will do.
+    """
+    profile, sets, generators = params.active, len(params.datasets), params.generators
+    seeds, few = len(profile.study.seeds), len(profile.sweeps.seeds)
+    steps, backbone = profile.classifier.training.steps, profile.classifier.backbone
+    arms = sets * len(generators)
+    yield Work("acquire", len(params.sources))
+    yield Work("prepare, merge", len(params.sources) + 1)
+    yield Work("train_generator", arms, trainings=dict.fromkeys(generators, sets))
+    drawn = sum(_as_real(params, real[dataset]) for dataset in params.datasets)
+    yield Work("synthesize", arms, drawn=dict.fromkeys(generators, drawn))
+    yield Work("classify_real", sets, {backbone: sets * (seeds + few) * steps})  # plain and augmented
+    yield Work("classify", arms, {backbone: arms * (2 * seeds + few) * steps})  # TrSTeR, TrRSTeR, and that augmented
+    yield Work("quality", arms)
+    yield from _sweeps(params, real)
+    yield Work("report", 1)
+
+
+def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
+    profile, swept = params.active, params.swept
+    sweeps, main = profile.sweeps, profile.classifier
+    sets, arms = len(swept.datasets), len(swept.datasets) * len(swept.generators)
+    seeds = len(sweeps.seeds)
+    once = {settings.backbone: seeds * settings.training.steps for settings in sweeps.backbones}
+    steps = seeds * main.training.steps
+    shares = len({*sweeps.transfer, *sweeps.size} - {100})
+    drawn = sum(_as_real(params, real[dataset]) for dataset in swept.datasets)
+    yield Work("sweep_real", sets, {main.backbone: sets * shares * steps, **{name: sets * count for name, count in once.items()}})
+    yield Work("backbones", arms, {name: 2 * arms * count for name, count in once.items()})
+    mixed = sum(_mixed(params, real[dataset]) for dataset in swept.datasets)
+    points = len(mixtures.HOWS) * len(sweeps.mixture)
+    yield Work("mixture", arms, {main.backbone: arms * points * steps}, drawn=dict.fromkeys(swept.generators, mixed))
+    tuned = seeds * len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps
+    yield Work("transfer", arms, {main.backbone: arms * tuned})
+    fewer = len(sweeps.size)
+    yield Work(
+        "size",
+        arms,
+        {main.backbone: arms * 2 * fewer * steps},
+        dict.fromkeys(swept.generators, sets * fewer),
+        dict.fromkeys(swept.generators, math.ceil(sum(sweeps.size) / 100 * drawn)),
+    )
+    varied = {name: params.generator(name).variations() for name in swept.generators}
+    yield Work(
+        "ablation",
+        arms,
+        {main.backbone: sets * sum(map(len, varied.values())) * steps},
+        {name: sets * sum(one.network != params.generator(name).network for one in found.values()) for name, found in varied.items()},
+        {name: drawn * (1 + len(found)) for name, found in varied.items()},
+    )
+    pairs = len(swept.hospitals) * len(swept.generators)
+    yield Work("hospitals", pairs, {main.backbone: pairs * steps})
+
+
+def _as_real(params: Params, real: Mapping[str, int]) -> int:
+    """Records that `synthesize` draws for a dataset."""
+    synthesis = params.active.synthesis
+    train = math.ceil(sum(real.values()) / len(real)) if synthesis.train == "as_real" else synthesis.train
+    return len(real) * (train + synthesis.validation + synthesis.test)
+
+
+def _mixed(params: Params, real: Mapping[str, int]) -> int:
+    """Records that the mixture sweep draws for a dataset: of each rhythm, the most that a point asks for."""
+    total = sum(real.values())
+    asked = [
+        mixtures.allotment(real, round(total * percent / 100), how) for how in mixtures.HOWS for percent in params.active.sweeps.mixture
+    ]
+    return sum(max(counts[rhythm] for counts in asked) for rhythm in real)

@@ -1,0 +1,206 @@
+"""What the results say of each claim: supported, contradicted or undecided, by rule, so that other records give other verdicts.
+
+A claim is a list of comparisons, each a difference of two arms on the same test records (see `statistics.difference`). Their intervals
+hold together at the study's confidence: each is as much wider as there are comparisons (Bonferroni). A claim that needs all of them is
+supported when all show it; one that needs any is contradicted when none can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+
+from ecgforge.study import predictions, statistics
+from ecgforge.study.settings import AUGMENTATION
+
+SMALL = 0.02  # of a figure between 0 and 1: a smaller gain is not worth a generator; our choice
+MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
+F1 = ("f1",)
+STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
+
+Word = Literal["supported", "contradicted", "undecided", "not tested"]
+Arm = dict[str, str]  # keys of predictions
+Rule = Callable[[pd.DataFrame], tuple[bool, bool]]  # of rows with low and high: whether they support, whether they contradict
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that may be false, whose it is, and the comparisons (dataset, arm, arm that is claimed better) that decide it."""
+
+    text: str
+    paper: bool
+    pairs: list[tuple[str, Arm, Arm]]
+    rule: Rule
+    metrics: tuple[str, ...] = F1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim.
+
+    Attributes:
+        comparisons: dataset, first, second (in words), metric, estimate, low, high, p.
+    """
+
+    claim: Claim
+    word: Word
+    comparisons: pd.DataFrame = field(repr=False)
+
+
+def judge(found: pd.DataFrame, claims: Iterable[Claim], confidence: float, resamples: int) -> list[Verdict]:
+    """Judge claims by the predictions of all cells; a claim none of whose arms was run is not tested."""
+    return [_judged(found, claim, confidence, resamples) for claim in claims]
+
+
+def _judged(found: pd.DataFrame, claim: Claim, confidence: float, resamples: int) -> Verdict:
+    arms = [(dataset, first, second, _rows(found, dataset, first), _rows(found, dataset, second)) for dataset, first, second in claim.pairs]
+    arms = [arm for arm in arms if len(arm[3]) and len(arm[4])]
+    together = 1 - (1 - confidence) / max(1, len(arms) * len(claim.metrics))
+    tables = []
+    for dataset, first, second, before, after in arms:
+        truth, one, patients = predictions.stacked(before)
+        _, other, _ = predictions.stacked(after)
+        rhythms = predictions.rhythms(before)
+        table = statistics.difference(truth, one, other, patients, rhythms, confidence=together, resamples=resamples, seed=0)
+        table = table[(table["rhythm"] == statistics.MACRO) & table["metric"].isin(claim.metrics)].drop(columns="rhythm")
+        tables.append(table.assign(dataset=dataset, first=_words(first), second=_words(second)))
+    if not tables:
+        return Verdict(claim, "not tested", pd.DataFrame(columns=["dataset", "first", "second", "metric", "estimate", "low", "high", "p"]))
+    comparisons = pd.concat(tables, ignore_index=True)
+    supports, contradicts = claim.rule(comparisons)
+    return Verdict(claim, "supported" if supports else "contradicted" if contradicts else "undecided", comparisons)
+
+
+def _rows(found: pd.DataFrame, dataset: str, arm: Arm) -> pd.DataFrame:
+    chosen = found["dataset"] == dataset
+    for key, value in ({"sweep": "", "point": "", "generator": ""} | arm).items():
+        chosen &= found[key] == value
+    return found[chosen]
+
+
+def _words(arm: Arm) -> str:
+    return " ".join([arm["setting"], *(arm[key] for key in ("generator", "backbone", "sweep", "point") if arm.get(key))])
+
+
+def any_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """Some gain is there; against it, that no gain is worth the trouble."""
+    return bool((rows["low"] > 0).any()), bool((rows["high"] < SMALL).all())
+
+
+def no_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """No gain is worth the trouble; against it, that some is."""
+    return bool((rows["high"] < SMALL).all()), bool((rows["low"] > SMALL).any())
+
+
+def always_better(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """Better in every comparison; against it, that it is worse in some."""
+    return bool((rows["low"] > 0).all()), bool((rows["high"] < 0).any())
+
+
+def always_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """Worse in every comparison; against it, that it is better in some."""
+    return bool((rows["high"] < 0).all()), bool((rows["low"] > 0).any())
+
+
+def some_arm_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """One arm is better by every metric; against it, that every arm has a metric by which it gains nothing worth the trouble."""
+    arms = rows.groupby(["dataset", "second"])
+    return bool((arms["low"].min() > 0).any()), bool((arms["high"].min() < SMALL).all())
+
+
+def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
+    """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the questions that it leaves open.
+
+    Args:
+        found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
+        backbone: the study's classifier.
+    """
+    datasets = list(dict.fromkeys(found["dataset"]))
+    generators = [name for name in dict.fromkeys(found["generator"]) if name]
+    cells = [(dataset, generator) for dataset in datasets for generator in generators]
+    single = [(dataset, generator) for dataset, generator in cells if dataset != "merged"]
+    merged = [(dataset, generator) for dataset, generator in cells if dataset == "merged"]
+    sweeps = found[["dataset", "generator", "backbone", "sweep", "point", "setting"]].drop_duplicates()
+
+    def arm(setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = backbone) -> Arm:
+        return {"setting": setting, "generator": generator, "backbone": backbone, "sweep": sweep, "point": point}
+
+    def beside(places: list[tuple[str, str]]) -> list[tuple[str, Arm, Arm]]:
+        return [(dataset, arm("TrRTeR"), arm("TrRSTeR", generator)) for dataset, generator in places]
+
+    def against(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, Arm, Arm]]:
+        rivals = [(dataset, name, other) for dataset in datasets for name in names for other in others if name != other]
+        return [(dataset, arm("TrSTeR", other), arm("TrSTeR", name)) for dataset, name, other in rivals]
+
+    def swept(prefix: str, setting: str, before: Callable[[pd.Series], Arm]) -> list[tuple[str, Arm, Arm]]:
+        rows = sweeps[sweeps["sweep"].str.startswith(prefix) & (sweeps["setting"] == setting) & (sweeps["generator"] != "")]
+        return [
+            (row["dataset"], before(row), {key: row[key] for key in ("setting", "generator", "backbone", "sweep", "point")})
+            for _, row in rows.iterrows()
+        ]
+
+    classical = arm("TrRTeR", sweep=AUGMENTATION, point="classical")
+    tuned = swept("fine-tuning", "TrSTeR", lambda _: arm("TrRTeR"))
+    most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
+    return [
+        Claim("Synthetic records beside those of one dataset hardly help.", True, beside(single), no_gain),
+        Claim("On merged datasets they help by all metrics.", True, beside(merged), some_arm_gains_everywhere, statistics.OVERALL),
+        Claim("Time-VQVAE's records are the best of the three.", True, against(["time_vqvae"], STUDYS_OWN), always_better),
+        Claim(
+            "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all real records.",
+            True,
+            [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST],
+            always_worse,
+        ),
+        Claim(
+            "Synthetic records help more than classical augmentation does.",
+            False,
+            [(dataset, classical, arm("TrRSTeR", generator)) for dataset, generator in cells],
+            any_gain,
+        ),
+        Claim(
+            "Beside classical augmentation, synthetic records still help.",
+            False,
+            [(dataset, classical, arm("TrRSTeR", generator, AUGMENTATION, "classical")) for dataset, generator in cells],
+            any_gain,
+        ),
+        Claim("Some mixture of real and synthetic records helps.", False, swept("mixture", "TrRSTeR", lambda _: arm("TrRTeR")), any_gain),
+        Claim(
+            "With few real records, pre-training on synthetic ones helps.",
+            False,
+            swept("fine-tuning", "TrSTeR", lambda row: arm("TrRTeR", sweep="scratch", point=row["point"])),
+            any_gain,
+        ),
+        Claim(
+            "With few real records, a generator of those few helps.",
+            False,
+            swept("size", "TrRSTeR", lambda row: arm("TrRTeR", sweep="scratch", point=row["point"])),
+            any_gain,
+        ),
+        Claim(
+            "Other classifiers gain from synthetic records.",
+            False,
+            swept("backbones", "TrRSTeR", lambda row: arm("TrRTeR", sweep="backbones", backbone=row["backbone"])),
+            any_gain,
+        ),
+        Claim(
+            "Synthetic records of one hospital's patients help a classifier that was trained at another.",
+            False,
+            swept("hospitals", "TrRSTeR", lambda row: _at_home(arm, row)),
+            any_gain,
+        ),
+        Claim(
+            "Beat-Diffusion's records are better than those of the study's three.",
+            False,
+            against(["beat_diffusion"], STUDYS_OWN),
+            always_better,
+        ),
+    ]
+
+
+def _at_home(arm: Callable[..., Arm], row: pd.Series) -> Arm:
+    """What a classifier of another hospital does without synthetic records."""
+    return arm("TrRTeR", row["generator"], "hospitals", f"{row['point'].split(',')[0]}, real")

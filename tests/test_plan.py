@@ -1,0 +1,70 @@
+"""The plan of a profile agrees with the pipeline: as many cells, and the work of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ecgforge.params import Params
+from ecgforge.stages import plan as stage
+from ecgforge.study import plan
+
+ROOT = Path(__file__).parents[1]
+REAL = {"SR": 60, "SB": 20, "ST": 20}
+
+
+@pytest.fixture
+def params() -> Params:
+    return Params.read(ROOT / "params.yaml")
+
+
+def works(params: Params) -> dict[str, plan.Work]:
+    return {work.stage: work for work in plan.workload(params, dict.fromkeys(params.datasets, REAL))}
+
+
+@pytest.mark.parametrize("profile", ["demo", "sample", "paper"])
+def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
+    tree, lists = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], yaml.safe_load((ROOT / "params.yaml").read_text())
+
+    def length(reference: str) -> int:
+        found = lists
+        for key in reference.strip("${}").split("."):
+            found = found[key]
+        return len(found)
+
+    cells = 0
+    for one in tree.values():
+        count = 1
+        for reference in one.get("matrix", {}).values():
+            count *= length(reference)
+        cells += count
+    assert sum(work.cells for work in works(params.with_profile(profile)).values()) == cells
+
+
+def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
+    found, sweeps, steps = works(params), params.active.sweeps, params.active.classifier.training.steps
+    # Three datasets, two seeds and one of sweeps: TrRTeR plain and augmented; of three generators TrSTeR, TrRSTeR and that augmented.
+    assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
+    assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
+    assert found["transfer"].steps == {"resnet1d": len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps}
+    # 100 real records are 34 of each of three rhythms; beside them 10 and 15 of each for validation and test.
+    assert found["synthesize"].drawn == dict.fromkeys(params.generators, 3 * 3 * (34 + 10 + 15))
+    # Half of 100 in proportion are 30, 10, 10; to balance 0, 25, 25.
+    assert found["mixture"].drawn == {"diffwave": 30 + 25 + 25}
+    varied = params.generator("diffwave").ablations
+    assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}
+
+
+@pytest.mark.slow
+def test_it_is_told_before_anything_runs(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stage.show(params)
+    told = capsys.readouterr().out
+    assert "profile demo" in told
+    assert "side by side" in told
+    assert "what the sources are expected to hold" in told
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,111 @@
+"""Verdicts follow the results: the same claim is supported, contradicted or undecided as the predictions have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecgforge.study import statistics, verdicts
+
+RHYTHMS = ["SR", "AFIB", "ST"]
+RECORDS = 240
+Arm = tuple[str, str, str, str, str, str]  # dataset, generator, backbone, sweep, point, setting
+
+
+def predicted(arm: Arm, right: float, seed: int) -> pd.DataFrame:
+    """Predictions that are right for a share of the records, the same ones for every arm of that share."""
+    truth = np.arange(RECORDS) % 3
+    luck = np.random.default_rng(0).permutation(RECORDS) < right * RECORDS
+    found = np.where(luck, truth, (truth + 1) % 3)
+    table = pd.DataFrame(np.eye(3)[found] * 0.8 + 0.1, columns=[f"p_{rhythm}" for rhythm in RHYTHMS])
+    keys = dict(zip(["dataset", "generator", "backbone", "sweep", "point", "setting"], arm, strict=True))
+    ids = [str(number) for number in range(RECORDS)]
+    return table.assign(**keys, seed=seed, id=ids, patient=ids, truth=np.array(RHYTHMS)[truth])
+
+
+def study(shares: dict[Arm, float]) -> pd.DataFrame:
+    return pd.concat([predicted(arm, right, seed) for arm, right in shares.items() for seed in (0, 1)], ignore_index=True)
+
+
+def word(found: pd.DataFrame, beginning: str) -> str:
+    judged = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 400)
+    (one,) = [verdict for verdict in judged if verdict.claim.text.startswith(beginning)]
+    return one.word
+
+
+def arm(setting: str, generator: str = "", dataset: str = "ptbxl", sweep: str = "", point: str = "", backbone: str = "resnet1d") -> Arm:
+    return (dataset, generator, backbone, sweep, point, setting)
+
+
+@pytest.mark.parametrize(("mixed", "expected"), [(0.9, "contradicted"), (0.7, "supported"), (0.5, "supported"), (0.73, "undecided")])
+def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
+    found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): mixed})
+    assert word(found, "Synthetic records beside those of one dataset hardly help") == expected
+
+
+def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it() -> None:
+    several = {arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 0.5, arm("TrRSTeR", "time_vqvae"): 0.9}
+    assert word(study(several), "Synthetic records beside those of one dataset hardly help") == "contradicted"
+
+
+@pytest.mark.parametrize(("mixed", "expected"), [(0.9, "supported"), (0.7, "contradicted"), (0.72, "undecided")])
+def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> None:
+    found = study({arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed})
+    assert word(found, "On merged datasets they help by all metrics") == expected
+    judged = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 100)
+    assert set(judged[1].comparisons["metric"]) == set(statistics.OVERALL)
+    assert word(found, "Synthetic records beside those of one dataset") == "not tested", "merged is not one dataset"
+
+
+@pytest.mark.parametrize(("vqvae", "expected"), [(0.9, "supported"), (0.5, "contradicted"), (0.7, "undecided")])
+def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: str) -> None:
+    found = study({arm("TrSTeR", "diffwave"): 0.7, arm("TrSTeR", "time_diffusion"): 0.4, arm("TrSTeR", "time_vqvae"): vqvae})
+    assert word(found, "Time-VQVAE's records are the best") == expected
+
+
+@pytest.mark.parametrize(("tuned", "expected"), [(0.5, "supported"), (0.7, "undecided"), (0.9, "contradicted")])
+def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(tuned: float, expected: str) -> None:
+    points = {arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point=point): right for point, right in (("5", 0.2), ("80", tuned))}
+    found = study({arm("TrRTeR"): 0.7, **points})
+    assert word(found, "Pre-trained on synthetic records and fine-tuned") == expected
+    few = found[found["point"] != "80"]
+    assert word(few, "Pre-trained on synthetic records and fine-tuned") == "not tested", "few real records are no match for all"
+
+
+def test_classical_augmentation_is_the_rival() -> None:
+    rivals = {arm("TrRTeR"): 0.5, arm("TrRTeR", sweep="augmentation", point="classical"): 0.8, arm("TrRSTeR", "diffwave"): 0.7}
+    assert word(study(rivals), "Synthetic records help more than classical augmentation") == "contradicted"
+    assert word(study(rivals), "Beside classical augmentation") == "not tested"
+
+
+def test_few_real_records_are_compared_with_as_few() -> None:
+    few = {
+        arm("TrRTeR"): 0.9,
+        arm("TrRTeR", sweep="scratch", point="5"): 0.4,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
+        arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.4,
+    }
+    assert word(study(few), "With few real records, pre-training") == "supported"
+    assert word(study(few), "With few real records, a generator of those few") == "contradicted"
+
+
+def test_hospitals_are_compared_with_the_same_without_synthetic_records() -> None:
+    there = {
+        arm("TrRTeR", dataset="chapman"): 0.9,
+        arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real"): 0.5,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic"): 0.8,
+    }
+    assert word(study(there), "Synthetic records of one hospital's patients") == "supported"
+
+
+def test_many_comparisons_widen_each_interval() -> None:
+    def interval(generators: int) -> float:
+        mixed: dict[Arm, Any] = {arm("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)}
+        found = study({arm("TrRTeR"): 0.7, **mixed})
+        rows = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.9, 4000)[0].comparisons
+        return float((rows["high"] - rows["low"]).mean())
+
+    assert interval(8) > 1.2 * interval(1)
