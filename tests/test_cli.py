@@ -81,7 +81,7 @@ def edit(project: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_help_names_every_stage(tmp_path: Path) -> None:
     found = ecgforge(tmp_path, "--help")
     assert found.returncode == 0
-    for command in ("acquire", "prepare", "train-generator", "synthesize", "classify-real", "classify", "quality", "report", "repro"):
+    for command in ("acquire", "prepare", "train-generator", "synthesize", "settings-real", "settings", "quality", "report", "repro"):
         assert command in found.stdout
 
 

@@ -101,7 +101,7 @@ def synthesize(
 
 
 @app.command()
-def classify_real(dataset: Dataset, real: Real, models: Out, out: Out, params: ParamsFile = PARAMS) -> None:
+def settings_real(dataset: Dataset, real: Real, models: Out, out: Out, params: ParamsFile = PARAMS) -> None:
     """Train and test the classifier on real records (TrRTeR), with its baselines, once for all generators."""
     from ecgforge.stages import classify, parameters
 
@@ -109,12 +109,12 @@ def classify_real(dataset: Dataset, real: Real, models: Out, out: Out, params: P
 
 
 @app.command()
-def classify(
+def settings(
     dataset: Dataset,
     generator: Generator,
     real: Real,
     synthetic: Synthetic,
-    baseline: Annotated[Path, typer.Option(help="The classifiers that `classify-real` trained.")],
+    baseline: Annotated[Path, typer.Option(help="The classifiers that `settings-real` trained.")],
     models: Out,
     out: Out,
     params: ParamsFile = PARAMS,
@@ -126,7 +126,7 @@ def classify(
     stage.on_synthetic(parameters.read(params), dataset, generator, real, synthetic, baseline, models, out)
 
 
-Classifiers = Annotated[Path, typer.Option(help="What `classify` trained, such as models/classifiers/ptbxl/diffwave.")]
+Classifiers = Annotated[Path, typer.Option(help="What `settings` trained, such as models/classifiers/ptbxl/diffwave.")]
 
 
 @app.command()
@@ -191,7 +191,7 @@ def quality(
     generator: Generator,
     real: Real,
     synthetic: Synthetic,
-    classifiers: Annotated[Path, typer.Option(help="What `classify-real` trained, such as models/classifiers/ptbxl/real.")],
+    classifiers: Annotated[Path, typer.Option(help="What `settings-real` trained, such as models/classifiers/ptbxl/real.")],
     out: Out,
     params: ParamsFile = PARAMS,
 ) -> None:

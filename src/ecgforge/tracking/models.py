@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 WEIGHTS = "weights.md5"
+DIGEST = "files.md5"  # of all files of a version, see `tracking.versions`
 
 
 def log_classifier(
@@ -130,6 +131,7 @@ def _register(
         model = run.client.create_logged_model(run.experiment_id, name, run.id, tags)
         description.model_id = model.model_id
         description.save(str(saved / "MLmodel"))
+        tags |= {DIGEST: md5(saved)}
         patiently(run.client.log_model_artifacts, model.model_id, str(saved))
     patiently(run.client.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
     patiently(run.client.log_outputs, run.id, [LoggedModelOutput(model.model_id, 0)])

@@ -1,0 +1,130 @@
+"""Registered model versions by the names that people type, and their files, checked before anything reads them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import md5
+from ecgforge.tracking.models import DIGEST
+from ecgforge.tracking.store import client, patiently
+
+REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
+FILES = "extra_files"  # MLflow's folder of what ecgforge reads back
+UNSAFE = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".py", ".so"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version.
+
+    Attributes:
+        name, number: as in MLflow's registry.
+        run_id: of the run that made it.
+        source: MLflow's address of its files.
+        tags: its provenance, see `tracking.runs`.
+        aliases: such as `champion`.
+    """
+
+    name: str
+    number: str
+    run_id: str
+    source: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """What a person would type to mean it."""
+        return f"{self.name}/{self.number}"
+
+
+def find(reference: str) -> Version:
+    """Return the version that `name@alias` or `name/number` means, with `models:/` before it or without.
+
+    Raises:
+        EcgforgeError: the words mean no version, or there is no such one; says which there are.
+    """
+    words = REFERENCE.match(reference)
+    if words is None:
+        raise EcgforgeError(f"'{reference}' means no model version: write name@alias or name/number, as in ecg-classifier-merged@champion")
+    known = versions(words["name"])
+    if not known:
+        raise EcgforgeError(f"no model is registered as '{words['name']}': see `ecgforge ui`, or run `dvc repro` first")
+    for version in known:
+        if words["alias"] in version.aliases or words["version"] == version.number:
+            return version
+    aliases = sorted({alias for version in known for alias in version.aliases})
+    raise EcgforgeError(
+        f"'{words['name']}' has no {words['alias'] or 'version ' + words['version']}: it has versions 1 to {known[-1].number} "
+        f"and the aliases {', '.join(aliases) or '(none yet: `ecgforge promote` sets champion)'}"
+    )
+
+
+def versions(name: str) -> list[Version]:
+    """Return all versions of the registered model `name`, oldest first; empty where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    registry = client()
+    try:
+        aliases = patiently(registry.get_registered_model, name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return []
+    found = sorted(patiently(registry.search_model_versions, f"name = '{name}'"), key=lambda one: int(one.version))
+    return [_version(one, tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(one.version)))) for one in found]
+
+
+def _version(entity: object, aliases: tuple[str, ...]) -> Version:
+    number, tags = str(entity.version), dict(entity.tags)  # type: ignore[attr-defined]
+    return Version(entity.name, number, entity.run_id, entity.source, tags, aliases)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def files(version: Version) -> Iterator[Path]:
+    """Yield a folder with what ecgforge wrote of the model, as long as the block lasts.
+
+    Raises:
+        EcgforgeError: the files are gone, are not those that were registered, or hold something that could execute.
+    """
+    import mlflow.artifacts
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
+        except Exception as error:  # of MLflow, its stores and the file system
+            raise EcgforgeError(f"the files of {version.label} are no longer to be had ({' '.join(str(error).split())[:200]})") from error
+        (folder / "registered_model_meta").unlink(missing_ok=True)  # what MLflow writes beside what it downloads
+        check(version, folder)
+        yield folder / FILES
+
+
+def check(version: Version, folder: Path) -> None:
+    """Check that the files in `folder` are those that were registered as `version` and that loading them can execute nothing.
+
+    Raises:
+        EcgforgeError: a file that holds code or pickle, or files that are not the registered ones to the byte.
+    """
+    held = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not held:
+        raise EcgforgeError(f"the files of {version.label} are no longer to be had")
+    for file in held:
+        if file.suffix in UNSAFE or _holds_pickle(file):
+            raise EcgforgeError(f"{version.label} holds {file.relative_to(folder)}, which could execute when it is loaded: refused")
+    if md5(folder) != version.tags.get(DIGEST):
+        raise EcgforgeError(f"the files of {version.label} are not those that were registered: refused; train and register the model anew")
+
+
+def _holds_pickle(file: Path) -> bool:
+    if zipfile.is_zipfile(file):
+        return any(name.endswith("/data.pkl") and "/data/" not in name for name in zipfile.ZipFile(file).namelist())
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    return start[:1] == b"\x80" and len(start) == 2 and start[1] in range(2, 6)
