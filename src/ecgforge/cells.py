@@ -29,6 +29,7 @@ SLOW = (
     "mlflow.pytorch",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
+    "neurokit2",
     "sklearn.manifold",
     "ecgforge.stages.assess",
     "ecgforge.stages.classify",
