@@ -227,10 +227,10 @@ def report(out: Out = Path("reports"), params: ParamsFile = PARAMS) -> None:
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
-    """Open MLflow's UI on the runs and models of the study."""
-    from ecgforge.tracking import store
+    """Open MLflow's UI on the runs and models of the study, and print where in it settings and generators are compared."""
+    from ecgforge.tracking import runs, store
 
-    store.serve(port)
+    store.serve(port, runs.EXPERIMENT, runs.CHARTS)
 
 
 @app.command()

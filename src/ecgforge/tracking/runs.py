@@ -38,6 +38,12 @@ Point = tuple[str, float, int, int]  # key, value, step, ms since 1970
 
 EXPERIMENT = "ecgforge"
 CELL = "ecgforge.cell"
+NO_SWEEP = "none"
+CHARTS = {  # what they compare, and a filter of runs
+    "Settings": f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}'",
+    "Generators": "tags.kind = 'generator'",
+    "Quality": "tags.kind = 'quality'",
+}
 REASON = "ecgforge.reason"
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
@@ -95,7 +101,8 @@ class Cell:
             "generator": self.generator,
             "setting": self.setting,
             "backbone": self.backbone,
-            "sweep": self.sweep,
+            # MLflow's filters know equal and unequal, and not absent.
+            "sweep": self.sweep or (NO_SWEEP if self.kind == "classifier" else None),
             "point": self.point,
             "seed": str(self.seed),
             "simulated": str(self.simulated).lower(),
@@ -334,7 +341,9 @@ def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
     if found:
         return found.experiment_id, []
     try:
-        return client.create_experiment(name, store.artifact_location(name)), []
+        # Without it MLflow's UI guesses, and opens on a page for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(name, store.artifact_location(name), tags), []
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
