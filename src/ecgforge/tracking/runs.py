@@ -38,6 +38,7 @@ Point = tuple[str, float, int, int]  # key, value, step, ms since 1970
 
 EXPERIMENT = "ecgforge"
 CELL = "ecgforge.cell"
+INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
 REASON = "ecgforge.reason"
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
@@ -113,6 +114,7 @@ class DatasetInput:
         digest: DVC's md5, see `ecgforge.files.md5`.
         context: what it is used for: `training`, `validation`, `test`.
         origin: `real`, `simulated`, or the name of the generator.
+        drawn_by: md5 of the weights of the generator that drew it; empty for records that none drew.
     """
 
     name: str
@@ -120,6 +122,7 @@ class DatasetInput:
     digest: str
     context: str
     origin: str
+    drawn_by: str = ""
 
 
 def identity(cell: Cell, params: dict[str, Any], inputs: dict[str, str], code: Iterable[Path | ModuleType]) -> str:
@@ -277,7 +280,8 @@ def tracked(
     """
     store.ensure_reachable()
     client = store.client()
-    provenance = {**cell.tags, **_origin(), **{f"input.{item.name}": item.digest for item in inputs}, CELL: identity}
+    provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: identity}
+    provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
     try:
         run = Run(client, _find_or_create(client, cell, identity), identity, provenance, resume_file)
         run._start(params, inputs)
