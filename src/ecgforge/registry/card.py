@@ -13,8 +13,8 @@ LENGTH = 5000  # characters that MLflow keeps of a description
 USE = {
     "classifier": "Research: to tell the rhythm of a resting 10 s, 12-lead ECG that was prepared as its training records were, among the "
     "rhythms below and no others. One rhythm is told of each record. No medical device; not for decisions about patients.",
-    "generator": "Research: to draw synthetic 10 s ECGs of the rhythms that it learned. Its records stand for no patient; not for decisions "
-    "about patients.",
+    "generator": "Research: to draw synthetic 10 s ECGs of the rhythms that it learned. Its records stand for no patient; not for "
+    "decisions about patients.",
 }
 
 
@@ -75,6 +75,8 @@ def _untested(verdict: Verdict) -> list[str]:
 
 def _origin(verdict: Verdict) -> list[str]:
     tags = verdict.version.tags
-    lines = [f"- commit `{tags.get('git.commit', 'unknown')}`, DVC stage `{tags.get('dvc.stage', 'unknown')}`, seed {tags.get('seed', '?')}"]
+    lines = [
+        f"- commit `{tags.get('git.commit', 'unknown')}`, DVC stage `{tags.get('dvc.stage', 'unknown')}`, seed {tags.get('seed', '?')}"
+    ]
     lines += [f"- drawn from by {node.name}" for node in verdict.lineage.all() if node.kind == "version" and node is not verdict.lineage]
     return [*lines, f"- all of it: `ecgforge lineage {verdict.version.label}`"]

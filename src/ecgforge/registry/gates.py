@@ -82,11 +82,15 @@ def _recall(test: Test, margin: float) -> Gate:
     if not test.champion:
         worst = own.idxmin()
         bound = 1 / len(test.rhythms)
-        return Gate("recall", f"{worst} {own[worst]:.3f}", f"above {bound:.3f}", bool(own[worst] > bound), "the least of any rhythm; by guessing")
+        return Gate(
+            "recall", f"{worst} {own[worst]:.3f}", f"above {bound:.3f}", bool(own[worst] > bound), "the least of any rhythm; by guessing"
+        )
     (theirs,) = (recalls(test.truth, rival, test.rhythms) for rival in test.rivals.values())
     change = own - theirs
     worst = change.idxmin()
-    return Gate("recall", f"{worst} {change[worst]:+.3f}", f"at least {-margin:+g}", bool(change[worst] >= -margin), "the most that a rhythm loses")
+    return Gate(
+        "recall", f"{worst} {change[worst]:+.3f}", f"at least {-margin:+g}", bool(change[worst] >= -margin), "the most that a rhythm loses"
+    )
 
 
 def recalls(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.Series:
@@ -97,8 +101,8 @@ def recalls(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the expected calibration error: |accuracy - confidence| in bins of equal width of the likeliest rhythm's probability, weighted by
-    records (Guo et al., ICML 2017, eq. 3). Few records make it larger than it is."""
+    """Return the expected calibration error: |accuracy - confidence| in bins of equal width of the likeliest rhythm's probability,
+    weighted by records (Guo et al., ICML 2017, eq. 3). Few records make it larger than it is."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bin_of, correct - confidence, BINS)
@@ -125,9 +129,7 @@ def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None]) -
 
 def _keys(table: pd.DataFrame, column: str) -> set[str]:
     """Ids or patients as a merged set has them, `<dataset>-<id>`, so that sets compare."""
-    return {
-        f"{dataset}-{name.removeprefix(f'{dataset}-')}" for dataset, name in zip(table["dataset"], table[column], strict=True) if name
-    }
+    return {f"{dataset}-{name.removeprefix(f'{dataset}-')}" for dataset, name in zip(table["dataset"], table[column], strict=True) if name}
 
 
 def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
@@ -145,7 +147,13 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
     def over(name: str, metric: str, allowed: float, detail: str, sign: int = 1) -> Gate:
         value, floor = scores.get(metric, np.nan), scores.get(f"{metric}_floor", np.nan)
         bound = floor + sign * allowed
-        return Gate(name, f"{value:.3g}", f"at {'most' if sign > 0 else 'least'} {bound:.3g}", bool(sign * value <= sign * bound), f"{detail}; floor {floor:.3g}")
+        return Gate(
+            name,
+            f"{value:.3g}",
+            f"at {'most' if sign > 0 else 'least'} {bound:.3g}",
+            bool(sign * value <= sign * bound),
+            f"{detail}; floor {floor:.3g}",
+        )
 
     nearest = scores.get("nearest_ratio", np.nan)
     return [
@@ -154,6 +162,14 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
         over("heart_rate", "heart_rate_w1", bounds.heart_rate, "Wasserstein distance, bpm"),
         over("rr_variation", "rr_variation_w1", bounds.rr_variation, "Wasserstein distance, points"),
         over("copied", "copied_share", bounds.copied_share, "memorisation: share nearer to training records than strangers are"),
-        Gate("nearest", f"{nearest:.3g}", f"at least {bounds.nearest_ratio:g}", bool(nearest >= bounds.nearest_ratio), "memorisation: 1 for strangers, 0 for copies"),
-        at_most("membership", scores.get("membership_auc", np.nan), bounds.membership_auc, "memorisation: AUC of telling who was trained on"),
+        Gate(
+            "nearest",
+            f"{nearest:.3g}",
+            f"at least {bounds.nearest_ratio:g}",
+            bool(nearest >= bounds.nearest_ratio),
+            "memorisation: 1 for strangers, 0 for copies",
+        ),
+        at_most(
+            "membership", scores.get("membership_auc", np.nan), bounds.membership_auc, "memorisation: AUC of telling who was trained on"
+        ),
     ]

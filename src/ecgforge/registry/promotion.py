@@ -99,7 +99,9 @@ def choose(name: str, number: str | None, best: bool, content: Content) -> Versi
         if value is not None and setting in SETTINGS and SETTINGS[setting].trained_on != "synthetic":
             rated.append((value, int(version.number), version))
     if not rated:
-        raise EcgforgeError(f"no version of '{name}' was trained on the current data and validated on real records: run `dvc repro classify`")
+        raise EcgforgeError(
+            f"no version of '{name}' was trained on the current data and validated on real records: run `dvc repro classify`"
+        )
     return max(rated, key=lambda one: one[:2])[2]
 
 
@@ -118,8 +120,10 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     folder = f"data/prepared/{dataset}"
     records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
     test, digest = records.split("test"), content.digest(folder)
-    asked = _classifier if version.tags.get("kind") == "classifier" else _generator
-    found, figures, against = asked(params, version, champion, records, digest)
+    if version.tags.get("kind") == "generator":
+        found, figures, against = _generator(params, version, digest)
+    else:
+        found, figures, against = _classifier(params, version, champion, records)
     origins = _trained_on(traced, content)
     found = [
         _locked(test, digest, champion, content),
@@ -141,9 +145,7 @@ def _locked(test: RecordSet, digest: str, champion: Version | None, content: Con
     return Gate("test_set", f"{digest[:8]}, {len(test)} records", "not synthetic, known to DVC", known and real, detail)
 
 
-def _classifier(
-    params: Params, version: Version, champion: Version | None, records: RecordSet, digest: str
-) -> tuple[list[Gate], pd.DataFrame, str]:
+def _classifier(params: Params, version: Version, champion: Version | None, records: RecordSet) -> tuple[list[Gate], pd.DataFrame, str]:
     test, study, bounds = records.split("test"), params.active.study, params.gates.classifier
     truth, patients, rhythms = test.labels, test.records["patient"].to_numpy(), test.about.rhythms
     torch.set_num_threads(params.active.compute.threads)
@@ -191,9 +193,7 @@ def latency(classifier: base.Classifier, records: RecordSet) -> float:
     return 1000 * float(np.median(times[3:]))
 
 
-def _generator(
-    params: Params, version: Version, champion: Version | None, records: RecordSet, digest: str
-) -> tuple[list[Gate], pd.DataFrame, str]:
+def _generator(params: Params, version: Version, digest: str) -> tuple[list[Gate], pd.DataFrame, str]:
     dataset, generator = version.tags["dataset"], version.tags["generator"]
     found = lookup.quality(dataset, generator, version.tags.get(WEIGHTS, ""), digest)
     if found is None:
@@ -212,7 +212,7 @@ def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gat
     missing = [key for key in REQUIRED if not version.tags.get(key)]
     if not any(key.startswith(INPUT) for key in version.tags):
         missing.append("input.*")
-    lost = [node.name for node in traced.all() if lineage.GONE in " ".join(node.facts.values()) and node.kind != "source"]
+    lost = [node.name for node in traced.all() if node.lost]
     detail = "; ".join([*(f"no tag {key}" for key in missing), *(f"gone: {name}" for name in lost)])
     yield Gate("provenance", f"{len(missing) + len(lost)} missing", "0 missing", not missing and not lost, detail)
     commit, dirty = version.tags.get("git.commit", ""), version.tags.get("git.dirty") != "false"
@@ -263,9 +263,7 @@ def _record(verdict: Verdict, content: Content, mark: dict[str, str]) -> str:
     evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
     place = f"promotion/{version.name}-{version.number}-{stamp}"
     where = f"run {version.run_id}, {place}.json"
-    tags = {
-        f"{history.GATE}{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}" for gate in verdict.gates
-    }
+    tags = {f"{history.GATE}{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}" for gate in verdict.gates}
     tags["verdict"] = f"{'passed' if verdict.passed else 'failed ' + ', '.join(verdict.failed)}, against {verdict.against}; {where}"
     kept = history.record(version, tags | mark, text, {f"{place}.json": evidence, f"{place}.md": text})
     with whole(card_path(content.root, version)) as scratch:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from ecgforge.files import md5, whole
 from ecgforge.tracking.store import project_root
 
 LOCK = "dvc.lock"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Content:
             path: where in the working tree it may lie.
         """
         if path and self.digest(path) == digest:
-            return (self.root / path / name).read_bytes()
+            file = self.root / path / name
+            return file.read_bytes() if file.is_file() else None
         if not name:
             return self._object(digest)
         return self._object(self.listing(digest).get(name, ""))
@@ -104,7 +107,7 @@ class Content:
         """Yield the stages that ran with `text`, a digest, in their records: of the working tree's dvc.lock, of those that git has,
         and of DVC's run cache; the latest first."""
         for lock in self._locks(text):
-            tree = yaml.load(lock, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if text in lock else {}
+            tree = yaml.load(lock, _LOADER) if text in lock else {}
             stages = tree.get("stages", {"": tree}) if tree else {}
             for name, record in stages.items():
                 parameters = {key: value for file in record.get("params", {}).values() for key, value in file.items()}
@@ -115,6 +118,31 @@ class Content:
     def made_by(self, digest: str) -> Step | None:
         """Return the stage that wrote the content with this digest, if a record of it remains."""
         return next((step for step in self.steps(digest) if digest in step.outs.values()), None)
+
+    def used(self) -> Iterator[str]:
+        """Yield the digest of every output of DVC that the working tree, or any commit that git has a name for, knows."""
+        if self.repo:
+            # dvc.lock of the working tree alone would do for most; commits whose dvc.yaml no longer reads are looked at by their lock.
+            for lock in self._named_locks():
+                for record in (yaml.load(lock, _LOADER) or {}).get("stages", {}).values():
+                    yield from (digest for kind in ("deps", "outs") for digest in _digests(record, kind).values() if digest)
+            for objects in self.repo.used_objs(all_experiments=False).values():
+                yield from (item.value for item in objects)
+
+    def _named_locks(self) -> Iterator[str]:
+        lock = self.root / LOCK
+        yield lock.read_text() if lock.exists() else ""
+        for commit in dict.fromkeys(git(self.root, "for-each-ref", "--format=%(objectname)").split()):
+            yield git(self.root, "show", f"{commit}:./{LOCK}")
+
+    def objects(self) -> Iterator[Path]:
+        """Yield the files of DVC's cache; none where it lies outside the project, since other projects may need what it has."""
+        if self._cache is not None and Path(self._cache.path).is_relative_to(self.root):
+            yield from (path for path in Path(self._cache.path).glob("??/*") if path.is_file())
+
+    def locked(self) -> AbstractContextManager[Any]:
+        """Keep DVC from writing while the block lasts."""
+        return self.repo.lock if self.repo else nullcontext()
 
     def _locks(self, text: str) -> Iterator[str]:
         lock = self.root / LOCK

@@ -142,11 +142,11 @@ def record(version: Version, tags: dict[str, str], description: str, files: dict
 
 
 def _check(name: str, expected: str) -> None:
-    now = champion(name)
-    if now != expected:
+    now, before = (f"version {number}" if number else "nobody" for number in (champion(name), expected))
+    if now != before:
         raise EcgforgeError(
-            f"{name}: the champion is now {'version ' + now if now else 'nobody'} and no longer {'version ' + expected if expected else 'nobody'}, "
-            "since someone else moved it; look at `ecgforge history` and decide again"
+            f"{name}: champion is {now} by now and no longer {before}, since someone else moved it; look at `ecgforge history {name}` and "
+            "decide again"
         )
 
 

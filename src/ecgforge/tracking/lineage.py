@@ -6,16 +6,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.tracking.content import Content, git
+from ecgforge.tracking.content import Content, Step, git
 from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
 from ecgforge.tracking.store import client, patiently
-from ecgforge.tracking.versions import Version, find
+from ecgforge.tracking.versions import FILES, Version, find
 
 RUN = re.compile(r"^[0-9a-f]{32}$")
 GONE = "gone"
@@ -47,6 +47,11 @@ class Node:
     def real(self) -> bool:
         """Whether it is a record set that no generator drew."""
         return self.kind == "record set" and self.facts.get("origin") != "synthetic"
+
+    @property
+    def lost(self) -> bool:
+        """Whether it, or a fact about it, is no longer to be had."""
+        return any(GONE in self.facts.get(name, "") for name in ("run", "commit", "content", "version"))
 
     def all(self) -> Iterator[Node]:
         """Yield this and everything behind it, each once."""
@@ -101,7 +106,7 @@ class Walker:
             aliases = {"alias": ", ".join(version.aliases)} if version.aliases else {}
             run = self.run(version.run_id, version.tags)
             self._nodes[key] = Node(
-                "version", version.label, version.tags.get(WEIGHTS, ""), "", aliases | facts, [("run", run)], version
+                "version", version.label, version.tags.get(WEIGHTS, ""), "", aliases | facts, [("made by", run)], version
             )
         return self._nodes[key]
 
@@ -154,7 +159,8 @@ class Walker:
         about = json.loads(self.content.read(digest, "about.json", path) or b"{}") if digest.endswith(".dir") else {}
         made = {"weights_md5": (given or {}).get("drawn_by", ""), **about.get("made", {})}
         facts = {"origin": about.get("origin", (given or {}).get("origin", ""))}
-        if not about and facts["origin"]:
+        raw = path.startswith("data/raw") and not about
+        if digest.endswith(".dir") and not about and not raw:
             facts["content"] = GONE
         if "by_rhythm" in made:
             splits = list(made["by_rhythm"].values())
@@ -164,7 +170,6 @@ class Walker:
         step = self.content.made_by(digest)
         if step:
             facts["stage"] = step.name or step.command
-        raw = path.startswith("data/raw") and not about
         kind = "record set" if digest.endswith(".dir") and not raw else "raw records" if raw else "file"
         node = self._nodes[digest] = Node(kind, name, digest, path, {key: value for key, value in facts.items() if value})
         node.made_from.extend(self._drawn_by(made, name) if made["weights_md5"] else self._prepared_from(step))
@@ -219,3 +224,39 @@ def versions_by_weights(weights: str) -> list[Version]:
         return []
     found = patiently(client().search_model_versions, f"tags.`{WEIGHTS}` = '{weights}'")
     return sorted((find(f"{one.name}/{one.version}") for one in found), key=lambda version: int(version.number))
+
+
+def aliased() -> list[Version]:
+    """Return all versions that have an alias, of all models."""
+    found = []
+    for model in client().search_registered_models(max_results=1000):
+        for number in sorted({str(number) for number in dict(model.aliases).values()}, key=int):
+            found.append(find(f"{model.name}/{number}"))
+    return found
+
+
+def step_of(version: Version, content: Content) -> Step | None:
+    """Return the record of the DVC stage that made a version: the one whose outputs hold its weights, or else one by the name of its stage
+    with its inputs; None where no record remains."""
+    inputs = {value for key, value in version.tags.items() if key.startswith(INPUT)}
+    steps = [step for step in content.steps(next(iter(inputs), "-")) if inputs <= {*step.deps.values(), *step.outs.values()}]
+    stage, weights = version.tags.get("dvc.stage", ""), version.tags.get(WEIGHTS, "-")
+    exact = [step for step in steps if any(weights in content.listing(out).values() for out in step.outs.values())]
+    found = next(iter(exact), None) or next((step for step in steps if step.name == stage), None)
+    return replace(found, name=stage) if found else None
+
+
+def again(version: Version, folder: Path) -> Path:
+    """Return the weights that a stage run in the project in `folder`, with a tracking store of its own, registered in this version's place.
+
+    Raises:
+        EcgforgeError: it registered none.
+    """
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder}/mlflow.db"
+    same = ("dataset", "generator", "setting", "backbone", "sweep", "point", "seed")
+    for one in MlflowClient(uri, uri).search_model_versions(f"name = '{version.name}'"):
+        if all(one.tags.get(name) == version.tags.get(name) for name in same):
+            return next(folder.glob(f"mlruns/**/{one.source.rsplit('/', 1)[-1]}/artifacts/{FILES}/weights.safetensors"))
+    raise EcgforgeError(f"the stage ran, but registered nothing in the place of {version.label}")

@@ -1,0 +1,67 @@
+"""Judge a version, make it champion, go back, and tell the history."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Params
+from ecgforge.registry import promotion
+from ecgforge.tracking import history, store, versions
+from ecgforge.tracking.content import Content
+
+console = Console(highlight=False)
+
+
+def promote(params: Params, name: str, number: str | None, best: bool, dry_run: bool, force: bool, reason: str) -> None:
+    """Judge a version by the gates, print the verdict, and make it champion if it passed; with `dry_run`, nothing is written.
+
+    Raises:
+        EcgforgeError: it failed, or cannot be judged; see `registry.promotion`.
+    """
+    if force and not reason.strip():
+        raise EcgforgeError("--force needs a --reason; it stays on record")
+    store.ensure_reachable()
+    content = Content()
+    verdict = promotion.judge(params, promotion.choose(name, number, best, content), content)
+    label = verdict.version.label
+    console.print(_table(verdict))
+    if dry_run:
+        console.print(f"{label} {'would be made champion' if verdict.passed else 'would not be made champion'}; nothing was written.")
+        return
+    verdict = promotion.promote(verdict, content, force, reason)
+    console.print(f"{label} is champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}.")
+    console.print(f"Model card: {promotion.card_path(content.root, verdict.version).relative_to(content.root)}")
+
+
+def _table(verdict: promotion.Verdict) -> Table:
+    table = Table(title=f"{verdict.version.label} against {verdict.against}", title_justify="left")
+    for heading in ("gate", "figure", "bound", "passed", ""):
+        table.add_column(heading, overflow="fold")
+    for gate in verdict.gates:
+        passed = "yes" if gate.passed else "NO"
+        table.add_row(gate.name, gate.figure, gate.bound, passed, gate.detail, style=None if gate.passed else "red")
+    return table
+
+
+def rollback(name: str, reason: str) -> None:
+    """Make the former champion of `name` champion again."""
+    store.ensure_reachable()
+    gone, back = promotion.rollback(name, reason)
+    console.print(f"{name}: version {back} is champion again, version {gone} no longer.")
+
+
+def show(name: str) -> None:
+    """Print who made which version of `name` champion, when, why, and on what evidence; and what does not fit."""
+    if not versions.versions(name):
+        raise EcgforgeError(f"no model is registered as '{name}'")
+    table = Table(title=f"Champions of {name}", title_justify="left")
+    for heading in ("when (UTC)", "who", "what", "why", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for entry in history.entries(name):
+        former = f", before: {entry.former}" if entry.former else ""
+        table.add_row(entry.when, entry.who, f"version {entry.version} {entry.action}{former}", entry.reason, entry.evidence)
+    console.print(table)
+    for fault in history.faults(name):
+        console.print(fault, style="red")
