@@ -88,7 +88,7 @@ def tags(number: str) -> dict[str, str]:
     return versions.find(f"{NAME}/{number}").tags
 
 
-def test_the_first_champion_leaves_all_that_a_reader_needs(content: Content) -> None:
+def test_the_first_champion_leaves_all_that_a_reader_needs(content: Content, tmp_path: Path) -> None:
     verdict = promoted(GOOD, content)
     assert verdict.failed == []
     version = versions.find(f"{NAME}@champion")
@@ -98,7 +98,7 @@ def test_the_first_champion_leaves_all_that_a_reader_needs(content: Content) -> 
     assert version.tags["gate.macro_f1.majority"].startswith("passed: +0.")
     client = store.client()
     kept = {Path(file.path).suffix: file.path for file in client.list_artifacts(version.run_id, "promotion")}
-    evidence = Path(client.download_artifacts(version.run_id, kept[".json"], "."))
+    evidence = Path(client.download_artifacts(version.run_id, kept[".json"], str(tmp_path)))
     card = promotion.card_path(content.root, version).read_text()
     assert client.get_model_version(NAME, GOOD).description == card
     (entry,) = history.entries(NAME)
@@ -162,9 +162,9 @@ def test_a_better_one_becomes_champion_and_the_former_is_kept(content: Content) 
 
 
 def test_gates_of_an_earlier_verdict_do_not_linger(content: Content) -> None:
-    with pytest.raises(EcgforgeError, match="there is none yet"):
-        promoted(WORSE, content)
-    promoted(GOOD, content)
+    promoted(WORSE, content)
+    assert "gate.macro_f1.majority" in tags(WORSE)
+    promoted(BETTER, content)
     with pytest.raises(EcgforgeError):
         promoted(WORSE, content)
     assert "gate.macro_f1" in tags(WORSE)
@@ -195,7 +195,7 @@ def test_a_set_that_left_the_working_tree_is_read_from_the_cache() -> None:
         (gate,) = [gate for gate in judged(LEAKING, Content()).gates if gate.name == "leakage"]
     finally:
         away.rename(kept)
-    assert gate.figure == "30 records, 30 patients"
+    assert gate.figure == "24 records, 24 patients"
 
 
 def test_force_needs_a_reason_and_marks_for_ever(content: Content) -> None:

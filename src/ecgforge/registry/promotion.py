@@ -140,7 +140,7 @@ def _locked(test: RecordSet, digest: str, champion: Version | None, content: Con
     known = content.made_by(digest) is not None
     theirs = champion.tags.get(f"{INPUT}{test.folder.name}", digest) if champion else digest
     anew = "" if theirs == digest else f"; the champion's own figures are for {theirs[:8]}, so it is judged anew"
-    detail = ("" if known else "no DVC stage wrote these records: `dvc repro`; ") + f"both are judged by them{anew}"
+    detail = ("" if known else "no DVC stage wrote these records: `dvc repro`; ") + f"all are judged by these{anew}"
     real = test.about.origin != "synthetic" and len(test) > 0
     return Gate("test_set", f"{digest[:8]}, {len(test)} records", "not synthetic, known to DVC", known and real, detail)
 

@@ -17,7 +17,7 @@ from ecgforge.tracking.lineage import Node
 
 console = Console(highlight=False)
 
-WIDTH, HEIGHT, ACROSS, DOWN = 250, 62, 330, 82  # px, of a box, and from box to box
+WIDTH, HEIGHT, ACROSS, DOWN, ARC = 250, 62, 340, 82, 80  # px: of a box, from box to box, and of a line below them
 
 
 def show(reference: str, out: Path | None) -> None:
@@ -70,15 +70,23 @@ def svg(node: Node) -> str:
     for one in node.all():
         x, y = places[id(one)]
         boxes.append(_box(x, y, one))
-        for role, other in one.made_from:
-            right, down = places[id(other)]
-            lines.append(f'<path d="M{x + WIDTH} {y + HEIGHT / 2} L{right} {down + HEIGHT / 2}" stroke="#888" fill="none"/>')
-            middle = f'x="{right - 6}" y="{down + HEIGHT / 2 - 6}"'
-            lines.append(f'<text {middle} text-anchor="end" font-style="italic" fill="#555">{escape(role)}</text>')
-    width, height = ACROSS * len(rows) - ACROSS + WIDTH + 40, DOWN * max(rows.values()) + 20
+        lines += [_line(x, y, *places[id(other)], role) for role, other in one.made_from]
+    width, height = ACROSS * len(rows) - ACROSS + WIDTH + 40, DOWN * max(rows.values()) + ARC
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">'
     title = f"<title>Lineage of {escape(node.name)}</title>"
     return "\n".join([head, title, f'<rect width="{width}" height="{height}" fill="white"/>', *lines, *boxes, "</svg>"]) + "\n"
+
+
+def _line(x: int, y: int, right: int, down: int, role: str) -> str:
+    """A line from box to box; one that passes others goes below them."""
+    if right - x == ACROSS:
+        way = f"M{x + WIDTH} {y + HEIGHT / 2} L{right} {down + HEIGHT / 2}"
+        place = f'x="{right - 6}" y="{down + HEIGHT / 2 - 6}" text-anchor="end"'
+    else:
+        low = max(y, down) + HEIGHT + ARC
+        way = f"M{x + WIDTH / 2} {y + HEIGHT} C{x + WIDTH / 2} {low} {right + WIDTH / 2} {low} {right + WIDTH / 2} {down + HEIGHT}"
+        place = f'x="{(x + right + WIDTH) / 2}" y="{low - ARC / 3}" text-anchor="middle"'
+    return f'<path d="{way}" stroke="#888" fill="none"/><text {place} font-style="italic" fill="#555">{escape(role)}</text>'
 
 
 def _depths(node: Node) -> dict[int, int]:

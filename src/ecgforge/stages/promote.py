@@ -26,7 +26,7 @@ def promote(params: Params, name: str, number: str | None, best: bool, dry_run: 
     content = Content()
     verdict = promotion.judge(params, promotion.choose(name, number, best, content), content)
     label = verdict.version.label
-    console.print(_table(verdict))
+    _print(verdict)
     if dry_run:
         console.print(f"{label} {'would be made champion' if verdict.passed else 'would not be made champion'}; nothing was written.")
         return
@@ -35,14 +35,16 @@ def promote(params: Params, name: str, number: str | None, best: bool, dry_run: 
     console.print(f"Model card: {promotion.card_path(content.root, verdict.version).relative_to(content.root)}")
 
 
-def _table(verdict: promotion.Verdict) -> Table:
+def _print(verdict: promotion.Verdict) -> None:
     table = Table(title=f"{verdict.version.label} against {verdict.against}", title_justify="left")
-    for heading in ("gate", "figure", "bound", "passed", ""):
+    for heading in ("gate", "figure", "bound", "passed"):
         table.add_column(heading, overflow="fold")
     for gate in verdict.gates:
-        passed = "yes" if gate.passed else "NO"
-        table.add_row(gate.name, gate.figure, gate.bound, passed, gate.detail, style=None if gate.passed else "red")
-    return table
+        table.add_row(gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO", style=None if gate.passed else "red")
+    console.print(table)
+    for gate in verdict.gates:
+        if gate.detail and not gate.passed:
+            console.print(f"{gate.name}: {gate.detail}")
 
 
 def rollback(name: str, reason: str) -> None:
