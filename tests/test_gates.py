@@ -14,7 +14,7 @@ from ecgforge.registry import gates
 RHYTHMS = ("SR", "AFIB", "ST")
 RECORDS = 300
 TRUTH = np.arange(RECORDS) % len(RHYTHMS)
-BOUNDS = ClassifierGates(margin=0.0, baseline_margin=-0.05, recall_margin=0.1, calibration_error=0.15, latency=50, size=100)
+BOUNDS = ClassifierGates(margin=0.0, baseline_margin=-0.1, recall_margin=0.1, calibration_error=0.15, latency=50, size=100)
 GENERATOR = GeneratorGates(
     two_sample=0.3, coverage=0.15, heart_rate=3, rr_variation=3, copied_share=0.04, nearest_ratio=0.75, membership_auc=0.6
 )

@@ -171,7 +171,7 @@ class Content:
 
     def _in_remote(self, digest: str) -> bool:
         wanted = {digest, *self.listing(digest).values()}
-        return set(self._asked(lambda: list(self._remote.oids_exists(list(wanted))))) == wanted
+        return set(self._asked(lambda: list(self._remote.list_oids_exists(list(wanted))))) == wanted
 
     def _object(self, digest: str) -> bytes | None:
         """A file of the cache, or of the remote, if it has the content that its name says."""
