@@ -328,3 +328,19 @@ def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versi
     names = {path.name for path in collect.plan(Content()).files if UNFINISHED.name in path.parts}
     shutil.rmtree(UNFINISHED)
     assert names == {"e" * 32, classifier.tags[CELL]}
+
+
+def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versions.Version) -> None:
+    from ecgforge.tracking import garbage
+    from ecgforge.tracking.runs import Cell, DatasetInput, tracked
+
+    real = DatasetInput("ptbxl", Path("data/prepared/ptbxl"), md5(Path("data/prepared/ptbxl")), "training", "simulated")
+    lost = DatasetInput("ptbxl", Path("data/prepared/ptbxl"), "0" * 32 + ".dir", "training", "simulated")
+    ids = {}
+    for identity, point, given in (("first", "1", real), ("second", "1", real), ("alone", "2", real), ("of lost data", "3", lost)):
+        cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point=point)
+        with tracked(cell, identity=identity, params={}, inputs=[given]) as run:
+            ids[run.id] = identity
+    found = garbage.stale(garbage.needed(Content()), set())
+    assert {ids[run_id] for _, run_id in found.runs if run_id in ids} == {"first", "of lost data"}
+    assert classifier.run_id not in {run_id for _, run_id in found.runs}

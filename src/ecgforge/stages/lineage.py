@@ -6,7 +6,6 @@ from html import escape
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.tree import Tree
 
 from ecgforge.errors import EcgforgeError
@@ -131,9 +130,6 @@ def verify(references: list[str]) -> None:
     chosen = [lineage.trace(one, content) for one in references] or [walker.version(one) for one in lineage.aliased()]
     if not chosen:
         raise EcgforgeError("no version has an alias yet: name a version, run, file or folder to verify")
-    table = Table()
-    for heading in ("what", "md5", "found"):
-        table.add_column(heading, overflow="fold")
     seen, lost = set(), []
     for node in (node for one in chosen for node in one.all()):
         key = (node.kind, node.name, node.digest)
@@ -141,8 +137,9 @@ def verify(references: list[str]) -> None:
             seen.add(key)
             found, fine = _found(node, content)
             lost += [] if fine else [node.name]
-            table.add_row(f"{node.kind} {node.name}", node.digest, found, style=None if fine else "red")
-    console.print(table)
+            digest = f" {node.digest}" if node.digest else ""
+            line = f"{'ok   ' if fine else 'LOST '}{node.kind} {node.name}{digest}: {found}"
+            console.print(line, style=None if fine else "red", markup=False, soft_wrap=True)
     if lost:
         raise EcgforgeError(f"{len(lost)} of {len(seen)} do not match or are no longer to be had: {', '.join(lost)}")
 

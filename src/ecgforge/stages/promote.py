@@ -58,12 +58,10 @@ def show(name: str) -> None:
     """Print who made which version of `name` champion, when, why, and on what evidence; and what does not fit."""
     if not versions.versions(name):
         raise EcgforgeError(f"no model is registered as '{name}'")
-    table = Table(title=f"Champions of {name}", title_justify="left")
-    for heading in ("when (UTC)", "who", "what", "why", "evidence"):
-        table.add_column(heading, overflow="fold")
     for entry in history.entries(name):
-        former = f", before: {entry.former}" if entry.former else ""
-        table.add_row(entry.when, entry.who, f"version {entry.version} {entry.action}{former}", entry.reason, entry.evidence)
-    console.print(table)
+        former = f"version {entry.former}" if entry.former else "nobody"
+        why = f": {entry.reason}" if entry.reason else ""
+        console.print(f"{entry.when} UTC, {entry.who}: version {entry.version} {entry.action}, after {former}{why}", soft_wrap=True)
+        console.print(f"    {entry.evidence}", style="dim", soft_wrap=True)
     for fault in history.faults(name):
         console.print(fault, style="red")

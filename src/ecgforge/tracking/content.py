@@ -120,20 +120,23 @@ class Content:
         return next((step for step in self.steps(digest) if digest in step.outs.values()), None)
 
     def used(self) -> Iterator[str]:
-        """Yield the digest of every output of DVC that the working tree, or any commit that git has a name for, knows."""
+        """Yield the digest of everything that DVC knows of in the working tree, or in any commit that git has a name for."""
+        for text in self._records():
+            tree = yaml.load(text, _LOADER) or {}
+            for record in tree.get("stages", {"": tree}).values():
+                yield from (digest for kind in ("deps", "outs") for digest in _digests(record, kind).values() if digest)
         if self.repo:
-            # dvc.lock of the working tree alone would do for most; commits whose dvc.yaml no longer reads are looked at by their lock.
-            for lock in self._named_locks():
-                for record in (yaml.load(lock, _LOADER) or {}).get("stages", {}).values():
-                    yield from (digest for kind in ("deps", "outs") for digest in _digests(record, kind).values() if digest)
-            for objects in self.repo.used_objs(all_experiments=False).values():
+            for objects in self.repo.used_objs().values():
                 yield from (item.value for item in objects)
 
-    def _named_locks(self) -> Iterator[str]:
+    def _records(self) -> Iterator[str]:
+        """dvc.lock of the working tree, and all dvc.lock and .dvc files of named commits."""
         lock = self.root / LOCK
         yield lock.read_text() if lock.exists() else ""
-        for commit in dict.fromkeys(git(self.root, "for-each-ref", "--format=%(objectname)").split()):
-            yield git(self.root, "show", f"{commit}:./{LOCK}")
+        for commit in dict.fromkeys([*git(self.root, "for-each-ref", "--format=%(objectname)").split(), "HEAD"]):
+            for name in git(self.root, "ls-tree", "-r", "--name-only", commit).split("\n"):
+                if Path(name).name == LOCK or name.endswith(".dvc"):
+                    yield git(self.root, "show", f"{commit}:./{name}")
 
     def objects(self) -> Iterator[Path]:
         """Yield the files of DVC's cache; none where it lies outside the project, since other projects may need what it has."""
