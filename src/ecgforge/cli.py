@@ -225,6 +225,78 @@ def report(out: Out = Path("reports"), params: ParamsFile = PARAMS) -> None:
     stage.report(Params.read(params), out)
 
 
+Reference = Annotated[str, typer.Argument(help="name@alias, name/number, a run id, or a file or folder under models/ or data/.")]
+Model = Annotated[str, typer.Argument(help="A registered model, such as ecg-classifier-merged.")]
+Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]
+
+
+@app.command()
+def promote(
+    name: Model,
+    version: Annotated[str | None, typer.Option(help="The number of the version.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The best on validation records of those of the current data.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, and write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote it though it fails; it is marked for ever. Needs a reason.")] = False,
+    reason: Reason = "",
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Judge a version by the gates in the parameters and, if it passes, make it champion, with a verdict and a model card."""
+    from ecgforge.stages import parameters
+    from ecgforge.stages import promote as stage
+
+    stage.promote(parameters.read(params), name, version, best, dry_run, force, reason)
+
+
+@app.command()
+def rollback(name: Model, reason: Reason = "") -> None:
+    """Make the former champion champion again."""
+    from ecgforge.stages import promote as stage
+
+    stage.rollback(name, reason)
+
+
+@app.command()
+def history(name: Model) -> None:
+    """Say who made which version champion, when, why, and on what evidence."""
+    from ecgforge.stages import promote as stage
+
+    stage.show(name)
+
+
+@app.command()
+def lineage(reference: Reference, out: Annotated[Path | None, typer.Option(help="An SVG of it, for any browser.")] = None) -> None:
+    """Print and draw where a model or a record set comes from: run, parameters, commit, record sets, generators, down to the source."""
+    from ecgforge.stages import lineage as stage
+
+    stage.show(reference, out)
+
+
+@app.command()
+def verify(
+    references: Annotated[list[str] | None, typer.Argument(help="As for lineage; none means all versions that have an alias.")] = None,
+) -> None:
+    """Recompute the digests of a lineage, and say what no longer matches or is no longer to be had."""
+    from ecgforge.stages import lineage as stage
+
+    stage.verify(references or [])
+
+
+@app.command()
+def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/number.")]) -> None:
+    """Train a version again, from its commit and data, in a scratch folder, and compare the weights."""
+    from ecgforge.stages import reproduce as stage
+
+    stage.reproduce(version)
+
+
+@app.command()
+def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False) -> None:
+    """List what neither a commit nor the lineage of an aliased version needs: files of DVC's cache, runs, versions, checkpoints."""
+    from ecgforge.stages import collect as stage
+
+    stage.collect(yes)
+
+
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     """Open MLflow's UI on the runs and models of the study, and print where in it settings and generators are compared."""

@@ -246,6 +246,36 @@ class Swept(Section):
     hospitals: list[Hospitals]
 
 
+class ClassifierGates(Section):
+    """What a classifier must show on the real test records to become champion: see `ecgforge.registry.gates`."""
+
+    margin: Annotated[float, Field(ge=-1, le=1)]  # the interval of its macro-F1 less the champion's must lie above
+    baseline_margin: Annotated[float, Field(ge=-1, le=1)]  # the same with each baseline for champion, as long as there is none
+    recall_margin: Share  # a rhythm's recall may be that much below the champion's
+    calibration_error: Share  # at most
+    latency: Annotated[float, Field(gt=0)]  # ms a record, at most
+    size: Annotated[float, Field(gt=0)]  # MB of weights, at most
+
+
+class GeneratorGates(Section):
+    """What a generator's records must show to make it champion: see `ecgforge.registry.gates`."""
+
+    two_sample: Share  # accuracy of telling them from real records, above its floor, at most
+    coverage: Share  # below its floor, at most
+    heart_rate: Annotated[float, Field(ge=0)]  # bpm, Wasserstein distance above its floor, at most
+    rr_variation: Annotated[float, Field(ge=0)]  # points, Wasserstein distance above its floor, at most
+    copied_share: Share  # above its floor, at most
+    nearest_ratio: Annotated[float, Field(ge=0, le=1)]  # at least
+    membership_auc: Share  # at most
+
+
+class Gates(Section):
+    """What a version must pass to become champion."""
+
+    classifier: ClassifierGates
+    generator: GeneratorGates
+
+
 class Params(Section):
     """All of params.yaml; `active` is the profile in use."""
 
@@ -255,6 +285,7 @@ class Params(Section):
     generators: Annotated[list[Name], Field(min_length=1)]
     swept: Swept
     preprocessing: Preprocessing
+    gates: Gates
     profiles: dict[Name, Profile]
 
     @property

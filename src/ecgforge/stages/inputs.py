@@ -29,7 +29,8 @@ def record_inputs(sets: Iterable[tuple[str, RecordSet]]) -> list[DatasetInput]:
     found = []
     for context, records in sets:
         name = "/".join(records.folder.parts[-2:]) if records.about.origin == "synthetic" else records.folder.name
-        found.append(DatasetInput(name, records.folder, md5(records.folder), context, records.about.origin))
+        drawn_by = records.about.made.get("weights_md5", "")
+        found.append(DatasetInput(name, records.folder, md5(records.folder), context, records.about.origin, drawn_by))
     return found
 
 

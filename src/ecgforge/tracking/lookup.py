@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ecgforge.tracking import store
 from ecgforge.tracking.models import WEIGHTS
-from ecgforge.tracking.runs import CELL
+from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Found:
 def runs_by_cell() -> dict[str, Found]:
     """Return all finished runs by the identity of their cell; empty where the tracking store is new."""
     client = store.client()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = _experiments()
     found: dict[str, Found] = {}
     token = None
     while True:
@@ -38,3 +39,27 @@ def cells_by_weights(model: str) -> dict[str, str]:
     """Return the identity of the cell behind each version of a registered model, by the md5 of its weights."""
     versions = store.client().search_model_versions(f"name = '{model}'")
     return {version.tags[WEIGHTS]: version.tags[CELL] for version in versions if WEIGHTS in version.tags and CELL in version.tags}
+
+
+def quality(dataset: str, generator: str, weights: str, digest: str) -> tuple[str, dict[str, float]] | None:
+    """Return the id and the scores of the newest finished quality run of records that the generator with these weights drew, compared with
+    the real record set that has this digest."""
+    drawn_by = f"tags.`{DRAWN_BY}{dataset}/{generator}` = '{weights}' and tags.`{INPUT}{dataset}` = '{digest}'"
+    words = f"attributes.status = 'FINISHED' and tags.kind = 'quality' and {drawn_by}"
+    found = store.client().search_runs(_experiments(), words, order_by=["attributes.start_time DESC"], max_results=1)
+    return (found[0].info.run_id, dict(found[0].data.metrics)) if found else None
+
+
+def figure(run_id: str, name: str) -> float | None:
+    """Return a figure of a run, if the run is still there and has it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found: Any = store.client().get_run(run_id)
+    except MlflowException:
+        return None
+    return found.data.metrics.get(name)
+
+
+def _experiments() -> list[str]:
+    return [experiment.experiment_id for experiment in store.client().search_experiments()]

@@ -44,6 +44,7 @@ CHARTS = {  # what they compare, and a filter of runs
     "Generators": "tags.kind = 'generator'",
     "Quality": "tags.kind = 'quality'",
 }
+INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
 REASON = "ecgforge.reason"
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
@@ -120,6 +121,7 @@ class DatasetInput:
         digest: DVC's md5, see `ecgforge.files.md5`.
         context: what it is used for: `training`, `validation`, `test`.
         origin: `real`, `simulated`, or the name of the generator.
+        drawn_by: md5 of the weights of the generator that drew it; empty for records that none drew.
     """
 
     name: str
@@ -127,6 +129,7 @@ class DatasetInput:
     digest: str
     context: str
     origin: str
+    drawn_by: str = ""
 
 
 def identity(cell: Cell, params: dict[str, Any], inputs: dict[str, str], code: Iterable[Path | ModuleType]) -> str:
@@ -284,7 +287,8 @@ def tracked(
     """
     store.ensure_reachable()
     client = store.client()
-    provenance = {**cell.tags, **_origin(), **{f"input.{item.name}": item.digest for item in inputs}, CELL: identity}
+    provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: identity}
+    provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
     try:
         run = Run(client, _find_or_create(client, cell, identity), identity, provenance, resume_file)
         run._start(params, inputs)

@@ -70,6 +70,11 @@ def configure() -> str:
     return uri
 
 
+def local_database() -> Path | None:
+    """Return the SQLite file that is the store, or None where a server is."""
+    return _database(configure())
+
+
 def initialise() -> None:
     """Create the SQLite database, or bring an older one to the schema of the installed MLflow; once, under a file lock.
 

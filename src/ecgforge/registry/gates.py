@@ -1,0 +1,180 @@
+"""What a version must pass to become champion: figures in, verdicts out. Nothing here knows where the figures come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.params import ClassifierGates, GeneratorGates
+from ecgforge.study import statistics
+
+BINS = 15
+TINY = 1e-9  # what a difference of two shares may be off by
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One thing that was asked: its name, what was found, what is allowed, whether it passed, and what a reader should know beside."""
+
+    name: str
+    figure: str
+    bound: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Test:
+    """Probabilities of several classifiers on the same test records.
+
+    Attributes:
+        truth: `[records]`, class indices into `rhythms`.
+        patients: `[records]`.
+        rhythms: in class order.
+        challenger: `[records, rhythms]`.
+        rivals: the same of the champion alone, or of each baseline where there is no champion.
+        champion: whether the rival is one.
+    """
+
+    truth: np.ndarray
+    patients: np.ndarray
+    rhythms: Sequence[str]
+    challenger: np.ndarray
+    rivals: Mapping[str, np.ndarray]
+    champion: bool
+
+
+def classifier_gates(test: Test, bounds: ClassifierGates, confidence: float, resamples: int) -> list[Gate]:
+    """Return the gates on what a classifier says of the test records.
+
+    Macro-F1 is compared by a paired bootstrap over test patients, see `study.statistics.difference`. Where there is no champion, each
+    baseline takes its place there, and each rhythm's recall must be above that of a guess at random.
+    """
+    margin = bounds.margin if test.champion else bounds.baseline_margin
+    found = [_macro_f1(test, name, margin, confidence, resamples) for name in test.rivals]
+    found.append(_recall(test, bounds.recall_margin))
+    error = calibration_error(test.truth, test.challenger)
+    return [*found, at_most("calibration", error, bounds.calibration_error, f"expected calibration error, {BINS} bins")]
+
+
+def _macro_f1(test: Test, rival: str, margin: float, confidence: float, resamples: int) -> Gate:
+    table = statistics.difference(
+        test.truth,
+        test.rivals[rival][None],
+        test.challenger[None],
+        test.patients,
+        test.rhythms,
+        confidence=confidence,
+        resamples=resamples,
+        seed=0,
+    )
+    row = table[(table["rhythm"] == statistics.MACRO) & (table["metric"] == "f1")].iloc[0]
+    figure = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    name = "macro_f1" if test.champion else f"macro_f1.{rival}"
+    detail = f"macro-F1 less that of {rival}, {confidence:.0%} interval over test patients"
+    return Gate(name, figure, f"interval above {margin:+g}", bool(row["low"] > margin), detail)
+
+
+def _recall(test: Test, margin: float) -> Gate:
+    own = recalls(test.truth, test.challenger, test.rhythms)
+    if not test.champion:
+        worst = own.idxmin()
+        bound = 1 / len(test.rhythms)
+        return Gate(
+            "recall", f"{worst} {own[worst]:.3f}", f"above {bound:.3f}", bool(own[worst] > bound), "the least of any rhythm; by guessing"
+        )
+    (theirs,) = (recalls(test.truth, rival, test.rhythms) for rival in test.rivals.values())
+    change = own - theirs
+    worst = change.idxmin()
+    return Gate(
+        "recall",
+        f"{worst} {change[worst]:+.3f}",
+        f"at least {-margin:+g}",
+        bool(change[worst] >= -margin - TINY),
+        "the most that a rhythm loses",
+    )
+
+
+def recalls(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.Series:
+    """Return the recall of each rhythm that the test records have."""
+    table = statistics.metrics(truth, probabilities, rhythms)
+    rows = table[(table["metric"] == "recall") & (table["rhythm"] != statistics.MACRO)]
+    return rows.set_index("rhythm")["value"]
+
+
+def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Return the expected calibration error: |accuracy - confidence| in bins of equal width of the likeliest rhythm's probability,
+    weighted by records (Guo et al., ICML 2017, eq. 3). Few records make it larger than it is."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
+    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bin_of, correct - confidence, BINS)
+    return float(np.abs(gaps).sum() / len(truth))
+
+
+def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None]) -> Gate:
+    """Ask that no test record, and no test patient, was trained or validated on.
+
+    Args:
+        test: rows of records.csv, of the test split.
+        trained_on: the whole records.csv of each real set that the version learned from, itself or through a generator; None where
+            it can no longer be had.
+    """
+    lost = [name for name, table in trained_on.items() if table is None]
+    tables = [table[table["split"] != "test"] for table in trained_on.values() if table is not None]
+    seen = pd.concat(tables) if tables else test.iloc[:0]
+    records, patients = (len(_keys(test, column) & _keys(seen, column)) for column in ("id", "patient"))
+    figure = f"{records} records, {patients} patients" if not lost else "unknown"
+    detail = f"no longer to be had: {', '.join(lost)}" if lost else f"of {len(test)}, seen in training or validation"
+    known = bool(trained_on) and not lost
+    return Gate("leakage", figure if trained_on else "unknown", "0", known and not records and not patients, detail)
+
+
+def _keys(table: pd.DataFrame, column: str) -> set[str]:
+    """Ids or patients as a merged set has them, `<dataset>-<id>`, so that sets compare."""
+    return {f"{dataset}-{name.removeprefix(f'{dataset}-')}" for dataset, name in zip(table["dataset"], table[column], strict=True) if name}
+
+
+def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
+    return Gate(name, f"{value:.3g}", f"at most {bound:g}", bool(value <= bound), detail)
+
+
+def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list[Gate]:
+    """Return the gates on a generator's quality scores: no further from real records than their floor, what other real records get, by
+    more than is allowed; and no copies.
+
+    Args:
+        scores: values by metric, and floors by metric with `_floor` behind it; a figure that is not there fails its gate.
+    """
+
+    def over(name: str, metric: str, allowed: float, detail: str, sign: int = 1) -> Gate:
+        value, floor = scores.get(metric, np.nan), scores.get(f"{metric}_floor", np.nan)
+        bound = floor + sign * allowed
+        return Gate(
+            name,
+            f"{value:.3g}",
+            f"at {'most' if sign > 0 else 'least'} {bound:.3g}",
+            bool(sign * value <= sign * bound),
+            f"{detail}; floor {floor:.3g}",
+        )
+
+    nearest = scores.get("nearest_ratio", np.nan)
+    return [
+        over("two_sample", "c2st_accuracy", bounds.two_sample, "accuracy of telling its records from real ones"),
+        over("coverage", "coverage", bounds.coverage, "share of real records with one of its own near", sign=-1),
+        over("heart_rate", "heart_rate_w1", bounds.heart_rate, "Wasserstein distance, bpm"),
+        over("rr_variation", "rr_variation_w1", bounds.rr_variation, "Wasserstein distance, points"),
+        over("copied", "copied_share", bounds.copied_share, "memorisation: share nearer to training records than strangers are"),
+        Gate(
+            "nearest",
+            f"{nearest:.3g}",
+            f"at least {bounds.nearest_ratio:g}",
+            bool(nearest >= bounds.nearest_ratio),
+            "memorisation: 1 for strangers, 0 for copies",
+        ),
+        at_most(
+            "membership", scores.get("membership_auc", np.nan), bounds.membership_auc, "memorisation: AUC of telling who was trained on"
+        ),
+    ]

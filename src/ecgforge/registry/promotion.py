@@ -1,0 +1,294 @@
+"""Judge a version by the gates, make it champion, and go back to the one before.
+
+Challenger and champion are both asked anew, by the weights that the registry keeps, on the same test records; nothing that a run said
+of itself is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ecgforge.classifiers import base
+from ecgforge.classifiers.baselines import BASELINES
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.params import Params
+from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import card, gates
+from ecgforge.registry.gates import Gate
+from ecgforge.study import statistics
+from ecgforge.study.settings import SETTINGS
+from ecgforge.tracking import history, lineage, lookup, versions
+from ecgforge.tracking.content import Content, git
+from ecgforge.tracking.lineage import Node
+from ecgforge.tracking.models import DIGEST, WEIGHTS
+from ecgforge.tracking.runs import CELL, INPUT
+from ecgforge.tracking.versions import Version
+
+REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
+REPEATS = 30  # of which the median is the latency
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gates said of a version.
+
+    Attributes:
+        champion: the number of the champion that it was compared with, empty for none.
+        against: the same in words.
+        test: digest of the record set whose test records it was judged by, their counts by rhythm, and their origin.
+        figures: of the version on these, with intervals: rows of `study.statistics.interval`, or a generator's scores.
+        lineage: of the version.
+    """
+
+    version: Version
+    champion: str
+    against: str
+    test: dict[str, str]
+    gates: list[Gate]
+    figures: pd.DataFrame
+    lineage: Node
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def failed(self) -> list[str]:
+        return [gate.name for gate in self.gates if not gate.passed]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier says of test records, `[records, rhythms]`, in ms a record, with weights of so many MB."""
+
+    probabilities: np.ndarray
+    latency: float
+    size: float
+
+
+def choose(name: str, number: str | None, best: bool, content: Content) -> Version:
+    """Return the version to judge: the one with that number, or the best on validation records among those of the current data.
+
+    Only versions that are validated on real records are compared for the best.
+
+    Raises:
+        EcgforgeError: there is no such version, or not exactly one of the two ways was chosen.
+    """
+    if best == (number is not None):
+        raise EcgforgeError("say which version: --version N, or --best")
+    if number is not None:
+        return versions.find(f"{name}/{number}")
+    known = versions.versions(name)
+    rated = []
+    for version in known:
+        dataset, setting = version.tags.get("dataset", ""), version.tags.get("setting", "")
+        current = version.tags.get(f"{INPUT}{dataset}") == content.digest(f"data/prepared/{dataset}")
+        value = lookup.figure(version.run_id, "best_validation_macro_f1") if current else None
+        if value is not None and setting in SETTINGS and SETTINGS[setting].trained_on != "synthetic":
+            rated.append((value, int(version.number), version))
+    if not rated:
+        raise EcgforgeError(
+            f"no version of '{name}' was trained on the current data and validated on real records: run `dvc repro classify`"
+        )
+    return max(rated, key=lambda one: one[:2])[2]
+
+
+def judge(params: Params, version: Version, content: Content) -> Verdict:
+    """Ask all gates of a version.
+
+    Raises:
+        EcgforgeError: it is champion already, its files or the champion's are not to be had, its rhythms are not those of the test
+            records, or a generator's records were never scored.
+    """
+    number = history.champion(version.name)
+    if number == version.number:
+        raise EcgforgeError(f"{version.label} is champion already")
+    champion = versions.find(f"{version.name}/{number}") if number else None
+    dataset = version.tags.get("dataset", "")
+    folder = f"data/prepared/{dataset}"
+    records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
+    test, digest = records.split("test"), content.digest(folder)
+    if version.tags.get("kind") == "generator":
+        found, figures, against = _generator(params, version, digest)
+    else:
+        found, figures, against = _classifier(params, version, champion, records)
+    origins = _trained_on(traced, content)
+    found = [
+        _locked(test, digest, champion, content),
+        *found,
+        *provenance(version, traced, content),
+        gates.leakage(test.records, origins),
+    ]
+    about = {"digest": digest, "origin": test.about.origin} | {rhythm: str(count) for rhythm, count in test.counts().items()}
+    return Verdict(version, number, against, about, found, figures, traced)
+
+
+def _locked(test: RecordSet, digest: str, champion: Version | None, content: Content) -> Gate:
+    """Whether the test records are real ones, as DVC recorded them."""
+    known = content.made_by(digest) is not None
+    theirs = champion.tags.get(f"{INPUT}{test.folder.name}", digest) if champion else digest
+    anew = "" if theirs == digest else f"; the champion's own figures are for {theirs[:8]}, so it is judged anew"
+    detail = ("" if known else "no DVC stage wrote these records: `dvc repro`; ") + f"all are judged by these{anew}"
+    real = test.about.origin != "synthetic" and len(test) > 0
+    return Gate("test_set", f"{digest[:8]}, {len(test)} records", "not synthetic, known to DVC", known and real, detail)
+
+
+def _classifier(params: Params, version: Version, champion: Version | None, records: RecordSet) -> tuple[list[Gate], pd.DataFrame, str]:
+    test, study, bounds = records.split("test"), params.active.study, params.gates.classifier
+    truth, patients, rhythms = test.labels, test.records["patient"].to_numpy(), test.about.rhythms
+    torch.set_num_threads(params.active.compute.threads)
+    own = answers(version, test)
+    if champion:
+        rivals = {champion.label: answers(champion, test).probabilities}
+    else:
+        rivals = {name: ask(records.split("train"), test) for name, ask in BASELINES.items()}
+    asked = gates.Test(truth, patients, rhythms, own.probabilities, rivals, champion is not None)
+    found = gates.classifier_gates(asked, bounds, study.confidence, study.resamples)
+    found.append(gates.at_most("latency", own.latency, bounds.latency, f"ms a record, the median of {REPEATS}"))
+    found.append(gates.at_most("size", own.size, bounds.size, "MB of weights"))
+    figures = statistics.interval(
+        truth, own.probabilities[None], patients, rhythms, confidence=study.confidence, resamples=study.resamples, seed=0
+    )
+    return found, figures, champion.label if champion else "the baselines"
+
+
+def answers(version: Version, test: RecordSet) -> Answers:
+    """Ask a classifier of the registry about test records, its rhythms in the order of theirs.
+
+    Raises:
+        EcgforgeError: its files are not to be had, or it tells other rhythms apart.
+    """
+    with versions.files(version) as folder:
+        size = (folder / "weights.safetensors").stat().st_size / 1e6
+        classifier = base.load(folder)
+    if set(classifier.rhythms) != set(test.about.rhythms):
+        raise EcgforgeError(
+            f"{version.label} tells {', '.join(classifier.rhythms)} apart, and the test records in {test.folder} have "
+            f"{', '.join(test.about.rhythms)}: they cannot be judged by each other"
+        )
+    order = [classifier.rhythms.index(rhythm) for rhythm in test.about.rhythms]
+    return Answers(base.probabilities(classifier, test)[:, order], latency(classifier, test), size)
+
+
+def latency(classifier: base.Classifier, records: RecordSet) -> float:
+    """Return the median time of an answer to one record, in ms, on the CPU."""
+    one = records.select(np.arange(1))
+    times = []
+    for _ in range(3 + REPEATS):
+        started = time.perf_counter()
+        base.probabilities(classifier, one)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times[3:]))
+
+
+def _generator(params: Params, version: Version, digest: str) -> tuple[list[Gate], pd.DataFrame, str]:
+    dataset, generator = version.tags["dataset"], version.tags["generator"]
+    found = lookup.quality(dataset, generator, version.tags.get(WEIGHTS, ""), digest)
+    if found is None:
+        raise EcgforgeError(
+            f"the records of {version.label} were not scored against the current data/prepared/{dataset}: run "
+            f"`dvc repro quality@{dataset}-{generator}` with this generator in models/, and promote it then"
+        )
+    scores = found[1]
+    names = [name for name in scores if f"{name}_floor" in scores]
+    figures = pd.DataFrame([(name, scores[name], scores[f"{name}_floor"]) for name in names], columns=["metric", "value", "floor"])
+    return gates.generator_gates(scores, params.gates.generator), figures, f"the floors of run {found[0]}"
+
+
+def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gate]:
+    """Ask whether all facts about the version are there, and whether its commit is, and was clean."""
+    missing = [key for key in REQUIRED if not version.tags.get(key)]
+    if not any(key.startswith(INPUT) for key in version.tags):
+        missing.append("input.*")
+    lost = [node.name for node in traced.all() if node.lost]
+    detail = "; ".join([*(f"no tag {key}" for key in missing), *(f"gone: {name}" for name in lost)])
+    yield Gate("provenance", f"{len(missing) + len(lost)} missing", "0 missing", not missing and not lost, detail)
+    commit, dirty = version.tags.get("git.commit", ""), version.tags.get("git.dirty") != "false"
+    there = bool(commit) and git(content.root, "cat-file", "-t", commit) == "commit"
+    words = f"{commit[:8] or 'none'}{', with uncommitted changes' if dirty else ''}{'' if there else ', not in this repository'}"
+    yield Gate("commit", words, "clean, in this repository", there and not dirty)
+
+
+def _trained_on(traced: Node, content: Content) -> dict[str, pd.DataFrame | None]:
+    """records.csv of each real set that a version learned from, by name and digest."""
+    (run,) = (node for _, node in traced.made_from)
+    tables = {}
+    for node in lineage.trained_on(run):
+        table = content.read(node.digest, "records.csv", node.path) if node.real else None
+        types = {"id": str, "patient": str, "dataset": str}
+        tables[f"{node.name} {node.digest[:8]}"] = pd.read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
+    return tables
+
+
+def promote(verdict: Verdict, content: Content, force: bool, reason: str) -> Verdict:
+    """Record the verdict on the version, and make it champion if it passed, or by force.
+
+    Returns:
+        The verdict, its version as the registry has it now.
+
+    Raises:
+        EcgforgeError: it failed, and is not champion; or another version became champion meanwhile.
+    """
+    forced = force and not verdict.passed
+    if forced and not reason.strip():
+        raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)}: to force it, give a --reason; it stays on record")
+    mark = {"forced": f"{datetime.now(UTC):%Y-%m-%d}: {reason}; failed {', '.join(verdict.failed)}"} if forced else {}
+    verdict = replace(verdict, version=replace(verdict.version, tags=verdict.version.tags | mark))
+    evidence = _record(verdict, content, mark)
+    if not (verdict.passed or forced):
+        now = f"version {verdict.champion} stays" if verdict.champion else "there is none yet"
+        raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)} and is not made champion; {now}")
+    action = history.FORCED if forced else history.PROMOTED
+    history.move(verdict.version.name, verdict.version.number, verdict.champion, action, reason, evidence)
+    return verdict
+
+
+def _record(verdict: Verdict, content: Content, mark: dict[str, str]) -> str:
+    """Write tags, artifacts, description and card; return where the evidence is, and its md5."""
+    version, stamp = verdict.version, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    tree = {"version": version.label, "against": verdict.against, "passed": verdict.passed, "test": verdict.test}
+    tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": verdict.figures.round(6).to_dict("records")}
+    evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
+    place = f"promotion/{version.name}-{version.number}-{stamp}"
+    where = f"run {version.run_id}, {place}.json"
+    tags = {f"{history.GATE}{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}" for gate in verdict.gates}
+    tags["verdict"] = f"{'passed' if verdict.passed else 'failed ' + ', '.join(verdict.failed)}, against {verdict.against}; {where}"
+    kept = history.record(version, tags | mark, text, {f"{place}.json": evidence, f"{place}.md": text})
+    with whole(card_path(content.root, version)) as scratch:
+        scratch.write_text(text)
+    return f"{where if kept else 'tags of the version'}; md5 {hashlib.md5(evidence.encode()).hexdigest()}"
+
+
+def card_path(root: Path, version: Version) -> Path:
+    """Return where a version's model card lies as a file."""
+    return root / "models" / "cards" / f"{version.name}-{version.number}.md"
+
+
+def rollback(name: str, reason: str) -> tuple[str, str]:
+    """Make the former champion champion again, and return the numbers of the one that goes and the one that comes back.
+
+    Raises:
+        EcgforgeError: there is no former one, or its files are no longer to be had.
+    """
+    known = versions.versions(name)
+    if not known:
+        raise EcgforgeError(f"no model is registered as '{name}'")
+    now, back = history.champion(name), history.former(name)
+    if not back or not now:
+        raise EcgforgeError(f"'{name}' has no champion before the present one to go back to")
+    with versions.files(versions.find(f"{name}/{back}")):
+        pass
+    history.move(name, back, now, history.ROLLED_BACK, reason, f"version {now} was champion")
+    return now, back

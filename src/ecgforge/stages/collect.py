@@ -1,0 +1,73 @@
+"""Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, and of checkpoints.
+
+Needed is what any commit that git names, or the working tree, has in its dvc.lock; all of the lineage of a version that has an alias;
+and what is not known to be superseded. DVC's remote is never touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ecgforge.files import remove
+from ecgforge.stages.inputs import UNFINISHED
+from ecgforge.tracking import garbage, store
+from ecgforge.tracking.content import Content
+from ecgforge.tracking.garbage import Stale
+
+console = Console(highlight=False)
+
+
+def collect(really: bool) -> None:
+    """Print what nothing needs, and remove it where `really` is set."""
+    store.ensure_reachable()
+    content = Content()
+    with content.locked():
+        found = plan(content)
+        for kind, names in found.told.items():
+            console.print(f"{len(names)} {kind}" + (f": {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" if names else ""))
+        console.print(f"{found.size / 1e6:.1f} MB of files")
+        if not really:
+            console.print("Nothing was removed: `ecgforge gc --yes` removes these.")
+            return
+        for path in found.files:
+            remove(path)
+        garbage.remove(found.stale)
+    console.print("Removed.")
+
+
+@dataclass
+class Plan:
+    """What would be removed: files, and what MLflow has."""
+
+    files: list[Path]
+    stale: Stale
+    told: dict[str, list[str]]
+    size: int
+
+
+def plan(content: Content) -> Plan:
+    """Find what nothing needs. Removes nothing."""
+    needed = garbage.needed(content)
+    stale = garbage.stale(needed, {folder.name for folder in _unfinished(content.root)})
+    objects = [path for path in content.objects() if path.parent.name + path.name not in needed.digests]
+    checkpoints = [folder for folder in _unfinished(content.root) if folder.name in stale.ended]
+    files = [*objects, *checkpoints]
+    told = {
+        "files of DVC's cache": [path.parent.name + path.name for path in objects],
+        "versions": [version.label for version in stale.versions],
+        "runs": [name for name, _ in stale.runs],
+        "checkpoints": [folder.name for folder in checkpoints],
+    }
+    return Plan(files, stale, told, sum(_size(path) for path in files))
+
+
+def _unfinished(root: Path) -> list[Path]:
+    folder = root / UNFINISHED
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size

@@ -1,0 +1,67 @@
+"""Judge a version, make it champion, go back, and tell the history."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Params
+from ecgforge.registry import promotion
+from ecgforge.tracking import history, store, versions
+from ecgforge.tracking.content import Content
+
+console = Console(highlight=False)
+
+
+def promote(params: Params, name: str, number: str | None, best: bool, dry_run: bool, force: bool, reason: str) -> None:
+    """Judge a version by the gates, print the verdict, and make it champion if it passed; with `dry_run`, nothing is written.
+
+    Raises:
+        EcgforgeError: it failed, or cannot be judged; see `registry.promotion`.
+    """
+    if force and not reason.strip():
+        raise EcgforgeError("--force needs a --reason; it stays on record")
+    store.ensure_reachable()
+    content = Content()
+    verdict = promotion.judge(params, promotion.choose(name, number, best, content), content)
+    label = verdict.version.label
+    _print(verdict)
+    if dry_run:
+        console.print(f"{label} {'would be made champion' if verdict.passed else 'would not be made champion'}; nothing was written.")
+        return
+    verdict = promotion.promote(verdict, content, force, reason)
+    console.print(f"{label} is champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}.")
+    console.print(f"Model card: {promotion.card_path(content.root, verdict.version).relative_to(content.root)}")
+
+
+def _print(verdict: promotion.Verdict) -> None:
+    table = Table(title=f"{verdict.version.label} against {verdict.against}", title_justify="left")
+    for heading in ("gate", "figure", "bound", "passed"):
+        table.add_column(heading, overflow="fold")
+    for gate in verdict.gates:
+        table.add_row(gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO", style=None if gate.passed else "red")
+    console.print(table)
+    for gate in verdict.gates:
+        if gate.detail and not gate.passed:
+            console.print(f"{gate.name}: {gate.detail}")
+
+
+def rollback(name: str, reason: str) -> None:
+    """Make the former champion of `name` champion again."""
+    store.ensure_reachable()
+    gone, back = promotion.rollback(name, reason)
+    console.print(f"{name}: version {back} is champion again, version {gone} no longer.")
+
+
+def show(name: str) -> None:
+    """Print who made which version of `name` champion, when, why, and on what evidence; and what does not fit."""
+    if not versions.versions(name):
+        raise EcgforgeError(f"no model is registered as '{name}'")
+    for entry in history.entries(name):
+        former = f"version {entry.former}" if entry.former else "nobody"
+        why = f": {entry.reason}" if entry.reason else ""
+        console.print(f"{entry.when} UTC, {entry.who}: version {entry.version} {entry.action}, after {former}{why}", soft_wrap=True)
+        console.print(f"    {entry.evidence}", style="dim", soft_wrap=True)
+    for fault in history.faults(name):
+        console.print(fault, style="red")

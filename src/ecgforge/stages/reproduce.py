@@ -1,0 +1,104 @@
+"""Train a registered version again, from its commit and its data, in a scratch folder, and compare the weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import md5
+from ecgforge.tracking import lineage, store, versions
+from ecgforge.tracking.content import Content, Step, git
+from ecgforge.tracking.models import WEIGHTS
+from ecgforge.tracking.versions import Version
+
+console = Console(highlight=False)
+
+
+def reproduce(reference: str) -> None:
+    """Run the DVC stage that made a version again as it was then, with a tracking store of its own, and say how near its weights come.
+
+    Raises:
+        EcgforgeError: the commit, the stage's record or its data are gone, or the stage fails.
+    """
+    store.ensure_reachable()
+    version, content = versions.find(reference), Content()
+    commit = version.tags.get("git.commit", "")
+    if git(content.root, "cat-file", "-t", commit or "-") != "commit":
+        raise EcgforgeError(f"{version.label} cannot be made again: its commit {commit or '(unknown)'} is not in this repository")
+    if version.tags.get("git.dirty") == "true":
+        console.print(
+            f"{version.label} was made with changes that were not committed: what follows is its commit without them.", style="yellow"
+        )
+    step = lineage.step_of(version, content)
+    if step is None:
+        raise EcgforgeError(f"{version.label} cannot be made again: no dvc.lock, in git or here, holds a record of its stage")
+    with tempfile.TemporaryDirectory(prefix="ecgforge-reproduce-") as scratch:
+        folder = Path(scratch) / "project"
+        _check_out(content, commit, step, folder)
+        console.print(f"{commit[:8]}: {step.command}")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "ECGFORGE_", "GIT_"))}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        environment |= {"PYTHONPATH": str(folder / "src"), "PATH": path, "DVC_STAGE": step.name}
+        ended = subprocess.run(step.command, shell=True, cwd=folder, env=environment, check=False)
+        if ended.returncode:
+            raise EcgforgeError(f"the stage of {version.label} ended with exit code {ended.returncode}, see above")
+        _compare(version, lineage.again(version, folder))
+
+
+def _check_out(content: Content, commit: str, step: Step, folder: Path) -> None:
+    """Lay out the project as it was: the commit, the stage's parameters, and its data."""
+    clone = subprocess.run(
+        ["git", "clone", "--quiet", "--no-checkout", str(content.root), str(folder)], capture_output=True, text=True, check=False
+    )
+    if clone.returncode or subprocess.run(["git", "checkout", "--quiet", commit], cwd=folder, capture_output=True, check=False).returncode:
+        raise EcgforgeError(f"commit {commit} cannot be checked out ({clone.stderr.strip()})")
+    params = folder / "params.yaml"
+    tree = yaml.safe_load(params.read_text())
+    if changed := _set(tree, step.parameters):
+        console.print(f"The stage ran with other parameters than its commit has, and does so now: {', '.join(changed)}")
+        params.write_text(yaml.safe_dump(tree, sort_keys=False))
+    for path, digest in step.deps.items():
+        there = folder / path
+        if path.startswith("src/") or (there.exists() and md5(there) == digest):
+            continue
+        content.copy(digest, path, there)
+
+
+def _set(tree: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
+    """Put dotted `parameters` into `tree`, and the profile that they belong to in use; return the names of those that changed."""
+    wanted = dict(parameters)
+    profiles = {key.split(".")[1] for key in parameters if key.startswith("profiles.")}
+    if len(profiles) == 1:
+        wanted["profile"] = profiles.pop()
+    changed = []
+    for name, value in wanted.items():
+        *parents, last = name.split(".")
+        section = tree
+        for part in parents:
+            section = section.setdefault(part, {})
+        if section.get(last) != value:
+            section[last] = value
+            changed.append(name)
+    return changed
+
+
+def _compare(version: Version, found: Path) -> None:
+    if md5(found) == version.tags.get(WEIGHTS):
+        console.print(f"{version.label}: identical, weights with md5 {version.tags[WEIGHTS]}", style="green")
+        return
+    with versions.files(version) as folder:
+        before, now = load_file(folder / "weights.safetensors"), load_file(found)
+    if {key: value.shape for key, value in before.items()} != {key: value.shape for key, value in now.items()}:
+        raise EcgforgeError(f"{version.label}: the weights made now have other names or shapes than those that were registered")
+    gap = max(float(abs(before[key].astype(float) - now[key].astype(float)).max(initial=0)) for key in before)
+    scale = max(float(abs(value.astype(float)).max(initial=0)) for value in before.values())
+    raise EcgforgeError(f"{version.label}: the weights made now differ by up to {gap:.3g}; the largest weight is {scale:.3g}")

@@ -1,0 +1,134 @@
+"""What is still needed, and which runs and versions are not: see `stages.collect`."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ecgforge.tracking import lineage
+from ecgforge.tracking.content import Content
+from ecgforge.tracking.models import WEIGHTS
+from ecgforge.tracking.runs import CELL, INPUT
+from ecgforge.tracking.store import client, local_database, patiently
+from ecgforge.tracking.versions import Version, versions
+
+KINDS = ("generator", "classifier", "quality")  # runs of other kinds, such as trials, are left alone
+SAME = ("kind", "dataset", "generator", "setting", "backbone", "sweep", "point", "seed", "dvc.stage", "dvc.exp")
+RUN = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass
+class Needed:
+    """Digests of files and folders, identities of cells, ids of runs, and labels of versions that must stay."""
+
+    digests: set[str] = field(default_factory=set)
+    cells: set[str] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Stale:
+    """Versions and runs that nothing needs, runs by name and id; and the identities of cells whose checkpoints are of no more use."""
+
+    versions: list[Version]
+    runs: list[tuple[str, str]]
+    ended: set[str]
+
+
+def needed(content: Content) -> Needed:
+    """Return what aliases, commits and the working tree need."""
+    found = Needed()
+    roots = set(content.used())
+    walker = lineage.Walker(content)
+    for version in lineage.aliased():
+        for node in walker.version(version).all():
+            roots.add(node.digest)
+            if node.version:
+                found.versions.add(node.version.label)
+                found.runs |= {node.version.run_id, *RUN.findall(node.version.tags.get("verdict", ""))}
+                step = lineage.step_of(node.version, content)
+                roots |= {*step.deps.values(), *step.outs.values()} if step else set()
+    for digest in roots - {""}:
+        files = content.listing(digest)
+        found.digests |= {digest, *files.values()}
+        if "cells.csv" in files and (table := content.read(digest, "cells.csv")):
+            found.cells |= set(pd.read_csv(io.BytesIO(table), keep_default_na=False)["cell"])
+        if "cell.txt" in files and (text := content.read(digest, "cell.txt")):
+            found.cells.add(text.decode().strip())
+    return found
+
+
+def stale(needed: Needed, unfinished: set[str]) -> Stale:
+    """Return what MLflow has that is not needed: versions whose weights and results are no longer any commit's, and runs without a needed
+    version that were superseded by a later one of the same cell, failed for good, or used data that is no longer kept.
+
+    Args:
+        unfinished: identities of cells that have checkpoints to go on from.
+    """
+    registry = client()
+    gone, keep = [], set(needed.runs)
+    for model in registry.search_registered_models(max_results=1000):
+        for version in versions(model.name):
+            wanted = version.tags.get(WEIGHTS) in needed.digests or version.tags.get(CELL) in needed.cells
+            if wanted or version.aliases or version.label in needed.versions or CELL not in version.tags:
+                keep.add(version.run_id)
+            else:
+                gone.append(version)
+    runs = _runs()
+    latest = {_same(run): run.info.run_id for run in sorted(runs, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
+    parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
+    removable, ended = [], set(unfinished)
+    for run in runs:
+        identity = run.data.tags[CELL]
+        superseded = latest.get(_same(run), run.info.run_id) != run.info.run_id
+        lost = any(key.startswith(INPUT) and value not in needed.digests for key, value in run.data.tags.items())
+        failed = run.info.status in ("FAILED", "KILLED") and identity not in unfinished
+        if run.info.status != "FINISHED" and not superseded:
+            ended.discard(identity)
+        if run.data.tags.get("kind") not in KINDS:
+            continue
+        wanted = run.info.run_id in keep | parents or identity in needed.cells or run.info.status in ("RUNNING", "SCHEDULED")
+        if not wanted and (superseded or lost or failed):
+            removable.append((run.info.run_name, run.info.run_id))
+    return Stale(gone, removable, ended)
+
+
+def remove(stale: Stale) -> None:
+    """Delete versions and runs, and free their files where the store is this machine's; a server's are left to its `mlflow gc`."""
+    registry, models = client(), []
+    for version in stale.versions:
+        patiently(registry.delete_model_version, version.name, version.number)
+        models.append(version.source.rsplit("/", 1)[-1])
+        patiently(registry.delete_logged_model, models[-1])
+    for _, run_id in stale.runs:
+        patiently(registry.delete_run, run_id)
+    database = local_database()
+    # Without a list of either kind, MLflow would free all that anyone ever deleted.
+    if database is None or not (models and stale.runs):
+        return
+    uri = f"sqlite:///{database}"
+    chosen = ["--run-ids", ",".join(run_id for _, run_id in stale.runs), "--logged-model-ids", ",".join(models)]
+    subprocess.run([sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri, *chosen], check=False)
+
+
+def _same(run: Any) -> tuple[str | None, ...]:
+    return tuple(run.data.tags.get(name) for name in SAME)
+
+
+def _runs() -> list[Any]:
+    registry = client()
+    places = [experiment.experiment_id for experiment in registry.search_experiments()]
+    found, token = [], None
+    while True:
+        page = registry.search_runs(places, max_results=1000, page_token=token)
+        found += [run for run in page if CELL in run.data.tags]
+        token = page.token
+        if not token:
+            return found

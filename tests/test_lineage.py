@@ -1,0 +1,346 @@
+"""Lineage from what MLflow, DVC and git really hold: whole, with parts gone, verified, made again, and kept by the garbage collector."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+import registry_project as project
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import md5
+from ecgforge.records.record_set import RecordSet
+from ecgforge.stages import collect, reproduce
+from ecgforge.stages import lineage as stage
+from ecgforge.tracking import lineage, store, versions
+from ecgforge.tracking.content import Content
+from registry_project import NAME
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The chain of a study, by the stages themselves: records, a generator, its records, and a classifier of both."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("study") / "project"
+    folder.mkdir()
+    patch.chdir(folder)
+    for name in ("MLFLOW_TRACKING_URI", "ECGFORGE_WARM"):
+        patch.delenv(name, raising=False)
+    patch.setenv("DVC_STAGE", "")
+    make(folder)
+    yield folder
+    patch.undo()
+
+
+STAGES = {
+    "acquire": ("ecgforge acquire ptbxl --out data/raw/ptbxl", [], ["data/raw/ptbxl"]),
+    "prepare": ("ecgforge prepare --raw data/raw/ptbxl --out data/prepared/ptbxl", ["data/raw/ptbxl"], ["data/prepared/ptbxl"]),
+    "train_generator@ptbxl-diffwave": (
+        "ecgforge train-generator ptbxl diffwave --real data/prepared/ptbxl --out models/generators/ptbxl/diffwave",
+        ["data/prepared/ptbxl"],
+        ["models/generators/ptbxl/diffwave"],
+    ),
+    "synthesize@ptbxl-diffwave": (
+        "ecgforge synthesize ptbxl diffwave --model models/generators/ptbxl/diffwave --real data/prepared/ptbxl "
+        "--out data/synthetic/ptbxl/diffwave",
+        ["models/generators/ptbxl/diffwave", "data/prepared/ptbxl"],
+        ["data/synthetic/ptbxl/diffwave"],
+    ),
+}
+
+
+def make(folder: Path) -> None:
+    from dvc.repo import Repo
+
+    from ecgforge import cli
+
+    tree = yaml.safe_load((project.ROOT / "params.yaml").read_text())
+    demo = tree["profiles"]["demo"]
+    demo["sources"]["ptbxl"]["records"], demo["preparation"]["min_records"] = 90, 5
+    demo["generators"]["diffwave"]["network"] |= {"layers": 2, "channels": 8}
+    demo["generators"]["diffwave"]["training"]["denoiser"] |= {"steps": 4, "evaluate_every": 2, "warmup_steps": 1, "batch_size": 4}
+    demo["synthesis"] |= {"train": 4, "validation": 1, "test": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    (folder / ".gitignore").write_text("/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/shelf\n.*.partial\n")
+    record = {name.split("@")[0]: {"cmd": cmd, "deps": deps, "outs": outs} for name, (cmd, deps, outs) in STAGES.items()}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": record}, sort_keys=False))
+    shutil.copytree(project.ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    project.git("init", "-q")
+    project.git("config", "user.name", "Ada")
+    project.git("config", "user.email", "ada@example.org")
+    Repo.init(str(folder)).close()
+    project.git("add", ".")
+    project.git("commit", "-q", "-m", "a project")
+    for name, (command, _, _) in STAGES.items():
+        os.environ["DVC_STAGE"] = name.split("@")[0]
+        cli.app(command.split()[1:], standalone_mode=False)
+    with Repo(str(folder)) as repo:
+        repo.commit(force=True)
+    project.git("add", ".")
+    project.git("commit", "-q", "-m", "results")
+
+
+GENERATOR = "ecg-generator-diffwave-ptbxl"
+
+
+@pytest.fixture
+def classifier(study: Path) -> versions.Version:
+    """A version that learned from real and synthetic records."""
+    assert Path.cwd() == study
+    known = versions.versions(NAME)
+    if known:
+        return known[0]
+    sets = [RecordSet.open(Path(one)) for one in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")]
+    return project.register(sets[0], 0.9, 1, rhythms=sets[0].about.rhythms, synthetic=sets[1])
+
+
+def kinds(node: lineage.Node) -> list[tuple[str, str]]:
+    return [(one.kind, one.name) for one in node.all()]
+
+
+CHAIN = {
+    ("version", f"{NAME}/1"),
+    ("run", "TrRSTeR ptbxl/diffwave oracle seed 1"),
+    ("record set", "ptbxl"),
+    ("record set", "ptbxl/diffwave"),
+    ("version", f"{GENERATOR}/1"),
+    ("run", "diffwave on ptbxl, seed 0"),
+    ("raw records", "raw/ptbxl"),
+    ("source", "ecgforge acquire ptbxl --out data/raw/ptbxl"),
+}
+
+
+def test_the_chain_goes_down_to_the_source(classifier: versions.Version) -> None:
+    node = lineage.trace(classifier.label, Content())
+    assert set(kinds(node)) == CHAIN
+    found = {(one.kind, one.name): one for one in node.all()}
+    assert found["record set", "ptbxl"].digest == md5(Path("data/prepared/ptbxl"))
+    assert found["record set", "ptbxl/diffwave"].digest == md5(Path("data/synthetic/ptbxl/diffwave"))
+    run = found["run", "TrRSTeR ptbxl/diffwave oracle seed 1"]
+    assert run.facts["commit"] == project.git("rev-parse", "HEAD~1") or run.facts["commit"] == project.git("rev-parse", "HEAD")
+    assert "training.denoiser.steps=4" in found["run", "diffwave on ptbxl, seed 0"].facts["parameters"]
+    assert [one.name for one in lineage.trained_on(run)] == ["ptbxl", "ptbxl"], "itself, and through the generator"
+    assert not any(one.lost for one in node.all())
+
+
+@pytest.mark.parametrize(
+    ("reference", "first"),
+    [
+        ("models/generators/ptbxl/diffwave", ("version", f"{GENERATOR}/1")),
+        ("models/generators/ptbxl/diffwave/weights.safetensors", ("version", f"{GENERATOR}/1")),
+        ("data/synthetic/ptbxl/diffwave", ("record set", "ptbxl/diffwave")),
+        ("data/prepared/ptbxl/records.csv", ("record set", "ptbxl")),
+        ("data/raw/ptbxl", ("raw records", "raw/ptbxl")),
+        (f"{GENERATOR}/1", ("version", f"{GENERATOR}/1")),
+    ],
+)
+def test_files_and_folders_have_a_lineage(study: Path, reference: str, first: tuple[str, str]) -> None:
+    found = kinds(lineage.trace(reference, Content(study)))
+    assert found[0] == first
+    assert found[-1][0] == "source"
+
+
+def test_a_run_has_a_lineage(classifier: versions.Version) -> None:
+    assert set(kinds(lineage.trace(classifier.run_id, Content()))) == CHAIN - {("version", f"{NAME}/1")}
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("data/prepared/merged", "is not in the working tree"),
+        ("models/generators", "is no model: name one of those in it, such as models/generators/ptbxl/diffwave"),
+        ("0" * 32, "MLflow has no run"),
+        ("nonsense", "means no model version"),
+    ],
+)
+def test_words_that_mean_nothing_are_told_so(study: Path, reference: str, told: str) -> None:
+    with pytest.raises(EcgforgeError, match=told):
+        lineage.trace(reference, Content(study))
+
+
+def test_the_tree_and_the_drawing_name_everything(classifier: versions.Version, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stage.show(classifier.label, tmp_path / "lineage.svg")
+    printed = " ".join(capsys.readouterr().out.split())
+    drawn = "".join(ElementTree.parse(tmp_path / "lineage.svg").getroot().itertext())
+    for kind, name in CHAIN:
+        assert f"{kind} {name}"[:44] in drawn
+    for words in (f"{NAME}/1", f"{GENERATOR}/1", md5(Path("data/prepared/ptbxl")), "drawn by", "acquired from", "(above)"):
+        assert words in printed
+
+
+class Gone:
+    """Takes files away while a block lasts."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.paths = paths
+
+    def __enter__(self) -> None:
+        for number, path in enumerate(self.paths):
+            path.rename(f"away-{number}")
+
+    def __exit__(self, *_: object) -> None:
+        for number, path in enumerate(self.paths):
+            Path(f"away-{number}").rename(path)
+
+
+def places(classifier: versions.Version) -> dict[str, str]:
+    node, content = lineage.trace(classifier.label, Content()), Content()
+    return {one.name: content.place(one.digest, one.path).where for one in node.all() if one.kind in ("record set", "raw records")}
+
+
+def test_verify_says_where_everything_is(classifier: versions.Version) -> None:
+    stage.verify([classifier.label])
+    assert set(places(classifier).values()) == {"in the working tree"}
+    with Gone(Path("data/prepared/ptbxl")):
+        assert places(classifier)["ptbxl"] == "in DVC's cache"
+
+
+def test_verify_says_what_is_gone(classifier: versions.Version, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = md5(Path("data/synthetic/ptbxl/diffwave"))
+    signals = Content().listing(digest)["signals.npy"]
+    with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(signals)):
+        with pytest.raises(EcgforgeError, match=r"1 of 8 do not match or are no longer to be had: ptbxl/diffwave"):
+            stage.verify([classifier.label])
+        assert places(classifier)["ptbxl/diffwave"] == "gone: signals.npy"
+    assert "gone: signals.npy" in " ".join(capsys.readouterr().out.split())
+
+
+def test_verify_notices_a_changed_file(classifier: versions.Version) -> None:
+    table = Path("data/prepared/ptbxl/records.csv")
+    kept = table.read_bytes()
+    stored = project.cached(Content().listing(md5(table.parent))["records.csv"])
+    original = stored.read_bytes()
+    table.unlink()
+    table.write_bytes(kept + b" ")
+    try:
+        assert places(classifier)["ptbxl"] == "in DVC's cache; the working tree holds another version"
+        stored.chmod(0o644)
+        stored.write_bytes(kept + b"?")
+        assert places(classifier)["ptbxl"] == "gone: records.csv; the working tree holds another version"
+    finally:
+        stored.write_bytes(original)
+        table.write_bytes(kept)
+
+
+def test_what_only_the_remote_has_is_found_there(classifier: versions.Version) -> None:
+    digest = md5(Path("data/synthetic/ptbxl/diffwave"))
+    subprocess.run(["dvc", "remote", "add", "--local", "--default", "--force", "-q", "shelf", "shelf"], check=True)
+    subprocess.run(["dvc", "push", "-q", "synthesize"], check=True)
+    content = Content()
+    files = [project.cached(one) for one in (digest, *content.listing(digest).values())]
+    with Gone(Path("data/synthetic/ptbxl/diffwave"), *files):
+        assert places(classifier)["ptbxl/diffwave"] == "in DVC's remote"
+        assert set(kinds(lineage.trace(classifier.label, Content()))) == CHAIN
+        content.copy(digest, "data/synthetic/ptbxl/diffwave", Path("copy"))
+        assert md5(Path("copy")) == digest
+    shutil.rmtree("copy")
+
+
+def test_facts_that_remain_still_tell_the_chain(classifier: versions.Version) -> None:
+    digest = md5(Path("data/synthetic/ptbxl/diffwave"))
+    shutil.rmtree("shelf", ignore_errors=True)
+    client = store.client()
+    client.delete_run(classifier.run_id)
+    with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(digest)):
+        node = lineage.trace(classifier.label, Content())
+    client.restore_run(classifier.run_id)
+    assert set(kinds(node)) == CHAIN
+    (lost,) = [one for one in node.all() if one.lost]
+    assert lost.name == "ptbxl/diffwave"
+    assert "gone" in lost.facts["content"]
+
+
+def test_a_version_is_made_again_byte_for_byte(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study.exists()
+    reproduce.reproduce(f"{GENERATOR}/1")
+    assert f"{GENERATOR}/1: identical" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_version_of_an_unknown_commit_is_not_made_again(classifier: versions.Version) -> None:
+    client = store.client()
+    commit = classifier.tags["git.commit"]
+    client.set_model_version_tag(NAME, classifier.number, "git.commit", "0" * 40)
+    with pytest.raises(EcgforgeError, match="is not in this repository"):
+        reproduce.reproduce(classifier.label)
+    client.set_model_version_tag(NAME, classifier.number, "git.commit", commit)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by an alias", "by nothing"])
+def test_the_garbage_collector_keeps_what_an_alias_needs(classifier: versions.Version, named: bool, tmp_path: Path) -> None:
+    """All of the lineage of an aliased version stays, though no commit and no dvc.lock knows its data any more."""
+    lock, head = Path("dvc.lock"), project.git("rev-parse", "HEAD")
+    kept = lock.read_text()
+    client = store.client()
+    node = lineage.trace(classifier.label, Content())
+    orphan = project.to_cache_only(tmp_path / "orphan")
+    if named:
+        client.set_registered_model_alias(NAME, "champion", classifier.number)
+    project.git("checkout", "-q", "--orphan", "another")
+    lock.unlink()
+    project.git("commit", "-q", "-a", "-m", "nothing of before")
+    project.git("branch", "-D", "-q", *[one for one in ("master", "main") if one in project.git("branch").split()])
+    try:
+        found = collect.plan(Content())
+        doomed = {path.parent.name + path.name for path in found.files}
+        content = Content()
+        needed = {one for part in node.all() if part.path for one in (part.digest, *content.listing(part.digest).values())}
+        assert orphan in doomed
+        assert bool(needed & doomed) != named
+        assert bool([one for one in found.stale.versions if one.name in (NAME, GENERATOR)]) != named
+        if named:
+            assert not {one.version.run_id for one in node.all() if one.version} & {run_id for _, run_id in found.stale.runs}
+    finally:
+        project.git("checkout", "-q", "-f", "-B", "master", head)
+        project.git("branch", "-D", "-q", "another")
+        lock.write_text(kept)
+        if named:
+            client.delete_registered_model_alias(NAME, "champion")
+            project.cached(orphan).unlink()
+
+
+def test_the_garbage_collector_removes_only_when_told_to(classifier: versions.Version, tmp_path: Path) -> None:
+    orphan = project.to_cache_only(tmp_path / "orphan")
+    collect.collect(False)
+    assert project.cached(orphan).exists()
+    store.client().set_registered_model_alias(NAME, "champion", classifier.number)
+    collect.collect(True)
+    assert not project.cached(orphan).exists()
+    stage.verify([])
+    store.client().delete_registered_model_alias(NAME, "champion")
+
+
+def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versions.Version) -> None:
+    from ecgforge.stages.inputs import UNFINISHED
+    from ecgforge.tracking.runs import CELL, Cell, tracked
+
+    with pytest.raises(ZeroDivisionError), tracked(Cell("trial", "ptbxl", 0, True), identity="f" * 32, params={}, inputs=[]):  # type: ignore[arg-type]
+        raise ZeroDivisionError
+    for identity in ("f" * 32, "e" * 32, classifier.tags[CELL]):
+        (UNFINISHED / identity).mkdir(parents=True)
+    names = {path.name for path in collect.plan(Content()).files if UNFINISHED.name in path.parts}
+    shutil.rmtree(UNFINISHED)
+    assert names == {"e" * 32, classifier.tags[CELL]}
+
+
+def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versions.Version) -> None:
+    from ecgforge.tracking import garbage
+    from ecgforge.tracking.runs import Cell, DatasetInput, tracked
+
+    real = DatasetInput("ptbxl", Path("data/prepared/ptbxl"), md5(Path("data/prepared/ptbxl")), "training", "simulated")
+    lost = DatasetInput("ptbxl", Path("data/prepared/ptbxl"), "0" * 32 + ".dir", "training", "simulated")
+    ids = {}
+    for identity, point, given in (("first", "1", real), ("second", "1", real), ("alone", "2", real), ("of lost data", "3", lost)):
+        cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point=point)
+        with tracked(cell, identity=identity, params={}, inputs=[given]) as run:
+            ids[run.id] = identity
+    found = garbage.stale(garbage.needed(Content()), set())
+    assert {ids[run_id] for _, run_id in found.runs if run_id in ids} == {"first", "of lost data"}
+    assert classifier.run_id not in {run_id for _, run_id in found.runs}

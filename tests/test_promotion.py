@@ -1,0 +1,385 @@
+"""Promotion in a real MLflow store, a real git repository and a real DVC cache: who becomes champion, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import registry_project as project
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import md5
+from ecgforge.params import Params
+from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import promotion
+from ecgforge.stages import promote as stage
+from ecgforge.tracking import history, models, runs, store, versions
+from ecgforge.tracking.content import Content
+from ecgforge.tracking.runs import DatasetInput
+from registry_project import NAME
+
+pytestmark = pytest.mark.slow
+GOOD, SAME, WORSE, BETTER, UNSURE, LEAKING, DIRTY, OTHERS = (str(number) for number in range(1, 9))
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with one version of each kind; nobody is champion."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("project")
+    patch.chdir(folder)
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    patch.setenv("DVC_STAGE", "")
+    project.make(folder)
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    before = project.real_set(Path("data/before"), 1, ["train"] * 60 + ["test"] * 126)
+    project.to_cache(before.folder)
+    project.git("add", ".")
+    project.git("commit", "-q", "-m", "records dealt out otherwise")
+    project.register(records, 0.85, 1, validation=0.8)
+    project.register(records, 0.85, 2, confidence=0.84)
+    project.register(records, 0.6, 3)
+    project.register(records, 0.97, 4, validation=0.9)
+    project.register(records, 0.98, 5, confidence=0.5, validation=0.7)
+    project.register(before, 0.99, 6, validation=0.99)
+    Path("edited.py").touch()
+    project.register(records, 0.96, 7)
+    Path("edited.py").unlink()
+    project.register(records, 0.9, 8, rhythms=("SR", "AFIB", "SVT"))
+    with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect("before.db")) as kept:
+        now.backup(kept)
+    with Path(".git/info/exclude").open("a") as file:
+        file.write("before.db\n")
+    yield folder
+    patch.undo()
+
+
+@pytest.fixture
+def content(registered: Path) -> Iterator[Content]:
+    """The project as it was registered, whatever other tests did to it."""
+    assert Path.cwd() == registered
+    with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect("before.db")) as kept:
+        kept.backup(now)
+    yield Content()
+    project.git("checkout", "-q", ".")
+
+
+def params() -> Params:
+    return Params.read(Path("params.yaml"))
+
+
+def judged(number: str, content: Content) -> promotion.Verdict:
+    return promotion.judge(params(), versions.find(f"{NAME}/{number}"), content)
+
+
+def promoted(number: str, content: Content, force: bool = False, reason: str = "") -> promotion.Verdict:
+    return promotion.promote(judged(number, content), content, force, reason)
+
+
+def tags(number: str) -> dict[str, str]:
+    return versions.find(f"{NAME}/{number}").tags
+
+
+def test_the_first_champion_leaves_all_that_a_reader_needs(content: Content, tmp_path: Path) -> None:
+    verdict = promoted(GOOD, content)
+    assert verdict.failed == []
+    version = versions.find(f"{NAME}@champion")
+    assert version.number == GOOD
+    assert version.tags["verdict"].startswith(f"passed, against the baselines; run {version.run_id}, promotion/")
+    assert {key for key in version.tags if key.startswith("gate.")} == {f"gate.{gate.name}" for gate in verdict.gates}
+    assert version.tags["gate.macro_f1.majority"].startswith("passed: +0.")
+    client = store.client()
+    kept = {Path(file.path).suffix: file.path for file in client.list_artifacts(version.run_id, "promotion")}
+    evidence = Path(client.download_artifacts(version.run_id, kept[".json"], str(tmp_path)))
+    card = promotion.card_path(content.root, version).read_text()
+    assert client.get_model_version(NAME, GOOD).description == card
+    (entry,) = history.entries(NAME)
+    assert (entry.who, entry.action, entry.version, entry.former) == ("Ada", history.PROMOTED, GOOD, "")
+    assert entry.evidence.endswith(f"md5 {md5(evidence)}")
+    assert history.faults(NAME) == []
+
+
+def test_the_card_says_what_a_user_must_know(content: Content) -> None:
+    verdict = promoted(GOOD, content)
+    card = promotion.card_path(content.root, verdict.version).read_text()
+    digest = verdict.version.tags["input.ptbxl"]
+    for words in (
+        "Verdict: **passed**, against the baselines",
+        "No medical device",
+        digest,
+        "SR 50, AFIB 50, ST 50",
+        "| macro f1 | 0.8",
+        "| recall AFIB |",
+        "| leakage | 0 records, 0 patients | 0 | yes |",
+        "**records of real patients: its test records are simulated**",
+        verdict.version.tags["git.commit"],
+        f"ecgforge lineage {NAME}/{GOOD}",
+    ):
+        assert words in card
+    assert "FORCED" not in card
+
+
+@pytest.mark.parametrize(
+    ("number", "failed"),
+    [
+        (SAME, ["macro_f1"]),
+        (WORSE, ["macro_f1", "recall"]),
+        (UNSURE, ["calibration"]),
+        (LEAKING, ["leakage"]),
+        (DIRTY, ["commit"]),
+    ],
+    ids=["the same", "worse", "badly calibrated", "leaking", "from uncommitted code"],
+)
+def test_a_version_that_fails_does_not_become_champion(content: Content, number: str, failed: list[str]) -> None:
+    promoted(GOOD, content)
+    with pytest.raises(EcgforgeError, match=f"failed {', '.join(failed)} and is not made champion; version {GOOD} stays"):
+        promoted(number, content)
+    assert history.champion(NAME) == GOOD
+    assert len(history.entries(NAME)) == 1
+    assert tags(number)["verdict"].startswith(f"failed {', '.join(failed)}, against {NAME}/{GOOD}")
+    assert tags(number)[f"gate.{failed[0]}"].startswith("failed: ")
+
+
+def test_a_better_one_becomes_champion_and_the_former_is_kept(content: Content) -> None:
+    promoted(GOOD, content)
+    assert promoted(BETTER, content, reason="it is better").failed == []
+    assert versions.find(f"{NAME}@champion").number == BETTER
+    assert versions.find(f"{NAME}@former").number == GOOD
+    assert [(entry.version, entry.former, entry.reason) for entry in history.entries(NAME)] == [
+        (GOOD, "", ""),
+        (BETTER, GOOD, "it is better"),
+    ]
+    with pytest.raises(EcgforgeError, match=f"{NAME}/{BETTER} is champion already"):
+        judged(BETTER, content)
+
+
+def test_gates_of_an_earlier_verdict_do_not_linger(content: Content) -> None:
+    promoted(WORSE, content)
+    assert "gate.macro_f1.majority" in tags(WORSE)
+    promoted(BETTER, content)
+    with pytest.raises(EcgforgeError):
+        promoted(WORSE, content)
+    assert "gate.macro_f1" in tags(WORSE)
+    assert "gate.macro_f1.majority" not in tags(WORSE)
+
+
+@pytest.mark.usefixtures("content")
+def test_a_record_set_that_is_lost_fails_the_leakage_gate() -> None:
+    digest = tags(LEAKING)["input.before"]
+    kept, away = Path("data/before"), Path("before-away")
+    cached = project.cached(digest)
+    kept.rename(away)
+    cached.rename("listing")
+    try:
+        (gate,) = [gate for gate in judged(LEAKING, Content()).gates if gate.name == "leakage"]
+    finally:
+        away.rename(kept)
+        Path("listing").rename(cached)
+    assert not gate.passed
+    assert "no longer to be had: before" in gate.detail
+
+
+@pytest.mark.usefixtures("content")
+def test_a_set_that_left_the_working_tree_is_read_from_the_cache() -> None:
+    kept, away = Path("data/before"), Path("before-away")
+    kept.rename(away)
+    try:
+        (gate,) = [gate for gate in judged(LEAKING, Content()).gates if gate.name == "leakage"]
+    finally:
+        away.rename(kept)
+    assert gate.figure == "24 records, 24 patients"
+
+
+def test_force_needs_a_reason_and_marks_for_ever(content: Content) -> None:
+    promoted(GOOD, content)
+    for reason in ("", "  "):
+        with pytest.raises(EcgforgeError, match="give a --reason"):
+            promoted(WORSE, content, force=True, reason=reason)
+    assert history.champion(NAME) == GOOD
+    verdict = promoted(WORSE, content, force=True, reason="a demonstration")
+    assert history.champion(NAME) == WORSE
+    assert tags(WORSE)["forced"].endswith("a demonstration; failed macro_f1, recall")
+    assert "**FORCED past gates that it failed**" in promotion.card_path(content.root, verdict.version).read_text()
+    assert history.entries(NAME)[-1].action == history.FORCED
+    promotion.rollback(NAME, "")
+    assert "forced" in tags(WORSE)
+
+
+def test_force_on_a_version_that_passes_leaves_no_mark(content: Content) -> None:
+    promoted(GOOD, content, force=True, reason="for certain")
+    assert "forced" not in tags(GOOD)
+    assert history.entries(NAME)[-1].action == history.PROMOTED
+
+
+def test_the_champion_is_judged_anew_when_the_test_records_change(content: Content) -> None:
+    promoted(GOOD, content)
+    records, before = Path("data/prepared/ptbxl"), Path("kept")
+    records.rename(before)
+    try:
+        # Of the same patients, other recordings: the champion is right about none of them any more.
+        changed = project.real_set(records, 3)
+        table = (records / "records.csv").read_text().replace(",SR,", ",X,").replace(",AFIB,", ",SR,").replace(",X,", ",AFIB,")
+        (records / "records.csv").write_text(table)
+        assert len(changed) == len(project.SPLITS)
+        verdict = judged(BETTER, Content())
+    finally:
+        shutil.rmtree(records)
+        before.rename(records)
+    found = {gate.name: gate for gate in verdict.gates}
+    assert "the champion's own figures are for" in found["test_set"].detail
+    assert not found["test_set"].passed, "no DVC stage wrote these records"
+    assert "no DVC stage wrote these records" in found["test_set"].detail
+    assert verdict.test["digest"] != tags(GOOD)["input.ptbxl"]
+
+
+def test_other_rhythms_are_an_error(content: Content) -> None:
+    with pytest.raises(EcgforgeError, match="tells SR, AFIB, SVT apart, and the test records .* have SR, AFIB, ST"):
+        judged(OTHERS, content)
+
+
+def test_the_best_is_that_of_the_current_data_by_validation(content: Content) -> None:
+    assert promotion.choose(NAME, None, True, content).number == BETTER, "not 6, whose data are others"
+    assert promotion.choose(NAME, WORSE, False, content).number == WORSE
+    for number, best in ((None, False), (GOOD, True)):
+        with pytest.raises(EcgforgeError, match="say which version"):
+            promotion.choose(NAME, number, best, content)
+
+
+@pytest.mark.usefixtures("content")
+def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    before = tags(BETTER)
+    stage.promote(params(), NAME, None, True, True, False, "")
+    assert "would be made champion; nothing was written" in capsys.readouterr().out
+    assert tags(BETTER) == before
+    assert history.champion(NAME) == ""
+
+
+def test_rollback_goes_back_step_by_step(content: Content) -> None:
+    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+        promotion.rollback(NAME, "")
+    promoted(GOOD, content)
+    promoted(BETTER, content)
+    promoted(WORSE, content, force=True, reason="a try")
+    assert promotion.rollback(NAME, "it was bad") == (WORSE, BETTER)
+    assert promotion.rollback(NAME, "") == (BETTER, GOOD)
+    assert history.champion(NAME) == GOOD
+    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+        promotion.rollback(NAME, "")
+    with pytest.raises(EcgforgeError, match="has no former"):
+        versions.find(f"{NAME}@former")
+    assert [entry.action for entry in history.entries(NAME)] == ["promoted", "promoted", "forced", "rolled back", "rolled back"]
+    assert history.faults(NAME) == []
+
+
+def test_history_tells_when_something_was_changed(content: Content, capsys: pytest.CaptureFixture[str]) -> None:
+    promoted(GOOD, content)
+    promoted(BETTER, content)
+    client = store.client()
+    client.set_registered_model_alias(NAME, history.CHAMPION, WORSE)
+    assert any("moved by other means" in fault for fault in history.faults(NAME))
+    client.set_registered_model_alias(NAME, history.CHAMPION, BETTER)
+    key = min(key for key in client.get_registered_model(NAME).tags if key.startswith(history.ENTRY))
+    entry = json.loads(client.get_registered_model(NAME).tags[key])
+    client.set_registered_model_tag(NAME, key, json.dumps(entry | {"who": "Eve"}))
+    assert any("removed, changed" in fault for fault in history.faults(NAME))
+    stage.show(NAME)
+    assert "removed, changed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_champion_that_moved_meanwhile_is_noticed(content: Content) -> None:
+    verdict = judged(BETTER, content)
+    promoted(GOOD, content)
+    with pytest.raises(EcgforgeError, match="champion is version 1 by now and no longer nobody"):
+        promotion.promote(verdict, content, False, "")
+    assert history.champion(NAME) == GOOD
+    assert len(history.entries(NAME)) == 1
+
+
+def win(folder: Path, number: str, start: float) -> None:
+    os.chdir(folder)
+    history.champion(NAME)
+    time.sleep(max(0, start - time.time()))
+    history.move(NAME, number, "", history.PROMOTED, "", "")
+
+
+@pytest.mark.usefixtures("content")
+def test_two_who_promote_at_once_do_not_both_win(registered: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ecgforge.tracking.history", "mlflow.store.model_registry.sqlalchemy_store"])
+    at = time.time() + 8
+    started = [context.Process(target=win, args=(registered, number, at)) for number in (GOOD, BETTER, WORSE)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(90)
+    won = [number for process, number in zip(started, (GOOD, BETTER, WORSE), strict=True) if process.exitcode == 0]
+    assert len(won) == 1
+    assert [entry.version for entry in history.entries(NAME)] == won
+    assert history.champion(NAME) == won[0]
+    assert history.faults(NAME) == []
+
+
+# Generators
+
+GENERATOR = "ecg-generator-diffwave-ptbxl"
+SCORES = {
+    "c2st_accuracy": 0.6,
+    "c2st_accuracy_floor": 0.5,
+    "coverage": 0.9,
+    "coverage_floor": 0.95,
+    "heart_rate_w1": 2.0,
+    "heart_rate_w1_floor": 1.0,
+    "rr_variation_w1": 1.0,
+    "rr_variation_w1_floor": 0.5,
+    "copied_share": 0.01,
+    "copied_share_floor": 0.01,
+    "nearest_ratio": 0.95,
+    "membership_auc": 0.5,
+}
+
+
+def generator(seed: int, scores: dict[str, float] | None) -> None:
+    """Register a small generator, and score records that it drew."""
+    from ecgforge.generators import base
+
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    tree = params().active.generators["diffwave"].network | {"layers": 2, "channels": 8}
+    made = base.create("diffwave", base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100), tree, __import__("torch").ones(8), seed)
+    folder = Path("models/generators/ptbxl/diffwave")
+    base.save(made, folder)
+    os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
+    cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")
+    real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
+    with runs.tracked(cell, identity=f"generator {seed}", params={}, inputs=[real]) as run:
+        models.log_generator(run, *made.exportable(), folder, name=cell.model_name)
+    if scores is None:
+        return
+    drawn = DatasetInput("ptbxl/diffwave", Path("drawn"), f"{seed}", "synthetic", "synthetic", md5(folder / base.WEIGHTS))
+    cell = runs.Cell("quality", "ptbxl", 0, True, generator="diffwave")
+    with runs.tracked(cell, identity=f"quality {seed}", params={}, inputs=[real, drawn]) as run:
+        run.summary(scores)
+
+
+def test_generators_are_judged_by_the_records_that_they_drew(content: Content) -> None:
+    generator(1, SCORES)
+    generator(2, SCORES | {"copied_share": 0.9, "nearest_ratio": 0.1, "membership_auc": 0.95})
+    generator(3, None)
+    memorising = promotion.judge(params(), versions.find(f"{GENERATOR}/2"), content)
+    assert memorising.failed == ["copied", "nearest", "membership"]
+    with pytest.raises(EcgforgeError, match="failed copied, nearest, membership and is not made champion; there is none yet"):
+        promotion.promote(memorising, content, False, "")
+    with pytest.raises(EcgforgeError, match=r"were not scored .*: run `dvc repro quality@ptbxl-diffwave`"):
+        promotion.judge(params(), versions.find(f"{GENERATOR}/3"), content)
+    verdict = promotion.promote(promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, "")
+    card = promotion.card_path(content.root, verdict.version).read_text()
+    assert "to draw synthetic 10 s ECGs" in card
+    assert "| copied_share | 0.01 | 0.01 |" in card
+    assert history.champion(GENERATOR) == "1"
