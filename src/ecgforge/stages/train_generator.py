@@ -16,6 +16,8 @@ from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.tracking import models, runs
 from ecgforge.training import fit
 
+SAMPLING = "sampling.json"  # in a registered version, beside the weights: how records are drawn, and what they are then
+
 
 def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:
     """Train the generator `name` on the record set `real` as a tracked run, write it to `out`, and register it."""
@@ -28,7 +30,8 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
         base.save(generator, out)
         run.summary({"weights": sum(parameter.numel() for parameter in generator.parameters())})
-        models.log_generator(run, *generator.exportable(), out, name=cell.model_name)
+        described = {SAMPLING: {"sampling": settings.sampling, "rhythms": records.about.rhythms, "units": records.about.units}}
+        models.log_generator(run, *generator.exportable(), out, name=cell.model_name, described=described)
     remove(checkpoints(identity))
 
 
