@@ -69,7 +69,9 @@ class Judge:
         if not (folder / "classifier.json").exists():
             raise EcgforgeError(f"{label} is no classifier")
         if not (folder / PREPROCESSING).exists():
-            raise EcgforgeError(f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it anew")
+            raise EcgforgeError(
+                f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it anew"
+            )
         tree = json.loads((folder / PREPROCESSING).read_text())
         amplitude = tree.pop("amplitude")
         return cls(base.load(folder), checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), amplitude)
@@ -113,7 +115,9 @@ def _array(request: Request, where: str) -> np.ndarray:
     except (TypeError, ValueError):
         raise EcgforgeError(f"{where}: signals must be numbers, a row for each lead, and rows of one length") from None
     if signals.ndim != 2 or len(signals) != len(request.leads):
-        raise EcgforgeError(f"{where}: signals has the shape {signals.shape}, and needs a row for each of the {len(request.leads)} leads named")
+        raise EcgforgeError(
+            f"{where}: signals has the shape {signals.shape}, and needs a row for each of the {len(request.leads)} leads named"
+        )
     return signals
 
 
