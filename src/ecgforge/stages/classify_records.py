@@ -72,7 +72,7 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None) -> Iterator[Answer]:
-    """Classify records as `records_in` returns them, in order: other processes read and prepare while this one computes, where there are many."""
+    """Classify records as `records_in` returns them, in order; where there are many, other processes read and prepare them."""
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
     workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
     prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
