@@ -14,8 +14,8 @@ from ecgforge.records.prepare import RawSource, prepare
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.sources import ptbxl, simulated
-from ecgforge.stages.train_generator import SAMPLING
 from ecgforge.tracking import models, runs, store
+from ecgforge.tracking.served import SAMPLING
 from ecgforge.training.batches import Records
 
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")

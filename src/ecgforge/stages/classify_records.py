@@ -90,7 +90,7 @@ def _check_outputs(table: Path | None, plot: Path | None) -> None:
 
 
 def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
-    table = Table("record", "rhythm", *rhythms, "not classified", title=label, title_justify="left")
+    table = Table("record", "rhythm", *rhythms, "reason", title=label, title_justify="left")
     for answer in found[:SHOWN]:
         values = [f"{one:.2f}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)

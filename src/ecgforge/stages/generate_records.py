@@ -18,8 +18,8 @@ from ecgforge.generators import base, synthesis
 from ecgforge.params import Compute, checked
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.sources.folder import SYNTHETIC, TABLE
-from ecgforge.stages.train_generator import SAMPLING
 from ecgforge.tracking import versions
+from ecgforge.tracking.served import SAMPLING
 
 CHUNK = 32  # records drawn at a time
 GAIN = 1000  # steps of a WFDB sample per unit

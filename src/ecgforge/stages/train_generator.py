@@ -14,9 +14,8 @@ from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.tracking import models, runs
+from ecgforge.tracking.served import SAMPLING
 from ecgforge.training import fit
-
-SAMPLING = "sampling.json"  # in a registered version, beside the weights: how records are drawn, and what they are then
 
 
 def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:

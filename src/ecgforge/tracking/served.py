@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DIGEST = "files.md5"  # a tag, of all files of a version; and in a model's own description, of those in `FILES`
 FILES = "extra_files"  # MLflow's folder of what ecgforge reads back
+SAMPLING = "sampling.json"  # of a generator's: how records are drawn from it, their rhythms and units
 
 
 @dataclass(frozen=True)
