@@ -9,6 +9,7 @@ profile, untrained. Loading Python's packages and the version's files is left ou
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -24,6 +25,12 @@ def seconds(work: Callable[[Any], Any], over: Iterable[Any]) -> tuple[float, lis
     start = time.process_time()
     found = [work(one) for one in over]
     return time.process_time() - start, found
+
+
+def core_seconds() -> float:
+    """Time of cores that this process and those that it started have taken."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main(records: int, workers: int) -> None:
@@ -49,21 +56,19 @@ def main(records: int, workers: int) -> None:
             simulated.write(Path(folder) / layout, settings, workers=workers)
         files = records_in([Path(folder)])
         for count in sorted({1, workers}):
-            start = time.perf_counter()
+            start, before = time.perf_counter(), core_seconds()
             good = sum(answer.probabilities is not None for answer in answers(judge, files, count))
-            taken = time.perf_counter() - start
-            print(
-                f"{count} processes for reading and preparing: {good} of {len(files)} records in {taken:.1f} s, {len(files) / taken:.0f}/s"
-            )
+            taken, core = time.perf_counter() - start, core_seconds() - before
+            print(f"{good} of {len(files)} records, read and prepared by {count} processes: {len(files) / taken:.0f}/s by the clock")
+            print(f"  {taken:.1f} s, and {core:.1f} s of cores, in which the processes' start is counted")
         reading, recordings = seconds(lambda file: wfdb_files.read(*file), files)
         preparing, signals = seconds(lambda one: prepare_recording(one, judge.preprocessing, "mV"), recordings)
         stacks = [np.stack(signals[start : start + BATCH]) for start in range(0, len(signals), BATCH)]
         network, _ = seconds(judge.probabilities, stacks)
         whole = reading + preparing + network
         shares = {"reading": reading, "preparing": preparing, "network": network}
-        print(
-            ", ".join(f"{name} {part / whole:.0%} ({1000 * part / len(files):.1f} ms of a core a record)" for name, part in shares.items())
-        )
+        told = [f"{name} {part / whole:.0%} ({1000 * part / len(files):.1f} ms)" for name, part in shares.items()]
+        print(f"of a core's time for a record: {', '.join(told)}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ecgforge.tracking import versions
 
 SHOWN = 40  # rows on the terminal
 DRAWN = 20  # records in a plot
-PAYS = 500  # records for each further process: one starts in 3 s, in which this one reads and prepares some 300
+PAYS = 1000  # records for each further process: one starts in 4 s, in which this one reads and prepares some 400
 
 
 def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Path | None) -> None:
