@@ -298,6 +298,33 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False)
 
 
 @app.command()
+def classify(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="WFDB records, or folders of them, searched whole.")],
+    model: Annotated[str, typer.Option(help="A classifier, as name@alias or name/number.")] = "ecg-classifier-merged@champion",
+    out: Annotated[Path | None, typer.Option(help="A CSV of all probabilities.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="An SVG of the first records on ECG paper, with their probabilities.")] = None,
+) -> None:
+    """Classify records of any sampling rate and order of leads with a registered classifier."""
+    from ecgforge.stages import classify_records as stage
+
+    stage.classify(records, model, out, plot)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="A generator, such as ecg-generator-diffwave-ptbxl@champion.")],
+    rhythm: Annotated[str, typer.Option(help="One of those that it has learned, such as AFIB.")],
+    out: Annotated[Path, typer.Option(help="A new folder; it appears whole or not at all.")],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many records.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
+) -> None:
+    """Draw WFDB records, which say that they are synthetic, from a registered generator."""
+    from ecgforge.stages import generate_records as stage
+
+    stage.generate(model, rhythm, number, seed, out)
+
+
+@app.command()
 def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     """Open MLflow's UI on the runs and models of the study, and print where in it settings and generators are compared."""
     from ecgforge.tracking import runs, store

@@ -20,6 +20,7 @@ from ecgforge.files import md5, remove
 from ecgforge.params import ClassifierSettings, Method, Params, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import serving
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.study import predictions
 from ecgforge.study.settings import Diet
@@ -84,7 +85,9 @@ class Bench:
             if folder:
                 base.save(classifier, settings.backbone, folder)
                 example = np.zeros((2, len(LEADS), trial.test.about.samples), np.float32)
-                models.log_classifier(run, classifier, example, rhythms, name=cell.model_name, files=sorted(folder.iterdir()))
+                # Of the test records, since synthetic ones do not say how those were prepared that they are like.
+                service, files = serving.service(trial.test.about), sorted(folder.iterdir())
+                models.log_classifier(run, classifier, example, rhythms, name=cell.model_name, files=files, service=service)
         self._add(trial, seed, settings.backbone, identity, found)
 
     def test(self, trial: Trial, seed: int) -> None:

@@ -182,6 +182,12 @@ def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return call(*args, **kwargs)
 
 
+def absent(uri: str) -> bool:
+    """Say whether `uri` is a SQLite file that does not exist, which asking MLflow for anything would create."""
+    database = _database(uri)
+    return database is not None and not database.exists()
+
+
 def _database(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
