@@ -181,12 +181,12 @@ class _Left(BaseException):
 
 
 class _Waiting(optuna.storages.RDBStorage):
-    """A database whose trials all were put there on purpose."""
+    """A database whose trials all were put there on purpose. Optuna's cache of a database calls this method of it, private as it is."""
 
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is None:
             raise _NoneWaits
-        return super().create_new_trial(study_id, template_trial)
+        return super()._create_new_trial(study_id, template_trial)
 
 
 def _storage(task: Task) -> optuna.storages.RDBStorage:
