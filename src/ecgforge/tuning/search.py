@@ -40,7 +40,7 @@ KILLED = 128  # exit codes above and below 0 say by which signal
 PATIENCE = 60  # s, that a process waits for another's lock on a SQLite database
 
 console = Console(stderr=True)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats have been experimental since 2021
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
