@@ -311,7 +311,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     words = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
     assert {number: one.info.status for number, one in children.items()} == {one.number: words[one.state] for one in tried}
     assert children[2].data.tags["ecgforge.reason"] == "training diverged at step 1"
-    assert children[7].data.tags["ecgforge.reason"].startswith("pruned, below the median")
+    assert children[7].data.tags["ecgforge.reason"].startswith("pruned, among the worst at step 2")
     assert [point.step for point in client.get_metric_history(children[7].info.run_id, "validation_macro_f1")] == [1, 2]
     assert [number for number, one in children.items() if one.data.tags.get("best") == "true"] == [best.number] == [0]
     assert float(children[3].data.params["training.learning_rate"]) == tried[3].point["training.learning_rate"]
@@ -418,5 +418,5 @@ def test_losses_that_do_not_compare_prune_nothing() -> None:
 
     params = Params.read(ROOT / "params.yaml")
     compute = params.active.compute
-    assert OfGenerator("diffwave", params.generator("diffwave"), Path(), compute).warmup == 30
+    assert OfGenerator("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
     assert OfGenerator("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup is None, "other codes, other losses"

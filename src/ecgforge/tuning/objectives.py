@@ -31,7 +31,7 @@ from ecgforge.tuning.space import applied
 
 CHUNK = 64  # records drawn or embedded at a time
 FITTED = 500  # real training records that the embedding is fitted to
-WARMUP = 0.25  # of the steps of a training, before which no trial is pruned
+WARMUP = 0.5  # of the steps of a training, before which no trial is pruned: a high rate of learning looks worse than it ends
 PENALTIES = np.logspace(-1, 5, 13)  # that ridge regression chooses from
 AT_FAULT = (EcgforgeError, RuntimeError)  # a loss that is not finite; a network that is too large for the memory
 

@@ -36,6 +36,7 @@ HEARTBEAT = 10  # s
 MISSED = 6  # heartbeats, after which a trial's worker is taken for dead
 RETRIES = 3  # of a trial whose worker died
 UNPRUNED = 4  # trials to finish before one can be pruned
+KEPT = 75.0  # percent of trials at a step, the best ones, that go on: half of them is too few where the rate of learning is searched
 KILLED = 128  # exit codes above and below 0 say by which signal
 PATIENCE = 60  # s, that a process waits for another's lock on a SQLite database
 
@@ -205,7 +206,7 @@ def opened(task: Task) -> optuna.Study:
     """Return the study of a task, a new one or the one that there is."""
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if task.warmup is not None:
-        pruner = optuna.pruners.MedianPruner(UNPRUNED, task.warmup)
+        pruner = optuna.pruners.PercentilePruner(KEPT, UNPRUNED, task.warmup)
     return optuna.create_study(storage=_storage(task), study_name=task.name, directions=task.directions, pruner=pruner, load_if_exists=True)
 
 
@@ -259,7 +260,7 @@ def _attempt(task: Task, objective: Objective, trial: Trial) -> Sequence[float]:
         if step not in known:
             trial.report(value, step)
         if number and trial.should_prune():  # the first trial is what others are compared with
-            raise PrunedError(f"below the median of other trials at step {step}")
+            raise PrunedError(f"among the worst at step {step}")
 
     try:
         values = objective(Attempt(number, point, report))
