@@ -102,7 +102,12 @@ def _study(
         tuning.seed,
         objective.warmup,
     )
-    console.print(f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {task.url.rpartition('@')[2]}")
+    console.print(
+        f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {task.url.rpartition('@')[2]}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
         trials = Trials(objective, cell, identity, inputs, run.id)
         tried = search.search(task, trials, tuning.n_trials, places(tuning.workers, objective.compute))
@@ -111,7 +116,7 @@ def _study(
         run.mark_best(trials.identity_of(best.number))
     remove(checkpoints(identity))
     told = f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the parameters as they are"
-    console.print(f"{task.name}: {told}", highlight=False)
+    console.print(f"{task.name}: {told}", highlight=False, markup=False, soft_wrap=True)
     return space.patch(best.point)
 
 

@@ -279,7 +279,7 @@ def _attempt(task: Task, objective: Objective, trial: Trial) -> Sequence[float]:
 
 
 def _tell(number: int, how: str) -> None:
-    console.print(f"trial {number}: {how}", highlight=False, markup=False)
+    console.print(f"trial {number}: {how}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _put_back(study: optuna.Study, task: Task, running: list[FrozenTrial]) -> None:
@@ -334,7 +334,7 @@ def _worker(task: Task, objective: Objective, place: str | None) -> None:
     try:
         _work(task, objective)
     except EcgforgeError as error:
-        console.print(f"ecgforge: {error}", style="red", highlight=False, markup=False)
+        console.print(f"ecgforge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(KILLED + signal.SIGINT) from None
