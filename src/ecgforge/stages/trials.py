@@ -72,7 +72,7 @@ class Bench:
         settings = trial.settings or self.params.active.classifier
         cell, tree = self._cell(trial, seed, settings.backbone), _tree(self.params, trial, settings)
         inputs = record_inputs(_inputs(trial))
-        code = [*_code(settings.backbone), augmentation, fit]
+        code = [*code_of(settings.backbone), augmentation, fit]
         weights = {"start": md5(trial.start)} if trial.start else {}
         identity = runs.identity(cell, tree, digests(inputs) | weights | _chosen(trial), code)
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
@@ -96,7 +96,7 @@ class Bench:
         settings = trial.settings or self.params.active.classifier
         cell, tree = self._cell(trial, seed, settings.backbone), settings.model_dump()
         inputs, weights = record_inputs([("test", trial.test)]), md5(trial.start)
-        identity = runs.identity(cell, tree, digests(inputs) | {"classifier": weights} | _chosen(trial), _code(settings.backbone))
+        identity = runs.identity(cell, tree, digests(inputs) | {"classifier": weights} | _chosen(trial), code_of(settings.backbone))
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
             found = _predict(base.load(trial.start), trial.test)
             run.summary(predictions.summary(found, trial.test.about.rhythms))
@@ -137,7 +137,7 @@ class Bench:
         )
 
 
-def _code(backbone: str) -> list[Path | ModuleType]:
+def code_of(backbone: str) -> list[Path | ModuleType]:
     """What decides a classifier's answers, beside its weights."""
     return [Path(inspect.getfile(registry.classifier_class(backbone))), base, convolution]
 
