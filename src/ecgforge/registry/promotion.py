@@ -91,6 +91,8 @@ def choose(name: str, number: str | None, best: bool, content: Content) -> Versi
     if number is not None:
         return versions.find(f"{name}/{number}")
     known = versions.versions(name)
+    if not known:
+        raise EcgforgeError(f"no model is registered as '{name}'")
     rated = []
     for version in known:
         dataset, setting = version.tags.get("dataset", ""), version.tags.get("setting", "")
