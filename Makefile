@@ -16,7 +16,7 @@ repro: $(INSTALLED) ## Set up, then run the study of the profile named in params
 	@echo "Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000"
 
 test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --durations 15 # as many threads as cores in each of two workers wait for each other
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 # as many threads as cores in each of two workers wait for each other
 
 lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 	ruff check .

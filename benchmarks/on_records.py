@@ -7,7 +7,8 @@ have enough records for a verdict. Every generator of the profile is trained wit
 and draws as many records of each rhythm as it was trained on. All rows are judged alike: the share of TrRTeR's macro-F1 that a
 classifier reaches when it is trained on the row alone (TrSTeR) or beside the real training records (TrRSTeR), by the study's own
 classifier ("own") and by random convolutions with ridge regression ("ridge"), which share no code; and the scores of
-`ecgforge.quality`. Figures are means over seeds, with standard deviations.
+`ecgforge.quality`. "Balanced" is TrRSTeR with as many other records, which fill up the rare rhythms. Figures are means over seeds,
+with standard deviations.
 
 Choices are made with `--judged validation`; the test records are for the table alone. What is trained stays in the folder and is
 not trained again; a training that was stopped goes on.
@@ -37,13 +38,14 @@ from ecgforge.generators.train import train
 from ecgforge.params import Params, checked
 from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample
 from ecgforge.records.record_set import RecordSet, write_record_set
+from ecgforge.study import mixtures
 from ecgforge.training.batches import Records, in_order
 from ecgforge.training.fit import fit
 
 SPLITS = ["train"] * 5 + ["validation"] + ["test"] * 4  # of ten folds
 CHUNK = 64  # records drawn at a time
 LONGER = 4  # times the calls, of a long schedule
-SHARES = ("TrSTeR own", "TrSTeR ridge", "TrRSTeR own", "TrRSTeR ridge")
+SHARES = ("TrSTeR own", "TrSTeR ridge", "TrRSTeR own", "TrRSTeR ridge", "balanced own", "balanced ridge")
 
 
 def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
@@ -82,18 +84,32 @@ def trained(params: Params, name: str, seed: int, real: RecordSet, folder: Path)
     return folder / "model"
 
 
+def learned(real: RecordSet, _: int) -> RecordSet:
+    """The training and validation records: rhythms as they are."""
+    return real.select((real.records["split"] != "test").to_numpy())
+
+
+def rare(real: RecordSet, seed: int) -> RecordSet:
+    """As many records as there are training records, drawn from these with repetition so that they fill up the rare rhythms."""
+    train = real.split("train")
+    counts = mixtures.allotment(train.counts(), len(train), "balance")
+    rng = np.random.default_rng(seed)
+    labels = train.labels
+    rows = [rng.choice(np.flatnonzero(labels == label), counts[rhythm]) for label, rhythm in enumerate(train.about.rhythms)]
+    return train.select(np.concatenate(rows))
+
+
 @torch.inference_mode()
-def drawn(model: Path, sampling: dict[str, Any], real: RecordSet, out: Path, seed: int) -> RecordSet:
-    """Draw a record for each of `real`'s training and validation records, unless they are there."""
+def drawn(model: Path, sampling: dict[str, Any], wanted: RecordSet, out: Path, seed: int) -> RecordSet:
+    """Draw a record of the rhythm of each of `wanted`, unless they are there."""
     if out.exists():
         return RecordSet.open(out)
     generator = base.load(model)
     chosen = checked(type(generator).Sampling, sampling, "sampling")
-    wanted = real.select((real.records["split"] != "test").to_numpy())
     seeds = np.random.SeedSequence([seed, len(wanted)]).generate_state(len(wanted), np.uint64) >> np.uint64(1)
     names = [f"synthetic-{number}" for number in range(len(wanted))]
     table = wanted.records.assign(id=names, patient=names, origin="synthetic")
-    with write_record_set(out, replace(real.about, origin="synthetic")) as writer:
+    with write_record_set(out, replace(wanted.about, origin="synthetic")) as writer:
         for index in track(in_order(len(wanted), CHUNK), description=out.parent.name):
             made = generator.sample(torch.from_numpy(wanted.labels[index]), torch.from_numpy(seeds[index].astype(np.int64)), chosen)
             writer.append(made.numpy(), table.iloc[index])
@@ -108,11 +124,10 @@ def longer(sampling: dict[str, Any]) -> dict[str, Any]:
 REMADE = {"jittered": jittered, "surrogates": distribution.surrogates}
 
 
-def remade(real: RecordSet, name: str, seed: int, out: Path) -> RecordSet:
-    """Write `real`'s training and validation records anew, each as `REMADE` makes it."""
+def remade(wanted: RecordSet, name: str, seed: int, out: Path) -> RecordSet:
+    """Write the records of `wanted` anew, each as `REMADE` makes it."""
     if not out.exists():
-        wanted = real.select((real.records["split"] != "test").to_numpy())
-        with write_record_set(out, replace(real.about, origin="synthetic")) as writer:
+        with write_record_set(out, replace(wanted.about, origin="synthetic")) as writer:
             writer.append(REMADE[name](wanted.signals(), np.random.default_rng(seed)), wanted.records)
     return RecordSet.open(out)
 
@@ -176,18 +191,25 @@ def rows(params: Params, real: RecordSet, names: list[str], seeds: int, schedule
             if name == "floor":
                 yield {"set": name, **judge.quality(judge.train, seed)}
                 continue
-            if name in REMADE:
-                made = remade(real, name, seed, place)
-            else:
-                model, sampling = trained(params, name, seed, real, place), params.generator(name).sampling
-                made = drawn(model, sampling, real, place / "records", seed)
-                if schedules:
-                    many = drawn(model, longer(sampling), real, place / "longer", seed)
-                    yield {"set": f"{name}, {LONGER} x calls", **judge.quality(many.split("train"), seed)}
+            made, filling = sets(params, real, name, seed, place)
+            if schedules and name not in REMADE:
+                sampling = longer(params.generator(name).sampling)
+                many = drawn(place / "model", sampling, learned(real, seed), place / "longer", seed)
+                yield {"set": f"{name}, {LONGER} x calls", **judge.quality(many.split("train"), seed)}
             synthetic = made.split("train")
             alone = judge.f1([synthetic], made.split("validation"), seed, f"{name}-{seed}-alone") / real_f1
             beside = judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-beside") / real_f1
-            yield {"set": name, **dict(zip(SHARES, [*alone, *beside], strict=True)), **judge.quality(synthetic, seed)}
+            filled = judge.f1([judge.train, filling], judge.validation, seed, f"{name}-{seed}-filled") / real_f1
+            yield {"set": name, **dict(zip(SHARES, [*alone, *beside, *filled], strict=True)), **judge.quality(synthetic, seed)}
+
+
+def sets(params: Params, real: RecordSet, name: str, seed: int, place: Path) -> list[RecordSet]:
+    """Records of each rhythm as many as real ones, and records that fill up the rare rhythms, of a generator or as `REMADE` makes them."""
+    wanted = {"records": learned(real, seed), "filling": rare(real, seed)}
+    if name in REMADE:
+        return [remade(records, name, seed, place / purpose) for purpose, records in wanted.items()]
+    model, sampling = trained(params, name, seed, real, place), params.generator(name).sampling
+    return [drawn(model, sampling, records, place / purpose, seed) for purpose, records in wanted.items()]
 
 
 def main() -> None:

@@ -85,6 +85,7 @@ def swept(*kinds: str) -> set[str]:
     return {f"{kind}@ptbxl-diffwave" for kind in kinds or KINDS}
 
 
+TUNED = per_dataset("tune_classifier") | cells("tune_generator")
 HOSPITALS = {"hospitals@pair0-diffwave", "hospitals@pair1-diffwave"}
 TRAINED = swept() | HOSPITALS | {"sweep_real@ptbxl"}  # cells of sweeps that train the study's classifier
 
@@ -94,7 +95,22 @@ def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(stud
         tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 0.5
 
     edit(study, change)
-    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED
+    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED | per_dataset("tune_classifier")
+
+
+def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["classifier"]["tuning"]["n_trials"] = 10
+        tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["n_trials"] = 5
+
+    edit(study, change)
+    assert status(study) == per_dataset("tune_classifier") | {f"tune_generator@{data}-diffwave" for data in ("ptbxl", "chapman", "merged")}
+    for name, value in (("classifier", "{classifier: {network: {dropout: 0.5}}}"), ("diffwave", "{generators: {diffwave: {}}}")):
+        (study / f"models/tuning/ptbxl/{name}.yaml").write_text(value)
+    touched = status(study) - TUNED
+    trained = {"train_generator@ptbxl-diffwave", "synthesize@ptbxl-diffwave", "classify_real@ptbxl", "sweep_real@ptbxl"}
+    trained |= {f"classify@ptbxl-{name}" for name in ("diffwave", "time_diffusion", "time_vqvae")}
+    assert touched == trained | swept("mixture", "transfer", "size", "ablation") | {"hospitals@pair0-diffwave"}
 
 
 def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path) -> None:
@@ -123,7 +139,7 @@ def test_a_new_generator_runs_its_cells_alone(study: Path) -> None:
     (study / "src/ecgforge/generators/flow.py").write_text("# a new generator is one file ...\n")
     registry = study / "src/ecgforge/generators/registry.py"
     registry.write_text(registry.read_text() + "# ... and a line\n")
-    stages = ("train_generator", "synthesize", "classify", "quality")
+    stages = ("tune_generator", "train_generator", "synthesize", "classify", "quality")
     assert status(study) == {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")} | {"report"}
 
 
@@ -133,13 +149,16 @@ def test_sampling_is_no_matter_of_training(study: Path) -> None:
 
     edit(study, change)
     drawn = {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
-    assert status(study) == drawn | swept("mixture", "size", "ablation")
+    tuned = {f"tune_generator@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
+    assert status(study) == drawn | tuned | swept("mixture", "size", "ablation")
 
 
 def test_the_beat_detector_touches_what_looks_for_beats(study: Path) -> None:
     file = study / "src/ecgforge/records/beats.py"
     file.write_text(file.read_text() + "# a change\n")
-    touched = cells("train_generator") | cells("quality") | per_dataset("classify_real") | swept("size", "ablation")
+    touched = (
+        cells("tune_generator") | cells("train_generator") | cells("quality") | per_dataset("classify_real") | swept("size", "ablation")
+    )
     assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge"}
 
 
@@ -172,7 +191,7 @@ def test_where_it_runs_is_no_matter_of_what_comes_out(study: Path) -> None:
 def test_another_profile_is_one_word(study: Path) -> None:
     edit(study, lambda tree: tree.update(profile="sample"))
     everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {f"prepare@{source}" for source in ("ptbxl", "chapman")}
-    everything |= {"merge", "report"} | per_dataset("classify_real") | TRAINED
+    everything |= {"merge", "report"} | TUNED | per_dataset("classify_real") | TRAINED
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
     assert status(study) == everything
@@ -183,16 +202,21 @@ def test_another_profile_is_one_word(study: Path) -> None:
     [
         (
             "src/ecgforge/generators/time_vqvae.py",
-            {f"{stage}@{data}-time_vqvae" for stage in ("train_generator", "synthesize") for data in ("ptbxl", "chapman", "merged")},
+            {
+                f"{stage}@{data}-time_vqvae"
+                for stage in ("tune_generator", "train_generator", "synthesize")
+                for data in ("ptbxl", "chapman", "merged")
+            },
         ),
         (
             "src/ecgforge/generators/unet.py",
-            cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation"),
+            cells("tune_generator") | cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation"),
         ),
         ("src/ecgforge/study/mixtures.py", TRAINED | {"report"}),
         ("src/ecgforge/classifiers/registry.py", set()),
         ("src/ecgforge/report/page.html", {"report"}),
         ("src/ecgforge/tracking/runs.py", set()),
+        ("src/ecgforge/tuning/search.py", TUNED),
     ],
 )
 def test_code_touches_the_stages_that_run_it(study: Path, file: str, stages: set[str]) -> None:

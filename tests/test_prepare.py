@@ -349,6 +349,7 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
     samples[5000] ^= 1
     (folder / "checksum_mismatch.dat").write_bytes(samples)
     write_record(folder, "missing_lead", leads=[lead for lead in STANDARD_LEADS if lead != "V3"])
+    write_record(folder, "wrong_rate", an_ecg(fs=80), fs=80)
     write_record(folder, "wrong_length", an_ecg(seconds=9.9))
     signals = an_ecg()
     signals[500, 7] = np.nan

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import operator
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 
@@ -29,6 +31,7 @@ SLOW = (
     "mlflow.pytorch",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
+    "neurokit2",
     "sklearn.manifold",
     "ecgforge.stages.assess",
     "ecgforge.stages.classify",
@@ -68,23 +71,28 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
 
 @contextmanager
 def _each_file_once() -> Iterator[None]:
-    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which
-    is most of the time of finding that there is nothing to do."""
+    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, and walk
+    through all of params.yaml for every parameter, which is most of the time of finding that there is nothing to do."""
     from dvc.dependency import param
     from dvc.output import Output
 
-    load, get_hash, known = param.load_path, Output.get_hash, {}
+    known: dict[str, Any] = {}
+    get_hash = Output.get_hash
 
     def remembered(output: Output) -> Any:
         if output.fs_path not in known:
             known[output.fs_path] = get_hash(output)
         return known[output.fs_path]
 
-    param.load_path, Output.get_hash = functools.cache(load), remembered
-    try:
+    def straight(tree: Any, path: str, separator: str) -> Any:
+        return functools.reduce(operator.getitem, path.split(separator), tree)
+
+    with (
+        patch.object(param, "load_path", functools.cache(param.load_path)),
+        patch.object(param.dpath, "get", straight),
+        patch.object(Output, "get_hash", remembered),
+    ):
         yield
-    finally:
-        param.load_path, Output.get_hash = load, get_hash
 
 
 def _check_parameters() -> None:

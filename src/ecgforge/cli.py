@@ -26,6 +26,7 @@ Real = Annotated[Path, typer.Option(help="A prepared record set, such as data/pr
 Synthetic = Annotated[Path, typer.Option(help="A synthetic record set, such as data/synthetic/ptbxl/diffwave.")]
 Dataset = Annotated[str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")]
 Generator = Annotated[str, typer.Argument(help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters.")]
+Tuned = Annotated[list[Path] | None, typer.Option("--tuned", help="What tuning found, to use in place of the parameters; repeat it.")]
 PARAMS = Path("params.yaml")
 INTERRUPTED = 130  # the exit code that typer makes of KeyboardInterrupt
 
@@ -76,12 +77,28 @@ def prepare(
 
 
 @app.command()
-def train_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
+def tune_classifier(dataset: Dataset, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
+    """Look for better parameters of the classifier, by trials that are judged on validation records."""
+    from ecgforge.stages import tune
+
+    tune.classifier(params, dataset, real, out)
+
+
+@app.command()
+def tune_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
+    """Look for better parameters of a generator, its sampling's too, by trials that are judged on validation records."""
+    from ecgforge.stages import tune
+
+    tune.generator(params, dataset, generator, real, out)
+
+
+@app.command()
+def train_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, tuned: Tuned = None, params: ParamsFile = PARAMS) -> None:
     """Train a generator on the training split of a record set, tracked and registered by MLflow."""
     from ecgforge.stages import parameters
     from ecgforge.stages import train_generator as stage
 
-    stage.train(parameters.read(params), dataset, generator, real, out)
+    stage.train(parameters.read(params, tuned), dataset, generator, real, out)
 
 
 @app.command()
@@ -91,21 +108,22 @@ def synthesize(
     model: Annotated[Path, typer.Option(help="A trained generator, such as models/generators/ptbxl/diffwave.")],
     real: Real,
     out: Out,
+    tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw a synthetic record set from a trained generator."""
     from ecgforge.stages import parameters
     from ecgforge.stages import synthesize as stage
 
-    stage.synthesize(parameters.read(params), dataset, generator, model, real, out)
+    stage.synthesize(parameters.read(params, tuned), dataset, generator, model, real, out)
 
 
 @app.command()
-def settings_real(dataset: Dataset, real: Real, models: Out, out: Out, params: ParamsFile = PARAMS) -> None:
+def settings_real(dataset: Dataset, real: Real, models: Out, out: Out, tuned: Tuned = None, params: ParamsFile = PARAMS) -> None:
     """Train and test the classifier on real records (TrRTeR), with its baselines, once for all generators."""
     from ecgforge.stages import classify, parameters
 
-    classify.on_real(parameters.read(params), dataset, real, models, out)
+    classify.on_real(parameters.read(params, tuned), dataset, real, models, out)
 
 
 @app.command()
@@ -117,24 +135,25 @@ def settings(
     baseline: Annotated[Path, typer.Option(help="The classifiers that `settings-real` trained.")],
     models: Out,
     out: Out,
+    tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Train and test the classifier in the settings that need synthetic records: TrSTeR, TrRTeS, TrSTeS, TrRSTeR."""
     from ecgforge.stages import classify as stage
     from ecgforge.stages import parameters
 
-    stage.on_synthetic(parameters.read(params), dataset, generator, real, synthetic, baseline, models, out)
+    stage.on_synthetic(parameters.read(params, tuned), dataset, generator, real, synthetic, baseline, models, out)
 
 
 Classifiers = Annotated[Path, typer.Option(help="What `settings` trained, such as models/classifiers/ptbxl/diffwave.")]
 
 
 @app.command()
-def sweep_real(dataset: Dataset, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
+def sweep_real(dataset: Dataset, real: Real, out: Out, tuned: Tuned = None, params: ParamsFile = PARAMS) -> None:
     """Train on real records alone what the sweeps compare with: other classifiers, and growing shares of the records."""
     from ecgforge.stages import parameters, sweeps
 
-    sweeps.on_real(parameters.read(params), dataset, real, out)
+    sweeps.on_real(parameters.read(params, tuned), dataset, real, out)
 
 
 @app.command()
@@ -147,12 +166,13 @@ def sweep(
     model: Annotated[Path, typer.Option(help="The trained generator, such as models/generators/ptbxl/diffwave.")],
     classifiers: Classifiers,
     out: Out,
+    tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Run a comparison past the five settings: other classifiers or mixtures, fine-tuning, fewer real records, ablations."""
     from ecgforge.stages import parameters, sweeps
 
-    arm = sweeps.Arm.open(parameters.read(params), dataset, generator, real, synthetic, model, classifiers)
+    arm = sweeps.Arm.open(parameters.read(params, tuned), dataset, generator, real, synthetic, model, classifiers)
     sweeps.run(kind, arm, out)
 
 
@@ -164,12 +184,13 @@ def hospitals(
     data: Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")],
     models: Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")],
     out: Out,
+    tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Train on one dataset and test on another, with real records alone and with synthetic ones of either."""
     from ecgforge.stages import parameters, sweeps
 
-    found = parameters.read(params)
+    found = parameters.read(params, tuned)
     arms = [
         sweeps.Arm.open(
             found,
@@ -298,11 +319,38 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False)
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
-    """Open MLflow's UI on the runs and models of the study."""
-    from ecgforge.tracking import store
+def classify(
+    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="WFDB records, or folders of them, searched whole.")],
+    model: Annotated[str, typer.Option(help="A classifier, as name@alias or name/number.")] = "ecg-classifier-merged@champion",
+    out: Annotated[Path | None, typer.Option(help="A CSV of all probabilities.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="An SVG of the first records on ECG paper, with their probabilities.")] = None,
+) -> None:
+    """Classify records of any sampling rate and order of leads with a registered classifier."""
+    from ecgforge.stages import classify_records as stage
 
-    store.serve(port)
+    stage.classify(records, model, out, plot)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Option(help="A generator, such as ecg-generator-diffwave-ptbxl@champion.")],
+    rhythm: Annotated[str, typer.Option(help="One of those that it has learned, such as AFIB.")],
+    out: Annotated[Path, typer.Option(help="A new folder; it appears whole or not at all.")],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many records.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
+) -> None:
+    """Draw WFDB records, which say that they are synthetic, from a registered generator."""
+    from ecgforge.stages import generate_records as stage
+
+    stage.generate(model, rhythm, number, seed, out)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
+    """Open MLflow's UI on the runs and models of the study, and print where in it settings and generators are compared."""
+    from ecgforge.tracking import runs, store
+
+    store.serve(port, runs.EXPERIMENT, runs.CHARTS)
 
 
 @app.command()

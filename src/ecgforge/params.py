@@ -112,6 +112,78 @@ class Training(Section):
         return self
 
 
+class Float(Section):
+    """A number between two others; `log` spreads trials evenly over its magnitudes."""
+
+    kind: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        _check_rises(self.low, self.high, self.log)
+        return self
+
+
+class Int(Section):
+    """A whole number between two others, both of them included; `log` as for a float."""
+
+    kind: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        _check_rises(self.low, self.high, self.log)
+        return self
+
+
+class Categorical(Section):
+    """One of several values, in no order."""
+
+    kind: Literal["categorical"]
+    choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
+
+
+def _check_rises(low: float, high: float, log: bool) -> None:
+    if not low < high:
+        raise ValueError("low must be below high")
+    if log and low <= 0:
+        raise ValueError("low must be above 0 where log is true")
+
+
+Dimension = Annotated[Float | Int | Categorical, Field(discriminator="kind")]
+
+
+class Tuning(Section):
+    """A study of trials that looks for better parameters on validation records; `space` says by dotted key which, beside it.
+
+    The first trial is of the parameters as they are. `n_trials` are finished in all, so that a higher number adds to what is there,
+    and 0 keeps the parameters; `workers` of them run side by side.
+    """
+
+    n_trials: Annotated[int, Field(ge=0)]
+    workers: Positive
+    seed: Seed
+    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+
+
+class ClassifierTuning(Tuning):
+    """Of a classifier: a trial is judged by the mean of `repeats` trainings with seeds of their own."""
+
+    repeats: Positive
+
+
+class GeneratorTuning(Tuning):
+    """Of a generator: a trial draws `records` of each rhythm. `fast` asks for records that are drawn quickly, too: then the best
+    trial is the best of those that draw no slower than the parameters as they are."""
+
+    records: Positive
+    fast: bool
+
+
 class Ablation(Section):
     """What a variation of a generator has otherwise: keys of its network and sampling, which replace the generator's own."""
 
@@ -127,6 +199,7 @@ class GeneratorSettings(Section):
     training: dict[Name, Training]
     sampling: dict[str, Any]
     ablations: dict[str, Ablation]
+    tuning: Annotated[GeneratorTuning, Field(exclude=True)]  # what looks for parameters is none of them
 
     def variations(self) -> dict[str, GeneratorSettings]:
         """The settings of each variation, by name."""
@@ -155,6 +228,12 @@ class ClassifierSettings(Section):
     backbone: Name
     network: dict[str, Any]
     training: Training
+
+
+class TunedClassifierSettings(ClassifierSettings):
+    """Those of the study's classifier, which alone of the classifiers is tuned."""
+
+    tuning: Annotated[ClassifierTuning, Field(exclude=True)]
 
 
 class Augmentation(Section):
@@ -224,7 +303,7 @@ class Profile(Section):
     preparation: Preparation
     generators: dict[Name, GeneratorSettings]
     synthesis: Synthesis
-    classifier: ClassifierSettings
+    classifier: TunedClassifierSettings
     study: Study
     sweeps: Sweeps
     quality: Quality
@@ -370,7 +449,7 @@ def checked(section: type[S], tree: Any, where: str) -> S:
 
 
 def _refusal(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder"))
+    key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder", "float", "int", "categorical"))
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key"
     if detail["type"] == "missing":

@@ -68,8 +68,8 @@ def assess(
         ms, bpm, points, degrees or the records' unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
         waves could not be delineated. Memorisation is that of all synthetic records, and all
         training records are compared with those held out, half of them for its floor.
-        Low and high, the 95 % interval, are there where the metric is a share, an area or a distance of measures; `mmd2` has a p-value,
-        `mmd_p`. A distance is missing where no record could be measured.
+        Low and high, the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`. A distance is missing where no
+        record could be measured.
         Views: view, kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:
@@ -93,6 +93,8 @@ def assess(
     limits[ALL, "membership_auc"] = intervals.hanley_mcneil(
         scores["value"][ALL, "membership_auc"], len(training), len(strangers), CONFIDENCE
     )
+    distances = [memorisation.nearest(features, training) for features in (judged["value"], strangers)]
+    limits[ALL, "nearest_ratio"] = intervals.percentile(memorisation.ratio, distances, CONFIDENCE, RESAMPLES, settings.seed)
     rows = [
         (*key, value, *limits.get(key, (np.nan, np.nan)), scores["floor"][key], scores["ceiling"][key])
         for key, value in scores["value"].items()
@@ -200,24 +202,26 @@ def _scores(reference: Sample, judged: Sample, settings: Quality) -> dict[tuple[
                 values[rhythm, f"{measure}_ks"] = waves.ks(real[measure].to_numpy(), other[measure].to_numpy())
         values[rhythm, "undetected_share"] = float(physiology.undetected(other).mean())
         values[rhythm, "failed_share"] = float(other["failed"].mean())
-    rng = np.random.default_rng(settings.seed)
-    values[ALL, "psd_db"] = spectrum.distance(reference.spectra, judged.spectra)
-    values[ALL, "correlation_error"] = coherence.error(reference.correlations, judged.correlations)
+        values[rhythm, "psd_db"] = spectrum.distance(reference.spectra[chosen], judged.spectra[chosen])
+        values[rhythm, "correlation_error"] = coherence.error(reference.correlations[chosen], judged.correlations[chosen])
+        values[rhythm, "mmd2"], values[rhythm, "mmd_p"] = distribution.mmd(
+            reference.features[chosen], judged.features[chosen], settings.permutations, np.random.default_rng(settings.seed)
+        )
     values[ALL, "correlation_w1"] = coherence.w1(reference.correlations, judged.correlations)
-    values[ALL, "mmd2"], values[ALL, "mmd_p"] = distribution.mmd(reference.features, judged.features, settings.permutations, rng)
-    values[ALL, "frechet"] = _frechet(reference.features, judged.features)
-    if reference.judged is not None and judged.judged is not None:
-        values[ALL, "frechet_classifier"] = _frechet(reference.judged, judged.judged)
+    values |= {(ALL, name): distribution.frechet(*pair) for name, pair in _embeddings(reference, judged).items()}
     values |= {(ALL, metric): value for metric, value in manifold.scores(reference.features, judged.features).items()}
     patients = np.concatenate([reference.patients, judged.patients])
     values[ALL, "c2st_accuracy"] = two_sample.accuracy(reference.features, judged.features, patients, settings.seed)
     return values
 
 
-def _frechet(real: np.ndarray, other: np.ndarray) -> float:
-    """Fréchet distance in the first components of the real records."""
-    axes = PCA(min(COMPONENTS, *real.shape), svd_solver="full").fit(real)
-    return distribution.frechet(axes.transform(real), axes.transform(other))
+def _embeddings(reference: Sample, judged: Sample) -> dict[str, list[np.ndarray]]:
+    """Both samples in the first components of the reference's embeddings, by the name of the Fréchet distance that is taken there."""
+    pairs = {"frechet": (reference.features, judged.features)}
+    if reference.judged is not None and judged.judged is not None:
+        pairs["frechet_classifier"] = (reference.judged, judged.judged)
+    axes = {name: PCA(min(COMPONENTS, *real.shape), svd_solver="full").fit(real) for name, (real, _) in pairs.items()}
+    return {name: [axes[name].transform(one) for one in pair] for name, pair in pairs.items()}
 
 
 def _intervals(
@@ -238,9 +242,15 @@ def _intervals(
                 found[rhythm, f"{measure}_ks"] = spread(waves.ks, first, second, strata)
         for metric in ("undetected_share", "failed_share"):
             found[rhythm, metric] = intervals.wilson(scores[rhythm, metric], count, CONFIDENCE)
+        found[rhythm, "psd_db"] = spread(spectrum.distance, reference.spectra[chosen], judged.spectra[chosen], strata)
+        leads = (reference.correlations[chosen], judged.correlations[chosen])
+        found[rhythm, "correlation_error"] = spread(coherence.error, *leads, strata)
     strata, count = reference.rhythms, len(judged.rhythms)
-    found[ALL, "psd_db"] = spread(spectrum.distance, reference.spectra, judged.spectra, strata)
-    found[ALL, "correlation_error"] = spread(coherence.error, reference.correlations, judged.correlations, strata)
+    found[ALL, "correlation_w1"] = spread(coherence.w1, reference.correlations, judged.correlations, strata)
+    for name, (real, made) in _embeddings(reference, judged).items():
+        found[ALL, name] = spread(distribution.frechet, real, made, strata)
+    densities = manifold.densities(reference.features, judged.features)
+    found[ALL, "density"] = intervals.percentile(lambda sample: float(sample.mean()), [densities], CONFIDENCE, RESAMPLES, seed)
     for metric in SHARES:
         found[ALL, metric] = intervals.wilson(scores[ALL, metric], count, CONFIDENCE)
     found[ALL, "c2st_accuracy"] = intervals.wilson(scores[ALL, "c2st_accuracy"], 2 * count, CONFIDENCE)

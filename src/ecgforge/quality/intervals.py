@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -31,6 +31,17 @@ def bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + statistic(first, second)
     return max(0.0, float(low)), float(high)
+
+
+def percentile(
+    statistic: Callable[..., float], samples: Sequence[np.ndarray], confidence: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, a median or a ratio of such, each sample redrawn on its own."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(*(rng.choice(sample, len(sample)) for sample in samples)) for _ in range(resamples)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:

@@ -22,11 +22,21 @@ def scores(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) ->
         `nearest_ratio`: the median distance of synthetic records over that of held-out ones, 1 for strangers and 0 for copies.
         `copied_share`: synthetic records nearer than all but 1 % of held-out ones, 0.01 for strangers and 1 for copies.
     """
-    own, strange = (cdist(records, training).min(axis=1) for records in (synthetic, held_out))
+    own, strange = (nearest(records, training) for records in (synthetic, held_out))
     return {
-        "nearest_ratio": float(np.median(own) / np.median(strange)),
+        "nearest_ratio": ratio(own, strange),
         "copied_share": float(np.mean(own < np.quantile(strange, STRANGERS))),
     }
+
+
+def nearest(records: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Return each record's distance to the nearest training record, `[records]`."""
+    return cdist(records, training).min(axis=1)
+
+
+def ratio(own: np.ndarray, strange: np.ndarray) -> float:
+    """Return the median of distances over that of strangers' ones."""
+    return float(np.median(own) / np.median(strange))
 
 
 def authenticity(training: np.ndarray, synthetic: np.ndarray) -> float:

@@ -23,6 +23,8 @@ QRS_REACH = 0.16  # s to each side of the R peak
 BASELINE = 0.016  # s before the QRS, whose level amplitudes count from
 P_SPREAD = 0.02  # s about its usual place, within which a P wave lies
 WEST = -90  # degrees: the quadrant where axes are rarest begins here, so angles are cut here
+Waves = tuple[np.ndarray, np.ndarray, np.ndarray]  # P peaks, T peaks and T ends, in samples of their beat, `[beats]`, NaN where none
+
 _MIDDLE = round(BEFORE * RATE)  # the R peak's sample in a beat
 _ONE, _TWO = LEADS.index("I"), LEADS.index("II")
 
@@ -48,7 +50,16 @@ def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFra
         or no end of T, so that QT is missing.
     """
     places = beats.detect(signals, sampling_rate)
-    rows = [_record(record, peaks, sampling_rate, units) for record, peaks in zip(signals, places, strict=True)]
+    found = [_beats(record, peaks, sampling_rate) for record, peaks in zip(signals, places, strict=True)]
+    scales = [np.where(deviations > 0, deviations, 1) for deviations in signals.std(axis=-1, keepdims=True)]
+    whole = [number for number, apart in enumerate(found) if len(apart) >= 2]
+    delineated = dict(zip(whole, _delineate([found[number][:, _TWO] / scales[number][_TWO] for number in whole]), strict=True))
+    rows = [
+        _record(found[number], scales[number], delineated[number], np.median(np.diff(peaks)) / sampling_rate, units)
+        if number in delineated
+        else {}
+        for number, peaks in enumerate(places)
+    ]
     table = pd.DataFrame(rows, columns=list(MEASURES), dtype=float)
     return table.assign(failed=table["qt"].isna())
 
@@ -66,17 +77,16 @@ def ks(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max())
 
 
-def _record(signals: np.ndarray, peaks: np.ndarray, sampling_rate: float, units: str) -> dict[str, float]:
+def _beats(signals: np.ndarray, peaks: np.ndarray, sampling_rate: float) -> np.ndarray:
+    """Take a record's beats apart at `RATE`, `[beats, leads, samples]`; none where it has too few."""
     if len(peaks) < FEWEST_BEATS:
-        return {}
+        return np.empty((0, *signals.shape))
     ratio = Fraction(RATE) / Fraction(sampling_rate).limit_denominator(100)
     fine = resample_poly(signals.astype(float), ratio.numerator, ratio.denominator, axis=-1, padtype="line")
-    apart = _apart(fine, peaks * float(ratio))
-    if len(apart) < 2:
-        return {}
+    return _apart(fine, peaks * float(ratio))
 
-    deviations = signals.std(axis=-1, keepdims=True)
-    scale = np.where(deviations > 0, deviations, 1)
+
+def _record(apart: np.ndarray, scale: np.ndarray, delineated: Waves | None, interval: float, units: str) -> dict[str, float]:
     typical = np.median(apart, axis=0)
     onset, end = _qrs(typical / scale)
     above = typical - typical[:, onset - round(BASELINE * RATE) : onset].mean(axis=-1, keepdims=True)
@@ -85,14 +95,12 @@ def _record(signals: np.ndarray, peaks: np.ndarray, sampling_rate: float, units:
         "r_amplitude": above[_TWO, onset:end].max(),
         "axis": _axis(above[:, onset:end]) if units == "mV" else np.nan,
     }
-    delineated = _delineate(apart[:, _TWO] / scale[_TWO])
     if delineated is None:
         return found
     p_peaks, t_peaks, t_ends = delineated
     found["p_share"] = _steady(p_peaks)
     if not np.isnan(t_ends).all():
         qt = 1000 * (np.nanmedian(t_ends) - onset) / RATE
-        interval = np.median(np.diff(peaks)) / sampling_rate
         found |= {"qt": qt, "qtc": qt / np.cbrt(interval), "t_amplitude": above[_TWO, round(np.nanmedian(t_peaks))]}
     return found
 
@@ -144,24 +152,35 @@ def _axis(qrs: np.ndarray) -> float:
     return float((angle - WEST) % 360 + WEST)
 
 
-def _delineate(lead: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Return P peaks, T peaks and T ends of beats in one lead, `[beats, samples]`, or None where NeuroKit fails.
+def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
+    """Return P peaks, T peaks and T ends of the beats of each record in one lead, or None where NeuroKit fails.
 
-    They are in samples of their beat, `[beats]`, NaN where there is none.
+    All go through NeuroKit as one signal, since most of its time goes into tables that it makes a call; where it fails, halves do,
+    down to the record at fault.
+
+    Args:
+        leads: a record each, `[beats, samples]`, with the R peak at the same sample of every beat.
     """
+    if not leads:
+        return []
     import neurokit2  # takes seconds
 
-    count, samples = lead.shape
-    starts = samples * np.arange(count)
+    # NeuroKit looks half an RR interval to each side of R: made even on both, a beat is all that it sees of the record.
+    beats_apart = np.concatenate(leads)
+    half = beats_apart.shape[1] // 2
+    centred = np.pad(beats_apart, ((0, 0), (half - _MIDDLE, 0)), mode="edge")[:, : 2 * half]
+    starts = 2 * half * np.arange(len(centred))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, waves = neurokit2.ecg_delineate(lead.ravel(), starts + _MIDDLE, sampling_rate=RATE, method="prominence")
-        p_peaks, t_peaks, t_ends = (np.array(waves[f"ECG_{name}"], dtype=float) - starts for name in ("P_Peaks", "T_Peaks", "T_Offsets"))
-        return p_peaks, t_peaks, t_ends
+            _, waves = neurokit2.ecg_delineate(centred.ravel(), starts + half, sampling_rate=RATE, method="prominence")
     # On shapes that it does not expect, NeuroKit raises whatever numpy, scipy and pandas raise within it.
     except Exception:
-        return None
+        middle = len(leads) // 2
+        return _delineate(leads[:middle]) + _delineate(leads[middle:]) if middle else [None]
+    found = [np.array(waves[f"ECG_{name}"], dtype=float) - starts - half + _MIDDLE for name in ("P_Peaks", "T_Peaks", "T_Offsets")]
+    ends = np.cumsum([len(lead) for lead in leads])[:-1]
+    return list(zip(*(np.split(one, ends) for one in found), strict=True))
 
 
 def _steady(p_peaks: np.ndarray) -> float:

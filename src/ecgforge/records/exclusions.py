@@ -14,6 +14,7 @@ class Reason(StrEnum):
     TRUNCATED_FILE = "truncated file"
     CHECKSUM_MISMATCH = "checksum mismatch"
     MISSING_LEAD = "missing lead"
+    WRONG_RATE = "wrong sampling rate"
     WRONG_LENGTH = "wrong length"
     NON_FINITE = "non-finite sample"
     FLAT_LEAD = "flat lead"

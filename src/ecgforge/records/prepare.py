@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -136,10 +136,11 @@ def _spool_signals(
     todo = table.index[table["reason"] == ""]
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     folders = {dataset: raw.folder for dataset, raw in raws.items()}
-    jobs = ((_files(table.loc[chunk], folders), preprocessing, amplitude) for chunk in chunks)
+    files = (_files(table.loc[chunk], folders) for chunk in chunks)
+    prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
-        for chunk, (signals, verdicts) in zip(chunks, _in_order(jobs, min(workers, len(chunks))), strict=True):
+        for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
             spool.write(signals.data)
             table.loc[chunk, ["reason", "detail"]] = verdicts
             progress.advance(task, len(chunk))
@@ -147,6 +148,21 @@ def _spool_signals(
 
 def _files(table: pd.DataFrame, folders: Mapping[str, Path]) -> list[tuple[Path, str]]:
     return [(folders[dataset], path) for dataset, path in zip(table["dataset"], table["path"], strict=True)]
+
+
+def prepared_chunks(
+    chunks: Iterable[list[tuple[Path, str]]], preprocessing: Preprocessing, amplitude: str, workers: int
+) -> Iterator[tuple[np.ndarray, list[tuple[str, str]]]]:
+    """Read and prepare chunks of records, given as folders and paths in them, on several processes, with few chunks in memory.
+
+    Yields:
+        For each chunk, in order: the good records' signals, `[good, 8, samples]` float32; and for every record of the chunk its
+        reason and detail, empty for a good one.
+
+    Raises:
+        EcgforgeError: a process died.
+    """
+    return _in_order(((chunk, preprocessing, amplitude) for chunk in chunks), workers)
 
 
 def _prepare_chunk(
@@ -181,7 +197,7 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[tuple[n
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool:
-            raise EcgforgeError("a worker process of prepare died, perhaps for want of memory; run again with fewer workers") from None
+            raise EcgforgeError("a process that prepares records died, perhaps for want of memory; run again") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -15,6 +15,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.wfdb_files import Recording
 
 FILTER_ORDER = 3  # of each pass and each edge
+MAX_RATE = 10_000  # Hz; beyond any recorder, and it bounds the resampler's filter
 FLAT = 1e-3  # standard deviation after filtering, in the record's units: 1 uV is a step of the usual converters
 
 
@@ -29,8 +30,12 @@ def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: 
         float32 `[8, samples]`, in mV or in lead standard deviations.
 
     Raises:
-        BadRecord: too short, non-finite, a flat lead, an absurd amplitude (told in mV only), or not in mV where mV is asked for.
+        BadRecord: a rate that cannot hold the band or that no recorder has, too short, non-finite, a flat lead, an absurd amplitude
+            (told in mV only), or not in mV where mV is asked for.
     """
+    if not 2 * settings.band[1] < recording.sampling_rate <= MAX_RATE:
+        allowed = f"over {2 * settings.band[1]:g} Hz, for a band up to {settings.band[1]:g} Hz, to {MAX_RATE} Hz are allowed"
+        raise BadRecord(Reason.WRONG_RATE, f"{recording.sampling_rate:g} Hz; {allowed}")
     if amplitude == "mV" and recording.units != "mV":
         raise BadRecord(Reason.WRONG_UNITS, f"{recording.units}, not mV")
     raw = _cut(recording.signals, recording.sampling_rate, settings.duration)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from re import Match
@@ -54,16 +55,29 @@ def read(folder: Path, path: str) -> Recording:
     except Exception as error:  # wfdb raises whatever its parsing runs into: IndexError, AttributeError, ValueError and more
         told = str(error).replace(f"{folder.resolve()}/", "")
         raise BadRecord(Reason.UNREADABLE_FILE, f"{type(error).__name__}: {told}") from error
-    rows = _lead_rows(record.sig_name)
-    units = {record.units[row] for row in rows}
-    scales = {MILLIVOLTS.get(unit) for unit in units}
-    if len(units) > 1 and None in scales:
-        raise BadRecord(Reason.WRONG_UNITS, f"leads in different units: {', '.join(sorted(units))}")
-    signals = record.dac()[:, rows].T
+    return arranged(record.dac().T, float(record.fs), record.sig_name, record.units)
+
+
+def arranged(signals: np.ndarray, sampling_rate: float, leads: Sequence[str | None], units: Sequence[str]) -> Recording:
+    """Pick the eight independent leads by their names, in any order and in upper or lower case, and turn volts of any size into mV.
+
+    Args:
+        signals: `[leads, samples]`.
+        units: of each lead.
+
+    Raises:
+        BadRecord: a lead is missing or there twice; leads are in different units.
+    """
+    rows = _lead_rows(leads)
+    found = {units[row] for row in rows}
+    scales = {MILLIVOLTS.get(unit) for unit in found}
+    if len(found) > 1 and None in scales:
+        raise BadRecord(Reason.WRONG_UNITS, f"leads in different units: {', '.join(sorted(found))}")
+    kept = signals.T[:, rows].T  # this order of memory decides the last bits of the sums that follow
     if None in scales:
-        return Recording(signals, float(record.fs), units.pop())
-    factors = np.array([MILLIVOLTS[record.units[row]] for row in rows])
-    return Recording(signals * factors[:, None], float(record.fs), "mV")
+        return Recording(kept, sampling_rate, found.pop())
+    factors = np.array([MILLIVOLTS[units[row]] for row in rows])
+    return Recording(kept * factors[:, None], sampling_rate, "mV")
 
 
 def _read_checked(folder: Path, path: str) -> wfdb.Record:
@@ -133,7 +147,7 @@ def _check_checksums(record: wfdb.Record) -> None:
             raise BadRecord(Reason.CHECKSUM_MISMATCH, f"lead {name}: samples sum to {found}, header says {published % 65536}")
 
 
-def _lead_rows(names: list[str | None]) -> list[int]:
+def _lead_rows(names: Sequence[str | None]) -> list[int]:
     found = [(name or "").strip().upper() for name in names]
     for lead in LEADS:
         if found.count(lead) != 1:

@@ -17,6 +17,8 @@ RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
 OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")
 
 TABLE = "records.csv"  # what `fetch` names the CSV, whatever its name was
+SYNTHETIC = "SYNTHETIC.txt"
+MARKS = ("SIMULATED.txt", SYNTHETIC)  # files by which a folder says that no patient was recorded
 COLUMNS = ("record", "patient", "rhythm")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 
@@ -25,7 +27,7 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     """Copy the CSV, and the WFDB files of the records that it names, to `folder`, whole or not at all.
 
     A record's files are its header and the signal files that the header names beside it. What is not there is not copied, and
-    preparation sets that record aside with the reason.
+    preparation sets that record aside with the reason. A file of `MARKS` goes along.
 
     Raises:
         EcgforgeError: the folder, the CSV or a column is missing, a row lacks its record or patient, or a record's path leaves the
@@ -38,6 +40,9 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     with whole(folder) as scratch:
         scratch.mkdir()
         shutil.copyfile(source / settings.table, scratch / TABLE)
+        for mark in MARKS:
+            if (source / mark).is_file():
+                shutil.copyfile(source / mark, scratch / mark)
         for record in dict.fromkeys(_record_path(cell) for cell in table["record"]):
             for file in _files(source, record):
                 (scratch / file).parent.mkdir(parents=True, exist_ok=True)

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from ecgforge.classifiers.registry import check_settings as check_classifier
+from ecgforge.errors import EcgforgeError
 from ecgforge.generators.registry import check_settings as check_generator
-from ecgforge.params import Params
+from ecgforge.params import Params, checked
+from ecgforge.tuning import space
 
 
-def read(path: Path) -> Params:
-    """Read params.yaml and check every profile in it.
+def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
+    """Read params.yaml, put what tuning found in place of it, and check every profile in it.
+
+    Args:
+        tuned: what `tune-classifier` and `tune-generator` wrote: parts of the profile in use.
 
     Raises:
         EcgforgeError: an unknown key, a bad value, an unknown generator or backbone; names the key.
     """
     params = Params.read(path)
+    if tuned:
+        tree = yaml.safe_load(path.read_text())
+        for file in tuned:
+            tree["profiles"][params.profile] = space.merged(tree["profiles"][params.profile], _found(file))
+        params = checked(Params, tree, ", ".join(map(str, (path, *tuned))))
     for profile_name, profile in params.profiles.items():
         for name, settings in profile.generators.items():
             where = f"{path}: profiles.{profile_name}.generators.{name}"
             check_generator(name, settings, where)
             for variation, changed in settings.variations().items():
                 check_generator(name, changed, f"{where}.ablations.{variation}")
-        check_classifier(profile.classifier, f"{path}: profiles.{profile_name}.classifier")
+            space.check(settings, settings.tuning.space, partial(check_generator, name), f"{where}.tuning.space")
+        where = f"{path}: profiles.{profile_name}.classifier"
+        check_classifier(profile.classifier, where)
+        space.check(profile.classifier, profile.classifier.tuning.space, check_classifier, f"{where}.tuning.space")
         for number, other in enumerate(profile.sweeps.backbones):
             check_classifier(other, f"{path}: profiles.{profile_name}.sweeps.backbones.{number}")
     return params
+
+
+def _found(file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise EcgforgeError(f"{file} does not exist: run `dvc repro`, or `ecgforge tune-classifier` or `tune-generator`") from None
+    except yaml.YAMLError as error:
+        raise EcgforgeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise EcgforgeError(f"{file} holds no parameters")
+    return found

@@ -9,9 +9,8 @@ from pathlib import Path
 from ecgforge.params import Params
 from ecgforge.records.prepare import RawSource
 from ecgforge.records.prepare import prepare as prepare_records
+from ecgforge.sources.folder import MARKS
 from ecgforge.sources.layouts import LAYOUTS
-
-SIMULATED = "SIMULATED.txt"  # the file by which a raw folder says that its patients are simulated
 
 
 def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
@@ -19,6 +18,6 @@ def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
     raws = {}
     for folder in raw:
         layout = LAYOUTS[params.source(folder.name).layout]
-        simulated = (folder / SIMULATED).exists()
+        simulated = any((folder / mark).exists() for mark in MARKS)
         raws[folder.name] = RawSource(folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated)
     prepare_records(raws, out, params.preprocessing, params.active.preparation, workers=os.cpu_count() or 1)

@@ -20,6 +20,7 @@ from ecgforge.files import md5, remove
 from ecgforge.params import ClassifierSettings, Method, Params, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import serving
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.study import predictions
 from ecgforge.study.settings import Diet
@@ -71,7 +72,7 @@ class Bench:
         settings = trial.settings or self.params.active.classifier
         cell, tree = self._cell(trial, seed, settings.backbone), _tree(self.params, trial, settings)
         inputs = record_inputs(_inputs(trial))
-        code = [*_code(settings.backbone), augmentation, fit]
+        code = [*code_of(settings.backbone), augmentation, fit]
         weights = {"start": md5(trial.start)} if trial.start else {}
         identity = runs.identity(cell, tree, digests(inputs) | weights | _chosen(trial), code)
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
@@ -84,7 +85,9 @@ class Bench:
             if folder:
                 base.save(classifier, settings.backbone, folder)
                 example = np.zeros((2, len(LEADS), trial.test.about.samples), np.float32)
-                models.log_classifier(run, classifier, example, rhythms, name=cell.model_name, files=sorted(folder.iterdir()))
+                # Of the test records, since synthetic ones do not say how those were prepared that they are like.
+                service, files = serving.service(trial.test.about), sorted(folder.iterdir())
+                models.log_classifier(run, classifier, example, rhythms, name=cell.model_name, files=files, service=service)
         self._add(trial, seed, settings.backbone, identity, found)
 
     def test(self, trial: Trial, seed: int) -> None:
@@ -93,7 +96,7 @@ class Bench:
         settings = trial.settings or self.params.active.classifier
         cell, tree = self._cell(trial, seed, settings.backbone), settings.model_dump()
         inputs, weights = record_inputs([("test", trial.test)]), md5(trial.start)
-        identity = runs.identity(cell, tree, digests(inputs) | {"classifier": weights} | _chosen(trial), _code(settings.backbone))
+        identity = runs.identity(cell, tree, digests(inputs) | {"classifier": weights} | _chosen(trial), code_of(settings.backbone))
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
             found = _predict(base.load(trial.start), trial.test)
             run.summary(predictions.summary(found, trial.test.about.rhythms))
@@ -134,7 +137,7 @@ class Bench:
         )
 
 
-def _code(backbone: str) -> list[Path | ModuleType]:
+def code_of(backbone: str) -> list[Path | ModuleType]:
     """What decides a classifier's answers, beside its weights."""
     return [Path(inspect.getfile(registry.classifier_class(backbone))), base, convolution]
 

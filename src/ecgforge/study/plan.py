@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ecgforge.params import Params
+from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.study import mixtures
 
 Counts = Mapping[str, Mapping[str, int]]  # training records by dataset and rhythm
@@ -42,6 +43,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     arms = sets * len(generators)
     yield Work("acquire", len(params.sources))
     yield Work("prepare, merge", len(params.sources) + 1)
+    yield from _tuning(params, sets)
     yield Work("train_generator", arms, trainings=dict.fromkeys(generators, sets))
     drawn = sum(_as_real(params, real[dataset]) for dataset in params.datasets)
     yield Work("synthesize", arms, drawn=dict.fromkeys(generators, drawn))
@@ -50,6 +52,23 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     yield Work("quality", arms)
     yield from _sweeps(params, real)
     yield Work("report", 1)
+
+
+def _tuning(params: Params, sets: int) -> Iterator[Work]:
+    """As if no trial were pruned."""
+    classifier = params.active.classifier
+    steps = sets * classifier.tuning.n_trials * classifier.tuning.repeats * classifier.training.steps
+    yield Work("tune_classifier", sets, {classifier.backbone: steps} if steps else {})
+    tunings = {name: params.generator(name).tuning for name in params.generators}
+    tunings = {name: tuning for name, tuning in tunings.items() if tuning.n_trials}
+    # Trials that differ in sampling alone share a training.
+    trained = {name: 1 if all(key.startswith("sampling.") for key in one.space) else one.n_trials for name, one in tunings.items()}
+    yield Work(
+        "tune_generator",
+        sets * len(params.generators),
+        trainings={name: sets * count for name, count in trained.items()},
+        drawn={name: sets * one.n_trials * one.records * len(RHYTHMS) for name, one in tunings.items()},
+    )
 
 
 def _sweeps(params: Params, real: Counts) -> Iterator[Work]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +23,14 @@ from torch import Tensor, nn
 
 from ecgforge.files import md5
 from ecgforge.tracking.runs import CELL, Run
+from ecgforge.tracking.served import DIGEST, Service, describe
 from ecgforge.tracking.store import client, patiently
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
 
 WEIGHTS = "weights.md5"
-DIGEST = "files.md5"  # of all files of a version, see `tracking.versions`
 
 
 def log_classifier(
@@ -40,6 +42,7 @@ def log_classifier(
     name: str,
     tags: dict[str, str] | None = None,
     files: Sequence[Path] = (),
+    service: Service | None = None,
 ) -> str:
     """Register a classifier, and return its version; weights that this cell has registered already keep their version.
 
@@ -51,6 +54,7 @@ def log_classifier(
         name: the registered model's.
         tags: of the version, besides the run's provenance.
         files: kept beside the model, in its folder extra_files.
+        service: how MLflow serves it; without, on what `model` takes.
     """
     if len(example) < 2:
         raise ValueError(f"an example of {len(example)} record: torch.export would serve batches of that size alone")
@@ -59,11 +63,19 @@ def log_classifier(
         logits = network(torch.from_numpy(example))
     weights = hashlib.md5(safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()})).hexdigest()
     tags = {"rhythms": ", ".join(rhythms), **(tags or {})}
-    return _register(run, network, example, _signature([example], [None], logits), name, weights, tags, files)
+    save = partial(_save, network, example, _signature([example], [None], logits), files, service.files if service else {}, service)
+    return _register(run, save, name, weights, tags)
 
 
 def log_generator(
-    run: Run, network: nn.Module, example: tuple[Tensor, ...], folder: Path, *, name: str, tags: dict[str, str] | None = None
+    run: Run,
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    folder: Path,
+    *,
+    name: str,
+    tags: dict[str, str] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> str:
     """Register a generator, and return its version; weights that this cell has registered already keep their version.
 
@@ -73,6 +85,7 @@ def log_generator(
     Args:
         network, example: as `Generator.exportable` returns them, batch of 2.
         folder: weights.safetensors and generator.json, as `ecgforge.generators.base.save` writes them.
+        described: JSON files to keep beside these, by name.
     """
     network = _for_export(network)
     with torch.no_grad():
@@ -80,7 +93,8 @@ def log_generator(
     arguments = list(inspect.signature(network.forward).parameters)[: len(example)]
     signature = _signature([tensor.numpy() for tensor in example], arguments, output)
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return _register(run, network, example, signature, name, md5(folder / "weights.safetensors"), tags or {}, files)
+    save = partial(_save, network, example, signature, files, described or {}, None)
+    return _register(run, save, name, md5(folder / "weights.safetensors"), tags or {})
 
 
 def find_version(name: str, identity: str) -> ModelVersion | None:
@@ -105,13 +119,40 @@ def _signature(example: list[np.ndarray], names: Sequence[str | None], output: A
     return ModelSignature(inputs, Schema([spec(output.numpy(), None)]))
 
 
-def _register(
-    run: Run, network: nn.Module, example: Any, signature: Any, name: str, weights: str, tags: dict[str, str], files: Sequence[Path]
-) -> str:
+def _save(
+    network: nn.Module,
+    example: Any,
+    signature: ModelSignature,
+    files: Sequence[Path],
+    described: Mapping[str, Any],
+    service: Service | None,
+    description: Model,
+    folder: Path,
+) -> None:
+    """Write all files of a version to `folder`, but for its description."""
+    import mlflow.pytorch
+
+    with tempfile.TemporaryDirectory() as scratch:
+        beside = [Path(scratch) / name for name in described]
+        for file in beside:
+            file.write_text(json.dumps(described[file.name], indent=2) + "\n")
+        mlflow.pytorch.save_model(
+            network,
+            str(folder),
+            mlflow_model=description,
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "numpy", "torch")],
+            extra_files=[str(file) for file in [*files, *beside]] or None,
+        )
+    if service:
+        describe(description, service, folder)
+
+
+def _register(run: Run, save: Callable[[Model, Path], None], name: str, weights: str, tags: dict[str, str]) -> str:
     existing = find_version(name, run.identity)
     if existing is not None and existing.tags.get(WEIGHTS) == weights:
         return str(existing.version)
-    import mlflow.pytorch
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
@@ -119,15 +160,7 @@ def _register(
     with tempfile.TemporaryDirectory() as scratch:
         # Saved before MLflow hears of it: a model that does not export leaves nothing behind.
         saved, description = Path(scratch) / "model", Model(run_id=run.id)
-        mlflow.pytorch.save_model(
-            network,
-            str(saved),
-            mlflow_model=description,
-            signature=signature,
-            input_example=example,
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "numpy", "torch")],
-            extra_files=[str(file) for file in files] or None,
-        )
+        save(description, saved)
         model = run.client.create_logged_model(run.experiment_id, name, run.id, tags)
         description.model_id = model.model_id
         description.save(str(saved / "MLmodel"))

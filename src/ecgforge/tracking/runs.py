@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from ecgforge.errors import EcgforgeError
+from ecgforge.errors import EcgforgeError, PrunedError
 from ecgforge.files import whole
 from ecgforge.tracking import store
 from ecgforge.tracking.store import patiently
@@ -37,9 +37,17 @@ logger = logging.getLogger(__name__)
 Point = tuple[str, float, int, int]  # key, value, step, ms since 1970
 
 EXPERIMENT = "ecgforge"
+TUNING = "ecgforge-tuning"  # an experiment of its own, since trials would bury the study's runs
 CELL = "ecgforge.cell"
+NO_SWEEP = "none"
+CHARTS = {  # what they compare, and a filter of runs
+    "Settings": f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}'",
+    "Generators": "tags.kind = 'generator'",
+    "Quality": "tags.kind = 'quality'",
+}
 INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
 REASON = "ecgforge.reason"
+BEST = "best"  # tag of a study's best trial
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
 BATCH = 1000  # metrics that MLflow takes at once
@@ -53,7 +61,7 @@ class Cell:
     """One point of the study's grid.
 
     Attributes:
-        kind: what is trained, or whose quality is measured.
+        kind: what is trained, or whose quality is measured; or a study of tuning, or a trial of one, whose number is `point`.
         dataset: what it is trained or tested on: `ptbxl`, `chapman`, `merged`.
         seed: of the training.
         simulated: whether the records, or those that a generator learned from, are simulated.
@@ -62,7 +70,7 @@ class Cell:
         sweep, point: the comparison that a classifier belongs to, and where in it.
     """
 
-    kind: Literal["generator", "classifier", "quality"]
+    kind: Literal["generator", "classifier", "quality", "tuning", "trial"]
     dataset: str
     seed: int
     simulated: bool
@@ -79,6 +87,9 @@ class Cell:
             return f"{self.generator} on {self.dataset}, seed {self.seed}"
         if self.kind == "quality":
             return f"quality of {self.generator} on {self.dataset}"
+        if self.kind in ("tuning", "trial"):
+            which = f"trial {self.point}" if self.kind == "trial" else "tuning"
+            return f"{which}: {self.generator or self.backbone} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
         place = f", {self.sweep} {self.point}" if self.sweep else ""
         return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}"
@@ -96,7 +107,8 @@ class Cell:
             "generator": self.generator,
             "setting": self.setting,
             "backbone": self.backbone,
-            "sweep": self.sweep,
+            # MLflow's filters know equal and unequal, and not absent.
+            "sweep": self.sweep or (NO_SWEEP if self.kind == "classifier" else None),
             "point": self.point,
             "seed": str(self.seed),
             "simulated": str(self.simulated).lower(),
@@ -234,6 +246,14 @@ class Run:
         """Keep a matplotlib figure as the artifact `file`; its ending says in which format."""
         patiently(self.client.log_figure, self.id, figure, file)
 
+    def mark_best(self, identity: str) -> None:
+        """Tag the one of this run's children that has this identity as the best of them, and no other."""
+        children = f"tags.`mlflow.parentRunId` = '{self.id}'"
+        for before in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{BEST}` = 'true'"):
+            patiently(self.client.delete_tag, before.info.run_id, BEST)
+        for found in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{CELL}` = '{identity}'"):
+            patiently(self.client.set_tag, found.info.run_id, BEST, "true")
+
     def file(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of the file at `path` in the artifact folder `folder`."""
         patiently(self.client.log_artifact, self.id, str(path), folder)
@@ -262,7 +282,13 @@ class Run:
 
 @contextmanager
 def tracked(
-    cell: Cell, *, identity: str, params: dict[str, Any], inputs: list[DatasetInput], resume_file: Path | None = None
+    cell: Cell,
+    *,
+    identity: str,
+    params: dict[str, Any],
+    inputs: list[DatasetInput],
+    resume_file: Path | None = None,
+    parent: str | None = None,
 ) -> Iterator[Run]:
     """Open the run of a cell, a new one or the one it has, and end it as the block ends: FINISHED, FAILED or KILLED.
 
@@ -274,6 +300,7 @@ def tracked(
         inputs: the record sets that go in.
         resume_file: keeps points of curves until they are sent. Put it where checkpoints are, and what a killed process did
             before its last checkpoint will be complete.
+        parent: the run that this one is a part of.
 
     Raises:
         EcgforgeError: the tracking store cannot be reached, before the block is entered or when it ends.
@@ -283,7 +310,7 @@ def tracked(
     provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: identity}
     provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
     try:
-        run = Run(client, _find_or_create(client, cell, identity), identity, provenance, resume_file)
+        run = Run(client, _find_or_create(client, cell, identity, parent), identity, provenance, resume_file)
         run._start(params, inputs)
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -307,11 +334,11 @@ def tracked(
         ) from error
 
 
-def _find_or_create(client: MlflowClient, cell: Cell, identity: str) -> Any:
-    experiment, others = _experiments(client)
+def _find_or_create(client: MlflowClient, cell: Cell, identity: str, parent: str | None) -> Any:
+    experiment, others = _experiments(client) if cell.kind not in ("tuning", "trial") else (_experiment(client, TUNING), [])
     # A run whose process was killed outright is still RUNNING here; only its cell can start it again.
     found = patiently(client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{identity}'", max_results=1)
-    parent = _parent()
+    parent = _parent() if parent is None else parent
     tags = {"mlflow.parentRunId": parent} if parent else {}
     if not found:
         return client.create_run(experiment, tags={CELL: identity, **tags}, run_name=cell.name)
@@ -328,21 +355,29 @@ def _parent() -> str | None:
 
 def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
     """Return the experiment that new runs go to, and others in which the cell's run may be."""
-    from mlflow.exceptions import MlflowException
-
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     found = patiently(client.get_experiment_by_name, name)
     given = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if given:
         return given, [found.experiment_id] if found and found.experiment_id != given else []
+    return _experiment(client, name), []
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    """Return the id of an experiment, which is made if it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    found = patiently(client.get_experiment_by_name, name)
     if found:
-        return found.experiment_id, []
+        return found.experiment_id
     try:
-        return client.create_experiment(name, store.artifact_location(name)), []
+        # Without it MLflow's UI guesses, and opens on a page for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return client.create_experiment(name, store.artifact_location(name), tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return client.get_experiment_by_name(name).experiment_id, []
+        return client.get_experiment_by_name(name).experiment_id
 
 
 def _origin() -> dict[str, str]:
@@ -439,6 +474,8 @@ def _ending(error: BaseException) -> tuple[str, str]:
         return "KILLED", "interrupted"
     if isinstance(error, SystemExit):
         return "KILLED", f"terminated, exit code {error.code}"
+    if isinstance(error, PrunedError):
+        return "KILLED", f"pruned, {_one_line(error)}"
     return "FAILED", _one_line(error) if isinstance(error, EcgforgeError) else f"{type(error).__name__}: {_one_line(error)}"
 
 

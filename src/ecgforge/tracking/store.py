@@ -16,7 +16,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from filelock import FileLock
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -143,13 +143,24 @@ def client() -> MlflowClient:
     return MlflowClient()
 
 
-def serve(port: int) -> None:
-    """Run MLflow's server and UI on 127.0.0.1 until it is stopped.
+def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
+    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and say where in it the charts are.
 
     One worker and no job processes, which MLflow starts four of and eight: a person looking at runs needs neither.
+
+    Args:
+        experiment: the name of the study's experiment.
+        charts: what they compare -> a filter of runs, in MLflow's words.
     """
     initialise()
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    address = f"http://127.0.0.1:{port}"
+    found = client().get_experiment_by_name(experiment)
+    for title, words in charts.items() if found else ():
+        print(
+            f"{title}: {address}/#/experiments/{found.experiment_id}/runs?{urlencode({'searchFilter': words, 'compareRunsMode': 'CHART'})}"
+        )
+    print("In a chart view, `Group by` with a tag such as setting, generator or backbone draws the means of its groups.", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     subprocess.run([*command, "--backend-store-uri", configure()], check=False)
 
@@ -169,6 +180,12 @@ def _passing(error: BaseException) -> bool:
 def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a method of the client; where other processes were in the way, try again. For calls that may run twice."""
     return call(*args, **kwargs)
+
+
+def absent(uri: str) -> bool:
+    """Say whether `uri` is a SQLite file that does not exist, which asking MLflow for anything would create."""
+    database = _database(uri)
+    return database is not None and not database.exists()
 
 
 def _database(uri: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking.models import DIGEST
-from ecgforge.tracking.store import client, patiently
+from ecgforge.tracking.served import DIGEST, FILES
+from ecgforge.tracking.store import absent, client, patiently
 
 REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
-FILES = "extra_files"  # MLflow's folder of what ecgforge reads back
+META = "registered_model_meta"  # what MLflow writes beside what it downloads: a version's name and number
 UNSAFE = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".py", ".so"}
 
 
@@ -101,9 +104,47 @@ def files(version: Version) -> Iterator[Path]:
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
         except Exception as error:  # of MLflow, its stores and the file system
             raise EcgforgeError(f"the files of {version.label} are no longer to be had ({' '.join(str(error).split())[:200]})") from error
-        (folder / "registered_model_meta").unlink(missing_ok=True)  # what MLflow writes beside what it downloads
+        (folder / META).unlink(missing_ok=True)
         check(version, folder)
         yield folder / FILES
+
+
+@contextmanager
+def files_at(folder: Path) -> Iterator[Path]:
+    """Yield what `files` yields, of a model that MLflow itself has fetched to `folder`.
+
+    The registry's digest decides, where MLflow found the model there and it can still be asked. Elsewhere it is the digest in
+    the model's own description: it shows damage, but not that someone changed the files and the description alike.
+
+    Raises:
+        EcgforgeError: as `files`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = shutil.copytree(folder, Path(scratch) / "model", ignore=shutil.ignore_patterns(META))
+        version = _registered(folder / META)
+        if version:
+            check(version, copy)
+        else:
+            refuse_code(folder.name, copy)
+            description = yaml.safe_load((copy / "MLmodel").read_text())
+            if md5(copy / FILES) != (description.get("metadata") or {}).get(DIGEST):
+                raise _tampered(f"the files at {folder}")
+        yield copy / FILES
+
+
+def _registered(meta: Path) -> Version | None:
+    """Return the version that MLflow's note `meta` names; None where there is no note, no registry, or no such version in it."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    # The registry that this process uses already: whoever loads a model in a process of theirs keeps their own.
+    if not meta.exists() or absent(mlflow.get_registry_uri()):
+        return None
+    words = yaml.safe_load(meta.read_text())
+    try:
+        return _version(mlflow.MlflowClient().get_model_version(words["model_name"], words["model_version"]), ())
+    except MlflowException:
+        return None
 
 
 def check(version: Version, folder: Path) -> None:
@@ -112,14 +153,27 @@ def check(version: Version, folder: Path) -> None:
     Raises:
         EcgforgeError: a file that holds code or pickle, or files that are not the registered ones to the byte.
     """
+    refuse_code(version.label, folder)
+    if md5(folder) != version.tags.get(DIGEST):
+        raise _tampered(f"the files of {version.label}")
+
+
+def refuse_code(label: str, folder: Path) -> None:
+    """Check that loading the files in `folder` can execute nothing.
+
+    Raises:
+        EcgforgeError: there are none, or one holds code or pickle.
+    """
     held = sorted(path for path in folder.rglob("*") if path.is_file())
     if not held:
-        raise EcgforgeError(f"the files of {version.label} are no longer to be had")
+        raise EcgforgeError(f"the files of {label} are no longer to be had")
     for file in held:
         if file.suffix in UNSAFE or _holds_pickle(file):
-            raise EcgforgeError(f"{version.label} holds {file.relative_to(folder)}, which could execute when it is loaded: refused")
-    if md5(folder) != version.tags.get(DIGEST):
-        raise EcgforgeError(f"the files of {version.label} are not those that were registered: refused; train and register the model anew")
+            raise EcgforgeError(f"{label} holds {file.relative_to(folder)}, which could execute when it is loaded: refused")
+
+
+def _tampered(what: str) -> EcgforgeError:
+    return EcgforgeError(f"{what} are not those that were registered: refused; train and register the model anew")
 
 
 def _holds_pickle(file: Path) -> bool:

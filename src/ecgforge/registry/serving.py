@@ -1,0 +1,141 @@
+"""A registered classifier with the preprocessing that it was trained on: what `ecgforge classify` calls, and what MLflow serves.
+
+`mlflow models serve -m models:/ecg-classifier-merged@champion --env-manager local` answers POST /invocations. A request is
+
+    {"inputs": [{"signals": [[...], ...], "sampling_rate": 500, "leads": ["I", "II", ...], "units": "mV"}, ...]}
+
+where `signals` has a row of samples a lead, as they were recorded, `leads` names the rows, in any order and with others beside the
+eight that are needed, and `units` is what every lead is in. The answer is, record by record,
+
+    {"predictions": [{"rhythm": "AFIB", "probabilities": {"SR": 0.02, ..., "AFIB": 0.91, ...}}, ...]}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ecgforge.classifiers import base
+from ecgforge.classifiers.base import Classifier
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Preprocessing, Section, checked
+from ecgforge.records import wfdb_files
+from ecgforge.records.exclusions import BadRecord
+from ecgforge.records.leads import LEADS
+from ecgforge.records.preprocessing import prepare_recording
+from ecgforge.records.record_set import About
+from ecgforge.tracking import versions
+from ecgforge.tracking.refusal import Refusal
+from ecgforge.tracking.served import Service
+
+PREPROCESSING = "preprocessing.json"
+TOLD = 300  # characters of a refusal, at most
+
+
+class Request(Section):
+    """One record of a request; `signals` is looked at as an array."""
+
+    signals: Any
+    sampling_rate: float  # Hz
+    leads: list[str]
+    units: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier, and how a recording becomes what it takes.
+
+    Attributes:
+        classifier: in evaluation mode.
+        preprocessing, amplitude: as the records that it was trained on were prepared.
+    """
+
+    classifier: Classifier
+    preprocessing: Preprocessing
+    amplitude: str
+
+    @classmethod
+    def open(cls, folder: Path, label: str) -> Judge:
+        """Read a version's files, whose label is for messages.
+
+        Raises:
+            EcgforgeError: they are not a classifier's, or of a version that does not know its preprocessing.
+        """
+        if not (folder / "classifier.json").exists():
+            raise EcgforgeError(f"{label} is no classifier")
+        if not (folder / PREPROCESSING).exists():
+            raise EcgforgeError(
+                f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it anew"
+            )
+        tree = json.loads((folder / PREPROCESSING).read_text())
+        amplitude = tree.pop("amplitude")
+        return cls(base.load(folder), checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), amplitude)
+
+    @torch.inference_mode()
+    def probabilities(self, signals: np.ndarray) -> np.ndarray:
+        """Return `[records, rhythms]` float64 for prepared signals, `[records, 8, samples]`."""
+        return torch.softmax(self.classifier(torch.from_numpy(signals)).double(), 1).numpy()
+
+    def predict(self, model_input: Any) -> list[dict[str, Any]]:
+        """Answer a request, whole: one record that cannot be used refuses it.
+
+        Raises:
+            Refusal: says which record is wrong, and what is wrong with it.
+        """
+        if not isinstance(model_input, list) or not model_input:
+            raise Refusal("inputs must be a list of records, each with signals, sampling_rate, leads and units")
+        signals = np.stack([self._prepared(tree, f"inputs[{number}]") for number, tree in enumerate(model_input)])
+        rhythms = self.classifier.rhythms
+        return [
+            {"rhythm": rhythms[int(row.argmax())], "probabilities": dict(zip(rhythms, row.tolist(), strict=True))}
+            for row in self.probabilities(signals)
+        ]
+
+    def _prepared(self, tree: Any, where: str) -> np.ndarray:
+        try:
+            request = checked(Request, tree, where)
+            signals = _array(request, where)
+            units = [request.units] * len(request.leads)
+            recording = wfdb_files.arranged(signals, request.sampling_rate, request.leads, units)
+            return prepare_recording(recording, self.preprocessing, self.amplitude)
+        except BadRecord as bad:
+            raise Refusal(f"{where}: {bad.reason}: {bad.detail}"[:TOLD]) from None
+        except EcgforgeError as error:
+            raise Refusal(str(error)[:TOLD]) from None
+
+
+def _array(request: Request, where: str) -> np.ndarray:
+    try:
+        signals = np.asarray(request.signals, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise EcgforgeError(f"{where}: signals must be numbers, a row for each lead, and rows of one length") from None
+    if signals.ndim != 2 or len(signals) != len(request.leads):
+        raise EcgforgeError(
+            f"{where}: signals has the shape {signals.shape}, and needs a row for each of the {len(request.leads)} leads named"
+        )
+    return signals
+
+
+def service(about: About) -> Service:
+    """Return how MLflow serves a classifier of record sets like that which `about` describes, one that `prepare` made."""
+    preprocessing = about.made["preprocessing"]
+    return Service(__name__, _example(preprocessing["duration"]), {PREPROCESSING: {**preprocessing, "amplitude": about.units}})
+
+
+def _example(duration: float) -> list[dict[str, Any]]:
+    """A record of no patient: 70 pulses a minute, each lead with an amplitude of its own."""
+    rate = 100  # Hz
+    phase = np.arange(round(duration * rate)) / rate * 70 / 60 % 1 - 0.5
+    pulses = np.linspace(0.5, 1.2, len(LEADS))[:, None] * np.exp(-0.5 * (phase / 0.03) ** 2)
+    return [{"signals": pulses.round(2).tolist(), "sampling_rate": rate, "leads": list(LEADS), "units": "mV"}]
+
+
+def _load_pyfunc(path: str) -> Judge:
+    """What MLflow calls to serve the version whose files it has put at `path`."""
+    with versions.files_at(Path(path)) as folder:
+        return Judge.open(folder, path)

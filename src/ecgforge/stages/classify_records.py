@@ -1,0 +1,113 @@
+"""Classify WFDB records with a registered classifier."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.records.prepare import CHUNK, prepared_chunks
+from ecgforge.registry.serving import Judge
+from ecgforge.report.classified import Answer, page
+from ecgforge.tracking import versions
+
+SHOWN = 40  # rows on the terminal
+DRAWN = 20  # records in a plot
+PAYS = 1000  # records for each further process: one starts in 4 s, in which this one reads and prepares some 400
+
+
+def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Path | None) -> None:
+    """Classify records and folders of records: the first rows on the terminal, all of them in the CSV `table`, the first ECGs in the
+    SVG `plot`. A record that cannot be used has its reason in the table. Signals are held a few chunks at a time.
+
+    Raises:
+        EcgforgeError: no such version, its files are not the registered ones, outputs that cannot be, or no record could be classified.
+    """
+    _check_outputs(table, plot)
+    files = records_in(named)
+    version = versions.find(reference)
+    with versions.files(version) as folder:
+        judge = Judge.open(folder, version.label)
+    rhythms = judge.classifier.rhythms
+    found: list[Answer] = []
+    drawn: list[Answer] = []
+    for answer in track(answers(judge, files), "classifying", total=len(files), console=Console(stderr=True)):
+        if plot and answer.probabilities and len(drawn) < DRAWN:
+            drawn.append(answer)
+        found.append(replace(answer, signals=None))
+    _show(found, rhythms, version.label)
+    if table:
+        _write(found, rhythms, table)
+    if not any(answer.probabilities for answer in found):
+        raise EcgforgeError(f"none of {len(found)} records could be classified; {found[0].record}: {found[0].reason}")
+    if plot:
+        with whole(plot) as scratch:
+            scratch.write_text(page(drawn, rhythms, judge.preprocessing.sampling_rate, judge.amplitude, version.label))
+
+
+def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Return every record as a folder and the record's path in it, without extension; folders are searched whole, by name.
+
+    Raises:
+        EcgforgeError: a folder without records.
+    """
+    found = []
+    for path in named:
+        if not path.is_dir():
+            found.append((path.parent, path.name.removesuffix(".hea")))
+            continue
+        headers = sorted(path.rglob("*.hea"))
+        if not headers:
+            raise EcgforgeError(f"the folder {path} holds no WFDB record: no file's name ends in .hea")
+        found += [(path, header.relative_to(path).as_posix().removesuffix(".hea")) for header in headers]
+    return found
+
+
+def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None) -> Iterator[Answer]:
+    """Classify records as `records_in` returns them, in order; where there are many, other processes read and prepare them."""
+    chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
+    workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
+    prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
+    for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
+        good = iter(zip(signals, judge.probabilities(signals).tolist(), strict=True)) if len(signals) else iter(())
+        for (folder, path), (reason, detail) in zip(chunk, verdicts, strict=True):
+            name = str(folder / path)
+            yield Answer(name, None, None, f"{reason}: {detail}") if reason else Answer(name, *next(good), "")
+
+
+def _check_outputs(table: Path | None, plot: Path | None) -> None:
+    for path, suffix in ((table, ".csv"), (plot, ".svg")):
+        if path and (path.suffix != suffix or path.is_dir()):
+            raise EcgforgeError(f"{path} cannot be written: name a file that ends in {suffix}")
+
+
+def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
+    table = Table("record", "rhythm", *rhythms, "reason", title=label, title_justify="left")
+    for answer in found[:SHOWN]:
+        values = [f"{one:.2f}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
+        table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table)
+    counts = {rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms}
+    told = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
+    bad = len(found) - sum(counts.values())
+    console.print(f"{len(found)} records: {told or 'none classified'}" + (f"; {bad} could not be used" if bad else ""), highlight=False)
+    if len(found) > SHOWN:
+        console.print(f"The first {SHOWN} are shown; --out writes all of them to a CSV.")
+
+
+def _write(found: Sequence[Answer], rhythms: Sequence[str], path: Path) -> None:
+    with whole(path) as scratch, scratch.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["record", "rhythm", *rhythms, "reason"])
+        for answer in found:
+            values = [f"{one:.6g}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
+            writer.writerow([answer.record, answer.rhythm(rhythms), *values, answer.reason])

@@ -1,0 +1,86 @@
+"""Draw WFDB records of a rhythm from a registered generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wfdb
+from rich.console import Console
+from rich.progress import track
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.generators import base, synthesis
+from ecgforge.params import Compute, checked
+from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
+from ecgforge.sources.folder import SYNTHETIC, TABLE
+from ecgforge.tracking import versions
+from ecgforge.tracking.served import SAMPLING
+
+CHUNK = 32  # records drawn at a time
+GAIN = 1000  # steps of a WFDB sample per unit
+LARGEST = 32.767  # units: 16 bits, and their lowest number means an invalid sample
+# One thread: the order of sums, and so the bytes, are then the same on any number of cores.
+COMPUTE = Compute(accelerator="auto", devices=1, precision="auto", threads=1)
+
+
+def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> None:
+    """Write `count` synthetic records of `rhythm` to the new folder `out`, drawn as the study draws from this version: WFDB files
+    whose headers say that they are synthetic, and records.csv, so that a source of the kind `folder` can read them. They are the
+    twelve standard leads in mV; or, of a version that learned leads in their standard deviations, the eight leads in these.
+
+    Raises:
+        EcgforgeError: no such version or rhythm, its files are not the registered ones, `out` exists, or signals that no WFDB file holds.
+    """
+    if out.exists():
+        raise EcgforgeError(f"{out} exists already: name a new folder")
+    version = versions.find(reference)
+    with versions.files(version) as folder:
+        if not (folder / base.DESCRIPTION).exists():
+            raise EcgforgeError(f"{version.label} is no generator")
+        if not (folder / SAMPLING).exists():
+            raise EcgforgeError(f"{version.label} does not say how it is drawn from: it was registered by an older ecgforge; train it anew")
+        generator, kept = base.load(folder), json.loads((folder / SAMPLING).read_text())
+    if rhythm not in kept["rhythms"]:
+        raise EcgforgeError(f"{version.label} has not learned the rhythm '{rhythm}': known are {', '.join(kept['rhythms'])}")
+    sampling = checked(type(generator).Sampling, kept["sampling"], f"{version.label}, {SAMPLING}")
+    artist = synthesis.Artist(generator, sampling, COMPUTE, 0)
+    rows = synthesis.plan(tuple(kept["rhythms"]), {"train": {rhythm: count}}, seed)
+    names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
+    starts = range(0, count, CHUNK)
+    with whole(out) as scratch:
+        scratch.mkdir()
+        for start in track(starts, f"drawing {rhythm}", console=Console(stderr=True)):
+            chunk = rows.iloc[start : start + CHUNK]
+            for name, record_seed, signals in zip(names[start:], chunk["seed"], artist.draw(chunk), strict=False):
+                told = _comments(version, kept["units"], rhythm, seed, record_seed)
+                _write(scratch, name, signals, kept["units"], generator.shape.sampling_rate, told)
+        (scratch / TABLE).write_text("record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names))
+        (scratch / SYNTHETIC).write_text(f"These records are synthetic, drawn from {version.label} by ecgforge: no patient was recorded.\n")
+    print(f"{count} synthetic records of {rhythm} are in {out}, drawn from {version.label} with seed {seed}.")
+
+
+def _comments(version: versions.Version, units: str, rhythm: str, seed: int, record_seed: int) -> list[str]:
+    patients = "simulated patients" if version.tags.get("simulated") == "true" else "recorded patients"
+    scale = {"mV": "mV; III, aVR, aVL and aVF follow from I and II", "lead_sd": "each lead in its standard deviations, no amplitudes in mV"}
+    return [
+        "SYNTHETIC ECG: drawn by a generator, no patient was recorded",
+        f"generator: {version.label}, learned from {patients}",
+        f"rhythm asked for: {rhythm}",
+        f"seed: {seed}, of this record: {record_seed}",
+        f"units: {scale[units]}",
+    ]
+
+
+def _write(folder: Path, name: str, signals: np.ndarray, units: str, sampling_rate: int, comments: Sequence[str]) -> None:
+    if not np.abs(signals).max() <= LARGEST:  # not so for NaN, either
+        raise EcgforgeError(f"the generator gave signals that are not finite or beyond {LARGEST} {units}: train it longer")
+    leads, rows = (STANDARD_LEADS, twelve_leads(signals, units)) if units == "mV" else (LEADS, signals)
+    layout: dict[str, Any] = {"fmt": ["16"] * len(leads), "adc_gain": [GAIN] * len(leads), "baseline": [0] * len(leads)}
+    samples = np.clip(rows, -LARGEST, LARGEST).T.astype(np.float64)
+    kinds = [units] * len(leads)
+    wfdb.wrsamp(name, sampling_rate, kinds, list(leads), samples, comments=list(comments), write_dir=str(folder), **layout)

@@ -1,0 +1,168 @@
+"""A study of tuning as a tracked run, and each of its trials as a run below it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+import ecgforge.tuning
+from ecgforge.files import remove
+from ecgforge.params import Compute, GeneratorSettings, Params, TunedClassifierSettings
+from ecgforge.quality import distribution
+from ecgforge.records.record_set import RecordSet
+from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
+from ecgforge.stages.train_generator import code_of as code_of_generator
+from ecgforge.stages.trials import code_of as code_of_classifier
+from ecgforge.tracking import runs, store
+from ecgforge.training import fit
+from ecgforge.tuning import objectives, search, space
+from ecgforge.tuning.figures import figures
+
+STORAGE = "ECGFORGE_TUNING_STORAGE"  # the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
+DATABASE = "tuning.db"
+NAMES = ("score", "ms_a_record")  # of the objectives
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Runs trials of a study, each as a child of the study's run; a process of its own can have it.
+
+    Attributes:
+        cell, identity: of the study.
+        parent: the study's run.
+    """
+
+    objective: objectives.OfClassifier | objectives.OfGenerator
+    cell: runs.Cell
+    identity: str
+    inputs: list[runs.DatasetInput]
+    parent: str
+
+    def __call__(self, attempt: search.Attempt) -> list[float]:
+        cell, identity = replace(self.cell, kind="trial", point=str(attempt.number)), self.identity_of(attempt.number)
+        tree = space.applied(self.objective.settings, attempt.point).model_dump(exclude={"ablations"})
+        folder = checkpoints(self.identity) / f"trial-{attempt.number}"
+        resume = folder / curves(identity).name
+        folder.mkdir(parents=True, exist_ok=True)
+        with runs.tracked(cell, identity=identity, params=tree, inputs=self.inputs, resume_file=resume, parent=self.parent) as run:
+            values = self.objective(attempt, folder, run.log)
+            run.summary(dict(zip(NAMES, values, strict=False)))
+        remove(folder)
+        return values
+
+    def identity_of(self, number: int) -> str:
+        """The identity of a trial's run."""
+        return runs.identity(replace(self.cell, kind="trial", point=str(number)), {"study": self.identity}, {}, [])
+
+
+def classifier(params: Params, dataset: str, real: Path) -> dict[str, Any]:
+    """Return what tuning changes of the classifier's parameters."""
+    settings = params.active.classifier
+    objective = objectives.OfClassifier(settings, real, params.active.compute)
+    code = [*code_of_classifier(settings.backbone), fit, ecgforge.tuning]
+    return {"classifier": _study(objective, dataset, {"backbone": settings.backbone}, code, settings)}
+
+
+def generator(params: Params, dataset: str, name: str, real: Path) -> dict[str, Any]:
+    """Return what tuning changes of a generator's parameters."""
+    settings = params.generator(name)
+    objective = objectives.OfGenerator(name, settings, real, params.active.compute)
+    code = [*code_of_generator(name), distribution, ecgforge.tuning]
+    return {"generators": {name: _study(objective, dataset, {"generator": name}, code, settings)}}
+
+
+def _study(
+    objective: objectives.OfClassifier | objectives.OfGenerator,
+    dataset: str,
+    who: dict[str, str],
+    code: Sequence[Any],
+    settings: TunedClassifierSettings | GeneratorSettings,
+) -> dict[str, Any]:
+    """Finish the study and its run, and return the best trial's values as a tree."""
+    tuning, records = settings.tuning, RecordSet.open(objective.real)
+    cell = runs.Cell("tuning", dataset, tuning.seed, records.about.origin == "simulated", **who)
+    inputs = record_inputs([("training", records)])
+    tree = settings.model_dump(exclude={"ablations"}) | {"tuning": tuning.model_dump(exclude={"n_trials", "workers"})}
+    identity = runs.identity(cell, tree, digests(inputs), code)
+    task = search.Task(
+        f"{next(iter(who.values()))} on {dataset} {identity[:12]}",
+        storage(),
+        tuning.space,
+        space.defaults(settings, tuning.space, "tuning.space"),
+        objective.directions,
+        tuning.seed,
+        objective.warmup,
+    )
+    console.print(
+        f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {task.url.rpartition('@')[2]}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
+        trials = Trials(objective, cell, identity, inputs, run.id)
+        tried = search.search(task, trials, tuning.n_trials, places(tuning.workers, objective.compute))
+        best = search.best(tried, task.directions)
+        _record(run, task, tried, best)
+        run.mark_best(trials.identity_of(best.number))
+    remove(checkpoints(identity))
+    told = f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the parameters as they are"
+    console.print(f"{task.name}: {told}", highlight=False, markup=False, soft_wrap=True)
+    return space.patch(best.point)
+
+
+def _values(tried: search.Tried) -> str:
+    return " and ".join(f"{name} {value:.4g}" for name, value in zip(NAMES, tried.values, strict=False)) or tried.state
+
+
+def _record(run: runs.Run, task: search.Task, tried: list[search.Tried], best: search.Tried) -> None:
+    """Give the study's run its figures, and tables of all trials and of the front."""
+    counts = {state: sum(one.state == state for one in tried) for state in ("complete", "pruned", "failed")}
+    names = NAMES[: len(task.directions)]
+    values = {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
+    values |= {f"default_{name}": value for name, value in zip(names, tried[0].values, strict=False)}
+    run.summary({**counts, **values})
+    run.tag("study", task.name)
+    run.tag("best.trial", str(best.number))
+
+    def table(rows: list[search.Tried]) -> str:
+        flat = [
+            {"trial": one.number, "state": one.state, **dict(zip(names, one.values, strict=False)), **one.point, "reason": one.reason}
+            for one in rows
+        ]
+        return pd.DataFrame(flat).to_csv(index=False)
+
+    run.text(table(tried), "trials.csv")
+    if len(names) > 1:
+        run.text(table(search.front(tried, task.directions)), "front.csv")
+    for name, figure in figures(task, list(names)).items():
+        run.figure(figure, name)
+
+
+def storage() -> str:
+    """Return the URL of the studies' database: a SQLite file in the project unless the environment says otherwise."""
+    return os.environ.get(STORAGE) or f"{search.SQLITE}{store.project_root() / DATABASE}"
+
+
+def places(workers: int, compute: Compute) -> list[str | None]:
+    """Return CUDA_VISIBLE_DEVICES of each worker: as many GPUs as a training takes, in turn, shared where there are too few."""
+    count = 0 if compute.accelerator == "cpu" else torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+    return shares(workers, visible, compute.devices)
+
+
+def shares(workers: int, visible: list[str], devices: int) -> list[str | None]:
+    """Deal the `visible` GPUs out to workers, `devices` to each."""
+    if workers == 1 or not visible:
+        return [None] * workers
+    groups = [visible[first : first + devices] for first in range(0, len(visible) - devices + 1, devices)] or [visible]
+    return [",".join(groups[worker % len(groups)]) for worker in range(workers)]

@@ -1,0 +1,49 @@
+"""What a study looked like, drawn by Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import optuna.visualization.matplotlib as draw
+from matplotlib.figure import Figure
+
+from ecgforge.tuning.search import Task, opened
+
+
+def figures(task: Task, names: list[str]) -> dict[str, Figure]:
+    """Return figures of a study by the name of a file: history and importances of each objective, and the front of two.
+
+    Args:
+        names: of the objectives.
+    """
+    study, found = opened(task), {}
+    warnings.filterwarnings("ignore", module="optuna")
+    for part, name in enumerate(names):
+
+        def target(trial: Any, part: int = part) -> float:
+            return trial.values[part]
+
+        plots: dict[str, Callable[..., Any]] = {"history": draw.plot_optimization_history, "importances": draw.plot_param_importances}
+        for kind, plot in plots.items():
+            found[f"{kind}-{name}"] = partial(plot, study, target=target, target_name=name)
+    if len(names) > 1:
+        found["front"] = partial(draw.plot_pareto_front, study, target_names=names)
+    drawn = {f"{name}.png": _drawn(plot) for name, plot in found.items()}
+    return {name: figure for name, figure in drawn.items() if figure}
+
+
+def _drawn(plot: Callable[[], Any]) -> Figure | None:
+    try:
+        figure = plot().figure
+    except (RuntimeError, ValueError):  # importances need two trials that differ
+        figure = None
+    plt.close("all")
+    return figure

@@ -1,0 +1,169 @@
+"""What a trial is judged by, on training and validation records alone: no test record is ever opened here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.metrics import f1_score
+
+from ecgforge.classifiers import base as classifiers
+from ecgforge.errors import EcgforgeError, TrialError
+from ecgforge.generators import base as generators
+from ecgforge.generators import synthesis
+from ecgforge.generators.registry import generator_class
+from ecgforge.generators.train import train
+from ecgforge.params import Compute, GeneratorSettings, TunedClassifierSettings, checked
+from ecgforge.quality import distribution
+from ecgforge.records.record_set import RecordSet
+from ecgforge.training.batches import Records, in_order
+from ecgforge.training.fit import Log, fit
+from ecgforge.tuning.search import Attempt, Direction
+from ecgforge.tuning.space import applied
+
+CHUNK = 64  # records drawn or embedded at a time
+FITTED = 500  # real training records that the embedding is fitted to
+WARMUP = 0.5  # of the steps of a training, before which no trial is pruned: a high rate of learning looks worse than it ends
+PENALTIES = np.logspace(-1, 5, 13)  # that ridge regression chooses from
+AT_FAULT = (EcgforgeError, RuntimeError)  # a loss that is not finite; a network that is too large for the memory
+
+
+@dataclass(frozen=True)
+class OfClassifier:
+    """The mean macro-F1 on the validation records of classifiers that are trained on the real training records."""
+
+    settings: TunedClassifierSettings
+    real: Path
+    compute: Compute
+
+    directions: tuple[Direction, ...] = ("maximize",)
+
+    @property
+    def warmup(self) -> int:
+        """Steps after which a trial can be pruned."""
+        return round(WARMUP * self.settings.training.steps)
+
+    def __call__(self, attempt: Attempt, folder: Path, log: Log) -> list[float]:
+        """Train and judge; the checkpoints stay in `folder`.
+
+        Raises:
+            TrialError: the point cannot be trained, or is not worth it.
+        """
+        settings, records = applied(self.settings, attempt.point), RecordSet.open(self.real)
+        train_split, validation = records.split("train"), records.split("validation")
+        scale = Records([train_split]).scale()
+        found: list[float] = []
+        for number in range(self.settings.tuning.repeats):
+            done, seed = number * settings.training.steps, self.settings.tuning.seed + number
+
+            def log_on(figures: dict[str, float], step: int, done: int = done) -> None:
+                log(figures, done + step)
+                attempt.report(float(np.mean([*found, figures["validation_macro_f1"]])), done + step)
+
+            objective = classifiers.create(settings, records.about.rhythms, scale, seed).objective()
+            place = folder / f"repeat-{number}"
+            with _blamed():
+                outcome = fit(objective, [train_split], [validation], settings.training, self.compute, seed=seed, folder=place, log=log_on)
+            found.append(outcome.best)
+        return [float(np.mean(found))]
+
+
+@dataclass(frozen=True)
+class OfGenerator:
+    """What the generator's records teach: macro-F1 on the real validation records of ridge regression on random convolutions, trained
+    on as many synthetic records of each rhythm. Where the study asks for fast ones, the milliseconds that drawing a record takes, too.
+
+    Why this score, and how it goes with TrSTeR: docs/tuning.md.
+    """
+
+    name: str
+    settings: GeneratorSettings
+    real: Path
+    compute: Compute
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return ("maximize", "minimize") if self.settings.tuning.fast else ("maximize",)
+
+    @property
+    def warmup(self) -> int | None:
+        """Steps after which a trial can be pruned by the validation loss of the last phase; None where trials' losses do not compare,
+        since they differ in what is predicted and not only in how it was learned."""
+        *earlier, last = generator_class(self.name).phases
+        if not all(key.startswith((f"training.{last}.", "sampling.")) for key in self.settings.tuning.space):
+            return None
+        steps = self.settings.training
+        return sum(steps[phase].steps for phase in earlier) + round(WARMUP * steps[last].steps)
+
+    def __call__(self, attempt: Attempt, folder: Path, log: Log) -> list[float]:
+        """Train, unless a trial with the same training has been here, draw, and judge; checkpoints and weights stay in `folder`.
+
+        Raises:
+            TrialError: the point cannot be trained, or is not worth it.
+        """
+        settings, records = applied(self.settings, attempt.point), RecordSet.open(self.real)
+        with _blamed():
+            generator = self._trained(settings, records, attempt, folder, log)
+            labels, signals, seconds = self._drawn(generator, settings, len(records.about.rhythms))
+            if not np.isfinite(signals).all():
+                raise EcgforgeError("its signals are not finite")
+        values = [taught(records, signals, labels, self.settings.tuning.seed), 1000 * seconds / len(labels)]
+        return values[: len(self.directions)]
+
+    def _trained(self, settings: GeneratorSettings, records: RecordSet, attempt: Attempt, folder: Path, log: Log) -> generators.Generator:
+        tree = settings.model_dump(include={"seed", "network", "training"})
+        model = folder.parent / f"weights-{hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]}"
+        phases = generator_class(self.name).phases
+        monitored = f"{phases[-1]}_validation_loss" if len(phases) > 1 else "validation_loss"
+
+        def log_on(figures: dict[str, float], step: int) -> None:
+            log(figures, step)
+            if monitored in figures and self.warmup is not None:
+                attempt.report(-figures[monitored], step)  # the study maximises
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{model}.lock"):
+            if not model.exists():
+                generators.save(train(self.name, settings, records, self.compute, folder, log_on), model)
+        return generators.load(model)
+
+    def _drawn(self, generator: generators.Generator, settings: GeneratorSettings, rhythms: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return labels, signals and the seconds that they took."""
+        tuning = self.settings.tuning
+        wanted = {"validation": dict.fromkeys(map(str, range(rhythms)), tuning.records)}
+        rows = synthesis.plan(tuple(map(str, range(rhythms))), wanted, tuning.seed)
+        sampling = checked(type(generator).Sampling, settings.sampling, "sampling")
+        artist = synthesis.Artist(generator, sampling, self.compute, 0)
+        started = time.perf_counter()
+        parts = [artist.draw(rows.iloc[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
+        return rows["label"].to_numpy(), np.concatenate(parts), time.perf_counter() - started
+
+
+def taught(real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """Train ridge regression on synthetic `signals`, `[records, leads, samples]`, in the embedding of `quality.distribution` fitted to
+    real training records, and return its macro-F1 on the real validation records."""
+    train_split, validation = real.split("train"), real.split("validation")
+    some = np.random.default_rng(seed).permutation(len(train_split))[:FITTED]
+    embedding = distribution.Embedding.fit(train_split.signals(np.sort(some)), seed)
+    judge = RidgeClassifierCV(PENALTIES, class_weight="balanced").fit(embedding(signals), labels)
+    features = np.concatenate([embedding(validation.signals(index)) for index in in_order(len(validation), CHUNK)])
+    return float(f1_score(validation.labels, judge.predict(features), average="macro"))
+
+
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """Take an error of the block for one of the trial's point."""
+    try:
+        yield
+    except TrialError:
+        raise
+    except AT_FAULT as error:
+        raise TrialError(" ".join(str(error).split())[:500]) from error

@@ -1,0 +1,347 @@
+"""Studies: trials in a database, done by one process or by several, which may be killed and started again at any time.
+
+All trials of a study are put into its database beforehand, waiting; a worker takes one that waits, and never makes one up, so that no
+number of workers does more or fewer than were asked for. A worker that dies leaves a trial that runs without a heartbeat: another
+puts it back, with its values and what it reported, and it goes on under its first number.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from multiprocessing.connection import wait
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from filelock import FileLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+
+from ecgforge.errors import EcgforgeError, PrunedError, TrialError
+from ecgforge.tuning.space import Point, Space, suggest
+
+Direction = Literal["maximize", "minimize"]
+
+SQLITE = "sqlite:///"
+HEARTBEAT = 10  # s
+MISSED = 6  # heartbeats, after which a trial's worker is taken for dead
+RETRIES = 3  # of a trial whose worker died
+UNPRUNED = 4  # trials to finish before one can be pruned
+KEPT = 75.0  # percent of trials at a step, the best ones, that go on: half of them is too few where the rate of learning is searched
+KILLED = 128  # exit codes above and below 0 say by which signal
+PATIENCE = 60  # s, that a process waits for another's lock on a SQLite database
+
+console = Console(stderr=True)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats have been experimental since 2021
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A study.
+
+    Attributes:
+        name: belongs to what is tuned, its inputs, space and code: studies of one name are one study.
+        url: of the database, as SQLAlchemy writes it.
+        space: what trials choose from.
+        defaults: the point of the first trial.
+        directions: of each objective; the first is the one that trials report on the way.
+        seed: of the sampler.
+        warmup: step before which no trial is pruned; None prunes none, nor are trials of two objectives.
+        heartbeat: s.
+    """
+
+    name: str
+    url: str
+    space: Space
+    defaults: Point
+    directions: tuple[Direction, ...]
+    seed: int
+    warmup: int | None
+    heartbeat: int = HEARTBEAT
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial at work: its number, the same after a retry, its point, and where its curve goes.
+
+    `report(value, step)` raises PrunedError where the trial is not worth going on with.
+    """
+
+    number: int
+    point: Point
+    report: Callable[[float, int], None]
+
+
+Objective = Callable[[Attempt], Sequence[float]]  # raises TrialError if the point is at fault
+
+
+@dataclass(frozen=True)
+class Tried:
+    """How a trial ended.
+
+    Attributes:
+        state: `complete`, `pruned` or `failed`.
+        values: of each objective; none where it is not complete.
+        reason: why it failed or was pruned.
+    """
+
+    number: int
+    state: str
+    values: tuple[float, ...]
+    point: Point
+    reason: str
+
+
+def search(task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]) -> list[Tried]:
+    """Finish `n_trials` of a study, the ones that were done before among them, and return how each ended.
+
+    Args:
+        objective: can be pickled where there are several workers.
+        places: CUDA_VISIBLE_DEVICES of each worker, or None for what there is. One worker is this process.
+
+    Raises:
+        EcgforgeError: the database cannot be used, or a worker failed.
+    """
+    study = _opened(task)
+    numbers = [trial.number for trial in study.get_trials(deepcopy=False) if "failed_trial" not in trial.system_attrs]
+    for count in range(len(numbers), n_trials):
+        study.enqueue_trial({} if count else task.defaults)
+    if len(places) == 1:
+        _work(task, objective)
+    else:
+        _side_by_side(task, objective, places)
+    return tried(study, n_trials)
+
+
+def tried(study: optuna.Study, n_trials: int) -> list[Tried]:
+    """Return how the first `n_trials` of a study ended, each by its last attempt."""
+    last: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        last[_original(trial)] = trial
+    words = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    return [
+        Tried(
+            number,
+            words[trial.state],
+            tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
+            trial.params,
+            trial.user_attrs.get("reason", "its worker died too often" if trial.state == TrialState.FAIL else ""),
+        )
+        for number, trial in sorted(last.items())[:n_trials]
+    ]
+
+
+def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
+    """Return the trial with the best first value, the earliest of equals; of those no worse than the first trial in the second, if any.
+
+    Raises:
+        EcgforgeError: no trial is complete.
+    """
+    done = [trial for trial in trials if trial.values]
+    if not done:
+        raise EcgforgeError(f"no trial came to its end; the first one: {trials[0].reason}")
+    if len(directions) > 1 and trials[0].values:
+        done = [trial for trial in done if _gain(trial, directions, 1) >= _gain(trials[0], directions, 1)]
+    return max(done, key=lambda trial: (_gain(trial, directions, 0), -trial.number))
+
+
+def front(trials: Sequence[Tried], directions: Sequence[Direction]) -> list[Tried]:
+    """Return the trials that no other is better than in one objective and as good in all (the Pareto front), by first value."""
+    gains = {trial.number: [_gain(trial, directions, part) for part in range(len(directions))] for trial in trials if trial.values}
+
+    def beaten(mine: list[float]) -> bool:
+        return any(other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in gains.values())
+
+    kept = [trial for trial in trials if trial.values and not beaten(gains[trial.number])]
+    return sorted(kept, key=lambda trial: gains[trial.number], reverse=True)
+
+
+def _gain(trial: Tried, directions: Sequence[Direction], part: int) -> float:
+    return trial.values[part] * (1 if directions[part] == "maximize" else -1)
+
+
+class _NoneWaits(Exception):  # noqa: N818 nothing is wrong
+    pass
+
+
+class _Left(BaseException):
+    """What is no verdict on a trial, as an interruption: Optuna would take it for one, and end the trial as failed."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Waiting(optuna.storages.RDBStorage):
+    """A database whose trials all were put there on purpose. Optuna's cache of a database calls this method of it, private as it is."""
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        if template_trial is None:
+            raise _NoneWaits
+        return super()._create_new_trial(study_id, template_trial)
+
+
+def _storage(task: Task) -> optuna.storages.RDBStorage:
+    retry = optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True)
+    engine = {"connect_args": {"timeout": PATIENCE}} if task.url.startswith(SQLITE) else {"pool_pre_ping": True}
+    return _Waiting(
+        task.url,
+        engine,
+        heartbeat_interval=task.heartbeat,
+        grace_period=MISSED * task.heartbeat,
+        heartbeat_stale_trial_callback=retry,
+    )
+
+
+def opened(task: Task) -> optuna.Study:
+    """Return the study of a task, a new one or the one that there is."""
+    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    if task.warmup is not None:
+        pruner = optuna.pruners.PercentilePruner(KEPT, UNPRUNED, task.warmup)
+    return optuna.create_study(storage=_storage(task), study_name=task.name, directions=task.directions, pruner=pruner, load_if_exists=True)
+
+
+def _opened(task: Task) -> optuna.Study:
+    """Open a study for the first time: processes that create a SQLite database at once would break it."""
+    try:
+        if not task.url.startswith(SQLITE):
+            return opened(task)
+        with FileLock(f"{task.url.removeprefix(SQLITE)}.lock"):
+            return opened(task)
+    except Exception as error:  # of SQLAlchemy, of a driver that is missing, of the file system
+        where = task.url.rpartition("@")[2]  # without user and password
+        reason = " ".join(str(error).split())[:300]
+        raise EcgforgeError(f"the studies' database {where} cannot be used ({reason}): mend or unset ECGFORGE_TUNING_STORAGE") from error
+
+
+def _original(trial: FrozenTrial) -> int:
+    return int(trial.system_attrs.get("failed_trial", trial.number))
+
+
+def _work(task: Task, objective: Objective) -> None:
+    """Do what waits; then stay until no trial is running, since its worker may die."""
+    study = opened(task)
+    while True:
+        try:
+            study.optimize(partial(_attempt, task, objective), catch=(TrialError,))
+        except _NoneWaits:
+            pass
+        except _Left as left:
+            raise left.error from None
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if not running:
+            return
+        time.sleep(task.heartbeat)
+        _put_back(study, task, running)
+
+
+def _attempt(task: Task, objective: Objective, trial: Trial) -> Sequence[float]:
+    """Let a trial choose its point, and judge it."""
+    # Seeded by the trial, so that neither who takes it nor what was interrupted before changes what it chooses.
+    seed = int(np.random.SeedSequence([task.seed, trial.number]).generate_state(1)[0])
+    trial.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    point = suggest(trial, task.space)
+    frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+    number = _original(frozen)
+    known = frozen.intermediate_values
+
+    def report(value: float, step: int) -> None:
+        if len(task.directions) > 1:
+            return
+        if step not in known:
+            trial.report(value, step)
+        if number and trial.should_prune():  # the first trial is what others are compared with
+            raise PrunedError(f"among the worst at step {step}")
+
+    try:
+        values = objective(Attempt(number, point, report))
+    except PrunedError as error:
+        trial.set_user_attr("reason", str(error))
+        _tell(number, f"pruned, {error}")
+        raise optuna.TrialPruned(str(error)) from None
+    except TrialError as error:
+        trial.set_user_attr("reason", str(error))
+        _tell(number, f"failed, {error}")
+        raise
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        raise _Left(error) from error
+    _tell(number, " ".join(f"{value:.4g}" for value in values))
+    return values
+
+
+def _tell(number: int, how: str) -> None:
+    console.print(f"trial {number}: {how}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _put_back(study: optuna.Study, task: Task, running: list[FrozenTrial]) -> None:
+    """Let trials whose worker died wait again."""
+    optuna.storages.fail_stale_trials(study)
+    # A worker that dies between taking a trial and its first heartbeat leaves one that no one would ever take for stale.
+    long_ago = datetime.now() - timedelta(seconds=2 * MISSED * task.heartbeat)
+    for trial in running:
+        if not trial.params and trial.datetime_start and trial.datetime_start < long_ago:
+            study.tell(trial.number, state=TrialState.FAIL)
+            optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES)(study, trial)
+
+
+def _side_by_side(task: Task, objective: Objective, places: Sequence[str | None]) -> None:
+    """Keep a worker in each place until the study is done: one that was killed is replaced."""
+    context = multiprocessing.get_context("spawn")  # a GPU can't be used in a fork
+
+    def start(place: int) -> Any:
+        process = context.Process(target=_worker, args=(task, objective, places[place]))
+        process.start()
+        return process
+
+    workers = {place: start(place) for place in range(len(places))}
+    deaths = 0
+    try:
+        while workers:
+            wait([process.sentinel for process in workers.values()])
+            for place, process in list(workers.items()):
+                if process.exitcode is None:
+                    continue
+                del workers[place]
+                if 0 < process.exitcode < KILLED:
+                    raise EcgforgeError("a worker of the study failed, its error is above; what was done is kept")
+                if process.exitcode:
+                    deaths += 1
+                    console.print("a worker was killed; its trial will be retried", style="red")
+                    if deaths > RETRIES * len(places):
+                        raise EcgforgeError("workers of the study were killed again and again: is there enough memory for so many?")
+                    workers[place] = start(place)
+    finally:
+        for process in workers.values():
+            process.terminate()
+        for process in workers.values():
+            process.join()
+
+
+def _worker(task: Task, objective: Objective, place: str | None) -> None:
+    """The main function of a worker process."""
+    if place is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _work(task, objective)
+    except EcgforgeError as error:
+        console.print(f"ecgforge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(KILLED + signal.SIGINT) from None
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)

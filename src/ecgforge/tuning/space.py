@@ -1,0 +1,117 @@
+"""Search spaces: the parameters that trials change, by dotted key, and what a trial's values make of the parameters."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Categorical, Dimension, Float, Section, checked
+
+Point = dict[str, Any]  # values by dotted key
+Space = Mapping[str, Dimension]
+S = TypeVar("S", bound=Section)
+
+TUNABLE = ("network", "training", "sampling")
+INSIDE = 0.382  # of a range: a value that is neither an end of it nor round
+
+
+def patch(point: Point) -> dict[str, Any]:
+    """Return values by dotted key as a tree."""
+    tree: dict[str, Any] = {}
+    for key, value in point.items():
+        *path, last = key.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return tree
+
+
+def merged(tree: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return `tree` with the leaves of `change` in place of its own."""
+    both = {key: merged(tree[key], value) for key, value in change.items() if isinstance(value, dict) and isinstance(tree.get(key), dict)}
+    return tree | change | both
+
+
+def applied(settings: S, point: Point) -> S:
+    """Return settings with the values of a point.
+
+    Raises:
+        EcgforgeError: they do not go together; names the key.
+    """
+    tree = merged(settings.model_dump(), patch(point))
+    kept = {key: value for key, value in settings if key not in tree}
+    return checked(type(settings), tree | kept, "tuning")
+
+
+def defaults(settings: Section, space: Space, where: str) -> Point:
+    """Return the point of `space` that the settings themselves are.
+
+    Raises:
+        EcgforgeError: there is no such key, or its value lies outside what trials may give it; names the key.
+    """
+    found = {}
+    for key, dimension in space.items():
+        value: Any = settings.model_dump() if key.split(".")[0] in TUNABLE else None
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None or isinstance(value, dict):
+            raise EcgforgeError(f"{where}.{key}: there is no such parameter of {', '.join(TUNABLE)} to tune")
+        if isinstance(dimension, Categorical):
+            if value not in dimension.choices:
+                raise EcgforgeError(f"{where}.{key}: the value without tuning, {value!r}, must be one of choices")
+        elif not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
+            raise EcgforgeError(f"{where}.{key}: the value without tuning, {value!r}, must lie between low and high")
+        found[key] = value
+    return found
+
+
+def corners(space: Space) -> Iterator[Point]:
+    """Yield all points whose values are ends of their ranges or choices, and one inside the ranges."""
+    yield {key: _inside(dimension) for key, dimension in space.items()}
+    for values in itertools.product(*map(_ends, space.values())):
+        yield dict(zip(space, values, strict=True))
+
+
+def check(settings: S, space: Space, check_settings: Callable[[S, str], None], where: str) -> None:
+    """Check that trials change parameters that there are, and that whatever they choose can be trained.
+
+    Args:
+        check_settings: what `stages.parameters` checks the settings by, given a place to name.
+
+    Raises:
+        EcgforgeError: names the key.
+    """
+    defaults(settings, space, where)
+    for point in corners(space):
+        try:
+            check_settings(applied(settings, point), "")
+        except EcgforgeError as error:
+            chosen = ", ".join(f"{key} = {value!r}" for key, value in point.items())
+            raise EcgforgeError(f"{where}: a trial could not have {chosen} ({str(error).lstrip(':. ')})") from None
+
+
+def _inside(dimension: Dimension) -> Any:
+    if isinstance(dimension, Categorical):
+        return dimension.choices[0]
+    value = dimension.low + INSIDE * (dimension.high - dimension.low)
+    return value if isinstance(dimension, Float) else round(value)
+
+
+def _ends(dimension: Dimension) -> list[Any]:
+    return list(dimension.choices) if isinstance(dimension, Categorical) else [dimension.low, dimension.high]
+
+
+def suggest(trial: Any, space: Space) -> Point:
+    """Let an Optuna trial choose a value of every dimension."""
+    found = {}
+    for key, dimension in space.items():
+        if isinstance(dimension, Categorical):
+            found[key] = trial.suggest_categorical(key, dimension.choices)
+        elif isinstance(dimension, Float):
+            found[key] = trial.suggest_float(key, dimension.low, dimension.high, log=dimension.log)
+        else:
+            found[key] = trial.suggest_int(key, dimension.low, dimension.high, log=dimension.log)
+    return found

@@ -1,0 +1,80 @@
+"""MLflow's own UI in headless Chromium: the charts that compare settings, as `ecgforge ui` says where they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ecgforge.tracking import runs
+from test_report_browser import browser, pytestmark, resize  # noqa: F401  # the fixture, and where there is no browser
+
+F1 = {"TrRTeR": (0.8, 0.9), "TrSTeR": (0.4, 0.5), "TrRSTeR": (0.7, 0.9)}  # of two seeds
+WAIT = 60  # s, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses that `ecgforge ui` prints, with the server behind them up."""
+    patch = pytest.MonkeyPatch()
+    project = tmp_path_factory.mktemp("project")
+    patch.chdir(project)
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for setting, figures in F1.items():
+        for seed, figure in enumerate(figures):
+            track(setting, seed, figure)
+    track("TrRTeR", 0, 0.1, sweep="augmentation")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "ecgforge", "ui", "--port", port]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    assert server.stdout
+    lines = [server.stdout.readline() for _ in runs.CHARTS]
+    yield dict(line.strip().split(": ", 1) for line in lines)
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+    patch.undo()
+
+
+def track(setting: str, seed: int, figure: float, sweep: str | None = None) -> None:
+    cell = runs.Cell("classifier", "ptbxl", seed, True, setting=setting, backbone="resnet1d", sweep=sweep)
+    with runs.tracked(cell, identity=f"{setting}-{seed}-{sweep}", params={"seed": seed}, inputs=[]) as run:
+        run.summary({"test_f1": figure})
+
+
+def until(browser, condition):  # noqa: F811
+    from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, WAIT, ignored_exceptions=(StaleElementReferenceException, WebDriverException)).until(condition)
+
+
+def shown(browser, selector: str, text: str):  # noqa: F811
+    return until(
+        browser, lambda one: next((found for found in one.find_elements("css selector", selector) if found.text.strip() == text), None)
+    )
+
+
+@pytest.mark.slow
+def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
+    assert list(charts) == list(runs.CHARTS)
+    resize(browser, 1600)  # MLflow draws the charts that are in sight
+    until(browser, lambda one: one.get(charts["Settings"]) or True)
+    shown(browser, "h4", "test_f1")
+    shown(browser, "button", "Group by").click()
+    shown(browser, "[role^=menuitem]", "setting").click()
+    page = until(browser, lambda one: text if "Group: TrSTeR" in (text := one.find_element("css selector", "body").text) else None)
+    assert "7 matching runs" not in page
+    assert "6 matching runs" in page  # the augmented one belongs to a sweep
+    chart = page[page.index("test_f1") :]
+    figures = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
+    assert all(figures), chart
+    assert Path("mlflow.db").exists()

@@ -1,0 +1,422 @@
+"""Tuning: what may be searched, studies that survive kills, what MLflow hears of them, and what becomes of the parameters.
+
+Workers import this module, so that what is slow to load is loaded where it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+
+from ecgforge.errors import EcgforgeError, TrialError
+from ecgforge.params import Float, Int, Params
+from ecgforge.tuning import search, space
+from ecgforge.tuning.search import Attempt, Task, Tried
+
+if TYPE_CHECKING:
+    from ecgforge.records.record_set import RecordSet
+
+ROOT = Path(__file__).parent.parent
+SPACE: space.Space = {"training.a": Float(kind="float", low=-5, high=5), "training.b": Int(kind="int", low=1, high=1000, log=True)}
+
+
+def task(folder: Path, **changes: Any) -> Task:
+    defaults = {"training.a": 4.0, "training.b": 900}
+    made = Task("toy", f"sqlite:///{folder / 'tuning.db'}", SPACE, defaults, ("minimize",), seed=1, warmup=None, heartbeat=1)
+    return replace(made, **changes)
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Trials of five steps with a checkpoint at each. The trial `killed` kills its process once, at its third step."""
+
+    folder: Path
+    killed: int = -1
+    wait: float = 0.0
+
+    def __call__(self, attempt: Attempt) -> list[float]:
+        checkpoint, marker = self.folder / f"trial-{attempt.number}", self.folder / "killed"
+        first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        with (self.folder / "starts.jsonl").open("a") as file:
+            file.write(json.dumps([attempt.number, first, attempt.point]) + "\n")
+        for step in range(first, 5):
+            if attempt.number == self.killed and step == 3 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.wait)
+            checkpoint.write_text(str(step + 1))
+        return [attempt.point["training.a"] ** 2 + math.log10(attempt.point["training.b"])]
+
+    def starts(self) -> list[tuple[int, int]]:
+        """Number and first step of every start, in order."""
+        lines = (self.folder / "starts.jsonl").read_text().splitlines()
+        return [tuple(json.loads(line)[:2]) for line in lines]
+
+    def points(self) -> dict[int, dict[str, Any]]:
+        return {number: point for number, _, point in map(json.loads, (self.folder / "starts.jsonl").read_text().splitlines())}
+
+
+def ended(tried: list[Tried]) -> list[tuple[int, str]]:
+    return [(one.number, one.state) for one in tried]
+
+
+def all_complete(count: int) -> list[tuple[int, str]]:
+    return [(number, "complete") for number in range(count)]
+
+
+# What may be searched
+
+
+def floats(low: float, high: float, **more: Any) -> dict[str, Any]:
+    return {"kind": "float", "low": low, "high": high, **more}
+
+
+def one_of(*choices: Any) -> dict[str, Any]:
+    return {"kind": "categorical", "choices": list(choices)}
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "message"),
+    [
+        ("classifier", {"training.learning_rat": floats(1e-3, 0.1)}, "tuning.space.training.learning_rat: there is no such parameter"),
+        ("classifier", {"backbone": one_of("resnet1d", "x")}, "tuning.space.backbone: there is no such parameter"),
+        ("classifier", {"training.learning_rate": floats(0.02, 0.1)}, "learning_rate: the value without tuning, 0.01, must lie"),
+        ("classifier", {"training.learning_rate": floats(0.1, 0.001)}, "learning_rate = .*low must be below high"),
+        ("classifier", {"training.weight_decay": floats(0, 1, log=True)}, "weight_decay = .*low must be above 0"),
+        ("classifier", {"network.dropout": floats(0, 2)}, "a trial could not have .*dropout = 2.*less than 1"),
+        ("classifier", {"network.kernel": one_of(5, 7)}, "kernel: the value without tuning, 9, must be one"),
+        ("classifier", {"training.batch_size": floats(8, 64)}, "a trial could not have training.batch_size = 29.392"),
+        ("generators.diffwave", {"sampling.guidance": floats(0.5, 4)}, "diffwave.tuning.space: .*guidance = 0.5"),
+        ("generators.diffwave", {"training.prior.steps": floats(5, 9)}, "space.training.prior.steps: there is no such parameter"),
+        ("generators.diffwave", {"sampling.steps": floats(1, 9, step=2)}, "sampling.steps.step: unknown key"),
+    ],
+)
+def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
+    tmp_path: Path, where: str, change: dict[str, Any], message: str
+) -> None:
+    from ecgforge.stages import parameters
+
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    branch = tree["profiles"]["paper" if "kernel" in message else "demo"]
+    for part in where.split("."):
+        branch = branch[part]
+    branch["tuning"]["space"] = change
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(EcgforgeError, match=message) as caught:
+        parameters.read(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_trials_the_parameters_stay_and_nothing_is_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ecgforge.stages import tune; tune.classifier(Path(sys.argv[1]), 'ptbxl', Path('none'), "
+        "Path('c.yaml')); tune.generator(Path(sys.argv[1]), 'ptbxl', 'time_vqvae', Path('none'), Path('g.yaml')); "
+        "print([name for name in ('torch', 'mlflow', 'optuna', 'pandas') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "params.yaml")]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "g.yaml"]
+    from ecgforge.stages import parameters
+
+    tuned = [tmp_path / "c.yaml", tmp_path / "g.yaml"]
+    assert parameters.read(ROOT / "params.yaml", tuned) == parameters.read(ROOT / "params.yaml")
+
+
+def test_what_tuning_found_takes_the_place_of_the_parameters(tmp_path: Path) -> None:
+    from ecgforge.stages import parameters, tune
+
+    best = {"training.prior.learning_rate": 0.0123, "sampling.guidance": 3.5}
+    tune.write({"generators": {"time_vqvae": space.patch(best)}}, tmp_path / "g.yaml")
+    tune.write({"classifier": {"network": {"dropout": 0.33}}}, tmp_path / "c.yaml")
+    before = parameters.read(ROOT / "params.yaml")
+    params = parameters.read(ROOT / "params.yaml", [tmp_path / "g.yaml", tmp_path / "c.yaml"])
+    changed, plain = params.generator("time_vqvae"), before.generator("time_vqvae")
+    assert (changed.training["prior"].learning_rate, changed.sampling["guidance"]) == (0.0123, 3.5)
+    assert changed.training["autoencoder"] == plain.training["autoencoder"]
+    assert params.active.classifier.network == before.active.classifier.network | {"dropout": 0.33}
+    assert params.profiles["paper"] == before.profiles["paper"]
+
+    tune.write({"classifier": {"network": {"dropout": 3}}}, tmp_path / "c.yaml")
+    with pytest.raises(EcgforgeError, match="dropout = 3"):
+        parameters.read(ROOT / "params.yaml", [tmp_path / "c.yaml"])
+    with pytest.raises(EcgforgeError, match="nowhere.yaml does not exist: run `dvc repro`"):
+        parameters.read(ROOT / "params.yaml", [tmp_path / "nowhere.yaml"])
+
+
+def test_what_looks_for_parameters_is_none_of_them() -> None:
+    """Else the identity of every training would change with the number of trials."""
+    active = Params.read(ROOT / "params.yaml").active
+    assert "tuning" not in active.classifier.model_dump()
+    assert all("tuning" not in settings.model_dump() for settings in active.generators.values())
+
+
+# Studies
+
+
+def test_a_study_improves_on_a_bad_default_which_it_tries_first(tmp_path: Path) -> None:
+    tried = search.search(task(tmp_path), Toy(tmp_path), 25, [None])
+    assert ended(tried) == all_complete(25)
+    assert tried[0].point == {"training.a": 4.0, "training.b": 900}
+    assert search.best(tried, ("minimize",)).values[0] < tried[0].values[0] / 3
+
+
+def test_more_trials_add_to_what_is_there_and_the_seed_decides_them(tmp_path: Path) -> None:
+    toys = [Toy(tmp_path / name) for name in ("once", "twice", "other")]
+    for toy in toys:
+        toy.folder.mkdir()
+    once = search.search(task(toys[0].folder), toys[0], 14, [None])
+    search.search(task(toys[1].folder), toys[1], 3, [None])
+    twice = search.search(task(toys[1].folder), toys[1], 14, [None])
+    assert toys[1].starts() == [(number, 0) for number in range(14)], "none was done again"
+    assert twice == once
+    other = search.search(task(toys[2].folder, seed=2), toys[2], 3, [None])
+    assert other[0] == once[0]
+    assert other[1:] != once[1:3]
+    assert len(search.search(task(toys[0].folder), toys[0], 3, [None])) == 3
+
+
+@pytest.mark.slow
+def test_two_workers_do_as_many_as_were_asked_for_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, killed=2, wait=0.1)
+    tried = search.search(task(tmp_path), toy, 9, [None, None])
+    assert ended(tried) == all_complete(9)
+    starts = toy.starts()
+    assert sorted(starts) == sorted([*((number, 0) for number in range(9)), (2, 3)]), "retried from its checkpoint, none lost or repeated"
+    assert len({json.dumps(point) for point in toy.points().values()}) == 9, "no point twice"
+
+
+def test_a_stage_that_was_killed_goes_on(tmp_path: Path) -> None:
+    toy = Toy(tmp_path, killed=2)
+    code = (
+        "import sys, test_tuning as t; from pathlib import Path; f = Path(sys.argv[1]); "
+        "t.search.search(t.task(f), t.Toy(f, killed=2), 4, [None])"
+    )
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)])
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert toy.starts() == [(0, 0), (1, 0), (2, 0)]
+    before = toy.points()
+    tried = search.search(task(tmp_path), toy, 4, [None])
+    assert ended(tried) == all_complete(4)
+    assert toy.starts()[3:] == [(3, 0), (2, 3)]
+    assert toy.points()[2] == before[2]
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    folder: Path
+
+    def __call__(self, attempt: Attempt) -> list[float]:
+        if attempt.number == 1 and not (self.folder / "once").exists():
+            (self.folder / "once").touch()
+            raise KeyboardInterrupt
+        return [1.0]
+
+
+def test_an_interruption_is_no_verdict_on_a_trial(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search.search(task(tmp_path), Interrupted(tmp_path), 2, [None])
+    assert ended(search.search(task(tmp_path), Interrupted(tmp_path), 2, [None])) == all_complete(2)
+
+
+def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(EcgforgeError, match="mend or unset ECGFORGE_TUNING_STORAGE") as caught:
+        search.search(task(tmp_path, url="postgresql+nodriver://me:secret@host/db"), Toy(tmp_path), 1, [None])
+    assert "secret" not in str(caught.value)
+
+
+def test_the_front_and_the_best_of_two_objectives() -> None:
+    both = ("maximize", "minimize")
+    #          default    slower     beaten     faster     equal to 3  failed
+    values = [(0.5, 10.0), (0.9, 20.0), (0.4, 11.0), (0.6, 5.0), (0.6, 5.0), (), (0.2, 1.0), (0.6, 10.0)]
+    tried = [Tried(number, "complete" if pair else "failed", pair, {}, "") for number, pair in enumerate(values)]
+    assert [one.number for one in search.front(tried, both)] == [1, 3, 4, 6]
+    assert search.best(tried, both).number == 3, "the best of those no slower than the default, the earliest of equals"
+    assert search.best(tried, ("maximize",)).number == 1
+    with pytest.raises(EcgforgeError, match="no trial came to its end; the first one: too large"):
+        search.best([Tried(0, "failed", (), {}, "too large")], both)
+
+
+def test_gpus_are_dealt_out_to_workers() -> None:
+    from ecgforge.stages.trials_of_tuning import shares
+
+    assert shares(2, ["0", "1"], 1) == ["0", "1"]
+    assert shares(3, ["4", "7"], 1) == ["4", "7", "4"], "a share of one where there are too few"
+    assert shares(2, ["0", "1", "2", "3"], 2) == ["0,1", "2,3"]
+    assert shares(2, ["0"], 2) == ["0", "0"]
+    assert shares(2, [], 1) == [None, None]
+
+
+# Tracking
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Trials whose curves rise to the fourth of their number: the second fails, and later ones are pruned or not."""
+
+    settings: Any
+
+    def __call__(self, attempt: Attempt, folder: Path, log: Any) -> list[float]:
+        value = 0.0
+        for step in range(1, 5):
+            value = step * (10 - attempt.number) / 40
+            log({"validation_macro_f1": value}, step)
+            if attempt.number == 2:
+                raise TrialError("training diverged at step 1")
+            attempt.report(value, step)
+        return [value]
+
+
+def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecgforge.stages import trials_of_tuning as stage
+    from ecgforge.tracking import runs, store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    settings = Params.read(ROOT / "params.yaml").active.classifier
+    cell = runs.Cell("tuning", "ptbxl", 1, True, backbone="resnet1d")
+    inputs = stage.record_inputs([("training", records)])
+    defaults = {"training.learning_rate": 0.01, "network.dropout": 0.2}
+    chosen = {key: settings.tuning.space[key] for key in defaults}
+    shown = task(tmp_path, space=chosen, defaults=defaults, directions=("maximize",), warmup=2)
+    with runs.tracked(cell, identity="study", params={}, inputs=inputs) as run:
+        trials = stage.Trials(Shown(settings), cell, "study", inputs, run.id)
+        tried = search.search(shown, trials, 8, [None])
+        best = search.best(tried, shown.directions)
+        stage._record(run, shown, tried, best)
+        run.mark_best(trials.identity_of(1))
+        run.mark_best(trials.identity_of(best.number))
+    assert [one.state for one in tried] == ["complete", "complete", "failed", "complete", "complete", "pruned", "pruned", "pruned"]
+
+    client = store.client()
+    (experiment,) = [one for one in client.search_experiments() if one.name == "ecgforge-tuning"]
+    found = client.search_runs([experiment.experiment_id])
+    (parent,) = [one for one in found if "mlflow.parentRunId" not in one.data.tags]
+    children = {int(one.data.tags["point"]): one for one in found if one is not parent}
+    assert {one.data.tags["mlflow.parentRunId"] for one in children.values()} == {parent.info.run_id}
+    words = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
+    assert {number: one.info.status for number, one in children.items()} == {one.number: words[one.state] for one in tried}
+    assert children[2].data.tags["ecgforge.reason"] == "training diverged at step 1"
+    assert children[7].data.tags["ecgforge.reason"].startswith("pruned, among the worst at step 2")
+    assert [point.step for point in client.get_metric_history(children[7].info.run_id, "validation_macro_f1")] == [1, 2]
+    assert [number for number, one in children.items() if one.data.tags.get("best") == "true"] == [best.number] == [0]
+    assert float(children[3].data.params["training.learning_rate"]) == tried[3].point["training.learning_rate"]
+    assert parent.data.metrics["best_score"] == parent.data.metrics["default_score"] == 1.0
+    assert (parent.data.metrics["complete"], parent.data.metrics["pruned"], parent.data.metrics["failed"]) == (4, 3, 1)
+    kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert kept >= {"history-score.png", "importances-score.png", "trials.csv"}
+
+
+# Objectives
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> RecordSet:
+    """Records of two rhythms, waves of other lengths in noise, in three splits."""
+    return waves(tmp_path / "waves")
+
+
+def waves(folder: Path, test_seed: int = 0) -> RecordSet:
+    import pandas as pd
+
+    from ecgforge.records.record_set import About, RecordSet, write_record_set
+
+    rng, count, samples = np.random.default_rng(0), 120, 200
+    fast = np.arange(count) % 2 == 0
+    split = np.repeat(["train", "validation", "test"], [80, 20, 20])
+    phase = rng.random((count, 8, 1))
+    cycles = np.where(fast, 9, 5)[:, None, None]
+    signals = np.sin(2 * np.pi * (cycles * np.arange(samples) / samples + phase)) + rng.normal(size=(count, 8, samples))
+    table = pd.DataFrame({"id": [f"r{i}" for i in range(count)], "rhythm": np.where(fast, "SR", "AFIB"), "split": split})
+    if test_seed:
+        signals[split == "test"] = np.random.default_rng(test_seed).normal(size=(20, 8, samples))
+        table.loc[split == "test", "rhythm"] = "SR"
+    table = table.assign(patient=table["id"], dataset="ptbxl", age=50, sex="", origin="simulated")
+    with write_record_set(folder, About(20, samples, "mV", ("SR", "AFIB"), "simulated", {})) as writer:
+        writer.append(signals.astype(np.float32), table)
+    return RecordSet.open(folder)
+
+
+def small(tree: dict[str, Any]) -> dict[str, Any]:
+    demo = tree["profiles"]["demo"]
+    demo["classifier"]["network"] |= {"widths": [4, 8]}
+    demo["classifier"]["training"] |= {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
+    demo["classifier"]["tuning"] |= {"n_trials": 3, "repeats": 2}
+    diffwave = demo["generators"]["diffwave"]
+    diffwave["network"] |= {"layers": 2, "channels": 8}
+    diffwave["training"]["denoiser"] |= {"steps": 10, "evaluate_every": 5, "warmup_steps": 2, "batch_size": 8}
+    diffwave["tuning"] |= {"n_trials": 3, "records": 8, "fast": True}
+    diffwave["tuning"]["space"] = {key: value for key, value in diffwave["tuning"]["space"].items() if key.startswith("sampling.")}
+    return tree
+
+
+@pytest.mark.slow
+def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ecgforge.stages import tune
+    from ecgforge.tracking import store
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    written = []
+    for name, test_seed in (("plain", 0), ("scrambled", 7)):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        Path("params.yaml").write_text(yaml.safe_dump(small(yaml.safe_load((ROOT / "params.yaml").read_text()))))
+        waves(folder / "set", test_seed)
+        tune.classifier(Path("params.yaml"), "ptbxl", Path("set"), Path("out.yaml"))
+        written.append(Path("out.yaml").read_bytes())
+    assert written[0] == written[1]
+    assert set(yaml.safe_load(written[0])["classifier"]) == {"training", "network"}
+    assert list(Path(".ecgforge/unfinished").iterdir()) == []
+
+    before = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
+    tune.classifier(Path("params.yaml"), "ptbxl", Path("set"), Path("again.yaml"))
+    after = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
+    assert Path("again.yaml").read_bytes() == written[1]
+    assert after == before, "a study that is done is one result"
+
+
+@pytest.mark.slow
+def test_trials_that_differ_in_sampling_alone_share_a_training(records: RecordSet, tmp_path: Path) -> None:
+    from ecgforge.tuning.objectives import OfGenerator, taught
+
+    params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    objective = OfGenerator("diffwave", params.generator("diffwave"), records.folder, params.active.compute)
+    curves: list[int] = []
+    made = task(tmp_path, space=objective.settings.tuning.space, defaults={"sampling.guidance": 2.0, "sampling.steps": 4})
+    made = replace(made, directions=objective.directions)
+    tried = search.search(
+        made, lambda attempt: objective(attempt, tmp_path / f"trial-{attempt.number}", lambda _, step: curves.append(step)), 3, [None]
+    )
+    assert ended(tried) == all_complete(3)
+    assert curves == [5, 10]
+    assert all(0 <= one.values[0] <= 1 and one.values[1] > 0 for one in tried)
+
+    training, random = records.split("train"), np.random.default_rng(0)
+    lesson = taught(records, training.signals(), training.labels, 0)
+    assert lesson > 0.9
+    assert taught(records, random.normal(size=training.signals().shape).astype(np.float32), training.labels, 0) < lesson - 0.2
+
+
+def test_losses_that_do_not_compare_prune_nothing() -> None:
+    from ecgforge.tuning.objectives import OfGenerator
+
+    params = Params.read(ROOT / "params.yaml")
+    compute = params.active.compute
+    assert OfGenerator("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
+    assert OfGenerator("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup is None, "other codes, other losses"
