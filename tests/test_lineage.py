@@ -40,12 +40,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch.undo()
 
 
+TUNED = "models/tuning/ptbxl/diffwave.yaml"
 STAGES = {
     "acquire": ("ecgforge acquire ptbxl --out data/raw/ptbxl", [], ["data/raw/ptbxl"]),
     "prepare": ("ecgforge prepare --raw data/raw/ptbxl --out data/prepared/ptbxl", ["data/raw/ptbxl"], ["data/prepared/ptbxl"]),
-    "train_generator@ptbxl-diffwave": (
-        "ecgforge train-generator ptbxl diffwave --real data/prepared/ptbxl --out models/generators/ptbxl/diffwave",
+    "tune_generator": (
+        f"ecgforge tune-generator ptbxl diffwave --real data/prepared/ptbxl --out {TUNED}",
         ["data/prepared/ptbxl"],
+        [TUNED],
+    ),
+    "train_generator@ptbxl-diffwave": (
+        f"ecgforge train-generator ptbxl diffwave --real data/prepared/ptbxl --out models/generators/ptbxl/diffwave --tuned {TUNED}",
+        ["data/prepared/ptbxl", TUNED],
         ["models/generators/ptbxl/diffwave"],
     ),
     "synthesize@ptbxl-diffwave": (
@@ -68,6 +74,7 @@ def make(folder: Path) -> None:
     demo["generators"]["diffwave"]["network"] |= {"layers": 2, "channels": 8}
     demo["generators"]["diffwave"]["training"]["denoiser"] |= {"steps": 4, "evaluate_every": 2, "warmup_steps": 1, "batch_size": 4}
     demo["synthesis"] |= {"train": 4, "validation": 1, "test": 1}
+    demo["generators"]["diffwave"]["tuning"]["n_trials"] = 0
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     (folder / ".gitignore").write_text("/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/shelf\n.*.partial\n")
     record = {name.split("@")[0]: {"cmd": cmd, "deps": deps, "outs": outs} for name, (cmd, deps, outs) in STAGES.items()}
@@ -115,6 +122,7 @@ CHAIN = {
     ("run", "diffwave on ptbxl, seed 0"),
     ("raw records", "raw/ptbxl"),
     ("source", "ecgforge acquire ptbxl --out data/raw/ptbxl"),
+    ("file", TUNED),
 }
 
 
@@ -127,7 +135,7 @@ def test_the_chain_goes_down_to_the_source(classifier: versions.Version) -> None
     run = found["run", "TrRSTeR ptbxl/diffwave oracle seed 1"]
     assert run.facts["commit"] == project.git("rev-parse", "HEAD~1") or run.facts["commit"] == project.git("rev-parse", "HEAD")
     assert "training.denoiser.steps=4" in found["run", "diffwave on ptbxl, seed 0"].facts["parameters"]
-    assert [one.name for one in lineage.trained_on(run)] == ["ptbxl", "ptbxl"], "itself, and through the generator"
+    assert [one.name for one in lineage.trained_on(run)] == ["ptbxl"] * 3, "itself, by the generator, and by its tuning"
     assert not any(one.lost for one in node.all())
 
 
@@ -207,7 +215,7 @@ def test_verify_says_what_is_gone(classifier: versions.Version, capsys: pytest.C
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
     signals = Content().listing(digest)["signals.npy"]
     with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(signals)):
-        with pytest.raises(EcgforgeError, match=r"1 of 8 do not match or are no longer to be had: ptbxl/diffwave"):
+        with pytest.raises(EcgforgeError, match=r"1 of 9 do not match or are no longer to be had: ptbxl/diffwave"):
             stage.verify([classifier.label])
         assert places(classifier)["ptbxl/diffwave"] == "gone: signals.npy"
     assert "gone: signals.npy" in " ".join(capsys.readouterr().out.split())

@@ -91,6 +91,8 @@ def choose(name: str, number: str | None, best: bool, content: Content) -> Versi
     if number is not None:
         return versions.find(f"{name}/{number}")
     known = versions.versions(name)
+    if not known:
+        raise EcgforgeError(f"no model is registered as '{name}'")
     rated = []
     for version in known:
         dataset, setting = version.tags.get("dataset", ""), version.tags.get("setting", "")
@@ -223,9 +225,8 @@ def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gat
 
 def _trained_on(traced: Node, content: Content) -> dict[str, pd.DataFrame | None]:
     """records.csv of each real set that a version learned from, by name and digest."""
-    (run,) = (node for _, node in traced.made_from)
     tables = {}
-    for node in lineage.trained_on(run):
+    for node in lineage.trained_on(traced):
         table = content.read(node.digest, "records.csv", node.path) if node.real else None
         types = {"id": str, "patient": str, "dataset": str}
         tables[f"{node.name} {node.digest[:8]}"] = pd.read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None

@@ -19,6 +19,7 @@ from ecgforge.tracking.versions import FILES, Version, find
 
 RUN = re.compile(r"^[0-9a-f]{32}$")
 GONE = "gone"
+TUNED = "models/tuning/"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def trained_on(node: Node) -> Iterator[Node]:
     """Yield the real record sets that the model of a version learned from, itself or through a generator; and, in their place, record sets
     and generators of which nothing more is known."""
     for role, other in node.made_from:
-        if role == "test" or other.kind == "file":
+        if role == "test":
             continue
         if other.real or (other.kind in ("record set", "generator") and not other.made_from):
             yield other
@@ -104,10 +105,8 @@ class Walker:
         if key not in self._nodes:
             facts = {name: version.tags[name] for name in ("setting", "backbone", "seed", "verdict", "forced") if name in version.tags}
             aliases = {"alias": ", ".join(version.aliases)} if version.aliases else {}
-            run = self.run(version.run_id, version.tags)
-            self._nodes[key] = Node(
-                "version", version.label, version.tags.get(WEIGHTS, ""), "", aliases | facts, [("made by", run)], version
-            )
+            behind = [("made by", self.run(version.run_id, version.tags)), *self._tuned(version)]
+            self._nodes[key] = Node("version", version.label, version.tags.get(WEIGHTS, ""), "", aliases | facts, behind, version)
         return self._nodes[key]
 
     def run(self, run_id: str, tags: dict[str, str]) -> Node:
@@ -208,6 +207,13 @@ class Walker:
                 role, origin, source = uses.get(name, ("input", "synthetic" if drawn_by else "", {}))
                 path = source.get("path", f"data/{'synthetic' if '/' in name else 'prepared'}/{name}")
                 yield role, self.data(name, digest, path, {"origin": origin, "drawn_by": drawn_by})
+
+    def _tuned(self, version: Version) -> Iterator[tuple[str, Node]]:
+        """The tuned parameters that the stage of a version had, by DVC's record of it."""
+        step = step_of(version, self.content)
+        for path, digest in step.deps.items() if step else []:
+            if path.startswith(TUNED):
+                yield "parameters from", self.data(path, digest, path)
 
     def _commit(self, tags: dict[str, str]) -> str:
         commit = tags.get("git.commit", "")
