@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,25 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         for seed, figure in enumerate(figures):
             track(setting, seed, figure)
     track("TrRTeR", 0, 0.1, sweep="augmentation")
+    with ui(project) as printed:
+        yield printed
+    patch.undo()
+
+
+@contextmanager
+def ui(project: Path) -> Iterator[dict[str, str]]:
+    """What `ecgforge ui` prints, with the server behind it up or soon so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "ecgforge", "ui", "--port", port]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    server = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     assert server.stdout
-    lines = [server.stdout.readline() for _ in runs.CHARTS]
-    yield dict(line.strip().split(": ", 1) for line in lines)
-    os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
-    patch.undo()
+    try:
+        yield dict(server.stdout.readline().strip().split(": ", 1) for _ in runs.CHARTS)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def track(setting: str, seed: int, figure: float, sweep: str | None = None) -> None:
@@ -63,18 +72,22 @@ def shown(browser, selector: str, text: str):  # noqa: F811
     )
 
 
+def compared(browser, address: str, tag: str) -> str:  # noqa: F811
+    """Open a chart view, group its runs by a tag, and return the page's text."""
+    resize(browser, 1600)  # MLflow draws the charts that are in sight
+    until(browser, lambda one: one.get(address) or True)
+    shown(browser, "h4", "test_f1")
+    shown(browser, "button", "Group by").click()
+    shown(browser, "[role^=menuitem]", tag).click()
+    return until(browser, lambda one: text if "Group: " in (text := one.find_element("css selector", "body").text) else None)
+
+
 @pytest.mark.slow
 def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
     assert list(charts) == list(runs.CHARTS)
-    resize(browser, 1600)  # MLflow draws the charts that are in sight
-    until(browser, lambda one: one.get(charts["Settings"]) or True)
-    shown(browser, "h4", "test_f1")
-    shown(browser, "button", "Group by").click()
-    shown(browser, "[role^=menuitem]", "setting").click()
-    page = until(browser, lambda one: text if "Group: TrSTeR" in (text := one.find_element("css selector", "body").text) else None)
-    assert "7 matching runs" not in page
+    page = compared(browser, charts["Settings"], "setting")
+    assert {name for name in F1 if f"Group: {name}" in page} == set(F1)
     assert "6 matching runs" in page  # the augmented one belongs to a sweep
     chart = page[page.index("test_f1") :]
     figures = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
     assert all(figures), chart
-    assert Path("mlflow.db").exists()

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,22 @@ def classifier(records: RecordSet) -> base.Classifier:
 
 @pytest.fixture(scope="module")
 def server(records: RecordSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(URI, records.folder.parent, tmp_path_factory.mktemp("log") / "log") as address:
+        yield address
+
+
+@contextmanager
+def served(uri: str, project: Path, log: Path) -> Iterator[str]:
     """The address of `mlflow models serve`, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--port", str(port)]
     # MLflow starts uvicorn by its name.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    log = tmp_path_factory.mktemp("log") / "log"
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project}/mlflow.db"
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=records.folder.parent, env=environment, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=file, stderr=file)
     address = f"http://127.0.0.1:{port}"
     try:
         while not answers(address):

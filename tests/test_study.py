@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import wfdb
 import yaml
 from mlflow import MlflowClient
 
@@ -25,6 +26,10 @@ from ecgforge.generators import base, train
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.sweeps import KINDS
+from ecgforge.study.settings import SETTINGS
+from test_mlflow_browser import compared, ui
+from test_report_browser import CHROMIUM, DRIVER, browser  # noqa: F401  # the fixture
+from test_serving import ask, served
 
 ROOT = Path(__file__).parent.parent
 PROJECT = ("dvc.yaml", ".dvcignore", ".gitignore", "MLproject", "python_env.yaml", "requirements.txt")
@@ -55,6 +60,9 @@ def small_params() -> dict[str, Any]:
     demo["sweeps"]["fine_tuning"] |= short
     demo["sweeps"] |= {"mixture": [50], "transfer": [25], "size": [50]}
     demo["quality"] |= {"records": 20, "permutations": 20}
+    demo["classifier"]["tuning"] |= {"n_trials": 2, "repeats": 1}
+    # Trained for a second, a classifier beats no baseline; what gates ask is tested elsewhere.
+    tree["gates"]["classifier"] |= {"baseline_margin": -1, "calibration_error": 1, "latency": 1000}
     return tree
 
 
@@ -319,3 +327,69 @@ def test_synthetic_records_say_that_they_are(study: Path) -> None:
     assert records.about.made["learned_from_origin"] == "simulated"
     assert records.counts() == dict.fromkeys(records.about.rhythms, 24 + 3 + 4)
     assert np.isfinite(records.signals()).all()
+
+
+CLASSIFIER = "ecg-classifier-ptbxl"
+
+
+@pytest.fixture(scope="module")
+def record(study: Path) -> Path:
+    return next((study / "data/raw/ptbxl").rglob("*.hea")).with_suffix("")
+
+
+def champion(client: MlflowClient) -> str:
+    return str(client.get_model_version_by_alias(CLASSIFIER, "champion").version)
+
+
+def test_tuning_feeds_the_trainings(study: Path, client: MlflowClient) -> None:
+    found = yaml.safe_load((study / "models/tuning/ptbxl/classifier.yaml").read_text())
+    trials = client.search_runs([client.get_experiment_by_name("ecgforge-tuning").experiment_id], "tags.kind = 'trial'")
+    assert len(trials) == 2
+    assert [trial.data.tags.get("best") for trial in trials].count("true") == 1
+    wanted = found.get("classifier", {}).get("training", {}).get("learning_rate")
+    used = {run.data.params["training.learning_rate"] for run in all_runs(client) if run.data.tags.get("setting") == "TrRTeR"} - {None}
+    assert wanted is None or repr(wanted) in used
+
+
+def test_the_walk_from_promotion_to_rollback(study: Path, client: MlflowClient, record: Path, tmp_path: Path) -> None:
+    seen = run(study, "ecgforge", "promote", CLASSIFIER, "--best", "--dry-run")
+    assert "would be made champion" in seen.stdout
+    run(study, "ecgforge", "promote", CLASSIFIER, "--best", "--reason", "the first one")
+    first = champion(client)
+    judged = run(study, "ecgforge", "classify", str(record), "--model", f"{CLASSIFIER}@champion", "--out", str(tmp_path / "first.csv"))
+    table = pd.read_csv(tmp_path / "first.csv")
+    assert len(table) == 1, judged.stdout
+
+    with served(f"models:/{CLASSIFIER}@champion", study, tmp_path / "log") as address:
+        signal, fields = wfdb.rdsamp(str(record))
+        status, answer = ask(
+            address,
+            {"inputs": [{"signals": signal.T.tolist(), "sampling_rate": fields["fs"], "leads": fields["sig_name"], "units": "mV"}]},
+        )
+    assert status == 200, answer
+    assert answer["predictions"][0]["rhythm"] == table["rhythm"][0]
+
+    other = next(number for number in ("1", "2", "3") if number != first)
+    run(study, "ecgforge", "promote", CLASSIFIER, "--version", other, "--force", "--reason", "to see it break")
+    source = client.get_model_version(CLASSIFIER, other).source.removeprefix("models:/")
+    weights = next((study / "mlruns").rglob(f"{source}/**/weights.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    for command in (("verify",), ("classify", str(record), "--model", f"{CLASSIFIER}@champion")):
+        refused = run(study, "ecgforge", *command, check=False)
+        assert refused.returncode != 0, refused.stdout
+        assert "registered" in refused.stdout + refused.stderr
+
+    run(study, "ecgforge", "rollback", CLASSIFIER, "--reason", "the other was broken")
+    assert champion(client) == first
+    run(study, "ecgforge", "classify", str(record), "--model", f"{CLASSIFIER}@champion", "--out", str(tmp_path / "again.csv"))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again.csv"), table)
+    told = run(study, "ecgforge", "history", CLASSIFIER).stdout
+    assert [told.count(word) for word in ("promoted", "forced", "rolled back")] == [1, 1, 1]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with chromedriver on the PATH")
+def test_the_study_is_compared_in_mlflows_ui(study: Path, browser) -> None:  # noqa: F811
+    with ui(study) as printed:
+        page = compared(browser, printed["Settings"], "setting")
+    assert {name for name in SETTINGS if f"Group: {name}" in page} == set(SETTINGS)
