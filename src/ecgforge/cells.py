@@ -71,8 +71,8 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
 
 @contextmanager
 def _each_file_once() -> Iterator[None]:
-    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, and walk
-    through all of params.yaml for every parameter, which is most of the time of finding that there is nothing to do."""
+    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which is
+    most of the time of finding that there is nothing to do."""
     from dvc.dependency import param
     from dvc.output import Output
 
@@ -84,14 +84,23 @@ def _each_file_once() -> Iterator[None]:
             known[output.fs_path] = get_hash(output)
         return known[output.fs_path]
 
+    with (
+        patch.object(param, "load_path", functools.cache(param.load_path)),
+        patch.object(Output, "get_hash", remembered),
+        _parameters_looked_up(),
+    ):
+        yield
+
+
+@contextmanager
+def _parameters_looked_up() -> Iterator[None]:
+    """Within, DVC looks a parameter up by its name; it would walk through all of params.yaml for each."""
+    from dvc.dependency import param
+
     def straight(tree: Any, path: str, separator: str) -> Any:
         return functools.reduce(operator.getitem, path.split(separator), tree)
 
-    with (
-        patch.object(param, "load_path", functools.cache(param.load_path)),
-        patch.object(param.dpath, "get", straight),
-        patch.object(Output, "get_hash", remembered),
-    ):
+    with patch.object(param.dpath, "get", straight):
         yield
 
 
@@ -167,7 +176,7 @@ def _repro_one(name: str) -> bool:
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
-        with Repo(_wait_for_lock=True) as repo:
+        with _parameters_looked_up(), Repo(_wait_for_lock=True) as repo:
             repo.reproduce([name], single_item=True)
     except DvcException as error:
         console.print(f"{name}: {error}", style="red", highlight=False, markup=False)

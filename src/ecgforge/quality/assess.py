@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sklearn import config_context
 from sklearn.decomposition import PCA
 
 from ecgforge.errors import EcgforgeError
@@ -87,7 +88,8 @@ def assess(
         found["authenticity"] = memorisation.authenticity(training, features)
         found["membership_auc"] = memorisation.membership_auc(training, strangers, features)
         scores[name] |= {(ALL, metric): value for metric, value in found.items()}
-    limits = _intervals(reference, samples["value"], scores["value"], settings.seed)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # most of the time of a small Fréchet distance
+        limits = _intervals(reference, samples["value"], scores["value"], settings.seed)
     for metric in ("copied_share", "authenticity"):
         limits[ALL, metric] = intervals.wilson(scores["value"][ALL, metric], len(synthetic), CONFIDENCE)
     limits[ALL, "membership_auc"] = intervals.hanley_mcneil(
