@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from on_records import dealt_out, drawn
+from on_records import dealt_out, drawn, learned
 
 from ecgforge.classifiers import base as classifiers
 from ecgforge.generators import base as generators
@@ -80,7 +80,7 @@ def generator(params: Params, real: RecordSet, asked: argparse.Namespace, name: 
                 seeded = chosen.model_copy(update={"seed": seed})
                 log = partial(print, how, seed, flush=True)
                 generators.save(train(name, seeded, real, params.active.compute, place / "checkpoints", log), place / "model")
-            made = drawn(place / "model", chosen.sampling, real, place / "records", seed)
+            made = drawn(place / "model", chosen.sampling, learned(real, seed), place / "records", seed)
             sets = [made.split("train"), made.split("validation")]
             found[how].append(tested(params, params.active.classifier, sets, real, seed, place / "classifier"))
     return found
