@@ -49,8 +49,13 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
     assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
     assert found["transfer"].steps == {"resnet1d": len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps}
-    # 100 real records are 34 of each of three rhythms; beside them 10 and 15 of each for validation and test.
-    assert found["synthesize"].drawn == dict.fromkeys(params.generators, 3 * 3 * (34 + 10 + 15))
+    # Of each of three rhythms, for each of three datasets.
+    drawn = params.active.synthesis
+    assert isinstance(drawn.train, int)
+    assert found["synthesize"].drawn == dict.fromkeys(params.generators, 3 * 3 * (drawn.train + drawn.validation + drawn.test))
+    # 100 real records are 34 of each of three rhythms; beside them 20 and 20 of each for validation and test.
+    as_real = works(params.with_profile("sample"))["synthesize"].drawn
+    assert as_real == dict.fromkeys(params.generators, 3 * 3 * (34 + 20 + 20))
     # Half of 100 in proportion are 30, 10, 10; to balance 0, 25, 25.
     assert found["mixture"].drawn == {"diffwave": 30 + 25 + 25}
     varied = params.generator("diffwave").ablations

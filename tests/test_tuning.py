@@ -92,7 +92,7 @@ def one_of(*choices: Any) -> dict[str, Any]:
     [
         ("classifier", {"training.learning_rat": floats(1e-3, 0.1)}, "tuning.space.training.learning_rat: there is no such parameter"),
         ("classifier", {"backbone": one_of("resnet1d", "x")}, "tuning.space.backbone: there is no such parameter"),
-        ("classifier", {"training.learning_rate": floats(0.02, 0.1)}, "learning_rate: the value without tuning, 0.01, must lie"),
+        ("classifier", {"training.learning_rate": floats(0.02, 0.1)}, "learning_rate: the value without tuning, 0.015, must lie"),
         ("classifier", {"training.learning_rate": floats(0.1, 0.001)}, "learning_rate = .*low must be below high"),
         ("classifier", {"training.weight_decay": floats(0, 1, log=True)}, "weight_decay = .*low must be above 0"),
         ("classifier", {"network.dropout": floats(0, 2)}, "a trial could not have .*dropout = 2.*less than 1"),

@@ -34,7 +34,8 @@ def main():
     elif what == "wait":
         Path(sys.argv[2]).write_text(str(os.getpid()))
         try:
-            time.sleep(60)
+            for _ in range(600):  # a signal that comes just before a sleep does not end it
+                time.sleep(0.1)
         except KeyboardInterrupt:
             Path(sys.argv[2]).with_suffix(".interrupted").touch()
             sys.exit(130)
@@ -124,7 +125,8 @@ def test_the_server_goes_with_who_started_it() -> None:
         from ecgforge import warm
         with warm.server(["json"], "warm_entry:main"):
             print("up", flush=True)
-            time.sleep(60)
+            for _ in range(600):  # a signal that comes just before a sleep does not end it
+                time.sleep(0.1)
     """
     alone = {key: value for key, value in os.environ.items() if key != warm.ADDRESS}
     starter = subprocess.Popen([sys.executable, "-c", program], env=alone, stdout=subprocess.PIPE, text=True)
