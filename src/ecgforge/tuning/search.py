@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -182,8 +183,19 @@ class _Left(BaseException):
 
 
 class _Waiting(optuna.storages.RDBStorage):
-    """A database whose trials all were put there on purpose. Optuna's cache of a database calls this method of it, private as it is."""
+    """A database whose trials all were put there on purpose, and are taken by one worker each.
 
+    SQLite has no lock of a row, so two workers could find that a trial waits, and both take it; there, a file lock lets one at a time
+    look and take.
+    """
+
+    taking: AbstractContextManager[Any]
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        with self.taking:
+            return super().set_trial_state_values(trial_id, state, values)
+
+    # Optuna's cache of a database calls this method of it, private as it is.
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is None:
             raise _NoneWaits
@@ -193,13 +205,20 @@ class _Waiting(optuna.storages.RDBStorage):
 def _storage(task: Task) -> optuna.storages.RDBStorage:
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True)
     engine = {"connect_args": {"timeout": PATIENCE}} if task.url.startswith(SQLITE) else {"pool_pre_ping": True}
-    return _Waiting(
+    storage = _Waiting(
         task.url,
         engine,
         heartbeat_interval=task.heartbeat,
         grace_period=MISSED * task.heartbeat,
         heartbeat_stale_trial_callback=retry,
     )
+    storage.taking = _alone(task)
+    return storage
+
+
+def _alone(task: Task) -> AbstractContextManager[Any]:
+    """What a SQLite database needs around what only one process may do at a time; others look after that themselves."""
+    return FileLock(f"{task.url.removeprefix(SQLITE)}.lock") if task.url.startswith(SQLITE) else nullcontext()
 
 
 def opened(task: Task) -> optuna.Study:
@@ -213,9 +232,7 @@ def opened(task: Task) -> optuna.Study:
 def _opened(task: Task) -> optuna.Study:
     """Open a study for the first time: processes that create a SQLite database at once would break it."""
     try:
-        if not task.url.startswith(SQLITE):
-            return opened(task)
-        with FileLock(f"{task.url.removeprefix(SQLITE)}.lock"):
+        with _alone(task):
             return opened(task)
     except Exception as error:  # of SQLAlchemy, of a driver that is missing, of the file system
         where = task.url.rpartition("@")[2]  # without user and password
