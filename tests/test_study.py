@@ -303,7 +303,8 @@ def test_the_walk_from_promotion_to_rollback(study: Path, client: MlflowClient, 
     run(study, "ecgforge", "promote", CLASSIFIER, "--version", other, "--force", "--reason", "to see it break")
     source = client.get_model_version(CLASSIFIER, other).source.removeprefix("models:/")
     weights = next((study / "mlruns").rglob(f"{source}/**/weights.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     for command in (("verify",), ("classify", str(record), "--model", f"{CLASSIFIER}@champion")):
         refused = run(study, "ecgforge", *command, check=False)
         assert refused.returncode != 0, refused.stdout
