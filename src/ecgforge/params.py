@@ -421,13 +421,25 @@ class Params(Section):
         Raises:
             EcgforgeError: the file is missing, is not YAML, or holds unknown keys or bad values; each is named.
         """
-        try:
-            tree = yaml.safe_load(path.read_text())
-        except FileNotFoundError:
-            raise EcgforgeError(f"{path} does not exist: run this in the project's folder, or name the file with --params") from None
-        except yaml.YAMLError as error:
-            raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        tree = read_yaml(path, "run this in the project's folder, or name the file with --params")
         return checked(cls, tree, str(path))
+
+
+def read_yaml(path: Path, missing: str) -> Any:
+    """Return what a YAML file holds.
+
+    Args:
+        missing: what to do where it is not there, for whoever reads the error.
+
+    Raises:
+        EcgforgeError: the file is missing or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise EcgforgeError(f"{path} does not exist: {missing}") from None
+    except yaml.YAMLError as error:
+        raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _named(name: str, known: dict[str, T], what: str) -> T:

@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ecgforge.classifiers.registry import check_settings as check_classifier
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.registry import check_settings as check_generator
-from ecgforge.params import Params, checked
+from ecgforge.params import Params, checked, read_yaml
 from ecgforge.tuning import space
 
 
@@ -27,7 +25,7 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
     """
     params = Params.read(path)
     if tuned:
-        tree = yaml.safe_load(path.read_text())
+        tree = read_yaml(path, "it was there a moment ago")
         for file in tuned:
             tree["profiles"][params.profile] = space.merged(tree["profiles"][params.profile], _found(file))
         params = checked(Params, tree, ", ".join(map(str, (path, *tuned))))
@@ -47,12 +45,7 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
 
 
 def _found(file: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise EcgforgeError(f"{file} does not exist: run `dvc repro`, or `ecgforge tune-classifier` or `tune-generator`") from None
-    except yaml.YAMLError as error:
-        raise EcgforgeError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    found = read_yaml(file, "run `dvc repro`, or `ecgforge tune-classifier` or `tune-generator`")
     if not isinstance(found, dict):
         raise EcgforgeError(f"{file} holds no parameters")
     return found
