@@ -126,8 +126,9 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
 
 def _end_with(connection: socket.socket) -> None:
     """End this process when the command that it works for was killed."""
-    if not connection.recv(1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    with suppress(ConnectionResetError):  # of one that was killed before it read what it had been told
+        connection.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _exit_code(main: Callable[[], object]) -> int:
