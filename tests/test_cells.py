@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from ecgforge import cells
+from ecgforge.errors import EcgforgeError
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +55,66 @@ def test_a_failure_lets_what_runs_finish_and_starts_no_more(project: Path, capfd
     assert (project / "after_slow").read_text() == "slow\n"
     assert cells.repro([], 2) == 0
     assert "up to date" in capfd.readouterr().err
+
+
+def test_a_target_that_is_none_is_told_with_what_there_is(project: Path) -> None:
+    stages = {"train": {"matrix": {"data": ["a", "b"]}, "cmd": "echo ${item.data} > ${item.data}", "outs": ["${item.data}"]}}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages | {"report": {"cmd": "touch report", "outs": ["report"]}}}))
+    with pytest.raises(EcgforgeError, match="'tarin' is no stage and no cell .* are report, train, and cells of these, such as train@a$"):
+        cells.repro(["report", "tarin"], 1)
+    with pytest.raises(EcgforgeError, match="'train@c' is no stage and no cell .* are train@a, train@b$"):
+        cells.repro(["train@c"], 1)
+    assert not (project / "report").exists()
+    assert cells.repro(["train@a", "report"], 1) == 0
+    assert [(project / name).exists() for name in ("a", "b", "report")] == [True, False, True]
+
+
+def test_a_section_of_the_parameters_that_is_null_is_named(project: Path) -> None:
+    stage = {"cmd": "touch seeded", "params": ["profiles.demo.study.seeds"], "outs": ["seeded"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"seeded": stage}}))
+    assert cells.repro([], 1) == 0
+    tree = yaml.safe_load((project / "params.yaml").read_text())
+    tree["profiles"]["demo"]["study"] = None
+    (project / "params.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(EcgforgeError, match=r"params.yaml: profiles\.demo\.study = None"):
+        cells.repro([], 1)
+
+
+@pytest.mark.timeout(120)
+def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stages = {f"wrong{i}": {"cmd": f"touch ran{i}; exit 3", "outs": [f"wrong{i}"]} for i in range(6)}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    assert cells.repro([], 1) == 1
+    assert len(list(project.glob("ran*"))) == 1
+    assert capfd.readouterr().err.count("failed, its error is above") == 1
+
+
+@pytest.mark.timeout(120)
+def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Path) -> None:
+    stages = {f"long{i}": {"cmd": f"touch ran{i}; sleep 60", "outs": [f"long{i}"]} for i in range(4)}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    program = "from ecgforge import cells; cells.repro([], 1)"
+    command = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not list(project.glob("ran*")):
+        time.sleep(0.1)
+    with pytest.raises(EcgforgeError, match=r"is busy.*PID"):
+        cells.repro([], 1)
+    os.killpg(command.pid, signal.SIGINT)  # as a terminal does
+    assert "KeyboardInterrupt" in command.communicate()[1]
+    assert len(list(project.glob("ran*"))) == 1
+
+
+@pytest.mark.timeout(240)
+def test_when_it_is_killed_its_cells_end_too_and_the_next_run_goes_on(project: Path) -> None:
+    stages = {"long": {"cmd": "test -e ran && echo done > long || (touch ran; sleep 60)", "outs": ["long"]}}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    command = subprocess.Popen([sys.executable, "-c", "from ecgforge import cells; cells.repro([], 1)"])
+    while not (project / "ran").exists():
+        time.sleep(0.1)
+    started = psutil.Process(command.pid).children(recursive=True)
+    command.kill()
+    command.wait()
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started):  # until the test's time is over
+        time.sleep(0.1)
+    assert cells.repro([], 1) == 0
+    assert (project / "long").read_text() == "done\n"

@@ -12,9 +12,11 @@ import operator
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from unittest.mock import patch
 from rich.console import Console
 
 from ecgforge import warm
+from ecgforge.errors import EcgforgeError
+from ecgforge.workers import obey
 
 console = Console(stderr=True)
 
@@ -43,8 +47,17 @@ SLOW = (
 
 
 def repro(targets: list[str], jobs: int) -> int:
-    """Bring `targets`, or all stages, and what they need up to date, `jobs` of them at a time; return the exit code."""
-    stages = _stale_stages(targets)
+    """Bring `targets`, or all stages, and what they need up to date, `jobs` of them at a time; return the exit code.
+
+    Raises:
+        EcgforgeError: a target is no stage or cell, DVC cannot read the stages, or another process is at work on them.
+    """
+    from dvc.exceptions import DvcException
+
+    try:
+        stages = _stale_stages(targets)
+    except DvcException as error:
+        raise EcgforgeError(" ".join(str(error).split())) from None
     if not stages:
         console.print("Data and pipelines are up to date.")
         return 0
@@ -59,7 +72,8 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
     """Return the stages to run, each with those of them that come before it."""
     from dvc.repo import Repo, lock_repo
 
-    with _each_file_once(), Repo() as repo, lock_repo(repo):
+    with each_file_once(), Repo() as repo, lock_repo(repo):
+        _check_targets(targets, [stage.addressing for stage in repo.index.stages])
         stale = set(repo.status())
         if not stale:
             return {}
@@ -69,8 +83,17 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
     return _downstream(waiting, wanted & stale)
 
 
+def _check_targets(targets: list[str], cells: list[str]) -> None:
+    stages = dict.fromkeys(name.partition("@")[0] for name in cells)
+    for target in targets:
+        if target not in (*cells, *stages):
+            named = [name for name in cells if name.startswith(f"{target.partition('@')[0]}@")]
+            example = [f"and cells of these, such as {name}" for name in cells if "@" in name][:1]
+            raise EcgforgeError(f"'{target}' is no stage and no cell of this study: there are {', '.join(named or [*stages, *example])}")
+
+
 @contextmanager
-def _each_file_once() -> Iterator[None]:
+def each_file_once() -> Iterator[None]:
     """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which is
     most of the time of finding that there is nothing to do."""
     from dvc.dependency import param
@@ -98,7 +121,10 @@ def _parameters_looked_up() -> Iterator[None]:
     from dvc.dependency import param
 
     def straight(tree: Any, path: str, separator: str) -> Any:
-        return functools.reduce(operator.getitem, path.split(separator), tree)
+        try:
+            return functools.reduce(operator.getitem, path.split(separator), tree)
+        except TypeError:  # of a section that is null: the parameter is missing, and the check of all of them says where
+            raise KeyError(path) from None
 
     with patch.object(param.dpath, "get", straight):
         yield
@@ -133,18 +159,21 @@ def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[
 def _run(waiting: dict[str, set[str]], jobs: int) -> int:
     sorter = TopologicalSorter(waiting)
     sorter.prepare()
+    ready: list[str] = []
     running: dict[Future[bool], str] = {}
-    done, failed = 0, False
+    done, failed, started = 0, False, time.monotonic()
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+    # The stage that a worker waits for hears of an interruption itself; the worker stays to note how it ended.
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=obey) as pool:
         try:
             while running or (sorter.is_active() and not failed):
-                if not failed:
-                    running |= {pool.submit(_repro_one, name): name for name in sorter.get_ready()}
+                ready += sorter.get_ready()
+                # No more than there are workers: a pool would start what it has queued after a failure or an interruption, too.
+                while ready and len(running) < jobs and not failed:
+                    name = ready.pop(0)
+                    running[pool.submit(_repro_one, name)] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
-                    if future.cancelled():
-                        continue
                     if future.result():
                         done += 1
                         console.print(f"[{done}/{len(waiting)}] {name}", highlight=False, markup=False)
@@ -154,17 +183,11 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
                         console.print(
                             f"{name} failed, its error is above; what was done is kept, so mend it and run this again", style="red"
                         )
-                        pool.shutdown(wait=False, cancel_futures=True)
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
             _interrupt_stages()
             raise
+    console.print(f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}", highlight=False)
     return int(failed)
-
-
-def _start_worker() -> None:
-    # The stage that a worker waits for hears of an interruption itself; the worker has to stay to note how it ended.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _repro_one(name: str) -> bool:

@@ -20,6 +20,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators.base import Generator
 from ecgforge.params import Compute, Section, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
+from ecgforge.workers import obey
 
 Counts = Mapping[str, Mapping[str, int]]  # records to draw, by split and rhythm
 
@@ -116,6 +117,7 @@ _artist: Artist  # of this process, where several draw
 
 def _move_in(generator: Generator, sampling: Section, compute: Compute, places: SimpleQueue[int]) -> None:
     global _artist
+    obey()
     _artist = Artist(generator, sampling, compute, places.get())
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +25,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import SPLITS, About, RecordSetWriter, write_record_set
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
+from ecgforge.workers import obey
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
@@ -187,7 +184,7 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[tuple[n
         return
     # Spawned: a fork would copy locks that other threads of this process hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=obey) as pool:
         pending: deque[Future[tuple[np.ndarray, list[tuple[str, str]]]]] = deque()
         try:
             for job in jobs:
@@ -200,20 +197,6 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[tuple[n
             raise EcgforgeError("a process that prepares records died, perhaps for want of memory; run again") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is killed: a pool's workers would wait for jobs for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    sentinel = parent.sentinel
-
-    def end_with_parent() -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _refuse_damage(table: pd.DataFrame, allowed: float) -> None:

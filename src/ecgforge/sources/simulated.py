@@ -6,15 +6,13 @@ use, every header says `# simulated by ecgforge`, and a file SIMULATED.txt stand
 
 from __future__ import annotations
 
-import os
 import struct
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from ecgforge.files import whole
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import heart, population
 from ecgforge.sources.noise import Recorder
+from ecgforge.workers import obey
 
 DURATION = 10  # s
 MARK = "simulated by ecgforge"
@@ -142,23 +141,12 @@ def _mapped(job: partial[None], batches: list[pd.DataFrame], workers: int) -> It
     if workers == 1:
         yield map(job, batches)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=obey) as pool:
         try:
             yield pool.map(job, batches)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    # A worker would outlive a killed parent, and go on writing into the folder that the next run clears.
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def simulate(layout: str, seed: int, cohort: pd.DataFrame) -> tuple[np.ndarray, list[np.ndarray]]:

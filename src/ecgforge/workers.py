@@ -1,0 +1,32 @@
+"""Worker processes that go with whoever started them: those of a pool would wait for work for ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import suppress
+
+
+def obey() -> None:
+    """Leave Ctrl-C to the parent, and end with it; a worker calls this at its start."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """When the parent is gone, kill this process and all that it has started."""
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    import psutil
+
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os.kill(os.getpid(), signal.SIGKILL)
