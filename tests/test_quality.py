@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from statistics import NormalDist
 
@@ -10,11 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
 from ecgforge.quality import distribution, intervals, manifold, memorisation, physiology, two_sample, views
 from ecgforge.quality.assess import assess
+from ecgforge.quality.flags import flags
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 
@@ -447,6 +450,27 @@ def test_an_attack_as_counted_by_hand() -> None:
     assert memorisation.membership_auc(training, held_out, synthetic[:1]) == 0.75
 
 
+def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
+    rng = np.random.default_rng(0)
+    training, synthetic = rng.standard_normal((2, 3 * memorisation.PART + 5, 4))
+    distances, own = cdist(synthetic, training), cdist(training, training)
+    np.fill_diagonal(own, np.inf)
+    np.testing.assert_array_equal(memorisation.nearest(synthetic, training), distances.min(axis=1))
+    authentic = distances.min(axis=1) > own.min(axis=1)[distances.argmin(axis=1)]
+    assert memorisation.authenticity(training, synthetic) == authentic.mean()
+
+
+def test_memory_does_not_grow_with_training_times_synthetic_records() -> None:
+    training, held_out, synthetic = np.random.default_rng(0).standard_normal((3, 4000, 2))
+    tracemalloc.start()
+    memorisation.scores(training, held_out, synthetic)
+    memorisation.authenticity(training, synthetic)
+    memorisation.membership_auc(training, held_out, synthetic)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 4000**2 / 4, "a quarter of a whole matrix of distances"
+
+
 def test_copied_records_are_found_however_they_are_shifted(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     train, test = real
     rng = np.random.default_rng(0)
@@ -473,6 +497,15 @@ def test_views_show_every_record_and_repeat(laws: dict[str, np.ndarray]) -> None
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # numba compiles for half a minute, and for minutes on a busy machine
+@pytest.mark.parametrize(("low", "floor", "expected"), [(0.2, 0.17, []), (0.2, 0.01, ["Memorised"])])
+def test_of_a_few_records_strangers_are_near_too(low: float, floor: float, expected: list[str]) -> None:
+    """A share of copies counts beyond that of real records."""
+    metrics = {"copied_share": (low, floor), "membership_auc": (0.4, 0.5), "c2st_accuracy": (0.5, 0.5), "recall": (0.9, 0.9)}
+    rows = [("all", name, value, value, value, at, 1.0) for name, (value, at) in metrics.items()]
+    scores = pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor", "ceiling"])
+    assert [flag.split(":")[0] for flag in flags(scores)] == expected
+
+
 def test_umap_is_drawn_when_asked_for(laws: dict[str, np.ndarray]) -> None:
     features = np.concatenate([laws["first"], laws["noise"]])
     flat = views.flatten(features, seed=0, views=("umap", "pca"))

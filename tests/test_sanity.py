@@ -109,8 +109,9 @@ def value(scores: pd.DataFrame, metric: str, column: str = "value") -> float:
 
 
 def test_copies_are_flagged_as_memorised(scores: dict[str, pd.DataFrame]) -> None:
-    (flag,) = flags(scores["copies"])
-    assert flag.startswith("Memorised")
+    near, told = flags(scores["copies"])
+    assert near.startswith("Memorised: 100% of them are nearer")
+    assert told.startswith("Memorised: they tell who was trained on")
     assert value(scores["copies"], "nearest_ratio") == pytest.approx(0, abs=1e-6)
 
 

@@ -1,4 +1,7 @@
-"""Do leads belong together? They are views of one heart, which a generator that makes them one by one forgets."""
+"""Do leads belong together? They are views of one heart, which a generator that makes them one by one forgets.
+
+There is no residual of Einthoven's law here: no record set has III, aVR, aVL or aVF, which follow from I and II exactly.
+"""
 
 from __future__ import annotations
 
