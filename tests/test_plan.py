@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from ecgforge.params import Params
+from ecgforge.records.record_set import About, write_record_set
 from ecgforge.stages import plan as stage
 from ecgforge.study import plan
 
@@ -49,6 +52,9 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
     assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
     assert found["transfer"].steps == {"resnet1d": len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps}
+    # Of fewer real records each classifier: real ones alone, synthetic ones alone, and both.
+    assert found["size"].steps == {"resnet1d": 3 * len(sweeps.size) * len(sweeps.seeds) * steps}
+    assert found["sweep_real"].steps["resnet1d"] == len(sweeps.transfer) * len(sweeps.seeds) * steps
     # Of each of three rhythms, for each of three datasets.
     drawn = params.active.synthesis
     assert isinstance(drawn.train, int)
@@ -60,6 +66,33 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["mixture"].drawn == {"diffwave": 30 + 25 + 25}
     varied = params.generator("diffwave").ablations
     assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}
+
+
+def test_prepared_records_count_for_their_own_profile_alone(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo, sample = params.with_profile("demo"), params.with_profile("sample")
+    prepared_set(demo, stage.PREPARED / "ptbxl")
+    assert stage._counts(demo, "ptbxl") == {"SR": 2, "AFIB": 1}
+    assert sum(stage._counts(sample, "ptbxl").values()) > 100, "of the source, since the records are of the demo"
+    source = demo.active.sources["ptbxl"].model_copy(update={"records": 2000})
+    active = demo.active.model_copy(update={"sources": {**demo.active.sources, "ptbxl": source}})
+    assert sum(stage._counts(demo.model_copy(update={"profiles": {"demo": active}}), "ptbxl").values()) == pytest.approx(1600, abs=7)
+    preparation = demo.active.preparation.model_copy(update={"min_records": 1})
+    active = demo.active.model_copy(update={"preparation": preparation})
+    assert sum(stage._counts(demo.model_copy(update={"profiles": {"demo": active}}), "ptbxl").values()) > 100
+
+
+def prepared_set(params: Params, folder: Path) -> None:
+    """Write three training records as the profile in use prepares them."""
+    made = {
+        "preprocessing": params.preprocessing.model_dump(mode="json"),
+        "preparation": params.active.preparation.model_dump(mode="json"),
+        "by_dataset": {"ptbxl": {"catalogue": params.source("ptbxl").records, "records": 3}},
+    }
+    ids = ["1", "2", "3"]
+    table = pd.DataFrame({"id": ids, "patient": ids, "dataset": "ptbxl", "rhythm": ["SR", "AFIB", "SR"], "split": "train"})
+    with write_record_set(folder, About(100, 10, "mV", ("SR", "AFIB"), "simulated", made)) as writer:
+        writer.append(np.zeros((3, 8, 10), np.float32), table.assign(age=50.0, sex="F", origin="simulated"))
 
 
 @pytest.mark.slow

@@ -17,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.params import Params, Swept
+from ecgforge.records import rhythms
 from ecgforge.records.leads import LEADS, STANDARD_LEADS
 from ecgforge.records.record_set import COLUMNS, SPLITS, About, write_record_set
 from ecgforge.report import ecg_paper, evidence, figures, page, tables
+from ecgforge.stages import report as stage
 from ecgforge.study.verdicts import Claim, Verdict, any_gain
 
 RHYTHMS = ("SR", "AFIB")
@@ -134,7 +137,7 @@ def sweeps(dataset: str, generator: str) -> list[dict[str, Any]]:
     points += [("", "scratch", point, "TrRTeR", mean) for point, mean in (("5", 0.2), ("20", 0.4))]
     points += [(generator, "fine-tuning, all", point, "TrSTeR", mean) for point, mean in (("2", 0.1), ("5", 0.3), ("20", 0.65))]
     points += [(generator, f"mixture, {how}", "50", "TrRSTeR", 0.5) for how in ("proportion", "balance")]
-    points += [(generator, "size", "20", setting, 0.45) for setting in ("TrSTeR", "TrRSTeR")]
+    points += [(generator, "size", "20", setting, 0.45) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")]
     points += [(generator, "ablation", "guidance 1", "TrSTeR", 0.33), (generator, "hospitals", "chapman, real", "TrRTeR", 0.37)]
     rows = [("resnet1d", *point) for point in points]
     rows += [("majority", "", "", "", "TrRTeR", 0.05)]
@@ -297,6 +300,10 @@ def test_runs_that_the_store_no_longer_has_leave_no_dead_links(inputs, tmp_path)
     assert 'href="#run-' not in text
 
 
+def test_every_rhythm_has_its_name_in_class_order():
+    assert tuple(page.RHYTHMS) == rhythms.RHYTHMS
+
+
 def test_verdicts_come_with_their_largest_and_smallest_effect(report):
     table = Tables(report).tables["Verdicts"]
     assert table[2] == [
@@ -320,6 +327,22 @@ def test_sweeps_have_curves_and_tables(report):
     assert found[f"Tested on ptbxl, trained elsewhere, {GENERATORS[0]}"][1:] == [["chapman, real", "0.37 0.27 to 0.47"]]
     for title in evidence.CURVES:
         assert f'alt="{title}: macro-F1' in report
+
+
+def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):
+    def told(**changed):
+        made = {**inputs.made, "commands": {"sweeps": "dvc repro mixture"}}
+        page.write(replace(inputs, made=made, **changed), tmp_path / "report.html")
+        return (tmp_path / "report.html").read_text()
+
+    some = told()
+    assert "No sweeps on chapman: " in some
+    assert "dvc repro mixture" in some
+    params = Params.read(Path(__file__).parents[1] / "params.yaml")
+    nowhere = params.model_copy(update={"swept": Swept(datasets=[], generators=[], hospitals=[])})
+    none = told(sweeps=inputs.sweeps[inputs.sweeps["sweep"] == ""], variations=stage._variations(nowhere))
+    assert "No sweeps on ptbxl, chapman: " in none
+    assert "dvc repro mixture" not in none
 
 
 def test_a_curve_has_each_level_once_and_no_baseline():

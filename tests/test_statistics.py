@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +166,21 @@ def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
     assert figure(paired, "macro", "accuracy", "high") - figure(paired, "macro", "accuracy", "low") < 0.6 * unpaired
     assert figure(paired, "macro", "accuracy", "low") > 0
     assert figure(paired, "macro", "accuracy", "p") == pytest.approx(2 / 401)
+
+
+@pytest.mark.parametrize("comparisons", [24, 216])
+def test_an_interval_that_holds_with_many_others_is_as_wide_as_it_says(comparisons: int) -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 3, 400)
+    first, second = (skilled(truth, accuracy, rng) for accuracy in (0.6, 0.7))
+    together = {"confidence": 1 - 0.05 / comparisons, "resamples": 300, "seed": 0}
+    table = statistics.difference(truth, first[None], second[None], np.arange(400), RHYTHMS, **together)
+    right = (second.argmax(1) == truth).astype(float) - (first.argmax(1) == truth)
+    expected = 2 * NormalDist().inv_cdf(1 - 0.025 / comparisons) * right.std() / np.sqrt(400)
+    width = figure(table, "macro", "accuracy", "high") - figure(table, "macro", "accuracy", "low")
+    # 300 resamples alone reach some 2.9 standard deviations to each side, and 3.1 and 3.7 are needed.
+    assert width == pytest.approx(expected, rel=0.05)
+    assert table[["low", "high"]].mean(axis=1).to_numpy() == pytest.approx(table["estimate"].to_numpy())
 
 
 def test_a_setting_does_not_differ_from_itself() -> None:

@@ -46,6 +46,13 @@ def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
     assert word(found, "Synthetic records beside those of one dataset hardly help") == expected
 
 
+@pytest.mark.parametrize(("patients", "expected"), [(verdicts.FEWEST - 1, "undecided"), (verdicts.FEWEST, "contradicted")])
+def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> None:
+    found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 1.0})
+    few = found[found["id"].astype(int) < patients]
+    assert word(few, "Synthetic records beside those of one dataset hardly help") == expected
+
+
 def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it() -> None:
     several = {arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 0.5, arm("TrRSTeR", "time_vqvae"): 0.9}
     assert word(study(several), "Synthetic records beside those of one dataset hardly help") == "contradicted"
@@ -64,6 +71,16 @@ def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> No
 def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: str) -> None:
     found = study({arm("TrSTeR", "diffwave"): 0.7, arm("TrSTeR", "time_diffusion"): 0.4, arm("TrSTeR", "time_vqvae"): vqvae})
     assert word(found, "Time-VQVAE's records are the best") == expected
+
+
+@pytest.mark.parametrize(
+    ("best", "beginning"), [("time_vqvae", "Time-VQVAE's records are the best"), ("beat_diffusion", "Beat-Diffusion's")]
+)
+def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) -> None:
+    found = {arm("TrSTeR", "diffwave"): 0.5, arm("TrSTeR", best): 0.9}
+    assert word(study(found), beginning) == "not tested"
+    others = {arm("TrSTeR", name): 0.5 for name in verdicts.STUDYS_OWN if name != best}
+    assert word(study(found | others), beginning) == "supported"
 
 
 @pytest.mark.parametrize(("tuned", "expected"), [(0.5, "supported"), (0.7, "undecided"), (0.9, "contradicted")])
@@ -86,10 +103,11 @@ def test_few_real_records_are_compared_with_as_few() -> None:
         arm("TrRTeR"): 0.9,
         arm("TrRTeR", sweep="scratch", point="5"): 0.4,
         arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.4,
+        arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.6,
+        arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.6,
     }
     assert word(study(few), "With few real records, pre-training") == "supported"
-    assert word(study(few), "With few real records, a generator of those few") == "contradicted"
+    assert word(study(few), "With few real records, a generator of those few") == "contradicted", "those few, and not as many others"
 
 
 def test_hospitals_are_compared_with_the_same_without_synthetic_records() -> None:

@@ -20,7 +20,7 @@ CURVES = {  # sweeps whose points are percentages, by the figure that shows them
         "fine-tuning, gradual": "pre-trained, gradually unfrozen",
     },
     "Fewer real records, for generator and classifier": {
-        "scratch": "real records alone (TrRTeR)",
+        "size TrRTeR": "real records alone (TrRTeR)",
         "size TrRSTeR": "real and synthetic (TrRSTeR)",
         "size TrSTeR": "synthetic alone (TrSTeR)",
     },

@@ -23,7 +23,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.report import ecg_paper, evidence, figures, tables
 from ecgforge.study.settings import AUGMENTED, SETTINGS
-from ecgforge.study.verdicts import SMALL, Verdict
+from ecgforge.study.verdicts import FEWEST, SMALL, Verdict
 
 RHYTHMS = {
     "SR": "sinus rhythm",
@@ -144,6 +144,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "settings": {name: _meaning(name) for name in tables.SETTINGS},
         "verdicts": evidence.verdicts(inputs.verdicts),
         "small": SMALL,
+        "fewest": FEWEST,
         "splits": SPLITS,
         "metrics": METRICS,
         "scores": SCORES,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
@@ -12,6 +15,7 @@ from ecgforge.tracking.runs import DatasetInput
 UNFINISHED = Path(".ecgforge/unfinished")  # outside the stages' outputs, which DVC clears before it starts them
 
 DRAWN = Path(".ecgforge/drawn")  # synthetic records that a sweep needs while it runs
+LOCK = ".lock"  # beside each of these
 
 
 def checkpoints(identity: str) -> Path:
@@ -22,6 +26,18 @@ def checkpoints(identity: str) -> Path:
 def curves(identity: str) -> Path:
     """Return the file of a run's curves that are not sent yet."""
     return checkpoints(identity) / "curves.jsonl"
+
+
+@contextmanager
+def held(drawn: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a folder of `DRAWN` while the block lasts; that of a killed process is held by nobody, and `ecgforge gc` removes it.
+
+    Raises:
+        filelock.Timeout: another process still holds it after so many seconds; less than 0 waits for ever.
+    """
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(drawn.with_name(f"{drawn.name}{LOCK}"), timeout):
+        yield
 
 
 def record_inputs(sets: Iterable[tuple[str, RecordSet]]) -> list[DatasetInput]:

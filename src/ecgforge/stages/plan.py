@@ -13,9 +13,9 @@ from rich.table import Table
 
 from ecgforge.classifiers import base as classifiers
 from ecgforge.generators import base as generators
-from ecgforge.params import Params, PhysionetSource, SimulatedSource, checked
+from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
 from ecgforge.records.leads import LEADS
-from ecgforge.records.record_set import RecordSet
+from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.study import plan
 
@@ -29,7 +29,7 @@ PARTS = 3  # of steps that are timed, after one to warm up
 def show(params: Params) -> None:
     """Print a table of the stages: cells, trainings, records drawn, and hours, from a few steps of each network timed here."""
     counts = {dataset: _counts(params, dataset) for dataset in params.datasets}
-    known = all((PREPARED / dataset).exists() for dataset in params.datasets)
+    known = all(_prepared(params, dataset) for dataset in params.datasets)
     rhythms = max(map(len, counts.values()))
     torch.set_num_threads(params.active.compute.threads)
     step = _seconds_a_step(params, rhythms)
@@ -57,11 +57,33 @@ def show(params: Params) -> None:
 
 def _counts(params: Params, dataset: str) -> dict[str, int]:
     """Training records by rhythm."""
-    if (PREPARED / dataset).exists():
-        return RecordSet.open(PREPARED / dataset).split("train").counts()
-    sources = params.sources if dataset == "merged" else [dataset]
-    records = sum(_expected(params, source) for source in sources)
+    if found := _prepared(params, dataset):
+        return found.split("train").counts()
+    records = sum(_expected(params, source) for source in _sources(params, dataset))
     return dict.fromkeys(RHYTHMS, round(TRAINED * records / len(RHYTHMS)))
+
+
+def _sources(params: Params, dataset: str) -> list[str]:
+    return [source for pair in params.merged for source in (pair.first, pair.second)] if dataset == "merged" else [dataset]
+
+
+def _prepared(params: Params, dataset: str) -> RecordSet | None:
+    """The prepared dataset, where it is there and, as far as about.json tells, that of the profile in use and not of another."""
+    if not (PREPARED / dataset).exists():
+        return None
+    found = RecordSet.open(PREPARED / dataset)
+    made, sources = found.about.made, _sources(params, dataset)
+    wanted = {"preprocessing": params.preprocessing, "preparation": params.active.preparation}
+    same = all(made[name] == section.model_dump(mode="json") for name, section in wanted.items()) and set(made["by_dataset"]) == {*sources}
+    return found if same and all(_holds(found.about, params, source) for source in sources) else None
+
+
+def _holds(about: About, params: Params, name: str) -> bool:
+    """Whether a set may be of the source: it does not say where real records are from."""
+    source = params.source(name)
+    if isinstance(source, SimulatedSource):
+        return about.origin != "real" and about.made["by_dataset"][name]["catalogue"] == source.records
+    return isinstance(source, FolderSource) or about.origin != "simulated"
 
 
 def _expected(params: Params, name: str) -> int:

@@ -20,6 +20,7 @@ from ecgforge.stages.sweeps import KINDS
 from ecgforge.study import predictions, verdicts
 from ecgforge.study.settings import AUGMENTATION
 from ecgforge.tracking import lookup
+from ecgforge.tracking.runs import uncommitted
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
 RESULTS = Path("results")
@@ -91,7 +92,8 @@ def _main(everything: pd.DataFrame) -> pd.DataFrame:
 
 def _variations(params: Params) -> pd.DataFrame:
     places = [(dataset, generator) for dataset in params.swept.datasets for generator in params.swept.generators]
-    return pd.concat([pd.read_csv(RESULTS / "ablation" / dataset / generator / "variations.csv") for dataset, generator in places])
+    parts = [pd.read_csv(RESULTS / "ablation" / dataset / generator / "variations.csv") for dataset, generator in places]
+    return pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
 
 
 def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
@@ -139,13 +141,16 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
 
 def _made(params: Params) -> dict[str, Any]:
     commit = _git("rev-parse", "--short", "HEAD")
+    parameters = params.active.model_dump(exclude={"compute"})
+    for kind, used in (("sources", params.sources), ("generators", params.generators)):
+        parameters[kind] = {name: parameters[kind][name] for name in used}
     packages = ("ecgforge", "torch", "pytorch-lightning", "mlflow", "dvc", "numpy", "scikit-learn", "wfdb")
     return {
         "profile": params.profile,
         "commit": commit,
-        "dirty": bool(_git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock")),
+        "dirty": uncommitted(),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
-        "parameters": {"preprocessing": params.preprocessing.model_dump(), **params.active.model_dump(exclude={"compute"})},
+        "parameters": {"preprocessing": params.preprocessing.model_dump(), **parameters},
         "commands": COMMANDS,
     }
 

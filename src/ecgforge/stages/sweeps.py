@@ -22,7 +22,7 @@ from ecgforge.generators.train import train as train_generator
 from ecgforge.params import GeneratorSettings, Params
 from ecgforge.quality import assess
 from ecgforge.records.record_set import RecordSet, aligned
-from ecgforge.stages.inputs import DRAWN, checkpoints, curves, digests, record_inputs
+from ecgforge.stages.inputs import DRAWN, checkpoints, curves, digests, held, record_inputs
 from ecgforge.stages.train_generator import code_of
 from ecgforge.stages.trials import Bench, Trial
 from ecgforge.study import mixtures
@@ -68,7 +68,7 @@ def on_real(params: Params, dataset: str, real: Path, out: Path) -> None:
         for settings in sweeps.backbones:
             trial = Trial("TrRTeR", diet("real", records, None, 0, 0), test, sweep="backbones", settings=settings)
             bench.train(trial, seed)
-        for percent in sorted({*sweeps.transfer, *sweeps.size} - {100}):
+        for percent in sorted({*sweeps.transfer} - {100}):
             bench.train(Trial("TrRTeR", _part(records, percent, seed), test, sweep="scratch", point=f"{percent:g}"), seed)
     bench.finish(out)
 
@@ -116,7 +116,8 @@ def transfer(arm: Arm, out: Path) -> None:
 
 
 def size(arm: Arm, out: Path) -> None:
-    """Train the generator on a share of the real records, and help a classifier that has the same share."""
+    """Train the generator on a share of the real records, and help a classifier that has the same records of them, and no others: so
+    TrRTeR is trained on these, too."""
     profile, bench, test = arm.params.active, arm.bench(), arm.real.split("test")
     settings = arm.params.generator(arm.generator)
     for percent in profile.sweeps.size:
@@ -125,7 +126,7 @@ def size(arm: Arm, out: Path) -> None:
         wanted = synthesis.counts(few.about.rhythms, profile.synthesis, len(few.split("train")))
         with _drawn(arm, f"size {percent:g}", generator, settings.sampling, wanted) as synthetic:
             for seed in profile.sweeps.seeds:
-                for name in ("TrSTeR", "TrRSTeR"):
+                for name in ("TrRTeR", "TrSTeR", "TrRSTeR"):
                     meal = diet(SETTINGS[name].trained_on, few, synthetic, profile.study.synthetic_share, seed)
                     bench.train(Trial(name, meal, test, sweep="size", point=f"{percent:g}"), seed)
     bench.finish(out)
@@ -224,8 +225,9 @@ def _drawn(
     """Draw records that are needed for the length of a block, in a folder of their own."""
     profile, folder = arm.params.active, DRAWN / f"{arm.dataset}-{arm.generator}-{purpose.replace(' ', '-')}"
     made = {"sampling": sampling, "wanted": json.loads(json.dumps(wanted))}
-    try:
-        synthesis.synthesize(generator, arm.generator, sampling, wanted, profile.synthesis, profile.compute, arm.real, made, folder)
-        yield RecordSet.open(folder)
-    finally:
-        remove(folder)
+    with held(folder):
+        try:
+            synthesis.synthesize(generator, arm.generator, sampling, wanted, profile.synthesis, profile.compute, arm.real, made, folder)
+            yield RecordSet.open(folder)
+        finally:
+            remove(folder)

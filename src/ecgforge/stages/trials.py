@@ -28,8 +28,6 @@ from ecgforge.tracking import models, runs
 from ecgforge.training import fit
 from ecgforge.training.batches import Records
 
-STEPS_OF_UNFREEZING = 3  # head, then the upper half, then all
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -77,8 +75,7 @@ class Bench:
         identity = runs.identity(cell, tree, digests(inputs) | weights | _chosen(trial), code)
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
             rhythms = trial.meal.train[0].about.rhythms
-            scale = Records(trial.meal.train).scale()
-            classifier = base.load(trial.start) if trial.start else base.create(settings, rhythms, scale, seed)
+            classifier = base.load(trial.start) if trial.start else base.create(settings, rhythms, Records(trial.meal.train).scale(), seed)
             outcome = _fit(classifier, trial, self.params, settings.training, seed, checkpoints(identity), run.log)
             found = _predict(classifier, trial.test)
             run.summary({**predictions.summary(found, rhythms), "best_validation_macro_f1": outcome.best, "steps": outcome.steps})
@@ -182,10 +179,10 @@ def _fit(
         def log_on(figures: dict[str, float], step: int, done: int = steps) -> None:
             log(figures, done + step)
 
-        place = folder / f"{parts} parts"
+        place, own_seed = folder / f"{parts} parts", seed * len(depths) + number  # no phase draws as one of another seed
         objective = classifier.objective(parts, change)
         outcome = fit.fit(
-            objective, trial.meal.train, trial.meal.validation, each, params.active.compute, seed=seed + number, folder=place, log=log_on
+            objective, trial.meal.train, trial.meal.validation, each, params.active.compute, seed=own_seed, folder=place, log=log_on
         )
         steps += outcome.steps
     return fit.Outcome(steps, outcome.best, outcome.stopped_early)

@@ -42,7 +42,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     steps, backbone = profile.classifier.training.steps, profile.classifier.backbone
     arms = sets * len(generators)
     yield Work("acquire", len(params.sources))
-    yield Work("prepare, merge", len(params.sources) + 1)
+    yield Work("prepare, merge", len(params.sources) + len(params.merged))
     yield from _tuning(params, sets)
     yield Work("train_generator", arms, trainings=dict.fromkeys(generators, sets))
     drawn = sum(_as_real(params, real[dataset]) for dataset in params.datasets)
@@ -78,7 +78,7 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
     seeds = len(sweeps.seeds)
     once = {settings.backbone: seeds * settings.training.steps for settings in sweeps.backbones}
     steps = seeds * main.training.steps
-    shares = len({*sweeps.transfer, *sweeps.size} - {100})
+    shares = len({*sweeps.transfer} - {100})
     drawn = sum(_as_real(params, real[dataset]) for dataset in swept.datasets)
     yield Work("sweep_real", sets, {main.backbone: sets * shares * steps, **{name: sets * count for name, count in once.items()}})
     yield Work("backbones", arms, {name: 2 * arms * count for name, count in once.items()})
@@ -91,7 +91,7 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
     yield Work(
         "size",
         arms,
-        {main.backbone: arms * 2 * fewer * steps},
+        {main.backbone: arms * 3 * fewer * steps},  # TrRTeR, TrSTeR, TrRSTeR
         dict.fromkeys(swept.generators, sets * fewer),
         dict.fromkeys(swept.generators, math.ceil(sum(sweeps.size) / 100 * drawn)),
     )

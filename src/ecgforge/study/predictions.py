@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.study import statistics
 
 KEYS = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
-BLANK = ["generator", "sweep", "point"]  # keys that may be empty
+FACTS = ["id", "patient", "truth"]  # of a test record
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
 
@@ -79,19 +80,24 @@ def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def write(tested: Sequence[Tested], folder: Path) -> None:
-    """Write predictions.csv, and cells.csv with the identity of the run behind each, to `folder`, whole."""
+    """Write predictions.csv, and cells.csv with the identity of the run behind each, to `folder`, whole; where nothing was tested, their
+    headers alone."""
     predictions = [one.predictions.assign(**asdict(one.who))[[*KEYS, *one.predictions.columns]] for one in tested]
+    cells = [{**asdict(one.who), "cell": one.cell} for one in tested]
     with whole(folder) as scratch:
         scratch.mkdir()
-        pd.concat(predictions, ignore_index=True).to_csv(scratch / "predictions.csv", index=False)
-        pd.DataFrame([{**asdict(one.who), "cell": one.cell} for one in tested]).to_csv(scratch / "cells.csv", index=False)
+        found = pd.concat(predictions, ignore_index=True) if predictions else pd.DataFrame(columns=[*KEYS, *FACTS])
+        found.to_csv(scratch / "predictions.csv", index=False)
+        pd.DataFrame(cells, columns=[*KEYS, "cell"]).to_csv(scratch / "cells.csv", index=False)
 
 
 def read(folders: Iterable[Path]) -> pd.DataFrame:
     """Read the predictions of several cells into one table."""
-    types = dict.fromkeys(["id", "patient", *BLANK], str)
-    parts = [pd.read_csv(folder / "predictions.csv", dtype=types) for folder in folders]
-    return pd.concat(parts, ignore_index=True).fillna(dict.fromkeys(BLANK, ""))
+    # Only probabilities may be missing: a patient called NA is a name. Interned, since each is there many times.
+    names = dict.fromkeys([*KEYS[:-1], *FACTS], sys.intern)
+    parts = [pd.read_csv(folder / "predictions.csv", converters=names) for folder in folders]
+    # An empty table knows no types, and would take them from the others.
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 A claim is a list of comparisons, each a difference of two arms on the same test records (see `statistics.difference`). Their intervals
 hold together at the study's confidence: each is as much wider as there are comparisons (Bonferroni). A claim that needs all of them is
-supported when all show it; one that needs any is contradicted when none can hold.
+supported when all show it, and not tested where one of them was not run; one that needs any is contradicted when none can hold.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from ecgforge.study import predictions, statistics
 from ecgforge.study.settings import AUGMENTATION
 
 SMALL = 0.02  # of a figure between 0 and 1: a smaller gain is not worth a generator; our choice
+FEWEST = 30  # test patients: resamples of fewer say little about others, so they decide nothing; our choice
 MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
 F1 = ("f1",)
 STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
@@ -42,7 +44,8 @@ class Verdict:
     """What became of a claim.
 
     Attributes:
-        comparisons: dataset, first, second (in words), metric, estimate, low, high, p.
+        comparisons: dataset, first, second (in words), metric, estimate, low, high, p; of fewer than `FEWEST` test patients without
+            limits, which no rule finds above or below anything.
     """
 
     claim: Claim
@@ -51,13 +54,15 @@ class Verdict:
 
 
 def judge(found: pd.DataFrame, claims: Iterable[Claim], confidence: float, resamples: int) -> list[Verdict]:
-    """Judge claims by the predictions of all cells; a claim none of whose arms was run is not tested."""
+    """Judge claims by the predictions of all cells; a claim is not tested if none of its pairs was run, or not all that it needs."""
     return [_judged(found, claim, confidence, resamples) for claim in claims]
 
 
 def _judged(found: pd.DataFrame, claim: Claim, confidence: float, resamples: int) -> Verdict:
     arms = [(dataset, first, second, _rows(found, dataset, first), _rows(found, dataset, second)) for dataset, first, second in claim.pairs]
     arms = [arm for arm in arms if len(arm[3]) and len(arm[4])]
+    if claim.rule in NEED_ALL and len(arms) < len(claim.pairs):
+        arms = []
     together = 1 - (1 - confidence) / max(1, len(arms) * len(claim.metrics))
     tables = []
     for dataset, first, second, before, after in arms:
@@ -66,6 +71,8 @@ def _judged(found: pd.DataFrame, claim: Claim, confidence: float, resamples: int
         rhythms = predictions.rhythms(before)
         table = statistics.difference(truth, one, other, patients, rhythms, confidence=together, resamples=resamples, seed=0)
         table = table[(table["rhythm"] == statistics.MACRO) & table["metric"].isin(claim.metrics)].drop(columns="rhythm")
+        if len(np.unique(patients)) < FEWEST:
+            table = table.assign(low=np.nan, high=np.nan)
         tables.append(table.assign(dataset=dataset, first=_words(first), second=_words(second)))
     if not tables:
         return Verdict(claim, "not tested", pd.DataFrame(columns=["dataset", "first", "second", "metric", "estimate", "low", "high", "p"]))
@@ -103,6 +110,9 @@ def always_better(rows: pd.DataFrame) -> tuple[bool, bool]:
 def always_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
     """Worse in every comparison; against it, that it is better in some."""
     return bool((rows["high"] < 0).all()), bool((rows["low"] > 0).any())
+
+
+NEED_ALL = (always_better, always_worse)  # of a claim's pairs: the best of two is not the best of three
 
 
 def some_arm_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
@@ -177,7 +187,7 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
         Claim(
             "With few real records, a generator of those few helps.",
             False,
-            swept("size", "TrRSTeR", lambda row: arm("TrRTeR", sweep="scratch", point=row["point"])),
+            swept("size", "TrRSTeR", lambda row: arm("TrRTeR", row["generator"], "size", row["point"])),
             any_gain,
         ),
         Claim(

@@ -1,0 +1,79 @@
+"""Trials of classifiers: what the phases of a gradual unfreezing draw, and how they are taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save
+
+from ecgforge.classifiers import base
+from ecgforge.params import ClassifierSettings, Params, Training
+from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.stages import trials
+from ecgforge.study.settings import Diet
+from ecgforge.training.fit import Outcome
+
+PARAMS = Params.read(Path(__file__).parent.parent / "params.yaml")
+RHYTHMS = ("SR", "AFIB")
+
+
+@dataclass(frozen=True)
+class Watched(RecordSet):
+    """Records that note which of them are read together."""
+
+    read: list[bytes] = field(default_factory=list)
+
+    def signals(self, index: np.ndarray | slice | None = None) -> np.ndarray:
+        self.read.append(self.rows[slice(None) if index is None else index].tobytes())
+        return super().signals(index)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> RecordSet:
+    table = pd.DataFrame({"id": [f"r{i}" for i in range(64)], "rhythm": [RHYTHMS[i % 2] for i in range(64)]})
+    table = table.assign(patient=table["id"], dataset="ptbxl", split="train", age=50, sex="", origin="simulated")
+    with write_record_set(tmp_path / "set", About(100, 100, "mV", RHYTHMS, "simulated", {})) as writer:
+        writer.append(np.random.default_rng(0).normal(size=(64, 8, 100)), table)
+    return RecordSet.open(tmp_path / "set")
+
+
+def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None = None) -> tuple[Outcome, bytes, list[int], list[bytes]]:
+    """Unfreeze a classifier gradually; return the outcome, its weights, the steps of its curve and the batches it was trained on."""
+    training = Training(
+        steps=30,
+        batch_size=16,
+        learning_rate=0.001,
+        weight_decay=0.0,
+        warmup_steps=0,
+        gradient_clip=1.0,
+        ema_decay=0.0,
+        balance=0.0,
+        evaluate_every=2,
+        patience=patience,
+    )
+    network = {"widths": [8, 16, 16], "stem_stride": 2, "kernel": 5, "dropout": 0.1}
+    settings = ClassifierSettings(backbone="resnet1d", network=network, training=training)
+    classifier, steps = base.create(settings, RHYTHMS, torch.ones(8), seed=0), []
+    watched = Watched(records.folder, records.about, records.records, records.rows)
+    trial = trials.Trial("TrSTeR", Diet([watched], [records]), records, start=folder, method="gradual", settings=settings)
+    outcome = trials._fit(classifier, trial, PARAMS, training, seed, folder, lambda _, step: steps.append(step))
+    weights = save({key: value.contiguous() for key, value in classifier.state_dict().items()})
+    return outcome, weights, steps, watched.read
+
+
+def test_no_phase_of_an_unfreezing_draws_the_batches_of_another_or_of_another_seed(records: RecordSet, tmp_path: Path) -> None:
+    batches = [batch for seed in range(3) for batch in unfrozen(records, seed, tmp_path / str(seed))[3]]
+    assert len(batches) >= 3 * 30
+    assert len(set(batches)) == len(batches)
+
+
+def test_an_unfreezing_that_was_over_is_taken_up_with_the_same_weights(records: RecordSet, tmp_path: Path) -> None:
+    outcome, weights, steps, _ = unfrozen(records, 0, tmp_path / "c", patience=1)
+    assert len(steps) < 15, "a phase stopped early"
+    again, same, rest, _ = unfrozen(records, 0, tmp_path / "c", patience=1)
+    assert (again, same, rest) == (outcome, weights, [])
