@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +71,20 @@ class Network(nn.Module):
         return Objective(self, list(self.parameters()), loss, loss, mean_losses, "loss", higher_is_better=False)
 
 
-def run(records: RecordSet, folder: Path, settings: Training, stop_at: int | None = None) -> tuple[Outcome, bytes, list[int]]:
+def scripted(network: Network, figures: Iterable[float]) -> Objective:
+    """The network's objective with `figures` for the validation losses, in order."""
+    left = iter(figures)
+    return replace(network.objective(), summarise=lambda _: {"loss": next(left)})
+
+
+def run(
+    records: RecordSet,
+    folder: Path,
+    settings: Training,
+    stop_at: int | None = None,
+    figures: Iterable[float] | None = None,
+    compute: Compute = COMPUTE,
+) -> tuple[Outcome, bytes, list[int]]:
     network, steps = Network(), []
 
     def log(_: dict[str, float], step: int) -> None:
@@ -76,7 +92,8 @@ def run(records: RecordSet, folder: Path, settings: Training, stop_at: int | Non
         if step == stop_at:
             raise RuntimeError("cut off")
 
-    outcome = fit(network.objective(), [records], [records], settings, COMPUTE, seed=3, folder=folder, log=log)
+    objective = scripted(network, figures) if figures else network.objective()
+    outcome = fit(objective, [records], [records], settings, compute, seed=3, folder=folder, log=log)
     return outcome, save(network.state_dict()), steps
 
 
@@ -91,6 +108,35 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(records: RecordSet
     assert same == weights
     assert steps == [10, 20, 30, 40]
     assert rest == [30, 40], "went on from the checkpoint at 20, and not from the start"
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize(("patience", "steps"), [(2, 40), (None, 60)])
+def test_a_training_that_has_ended_is_not_trained_on(
+    records: RecordSet, tmp_path: Path, ema_decay: float, patience: int | None, steps: int
+) -> None:
+    settings = training(steps=60, patience=patience, ema_decay=ema_decay)
+    ended = run(records, tmp_path / "c", settings, figures=[0.5, 0.3, 0.4, 0.45, 0.5, 0.5])
+    assert ended[0] == Outcome(steps, pytest.approx(0.3), stopped_early=steps < 60)
+    for _ in range(2):
+        assert run(records, tmp_path / "c", settings, figures=[0.2] * 6) == (*ended[:2], [])
+
+
+@pytest.mark.parametrize(("patience", "stop_at"), [(2, None), (None, None), (None, 40)])
+def test_a_folder_of_checkpoints_can_be_moved(records: RecordSet, tmp_path: Path, patience: int | None, stop_at: int | None) -> None:
+    settings, figures = training(steps=60, patience=patience), [0.5, 0.3, 0.4, 0.45, 0.5, 0.35]
+    outcome, weights, _ = run(records, tmp_path / "there", settings, figures=figures)
+    if stop_at:
+        shutil.rmtree(tmp_path / "there")
+        with pytest.raises(RuntimeError, match="cut off"):
+            run(records, tmp_path / "there", settings, stop_at, figures)
+    shutil.move(tmp_path / "there", tmp_path / "here")
+    assert run(records, tmp_path / "here", settings, figures=figures[3:])[:2] == (outcome, weights)
+
+
+def test_one_training_uses_one_device_however_many_there_are(records: RecordSet, tmp_path: Path) -> None:
+    two = COMPUTE.model_copy(update={"devices": 2})
+    assert run(records, tmp_path / "a", training(), compute=two) == run(records, tmp_path / "b", training())
 
 
 def test_seeds_decide_the_weights(records: RecordSet, tmp_path: Path) -> None:
@@ -150,6 +196,18 @@ def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(records: Rec
     state = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 20
     assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("figure", ["loss", "beside"])
+def test_a_validation_that_is_not_finite_is_divergence(records: RecordSet, tmp_path: Path, figure: str, value: float) -> None:
+    network, logged = Network(), []
+    figures = iter([{"loss": 0.5, "beside": 0.5}, {"loss": 0.4, "beside": 0.5, figure: value}])
+    objective = replace(network.objective(), summarise=lambda _: next(figures))
+    with pytest.raises(EcgforgeError, match=f"diverged at step 20: validation {figure} is {value};"):
+        fit(objective, [records], [records], training(), COMPUTE, seed=0, folder=tmp_path / "c", log=lambda _, at: logged.append(at))
+    assert logged == [10]
+    assert torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)["global_step"] == 10
 
 
 def test_batches_balance_rhythms_and_depend_on_seed_and_step_alone(records: RecordSet) -> None:

@@ -62,7 +62,6 @@ class Draws(Sampler[np.ndarray]):
 
     Attributes:
         step: where iteration starts.
-        rank, world: this process's share of each batch, where several train together.
     """
 
     def __init__(self, labels: np.ndarray, batch_size: int, balance: float, seed: int) -> None:
@@ -72,14 +71,12 @@ class Draws(Sampler[np.ndarray]):
         self._batch_size = batch_size
         self._seed = seed
         self.step = 0
-        self.rank, self.world = 0, 1
 
     def __iter__(self) -> Iterator[np.ndarray]:
         step = self.step
         while True:
-            draws = np.random.default_rng([self._seed, step]).random(self._batch_size * self.world)
-            index = np.searchsorted(self._cumulative, draws, side="right").clip(max=len(self._cumulative) - 1)
-            yield index[self.rank :: self.world]
+            draws = np.random.default_rng([self._seed, step]).random(self._batch_size)
+            yield np.searchsorted(self._cumulative, draws, side="right").clip(max=len(self._cumulative) - 1)
             step += 1
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -48,7 +49,7 @@ class _Loop(lightning.LightningModule):
         self._outputs: list[dict[str, Tensor]] = []
 
     def _drawn_seed(self, stream: int, step: int) -> int:
-        state = np.random.SeedSequence([self._seed, stream, step, self.global_rank]).generate_state(1, np.uint64)[0]
+        state = np.random.SeedSequence([self._seed, stream, step]).generate_state(1, np.uint64)[0]
         return int(state >> 1)
 
     def _noise(self, stream: int, step: int) -> torch.Generator:
@@ -63,9 +64,7 @@ class _Loop(lightning.LightningModule):
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
         if not torch.isfinite(loss):
-            raise EcgforgeError(
-                f"training diverged at step {self.global_step}: the loss is {loss.item()}; lower learning_rate or gradient_clip"
-            )
+            raise self._diverged("the loss", loss.item())
         for key, value in losses.items():
             self._sums[key] = self._sums.get(key, 0.0) + float(value.detach())
         return loss
@@ -76,10 +75,16 @@ class _Loop(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         figures = self._objective.summarise(self._outputs)
         self._outputs = []
-        self.log(self._objective.monitor, figures[self._objective.monitor], sync_dist=True)
+        for key, value in figures.items():
+            if not np.isfinite(value):  # before a checkpoint is written, so that the last one is good
+                raise self._diverged(f"validation {key}", value)
+        self.log(self._objective.monitor, figures[self._objective.monitor])
         curves = {f"train_{key}": total / self._settings.evaluate_every for key, total in self._sums.items()}
         curves |= {f"validation_{key}": value for key, value in figures.items()}
         self._send(curves, self.global_step)
+
+    def _diverged(self, figure: str, value: float) -> EcgforgeError:
+        return EcgforgeError(f"training diverged at step {self.global_step}: {figure} is {value}; lower learning_rate or gradient_clip")
 
     def configure_optimizers(self) -> Any:
         settings = self._settings
@@ -97,6 +102,23 @@ class _Loop(lightning.LightningModule):
         }
 
 
+class _Patience(EarlyStopping):
+    """Early stopping after which no later call goes on: Lightning keeps that it stopped in the checkpoint, and does not look at it."""
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+
+
+class _Best(ModelCheckpoint):
+    """The best checkpoint, in a folder that can be moved: Lightning keeps its absolute path, and forgets the best score at another."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = self.format_checkpoint_name({})
+        models = {here: state_dict["best_model_score"]}
+        moved = {"dirpath": self.dirpath, "best_model_path": here, "kth_best_model_path": here, "best_k_models": models}
+        super().load_state_dict(state_dict | moved)
+
+
 def fit(
     objective: Objective,
     train: Sequence[RecordSet],
@@ -110,6 +132,8 @@ def fit(
 ) -> Outcome:
     """Train, or go on training from the checkpoint in `folder`; `objective.module` ends up with the best weights.
 
+    Where the training in `folder` has ended, by its steps or early, nothing is trained. One training uses one device.
+
     Args:
         train, validation: record sets that are trained and validated on, each list taken as one.
         seed: decides batches and noise.
@@ -117,13 +141,13 @@ def fit(
         log: receives the curves (figures, step) at every evaluation.
 
     Raises:
-        EcgforgeError: the loss is no longer finite. The last good checkpoint stays in `folder`.
+        EcgforgeError: the loss, or a figure of the validation, is no longer finite. The last good checkpoint stays in `folder`.
     """
     torch.set_num_threads(compute.threads)
     records, held_out = Records(train), Records(validation)
     draws = Draws(records.labels, settings.batch_size, settings.balance, seed)
     loop = _Loop(objective, settings, draws, seed, log)
-    keep_best = ModelCheckpoint(
+    keep_best = _Best(
         folder,
         "best",
         monitor=objective.monitor,
@@ -132,14 +156,11 @@ def fit(
         enable_version_counter=False,
     )
     keep_last = ModelCheckpoint(folder, "last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, enable_version_counter=False)
-    stop = EarlyStopping(
-        objective.monitor, mode=keep_best.mode, patience=settings.patience or settings.steps, check_on_train_epoch_end=True
-    )
+    stop = _Patience(objective.monitor, mode=keep_best.mode, patience=settings.patience or settings.steps, check_on_train_epoch_end=True)
     callbacks: list[Callback] = [stop, keep_best, keep_last]
     if settings.ema_decay:
         callbacks.insert(0, WeightAveraging(multi_avg_fn=_warmed_up(settings.ema_decay), use_buffers=False))
     trainer = _trainer(settings, compute, callbacks)
-    draws.rank, draws.world = trainer.global_rank, trainer.world_size
     last = folder / "last.ckpt"
     try:
         with torch.random.fork_rng():
@@ -180,14 +201,13 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
     interactive = sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=compute.accelerator,
-        devices=compute.devices,
+        devices=1,  # Lightning would start the whole command again for each further one
         precision=precision,
         # An epoch of the loop is the stretch between two evaluations: Lightning resumes exactly at the end of an epoch only.
         max_epochs=settings.steps // settings.evaluate_every,
         limit_train_batches=settings.evaluate_every,
         gradient_clip_val=settings.gradient_clip,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         deterministic="warn" if on_gpu else True,
         logger=False,
         enable_progress_bar=interactive,
