@@ -12,8 +12,6 @@ help: ## Show these targets.
 
 repro: $(INSTALLED) ## Set up, then run the study of the profile named in params.yaml, and say where the results are.
 	@ecgforge repro
-	@echo "Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics show, dvc plots show"
-	@echo "Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000"
 
 test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 # as many threads as cores in each of two workers wait for each other

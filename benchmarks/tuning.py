@@ -5,8 +5,9 @@
 The records are dealt out anew by patient as in `on_records.py`, five tenths to train on, one to validate on, four to be judged by, so
 that rare rhythms have enough of them for a verdict. A study of the profile's space looks for parameters on the first two. Then both
 parameter sets are trained with each seed, for as many steps each: the classifier on real records (TrRTeR), the generator to draw as
-many records of each rhythm as there are to train on, which train the profile's classifier (TrSTeR); a generator's tuning may choose no
-sampling that is slower. Differences of macro-F1 are tuned less default, with the study's bootstrap over seeds and test patients.
+many records of each rhythm as there are to train on, which train the profile's classifier (TrSTeR). Where the profile's tuning is `fast`,
+it may choose no sampling that is slower; elsewhere what it chose, which is printed, may cost more to draw. Differences of macro-F1 are
+tuned less default, with the study's bootstrap over seeds and test patients.
 """
 
 from __future__ import annotations
@@ -69,18 +70,18 @@ def classifier(params: Params, real: RecordSet, asked: argparse.Namespace) -> di
 
 def generator(params: Params, real: RecordSet, asked: argparse.Namespace, name: str) -> dict[str, list[np.ndarray]]:
     settings = params.generator(name)
-    settings = settings.model_copy(update={"tuning": settings.tuning.model_copy(update={"fast": True})})
     best = best_of(objectives.OfGenerator(name, settings, real.folder, params.active.compute), asked.trials, asked.folder)
     found: dict[str, list[np.ndarray]] = {}
     for how, chosen in {"default": settings, "tuned": space.applied(settings, best.point)}.items():
         found[how] = []
+        alike = all(getattr(chosen, part) == getattr(settings, part) for part in ("network", "training"))
         for seed in range(asked.seeds):
-            place = asked.folder / f"{how}-{seed}"
-            if not (place / "model").exists():
+            place, model = asked.folder / f"{how}-{seed}", asked.folder / f"{'default' if alike else how}-{seed}" / "model"
+            if not model.exists():
                 seeded = chosen.model_copy(update={"seed": seed})
                 log = partial(print, how, seed, flush=True)
-                generators.save(train(name, seeded, real, params.active.compute, place / "checkpoints", log), place / "model")
-            made = drawn(place / "model", chosen.sampling, learned(real, seed), place / "records", seed)
+                generators.save(train(name, seeded, real, params.active.compute, place / "checkpoints", log), model)
+            made = drawn(model, chosen.sampling, learned(real, seed), place / "records", seed)
             sets = [made.split("train"), made.split("validation")]
             found[how].append(tested(params, params.active.classifier, sets, real, seed, place / "classifier"))
     return found

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# Tests interrupt what they start; a shell that runs them in the background would have that ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = ("test_study", "test_sanity", "test_generators", "test_tuning", "test_promotion", "test_lineage", "test_quality", "test_serving")
 

@@ -5,22 +5,29 @@ Every stage's outputs are stood in for by small files, so that DVC takes the stu
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from ecgforge.cells import each_file_once
+from ecgforge.params import Params
+from ecgforge.study.plan import workload
+from ecgforge.tuning import space
+
 ROOT = Path(__file__).parent.parent
 ARMS = [
     f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")
 ]
 
+STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 KINDS = ("backbones", "mixture", "transfer", "size", "ablation")
 
 
@@ -63,7 +70,10 @@ def study(complete: Path, tmp_path: Path) -> Path:
 
 def status(folder: Path) -> set[str]:
     """Return the stages that DVC would run, before it knows whether those before them come out differently."""
-    return set(json.loads(dvc(folder, "status", "--json")))
+    from dvc.repo import Repo
+
+    with chdir(folder), each_file_once(), Repo() as repo:
+        return set(repo.status())
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -90,6 +100,43 @@ HOSPITALS = {"hospitals@pair0-diffwave", "hospitals@pair1-diffwave"}
 TRAINED = swept() | HOSPITALS | {"sweep_real@ptbxl"}  # cells of sweeps that train the study's classifier
 
 
+def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
+    """As the README tells: no site of the paper is asked for, and nothing is merged."""
+    told = (ROOT / "README.md").read_text().split("```yaml\n# params.yaml: change these keys")[1].split("```")[0].split("\n", 1)[1]
+    shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    tree = space.merged(yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(told))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    dvc(tmp_path, "init", "--quiet")
+    params = Params.read(tmp_path / "params.yaml")
+    assert params.source("mine").path == "/path/to/records"
+    named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
+    assert {name.split("@")[0] for name in named} == STAGES - {"merge", "hospitals"}
+    assert all("mine" in name for name in named - {"report"})
+    assert len(named) == sum(work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}})), "the plan counts them all"
+
+
+def test_what_the_readme_points_to_in_reports_is_an_output(complete: Path) -> None:
+    told = set(re.findall(r"`(reports/[\w./]+)`", (ROOT / "README.md").read_text()))
+    assert len(told) > 1
+    assert told <= {Path(name).relative_to(complete).as_posix() if Path(name).is_absolute() else name for name in outputs(complete)}
+
+
+def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["swept"] = {"datasets": [], "generators": [], "hospitals": []}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    dvc(tmp_path, "init", "--quiet")
+    named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
+    assert {name.split("@")[0] for name in named} == STAGES - {"sweep_real", *KINDS, "hospitals"}
+    params = Params.read(tmp_path / "params.yaml")
+    works = list(workload(params, {dataset: {"SR": 60, "AFIB": 20} for dataset in params.datasets}))
+    assert len(named) == sum(work.cells for work in works), "the plan counts them all"
+    assert not any(sum(work.steps.values()) for work in works if not work.cells)
+
+
 def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 0.5
@@ -113,9 +160,10 @@ def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) ->
     assert touched == trained | swept("mixture", "transfer", "size", "ablation") | {"hospitals@pair0-diffwave"}
 
 
-def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path) -> None:
-    edit(study, lambda tree: tree["profiles"]["demo"]["sweeps"]["mixture"].append(200))
-    assert status(study) == swept("mixture")
+@pytest.mark.parametrize("sweep", ["mixture", "size"])
+def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path, sweep: str) -> None:
+    edit(study, lambda tree: tree["profiles"]["demo"]["sweeps"][sweep].append(200))
+    assert status(study) == swept(sweep)
 
 
 def test_sweeps_on_another_generator_are_new_cells(study: Path) -> None:
@@ -159,7 +207,7 @@ def test_the_beat_detector_touches_what_looks_for_beats(study: Path) -> None:
     touched = (
         cells("tune_generator") | cells("train_generator") | cells("quality") | per_dataset("classify_real") | swept("size", "ablation")
     )
-    assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge"}
+    assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge@pair0"}
 
 
 def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
@@ -169,7 +217,7 @@ def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
     edit(study, change)
     assert status(study) == {"acquire@chapman"}
     (study / "data/raw/chapman").write_text("other records")
-    assert status(study) == {"acquire@chapman", "prepare@chapman", "merge"}
+    assert status(study) == {"acquire@chapman", "prepare@chapman", "merge@pair0"}
 
 
 def test_a_profile_that_is_not_in_use_touches_nothing(study: Path) -> None:
@@ -191,7 +239,7 @@ def test_where_it_runs_is_no_matter_of_what_comes_out(study: Path) -> None:
 def test_another_profile_is_one_word(study: Path) -> None:
     edit(study, lambda tree: tree.update(profile="sample"))
     everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {f"prepare@{source}" for source in ("ptbxl", "chapman")}
-    everything |= {"merge", "report"} | TUNED | per_dataset("classify_real") | TRAINED
+    everything |= {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
     assert status(study) == everything

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,8 +18,10 @@ import registry_project as project
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import promotion
 from ecgforge.stages import collect, reproduce
 from ecgforge.stages import lineage as stage
+from ecgforge.stages.inputs import DRAWN
 from ecgforge.tracking import lineage, store, versions
 from ecgforge.tracking.content import Content
 from registry_project import NAME
@@ -78,6 +82,7 @@ def make(folder: Path) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     (folder / ".gitignore").write_text("/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/shelf\n.*.partial\n")
     record = {name.split("@")[0]: {"cmd": cmd, "deps": deps, "outs": outs} for name, (cmd, deps, outs) in STAGES.items()}
+    record["train_generator"]["params"] = [f"profiles.demo.generators.diffwave.{part}" for part in ("seed", "network", "training")]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": record}, sort_keys=False))
     shutil.copytree(project.ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     project.git("init", "-q")
@@ -167,6 +172,9 @@ def test_a_run_has_a_lineage(classifier: versions.Version) -> None:
         ("models/generators", "is no model: name one of those in it, such as models/generators/ptbxl/diffwave"),
         ("0" * 32, "MLflow has no run"),
         ("nonsense", "means no model version"),
+        ("/etc/hosts", "'/etc/hosts' is no file or folder under models/ or data/ of"),
+        ("../project/../..", "is no file or folder under models/ or data/ of"),
+        ("", "is no file or folder under models/ or data/ of"),
     ],
 )
 def test_words_that_mean_nothing_are_told_so(study: Path, reference: str, told: str) -> None:
@@ -281,6 +289,50 @@ def test_a_version_of_an_unknown_commit_is_not_made_again(classifier: versions.V
     client.set_model_version_tag(NAME, classifier.number, "git.commit", commit)
 
 
+@pytest.fixture
+def elsewhere(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project with a tracking store of its own, still empty."""
+    folder = tmp_path / "project"
+    shutil.copytree(study, folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_version_of_an_experiment_is_clean_and_made_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its parameters are in no commit of a branch: `dvc exp run` changes params.yaml while the stage runs."""
+    changed = ("generators.diffwave.training.denoiser.steps=6", "compute.threads=2")
+    settings = [word for one in changed for word in ("-S", f"profiles.demo.{one}")]
+    subprocess.run(["dvc", "exp", "run", "-q", *settings, "--single-item", "train_generator"], check=True)
+    project.git("checkout", "-q", "params.yaml", "dvc.lock")
+    (version,) = versions.versions(GENERATOR)
+    found = {gate.name: gate for gate in promotion.provenance(version, lineage.trace(version.label, Content()), Content())}
+    assert found["commit"].passed
+    assert found["provenance"].passed, found["provenance"].detail
+    reproduce.reproduce(version.label)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "profiles.demo.generators.diffwave.training, profiles.demo.compute.threads" in told
+    assert f"{version.label}: identical" in told
+
+
+@pytest.mark.parametrize(
+    "command", ["touch exploded", "ecgforge gc --yes", "ecgforge 'train-generator", "ecgforge train-generator; touch a"]
+)
+def test_only_a_training_is_run_from_a_record(study: Path, command: str) -> None:
+    lock = study / "dvc.lock"
+    kept = lock.read_text()
+    tree = yaml.safe_load(kept)
+    tree["stages"]["train_generator"]["cmd"] = command
+    lock.write_text(yaml.safe_dump(tree))
+    try:
+        with pytest.raises(EcgforgeError, match="which trains no version"):
+            reproduce.reproduce(f"{GENERATOR}/1")
+    finally:
+        lock.write_text(kept)
+
+
 @pytest.mark.parametrize("named", [True, False], ids=["by an alias", "by nothing"])
 def test_the_garbage_collector_keeps_what_an_alias_needs(classifier: versions.Version, named: bool, tmp_path: Path) -> None:
     """All of the lineage of an aliased version stays, though no commit and no dvc.lock knows its data any more."""
@@ -335,7 +387,61 @@ def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versi
         (UNFINISHED / identity).mkdir(parents=True)
     names = {path.name for path in collect.plan(Content()).files if UNFINISHED.name in path.parts}
     shutil.rmtree(UNFINISHED)
-    assert names == {"e" * 32, classifier.tags[CELL]}
+    assert names == {classifier.tags[CELL]}, "the second one's run may be in another store"
+
+
+@pytest.mark.usefixtures("study")
+def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
+    from ecgforge.tracking import garbage
+    from ecgforge.tracking.runs import Cell, tracked
+
+    cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point="cut off")
+    for identity, cut_off in (("cut off", True), ("finished", False), ("cut off later", True)):
+        try:
+            with tracked(cell, identity=identity, params={}, inputs=[]):
+                if cut_off:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+    known = {"cut off", "finished", "cut off later", "unknown"}
+    found = garbage.stale(garbage.needed(Content()), known)
+    assert found.ended & known == {"cut off", "finished"}
+
+
+def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) -> None:
+    from ecgforge.tracking import garbage
+    from ecgforge.tracking.runs import Cell, tracked
+
+    cell = Cell("quality", "ptbxl", 0, True, generator="diffwave")
+    with tracked(cell, identity="quality", params={}, inputs=[]) as run:
+        run.text("scores", "scores.txt")
+    (file,) = Path("mlruns").rglob("scores.txt")
+    assert run.id in file.parts
+    garbage.remove(garbage.Stale([], [(run.name, run.id)], set()))
+    assert not file.exists()
+    assert store.client().get_run(run.id).info.lifecycle_stage == "deleted"
+    with versions.files(classifier):
+        pass
+
+
+def test_records_of_a_sweep_go_when_it_was_killed_and_no_sooner(study: Path) -> None:
+    drawn = study / DRAWN
+    program = (
+        "import sys, time; from pathlib import Path; from ecgforge.stages.inputs import held\n"
+        "with held(Path(sys.argv[1])): Path(sys.argv[1]).mkdir(); time.sleep(600)"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", program, str(drawn / "ptbxl-diffwave-size-50")])
+    (drawn / ".ptbxl-diffwave-mixture.partial").mkdir(parents=True)
+    while not (drawn / "ptbxl-diffwave-size-50").exists():
+        time.sleep(0.1)
+    names = []
+    for end in (False, True):
+        if end:
+            sweep.kill()
+            sweep.wait()
+        names.append({path.name for path in collect.plan(Content()).files if path.parent == drawn})
+    shutil.rmtree(drawn)
+    assert names == [{".ptbxl-diffwave-mixture.partial"}, {".ptbxl-diffwave-mixture.partial", "ptbxl-diffwave-size-50"}]
 
 
 def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versions.Version) -> None:

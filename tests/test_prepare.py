@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.params import Preparation, Preprocessing
+from ecgforge.params import FolderSource, Params, Preparation, Preprocessing
 from ecgforge.records import prepare as prepare_module
 from ecgforge.records import splits, wfdb_files
 from ecgforge.records.exclusions import BadRecord, Reason
@@ -24,6 +24,8 @@ from ecgforge.records.preprocessing import prepare_recording, prepare_signal
 from ecgforge.records.record_set import RecordSet
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.records.wfdb_files import Recording
+from ecgforge.sources import folder as own
+from ecgforge.stages import prepare as prepare_stage
 
 PREPROCESSING = Preprocessing(sampling_rate=100, duration=10, band=(0.5, 40), max_amplitude=20)
 PREPARATION = Preparation(max_damaged=1, min_records=2, amplitude="mV")
@@ -450,6 +452,25 @@ def test_nothing_left_is_one_clear_line(raw, tmp_path, catalogue):
         prepare({"own": a_raw_source(raw.folder, catalogue)}, tmp_path / "out", PREPROCESSING, PREPARATION)
     assert ("missing file: 1; no rhythm: 1" in str(error.value)) == (len(catalogue) > 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_that_nothing_can_be_tested_on_is_refused(tmp_path):
+    for number in range(8):
+        write_record(tmp_path / "mine", f"r{number}", an_ecg(seed=number))
+    # Two patients of each rhythm: all of them go to train.
+    table = pd.DataFrame(
+        {"record": [f"r{number}" for number in range(8)], "patient": list("abcd") * 2, "rhythm": ["SR", "SR", "SB", "SB"] * 2}
+    )
+    table.to_csv(tmp_path / "mine/table.csv", index=False)
+    source = FolderSource(kind="folder", layout="folder", path=str(tmp_path / "mine"), table="table.csv")
+    own.fetch(tmp_path / "raw/own", source)
+    params = Params.read(Path(__file__).parents[1] / "params.yaml")
+    active = params.active.model_copy(update={"sources": {"own": source}, "preparation": PREPARATION})
+    params = params.model_copy(update={"profiles": {params.profile: active}})
+    told = r"own: no validation and no test records \(SR: 4 train, 0 validation, 0 test; SB: 4 train.* three patients or more of each"
+    with pytest.raises(EcgforgeError, match=told):
+        prepare_stage.prepare(params, [tmp_path / "raw/own"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # Interruptions

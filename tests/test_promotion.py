@@ -279,6 +279,41 @@ def test_rollback_goes_back_step_by_step(content: Content) -> None:
     assert history.faults(NAME) == []
 
 
+def killed(number: str, content: Content) -> None:
+    """Leave what a process leaves that promotes a version and dies between writing the entry and setting the aliases."""
+    client, before = store.client(), history.champion(NAME)
+    promoted(number, content)
+    client.delete_registered_model_alias(NAME, history.FORMER)
+    if before:
+        client.set_registered_model_alias(NAME, history.CHAMPION, before)
+    else:
+        client.delete_registered_model_alias(NAME, history.CHAMPION)
+
+
+def test_a_promotion_that_was_killed_is_none(content: Content) -> None:
+    killed(GOOD, content)
+    assert history.former(NAME) == ""
+    promoted(GOOD, content)
+    killed(BETTER, content)
+    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+        promotion.rollback(NAME, "")
+    promoted(BETTER, content)
+    assert versions.find(f"{NAME}@former").number == GOOD
+    assert len(history.faults(NAME)) == 2
+    assert all("had no effect" in fault for fault in history.faults(NAME))
+    assert promotion.rollback(NAME, "") == (BETTER, GOOD)
+    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+        promotion.rollback(NAME, "")
+
+
+def test_rollback_goes_back_from_the_champion_that_there_is(content: Content) -> None:
+    promoted(GOOD, content)
+    promoted(BETTER, content)
+    store.client().set_registered_model_alias(NAME, history.CHAMPION, WORSE)
+    assert promotion.rollback(NAME, "") == (WORSE, BETTER)
+    assert promotion.rollback(NAME, "") == (BETTER, GOOD)
+
+
 def test_history_tells_when_something_was_changed(content: Content, capsys: pytest.CaptureFixture[str]) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
@@ -378,6 +413,8 @@ def test_generators_are_judged_by_the_records_that_they_drew(content: Content) -
         promotion.promote(memorising, content, False, "")
     with pytest.raises(EcgforgeError, match=r"were not scored .*: run `dvc repro quality@ptbxl-diffwave`"):
         promotion.judge(params(), versions.find(f"{GENERATOR}/3"), content)
+    with pytest.raises(EcgforgeError, match="is a generator: choose with --version N. Those trained on the current data: 1, 2, 3"):
+        promotion.choose(GENERATOR, None, True, content)
     verdict = promotion.promote(promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, "")
     card = promotion.card_path(content.root, verdict.version).read_text()
     assert "to draw synthetic 10 s ECGs" in card

@@ -17,19 +17,18 @@ from pathlib import Path
 import fsspec
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import wait_none
 
-from ecgforge import records
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import FolderSource, PhysionetSource
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.sources import chapman, folder, physionet, ptbxl
+from ecgforge.sources.layouts import LAYOUTS
 from ecgforge.sources.mirror import Mirror
-from ecgforge.sources.registry import LAYOUTS, acquire
+from ecgforge.sources.registry import acquire
 
 PTBXL_HEADER = (
     "ecg_id,patient_id,age,sex,height,scp_codes,strat_fold,filename_lr,filename_hr\n"  # the columns that are read, and one that is not
@@ -118,8 +117,6 @@ def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_codes_map_to_the_vocabulary_and_contradict_nothing() -> None:
-    tree = yaml.safe_load((Path(records.__file__).parent / "rhythms.yaml").read_text())
-    assert tuple(tree["rhythms"]) == RHYTHMS
     for layout in LAYOUTS.values():
         assert set(layout.RHYTHM_CODES.values()) == set(RHYTHMS)
         assert layout.OTHER_RHYTHMS.isdisjoint(layout.RHYTHM_CODES)
@@ -514,6 +511,19 @@ def test_own_records_are_copied_and_read_back(tmp_path: Path, mine: Path) -> Non
     assert [[folder.RHYTHM_CODES[code] for code in codes] for codes in table["codes"]] == [["SR"], ["SB"], ["AFIB"], []]
     assert table["age"].fillna(-1).tolist() == [61, -1, -1, 40]
     assert table["sex"].tolist() == ["male", "female", "", ""]
+
+
+def test_what_own_records_say_in_unknown_words_is_told(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.fetch(tmp_path / "raw", own(mine))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 cells of the column age mean nothing here ('n/a'): known are years" in told
+    assert "1 cells of the column sex mean nothing here ('x'): known are male, m, female, f" in told
+    assert "column rhythm" not in told
+    (mine / "mine.csv").write_text("record,patient,rhythm,sex\nc,7,Vorhofflimmern,0\nward/a,8,vorhofflimmern,f\nward/b,9,164889003,\n")
+    folder.fetch(tmp_path / "raw", own(mine))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "2 cells of the column rhythm mean nothing here ('VORHOFFLIMMERN'): known are SR, SB, ST, SA, AFIB, AFLT, SVT, and SCP" in told
+    assert "1 cells of the column sex mean nothing here ('0')" in told
 
 
 def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:

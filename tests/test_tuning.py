@@ -252,11 +252,10 @@ def test_the_front_and_the_best_of_two_objectives() -> None:
 def test_gpus_are_dealt_out_to_workers() -> None:
     from ecgforge.stages.trials_of_tuning import shares
 
-    assert shares(2, ["0", "1"], 1) == ["0", "1"]
-    assert shares(3, ["4", "7"], 1) == ["4", "7", "4"], "a share of one where there are too few"
-    assert shares(2, ["0", "1", "2", "3"], 2) == ["0,1", "2,3"]
-    assert shares(2, ["0"], 2) == ["0", "0"]
-    assert shares(2, [], 1) == [None, None]
+    assert shares(2, ["0", "1", "2"]) == ["0", "1"]
+    assert shares(3, ["4", "7"]) == ["4", "7", "4"], "a share of one where there are too few"
+    assert shares(2, []) == [None, None]
+    assert shares(1, ["0", "1"]) == [None]
 
 
 # Tracking

@@ -16,6 +16,7 @@ import wfdb
 
 from champions import CLASSIFIER, GENERATOR, PARAMS, Bomb, prepared_records, register_classifier, register_generator, stored
 from ecgforge.classifiers import base
+from ecgforge.errors import EcgforgeError
 from ecgforge.generators import synthesis
 from ecgforge.params import FolderSource, Preparation, SimulatedSource
 from ecgforge.records import wfdb_files
@@ -110,7 +111,10 @@ def test_a_bad_record_has_its_reason_and_the_others_are_classified(project: Path
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("raw", "--model", "ecg-classifier-ptbxl@champion"), "no model is registered as 'ecg-classifier-ptbxl'"),
+        (
+            ("raw", "--model", "ecg-classifier-ptbxl@champion"),
+            f"'ecg-classifier-ptbxl': there are {CLASSIFIER}, {STANDARDISED}, {GENERATOR}; choose a classifier with --model",
+        ),
         (("raw", "--model", f"{CLASSIFIER}@challenger"), "has no challenger: it has versions 1 to 1 and the aliases champion"),
         (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is no classifier"),
         (("classifier",), "the folder classifier holds no WFDB record"),
@@ -175,16 +179,20 @@ def test_records_in_standard_deviations_do_not_claim_millivolts(project: Path, t
 
 
 def test_a_folder_source_reads_them_and_never_takes_them_for_patients(project: Path, tmp_path: Path) -> None:
-    draw(project, tmp_path / "drawn", "-n", "3")
-    source = FolderSource(kind="folder", layout="folder", path=str(tmp_path / "drawn"), table="records.csv")
-    own.fetch(tmp_path / "own", source)
-    active = PARAMS.active.model_copy(
-        update={"sources": {"own": source}, "preparation": Preparation(min_records=1, max_damaged=0, amplitude="mV")}
-    )
+    sources = {}
+    for rhythm in ("AFIB", "SR"):
+        draw(project, tmp_path / "drawn" / rhythm, "--rhythm", rhythm, "-n", "3")
+        name = f"own_{rhythm.lower()}"
+        sources[name] = FolderSource(kind="folder", layout="folder", path=str(tmp_path / "drawn" / rhythm), table="records.csv")
+        own.fetch(tmp_path / name, sources[name])
+    active = PARAMS.active.model_copy(update={"sources": sources, "preparation": Preparation(min_records=1, max_damaged=0, amplitude="mV")})
     params = PARAMS.model_copy(update={"profiles": {PARAMS.profile: active}})
-    prepare_stage.prepare(params, [tmp_path / "own"], tmp_path / "set")
+    with pytest.raises(EcgforgeError, match=r"own_afib: one rhythm alone \(AFIB: 1 train, 1 validation, 1 test\)"):
+        prepare_stage.prepare(params, [tmp_path / "own_afib"], tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    prepare_stage.prepare(params, [tmp_path / name for name in sources], tmp_path / "set")
     found = RecordSet.open(tmp_path / "set")
-    assert found.counts() == {"AFIB": 3}
+    assert found.counts() == {"SR": 3, "AFIB": 3}
     assert found.about.origin == "simulated"
 
 

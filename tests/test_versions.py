@@ -56,7 +56,7 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
     ("words", "told"),
     [
         ("ecg-classifier-merged", "means no model version: write name@alias or name/number"),
-        ("ecg-classifier-mergde@champion", "no model is registered as 'ecg-classifier-mergde'"),
+        ("ecg-classifier-mergde@champion", "no model is registered as 'ecg-classifier-mergde': there are ecg-classifier-merged$"),
         ("ecg-classifier-merged@chapmion", "it has versions 1 to 2 and the aliases champion"),
         ("ecg-classifier-merged/7", "has no version 7"),
     ],

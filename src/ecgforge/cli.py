@@ -373,7 +373,11 @@ def repro(
     from ecgforge.tracking import store
 
     store.initialise()
-    raise typer.Exit(cells.repro(targets or [], jobs))
+    code = cells.repro(targets or [], jobs)
+    if not code and not targets:
+        typer.echo("Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics show, dvc plots show")
+        typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
+    raise typer.Exit(code)
 
 
 def main() -> None:

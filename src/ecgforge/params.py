@@ -7,21 +7,38 @@ declares its own sections beside its code, and the stages check them before any 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
 
 from ecgforge.errors import EcgforgeError
 
 S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")
 
+
+def _distinct(name: Callable[[Any], object] = lambda one: one) -> AfterValidator:
+    """Refuse a list that has one `name` twice: results are kept by it, and those of both would pass for one."""
+
+    def check(listed: Sequence[Any]) -> Sequence[Any]:
+        names = [name(one) for one in listed]
+        if twice := [one for place, one in enumerate(names) if one in names[:place]]:
+            raise ValueError(f"{twice[0]} is there twice")
+        return listed
+
+    return AfterValidator(check)
+
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Names = Annotated[list[Name], _distinct()]
+SomeNames = Annotated[Names, Field(min_length=1)]
+Seeds = Annotated[list[Seed], Field(min_length=1), _distinct()]
 
 
 class Section(BaseModel):
@@ -249,31 +266,25 @@ class Augmentation(Section):
 class Study(Section):
     """The settings' seeds and statistics. `synthetic_share` is the share of synthetic records in TrRSTeR's training set."""
 
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Seeds
     augmentation: Augmentation
     synthetic_share: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     resamples: Positive
 
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must differ")
-        return self
-
 
 Method = Literal["all", "head", "gradual"]  # which weights a fine-tuning moves
-Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1)]
+Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), _distinct("{:g}".format)]
 
 
 class Sweeps(Section):
     """The points of each sweep, with `seeds` of its own. Shares are percentages of the real training records."""
 
-    seeds: Annotated[list[Seed], Field(min_length=1)]
-    backbones: list[ClassifierSettings]  # beside the profile's classifier
+    seeds: Seeds
+    backbones: Annotated[list[ClassifierSettings], _distinct(lambda one: one.backbone)]  # beside the profile's classifier
     mixture: Percents  # synthetic records beside the real ones
     transfer: Percents  # real records that a classifier of synthetic ones is fine-tuned with
-    methods: Annotated[list[Method], Field(min_length=1)]
+    methods: Annotated[list[Method], Field(min_length=1), _distinct()]
     fine_tuning: Training
     size: Percents  # real records that a generator learns from
 
@@ -288,10 +299,14 @@ class Quality(Section):
 
 
 class Compute(Section):
-    """Where training runs. `threads` fixes the reduction order of the CPU, so it is part of what makes bytes repeat."""
+    """Where training and sampling run. `threads` fixes the reduction order of the CPU, so it is part of what makes bytes repeat.
+
+    One training uses one device, whatever `devices` says. Several GPUs are used by cells side by side, each started with a
+    CUDA_VISIBLE_DEVICES of its own, and by the workers of a tuning, which have one each.
+    """
 
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Positive
+    devices: Positive  # processes or GPUs that draw synthetic records side by side
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     threads: Positive
 
@@ -317,12 +332,25 @@ class Hospitals(Section):
     test: Name
 
 
-class Swept(Section):
-    """Where the sweeps run: a cell for each dataset and generator, and for each pair of hospitals."""
+class Merged(Section):
+    """Two sources that make the dataset `merged`."""
 
-    datasets: Annotated[list[Name], Field(min_length=1)]
-    generators: Annotated[list[Name], Field(min_length=1)]
-    hospitals: list[Hospitals]
+    first: Name
+    second: Name
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.first == self.second:
+            raise ValueError("first and second must differ")
+        return self
+
+
+class Swept(Section):
+    """Where the sweeps run: a cell for each dataset and generator, and for each pair of hospitals; nowhere, where lists are empty."""
+
+    datasets: Names
+    generators: Names
+    hospitals: Annotated[list[Hospitals], _distinct(lambda pair: f"{pair.train} to {pair.test}")]
 
 
 class ClassifierGates(Section):
@@ -359,9 +387,10 @@ class Params(Section):
     """All of params.yaml; `active` is the profile in use."""
 
     profile: str
-    sources: Annotated[list[Name], Field(min_length=1)]
-    datasets: Annotated[list[Name], Field(min_length=1)]
-    generators: Annotated[list[Name], Field(min_length=1)]
+    sources: SomeNames
+    datasets: SomeNames
+    merged: Annotated[list[Merged], Field(max_length=1)]
+    generators: SomeNames
     swept: Swept
     preprocessing: Preprocessing
     gates: Gates
@@ -391,11 +420,11 @@ class Params(Section):
     def _names_agree(self) -> Self:
         if self.profile not in self.profiles:
             raise ValueError(f"profile: '{self.profile}' is not one of {', '.join(self.profiles)}")
-        for dataset in self.datasets:
-            if dataset not in {*self.sources, "merged"}:
-                raise ValueError(f"datasets: '{dataset}' is not one of {', '.join([*self.sources, 'merged'])}")
         pairs = [dataset for pair in self.swept.hospitals for dataset in (pair.train, pair.test)]
+        joined = [source for pair in self.merged for source in (pair.first, pair.second)]
         for listed, known, where in (
+            (joined, self.sources, "merged"),
+            (self.datasets, [*self.sources, *["merged" for _ in self.merged]], "datasets"),
             (self.swept.datasets, self.datasets, "swept.datasets"),
             (self.swept.generators, self.generators, "swept.generators"),
             (pairs, self.datasets, "swept.hospitals"),
@@ -406,12 +435,22 @@ class Params(Section):
         for name, profile in self.profiles.items():
             if unknown := set(profile.sweeps.seeds) - set(profile.study.seeds):
                 raise ValueError(f"profiles.{name}.sweeps.seeds: {min(unknown)} is not one of study.seeds")
-            for source in self.sources:
-                if source not in profile.sources:
-                    raise ValueError(f"profiles.{name}.sources: '{source}' is listed in sources but not described here")
-            for generator in self.generators:
-                if generator not in profile.generators:
-                    raise ValueError(f"profiles.{name}.generators: '{generator}' is listed in generators but not described here")
+            if profile.classifier.backbone in [one.backbone for one in profile.sweeps.backbones]:
+                raise ValueError(f"profiles.{name}.sweeps.backbones: {profile.classifier.backbone} is the profile's classifier already")
+            # As many synthetic records as real ones are no more than half of the whole.
+            if profile.synthesis.train == "as_real" and profile.study.synthetic_share > 0.5:
+                share = profile.study.synthetic_share
+                raise ValueError(
+                    f"profiles.{name}.study.synthetic_share = {share:g}: at most 0.5 with synthesis.train = as_real; lower it, or give "
+                    "synthesis.train a number of records of each rhythm"
+                )
+        for kind, listed, described in (
+            ("sources", self.sources, self.active.sources),
+            ("generators", self.generators, self.active.generators),
+        ):
+            for one in listed:
+                if one not in described:
+                    raise ValueError(f"profiles.{self.profile}.{kind}: '{one}' is listed in {kind} but not described here")
         return self
 
     @classmethod
@@ -426,19 +465,19 @@ class Params(Section):
 
 
 def read_yaml(path: Path, missing: str) -> Any:
-    """Return what a YAML file holds.
+    """Return what a YAML file holds, as DVC reads it.
 
     Args:
         missing: what to do where it is not there, for whoever reads the error.
 
     Raises:
-        EcgforgeError: the file is missing or is not YAML.
+        EcgforgeError: the file is missing, is not YAML, or names a key twice.
     """
     try:
-        return yaml.safe_load(path.read_text())
+        return YAML(typ="safe").load(path)
     except FileNotFoundError:
         raise EcgforgeError(f"{path} does not exist: {missing}") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 

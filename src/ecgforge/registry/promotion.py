@@ -93,11 +93,15 @@ def choose(name: str, number: str | None, best: bool, content: Content) -> Versi
     known = versions.versions(name)
     if not known:
         raise EcgforgeError(f"no model is registered as '{name}'")
-    rated = []
-    for version in known:
-        dataset, setting = version.tags.get("dataset", ""), version.tags.get("setting", "")
-        current = version.tags.get(f"{INPUT}{dataset}") == content.digest(f"data/prepared/{dataset}")
-        value = lookup.figure(version.run_id, "best_validation_macro_f1") if current else None
+    rated, current = [], [version for version in known if _is_current(version, content)]
+    if known[-1].tags.get("kind") == "generator":
+        numbers = ", ".join(version.number for version in current) or "none: run `dvc repro quality`"
+        raise EcgforgeError(
+            f"--best compares classifiers by validation records, and '{name}' is a generator: choose with --version N. Those trained on "
+            f"the current data: {numbers}"
+        )
+    for version in current:
+        setting, value = version.tags.get("setting", ""), lookup.figure(version.run_id, "best_validation_macro_f1")
         if value is not None and setting in SETTINGS and SETTINGS[setting].trained_on != "synthetic":
             rated.append((value, int(version.number), version))
     if not rated:
@@ -105,6 +109,11 @@ def choose(name: str, number: str | None, best: bool, content: Content) -> Versi
             f"no version of '{name}' was trained on the current data and validated on real records: run `dvc repro classify`"
         )
     return max(rated, key=lambda one: one[:2])[2]
+
+
+def _is_current(version: Version, content: Content) -> bool:
+    dataset = version.tags.get("dataset", "")
+    return version.tags.get(f"{INPUT}{dataset}") == content.digest(f"data/prepared/{dataset}")
 
 
 def judge(params: Params, version: Version, content: Content) -> Verdict:

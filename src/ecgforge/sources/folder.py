@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+from rich.console import Console
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
@@ -37,6 +38,7 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     if not source.is_dir():
         raise EcgforgeError(f"the folder of records {source} does not exist: mend `path` of the source in params.yaml")
     table = _table(source / settings.table)
+    _tell_unknown(table)
     with whole(folder) as scratch:
         scratch.mkdir()
         shutil.copyfile(source / settings.table, scratch / TABLE)
@@ -70,13 +72,37 @@ def catalogue(folder: Path) -> pd.DataFrame:
             "id": paths,
             "patient": table["patient"],
             "codes": [[cell.upper()] if cell else [] for cell in table["rhythm"]],
-            "age": pd.to_numeric(table.get("age", unknown), errors="coerce").astype(float),
-            "sex": table.get("sex", unknown).str.lower().map(SEXES).fillna(""),
+            "age": _ages(table.get("age", unknown)),
+            "sex": _sexes(table.get("sex", unknown)),
             "fold": float("nan"),
             "path": paths,
             "withdrawn": False,
         }
     )
+
+
+def _ages(cells: pd.Series) -> pd.Series:
+    return pd.to_numeric(cells, errors="coerce").astype(float)
+
+
+def _sexes(cells: pd.Series) -> pd.Series:
+    return cells.str.lower().map(SEXES).fillna("")
+
+
+def _tell_unknown(table: pd.DataFrame) -> None:
+    """Say of which cells nothing will be known, though something stands there."""
+    nowhere = pd.Series("", index=table.index)
+    ages, sexes, rhythms = table.get("age", nowhere), table.get("sex", nowhere), table["rhythm"].str.upper()
+    codes = f"{', '.join(rhythm_codes('plain'))}, and SCP and SNOMED CT codes"
+    for column, known, cells in (
+        ("age", "years", ages[_ages(ages).isna()]),
+        ("sex", ", ".join(SEXES), sexes[_sexes(sexes) == ""]),
+        ("rhythm", codes, rhythms[~rhythms.isin({*RHYTHM_CODES, *OTHER_RHYTHMS})]),
+    ):
+        counts = cells[cells != ""].value_counts()
+        if len(counts):
+            words = ", ".join(f"'{word}'" for word in counts.index[:5])
+            Console(stderr=True).print(f"{counts.sum()} cells of the column {column} mean nothing here ({words}): known are {known}")
 
 
 def _table(file: Path) -> pd.DataFrame:

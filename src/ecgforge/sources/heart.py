@@ -73,7 +73,6 @@ _P: list[_Kernel] = [(38, 16.0, (0.045, 0.105, -0.045)), (68, 18.0, (0.085, 0.07
 # T: in units of the time from its peak to its end; the ST segment, the slow rise, the faster fall.
 _T: list[_Kernel] = [(-2.1, 0.55, (0.0, 0.0, 0.0)), (-0.75, 0.58, (0.09, 0.09, -0.08)), (0.0, 0.45, (0.20, 0.20, -0.15))]
 
-_P_HALF = 53  # ms from the onset of P to its middle
 _QRS_LIMIT = 0.05  # of its peak over all leads: where the QRS begins and ends
 _T_LIMIT = 0.10  # likewise for the end of T
 _PEAK_TO_END = 0.28  # of the time from the QRS's end to T's end, spent after T's peak

@@ -1,13 +1,10 @@
-"""Every kind of source behind one call, and every layout by its name."""
+"""Every kind of source behind one call."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ecgforge.params import FolderSource, PhysionetSource, SimulatedSource, Source
-from ecgforge.sources.layouts import LAYOUTS
-
-__all__ = ["LAYOUTS", "acquire"]
 
 
 def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:

@@ -33,7 +33,10 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     """
     _check_outputs(table, plot)
     files = records_in(named)
-    version = versions.find(reference)
+    try:
+        version = versions.find(reference)
+    except EcgforgeError as error:
+        raise EcgforgeError(f"{error}; choose a classifier with --model") from None
     with versions.files(version) as folder:
         judge = Judge.open(folder, version.label)
     rhythms = judge.classifier.rhythms

@@ -1,4 +1,4 @@
-"""Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, and of checkpoints.
+"""Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, of checkpoints, and of records that a sweep drew for itself.
 
 Needed is what any commit that git names, or the working tree, has in its dvc.lock; all of the lineage of a version that has an alias;
 and what is not known to be superseded. DVC's remote is never touched.
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import Timeout
 from rich.console import Console
 
 from ecgforge.files import remove
-from ecgforge.stages.inputs import UNFINISHED
+from ecgforge.stages.inputs import DRAWN, LOCK, UNFINISHED, held
 from ecgforge.tracking import garbage, store
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.garbage import Stale
@@ -54,12 +55,14 @@ def plan(content: Content) -> Plan:
     stale = garbage.stale(needed, {folder.name for folder in _unfinished(content.root)})
     objects = [path for path in content.objects() if path.parent.name + path.name not in needed.digests]
     checkpoints = [folder for folder in _unfinished(content.root) if folder.name in stale.ended]
-    files = [*objects, *checkpoints]
+    drawn = [path for path in _drawn(content.root) if _free(path)]
+    files = [*objects, *checkpoints, *drawn]
     told = {
         "files of DVC's cache": [path.parent.name + path.name for path in objects],
         "versions": [version.label for version in stale.versions],
         "runs": [name for name, _ in stale.runs],
         "checkpoints": [folder.name for folder in checkpoints],
+        "record sets of sweeps that were killed": [path.name for path in drawn],
     }
     return Plan(files, stale, told, sum(_size(path) for path in files))
 
@@ -67,6 +70,20 @@ def plan(content: Content) -> Plan:
 def _unfinished(root: Path) -> list[Path]:
     folder = root / UNFINISHED
     return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def _drawn(root: Path) -> list[Path]:
+    folder = root / DRAWN
+    return sorted(path for path in folder.iterdir() if path.suffix != LOCK) if folder.exists() else []
+
+
+def _free(drawn: Path) -> bool:
+    whole_name = drawn.name.removeprefix(".").removesuffix(".partial")  # as `files.whole` names what is not complete yet
+    try:
+        with held(drawn.with_name(whole_name), timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def _size(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -15,19 +16,21 @@ from safetensors.numpy import load_file
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking import lineage, store, versions
+from ecgforge.tracking import lineage, lookup, store, versions
 from ecgforge.tracking.content import Content, Step, git
 from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.versions import Version
 
 console = Console(highlight=False)
 
+REGISTERING = ("train-generator", "settings-real", "settings")  # commands; a dvc.lock of any branch could hold others
+
 
 def reproduce(reference: str) -> None:
     """Run the DVC stage that made a version again as it was then, with a tracking store of its own, and say how near its weights come.
 
     Raises:
-        EcgforgeError: the commit, the stage's record or its data are gone, or the stage fails.
+        EcgforgeError: the commit, the stage's record or its data are gone, the record's command is no training, or the stage fails.
     """
     store.ensure_reachable()
     version, content = versions.find(reference), Content()
@@ -41,21 +44,33 @@ def reproduce(reference: str) -> None:
     step = lineage.step_of(version, content)
     if step is None:
         raise EcgforgeError(f"{version.label} cannot be made again: no dvc.lock, in git or here, holds a record of its stage")
+    arguments = _arguments(step.command)
+    if not arguments:
+        raise EcgforgeError(f"{version.label} is not made again: its stage's record says `{step.command}`, which trains no version")
     with tempfile.TemporaryDirectory(prefix="ecgforge-reproduce-") as scratch:
         folder = Path(scratch) / "project"
-        _check_out(content, commit, step, folder)
+        _check_out(content, commit, step, lookup.threads(version.run_id), folder)
         console.print(f"{commit[:8]}: {step.command}")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "ECGFORGE_", "GIT_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         environment |= {"PYTHONPATH": str(folder / "src"), "PATH": path, "DVC_STAGE": step.name}
-        ended = subprocess.run(step.command, shell=True, cwd=folder, env=environment, check=False)
+        ended = subprocess.run(arguments, cwd=folder, env=environment, check=False)
         if ended.returncode:
             raise EcgforgeError(f"the stage of {version.label} ended with exit code {ended.returncode}, see above")
         _compare(version, lineage.again(version, folder))
 
 
-def _check_out(content: Content, commit: str, step: Step, folder: Path) -> None:
-    """Lay out the project as it was: the commit, the stage's parameters, and its data."""
+def _arguments(command: str) -> list[str]:
+    """Return the words of a command that trains and registers, for no shell to read; none of any other."""
+    try:
+        program, stage, *others = shlex.split(command)
+    except ValueError:  # one word, or a quotation that does not end
+        return []
+    return [program, stage, *others] if program == "ecgforge" and stage in REGISTERING else []
+
+
+def _check_out(content: Content, commit: str, step: Step, threads: int | None, folder: Path) -> None:
+    """Lay out the project as it was: the commit, the stage's parameters, the run's number of threads, and the data."""
     clone = subprocess.run(
         ["git", "clone", "--quiet", "--no-checkout", str(content.root), str(folder)], capture_output=True, text=True, check=False
     )
@@ -63,7 +78,7 @@ def _check_out(content: Content, commit: str, step: Step, folder: Path) -> None:
         raise EcgforgeError(f"commit {commit} cannot be checked out ({clone.stderr.strip()})")
     params = folder / "params.yaml"
     tree = yaml.safe_load(params.read_text())
-    if changed := _set(tree, step.parameters):
+    if changed := _set(tree, step.parameters, threads):
         console.print(f"The stage ran with other parameters than its commit has, and does so now: {', '.join(changed)}")
         params.write_text(yaml.safe_dump(tree, sort_keys=False))
     for path, digest in step.deps.items():
@@ -73,12 +88,18 @@ def _check_out(content: Content, commit: str, step: Step, folder: Path) -> None:
         content.copy(digest, path, there)
 
 
-def _set(tree: dict[str, Any], parameters: dict[str, Any]) -> list[str]:
-    """Put dotted `parameters` into `tree`, and the profile that they belong to in use; return the names of those that changed."""
+def _set(tree: dict[str, Any], parameters: dict[str, Any], threads: int | None) -> list[str]:
+    """Put dotted `parameters` into `tree`, and the profile that they belong to in use; return the names of those that changed.
+
+    Args:
+        threads: which no stage depends on, but to the last byte its weights do.
+    """
     wanted = dict(parameters)
     profiles = {key.split(".")[1] for key in parameters if key.startswith("profiles.")}
     if len(profiles) == 1:
         wanted["profile"] = profiles.pop()
+        if threads:
+            wanted[f"profiles.{wanted['profile']}.compute.threads"] = threads
     changed = []
     for name, value in wanted.items():
         *parents, last = name.split(".")

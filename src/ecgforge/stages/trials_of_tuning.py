@@ -154,15 +154,14 @@ def storage() -> str:
 
 
 def places(workers: int, compute: Compute) -> list[str | None]:
-    """Return CUDA_VISIBLE_DEVICES of each worker: as many GPUs as a training takes, in turn, shared where there are too few."""
+    """Return CUDA_VISIBLE_DEVICES of each worker: a GPU each, in turn, shared where there are too few."""
     count = 0 if compute.accelerator == "cpu" else torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
-    return shares(workers, visible, compute.devices)
+    return shares(workers, visible)
 
 
-def shares(workers: int, visible: list[str], devices: int) -> list[str | None]:
-    """Deal the `visible` GPUs out to workers, `devices` to each."""
+def shares(workers: int, visible: list[str]) -> list[str | None]:
+    """Deal the `visible` GPUs out to workers; a worker alone sees them all."""
     if workers == 1 or not visible:
         return [None] * workers
-    groups = [visible[first : first + devices] for first in range(0, len(visible) - devices + 1, devices)] or [visible]
-    return [",".join(groups[worker % len(groups)]) for worker in range(workers)]
+    return [visible[worker % len(visible)] for worker in range(workers)]

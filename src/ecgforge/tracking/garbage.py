@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +33,8 @@ class Needed:
 
 @dataclass
 class Stale:
-    """Versions and runs that nothing needs, runs by name and id; and the identities of cells whose checkpoints are of no more use."""
+    """Versions and runs that nothing needs, runs by name and id; and the identities of cells whose checkpoints are of no more use, since
+    their runs have ended, or later ones of the same cells have. A run that this store does not know may be another store's."""
 
     versions: list[Version]
     runs: list[tuple[str, str]]
@@ -82,16 +81,17 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
             else:
                 gone.append(version)
     runs = _runs()
-    latest = {_same(run): run.info.run_id for run in sorted(runs, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
+    latest = {_same(run): run.info for run in sorted(runs, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
-    removable, ended = [], set(unfinished)
+    removable: list[tuple[str, str]] = []
+    ended: set[str] = set()
     for run in runs:
         identity = run.data.tags[CELL]
-        superseded = latest.get(_same(run), run.info.run_id) != run.info.run_id
+        superseded = latest.get(_same(run), run.info).start_time > run.info.start_time
         lost = any(key.startswith(INPUT) and value not in needed.digests for key, value in run.data.tags.items())
         failed = run.info.status in ("FAILED", "KILLED") and identity not in unfinished
-        if run.info.status != "FINISHED" and not superseded:
-            ended.discard(identity)
+        if run.info.status == "FINISHED" or superseded:
+            ended.add(identity)
         if run.data.tags.get("kind") not in KINDS:
             continue
         wanted = run.info.run_id in keep | parents or identity in needed.cells or run.info.status in ("RUNNING", "SCHEDULED")
@@ -101,21 +101,26 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
 
 
 def remove(stale: Stale) -> None:
-    """Delete versions and runs, and free their files where the store is this machine's; a server's are left to its `mlflow gc`."""
-    registry, models = client(), []
+    """Delete versions and runs. Where the store is this machine's, their files go first, since who is interrupted then finds the rest
+    again; a server's files are left to its `mlflow gc`."""
+    registry, ours = client(), local_database() is not None
     for version in stale.versions:
+        model = version.source.rsplit("/", 1)[-1]
+        if ours:
+            _free(patiently(registry.get_logged_model, model).artifact_location)
         patiently(registry.delete_model_version, version.name, version.number)
-        models.append(version.source.rsplit("/", 1)[-1])
-        patiently(registry.delete_logged_model, models[-1])
+        patiently(registry.delete_logged_model, model)
     for _, run_id in stale.runs:
+        if ours:
+            _free(patiently(registry.get_run, run_id).info.artifact_uri)
         patiently(registry.delete_run, run_id)
-    database = local_database()
-    # Without a list of either kind, MLflow would free all that anyone ever deleted.
-    if database is None or not (models and stale.runs):
-        return
-    uri = f"sqlite:///{database}"
-    chosen = ["--run-ids", ",".join(run_id for _, run_id in stale.runs), "--logged-model-ids", ",".join(models)]
-    subprocess.run([sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri, *chosen], check=False)
+
+
+def _free(address: str) -> None:
+    # `mlflow gc` would do this too, and more: all that anyone ever deleted, where it is given no ids of a kind.
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    get_artifact_repository(address).delete_artifacts()
 
 
 def _same(run: Any) -> tuple[str | None, ...]:

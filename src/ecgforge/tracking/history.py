@@ -67,9 +67,11 @@ def faults(name: str) -> list[str]:
         if entry.after != last:
             found.append(f"the entry of {entry.when} does not follow the one before it: one was removed, changed, or written at once")
         last = _digest(text)
-    known = [json.loads(text)["version"] for text in _texts(name)]
-    now = champion(name)
-    if now != (known[-1] if known else ""):
+    known, now = entries(name), champion(name)
+    undone = [entry for entry, after in _with_outcome(known, now) if after == entry.former]
+    for entry in undone:
+        found.append(f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: its process was killed")
+    if now != ["", *(entry.version for entry in known if entry not in undone)][-1]:
         found.append(f"champion is {now or 'nobody'}, which the last entry does not say: the alias was moved by other means")
     return found
 
@@ -80,14 +82,27 @@ def champion(name: str) -> str:
 
 
 def former(name: str) -> str:
-    """Return the number of the champion before the present one, empty where there is none; rolled-back ones do not count."""
+    """Return the number of the champion before the present one, empty where there is none; rolled-back ones do not count, nor do those
+    that never were."""
     line: list[str] = []
-    for entry in entries(name):
+    now = champion(name)
+    for entry, after in _with_outcome(entries(name), now):
+        if after == entry.former:
+            continue
+        # Whoever became champion by other means than `move` is known from the next entry alone, and now from the alias.
+        line += [entry.former] if entry.former not in ("", *line[-1:]) else []
         if entry.action == ROLLED_BACK and line[-2:-1] == [entry.version]:
             line.pop()
         else:
-            line += [number for number in (entry.former, entry.version) if number and number not in line[-1:]]
+            line.append(entry.version)
+    line += [now] if now not in line[-1:] else []
     return line[-2] if len(line) > 1 else ""
+
+
+def _with_outcome(known: list[Entry], now: str) -> Iterator[tuple[Entry, str]]:
+    """Yield each entry with the champion after it: who the next entry says it was, or who it is now. Where that is still the former one,
+    the process was killed between writing the entry and setting the alias."""
+    return zip(known, [*(entry.former for entry in known[1:]), now], strict=False)
 
 
 def move(name: str, number: str, expected: str, action: str, reason: str, evidence: str) -> None:

@@ -4,6 +4,7 @@ themselves, and by DVC's records of the stages that ran. What is gone is said to
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -75,9 +76,12 @@ def trace(reference: str, content: Content) -> Node:
     walker = Walker(content)
     if RUN.match(reference):
         return walker.run(reference, {})
-    path = Path(reference)
-    if (content.root / path).exists() or path.parts[0] in ("data", "models"):
-        return walker.path(path.absolute().relative_to(content.root) if path.is_absolute() else path)
+    full = Path(os.path.normpath(content.root / reference))
+    path = full.relative_to(content.root) if full.is_relative_to(content.root) else full
+    if path.parts[:1] in (("data",), ("models",)):
+        return walker.path(path)
+    if full.exists():
+        raise EcgforgeError(f"'{reference}' is no file or folder under models/ or data/ of {content.root}, and no other has a lineage")
     return walker.version(find(reference))
 
 

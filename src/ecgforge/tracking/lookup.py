@@ -7,7 +7,7 @@ from typing import Any
 
 from ecgforge.tracking import store
 from ecgforge.tracking.models import WEIGHTS
-from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
+from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT, THREADS
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,24 @@ def quality(dataset: str, generator: str, weights: str, digest: str) -> tuple[st
 
 def figure(run_id: str, name: str) -> float | None:
     """Return a figure of a run, if the run is still there and has it."""
+    found = _run(run_id)
+    return found.data.metrics.get(name) if found else None
+
+
+def threads(run_id: str) -> int | None:
+    """Return how many threads a run computed with, if the run is still there and says so."""
+    found = _run(run_id)
+    told = found.data.tags.get(THREADS) if found else None
+    return int(told) if told else None
+
+
+def _run(run_id: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
-        found: Any = store.client().get_run(run_id)
+        return store.client().get_run(run_id)
     except MlflowException:
         return None
-    return found.data.metrics.get(name)
 
 
 def _experiments() -> list[str]:

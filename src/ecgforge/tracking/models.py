@@ -40,7 +40,6 @@ def log_classifier(
     rhythms: Sequence[str],
     *,
     name: str,
-    tags: dict[str, str] | None = None,
     files: Sequence[Path] = (),
     service: Service | None = None,
 ) -> str:
@@ -52,7 +51,6 @@ def log_classifier(
             of one for a constant.
         rhythms: the classes, in order.
         name: the registered model's.
-        tags: of the version, besides the run's provenance.
         files: kept beside the model, in its folder extra_files.
         service: how MLflow serves it; without, on what `model` takes.
     """
@@ -62,9 +60,8 @@ def log_classifier(
     with torch.no_grad():
         logits = network(torch.from_numpy(example))
     weights = hashlib.md5(safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()})).hexdigest()
-    tags = {"rhythms": ", ".join(rhythms), **(tags or {})}
     save = partial(_save, network, example, _signature([example], [None], logits), files, service.files if service else {}, service)
-    return _register(run, save, name, weights, tags)
+    return _register(run, save, name, weights, {"rhythms": ", ".join(rhythms)})
 
 
 def log_generator(
@@ -74,7 +71,6 @@ def log_generator(
     folder: Path,
     *,
     name: str,
-    tags: dict[str, str] | None = None,
     described: Mapping[str, Any] | None = None,
 ) -> str:
     """Register a generator, and return its version; weights that this cell has registered already keep their version.
@@ -94,7 +90,7 @@ def log_generator(
     signature = _signature([tensor.numpy() for tensor in example], arguments, output)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     save = partial(_save, network, example, signature, files, described or {}, None)
-    return _register(run, save, name, md5(folder / "weights.safetensors"), tags or {})
+    return _register(run, save, name, md5(folder / "weights.safetensors"), {})
 
 
 def find_version(name: str, identity: str) -> ModelVersion | None:

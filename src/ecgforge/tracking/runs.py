@@ -47,6 +47,7 @@ CHARTS = {  # what they compare, and a filter of runs
 }
 INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
 REASON = "ecgforge.reason"
+THREADS = "system.threads"
 BEST = "best"  # tag of a study's best trial
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
@@ -91,7 +92,7 @@ class Cell:
             which = f"trial {self.point}" if self.kind == "trial" else "tuning"
             return f"{which}: {self.generator or self.backbone} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
-        place = f", {self.sweep} {self.point}" if self.sweep else ""
+        place = ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
         return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}"
 
     @property
@@ -254,10 +255,6 @@ class Run:
         for found in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{CELL}` = '{identity}'"):
             patiently(self.client.set_tag, found.info.run_id, BEST, "true")
 
-    def file(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of the file at `path` in the artifact folder `folder`."""
-        patiently(self.client.log_artifact, self.id, str(path), folder)
-
     def _start(self, params: dict[str, Any], inputs: list[DatasetInput]) -> None:
         from mlflow.entities import Param
 
@@ -385,11 +382,18 @@ def _origin() -> dict[str, str]:
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge")}
     commit = _git("rev-parse", "HEAD")
     if commit:
-        # DVC writes dvc.lock between stages.
-        dirty = bool(_git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock"))
-        tags |= {"git.commit": commit, "git.dirty": str(dirty).lower(), "mlflow.source.git.commit": commit}
+        tags |= {"git.commit": commit, "git.dirty": str(uncommitted()).lower(), "mlflow.source.git.commit": commit}
     dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.exp": os.environ.get("DVC_EXP_NAME")}
     return tags | {key: value for key, value in dvc.items() if value}
+
+
+def uncommitted() -> bool:
+    """Say whether anything but parameters differs from the commit.
+
+    DVC writes dvc.lock between stages, and has the values in params.yaml that a stage depends on in its record there, as it has the
+    digests of its data: `reproduce` puts both back.
+    """
+    return bool(_git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock", ":(exclude,top)params.yaml"))
 
 
 def _git(*arguments: str) -> str:
@@ -404,7 +408,7 @@ def _system() -> dict[str, str]:
     if torch is None:
         return {}
     device = "cuda" if torch.cuda.is_initialized() else "cpu"
-    return {"system.torch": torch.__version__, "system.device": device, "system.threads": str(torch.get_num_threads())}
+    return {"system.torch": torch.__version__, "system.device": device, THREADS: str(torch.get_num_threads())}
 
 
 def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -59,7 +59,7 @@ def find(reference: str) -> Version:
         raise EcgforgeError(f"'{reference}' means no model version: write name@alias or name/number, as in ecg-classifier-merged@champion")
     known = versions(words["name"])
     if not known:
-        raise EcgforgeError(f"no model is registered as '{words['name']}': see `ecgforge ui`, or run `dvc repro` first")
+        raise EcgforgeError(f"no model is registered as '{words['name']}': {_registered_models() or 'run `dvc repro` first'}")
     for version in known:
         if words["alias"] in version.aliases or words["version"] == version.number:
             return version
@@ -68,6 +68,11 @@ def find(reference: str) -> Version:
         f"'{words['name']}' has no {words['alias'] or 'version ' + words['version']}: it has versions 1 to {known[-1].number} "
         f"and the aliases {', '.join(aliases) or '(none yet: `ecgforge promote` sets champion)'}"
     )
+
+
+def _registered_models() -> str:
+    names = ", ".join(sorted(model.name for model in patiently(client().search_registered_models, max_results=1000)))
+    return names and f"there are {names}"
 
 
 def versions(name: str) -> list[Version]:

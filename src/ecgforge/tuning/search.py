@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from rich.console import Console
 
 from ecgforge.errors import EcgforgeError, PrunedError, TrialError
 from ecgforge.tuning.space import Point, Space, suggest
+from ecgforge.workers import end_with_parent
 
 Direction = Literal["maximize", "minimize"]
 
@@ -347,7 +347,7 @@ def _worker(task: Task, objective: Objective, place: str | None) -> None:
     """The main function of a worker process."""
     if place is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         _work(task, objective)
     except EcgforgeError as error:
@@ -355,10 +355,3 @@ def _worker(task: Task, objective: Objective, place: str | None) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(KILLED + signal.SIGINT) from None
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent
-    parent.join()
-    os.kill(os.getpid(), signal.SIGKILL)
