@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,26 @@ def test_an_interruption_reaches_the_work_once(tmp_path: Path) -> None:
     command.send_signal(signal.SIGINT)
     assert command.wait(20) == 130
     assert note.with_suffix(".interrupted").exists()
+
+
+def test_an_interruption_waits_until_it_is_known_who_does_the_work(tmp_path: Path) -> None:
+    address = str(tmp_path / "socket")
+    work = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    assert work.stdout
+    work.stdout.readline()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        command = subprocess.Popen([*COMMAND, "wait"], env={**os.environ, warm.ADDRESS: address})
+        connection, _ = listener.accept()
+        with connection:
+            socket.recv_fds(connection, 1 << 20, 3)
+            command.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            connection.sendall(f"{work.pid}\n".encode())
+            assert work.wait(20) == -signal.SIGINT
+            connection.sendall(b"130\n")
+            assert command.wait(20) == 130
 
 
 def test_who_kills_the_command_kills_the_work(tmp_path: Path) -> None:

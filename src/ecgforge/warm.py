@@ -18,13 +18,14 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 ADDRESS = "ECGFORGE_WARM"
+PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 KILLED = 137  # the exit code of a shell's command that was killed with SIGKILL
 
 
@@ -59,24 +60,35 @@ def run(arguments: Sequence[str]) -> int | None:
     if not address:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
-        try:
-            connection.connect(address)
-            request = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": dict(os.environ)}
-            socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
-            replies = connection.makefile()
-            pid = replies.readline()
-        except OSError:
-            return None
-        if not pid:
-            return None
+        with _held_back(PASSED_ON):  # until it is known to whom they go
+            try:
+                connection.connect(address)
+                request = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": dict(os.environ)}
+                socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
+                replies = connection.makefile()
+                pid = replies.readline()
+            except OSError:
+                return None
+            if not pid:
+                return None
 
-        def pass_on(number: int, _: FrameType | None) -> None:
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), number)
+            def pass_on(number: int, _: FrameType | None) -> None:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), number)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, pass_on)
+            for number in PASSED_ON:
+                signal.signal(number, pass_on)
         return int(replies.readline() or KILLED)
+
+
+@contextmanager
+def _held_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Let signals that arrive within the block wait for its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def serve(address: str, entry: str, modules: Sequence[str]) -> None:
