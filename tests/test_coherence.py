@@ -79,6 +79,3 @@ def test_sizes_and_offsets_of_leads_do_not_count(seed: int, size: float, offset:
     for score in (error, w1):
         assert score(first, changed) == pytest.approx(score(first, second))
         assert score(first, second) == pytest.approx(score(second, first))
-
-
-# Einthoven

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, intervals, manifold, memorisation, physiology, spectrum, two_sample, views, waves
-from ecgforge.records.record_set import RecordSet
+from ecgforge.records.record_set import About, RecordSet
 
 FEWEST = 5  # records of a rhythm in each sample, below which the rhythm is left out
 PART = 256  # records read at a time
@@ -22,7 +22,7 @@ RESAMPLES = 200  # of a distance; enough for the spread that its interval shows
 COMPONENTS = 32  # of an embedding, that a Fréchet distance is taken in: more than records can fill make it rank by noise
 ALL = "all"
 BY_RHYTHM = ("heart_rate", "rr_variation", "qrs_duration", "qtc", "p_share")  # measures that are compared in each rhythm too
-OVERALL = ("rmssd", "r_amplitude", "t_amplitude", "axis", *spectrum.POWERS)
+OVERALL = ("sdnn", "rmssd", "qt", "r_amplitude", "t_amplitude", "axis", *spectrum.POWERS)
 SHARES = ("precision", "recall", "coverage")  # of as many records as a sample has
 
 Embed = Callable[[np.ndarray], np.ndarray]  # signals to `[records, features]`
@@ -54,7 +54,8 @@ def assess(
     real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality, classifier: Embed | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Score `synthetic` against real records, and two other sets by the same scores: real records of other patients, which no synthetic
-    set can be expected to pass, and surrogates of these without a beat, which any should.
+    set can be expected to pass, and plainly wrong ones, which any should: surrogates of these without a beat and, since surrogates keep
+    spectra and how leads go together, white noise as strong as each lead where these are scored.
 
     Samples of equal size are drawn, one record a patient and as many of each rhythm in all, since a different mix of
     rhythms alone would tell sets apart: the reference, of held-out real records, topped up from training records where those are
@@ -81,10 +82,18 @@ def assess(
     reference, others = samples["reference"], {name: samples[name] for name in ("value", "floor", "ceiling")}
     scores = {name: _scores(reference, sample, settings) for name, sample in others.items()}
     training, held_out = (_embedded(records, embedding) for records in (real_train, real_test))
-    strangers = held_out[::2]
-    judged = {"value": _embedded(synthetic, embedding), "floor": held_out[1::2], "ceiling": samples["ceiling"].features}
-    for name, features in judged.items():
-        found = memorisation.scores(training, strangers, features)
+    strangers, rhythms = held_out[::2], real_test.records["rhythm"].to_numpy()
+    judged = {
+        "value": (_embedded(synthetic, embedding), synthetic.records["rhythm"].to_numpy()),
+        "floor": (held_out[1::2], rhythms[1::2]),
+        "ceiling": (samples["ceiling"].features, samples["ceiling"].rhythms),
+    }
+    near = {
+        name: memorisation.nearness(*one, training, strangers, rhythms[::2])
+        for name, one in {**judged, "strangers": (strangers, rhythms[::2])}.items()
+    }
+    for name, (features, _) in judged.items():
+        found = memorisation.scores(near[name], near["strangers"])
         found["authenticity"] = memorisation.authenticity(training, features)
         found["membership_auc"] = memorisation.membership_auc(training, strangers, features)
         scores[name] |= {(ALL, metric): value for metric, value in found.items()}
@@ -95,8 +104,8 @@ def assess(
     limits[ALL, "membership_auc"] = intervals.hanley_mcneil(
         scores["value"][ALL, "membership_auc"], len(training), len(strangers), CONFIDENCE
     )
-    distances = [memorisation.nearest(features, training) for features in (judged["value"], strangers)]
-    limits[ALL, "nearest_ratio"] = intervals.percentile(memorisation.ratio, distances, CONFIDENCE, RESAMPLES, settings.seed)
+    sides = [near["value"], near["strangers"]]
+    limits[ALL, "nearest_ratio"] = intervals.percentile(memorisation.ratio, sides, CONFIDENCE, RESAMPLES, settings.seed)
     rows = [
         (*key, value, *limits.get(key, (np.nan, np.nan)), scores["floor"][key], scores["ceiling"][key])
         for key, value in scores["value"].items()
@@ -135,32 +144,36 @@ def _draw(
     real_sets, about = [real_test, real_train], real_train.about
     reference, other = _load(real_sets, first), _load(real_sets, last)
     embedding = distribution.Embedding.fit(reference, settings.seed)
+    beatless = distribution.surrogates(other, rng)
+    noise = other.std(axis=-1, keepdims=True) * rng.standard_normal(other.shape, dtype=np.float32)
+    judged = _load([synthetic], made)
     drawn = {
-        "reference": (first, reference),
-        "value": (made, _load([synthetic], made)),
-        "floor": (last, other),
-        "ceiling": (last, distribution.surrogates(other, rng)),
+        "reference": (first, reference, reference),
+        "value": (made, judged, judged),
+        "floor": (last, other, other),
+        "ceiling": (last, beatless, noise),
     }
     return embedding, {
         name: Sample(
             table["patient"].to_numpy(),
             table["rhythm"].to_numpy(),
-            pd.concat([part.reset_index(drop=True) for part in _measures(signals, about.sampling_rate, about.units)], axis=1),
+            _measures(signals, for_spectra, about),
             embedding(signals),
             classifier(signals) if classifier else None,
-            spectrum.log_psd(signals, about.sampling_rate),
-            coherence.correlations(signals),
+            spectrum.log_psd(for_spectra, about.sampling_rate),
+            coherence.correlations(for_spectra),
         )
-        for name, (table, signals) in drawn.items()
+        for name, (table, signals, for_spectra) in drawn.items()
     }
 
 
-def _measures(signals: np.ndarray, sampling_rate: float, units: str) -> list[pd.DataFrame]:
-    return [
-        physiology.measure(signals, sampling_rate),
-        waves.measure(signals, sampling_rate, units),
-        spectrum.band_power(signals, sampling_rate),
+def _measures(signals: np.ndarray, for_spectra: np.ndarray, about: About) -> pd.DataFrame:
+    parts = [
+        physiology.measure(signals, about.sampling_rate),
+        waves.measure(signals, about.sampling_rate, about.units),
+        spectrum.band_power(for_spectra, about.sampling_rate),
     ]
+    return pd.concat([part.reset_index(drop=True) for part in parts], axis=1)
 
 
 def _shuffled(sets: list[RecordSet], rng: np.random.Generator) -> pd.DataFrame:
@@ -200,14 +213,18 @@ def _scores(reference: Sample, judged: Sample, settings: Quality) -> dict[tuple[
         real, other = reference.measures[chosen], judged.measures[chosen]
         for measure in (*BY_RHYTHM, *(OVERALL if rhythm == ALL else ())):
             values[rhythm, f"{measure}_w1"] = physiology.wasserstein(real[measure].to_numpy(), other[measure].to_numpy())
-            if rhythm == ALL and measure in BY_RHYTHM:
+            if rhythm == ALL and measure not in spectrum.POWERS:
                 values[rhythm, f"{measure}_ks"] = waves.ks(real[measure].to_numpy(), other[measure].to_numpy())
         values[rhythm, "undetected_share"] = float(physiology.undetected(other).mean())
         values[rhythm, "failed_share"] = float(other["failed"].mean())
         values[rhythm, "psd_db"] = spectrum.distance(reference.spectra[chosen], judged.spectra[chosen])
         values[rhythm, "correlation_error"] = coherence.error(reference.correlations[chosen], judged.correlations[chosen])
         values[rhythm, "mmd2"], values[rhythm, "mmd_p"] = distribution.mmd(
-            reference.features[chosen], judged.features[chosen], settings.permutations, np.random.default_rng(settings.seed)
+            reference.features[chosen],
+            judged.features[chosen],
+            reference.rhythms[chosen],
+            settings.permutations,
+            np.random.default_rng(settings.seed),
         )
     values[ALL, "correlation_w1"] = coherence.w1(reference.correlations, judged.correlations)
     values |= {(ALL, name): distribution.frechet(*pair) for name, pair in _embeddings(reference, judged).items()}
@@ -240,7 +257,7 @@ def _intervals(
         for measure in (*BY_RHYTHM, *(OVERALL if rhythm == ALL else ())):
             first, second = (sample.measures.loc[chosen, measure].to_numpy() for sample in (reference, judged))
             found[rhythm, f"{measure}_w1"] = spread(physiology.wasserstein, first, second, strata)
-            if rhythm == ALL and measure in BY_RHYTHM:
+            if rhythm == ALL and measure not in spectrum.POWERS:
                 found[rhythm, f"{measure}_ks"] = spread(waves.ks, first, second, strata)
         for metric in ("undetected_share", "failed_share"):
             found[rhythm, metric] = intervals.wilson(scores[rhythm, metric], count, CONFIDENCE)

@@ -91,7 +91,7 @@ def _features(signals: np.ndarray, kernels: dict[int, np.ndarray], scale: np.nda
     return np.concatenate(rows).astype(np.float64)
 
 
-def mmd(first: np.ndarray, second: np.ndarray, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
+def mmd(first: np.ndarray, second: np.ndarray, strata: np.ndarray, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
     """Unbiased squared maximum mean discrepancy and its permutation p-value.
 
     Gretton et al., JMLR 13:723 (2012), eq. 3: pairs of a record with itself are left out, so that the mean over samples of one
@@ -99,15 +99,20 @@ def mmd(first: np.ndarray, second: np.ndarray, permutations: int, rng: np.random
     distance in the pooled sample: one kernel for all three terms, since terms of different kernels do not subtract.
 
     Args:
-        first, second: embedded records, `[records, features]`, two or more of each.
+        first, second: embedded records, `[records, features]`, as many of each, two or more.
+        strata: `[records]`; record i of both belongs to stratum `strata[i]`. Since both samples have as many records of each, sides are
+            permuted within strata: splits that mix rhythms unevenly would be further apart than any that could have been drawn.
         permutations: of the pooled sample, for the p-value; it is (1 + as large ones) / (1 + permutations).
 
     Returns:
         MMD^2 and p.
     """
     kernel = _kernel(np.concatenate([first, second]))
-    side = np.arange(len(kernel)) < len(first)
-    observed, *permuted = _mmd2(kernel, np.stack([side, *(rng.permutation(side) for _ in range(permutations))], axis=1))
+    sides = np.tile(np.arange(len(kernel)) < len(first), (1 + permutations, 1))
+    both = np.concatenate([strata, strata])
+    for stratum in np.unique(strata):
+        sides[1:, both == stratum] = rng.permuted(sides[1:, both == stratum], axis=1)
+    observed, *permuted = _mmd2(kernel, sides.T)
     return float(observed), float((1 + np.sum(np.array(permuted) >= observed)) / (1 + permutations))
 
 

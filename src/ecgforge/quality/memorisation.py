@@ -12,24 +12,41 @@ STRANGERS = 0.01  # of held-out records, which are that near to a training recor
 PART = 256  # records whose distances to all others are held at a time: a whole matrix of 40,000 records takes 13 GB
 
 
-def scores(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) -> dict[str, float]:
-    """Compare distances to the nearest training record, in an embedding that does not see where in a record a beat lies.
+def scores(own: np.ndarray, strange: np.ndarray) -> dict[str, float]:
+    """Compare how near synthetic and held-out records lie to the training records.
 
     After Meehan, Chaudhuri & Dasgupta (AISTATS 2020), who ask whether a generator's records lie nearer to its training records than
     held-out ones do.
 
     Args:
-        training, held_out, synthetic: embedded records, `[records, features]`; those held out are of patients who are not in training.
+        own, strange: `nearness` of synthetic records and of held-out ones, whose patients are not in training, `[records]`.
 
     Returns:
-        `nearest_ratio`: the median distance of synthetic records over that of held-out ones, 1 for strangers and 0 for copies.
+        `nearest_ratio`: the median of synthetic records over that of held-out ones, 1 for strangers and 0 for copies.
         `copied_share`: synthetic records nearer than all but 1 % of held-out ones, 0.01 for strangers and 1 for copies.
     """
-    own, strange = (nearest(records, training) for records in (synthetic, held_out))
     return {
         "nearest_ratio": ratio(own, strange),
         "copied_share": float(np.mean(own < np.quantile(strange, STRANGERS))),
     }
+
+
+def nearness(
+    records: np.ndarray, rhythms: np.ndarray, training: np.ndarray, held_out: np.ndarray, held_out_rhythms: np.ndarray
+) -> np.ndarray:
+    """Return distances to the nearest training record in units of a stranger's, `[records]`: the median of held-out records of the same
+    rhythm, or of all where none has it.
+
+    A rare rhythm has few training records, and strangers of it lie far from them; in plain distances, an even mix of rhythms would
+    pass for novelty, and copies of rare records for strangers.
+
+    Args:
+        records, training, held_out: embedded, `[records, features]`, so that where in a record a beat lies is not seen.
+        rhythms, held_out_rhythms: `[records]`.
+    """
+    strange = nearest(held_out, training)
+    usual = {rhythm: np.median(strange[held_out_rhythms == rhythm]) for rhythm in np.unique(held_out_rhythms)}
+    return nearest(records, training) / np.array([usual.get(rhythm, np.median(strange)) for rhythm in rhythms])
 
 
 def nearest(records: np.ndarray, training: np.ndarray) -> np.ndarray:
