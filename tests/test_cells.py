@@ -91,7 +91,7 @@ def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(project: Path,
 
 @pytest.mark.timeout(120)
 def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Path) -> None:
-    stages = {f"long{i}": {"cmd": f"touch ran{i}; sleep 60", "outs": [f"long{i}"]} for i in range(4)}
+    stages = {f"long{i}": {"cmd": f"touch ran{i}; sleep 10", "outs": [f"long{i}"]} for i in range(4)}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     program = "from ecgforge import cells; cells.repro([], 1)"
     command = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True)

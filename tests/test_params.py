@@ -62,6 +62,7 @@ def test_every_profile_is_valid_whole() -> None:
         ("sources", ["ptbxl", "chapman", "ptbxl"], "sources = .*: ptbxl is there twice"),
         ("datasets", ["ptbxl", "ptbxl"], "datasets = .*: ptbxl is there twice"),
         ("generators", ["diffwave", "diffwave"], "generators = .*: diffwave is there twice"),
+        ("profiles.demo.sweeps.fine_tuning.steps", 120, r"profiles\.demo\.sweeps.* = .*gradual unfreezing.* a multiple of 90"),
         ("swept.datasets", ["ptbxl", "ptbxl"], "swept.datasets = .*: ptbxl is there twice"),
         ("swept.generators", ["diffwave", "diffwave"], "swept.generators = .*: diffwave is there twice"),
         ("swept.hospitals", [{"train": "ptbxl", "test": "chapman"}] * 2, "swept.hospitals = .*: ptbxl to chapman is there twice"),

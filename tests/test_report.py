@@ -126,7 +126,7 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
     rows["sweeps"] = sweeps("ptbxl", GENERATORS[0])
     rows["variations"] = [
         {"dataset": "ptbxl", "generator": GENERATORS[0], "variation": name, "train_s": cost, "generate_ms": 2.5, "c2st_accuracy": 0.75}
-        for name, cost in (("as it is", 0.0), ("guidance 1", 12.5))
+        for name, cost in ((tables.AS_IT_IS, np.nan), ("guidance 1", 12.5))
     ]
     return {name: pd.DataFrame(table) for name, table in rows.items()}
 
@@ -134,14 +134,18 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
 def sweeps(dataset: str, generator: str) -> list[dict[str, Any]]:
     """Points of every sweep on one dataset and generator, and what they are compared with."""
     points = [("", "", "", "TrRTeR", 0.6), ("", "augmentation", "classical", "TrRTeR", 0.7), (generator, "", "", "TrSTeR", 0.2)]
-    points += [("", "scratch", point, "TrRTeR", mean) for point, mean in (("5", 0.2), ("20", 0.4))]
+    points += [
+        ("", sweep, point, "TrRTeR", mean) for sweep in ("scratch", "scratch, augmented") for point, mean in (("5", 0.2), ("20", 0.4))
+    ]
     points += [(generator, "fine-tuning, all", point, "TrSTeR", mean) for point, mean in (("2", 0.1), ("5", 0.3), ("20", 0.65))]
     points += [(generator, f"mixture, {how}", "50", "TrRSTeR", 0.5) for how in ("proportion", "balance")]
     points += [(generator, "size", "20", setting, 0.45) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")]
+    points += [(generator, "size, augmented", "20", setting, 0.46) for setting in ("TrRTeR", "TrRSTeR")]
     points += [(generator, "ablation", "guidance 1", "TrSTeR", 0.33), (generator, "hospitals", "chapman, real", "TrRTeR", 0.37)]
     rows = [("resnet1d", *point) for point in points]
     rows += [("majority", "", "", "", "TrRTeR", 0.05)]
     rows += [("transformer", "" if setting == "TrRTeR" else generator, "backbones", "", setting, 0.41) for setting in ("TrRTeR", "TrSTeR")]
+    rows += [("transformer", "", "backbones, augmented", "", "TrRTeR", 0.43)]
     keys = ["backbone", "generator", "sweep", "point", "setting", "mean"]
     return [
         {"dataset": dataset, "metric": "f1", **dict(zip(keys, row, strict=True)), "low": row[-1] - 0.1, "high": row[-1] + 0.1}
@@ -260,9 +264,20 @@ def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
 
 
 def test_the_confidence_of_the_intervals_is_told(report, inputs, tmp_path):
-    assert "mean over 2 seeds, 95 % interval" in report
+    assert re.search(r"mean over 2 seeds [\w, ]+, 95 % interval", report)
     page.write(replace(inputs, prepared={"ptbxl": inputs.prepared["ptbxl"]}, confidence=0.9), tmp_path / "report.html")
-    assert "mean over 2 seeds, 90 % interval" in (tmp_path / "report.html").read_text()
+    assert re.search(r"mean over 2 seeds [\w, ]+, 90 % interval", (tmp_path / "report.html").read_text())
+
+
+def test_an_estimate_of_fewer_seeds_says_so_and_a_baseline_does_not(inputs, tmp_path):
+    few = inputs.summary.assign(seeds=np.where(inputs.summary["setting"] == "TrRSTeR", 1, 2))
+    page.write(
+        replace(inputs, summary=few.assign(seeds=few["seeds"].where(~few["backbone"].isin(tables.BASELINES), 1))), tmp_path / "r.html"
+    )
+    table = Tables((tmp_path / "r.html").read_text()).tables["Macro-F1 by setting"]
+    column = table[0].index("TrRSTeR")
+    assert all(row[column].endswith(", 1 seed") for row in table if len(row) > column and row[0] in GENERATORS)
+    assert sum(cell.endswith("seed") for row in table for cell in row) == len(GENERATORS) * len(inputs.prepared)
 
 
 def test_recall_is_the_mean_over_seeds_without_the_macro_rows(report):
@@ -318,15 +333,25 @@ def test_verdicts_come_with_their_largest_and_smallest_effect(report):
 def test_sweeps_have_curves_and_tables(report):
     found = Tables(report).tables
     assert found[f"Other classifiers, ptbxl, {GENERATORS[0]}"][1:] == [
-        ["resnet1d", "0.60 0.50 to 0.70", "0.20 0.10 to 0.30", "–"],
-        ["transformer", "0.41 0.31 to 0.51", "0.41 0.31 to 0.51", "–"],
+        ["resnet1d", "0.60 0.50 to 0.70", "0.70 0.60 to 0.80", "0.20 0.10 to 0.30", "–", "–"],
+        ["transformer", "0.41 0.31 to 0.51", "0.43 0.33 to 0.53", "0.41 0.31 to 0.51", "–", "–"],
     ]
     varied = found[f"Variations of {GENERATORS[0]} on ptbxl"]
-    assert [row[:2] for row in varied[1:]] == [["as it is", "–"], ["guidance 1", "0.33 0.23 to 0.43"]]
-    assert varied[2][2:] == ["0.75", "12.5", "2.5"]
+    assert [row[:2] for row in varied[1:]] == [["as it is", "0.20 0.10 to 0.30"], ["guidance 1", "0.33 0.23 to 0.43"]]
+    assert [row[2:] for row in varied[1:]] == [["0.75", "–", "2.5"], ["0.75", "12.5", "2.5"]]
     assert found[f"Tested on ptbxl, trained elsewhere, {GENERATORS[0]}"][1:] == [["chapman, real", "0.37 0.27 to 0.47"]]
     for title in evidence.CURVES:
         assert f'alt="{title}: macro-F1' in report
+
+
+def test_lines_of_fewer_real_records_lead_on_to_all_of_them(inputs):
+    points = inputs.sweeps[inputs.sweeps["generator"].isin(["", GENERATORS[0]])]
+    whole = points[points["sweep"].isin(["", "augmentation"])]
+    lines = points.assign(line=np.where(points["sweep"].str.startswith("size"), points["sweep"] + " " + points["setting"], points["sweep"]))
+    of_size = lines[lines["sweep"].str.startswith("size")]
+    ends = evidence._joined(of_size, whole[whole["backbone"] == "resnet1d"]).iloc[len(of_size) :].set_index("line")
+    assert (ends["point"] == "100").all()
+    assert ends["mean"].to_dict() == {"size TrRTeR": 0.6, "size, augmented TrRTeR": 0.7, "size TrSTeR": 0.2}
 
 
 def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):

@@ -59,7 +59,7 @@ def small_params() -> dict[str, Any]:
     for other in demo["sweeps"]["backbones"]:
         other["training"] |= short
     demo["sweeps"]["backbones"][0]["network"] |= {"widths": [4, 8], "depths": [1, 1]}
-    demo["sweeps"]["fine_tuning"] |= short
+    demo["sweeps"]["fine_tuning"] |= short | {"steps": 30}
     demo["sweeps"] |= {"mixture": [50], "transfer": [25], "size": [50]}
     demo["quality"] |= {"records": 20, "permutations": 20}
     demo["classifier"]["tuning"] |= {"n_trials": 2, "repeats": 1}
@@ -152,12 +152,17 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         **methods,
         **mixtures,
         "scratch": {("TrRTeR", "resnet1d", "25")},
+        "scratch, augmented": {("TrRTeR", "resnet1d", "25")},
         "size": {(setting, "resnet1d", "50") for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")},
+        "size, augmented": {(setting, "resnet1d", "50") for setting in ("TrRTeR", "TrRSTeR")},
         "backbones": {(setting, name, "") for setting in ("TrRTeR", "TrSTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
+        "backbones, augmented": {(setting, name, "") for setting in ("TrRTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
         "ablation": {("TrSTeR", "resnet1d", name) for name in variations},
         "hospitals": {
             ("TrRTeR", "resnet1d", "ptbxl, real"),
+            ("TrRTeR", "resnet1d", "ptbxl, real, augmented"),
             ("TrRSTeR", "resnet1d", "ptbxl, own synthetic"),
+            ("TrRSTeR", "resnet1d", "ptbxl, own synthetic, augmented"),
             ("TrRSTeR", "resnet1d", "ptbxl, foreign synthetic"),
         },
     }

@@ -98,6 +98,41 @@ def test_classical_augmentation_is_the_rival() -> None:
     assert word(study(rivals), "Beside classical augmentation") == "not tested"
 
 
+def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
+    small, large = {"low": 0.001, "high": verdicts.SMALL - 0.005}, {"low": 0.001, "high": verdicts.SMALL + 0.005}
+    arms = {"dataset": "merged", "second": "TrRSTeR"}
+    for rule in (verdicts.any_gain, verdicts.some_arm_gains_everywhere):
+        assert rule(pd.DataFrame([arms | small])) == (False, True)
+        assert rule(pd.DataFrame([arms | large])) == (True, False)
+    assert verdicts.no_gain(pd.DataFrame([small])) == (True, False)
+
+
+def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
+    rivals = {
+        arm("TrRTeR"): 0.5,
+        arm("TrRTeR", sweep="augmentation", point="classical"): 0.8,
+        arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50"): 0.7,
+        arm("TrRTeR", sweep="scratch", point="5"): 0.4,
+        arm("TrRTeR", sweep="scratch, augmented", point="5"): 0.8,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
+        arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.4,
+        arm("TrRTeR", "diffwave", sweep="size, augmented", point="5"): 0.8,
+        arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.7,
+        arm("TrRSTeR", "diffwave", sweep="size, augmented", point="5"): 0.99,
+        arm("TrRTeR", sweep="backbones", backbone="transformer"): 0.4,
+        arm("TrRTeR", sweep="backbones, augmented", backbone="transformer"): 0.8,
+        arm("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer"): 0.7,
+    }
+    found = study(rivals)
+    for beginning in ("Some mixture", "With few real records, pre-training", "With few real records, a generator", "Other classifiers"):
+        plain, rival = (
+            verdict.word
+            for verdict in verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 400)
+            if verdict.claim.text.startswith(beginning)
+        )
+        assert (plain, rival) == ("supported", "contradicted"), beginning
+
+
 def test_few_real_records_are_compared_with_as_few() -> None:
     few = {
         arm("TrRTeR"): 0.9,
@@ -106,17 +141,20 @@ def test_few_real_records_are_compared_with_as_few() -> None:
         arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.6,
         arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.6,
     }
-    assert word(study(few), "With few real records, pre-training") == "supported"
-    assert word(study(few), "With few real records, a generator of those few") == "contradicted", "those few, and not as many others"
+    assert word(study(few), "With few real records, pre-training on synthetic ones helps") == "supported"
+    assert word(study(few), "With few real records, a generator of those few helps.") == "contradicted", "those few, and not as many others"
 
 
 def test_hospitals_are_compared_with_the_same_without_synthetic_records() -> None:
     there = {
         arm("TrRTeR", dataset="chapman"): 0.9,
         arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real"): 0.5,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic"): 0.8,
+        arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real, augmented"): 0.9,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, own synthetic"): 0.8,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic"): 0.4,
     }
-    assert word(study(there), "Synthetic records of one hospital's patients") == "supported"
+    assert word(study(there), "Synthetic records of its own hospital") == "supported"
+    assert word(study(there), "Synthetic records of the other hospital's patients") == "contradicted"
 
 
 def test_many_comparisons_widen_each_interval() -> None:

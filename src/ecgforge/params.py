@@ -274,6 +274,7 @@ class Study(Section):
 
 
 Method = Literal["all", "head", "gradual"]  # which weights a fine-tuning moves
+UNFREEZINGS = 3  # of a gradual one: the head, the upper half, all
 Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), _distinct("{:g}".format)]
 
 
@@ -287,6 +288,16 @@ class Sweeps(Section):
     methods: Annotated[list[Method], Field(min_length=1), _distinct()]
     fine_tuning: Training
     size: Percents  # real records that a generator learns from
+
+    @model_validator(mode="after")
+    def _methods_take_as_many_steps(self) -> Self:
+        whole = UNFREEZINGS * self.fine_tuning.evaluate_every
+        if "gradual" in self.methods and self.fine_tuning.steps % whole:
+            raise ValueError(
+                f"fine_tuning.steps = {self.fine_tuning.steps}: gradual unfreezing takes a third of them {UNFREEZINGS} times, each a "
+                f"multiple of evaluate_every; choose a multiple of {whole}"
+            )
+        return self
 
 
 class Quality(Section):

@@ -9,21 +9,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecgforge.report import figures
+from ecgforge.study.settings import AUGMENTATION
 from ecgforge.study.verdicts import Verdict
 
 CURVES = {  # sweeps whose points are percentages, by the figure that shows them; each with its name in words
     "More synthetic records": {"mixture, proportion": "mixed as the real ones are", "mixture, balance": "rare rhythms filled up"},
     "Pre-training": {
         "scratch": "from scratch",
+        "scratch, augmented": "from scratch, classically augmented",
         "fine-tuning, all": "pre-trained, all fine-tuned",
         "fine-tuning, head": "pre-trained, head alone",
         "fine-tuning, gradual": "pre-trained, gradually unfrozen",
     },
     "Fewer real records, for generator and classifier": {
         "size TrRTeR": "real records alone (TrRTeR)",
+        "size, augmented TrRTeR": "the same, classically augmented",
         "size TrRSTeR": "real and synthetic (TrRSTeR)",
+        "size, augmented TrRSTeR": "the same, classically augmented",
         "size TrSTeR": "synthetic alone (TrSTeR)",
     },
+}
+WHOLE = {  # lines whose end at all real records is a setting of the study, plain or of the sweep of augmentation
+    "scratch": ("TrRTeR", ""),
+    "scratch, augmented": ("TrRTeR", AUGMENTATION),
+    "size TrRTeR": ("TrRTeR", ""),
+    "size, augmented TrRTeR": ("TrRTeR", AUGMENTATION),
+    "size TrRSTeR": ("TrRSTeR", ""),
+    "size, augmented TrRSTeR": ("TrRSTeR", AUGMENTATION),
+    "size TrSTeR": ("TrSTeR", ""),
 }
 AXES = {
     "More synthetic records": "synthetic records, % of the real ones",
@@ -55,18 +68,28 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
 
     Args:
         points: sweep, point (percent), setting, mean, low, high of macro-F1; those of `scratch` too.
-        whole: setting, sweep, mean, low, high of TrRTeR and TrSTeR, with all records, and of augmentation.
+        whole: setting, sweep, mean, low, high of the study's settings, with all records, and of augmentation.
 
     Returns:
         SVG images by title.
     """
-    named = points.assign(line=np.where(points["sweep"] == "size", "size " + points["setting"], points["sweep"]))
+    named = points.assign(line=np.where(points["sweep"].str.startswith("size"), points["sweep"] + " " + points["setting"], points["sweep"]))
     found = {}
     for title, lines in CURVES.items():
         shown = named[named["line"].isin(list(lines))]
-        if len(shown[shown["line"] != "scratch"]):
-            found[title] = _figure(title, lines, shown, whole)
+        if len(shown[~shown["line"].str.startswith("scratch")]):
+            found[title] = _figure(title, lines, _joined(shown, whole), whole)
     return found
+
+
+def _joined(shown: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
+    """Lead lines of fewer real records on to all of them, where the study's own settings are."""
+    ends = [
+        whole[(whole["setting"] == setting) & (whole["sweep"] == sweep)].assign(line=line, point="100")
+        for line, (setting, sweep) in WHOLE.items()
+        if (shown["line"] == line).any() and not (shown.loc[shown["line"] == line, "point"].astype(float) == 100).any()
+    ]
+    return pd.concat([shown, *ends], ignore_index=True)
 
 
 def _figure(title: str, lines: dict[str, str], shown: pd.DataFrame, whole: pd.DataFrame) -> str:
@@ -74,7 +97,7 @@ def _figure(title: str, lines: dict[str, str], shown: pd.DataFrame, whole: pd.Da
         figure = Figure(figsize=(4.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         _level(axes, whole, "TrRTeR", "", "all real records (TrRTeR)", "-")
-        _level(axes, whole, "TrRTeR", "augmentation", "the same, classically augmented", "--")
+        _level(axes, whole, "TrRTeR", AUGMENTATION, "the same, classically augmented", "--")
         if title == "Pre-training":
             _level(axes, whole, "TrSTeR", "", "synthetic records alone (TrSTeR)", ":")
         for number, (line, name) in enumerate(lines.items()):

@@ -22,7 +22,7 @@ from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.report import ecg_paper, evidence, figures, tables
-from ecgforge.study.settings import AUGMENTED, SETTINGS
+from ecgforge.study.settings import AUGMENTED, SETTINGS, augmented
 from ecgforge.study.verdicts import FEWEST, SMALL, Verdict
 
 RHYTHMS = {
@@ -48,7 +48,9 @@ SCORES = {
     "qrs_duration_w1": "QRS duration, W1 (ms)",
     "qtc_w1": "QTc, W1 (ms)",
     "p_share_w1": "share of beats with a P wave, W1",
+    "sdnn_w1": "SDNN, W1 (ms)",
     "rmssd_w1": "RMSSD, W1 (ms)",
+    "qt_w1": "QT, W1 (ms)",
     "r_amplitude_w1": "R in lead II, W1",
     "t_amplitude_w1": "T in lead II, W1",
     "axis_w1": "QRS axis, W1 (degrees)",
@@ -60,6 +62,12 @@ SCORES = {
     "qrs_duration_ks": "QRS duration, KS",
     "qtc_ks": "QTc, KS",
     "p_share_ks": "share of beats with a P wave, KS",
+    "sdnn_ks": "SDNN, KS",
+    "rmssd_ks": "RMSSD, KS",
+    "qt_ks": "QT, KS",
+    "r_amplitude_ks": "R in lead II, KS",
+    "t_amplitude_ks": "T in lead II, KS",
+    "axis_ks": "QRS axis, KS",
     "undetected_share": "share of records without detectable beats",
     "failed_share": "share of records whose waves were not found",
     "psd_db": "spectrum, mean difference (dB)",
@@ -148,6 +156,8 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "splits": SPLITS,
         "metrics": METRICS,
         "scores": SCORES,
+        "of_backbones": tables.OF_BACKBONES,
+        "baselines": list(tables.BASELINES),
         "costs": tables.COSTS,
         "rhythms": RHYTHMS,
         "strip": STRIP,
@@ -230,12 +240,13 @@ def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str
     """What the sweeps of one dataset found, by generator: curves, how much pre-training is worth, and tables."""
     whole = points[points["sweep"].isin(["", "augmentation"])]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
-        own = pd.concat([points[points["sweep"] == "scratch"], rows])
+        own = pd.concat([points[points["sweep"].isin(["scratch", augmented("scratch")])], rows])
         beside = whole[whole["generator"].isin(["", generator])]
         real = beside[(beside["sweep"] == "") & (beside["setting"] == "TrRTeR")]["mean"]
         images = evidence.curves(own, beside)
         varied = tables.variations(variations[variations["generator"] == generator], rows)
-        backbones = tables.backbones(pd.concat([points[(points["sweep"] == "backbones") & (points["generator"] == "")], rows, beside]))
+        others = points[points["sweep"].isin(["backbones", augmented("backbones")]) & (points["generator"] == "")]
+        backbones = tables.backbones(pd.concat([others, rows, beside]))
         elsewhere = rows[rows["sweep"] == "hospitals"][["point", "mean", "low", "high"]].to_dict("records")
         if images or varied["rows"] or elsewhere:
             yield {

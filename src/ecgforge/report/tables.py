@@ -107,14 +107,16 @@ def quality(scores: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+AS_IT_IS = "as it is"
 COSTS = {"train_s": "training, s", "generate_ms": "drawing, ms a record"}
 JUDGED = ("c2st_accuracy", "rr_variation_w1", "heart_rate_w1", "recall", "coverage", "nearest_ratio")
 
 
 def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
-    """A row a variation of one generator: a few scores, TrSTeR's macro-F1 where it was trained with, and costs."""
+    """A row a variation of one generator: a few scores, TrSTeR's macro-F1, that of the study for the generator as it is, and costs."""
     columns = [name for name in (*JUDGED, *COSTS) if name in table]
-    found = {row["point"]: row for row in points[points["sweep"] == "ablation"].to_dict("records")}
+    trained = points[points["setting"] == "TrSTeR"]
+    found = {row["point"] or AS_IT_IS: row for row in trained[trained["sweep"].isin(["", "ablation"])].to_dict("records")}
     rows = [
         {"name": row["variation"], "values": [row[name] for name in columns], "f1": found.get(row["variation"])}
         for row in table.to_dict("records")
@@ -122,14 +124,19 @@ def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
+OF_BACKBONES = ("TrRTeR", "TrRTeR augmented", "TrSTeR", "TrRSTeR", "TrRSTeR augmented")
+
+
 def backbones(points: pd.DataFrame) -> list[Row]:
-    """A row a classifier, with macro-F1 in TrRTeR, TrSTeR and TrRSTeR: the study's first, then those of the sweep."""
-    shown = points[points["sweep"].isin(["", "backbones"])]
+    """A row a classifier, with macro-F1 in each of `OF_BACKBONES`: the study's first, then those of the sweep."""
+    changed = points["sweep"].isin([settings.AUGMENTATION, settings.augmented("backbones")])
+    named = points.assign(setting=points["setting"] + np.where(changed, " augmented", ""))
+    shown = named[changed | points["sweep"].isin(["", "backbones"])]
     found = {(row["backbone"], row["setting"]): row for row in shown.to_dict("records")}
     names = dict.fromkeys(backbone for backbone, _ in found)
     study = [row["backbone"] for row in shown.to_dict("records") if row["sweep"] == ""]
     return [
-        {"backbone": name, "cells": [found.get((name, setting)) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")]}
+        {"backbone": name, "cells": [found.get((name, setting)) for setting in OF_BACKBONES]}
         for name in sorted(names, key=lambda name: name not in study)
     ]
 

@@ -59,7 +59,7 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
         with whole(out) as scratch:
             found.to_csv(scratch, index=False, float_format="%.6g")
     table = Table("score", title=f"{synthetic} against {real}")
-    for heading in ("value", "95 % interval", "floor: real", "ceiling: no beats"):
+    for heading in ("value", "95 % interval", "floor: real", "ceiling: wrong"):
         table.add_column(heading, justify="right")
     for row in found[found["rhythm"] == scores.ALL].to_dict("records"):
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ecgforge.errors import EcgforgeError
@@ -22,11 +23,12 @@ from ecgforge.generators.train import train as train_generator
 from ecgforge.params import GeneratorSettings, Params
 from ecgforge.quality import assess
 from ecgforge.records.record_set import RecordSet, aligned
+from ecgforge.report.tables import AS_IT_IS
 from ecgforge.stages.inputs import DRAWN, checkpoints, curves, digests, held, record_inputs
 from ecgforge.stages.train_generator import code_of
 from ecgforge.stages.trials import Bench, Trial
 from ecgforge.study import mixtures
-from ecgforge.study.settings import SETTINGS, Diet, diet
+from ecgforge.study.settings import SETTINGS, Diet, diet, evenly, mixed_in
 from ecgforge.tracking import runs
 
 
@@ -65,22 +67,27 @@ def on_real(params: Params, dataset: str, real: Path, out: Path) -> None:
     bench = Bench(params, dataset, None, records.about.origin == "simulated")
     test = records.split("test")
     for seed in sweeps.seeds:
-        for settings in sweeps.backbones:
-            trial = Trial("TrRTeR", diet("real", records, None, 0, 0), test, sweep="backbones", settings=settings)
-            bench.train(trial, seed)
+        trials = [
+            Trial("TrRTeR", diet("real", records, None, 0, 0), test, sweep="backbones", settings=settings) for settings in sweeps.backbones
+        ]
         for percent in sorted({*sweeps.transfer} - {100}):
-            bench.train(Trial("TrRTeR", _part(records, percent, seed), test, sweep="scratch", point=f"{percent:g}"), seed)
+            trials.append(Trial("TrRTeR", _part(records, percent, seed), test, sweep="scratch", point=f"{percent:g}"))
+        for trial in trials:
+            bench.train(trial, seed)
+            bench.train(trial.changed(), seed)
     bench.finish(out)
 
 
 def backbones(arm: Arm, out: Path) -> None:
-    """TrSTeR and TrRSTeR with the other classifiers."""
+    """TrSTeR and TrRSTeR with the other classifiers, and TrRSTeR with classical augmentation too."""
     study, sweeps, bench = arm.params.active.study, arm.params.active.sweeps, arm.bench()
     for seed in sweeps.seeds:
         for settings in sweeps.backbones:
             for name in ("TrSTeR", "TrRSTeR"):
                 meal = diet(SETTINGS[name].trained_on, arm.real, arm.synthetic, study.synthetic_share, seed)
-                bench.train(Trial(name, meal, arm.real.split("test"), sweep="backbones", settings=settings), seed)
+                trial = Trial(name, meal, arm.real.split("test"), sweep="backbones", settings=settings)
+                bench.train(trial, seed)
+            bench.train(trial.changed(), seed)
     bench.finish(out)
 
 
@@ -117,18 +124,21 @@ def transfer(arm: Arm, out: Path) -> None:
 
 def size(arm: Arm, out: Path) -> None:
     """Train the generator on a share of the real records, and help a classifier that has the same records of them, and no others: so
-    TrRTeR is trained on these, too."""
+    TrRTeR is trained on these, too. TrSTeR has as many synthetic records at every share."""
     profile, bench, test = arm.params.active, arm.bench(), arm.real.split("test")
     settings = arm.params.generator(arm.generator)
     for percent in profile.sweeps.size:
         few = _shared(arm.real, percent, settings.seed)
         generator = _trained(arm, settings, few, "size", f"{percent:g}")
-        wanted = synthesis.counts(few.about.rhythms, profile.synthesis, len(few.split("train")))
+        wanted = synthesis.counts(few.about.rhythms, profile.synthesis, len(arm.real.split("train")))
         with _drawn(arm, f"size {percent:g}", generator, settings.sampling, wanted) as synthetic:
             for seed in profile.sweeps.seeds:
                 for name in ("TrRTeR", "TrSTeR", "TrRSTeR"):
                     meal = diet(SETTINGS[name].trained_on, few, synthetic, profile.study.synthetic_share, seed)
-                    bench.train(Trial(name, meal, test, sweep="size", point=f"{percent:g}"), seed)
+                    trial = Trial(name, meal, test, sweep="size", point=f"{percent:g}")
+                    bench.train(trial, seed)
+                    if name != "TrSTeR":
+                        bench.train(trial.changed(), seed)
     bench.finish(out)
 
 
@@ -136,24 +146,24 @@ def ablation(arm: Arm, out: Path) -> None:
     """Change one thing of the generator at a time: quality, TrSTeR and cost of each variation, beside the generator as it is.
 
     Writes predictions as the other sweeps do, and `out`/variations.csv with the scores of `quality.assess` over all rhythms, seconds of
-    training (none where only sampling differs) and milliseconds a record drawn.
+    training (missing where only sampling differs) and milliseconds a record drawn.
     """
     profile, bench, tables = arm.params.active, arm.bench(), []
     settings = arm.params.generator(arm.generator)
-    for name, changed in {"as it is": settings, **settings.variations()}.items():
+    for name, changed in {AS_IT_IS: settings, **settings.variations()}.items():
         same = (changed.network, changed.training) == (settings.network, settings.training)
         started = time.perf_counter()
         generator = generators.load(arm.model) if same else _trained(arm, changed, arm.real, "ablation", name)
-        cost = {"train_s": 0.0 if same else time.perf_counter() - started}
+        cost = {"train_s": np.nan if same else time.perf_counter() - started}
         wanted = synthesis.counts(arm.real.about.rhythms, profile.synthesis, len(arm.real.split("train")))
         started = time.perf_counter()
         with _drawn(arm, f"ablation {name}", generator, changed.sampling, wanted) as synthetic:
             cost["generate_ms"] = 1000 * (time.perf_counter() - started) / len(synthetic)
             real = (arm.real.split("train"), arm.real.split("test"))
-            scores, _ = assess.assess(*real, synthetic.split("train"), profile.quality)
+            scores, _ = assess.assess(*real, synthetic.split("train"), profile.quality.model_copy(update={"views": ["pca"]}))  # unseen
             overall = scores[scores["rhythm"] == assess.ALL].set_index("metric")["value"]
             tables.append({"dataset": arm.dataset, "generator": arm.generator, "variation": name, **cost, **overall.to_dict()})
-            for seed in profile.sweeps.seeds if name != "as it is" else ():
+            for seed in profile.sweeps.seeds if name != AS_IT_IS else ():
                 meal = diet("synthetic", arm.real, synthetic, 0, seed)
                 bench.train(Trial("TrSTeR", meal, arm.real.split("test"), sweep="ablation", point=name), seed)
     bench.finish(out)
@@ -175,21 +185,26 @@ def run(kind: str, arm: Arm, out: Path) -> None:
 
 
 def hospitals(here: Arm, there: Arm, out: Path) -> None:
-    """Train where `here` is from and test where `there` is from: with real records alone, and with synthetic ones of either."""
-    profile = here.params.active
+    """Train where `here` is from and test where `there` is from: with real records alone, and beside as many synthetic ones of either;
+    both without synthetic records of there with classical augmentation too."""
+    share = here.params.active.study.synthetic_share
     rhythms = here.real.about.rhythms
     test = aligned(there.real.split("test"), rhythms)
     bench = Bench(here.params, there.dataset, here.generator, here.simulated)
-    for seed in profile.sweeps.seeds:
-        for kind, folder in (("real", here.classifiers.parent / "real"), ("own synthetic", here.classifiers / "mixed")):
+    trained = here.classifiers.parent / "real"
+    at_home = [
+        ("TrRTeR", "real", trained),
+        ("TrRTeR", "real, augmented", trained / "augmented"),
+        ("TrRSTeR", "own synthetic", here.classifiers / "mixed"),
+        ("TrRSTeR", "own synthetic, augmented", here.classifiers / "augmented"),
+    ]
+    foreign, real = aligned(there.synthetic.split("train"), rhythms), here.real.split("train")
+    count = min(len(foreign), mixed_in(len(real), share))
+    for seed in here.params.active.sweeps.seeds:
+        for setting, kind, folder in at_home:
             point = f"{here.dataset}, {kind}"
-            setting = "TrRTeR" if kind == "real" else "TrRSTeR"
-            trial = Trial(setting, Diet([], []), test, sweep="hospitals", point=point, start=folder / f"seed-{seed}")
-            bench.test(trial, seed)
-        foreign = aligned(there.synthetic.split("train"), rhythms)
-        real = here.real.split("train")
-        counts = mixtures.allotment(foreign.counts(), min(len(foreign), len(real)), "proportion")
-        meal = Diet([real, mixtures.first(foreign, counts)], [here.real.split("validation")])
+            bench.test(Trial(setting, Diet([], []), test, sweep="hospitals", point=point, start=folder / f"seed-{seed}"), seed)
+        meal = Diet([real, evenly(foreign, count, seed)], [here.real.split("validation")])
         bench.train(Trial("TrRSTeR", meal, test, sweep="hospitals", point=f"{here.dataset}, foreign synthetic"), seed)
     bench.finish(out)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.study import predictions
-from ecgforge.study.settings import Diet
+from ecgforge.study.settings import Diet, augmented
 from ecgforge.tracking import models, runs
 from ecgforge.training import fit
 from ecgforge.training.batches import Records
@@ -53,6 +53,10 @@ class Trial:
     start: Path | None = None
     method: Method = "all"
     settings: ClassifierSettings | None = None
+
+    def changed(self) -> Trial:
+        """Return the same of a sweep, with training records changed classically."""
+        return replace(self, sweep=augmented(self.sweep), augmented=True)
 
 
 @dataclass(frozen=True)

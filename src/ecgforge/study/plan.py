@@ -80,8 +80,9 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
     steps = seeds * main.training.steps
     shares = len({*sweeps.transfer} - {100})
     drawn = sum(_as_real(params, real[dataset]) for dataset in swept.datasets)
-    yield Work("sweep_real", sets, {main.backbone: sets * shares * steps, **{name: sets * count for name, count in once.items()}})
-    yield Work("backbones", arms, {name: 2 * arms * count for name, count in once.items()})
+    # Plain and augmented; backbones in TrSTeR, TrRSTeR, and that augmented.
+    yield Work("sweep_real", sets, {main.backbone: 2 * sets * shares * steps, **{name: 2 * sets * count for name, count in once.items()}})
+    yield Work("backbones", arms, {name: 3 * arms * count for name, count in once.items()})
     mixed = sum(_mixed(params, real[dataset]) for dataset in swept.datasets)
     points = len(mixtures.HOWS) * len(sweeps.mixture)
     yield Work("mixture", arms, {main.backbone: arms * points * steps}, drawn=dict.fromkeys(swept.generators, mixed))
@@ -91,9 +92,9 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
     yield Work(
         "size",
         arms,
-        {main.backbone: arms * 3 * fewer * steps},  # TrRTeR, TrSTeR, TrRSTeR
+        {main.backbone: arms * 5 * fewer * steps},  # TrRTeR and TrRSTeR, plain and augmented, and TrSTeR
         dict.fromkeys(swept.generators, sets * fewer),
-        dict.fromkeys(swept.generators, math.ceil(sum(sweeps.size) / 100 * drawn)),
+        dict.fromkeys(swept.generators, fewer * drawn),
     )
     varied = {name: params.generator(name).variations() for name in swept.generators}
     yield Work(

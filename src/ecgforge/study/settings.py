@@ -37,6 +37,11 @@ AUGMENTATION, CLASSICAL = "augmentation", "classical"  # the sweep of TrRTeR and
 AUGMENTED = {f"{name} augmented": SETTINGS[name] for name in ("TrRTeR", "TrRSTeR")}
 
 
+def augmented(sweep: str) -> str:
+    """Return the name of a sweep's arm whose training records are changed classically."""
+    return f"{sweep}, augmented"
+
+
 @dataclass(frozen=True)
 class Diet:
     """The record sets that a classifier trains on, and those that stop it early."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student_t
 
 MACRO = "macro"
 PER_RHYTHM = ("precision", "recall", "f1", "auroc")
@@ -71,9 +71,9 @@ def interval(
     _check(truth, probabilities, rhythms)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, resamples, rng)
-    mean, draws = _resampled(truth, probabilities, weights, rng)
+    found, draws = _resampled(truth, probabilities, weights, rng)
     low, high = _limits(draws, confidence)
-    table = _keys(rhythms).assign(mean=mean, low=low, high=high, seeds=len(probabilities))
+    table = _keys(rhythms).assign(mean=_mean(found, axis=0), low=low, high=high, seeds=len(probabilities))
     return table.dropna(subset="mean").reset_index(drop=True)
 
 
@@ -94,9 +94,9 @@ def difference(
     apart, since equal seeds of two settings have nothing else in common. See `interval` for the bootstrap and the arguments.
 
     Where intervals of many comparisons hold together, each has so high a confidence that next to none of the resamples lie beyond its
-    limits, and their extremes would stand too near. With fewer than `BEYOND` of them, limits are those of a normal law with the
+    limits, and their extremes would stand too near. With fewer than `BEYOND` of them, limits are those of a t law with the
     resamples' standard deviation, for which some hundred resamples suffice (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
-    sec. 13.2 and 6.4).
+    sec. 13.2 and 6.4), and with as many degrees of freedom as so few seeds leave (Satterthwaite, Biometrics Bulletin 2:110, 1946).
 
     Returns:
         Rows of rhythm, metric, estimate, low, high, p; p is two-sided, from the share of resamples on the far side of zero, and no
@@ -106,10 +106,11 @@ def difference(
     _check(truth, second, rhythms)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, resamples, rng)
-    first_mean, first_draws = _resampled(truth, first, weights, rng)
-    second_mean, second_draws = _resampled(truth, second, weights, rng)
-    estimate, draws = second_mean - first_mean, second_draws - first_draws
-    low, high = _limits(draws, confidence) if (1 - confidence) / 2 * resamples >= BEYOND else _normal_limits(estimate, draws, confidence)
+    first_found, first_draws = _resampled(truth, first, weights, rng)
+    second_found, second_draws = _resampled(truth, second, weights, rng)
+    estimate, draws = _mean(second_found, axis=0) - _mean(first_found, axis=0), second_draws - first_draws
+    enough = (1 - confidence) / 2 * resamples >= BEYOND
+    low, high = _limits(draws, confidence) if enough else _t_limits(estimate, draws, [first_found, second_found], confidence)
     beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
     p = np.minimum(1, 2 * (1 + beyond) / (1 + resamples))
     table = _keys(rhythms).assign(estimate=estimate, low=low, high=high, p=p)
@@ -142,10 +143,23 @@ def _limits(draws: np.ndarray, confidence: float) -> np.ndarray:
     return limits
 
 
-def _normal_limits(estimate: np.ndarray, draws: np.ndarray, confidence: float) -> np.ndarray:
-    """Limits about `estimate`, `[figures]`, by the spread of `[resamples, figures]`, `[2, figures]`."""
-    spread = np.sqrt(_mean(np.square(draws - _mean(draws, axis=0)), axis=0))
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * spread
+def _t_limits(estimate: np.ndarray, draws: np.ndarray, by_seed: Sequence[np.ndarray], confidence: float) -> np.ndarray:
+    """Limits about `estimate`, `[figures]`, by the spread of `[resamples, figures]`, `[2, figures]`.
+
+    Args:
+        by_seed: of each arm, `[seeds, figures]`. Their part of the spread is known as well as their number allows; that of patients, of
+            whom there are many, as well as can be.
+    """
+    variance = _mean(np.square(draws - _mean(draws, axis=0)), axis=0)
+    doubt = np.zeros_like(variance)
+    for figures in by_seed:
+        seeds = len(figures)
+        if seeds > 1:
+            part = _mean(np.square(figures - _mean(figures, axis=0)), axis=0) / (seeds - 1)
+            doubt += part**2 / (seeds - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = variance**2 / doubt
+    half = student_t.ppf((1 + confidence) / 2, np.where(doubt > 0, freedom, np.inf)) * np.sqrt(variance)
     return np.stack([estimate - half, estimate + half])
 
 
@@ -159,13 +173,13 @@ def _patient_weights(patients: np.ndarray, resamples: int, rng: np.random.Genera
 def _resampled(
     truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Figures in the order of `_keys`: their mean over seeds, `[figures]`, and resampled means, `[resamples, figures]`."""
+    """Figures in the order of `_keys`: of each seed, `[seeds, figures]`, and resampled means over seeds, `[resamples, figures]`."""
     once = np.ones((1, len(truth)))
     by_seed = np.stack([_figures(truth, one, np.concatenate([once, weights])) for one in probabilities])
     seeds = len(by_seed)
     drawn = rng.integers(seeds, size=(len(weights), max(1, seeds - 1)))
     draws = by_seed[drawn, 1 + np.arange(len(weights))[:, None]]
-    return _mean(by_seed[:, 0], axis=0), _mean(draws, axis=1)
+    return by_seed[:, 0], _mean(draws, axis=1)
 
 
 def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
