@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -132,6 +133,17 @@ def to_cache(folder: Path) -> str:
 
     with Repo(".") as repo:
         repo.add([str(folder)])
+    return md5(folder)
+
+
+def folder_to_cache_only(folder: Path) -> str:
+    """Put a folder into DVC's cache that nothing knows of, and return its digest."""
+    held = {file.relative_to(folder).as_posix(): md5(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    listing = json.dumps([{"md5": digest, "relpath": name} for name, digest in sorted(held.items())])
+    stored = {digest: (folder / name).read_bytes() for name, digest in held.items()} | {md5(folder): listing.encode()}
+    for digest, kept in stored.items():
+        cached(digest).parent.mkdir(parents=True, exist_ok=True)
+        cached(digest).write_bytes(kept)
     return md5(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+import mlflow
 import pytest
 import yaml
 
@@ -24,6 +26,8 @@ from ecgforge.stages import lineage as stage
 from ecgforge.stages.inputs import DRAWN
 from ecgforge.tracking import lineage, store, versions
 from ecgforge.tracking.content import Content
+from ecgforge.tracking.models import SAMPLED, WEIGHTS
+from ecgforge.tracking.served import SAMPLING
 from registry_project import NAME
 
 pytestmark = pytest.mark.slow
@@ -298,6 +302,52 @@ def elsewhere(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.delenv("DVC_STAGE", raising=False)
     monkeypatch.chdir(folder)
     return folder
+
+
+def synthesized(guidance: float | None = None) -> list[tuple[str, str, str]]:
+    """Draw records anew, with another guidance, and return number, weights and sampling of all versions of the generator."""
+    from ecgforge import cli
+
+    if guidance:
+        tree = yaml.safe_load(Path("params.yaml").read_text())
+        tree["profiles"]["demo"]["generators"]["diffwave"]["sampling"]["guidance"] = guidance
+        Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    cli.app(STAGES["synthesize@ptbxl-diffwave"][0].split()[1:], standalone_mode=False)
+    found = []
+    for version in versions.versions(GENERATOR):
+        with versions.files(version) as folder:
+            kept = json.loads((folder / SAMPLING).read_text())
+            assert md5(folder / "weights.safetensors") == version.tags[WEIGHTS]
+        assert json.loads(version.tags[SAMPLED]) == kept["sampling"]
+        assert kept["units"] == "mV"
+        found.append((version.number, version.tags[WEIGHTS], kept["sampling"]["guidance"]))
+    return found
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_generator_that_is_drawn_from_otherwise_is_another_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """Training registers one that draws as the parameters then say; drawing registers the others, without training again."""
+    from ecgforge import cli
+
+    assert synthesized() == [], "no generator is known here, and none is made up"
+    cli.app(STAGES["train_generator@ptbxl-diffwave"][0].split()[1:], standalone_mode=False)
+    weights = md5(Path("models/generators/ptbxl/diffwave/weights.safetensors"))
+    assert synthesized() == [("1", weights, 1.0)]
+    capsys.readouterr()
+    assert synthesized(3.5) == [("1", weights, 1.0), ("2", weights, 3.5)]
+    assert f"{GENERATOR}/2 is the same generator, drawn from as these records are" in capsys.readouterr().out
+    first, second = versions.versions(GENERATOR)
+    own = {"sampling", "files.md5"}
+    assert {*first.tags.items()} ^ {*second.tags.items()} == {(key, one.tags[key]) for key in own for one in (first, second)}
+    assert second.run_id == first.run_id
+    assert [one.name for one in lineage.trace("data/synthetic/ptbxl/diffwave", Content()).all()][1] == second.label
+    mlflow.pytorch.load_model(f"models:/{second.label}")
+
+    cli.app(STAGES["train_generator@ptbxl-diffwave"][0].split()[1:], standalone_mode=False)
+    assert len(synthesized(1.0)) == 2, "both are known"
+    assert [one.name for one in lineage.trace("data/synthetic/ptbxl/diffwave", Content()).all()][1] == first.label
+    store.client().delete_run(first.run_id)
+    assert synthesized(2.5)[2:] == [("3", weights, 2.5)], "its run is gone, its files are there"
 
 
 @pytest.mark.usefixtures("elsewhere")

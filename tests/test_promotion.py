@@ -381,8 +381,11 @@ SCORES = {
 }
 
 
-def generator(seed: int, scores: dict[str, float] | None) -> None:
-    """Register a small generator, and score records that it drew."""
+DRAWS = {"steps": 4, "guidance": 1.0}
+
+
+def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, float] = DRAWS, drawn_with: dict[str, float] = DRAWS) -> None:
+    """Register a small generator that draws with `sampling`, and score records that it drew with `drawn_with`."""
     from ecgforge.generators import base
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
@@ -394,12 +397,17 @@ def generator(seed: int, scores: dict[str, float] | None) -> None:
     cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
     with runs.tracked(cell, identity=f"generator {seed}", params={}, inputs=[real]) as run:
-        models.log_generator(run, *made.exportable(), folder, name=cell.model_name)
+        described = models.drawing(sampling, project.RHYTHMS, "mV")
+        models.log_generator(run, *made.exportable(), folder, name=cell.model_name, described=described)
     if scores is None:
         return
-    drawn = DatasetInput("ptbxl/diffwave", Path("drawn"), f"{seed}", "synthetic", "synthetic", md5(folder / base.WEIGHTS))
+    about = Path("data/drawn/about.json")
+    about.parent.mkdir(exist_ok=True)
+    about.write_text(json.dumps({"origin": "synthetic", "made": {"sampling": drawn_with, "weights_md5": md5(folder / base.WEIGHTS)}}))
+    digest = project.folder_to_cache_only(about.parent)
+    drawn = DatasetInput("ptbxl/diffwave", about.parent, digest, "synthetic", "synthetic", md5(folder / base.WEIGHTS))
     cell = runs.Cell("quality", "ptbxl", 0, True, generator="diffwave")
-    with runs.tracked(cell, identity=f"quality {seed}", params={}, inputs=[real, drawn]) as run:
+    with runs.tracked(cell, identity=f"quality {digest}", params={}, inputs=[real, drawn]) as run:
         run.summary(scores)
 
 
@@ -420,3 +428,34 @@ def test_generators_are_judged_by_the_records_that_they_drew(content: Content) -
     assert "to draw synthetic 10 s ECGs" in card
     assert "| copied_share | 0.01 | 0.01 |" in card
     assert history.champion(GENERATOR) == "1"
+
+
+def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: Content) -> None:
+    """One training draws in two ways, a version each, and records of one way are scored last: they say nothing of the other."""
+    other = DRAWS | {"guidance": 9.0}
+    copies = SCORES | {"copied_share": 0.9}
+    generator(1, None)
+    generator(1, SCORES | {"copied_share": 0.8}, other, drawn_with=other)
+    first, second = versions.versions(GENERATOR)
+    assert first.tags[models.WEIGHTS] == second.tags[models.WEIGHTS]
+    with pytest.raises(EcgforgeError, match=r"1 draws with .*1\.0}, and no records drawn so were .*dvc repro --force synth"):
+        promotion.judge(params(), first, content)
+    assert promotion.judge(params(), second, content).failed == ["copied"]
+    generator(1, SCORES)
+    generator(1, copies, other, drawn_with={"guidance": 9, "steps": 4})
+    assert len(versions.versions(GENERATOR)) == 2, "the same weights, drawn from in two ways"
+    assert promotion.judge(params(), first, content).failed == [], "by the scores of its own records, though others are newer"
+    verdict = promotion.judge(params(), second, content)
+    assert verdict.figures.set_index("metric").loc["copied_share", "value"] == 0.9, "by the newest of its own"
+
+
+def test_a_generator_is_not_judged_by_records_that_no_longer_tell_how_they_were_drawn(content: Content) -> None:
+    generator(1, SCORES)
+    (version,) = versions.versions(GENERATOR)
+    away = Path("data/drawn-away")
+    digest = md5(Path("data/drawn"))
+    project.cached(digest).rename(away)
+    with pytest.raises(EcgforgeError, match="no records drawn so were scored"):
+        promotion.judge(params(), version, content)
+    away.rename(project.cached(digest))
+    assert promotion.judge(params(), version, content).failed == []

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from ecgforge.tracking.content import Content, git
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.models import DIGEST, WEIGHTS
 from ecgforge.tracking.runs import CELL, INPUT
+from ecgforge.tracking.served import SAMPLING
 from ecgforge.tracking.versions import Version
 
 REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
@@ -121,7 +123,7 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
 
     Raises:
         EcgforgeError: it is champion already, its files or the champion's are not to be had, its rhythms are not those of the test
-            records, or a generator's records were never scored.
+            records, or no records drawn as a generator draws were scored.
     """
     number = history.champion(version.name)
     if number == version.number:
@@ -132,7 +134,7 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
     test, digest = records.split("test"), content.digest(folder)
     if version.tags.get("kind") == "generator":
-        found, figures, against = _generator(params, version, digest)
+        found, figures, against = _generator(params, version, digest, content)
     else:
         found, figures, against = _classifier(params, version, champion, records)
     origins = _trained_on(traced, content)
@@ -204,18 +206,41 @@ def latency(classifier: base.Classifier, records: RecordSet) -> float:
     return 1000 * float(np.median(times[3:]))
 
 
-def _generator(params: Params, version: Version, digest: str) -> tuple[list[Gate], pd.DataFrame, str]:
+def _generator(params: Params, version: Version, digest: str, content: Content) -> tuple[list[Gate], pd.DataFrame, str]:
     dataset, generator = version.tags["dataset"], version.tags["generator"]
-    found = lookup.quality(dataset, generator, version.tags.get(WEIGHTS, ""), digest)
-    if found is None:
+    scored = lookup.quality(dataset, generator, version.tags.get(WEIGHTS, ""), digest)
+    if not scored:
         raise EcgforgeError(
             f"the records of {version.label} were not scored against the current data/prepared/{dataset}: run "
             f"`dvc repro quality@{dataset}-{generator}` with this generator in models/, and promote it then"
         )
-    scores = found[1]
+    sampling = _sampling(version)
+    # Its weights may have been drawn from otherwise since, and scores of such records say nothing of those that it will draw.
+    alike = [one for one in scored if sampling is not None and _drawn_with(content, one.drawn, f"{dataset}/{generator}") == sampling]
+    if not alike:
+        so = "sampling that it does not tell" if sampling is None else json.dumps(sampling)
+        raise EcgforgeError(
+            f"{version.label} draws with {so}, and no records drawn so were scored against the current data/prepared/{dataset}: promote "
+            f"the version that draws as the study does now (`dvc repro --force synthesize@{dataset}-{generator}` registers it), or have "
+            f"the study draw so and run `dvc repro quality@{dataset}-{generator}`"
+        )
+    scores = alike[0].scores
     names = [name for name in scores if f"{name}_floor" in scores]
     figures = pd.DataFrame([(name, scores[name], scores[f"{name}_floor"]) for name in names], columns=["metric", "value", "floor"])
-    return gates.generator_gates(scores, params.gates.generator), figures, f"the floors of run {found[0]}"
+    return gates.generator_gates(scores, params.gates.generator), figures, f"the floors of run {alike[0].id}"
+
+
+def _sampling(version: Version) -> Any:
+    """How a generator's version draws, by its own files; None where they do not tell."""
+    with versions.files(version) as folder:
+        file = folder / SAMPLING
+        return json.loads(file.read_text())["sampling"] if file.exists() else None
+
+
+def _drawn_with(content: Content, digest: str, name: str) -> Any:
+    """How synthetic records were drawn, by what their set says of itself; None where it can no longer be had."""
+    about = json.loads(content.read(digest, "about.json", f"data/synthetic/{name}") or b"{}")
+    return about.get("made", {}).get("sampling")
 
 
 def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gate]:

@@ -1,4 +1,9 @@
-"""Draw synthetic records from a trained generator."""
+"""Draw synthetic records from a trained generator.
+
+A generator is trained once and drawn from in many ways, so training has registered a version that may draw otherwise than the
+parameters now say. Who judges a version by its records, and who draws from it later, must mean the same, so here it gets a version that
+draws as these records are drawn.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,16 @@ from ecgforge.files import md5
 from ecgforge.generators import base, synthesis
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.tracking import models, runs, store
 
 
 def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
-    """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`."""
+    """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`, and have a registered version of it
+    that draws alike."""
+    store.ensure_reachable()
     profile, source = params.active, RecordSet.open(real)
-    sampling = params.generator(name).sampling
+    settings = params.generator(name)
+    sampling = settings.sampling
     made = {
         "dataset": dataset,
         "generator": name,
@@ -26,3 +35,8 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
     }
     wanted = synthesis.counts(source.about.rhythms, profile.synthesis, len(source.split("train")))
     synthesis.synthesize(base.load(model), name, sampling, wanted, profile.synthesis, profile.compute, source, made, out)
+    cell = runs.Cell("generator", dataset, settings.seed, source.about.origin == "simulated", generator=name)
+    described = models.drawing(sampling, source.about.rhythms, source.about.units)
+    version = models.log_sampling(cell.model_name, md5(model / base.WEIGHTS), described)
+    if version:
+        print(f"{cell.model_name}/{version} is the same generator, drawn from as these records are: {models.told(sampling)}")

@@ -14,7 +14,6 @@ from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
 from ecgforge.tracking import models, runs
-from ecgforge.tracking.served import SAMPLING
 from ecgforge.training import fit
 
 
@@ -29,7 +28,7 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
         base.save(generator, out)
         run.summary({"weights": sum(parameter.numel() for parameter in generator.parameters())})
-        described = {SAMPLING: {"sampling": settings.sampling, "rhythms": records.about.rhythms, "units": records.about.units}}
+        described = models.drawing(settings.sampling, records.about.rhythms, records.about.units)
         models.log_generator(run, *generator.exportable(), out, name=cell.model_name, described=described)
     remove(checkpoints(identity))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.tracking.content import Content, Step, git
-from ecgforge.tracking.models import WEIGHTS
+from ecgforge.tracking.models import SAMPLED, WEIGHTS, told
 from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
 from ecgforge.tracking.store import client, patiently
 from ecgforge.tracking.versions import FILES, Version, find
@@ -21,6 +21,7 @@ from ecgforge.tracking.versions import FILES, Version, find
 RUN = re.compile(r"^[0-9a-f]{32}$")
 GONE = "gone"
 TUNED = "models/tuning/"
+TOLD = ("setting", "backbone", "seed", SAMPLED, "verdict", "forced")  # tags of a version that are facts of it
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Walker:
     def version(self, version: Version) -> Node:
         key = version.label
         if key not in self._nodes:
-            facts = {name: version.tags[name] for name in ("setting", "backbone", "seed", "verdict", "forced") if name in version.tags}
+            facts = {name: version.tags[name] for name in TOLD if name in version.tags}
             aliases = {"alias": ", ".join(version.aliases)} if version.aliases else {}
             behind = [("made by", self.run(version.run_id, version.tags)), *self._tuned(version)]
             self._nodes[key] = Node("version", version.label, version.tags.get(WEIGHTS, ""), "", aliases | facts, behind, version)
@@ -181,7 +182,9 @@ class Walker:
     def _drawn_by(self, made: dict[str, Any], name: str) -> Iterator[tuple[str, Node]]:
         found = versions_by_weights(made["weights_md5"])
         if found:
-            yield "drawn by", self.version(found[-1])
+            sampling = told(made.get("sampling", {}))
+            alike = [version for version in found if version.tags.get(SAMPLED) == sampling]
+            yield "drawn by", self.version((alike or found)[-1])
             return
         learned = []
         if made.get("learned_from_md5"):

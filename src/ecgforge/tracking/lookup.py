@@ -19,6 +19,15 @@ class Found:
     experiment_id: str
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A quality run: its id, the digest of the synthetic record set, and its scores."""
+
+    id: str
+    drawn: str
+    scores: dict[str, float]
+
+
 def runs_by_cell() -> dict[str, Found]:
     """Return all finished runs by the identity of their cell; empty where the tracking store is new."""
     client = store.client()
@@ -41,13 +50,14 @@ def cells_by_weights(model: str) -> dict[str, str]:
     return {version.tags[WEIGHTS]: version.tags[CELL] for version in versions if WEIGHTS in version.tags and CELL in version.tags}
 
 
-def quality(dataset: str, generator: str, weights: str, digest: str) -> tuple[str, dict[str, float]] | None:
-    """Return the id and the scores of the newest finished quality run of records that the generator with these weights drew, compared with
-    the real record set that has this digest."""
-    drawn_by = f"tags.`{DRAWN_BY}{dataset}/{generator}` = '{weights}' and tags.`{INPUT}{dataset}` = '{digest}'"
+def quality(dataset: str, generator: str, weights: str, digest: str) -> list[Scored]:
+    """Return the finished quality runs of records that the generator with these weights drew, compared with the real record set that has
+    this digest; the newest first."""
+    drawn, client = f"{dataset}/{generator}", store.client()
+    drawn_by = f"tags.`{DRAWN_BY}{drawn}` = '{weights}' and tags.`{INPUT}{dataset}` = '{digest}'"
     words = f"attributes.status = 'FINISHED' and tags.kind = 'quality' and {drawn_by}"
-    found = store.client().search_runs(_experiments(), words, order_by=["attributes.start_time DESC"], max_results=1)
-    return (found[0].info.run_id, dict(found[0].data.metrics)) if found else None
+    found = client.search_runs(_experiments(), words, max_results=1000, order_by=["attributes.start_time DESC"])
+    return [Scored(run.info.run_id, run.data.tags[f"{INPUT}{drawn}"], dict(run.data.metrics)) for run in found]
 
 
 def figure(run_id: str, name: str) -> float | None:

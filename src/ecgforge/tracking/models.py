@@ -9,6 +9,7 @@ import copy
 import hashlib
 import inspect
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,15 +23,20 @@ import torch
 from torch import Tensor, nn
 
 from ecgforge.files import md5
+from ecgforge.tracking import versions
 from ecgforge.tracking.runs import CELL, Run
-from ecgforge.tracking.served import DIGEST, Service, describe
+from ecgforge.tracking.served import DIGEST, FILES, SAMPLING, Service, describe
 from ecgforge.tracking.store import client, patiently
+from ecgforge.tracking.versions import Version
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model, ModelSignature
 
 WEIGHTS = "weights.md5"
+SAMPLED = "sampling"  # a tag of a generator's version: how records are drawn from it, the same as in its sampling.json
+LISTED = "mlflow.modelVersions"  # MLflow's own tag of a logged model
 
 
 def log_classifier(
@@ -73,7 +79,7 @@ def log_generator(
     name: str,
     described: Mapping[str, Any] | None = None,
 ) -> str:
-    """Register a generator, and return its version; weights that this cell has registered already keep their version.
+    """Register a generator, and return its version; weights that this cell has registered already, drawn from alike, keep their version.
 
     What MLflow loads is the network that sampling calls step by step. The loop around it is no graph; it stays in ecgforge, which
     draws records from the version's `extra_files`, that is `folder`.
@@ -90,13 +96,43 @@ def log_generator(
     signature = _signature([tensor.numpy() for tensor in example], arguments, output)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     save = partial(_save, network, example, signature, files, described or {}, None)
-    return _register(run, save, name, md5(folder / "weights.safetensors"), {})
+    return _register(run, save, name, md5(folder / "weights.safetensors"), _sampled(described or {}))
 
 
-def find_version(name: str, identity: str) -> ModelVersion | None:
-    """Return the newest version of the model `name` that the cell with this identity has registered, if any."""
+def drawing(sampling: Mapping[str, Any], rhythms: Sequence[str], units: str) -> dict[str, Any]:
+    """Return what a generator's version says of how records are drawn from it, as a file by its name."""
+    return {SAMPLING: {"sampling": sampling, "rhythms": rhythms, "units": units}}
+
+
+def told(sampling: Mapping[str, Any]) -> str:
+    """Return how a generator is drawn from in words that can be compared."""
+    return json.dumps(sampling, sort_keys=True)
+
+
+def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str | None:
+    """Register a generator once more where all its versions draw otherwise, since a version is never changed: with the files, the run and
+    the provenance of its newest version, but for what it says of drawing.
+
+    Args:
+        name: the registered model's.
+        weights: md5 of the generator's.
+        described: as `drawing` returns it.
+
+    Returns:
+        The new version, None where there is one already, or none with these weights to start from.
+    """
+    known = [one for one in versions.versions(name) if one.tags.get(WEIGHTS) == weights]
+    tags = _sampled(described)
+    if not known or any(one.tags.get(SAMPLED) == tags[SAMPLED] for one in known):
+        return None
+    return _again(known[-1], described, tags)
+
+
+def find_version(name: str, identity: str, tags: Mapping[str, str] | None = None) -> ModelVersion | None:
+    """Return the newest version of the model `name` that the cell with this identity has registered, with these tags, if any."""
     found = patiently(client().search_model_versions, f"name = '{name}' and tags.`{CELL}` = '{identity}'")
-    return max(found, key=lambda version: int(version.version), default=None)
+    alike = [version for version in found if (tags or {}).items() <= dict(version.tags).items()]
+    return max(alike, key=lambda version: int(version.version), default=None)
 
 
 def _for_export(module: nn.Module) -> nn.Module:
@@ -129,9 +165,7 @@ def _save(
     import mlflow.pytorch
 
     with tempfile.TemporaryDirectory() as scratch:
-        beside = [Path(scratch) / name for name in described]
-        for file in beside:
-            file.write_text(json.dumps(described[file.name], indent=2) + "\n")
+        beside = _describe(described, Path(scratch))
         mlflow.pytorch.save_model(
             network,
             str(folder),
@@ -145,35 +179,77 @@ def _save(
         describe(description, service, folder)
 
 
+def _sampled(described: Mapping[str, Any]) -> dict[str, str]:
+    return {SAMPLED: told(described[SAMPLING]["sampling"])} if SAMPLING in described else {}
+
+
 def _register(run: Run, save: Callable[[Model, Path], None], name: str, weights: str, tags: dict[str, str]) -> str:
-    existing = find_version(name, run.identity)
-    if existing is not None and existing.tags.get(WEIGHTS) == weights:
+    tags = {WEIGHTS: weights, **tags}
+    existing = find_version(name, run.identity, tags)
+    if existing is not None:
         return str(existing.version)
-    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
 
-    tags = {**run.provenance, WEIGHTS: weights, **tags}
     with tempfile.TemporaryDirectory() as scratch:
         # Saved before MLflow hears of it: a model that does not export leaves nothing behind.
         saved, description = Path(scratch) / "model", Model(run_id=run.id)
         save(description, saved)
-        model = run.client.create_logged_model(run.experiment_id, name, run.id, tags)
-        description.model_id = model.model_id
-        description.save(str(saved / "MLmodel"))
-        tags |= {DIGEST: md5(saved)}
-        patiently(run.client.log_model_artifacts, model.model_id, str(saved))
-    patiently(run.client.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
-    patiently(run.client.log_outputs, run.id, [LoggedModelOutput(model.model_id, 0)])
-    _ensure_registered(run, name)
-    made = patiently(run.client.create_model_version, name, f"models:/{model.model_id}", run.id, tags, model_id=model.model_id)
+        return _add(run.client, run.experiment_id, name, {**run.provenance, **tags}, description, saved)
+
+
+def _again(version: Version, described: Mapping[str, Any], tags: dict[str, str]) -> str:
+    """Register the files of a version anew, with other descriptions beside them."""
+    from mlflow.models import Model
+
+    registry = client()
+    with versions.files(version) as kept, tempfile.TemporaryDirectory() as scratch:
+        saved = shutil.copytree(kept.parent, Path(scratch) / "model")
+        _describe(described, saved / FILES)
+        before = patiently(registry.get_logged_model, version.source.rsplit("/", 1)[-1])
+        provenance = {key: value for key, value in before.tags.items() if key != LISTED}
+        return _add(registry, before.experiment_id, version.name, provenance | tags, Model.load(str(saved)), saved)
+
+
+def _describe(described: Mapping[str, Any], folder: Path) -> list[Path]:
+    for name, content in described.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    return [folder / name for name in described]
+
+
+def _add(registry: MlflowClient, experiment: str, name: str, tags: dict[str, str], description: Model, saved: Path) -> str:
+    """Give the model that is saved in a folder, and its `description`, to MLflow, and return its version."""
+    from mlflow.entities import LoggedModelStatus
+
+    run_id = description.run_id
+    model = registry.create_logged_model(experiment, name, run_id, tags)
+    description.model_id = model.model_id
+    description.save(str(saved / "MLmodel"))
+    tags = tags | {DIGEST: md5(saved)}
+    patiently(registry.log_model_artifacts, model.model_id, str(saved))
+    patiently(registry.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
+    _list(registry, run_id, model.model_id)
+    _ensure_registered(registry, name)
+    made = patiently(registry.create_model_version, name, f"models:/{model.model_id}", run_id, tags, model_id=model.model_id)
     return str(made.version)
 
 
-def _ensure_registered(run: Run, name: str) -> None:
+def _list(registry: MlflowClient, run_id: str, model_id: str) -> None:
+    """Show a model in its run; who deleted the run has nowhere to see it, and the version's own tags remain."""
+    from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     try:
-        run.client.create_registered_model(name)
+        patiently(registry.log_outputs, run_id, [LoggedModelOutput(model_id, 0)])
+    except MlflowException as error:
+        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+            raise
+
+
+def _ensure_registered(registry: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
