@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.params import FolderSource, Params, Preparation, Preprocessing
+from ecgforge.quality import coherence
 from ecgforge.records import prepare as prepare_module
 from ecgforge.records import splits, wfdb_files
 from ecgforge.records.exclusions import BadRecord, Reason
-from ecgforge.records.leads import LEADS, STANDARD_LEADS
+from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.records.prepare import EXCLUDED_COLUMNS, RawSource, prepare
 from ecgforge.records.preprocessing import prepare_recording, prepare_signal
 from ecgforge.records.record_set import RecordSet
@@ -101,6 +102,38 @@ def test_leads_in_volts_of_different_prefix_agree_and_others_are_refused(tmp_pat
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
     assert bad.value.reason == Reason.WRONG_UNITS
+
+
+def test_limb_leads_are_compared_with_what_follows_from_i_and_ii(tmp_path):
+    twelve = twelve_leads(an_ecg(LEADS).T, "mV")
+    write_record(tmp_path, "recorder", twelve.T)
+    write_record(tmp_path, "volts", twelve.T, units="V")
+    write_record(tmp_path, "made_apart", an_ecg() * np.where(np.arange(12) == 2, 5, 1))
+    half = twelve.copy()
+    half[2] *= 2  # III twice as large as it should be, and alone
+    write_record(tmp_path, "doubled", half[[0, 1, 2, *range(6, 12)]].T, ("I", "II", "iii", *STANDARD_LEADS[6:]))
+    write_record(tmp_path, "eight", an_ecg(LEADS), LEADS)
+    write_record(tmp_path, "standardised", twelve.T, units="NU")
+    found = {path.stem: wfdb_files.read(tmp_path, path.stem).limb_residual for path in tmp_path.glob("*.hea")}
+    assert found["recorder"] < 0.01
+    assert found["volts"] == pytest.approx(found["recorder"])
+    assert found["made_apart"] > 1
+    assert found["doubled"] == pytest.approx(1, abs=0.01)
+    assert np.isnan(found["eight"])
+    assert np.isnan(found["standardised"])
+
+
+def test_a_set_tells_how_far_limb_leads_were_off(tmp_path):
+    leads = {"a": STANDARD_LEADS, "b": LEADS, "c": STANDARD_LEADS}
+    for name, kept in leads.items():
+        write_record(tmp_path / "raw", name, an_ecg(kept), kept)
+    prepare({"one": a_raw_source(tmp_path / "raw", a_catalogue(list(leads)))}, tmp_path / "set", PREPROCESSING, PREPARATION)
+    table = pd.read_csv(tmp_path / "set/limb_leads.csv")
+    assert list(table["id"]) == ["a", "c"]
+    assert (table["residual"] > 0.1).all()
+    records = RecordSet.open(tmp_path / "set")
+    assert len(coherence.limb_residuals(records)) == 2
+    assert len(coherence.limb_residuals(records.select((records.records["id"] == "c").to_numpy()))) == 1
 
 
 @pytest.mark.parametrize("form", [lambda checksum: checksum % 65536, lambda checksum: (checksum + 32768) % 65536 - 32768])

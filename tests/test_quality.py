@@ -636,6 +636,16 @@ def test_each_frechet_distance_is_taken_in_its_own_embedding(real: tuple[RecordS
     assert rates > 10, "it sees rates alone, and they are far off"
 
 
+def test_limb_leads_count_where_they_were_made(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    made = record_set(tmp_path / "made", {"SR": 30, "SB": 30, "ST": 30}, seed=8)
+    assert "limb_residual" not in scores_of(assess(*real, made, SETTINGS)[0], "value")
+    off = np.linspace(0.1, 0.5, len(made))
+    pd.DataFrame({"id": made.records["id"], "residual": off}).to_csv(tmp_path / "made/limb_leads.csv", index=False)
+    table, _ = assess(*real, made, SETTINGS)
+    assert scores_of(table, "value")["limb_residual"] == pytest.approx(0.3)
+    assert 0.2 < scores_of(table, "low")["limb_residual"] < 0.3 < scores_of(table, "high")["limb_residual"] < 0.4
+
+
 def test_copies_leak_who_was_trained_on(real: tuple[RecordSet, RecordSet]) -> None:
     train, test = real
     table, _ = assess(train, test, train, SETTINGS)

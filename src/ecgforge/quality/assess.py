@@ -68,7 +68,8 @@ def assess(
     Returns:
         Scores: rhythm (`all` or one), metric, value, low, high, floor, ceiling. Names that end in `_w1` are Wasserstein distances, in
         ms, bpm, points, degrees or the records' unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
-        waves could not be delineated. Memorisation is that of all synthetic records, and all
+        waves could not be delineated. `limb_residual`, without a ceiling, is there for a set that was prepared from files with all limb
+        leads alone: the median of `leads.limb_residual`. Memorisation is that of all synthetic records, and all
         training records are compared with those held out, half of them for its floor.
         Low and high, the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`. A distance is missing where no
         record could be measured.
@@ -106,6 +107,12 @@ def assess(
     )
     sides = [near["value"], near["strangers"]]
     limits[ALL, "nearest_ratio"] = intervals.percentile(memorisation.ratio, sides, CONFIDENCE, RESAMPLES, settings.seed)
+    made, recorded = coherence.limb_residuals(synthetic), coherence.limb_residuals(real_test)
+    if len(made):
+        key = (ALL, "limb_residual")
+        scores["value"][key], scores["ceiling"][key] = float(np.median(made)), np.nan
+        scores["floor"][key] = float(np.median(recorded)) if len(recorded) else np.nan
+        limits[key] = intervals.percentile(np.median, [made], CONFIDENCE, RESAMPLES, settings.seed)
     rows = [
         (*key, value, *limits.get(key, (np.nan, np.nan)), scores["floor"][key], scores["ceiling"][key])
         for key, value in scores["value"].items()

@@ -1,12 +1,13 @@
-"""Do leads belong together? They are views of one heart, which a generator that makes them one by one forgets.
-
-There is no residual of Einthoven's law here: no record set has III, aVR, aVL or aVF, which follow from I and II exactly.
-"""
+"""Do leads belong together? They are views of one heart, which a generator that makes them one by one forgets."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from scipy.stats import wasserstein_distance
+
+from ecgforge.records.prepare import LIMB_LEADS
+from ecgforge.records.record_set import RecordSet
 
 ALIKE = 1 - 1e-6  # greatest correlation whose Fisher transform is told: of a lead and its copy it is infinite
 
@@ -27,6 +28,19 @@ def error(first: np.ndarray, second: np.ndarray) -> float:
     """
     ours, theirs = (np.tanh(np.arctanh(np.clip(found, -ALIKE, ALIKE)).mean(axis=0)) for found in (first, second))
     return float(np.abs(ours - theirs).mean())
+
+
+def limb_residuals(records: RecordSet) -> np.ndarray:
+    """Return `leads.limb_residual` of those records that were prepared from files with all limb leads, `[any number]`.
+
+    Record sets hold eight leads, from which the others follow exactly, so only what was made with more than these can break Einthoven's
+    law; `prepare` wrote down by how much.
+    """
+    file = records.folder / LIMB_LEADS
+    if not file.exists():
+        return np.empty(0)
+    table = pd.read_csv(file, dtype={"id": str}, keep_default_na=False)
+    return table.loc[table["id"].isin(set(records.records["id"])), "residual"].to_numpy(float)
 
 
 def w1(first: np.ndarray, second: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -28,3 +30,21 @@ def twelve_leads(signals: np.ndarray, units: str) -> np.ndarray:
     one, two = signals[..., 0:1, :], signals[..., 1:2, :]
     limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
     return np.concatenate([*limb, signals[..., 2:, :]], axis=-2)
+
+
+def limb_residual(leads: Mapping[str, np.ndarray]) -> float:
+    """Return how far recorded limb leads are from what I and II make them by Einthoven and Goldberger.
+
+    Args:
+        leads: signals of one record by the names of `STANDARD_LEADS`, in mV; the eight independent ones and any others.
+
+    Returns:
+        The root mean square of what III, aVR, aVL and aVF differ by, over that of what they should be, of those that are there: 0 of a
+        recorder, about the square root of 2 of leads that have nothing to do with I and II. NaN where none is there.
+    """
+    there = [lead for lead in STANDARD_LEADS if lead in leads and lead not in LEADS]
+    if not there:
+        return float("nan")
+    due = dict(zip(STANDARD_LEADS, twelve_leads(np.stack([leads[lead] for lead in LEADS]), "mV"), strict=True))
+    size = np.linalg.norm([due[lead] for lead in there])
+    return float(np.linalg.norm([leads[lead] - due[lead] for lead in there]) / size) if size else float("nan")

@@ -28,6 +28,8 @@ from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.workers import obey
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
+LIMB_LEADS = "limb_leads.csv"
+Chunk = tuple[np.ndarray, list[tuple[str, str]], list[float]]  # see `prepared_chunks`
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
 EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
 
@@ -56,7 +58,8 @@ class RawSource:
 
 
 def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessing, preparation: Preparation, workers: int = 1) -> About:
-    """Prepare the records of one dataset, or of several merged, into a record set at `out`, with excluded.csv in it.
+    """Prepare the records of one dataset, or of several merged, into a record set at `out`, with excluded.csv in it, and limb_leads.csv
+    with the `leads.limb_residual` of the records that came with all limb leads.
 
     Merged sets prefix ids and patients with "<dataset>-". Splits are assigned within each dataset before that, so that a
     record is in the same split alone and merged. Signals pass through in chunks: memory doesn't grow with their number.
@@ -93,6 +96,7 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
         _prefix_datasets(table, len(raws) > 1)
         _write_excluded(table, writer.folder / "excluded.csv")
         _write_kept(table, spool, samples, writer)
+        _write_limb_leads(table, writer.folder / LIMB_LEADS)
         found = set(table.loc[table["reason"] == "", "rhythm"])
         rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in found)
         writer.about = replace(about, rhythms=rhythms, made=_made(table, rhythms, preprocessing, preparation))
@@ -137,9 +141,10 @@ def _spool_signals(
     prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
-        for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
+        for chunk, (signals, verdicts, residuals) in zip(chunks, prepared, strict=True):
             spool.write(signals.data)
             table.loc[chunk, ["reason", "detail"]] = verdicts
+            table.loc[chunk, "residual"] = residuals
             progress.advance(task, len(chunk))
 
 
@@ -149,12 +154,12 @@ def _files(table: pd.DataFrame, folders: Mapping[str, Path]) -> list[tuple[Path,
 
 def prepared_chunks(
     chunks: Iterable[list[tuple[Path, str]]], preprocessing: Preprocessing, amplitude: str, workers: int
-) -> Iterator[tuple[np.ndarray, list[tuple[str, str]]]]:
+) -> Iterator[Chunk]:
     """Read and prepare chunks of records, given as folders and paths in them, on several processes, with few chunks in memory.
 
     Yields:
         For each chunk, in order: the good records' signals, `[good, 8, samples]` float32; and for every record of the chunk its
-        reason and detail, empty for a good one.
+        reason and detail, empty for a good one, and its `leads.limb_residual`.
 
     Raises:
         EcgforgeError: a process died.
@@ -162,21 +167,22 @@ def prepared_chunks(
     return _in_order(((chunk, preprocessing, amplitude) for chunk in chunks), workers)
 
 
-def _prepare_chunk(
-    records: list[tuple[Path, str]], preprocessing: Preprocessing, amplitude: str
-) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Return the good records' signals, `[good, 8, samples]`, and for every record its reason and detail, empty for a good one."""
-    signals, verdicts = [], []
+def _prepare_chunk(records: list[tuple[Path, str]], preprocessing: Preprocessing, amplitude: str) -> Chunk:
+    signals, verdicts, residuals = [], [], []
     for folder, path in records:
+        reason, detail, residual = "", "", np.nan
         try:
-            signals.append(prepare_recording(wfdb_files.read(folder, path), preprocessing, amplitude))
-            verdicts.append(("", ""))
+            recording = wfdb_files.read(folder, path)
+            signals.append(prepare_recording(recording, preprocessing, amplitude))
+            residual = recording.limb_residual
         except BadRecord as bad:
-            verdicts.append((str(bad.reason), bad.detail))
-    return np.array(signals, dtype="<f4"), verdicts
+            reason, detail = str(bad.reason), bad.detail
+        verdicts.append((reason, detail))
+        residuals.append(residual)
+    return np.array(signals, dtype="<f4"), verdicts, residuals
 
 
-def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[tuple[np.ndarray, list[tuple[str, str]]]]:
+def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Chunk]:
     """Yield `_prepare_chunk` of each job, in order, with at most two jobs a worker in flight."""
     if workers <= 1:
         for job in jobs:
@@ -185,7 +191,7 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[tuple[n
     # Spawned: a fork would copy locks that other threads of this process hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=obey) as pool:
-        pending: deque[Future[tuple[np.ndarray, list[tuple[str, str]]]]] = deque()
+        pending: deque[Future[Chunk]] = deque()
         try:
             for job in jobs:
                 pending.append(pool.submit(_prepare_chunk, *job))
@@ -232,6 +238,11 @@ def _prefix_datasets(table: pd.DataFrame, merged: bool) -> None:
 
 def _write_excluded(table: pd.DataFrame, path: Path) -> None:
     table.loc[table["reason"] != "", list(EXCLUDED_COLUMNS)].to_csv(path, index=False, lineterminator="\n")
+
+
+def _write_limb_leads(table: pd.DataFrame, path: Path) -> None:
+    known = table[(table["reason"] == "") & table["residual"].notna()]
+    known[["id", "residual"]].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter) -> None:

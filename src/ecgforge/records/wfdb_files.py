@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from re import Match
 
@@ -18,7 +18,7 @@ import wfdb
 from wfdb.io.header import parse_header_content, rx_record, rx_signal
 
 from ecgforge.records.exclusions import BadRecord, Reason
-from ecgforge.records.leads import LEADS
+from ecgforge.records.leads import LEADS, STANDARD_LEADS, limb_residual
 
 MILLIVOLTS = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "V": 1e3, "v": 1e3}
 SAMPLE_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "24": 3, "32": 4, "212": 1.5}  # of each signal format that is read
@@ -32,11 +32,13 @@ class Recording:
         signals: float64 `[8, samples]`, in the order of `LEADS`, in `units`; NaN where the file marks a sample invalid.
         sampling_rate: Hz.
         units: `mV` for anything in volts; otherwise the header's word, such as `NU`.
+        limb_residual: see `leads.limb_residual`; NaN where the other limb leads are not there or nothing is in volts.
     """
 
     signals: np.ndarray
     sampling_rate: float
     units: str
+    limb_residual: float = math.nan
 
 
 def read(folder: Path, path: str) -> Recording:
@@ -55,7 +57,17 @@ def read(folder: Path, path: str) -> Recording:
     except Exception as error:  # wfdb raises whatever its parsing runs into: IndexError, AttributeError, ValueError and more
         told = str(error).replace(f"{folder.resolve()}/", "")
         raise BadRecord(Reason.UNREADABLE_FILE, f"{type(error).__name__}: {told}") from error
-    return arranged(record.dac().T, float(record.fs), record.sig_name, record.units)
+    signals = record.dac().T
+    found = arranged(signals, float(record.fs), record.sig_name, record.units)
+    return replace(found, limb_residual=_limb_residual(signals, record.sig_name, record.units))
+
+
+def _limb_residual(signals: np.ndarray, names: Sequence[str | None], units: Sequence[str]) -> float:
+    known = {name.upper(): name for name in STANDARD_LEADS}
+    rows = {known[upper]: row for row, name in enumerate(names) if (upper := (name or "").strip().upper()) in known}
+    if not all(units[row] in MILLIVOLTS for row in rows.values()):
+        return math.nan
+    return limb_residual({name: signals[row] * MILLIVOLTS[units[row]] for name, row in rows.items()})
 
 
 def arranged(signals: np.ndarray, sampling_rate: float, leads: Sequence[str | None], units: Sequence[str]) -> Recording:

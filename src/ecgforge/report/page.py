@@ -73,6 +73,7 @@ SCORES = {
     "psd_db": "spectrum, mean difference (dB)",
     "correlation_error": "correlations between leads, error of their means",
     "correlation_w1": "correlations between leads, W1",
+    "limb_residual": "limb leads, what does not follow from I and II (recorders: 0)",
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
     "frechet": "Fréchet distance, random convolutions",

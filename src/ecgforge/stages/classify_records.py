@@ -79,7 +79,7 @@ def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
     workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
     prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
-    for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
+    for chunk, (signals, verdicts, _) in zip(chunks, prepared, strict=True):
         good = iter(zip(signals, judge.probabilities(signals).tolist(), strict=True)) if len(signals) else iter(())
         for (folder, path), (reason, detail) in zip(chunk, verdicts, strict=True):
             name = str(folder / path)
