@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -435,7 +436,9 @@ def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versi
         raise ZeroDivisionError
     for identity in ("f" * 32, "e" * 32, classifier.tags[CELL]):
         (UNFINISHED / identity).mkdir(parents=True)
+    store.client().set_registered_model_alias(NAME, "champion", classifier.number)
     names = {path.name for path in collect.plan(Content()).files if UNFINISHED.name in path.parts}
+    store.client().delete_registered_model_alias(NAME, "champion")
     shutil.rmtree(UNFINISHED)
     assert names == {classifier.tags[CELL]}, "the second one's run may be in another store"
 
@@ -454,8 +457,89 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
         except KeyboardInterrupt:
             pass
     known = {"cut off", "finished", "cut off later", "unknown"}
-    found = garbage.stale(garbage.needed(Content()), known)
-    assert found.ended & known == {"cut off", "finished"}
+    needed = garbage.needed(Content())
+    assert garbage.stale(needed, known).ended & known == {"cut off"}, "of what the last one made nothing is on record yet"
+    needed.cells.add("finished")
+    assert garbage.stale(needed, known).ended & known == {"cut off", "finished"}
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FINISHED", "KILLED"])
+@pytest.mark.usefixtures("elsewhere")
+def test_what_an_unfinished_stage_has_made_so_far_stays(status: str) -> None:
+    """Its versions are in no dvc.lock before all of its cells have ended; it goes on from the checkpoints of them all."""
+    from ecgforge.stages.inputs import UNFINISHED
+    from ecgforge.tracking.runs import CELL
+
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    version = project.register(records, 0.9, 1, rhythms=records.about.rhythms)
+    store.client().update_run(version.run_id, status)
+    checkpoint = UNFINISHED / version.tags[CELL]
+    checkpoint.mkdir(parents=True)
+    found = collect.plan(Content())
+    assert (found.stale.versions, found.stale.runs) == ([], [])
+    assert checkpoint not in [path.relative_to(Path.cwd()) for path in found.files if path.is_relative_to(Path.cwd())]
+    checkpoint.rmdir()
+    assert collect.plan(Content()).stale.versions == [version], "nothing goes on from it, and nothing knows it"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
+    orphan = project.to_cache_only(tmp_path / "orphan")
+    tree = yaml.safe_load(Path("dvc.yaml").read_text())
+    tree["stages"]["slow"] = {"cmd": "sleep 600", "outs": ["slow"]}
+    Path("dvc.yaml").write_text(yaml.safe_dump(tree))
+    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "slow"], start_new_session=True)
+    try:
+        while not Content().at_work():
+            assert dvc.poll() is None
+            time.sleep(0.2)
+        with pytest.raises(EcgforgeError, match=rf"DVC is at work \(process {dvc.pid}: .*\).*: run `ecgforge gc` when it has ended"):
+            collect.collect(True)
+    finally:
+        os.killpg(dvc.pid, signal.SIGKILL)
+        dvc.wait()
+    assert project.cached(orphan).exists()
+    collect.collect(True)
+    assert not project.cached(orphan).exists(), "the list still names the process that was killed"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_an_experiment_at_work_in_a_copy_counts_too() -> None:
+    list_of_it = Path(".dvc/tmp/exps/standalone/tmp1/.dvc/tmp/rwlock")
+    list_of_it.parent.mkdir(parents=True)
+    list_of_it.write_text(json.dumps({"read": {"params.yaml": [{"pid": os.getpid(), "cmd": "dvc exp run"}]}}))
+    assert Content().at_work() == f"process {os.getpid()}: dvc exp run"
+    list_of_it.write_text("{")
+    with pytest.raises(EcgforgeError, match="cannot be read: try again; where no DVC is at work, remove it"):
+        collect.collect(True)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_versions_that_a_rollback_could_go_back_to_stay() -> None:
+    from ecgforge.tracking import history
+
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    known = [project.register(records, 0.9 + seed / 100, seed, rhythms=records.about.rhythms) for seed in range(1, 5)]
+    for before, version in zip(["", "1", "2"], known, strict=False):
+        history.move(NAME, version.number, before, history.PROMOTED, "", "")
+    assert [version.aliases for version in versions.versions(NAME)] == [(), ("former",), ("champion",), ()]
+    assert [version.label for version in collect.plan(Content()).stale.versions] == [f"{NAME}/4"]
+    for expected in ("2", "1"):
+        assert promotion.rollback(NAME, "")[1] == expected
+        collect.collect(True)
+    assert [version.number for version in versions.versions(NAME)] == ["1", "2", "3"]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_what_any_entry_of_the_stash_knows_stays(tmp_path: Path) -> None:
+    orphans = [project.to_cache_only(tmp_path / name) for name in ("first", "second", "third")]
+    for number, digest in enumerate(orphans[:2]):
+        tree = yaml.safe_load(Path("dvc.lock").read_text())
+        tree["stages"]["once"] = {"cmd": f"echo {number}", "outs": [{"path": "once", "md5": digest}]}
+        Path("dvc.lock").write_text(yaml.safe_dump(tree))
+        project.git("stash")
+    doomed = {path.parent.name + path.name for path in collect.plan(Content()).files}
+    assert doomed & {*orphans} == {orphans[2]}
 
 
 def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) -> None:

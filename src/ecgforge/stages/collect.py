@@ -1,7 +1,7 @@
 """Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, of checkpoints, and of records that a sweep drew for itself.
 
-Needed is what any commit that git names, or the working tree, has in its dvc.lock; all of the lineage of a version that has an alias;
-and what is not known to be superseded. DVC's remote is never touched.
+Needed is what any commit that git names, or the working tree, has in its dvc.lock; all of the lineage of a version that has an alias or
+was champion; what a stage that was cut off has made so far; and what is not known to be superseded. DVC's remote is never touched.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import Timeout
 from rich.console import Console
 
+from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
 from ecgforge.stages.inputs import DRAWN, LOCK, UNFINISHED, held
 from ecgforge.tracking import garbage, store
@@ -22,10 +23,17 @@ console = Console(highlight=False)
 
 
 def collect(really: bool) -> None:
-    """Print what nothing needs, and remove it where `really` is set."""
+    """Print what nothing needs, and remove it where `really` is set.
+
+    Raises:
+        EcgforgeError: a stage is at work, which may need what no record names yet.
+    """
     store.ensure_reachable()
     content = Content()
     with content.locked():
+        busy = content.at_work()
+        if busy:
+            raise EcgforgeError(f"DVC is at work ({busy}), and what it makes is not on record yet: run `ecgforge gc` when it has ended")
         found = plan(content)
         for kind, names in found.told.items():
             console.print(f"{len(names)} {kind}" + (f": {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" if names else ""))

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from ecgforge.errors import EcgforgeError
@@ -19,6 +21,7 @@ from ecgforge.files import md5, whole
 from ecgforge.tracking.store import project_root
 
 LOCK = "dvc.lock"
+BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")  # in DVC's temporary folder, where experiments have theirs
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -133,7 +136,9 @@ class Content:
         """dvc.lock of the working tree, and all dvc.lock and .dvc files of named commits."""
         lock = self.root / LOCK
         yield lock.read_text() if lock.exists() else ""
-        for commit in dict.fromkeys([*git(self.root, "for-each-ref", "--format=%(objectname)").split(), "HEAD"]):
+        named = git(self.root, "for-each-ref", "--format=%(objectname)").split()
+        stashed = git(self.root, "stash", "list", "--format=%H").split()  # of all of it only the top has a name
+        for commit in dict.fromkeys([*named, *stashed, "HEAD"]):
             for name in git(self.root, "ls-tree", "-r", "--name-only", commit).split("\n"):
                 if Path(name).name == LOCK or name.endswith(".dvc"):
                     yield git(self.root, "show", f"{commit}:./{name}")
@@ -142,6 +147,24 @@ class Content:
         """Yield the files of DVC's cache; none where it lies outside the project, since other projects may need what it has."""
         if self._cache is not None and Path(self._cache.path).is_relative_to(self.root):
             yield from (path for path in Path(self._cache.path).glob("??/*") if path.is_file())
+
+    def at_work(self) -> str:
+        """Return which stage's DVC process is alive, in words; empty where none is. DVC gives its lock back while a command runs, and what
+        that makes is in no dvc.lock before it has ended.
+
+        Raises:
+            EcgforgeError: DVC's list of them cannot be read.
+        """
+        temporary = Path(self.repo.tmp_dir) if self.repo else self.root
+        for file in (found for pattern in BUSY for found in temporary.glob(pattern)):
+            try:
+                tree = json.loads(file.read_text())
+            except ValueError as error:
+                raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
+            for one in [*tree.get("write", {}).values(), *chain.from_iterable(tree.get("read", {}).values())]:
+                if psutil.pid_exists(one["pid"]):
+                    return f"process {one['pid']}: {one['cmd']}"
+        return ""
 
     def locked(self) -> AbstractContextManager[Any]:
         """Keep DVC from writing while the block lasts."""

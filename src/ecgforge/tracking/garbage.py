@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from ecgforge.tracking import lineage
+from ecgforge.tracking import history, lineage
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.runs import CELL, INPUT
@@ -34,7 +35,8 @@ class Needed:
 @dataclass
 class Stale:
     """Versions and runs that nothing needs, runs by name and id; and the identities of cells whose checkpoints are of no more use, since
-    their runs have ended, or later ones of the same cells have. A run that this store does not know may be another store's."""
+    what their runs made is needed somewhere, or later ones of the same cells have ended. A run that this store does not know may be
+    another store's."""
 
     versions: list[Version]
     runs: list[tuple[str, str]]
@@ -42,11 +44,11 @@ class Stale:
 
 
 def needed(content: Content) -> Needed:
-    """Return what aliases, commits and the working tree need."""
+    """Return what aliases, the history of champions, commits and the working tree need."""
     found = Needed()
     roots = set(content.used())
     walker = lineage.Walker(content)
-    for version in lineage.aliased():
+    for version in _honoured():
         for node in walker.version(version).all():
             roots.add(node.digest)
             if node.version:
@@ -64,40 +66,54 @@ def needed(content: Content) -> Needed:
     return found
 
 
+def _honoured() -> Iterator[Version]:
+    """Yield the versions that have an alias, and those that were champion, to which a rollback could go."""
+    for model in client().search_registered_models(max_results=1000):
+        numbers = {str(number) for number in dict(model.aliases).values()}
+        for entry in history.entries(model.name):
+            numbers |= {entry.version, entry.former}
+        yield from (version for version in versions(model.name) if version.number in numbers)
+
+
 def stale(needed: Needed, unfinished: set[str]) -> Stale:
     """Return what MLflow has that is not needed: versions whose weights and results are no longer any commit's, and runs without a needed
     version that were superseded by a later one of the same cell, failed for good, or used data that is no longer kept.
 
+    A stage that was cut off goes on from the checkpoints of all its cells, those that had ended among them. Until it has ended, DVC knows
+    nothing of what they made.
+
     Args:
         unfinished: identities of cells that have checkpoints to go on from.
     """
-    registry = client()
-    gone, keep = [], set(needed.runs)
-    for model in registry.search_registered_models(max_results=1000):
-        for version in versions(model.name):
-            wanted = version.tags.get(WEIGHTS) in needed.digests or version.tags.get(CELL) in needed.cells
-            if wanted or version.aliases or version.label in needed.versions or CELL not in version.tags:
-                keep.add(version.run_id)
-            else:
-                gone.append(version)
+    known = [version for model in client().search_registered_models(max_results=1000) for version in versions(model.name)]
+    done = needed.cells | {version.tags.get(CELL, "") for version in known if _wanted(version, needed)}
     runs = _runs()
     latest = {_same(run): run.info for run in sorted(runs, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
-    parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
+    superseded = {run.info.run_id for run in runs if latest.get(_same(run), run.info).start_time > run.info.start_time}
+    ended = {
+        run.data.tags[CELL]
+        for run in runs
+        if run.info.run_id in superseded or (run.info.status == "FINISHED" and run.data.tags[CELL] in done)
+    }
+    at_work = unfinished - ended
+    gone = [version for version in known if not _wanted(version, needed) and version.tags[CELL] not in at_work]
+    doomed = {version.label for version in gone}
+    kept = {version.run_id for version in known if version.label not in doomed}
+    keep = needed.runs | kept | {run.data.tags.get("mlflow.parentRunId") for run in runs}
     removable: list[tuple[str, str]] = []
-    ended: set[str] = set()
     for run in runs:
-        identity = run.data.tags[CELL]
-        superseded = latest.get(_same(run), run.info).start_time > run.info.start_time
-        lost = any(key.startswith(INPUT) and value not in needed.digests for key, value in run.data.tags.items())
-        failed = run.info.status in ("FAILED", "KILLED") and identity not in unfinished
-        if run.info.status == "FINISHED" or superseded:
-            ended.add(identity)
-        if run.data.tags.get("kind") not in KINDS:
+        if run.data.tags.get("kind") not in KINDS or run.info.status in ("RUNNING", "SCHEDULED"):
             continue
-        wanted = run.info.run_id in keep | parents or identity in needed.cells or run.info.status in ("RUNNING", "SCHEDULED")
-        if not wanted and (superseded or lost or failed):
+        lost = any(key.startswith(INPUT) and value not in needed.digests for key, value in run.data.tags.items())
+        over = run.info.run_id in superseded or lost or run.info.status in ("FAILED", "KILLED")
+        if over and run.info.run_id not in keep and run.data.tags[CELL] not in needed.cells | at_work:
             removable.append((run.info.run_name, run.info.run_id))
     return Stale(gone, removable, ended)
+
+
+def _wanted(version: Version, needed: Needed) -> bool:
+    held = version.tags.get(WEIGHTS) in needed.digests or version.tags.get(CELL) in needed.cells
+    return held or bool(version.aliases) or version.label in needed.versions or CELL not in version.tags
 
 
 def remove(stale: Stale) -> None:
