@@ -18,6 +18,7 @@ from ecgforge.tracking import runs
 from test_report_browser import browser, pytestmark, resize  # noqa: F401  # the fixture, and where there is no browser
 
 F1 = {"TrRTeR": (0.8, 0.9), "TrSTeR": (0.4, 0.5), "TrRSTeR": (0.7, 0.9)}  # of two seeds
+OF_GENERATORS = {"diffwave": (0.31, 0.97), "time_vqvae": (0.22, 0.88)}  # loss of training, and accuracy of telling its records
 WAIT = 60  # s, on a busy machine
 
 
@@ -32,6 +33,11 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         for seed, figure in enumerate(figures):
             track(setting, seed, figure)
     track("TrRTeR", 0, 0.1, sweep="augmentation")
+    for generator, (loss, accuracy) in OF_GENERATORS.items():
+        for kind, figure in (("generator", {"loss": loss}), ("quality", {"c2st_accuracy": accuracy})):
+            cell = runs.Cell(kind, "ptbxl", 0, True, generator=generator)
+            with runs.tracked(cell, identity=f"{kind} {generator}", params={}, inputs=[]) as run:
+                run.summary(figure)
     with ui(project) as printed:
         yield printed
     patch.undo()
@@ -72,11 +78,13 @@ def shown(browser, selector: str, text: str):  # noqa: F811
     )
 
 
-def compared(browser, address: str, tag: str) -> str:  # noqa: F811
-    """Open a chart view, group its runs by a tag, and return the page's text."""
+def compared(browser, address: str, tag: str, figure: str = "test_f1") -> str:  # noqa: F811
+    """Open a chart view that has a chart of `figure`, group its runs by a tag, and return the page's text."""
     resize(browser, 1600)  # MLflow draws the charts that are in sight
     until(browser, lambda one: one.get(address) or True)
-    shown(browser, "h4", "test_f1")
+    browser.execute_script("localStorage.clear()")  # MLflow remembers how another view was grouped
+    browser.refresh()
+    shown(browser, "h4", figure)
     shown(browser, "button", "Group by").click()
     shown(browser, "[role^=menuitem]", tag).click()
     return until(browser, lambda one: text if "Group: " in (text := one.find_element("css selector", "body").text) else None)
@@ -91,3 +99,13 @@ def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
     chart = page[page.index("test_f1") :]
     figures = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
     assert all(figures), chart
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chart", "figure", "place"), [("Generators", "loss", 0), ("Quality", "c2st_accuracy", 1)])
+def test_generators_are_compared_in_three_clicks(browser, charts, chart, figure, place):  # noqa: F811
+    page = compared(browser, charts[chart], "generator", figure)
+    assert {name for name in OF_GENERATORS if f"Group: {name}" in page} == set(OF_GENERATORS)
+    assert "2 matching runs" in page, "of this kind alone"
+    shown_figures = page[page.index(figure) :]
+    assert all(re.search(rf"\b{figures[place]}\b", shown_figures) for figures in OF_GENERATORS.values()), shown_figures
