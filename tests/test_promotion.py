@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sqlite3
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -336,6 +341,172 @@ def test_a_champion_that_moved_meanwhile_is_noticed(content: Content) -> None:
         promotion.promote(verdict, content, False, "")
     assert history.champion(NAME) == GOOD
     assert len(history.entries(NAME)) == 1
+
+
+def test_each_forcing_leaves_its_mark(content: Content) -> None:
+    promoted(GOOD, content)
+    for reason in ("once", "again"):
+        promoted(WORSE, content, force=True, reason=reason)
+        promotion.rollback(NAME, "")
+    first, second = tags(WORSE)["forced"].split(" | ")
+    assert first.endswith("once; failed macro_f1, recall")
+    assert second.endswith("again; failed macro_f1, recall")
+    card = promotion.card_path(content.root, versions.find(f"{NAME}/{WORSE}")).read_text()
+    assert tags(WORSE)["forced"] in card
+    assert store.client().get_model_version(NAME, WORSE).description == card
+    assert {"gate.macro_f1", "gate.recall"} <= set(tags(WORSE)), "gates stay beside the mark"
+
+
+def test_who_does_not_become_champion_is_not_marked(content: Content) -> None:
+    verdict = judged(UNSURE, content)
+    promoted(GOOD, content)
+    with pytest.raises(EcgforgeError, match="by now and no longer nobody"):
+        promotion.promote(verdict, content, True, "in vain")
+    assert "forced" not in tags(UNSURE)
+    assert "FORCED" not in promotion.card_path(content.root, verdict.version).read_text()
+
+
+def test_no_forced_champion_is_without_its_mark(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed_here(*_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(history, "_set_aliases", killed_here)
+    with pytest.raises(KeyboardInterrupt):
+        promoted(UNSURE, content, force=True, reason="a try")
+    assert history.champion(NAME) == ""
+    assert tags(UNSURE)["forced"].endswith("a try; failed calibration")
+
+
+def test_a_verdict_that_cannot_be_kept_promotes_nobody(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.tracking._tracking_service import utils
+
+    version = project.register(RecordSet.open(Path("data/prepared/ptbxl")), 0.9, 10)
+    run = version.run_id
+    with closing(sqlite3.connect("mlflow.db")) as database:
+        database.execute("UPDATE runs SET artifact_uri = 'nowhere://at/all' WHERE run_uuid = ?", (run,))
+        database.commit()
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # it knows the former address
+    with pytest.raises(EcgforgeError, match=f"{version.label} cannot be written to run {run} .*promote again"):
+        promoted(version.number, content)
+    assert history.champion(NAME) == ""
+    assert history.entries(NAME) == []
+    assert "verdict" not in tags(version.number)
+
+
+def test_a_run_that_was_deleted_keeps_no_verdict(content: Content) -> None:
+    store.client().delete_run(versions.find(f"{NAME}/{GOOD}").run_id)
+    promoted(GOOD, content)
+    (entry,) = history.entries(NAME)
+    assert entry.evidence.startswith("tags of the version; md5 ")
+
+
+def test_rollback_past_a_version_that_was_removed(content: Content) -> None:
+    promoted(GOOD, content)
+    promoted(BETTER, content)
+    promoted(WORSE, content, force=True, reason="a try")
+    store.client().delete_model_version(NAME, GOOD)
+    assert promotion.rollback(NAME, "") == (WORSE, BETTER)
+    assert history.champion(NAME) == BETTER
+    with pytest.raises(EcgforgeError, match="has no former"):
+        versions.find(f"{NAME}@former")
+    with pytest.raises(EcgforgeError, match=f"version {GOOD}, champion before, was removed"):
+        promotion.rollback(NAME, "")
+
+
+def test_champion_and_former_are_never_one(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    promoted(GOOD, content)
+    promoted(BETTER, content)
+
+    def killed_here(_: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(history, "former", killed_here)
+    with pytest.raises(KeyboardInterrupt):
+        history.move(NAME, GOOD, BETTER, history.ROLLED_BACK, "", "")
+    assert versions.find(f"{NAME}@champion").number == GOOD
+    with pytest.raises(EcgforgeError, match="has no former"):
+        versions.find(f"{NAME}@former")
+
+
+def test_an_entry_follows_the_last_one_whatever_the_clock_says(content: Content) -> None:
+    promoted(GOOD, content)
+    client = store.client()
+    ((key, text),) = history._texts(NAME).items()
+    client.set_registered_model_tag(NAME, f"{history.ENTRY}29991231T235959.999999-abcdef", text)
+    client.delete_registered_model_tag(NAME, key)
+    promoted(BETTER, content)
+    assert [entry.version for entry in history.entries(NAME)] == [GOOD, BETTER]
+    assert history.faults(NAME) == []
+
+
+# Two who promote at once
+
+
+@pytest.fixture
+def on_a_server(content: Content, monkeypatch: pytest.MonkeyPatch) -> Content:
+    """As where no file lock lets one at a time write."""
+    monkeypatch.setattr(history, "_alone", nullcontext)
+    return content
+
+
+def moved(number: str) -> bool:
+    """Move as a promotion does that was judged while nobody was champion, and say whether it was told to have worked."""
+    try:
+        history.move(NAME, number, "", history.PROMOTED, "", "")
+    except EcgforgeError as error:
+        told = str(error)
+    else:
+        return True
+    assert re.search(f"another promotion came in between, of version . by Ada.*history {NAME}|by now and no longer nobody", told)
+    return False
+
+
+def told_outcome() -> None:
+    """Check that the history tells who is champion, and makes no former one of those who lost."""
+    now, faults = history.champion(NAME), history.faults(NAME)
+    assert not any("other means" in fault for fault in faults)
+    assert sum("had no effect" in fault for fault in faults) == len(history.entries(NAME)) - bool(now)
+    assert history.former(NAME) == ""
+
+
+@pytest.mark.usefixtures("on_a_server")
+@pytest.mark.parametrize("place", ["_texts", "_write", "_check", "_check_undisturbed", "_set_aliases", "champion"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_of_two_who_promote_in_the_same_instant_one_gives_up(monkeypatch: pytest.MonkeyPatch, place: str, times: int) -> None:
+    """The other's whole promotion falls into the first one's, before the call of `place`."""
+    original, calls, outcomes = getattr(history, place), [], []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(place)
+        if len(calls) == times:
+            outcomes.append(moved(BETTER))
+        return original(*arguments)
+
+    monkeypatch.setattr(history, place, interrupted)
+    outcomes.append(moved(GOOD))
+    monkeypatch.setattr(history, place, original)
+    assert outcomes.count(True) <= 1 if len(outcomes) == 2 else len(calls) < times
+    told_outcome()
+
+
+@pytest.mark.usefixtures("on_a_server")
+def test_two_who_write_at_once_both_give_up_and_the_next_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, both = history._write, threading.Barrier(2, timeout=60)
+
+    def together(*arguments: Any) -> str:
+        both.wait()
+        key = original(*arguments)
+        both.wait()
+        return key
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(history, "_write", together)
+        assert list(pool.map(moved, (GOOD, BETTER))) == [False, False]
+    assert history.champion(NAME) == ""
+    assert any("two moved the champion at once" in fault for fault in history.faults(NAME))
+    told_outcome()
+    assert moved(WORSE)
+    told_outcome()
 
 
 def win(folder: Path, number: str, start: float) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -279,31 +280,47 @@ def promote(verdict: Verdict, content: Content, force: bool, reason: str) -> Ver
     forced = force and not verdict.passed
     if forced and not reason.strip():
         raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)}: to force it, give a --reason; it stays on record")
-    mark = {"forced": f"{datetime.now(UTC):%Y-%m-%d}: {reason}; failed {', '.join(verdict.failed)}"} if forced else {}
-    verdict = replace(verdict, version=replace(verdict.version, tags=verdict.version.tags | mark))
-    evidence = _record(verdict, content, mark)
+    place = f"promotion/{verdict.version.name}-{verdict.version.number}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    evidence = _record(verdict, content, place)
     if not (verdict.passed or forced):
         now = f"version {verdict.champion} stays" if verdict.champion else "there is none yet"
         raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)} and is not made champion; {now}")
     action = history.FORCED if forced else history.PROMOTED
-    history.move(verdict.version.name, verdict.version.number, verdict.champion, action, reason, evidence)
-    return verdict
+    mark = partial(_mark, verdict, content, place, reason) if forced else None
+    history.move(verdict.version.name, verdict.version.number, verdict.champion, action, reason, evidence, mark)
+    return replace(verdict, version=versions.find(verdict.version.label))
 
 
-def _record(verdict: Verdict, content: Content, mark: dict[str, str]) -> str:
-    """Write tags, artifacts, description and card; return where the evidence is, and its md5."""
-    version, stamp = verdict.version, f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+def _record(verdict: Verdict, content: Content, place: str) -> str:
+    """Write tags, artifacts at `place`, description and card; return where the evidence is, and its md5."""
+    version = verdict.version
     tree = {"version": version.label, "against": verdict.against, "passed": verdict.passed, "test": verdict.test}
     tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": verdict.figures.round(6).to_dict("records")}
     evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
-    place = f"promotion/{version.name}-{version.number}-{stamp}"
     where = f"run {version.run_id}, {place}.json"
-    tags = {f"{history.GATE}{gate.name}": f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}" for gate in verdict.gates}
+    # Gates of an earlier verdict go.
+    tags: dict[str, str | None] = {key: None for key in version.tags if key.startswith(history.GATE)}
+    for gate in verdict.gates:
+        tags[f"{history.GATE}{gate.name}"] = f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}"
     tags["verdict"] = f"{'passed' if verdict.passed else 'failed ' + ', '.join(verdict.failed)}, against {verdict.against}; {where}"
-    kept = history.record(version, tags | mark, text, {f"{place}.json": evidence, f"{place}.md": text})
+    kept = _write(version, content, tags, text, {f"{place}.json": evidence, f"{place}.md": text})
+    return f"{where if kept else 'tags of the version'}; md5 {hashlib.md5(evidence.encode()).hexdigest()}"
+
+
+def _mark(verdict: Verdict, content: Content, place: str, reason: str) -> None:
+    """Mark a version as forced, behind the marks that it has already, and say so in its card."""
+    version, mark = versions.find(verdict.version.label), f"{datetime.now(UTC):%Y-%m-%d}: {reason}; failed {', '.join(verdict.failed)}"
+    forced = " | ".join([*filter(None, [version.tags.get("forced")]), mark])
+    text = card.write(replace(verdict, version=replace(version, tags=version.tags | {"forced": forced})))
+    _write(version, content, {"forced": forced}, text, {f"{place}.md": text})
+
+
+def _write(version: Version, content: Content, tags: dict[str, str | None], text: str, files: dict[str, str]) -> bool:
+    """Write tags, artifacts and a card, and return whether the version's run is still there to keep artifacts."""
+    kept = history.record(version, tags, text, files)
     with whole(card_path(content.root, version)) as scratch:
         scratch.write_text(text)
-    return f"{where if kept else 'tags of the version'}; md5 {hashlib.md5(evidence.encode()).hexdigest()}"
+    return kept
 
 
 def card_path(root: Path, version: Version) -> Path:
@@ -323,6 +340,8 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
     now, back = history.champion(name), history.former(name)
     if not back or not now:
         raise EcgforgeError(f"'{name}' has no champion before the present one to go back to")
+    if back not in {version.number for version in known}:
+        raise EcgforgeError(f"'{name}' cannot go back: version {back}, champion before, was removed; promote another with --version N")
     with versions.files(versions.find(f"{name}/{back}")):
         pass
     history.move(name, back, now, history.ROLLED_BACK, reason, f"version {now} was champion")

@@ -1,7 +1,8 @@
 """Who made which version champion, when, why, and on what evidence: tags of the registered model, to which entries are only added.
 
 MLflow moves aliases silently, without history and without compare-and-set. So every move goes through `move`: one at a time where the store
-is a file of this machine, and everywhere only as long as the champion is the one that the move was judged against.
+is a file of this machine, and everywhere only as long as the champion is the one that the move was judged against. Where two move at once
+on a server, each writes its entry before it looks for others', so at least one of them sees the other and gives up.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import getpass
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 
 from filelock import FileLock
 
@@ -28,6 +30,7 @@ ENTRY = "history."
 GATE = "gate."
 PROMOTED, FORCED, ROLLED_BACK = "promoted", "forced", "rolled back"
 START = "start"
+STAMP = "%Y%m%dT%H%M%S.%f"
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,27 @@ class Entry:
 
 def entries(name: str) -> list[Entry]:
     """Return all changes of champion of the registered model `name`, oldest first."""
-    return [Entry(**json.loads(text)) for text in _texts(name)]
+    return [Entry(**json.loads(text)) for text in _texts(name).values()]
 
 
 def faults(name: str) -> list[str]:
     """Say what does not fit: entries that were removed, changed or written at the same time, and a champion that none of them made."""
-    found, last = [], START
-    for text in _texts(name):
+    found, earlier, last = [], {START}, START
+    for text in _texts(name).values():
         entry = Entry(**json.loads(text))
-        if entry.after != last:
-            found.append(f"the entry of {entry.when} does not follow the one before it: one was removed, changed, or written at once")
+        if entry.after not in earlier:
+            found.append(f"the entry of {entry.when} follows one that is not there: that one was removed, changed, or both")
+        elif entry.after != last:
+            found.append(f"the entry of {entry.when} was written at the same time as another: two moved the champion at once")
         last = _digest(text)
-    known, now = entries(name), champion(name)
-    undone = [entry for entry, after in _with_outcome(known, now) if after == entry.former]
-    for entry in undone:
-        found.append(f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: its process was killed")
-    if now != ["", *(entry.version for entry in known if entry not in undone)][-1]:
+        earlier.add(last)
+    now, effective = champion(name), ""
+    for entry, took_effect in _with_outcome(entries(name), now):
+        effective = entry.version if took_effect else effective
+        if not took_effect:
+            why = "its process was killed, or another came in between"
+            found.append(f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: {why}")
+    if now != effective:
         found.append(f"champion is {now or 'nobody'}, which the last entry does not say: the alias was moved by other means")
     return found
 
@@ -86,8 +94,8 @@ def former(name: str) -> str:
     that never were."""
     line: list[str] = []
     now = champion(name)
-    for entry, after in _with_outcome(entries(name), now):
-        if after == entry.former:
+    for entry, took_effect in _with_outcome(entries(name), now):
+        if not took_effect:
             continue
         # Whoever became champion by other means than `move` is known from the next entry alone, and now from the alias.
         line += [entry.former] if entry.former not in ("", *line[-1:]) else []
@@ -99,70 +107,143 @@ def former(name: str) -> str:
     return line[-2] if len(line) > 1 else ""
 
 
-def _with_outcome(known: list[Entry], now: str) -> Iterator[tuple[Entry, str]]:
-    """Yield each entry with the champion after it: who the next entry says it was, or who it is now. Where that is still the former one,
-    the process was killed between writing the entry and setting the alias."""
-    return zip(known, [*(entry.former for entry in known[1:]), now], strict=False)
+def _with_outcome(known: list[Entry], now: str) -> Iterator[tuple[Entry, bool]]:
+    """Yield each entry with whether its version became champion.
+
+    Entries in a row with one and the same former champion were decided against it all: by several at once, or after one that was killed
+    between writing its entry and setting the alias. So at most one of them took effect, that of the champion after them: who the next
+    entry says it was, or who it is now. If that is none of theirs, it is known that the alias was moved by other means, and not from whom:
+    the last of them is taken for it.
+    """
+    rows = [list(row) for _, row in groupby(known, lambda entry: entry.former)]
+    for row, after in zip(rows, [*(following[0].former for following in rows[1:]), now], strict=False):
+        by_them = [place for place, entry in enumerate(row) if entry.version == after]
+        last = len(row) - 1 if after != row[0].former else None
+        effective = by_them[-1] if by_them else last
+        yield from ((entry, place == effective) for place, entry in enumerate(row))
 
 
-def move(name: str, number: str, expected: str, action: str, reason: str, evidence: str) -> None:
+def move(name: str, number: str, expected: str, action: str, reason: str, evidence: str, mark: Callable[[], None] | None = None) -> None:
     """Make version `number` champion and write it down.
 
     Args:
         expected: the champion that this was decided against, empty for none.
+        mark: writes what must be known of a version that is champion; called when nobody came in between, just before it is.
 
     Raises:
-        EcgforgeError: another version has become champion since.
+        EcgforgeError: another version has become champion since, or someone else moved the champion at the same time.
     """
-    registry = client()
     with _alone(name):
         _check(name, expected)
-        texts = _texts(name)
-        who = git(store.project_root(), "config", "user.name") or getpass.getuser()
-        now = datetime.now(UTC)
-        entry = Entry(f"{now:%Y-%m-%d %H:%M:%S}", who, action, number, expected, reason, evidence, _digest(texts[-1]) if texts else START)
-        # A key that no other process writes: an entry is never written over.
-        key = f"{ENTRY}{now:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}"
-        patiently(registry.set_registered_model_tag, name, key, json.dumps(asdict(entry)))
+        known = _texts(name)
+        own = _write(name, known, Entry("", "", action, number, expected, reason, evidence, ""))
+        # In this order: whoever writes an entry after this look finds ours, or else the champion that we are about to set.
         _check(name, expected)
-        patiently(registry.set_registered_model_alias, name, CHAMPION, number)
-        before = former(name)
-        if before:
-            patiently(registry.set_registered_model_alias, name, FORMER, before)
-        else:
-            patiently(registry.delete_registered_model_alias, name, FORMER)
+        _check_undisturbed(name, {*known, own}, number)
+        if mark:
+            mark()
+        _set_aliases(name, number)
         _check(name, number)
+        _check_undisturbed(name, {*known, own}, number)
 
 
-def record(version: Version, tags: dict[str, str], description: str, files: dict[str, str]) -> bool:
-    """Put a verdict where MLflow's UI shows it: tags and description of the version, and artifacts of its run, texts by name.
+def _write(name: str, known: Mapping[str, str], entry: Entry) -> str:
+    """Add an entry, with time, author and what it follows, to those that are `known`, and return its key."""
+    who = git(store.project_root(), "config", "user.name") or getpass.getuser()
+    now = datetime.now(UTC)
+    after = _digest([*known.values()][-1]) if known else START
+    stamp = now
+    if known:  # behind the one that it follows, also where that was written by a machine whose clock is ahead
+        before = datetime.strptime([*known][-1].removeprefix(ENTRY).rsplit("-", 1)[0], STAMP).replace(tzinfo=UTC)
+        stamp = max(now, before + timedelta(microseconds=1))
+    # A key that no other process writes: an entry is never written over.
+    key = f"{ENTRY}{stamp:{STAMP}}-{secrets.token_hex(3)}"
+    text = json.dumps(asdict(replace(entry, when=f"{now:%Y-%m-%d %H:%M:%S}", who=who, after=after)))
+    patiently(client().set_registered_model_tag, name, key, text)
+    return key
 
-    Tags of an earlier verdict go. Returns whether the run is still there to keep the artifacts.
-    """
+
+def _set_aliases(name: str, number: str) -> None:
+    """Make `number` champion and the one before former, if that version is still there. Who is stopped within leaves no former, never a
+    wrong one: `rollback` goes by the entries."""
     from mlflow.exceptions import MlflowException
 
     registry = client()
-    for key in version.tags:
-        if key.startswith(GATE) and key not in tags:
-            patiently(registry.delete_model_version_tag, version.name, version.number, key)
-    for key, value in tags.items():
-        patiently(registry.set_model_version_tag, version.name, version.number, key, value)
-    patiently(registry.update_model_version, version.name, version.number, description)
+    patiently(registry.delete_registered_model_alias, name, FORMER)
+    patiently(registry.set_registered_model_alias, name, CHAMPION, number)
+    before = former(name)
+    if not before:
+        return
     try:
-        for name, text in files.items():
+        patiently(registry.set_registered_model_alias, name, FORMER, before)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def record(version: Version, tags: Mapping[str, str | None], description: str, files: Mapping[str, str]) -> bool:
+    """Put a verdict where MLflow's UI shows it: tags and description of the version, and artifacts of its run, texts by name.
+
+    Args:
+        tags: None for one that goes.
+
+    Returns:
+        Whether the run is still there to keep the artifacts.
+
+    Raises:
+        EcgforgeError: it is, and they cannot be written; nothing else was then.
+    """
+    registry, kept = client(), _is_there(version.run_id)
+    try:
+        for name, text in files.items() if kept else ():
             patiently(registry.log_text, version.run_id, text, name)
-    except MlflowException:
-        return False  # the run was deleted; the tags remain
-    return True
+    except Exception as error:  # of MLflow, its stores and the file system
+        raise EcgforgeError(
+            f"what the gates said of {version.label} cannot be written to run {version.run_id} ({' '.join(str(error).split())[:200]}): "
+            "see that its artifacts can be written, and promote again"
+        ) from error
+    for key, value in tags.items():
+        if value is None:
+            patiently(registry.delete_model_version_tag, version.name, version.number, key)
+        else:
+            patiently(registry.set_model_version_tag, version.name, version.number, key, value)
+    patiently(registry.update_model_version, version.name, version.number, description)
+    return kept
+
+
+def _is_there(run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(patiently(client().get_run, run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def _check(name: str, expected: str) -> None:
-    now, before = (f"version {number}" if number else "nobody" for number in (champion(name), expected))
+    now, before = _words(champion(name)), _words(expected)
     if now != before:
         raise EcgforgeError(
             f"{name}: champion is {now} by now and no longer {before}, since someone else moved it; look at `ecgforge history {name}` and "
             "decide again"
         )
+
+
+def _check_undisturbed(name: str, known: Collection[str], number: str) -> None:
+    """Check that nobody wrote an entry beside those `known` but on the ground that version `number` is champion."""
+    others = [Entry(**json.loads(text)) for key, text in _texts(name).items() if key not in known]
+    for entry in others:
+        if entry.former != number:
+            raise EcgforgeError(
+                f"{name}: another promotion came in between, of version {entry.version} by {entry.who}; champion is "
+                f"{_words(champion(name))} now: look at `ecgforge history {name}`, and promote again if that is not the one to stay"
+            )
+
+
+def _words(number: str) -> str:
+    return f"version {number}" if number else "nobody"
 
 
 @contextmanager
@@ -175,9 +256,10 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
-def _texts(name: str) -> list[str]:
+def _texts(name: str) -> dict[str, str]:
+    """The entries by key, oldest first."""
     tags = patiently(client().get_registered_model, name).tags
-    return [tags[key] for key in sorted(tags) if key.startswith(ENTRY)]
+    return {key: tags[key] for key in sorted(tags) if key.startswith(ENTRY)}
 
 
 def _digest(text: str) -> str:
