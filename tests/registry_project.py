@@ -22,6 +22,7 @@ from ecgforge.params import Section
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.stages.inputs import record_inputs
 from ecgforge.tracking import models, runs, versions
+from ecgforge.tracking.served import Service
 
 ROOT = Path(__file__).parents[1]
 RHYTHMS = ("SR", "AFIB", "ST")
@@ -103,8 +104,10 @@ def register(
     rhythms: tuple[str, ...] = RHYTHMS,
     validation: float = 0.5,
     synthetic: RecordSet | None = None,
+    service: Service | None = None,
 ) -> versions.Version:
-    """Register a classifier with these answers, as trained on `records`, and on `synthetic` ones of diffwave."""
+    """Register a classifier with these answers, as trained on `records`, and on `synthetic` ones of diffwave; without `service` it does
+    not say how its records were prepared."""
     oracle = Oracle(Oracle.Network(), rhythms, torch.ones(8))
     oracle.accuracy.copy_(torch.tensor(accuracy if isinstance(accuracy, list) else [accuracy] * len(rhythms)))
     oracle.confidence.fill_(confidence or float(np.mean(accuracy)))
@@ -118,7 +121,7 @@ def register(
     with runs.tracked(cell, identity=f"{seed:032x}", params={"seed": seed}, inputs=inputs) as run:
         run.summary({"best_validation_macro_f1": validation})
         example = np.zeros((2, 8, records.about.samples), np.float32)
-        number = models.log_classifier(run, oracle, example, rhythms, name=NAME, files=sorted(folder.iterdir()))
+        number = models.log_classifier(run, oracle, example, rhythms, name=NAME, files=sorted(folder.iterdir()), service=service)
     return versions.find(f"{NAME}/{number}")
 
 

@@ -11,27 +11,33 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import registry_project as project
+from ecgforge.cli import app
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.params import Params
-from ecgforge.records.record_set import RecordSet
-from ecgforge.registry import promotion
+from ecgforge.records.record_set import About, RecordSet
+from ecgforge.registry import promotion, serving
 from ecgforge.stages import promote as stage
-from ecgforge.tracking import history, models, runs, store, versions
+from ecgforge.tracking import history, lineage, models, runs, store, versions
 from ecgforge.tracking.content import Content
+from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.runs import DatasetInput
 from registry_project import NAME
 
 pytestmark = pytest.mark.slow
+PREPROCESSING = {"sampling_rate": 100, "duration": project.SAMPLES / 100, "band": [0.5, 40], "max_amplitude": 20}
+SERVICE = serving.service(About(100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING}))
 GOOD, SAME, WORSE, BETTER, UNSURE, LEAKING, DIRTY, OTHERS = (str(number) for number in range(1, 9))
 
 
@@ -138,7 +144,7 @@ def test_the_card_says_what_a_user_must_know(content: Content) -> None:
         (SAME, ["macro_f1"]),
         (WORSE, ["macro_f1", "recall"]),
         (UNSURE, ["calibration"]),
-        (LEAKING, ["leakage"]),
+        (LEAKING, ["provenance", "leakage"]),
         (DIRTY, ["commit"]),
     ],
     ids=["the same", "worse", "badly calibrated", "leaking", "from uncommitted code"],
@@ -341,6 +347,125 @@ def test_a_champion_that_moved_meanwhile_is_noticed(content: Content) -> None:
         promotion.promote(verdict, content, False, "")
     assert history.champion(NAME) == GOOD
     assert len(history.entries(NAME)) == 1
+
+
+def damage(file: Path) -> None:
+    held = file.read_bytes()
+    file.write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+
+
+@pytest.fixture
+def weights(content: Content, tmp_path: Path) -> Iterator[Path]:
+    """The registered weights of GOOD, put back afterwards."""
+    model = versions.find(f"{NAME}/{GOOD}").source.removeprefix("models:/")
+    file = next(content.root.glob(f"mlruns/**/{model}/artifacts/**/weights.safetensors"))
+    shutil.copy(file, tmp_path / "kept")
+    yield file
+    shutil.copy(tmp_path / "kept", file)
+
+
+@pytest.mark.parametrize("broken", [damage, Path.unlink], ids=["damaged", "gone"])
+def test_a_broken_champion_does_not_stay_for_ever(
+    content: Content, weights: Path, broken: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is none before it to go back to."""
+    promoted(GOOD, content)
+    broken(weights)
+    with pytest.raises(EcgforgeError, match=f"failed champion and is not made champion; version {GOOD} stays"):
+        stage.promote(params(), NAME, BETTER, False, False, False, "")
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{NAME}/{BETTER} against the baselines, since {NAME}/{GOOD} cannot be asked" in told
+    assert f"champion: the files of {NAME}/{GOOD} are not those that were registered" in told
+    assert {"champion", "macro_f1.majority"} <= {key.removeprefix("gate.") for key in tags(BETTER)}
+    stage.promote(params(), NAME, BETTER, False, False, True, "the champion is broken")
+    assert history.champion(NAME) == BETTER
+    assert tags(BETTER)["forced"].endswith("the champion is broken; failed champion")
+
+
+@pytest.mark.parametrize(
+    ("made", "units", "why"),
+    [
+        ({"rhythms": ("SR", "AFIB", "SVT")}, "mV", "tells SR, AFIB, SVT apart"),
+        ({"service": SERVICE}, "lead_sd", "units lead_sd in place of mV"),
+    ],
+    ids=["other rhythms", "another unit"],
+)
+@pytest.mark.usefixtures("content")
+def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(made: dict[str, Any], units: str, why: str) -> None:
+    about = Path("data/prepared/ptbxl/about.json")
+    champion = project.register(RecordSet.open(about.parent), 0.9, 9, **made)
+    history.move(NAME, champion.number, history.champion(NAME), history.FORCED, "", "")
+    kept = about.read_text()
+    about.write_text(kept.replace('"mV"', f'"{units}"'))
+    try:
+        verdict = judged(BETTER, Content())
+        with pytest.raises(EcgforgeError, match=f"{champion.label} .*{why}.*train it anew|{why}.*cannot be judged by each other"):
+            promotion.answers(champion, RecordSet.open(about.parent).split("test"))
+    finally:
+        about.write_text(kept)
+    (gate,) = [gate for gate in verdict.gates if gate.name == "champion"]
+    assert not gate.passed
+    assert why in gate.detail
+    assert verdict.champion == champion.number
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, []),
+        ({"units": "lead_sd"}, ["units lead_sd in place of mV"]),
+        ({"sampling_rate": 200}, ["sampling rate 200 in place of 100"]),
+        ({"samples": 300}, ["samples 300 in place of 200"]),
+        ({"made": {"preprocessing": PREPROCESSING | {"band": [1, 30]}}}, ["band [1, 30] in place of [0.5, 40]"]),
+        ({"made": {"preprocessing": PREPROCESSING | {"max_amplitude": 9}}}, []),
+        ({"units": "lead_sd", "samples": 300}, ["units lead_sd in place of mV", "samples 300 in place of 200"]),
+        ({"made": {}}, []),
+    ],
+)
+def test_what_records_a_version_takes_is_compared(tmp_path: Path, change: dict[str, Any], told: list[str]) -> None:
+    """What only sets records aside changes none of those that stay."""
+    about = About(100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING})
+    assert serving.differences(tmp_path, replace(about, **change)) == [], "a version that does not say what it takes"
+    (tmp_path / serving.PREPROCESSING).write_text(json.dumps(SERVICE.files[serving.PREPROCESSING]))
+    assert serving.differences(tmp_path, replace(about, **change)) == told
+
+
+def test_a_champion_that_learned_from_the_test_records_is_told(content: Content) -> None:
+    history.move(NAME, LEAKING, "", history.FORCED, "", "")
+    found = {gate.name: gate for gate in judged(BETTER, content).gates}
+    for name in ("macro_f1", "recall"):
+        assert f"{NAME}/{LEAKING} saw 24 records, 24 patients of these in training or validation" in found[name].detail
+    history.move(NAME, GOOD, LEAKING, history.FORCED, "", "")
+    assert "saw" not in {gate.name: gate for gate in judged(BETTER, content).gates}["macro_f1"].detail
+
+
+def test_all_must_come_from_a_source(content: Content) -> None:
+    (gate, _) = promotion.provenance(versions.find(f"{NAME}/{LEAKING}"), lineage.trace(f"{NAME}/{LEAKING}", content), content)
+    assert (gate.passed, gate.figure, gate.detail) == (False, "1 missing", "source of before")
+    for kind, sourced in (("raw records", False), ("file", False), ("source", True)):
+        records = Node("record set", "records", made_from=[("prepared from", Node(kind, "the end"))])
+        traced = Node("version", NAME, made_from=[("made by", Node("run", "its run", made_from=[("training", records)]))])
+        (gate, _) = promotion.provenance(versions.find(f"{NAME}/{GOOD}"), traced, content)
+        assert (gate.passed, gate.detail) == (sourced, "" if sourced else "source of the end")
+
+
+@pytest.mark.usefixtures("content")
+def test_on_the_command_line_a_good_classifier_passes_and_a_better_one_follows() -> None:
+    def ecgforge(*words: str) -> str:
+        found = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert found.exit_code == 0
+        return " ".join(found.output.split())
+
+    assert f"{NAME}/{GOOD} is champion." in ecgforge("promote", NAME, "--version", GOOD, "--reason", "the first one")
+    told = ecgforge("promote", NAME, "--best", "--reason", "the best on validation records")
+    assert f"{NAME}/{BETTER} against {NAME}/{GOOD}" in told
+    assert f"{NAME}/{BETTER} is champion. Model card: models/cards/{NAME}-{BETTER}.md" in told
+    assert versions.find(f"{NAME}@champion").number == BETTER
+    assert versions.find(f"{NAME}@former").number == GOOD
+    told = ecgforge("history", NAME)
+    assert f"version {GOOD} promoted, after nobody: the first one" in told
+    assert f"version {BETTER} promoted, after version {GOOD}: the best on validation records" in told
+    assert "forced" not in tags(BETTER)
 
 
 def test_each_forcing_leaves_its_mark(content: Content) -> None:

@@ -12,6 +12,7 @@ from ecgforge.params import ClassifierGates, GeneratorGates
 from ecgforge.study import statistics
 
 BINS = 15
+UNKNOWN = "unknown"
 TINY = 1e-9  # what a difference of two shares may be off by
 
 
@@ -37,6 +38,7 @@ class Test:
         challenger: `[records, rhythms]`.
         rivals: the same of the champion alone, or of each baseline where there is no champion.
         champion: whether the rival is one.
+        note: what a reader should know of its figures.
     """
 
     truth: np.ndarray
@@ -45,6 +47,7 @@ class Test:
     challenger: np.ndarray
     rivals: Mapping[str, np.ndarray]
     champion: bool
+    note: str = ""
 
 
 def classifier_gates(test: Test, bounds: ClassifierGates, confidence: float, resamples: int) -> list[Gate]:
@@ -75,7 +78,7 @@ def _macro_f1(test: Test, rival: str, margin: float, confidence: float, resample
     figure = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     name = "macro_f1" if test.champion else f"macro_f1.{rival}"
     detail = f"macro-F1 less that of {rival}, {confidence:.0%} interval over test patients"
-    return Gate(name, figure, f"interval above {margin:+g}", bool(row["low"] > margin), detail)
+    return Gate(name, figure, f"interval above {margin:+g}", bool(row["low"] > margin), _joined(detail, test.note))
 
 
 def _recall(test: Test, margin: float) -> Gate:
@@ -94,8 +97,12 @@ def _recall(test: Test, margin: float) -> Gate:
         f"{worst} {change[worst]:+.3f}",
         f"at least {-margin:+g}",
         bool(change[worst] >= -margin - TINY),
-        "the most that a rhythm loses",
+        _joined("the most that a rhythm loses", test.note),
     )
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def recalls(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.Series:
@@ -126,10 +133,12 @@ def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None]) -
     tables = [table[table["split"] != "test"] for table in trained_on.values() if table is not None]
     seen = pd.concat(tables) if tables else test.iloc[:0]
     records, patients = (len(_keys(test, column) & _keys(seen, column)) for column in ("id", "patient"))
-    figure = f"{records} records, {patients} patients" if not lost else "unknown"
+    figure = f"{records} records, {patients} patients" if not lost else UNKNOWN
     detail = f"no longer to be had: {', '.join(lost)}" if lost else f"of {len(test)}, seen in training or validation"
+    if not trained_on:
+        detail = "what it learned from is in no lineage"
     known = bool(trained_on) and not lost
-    return Gate("leakage", figure if trained_on else "unknown", "0", known and not records and not patients, detail)
+    return Gate("leakage", figure if trained_on else UNKNOWN, "0", known and not records and not patients, detail)
 
 
 def _keys(table: pd.DataFrame, column: str) -> set[str]:

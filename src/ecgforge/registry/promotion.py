@@ -1,7 +1,8 @@
 """Judge a version by the gates, make it champion, and go back to the one before.
 
-Challenger and champion are both asked anew, by the weights that the registry keeps, on the same test records; nothing that a run said
-of itself is believed.
+Classifiers, challenger and champion, are asked anew by the weights that the registry keeps, on the same test records; nothing that a
+run said of them is believed. Generators are judged by what a quality run said, the newest that scored records which they drew, as they
+draw, against the current real ones: that run is believed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
-from ecgforge.registry import card, gates
+from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
 from ecgforge.study import statistics
 from ecgforge.study.settings import SETTINGS
@@ -40,6 +41,7 @@ from ecgforge.tracking.served import SAMPLING
 from ecgforge.tracking.versions import Version
 
 REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
+SOURCED = ("record set", "raw records", "file")  # kinds of nodes that something else was made into
 REPEATS = 30  # of which the median is the latency
 
 
@@ -123,8 +125,8 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     """Ask all gates of a version.
 
     Raises:
-        EcgforgeError: it is champion already, its files or the champion's are not to be had, its rhythms are not those of the test
-            records, or no records drawn as a generator draws were scored.
+        EcgforgeError: it is champion already, its files are not to be had, it takes other records or tells other rhythms than those of
+            the test records, or no records drawn as a generator draws were scored.
     """
     number = history.champion(version.name)
     if number == version.number:
@@ -137,7 +139,7 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     if version.tags.get("kind") == "generator":
         found, figures, against = _generator(params, version, digest, content)
     else:
-        found, figures, against = _classifier(params, version, champion, records)
+        found, figures, against = _classifier(params, version, champion, records, content)
     origins = _trained_on(traced, content)
     found = [
         _locked(test, digest, champion, content),
@@ -159,32 +161,82 @@ def _locked(test: RecordSet, digest: str, champion: Version | None, content: Con
     return Gate("test_set", f"{digest[:8]}, {len(test)} records", "not synthetic, known to DVC", known and real, detail)
 
 
-def _classifier(params: Params, version: Version, champion: Version | None, records: RecordSet) -> tuple[list[Gate], pd.DataFrame, str]:
+@dataclass(frozen=True)
+class Rivals:
+    """Whom a classifier is compared with.
+
+    Attributes:
+        answers: `[records, rhythms]`, the champion's alone or each baseline's, by name.
+        against: them, in words.
+        champion: whether they are the champion's.
+        note: what a reader should know of the champion's figures.
+        failed: the gate of a champion that cannot be asked.
+    """
+
+    answers: dict[str, np.ndarray]
+    against: str
+    champion: bool = False
+    note: str = ""
+    failed: tuple[Gate, ...] = ()
+
+
+def _classifier(
+    params: Params, version: Version, champion: Version | None, records: RecordSet, content: Content
+) -> tuple[list[Gate], pd.DataFrame, str]:
     test, study, bounds = records.split("test"), params.active.study, params.gates.classifier
     truth, patients, rhythms = test.labels, test.records["patient"].to_numpy(), test.about.rhythms
     torch.set_num_threads(params.active.compute.threads)
-    own = answers(version, test)
-    if champion:
-        rivals = {champion.label: answers(champion, test).probabilities}
-    else:
-        rivals = {name: ask(records.split("train"), test) for name, ask in BASELINES.items()}
-    asked = gates.Test(truth, patients, rhythms, own.probabilities, rivals, champion is not None)
-    found = gates.classifier_gates(asked, bounds, study.confidence, study.resamples)
+    own, rivals = answers(version, test), _rivals(champion, records, content)
+    asked = gates.Test(truth, patients, rhythms, own.probabilities, rivals.answers, rivals.champion, rivals.note)
+    found = [*rivals.failed, *gates.classifier_gates(asked, bounds, study.confidence, study.resamples)]
     found.append(gates.at_most("latency", own.latency, bounds.latency, f"ms a record, the median of {REPEATS}"))
     found.append(gates.at_most("size", own.size, bounds.size, "MB of weights"))
     figures = statistics.interval(
         truth, own.probabilities[None], patients, rhythms, confidence=study.confidence, resamples=study.resamples, seed=0
     )
-    return found, figures, champion.label if champion else "the baselines"
+    return found, figures, rivals.against
+
+
+def _rivals(champion: Version | None, records: RecordSet, content: Content) -> Rivals:
+    """The champion or, where there is none or it cannot be asked, the baselines.
+
+    A champion that cannot be asked is no reason to refuse all others for good: it is a gate that fails, and can be forced.
+    """
+    test, against = records.split("test"), "the baselines"
+    failed: tuple[Gate, ...] = ()
+    if champion:
+        try:
+            found = answers(champion, test).probabilities
+            return Rivals({champion.label: found}, champion.label, True, _inflated(champion, test, content))
+        except Exception as error:  # of its files, of code that has changed since, of torch on records that it was not made for
+            failed = (Gate("champion", "cannot be asked", "asked on these records", False, " ".join(str(error).split())),)
+            against = f"the baselines, since {champion.label} cannot be asked"
+    return Rivals({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, against, failed=failed)
+
+
+def _inflated(champion: Version, test: RecordSet, content: Content) -> str:
+    """Say whether a champion's figures are higher than it deserves, since it learned from the test records."""
+    gate = gates.leakage(test.records, _trained_on(lineage.trace(champion.label, content), content))
+    if gate.passed:
+        return ""
+    if gate.figure == gates.UNKNOWN:
+        return f"whether {champion.label} learned from these records is unknown, {gate.detail}"
+    return f"{champion.label} saw {gate.figure} of these in training or validation: its figures are higher than it deserves"
 
 
 def answers(version: Version, test: RecordSet) -> Answers:
     """Ask a classifier of the registry about test records, its rhythms in the order of theirs.
 
     Raises:
-        EcgforgeError: its files are not to be had, or it tells other rhythms apart.
+        EcgforgeError: its files are not to be had, it takes other records, or it tells other rhythms apart.
     """
     with versions.files(version) as folder:
+        differing = serving.differences(folder, test.about)
+        if differing:
+            raise EcgforgeError(
+                f"{version.label} takes other records than those in {test.folder}: {', '.join(differing)}; it cannot be judged by them: "
+                "train it anew, or prepare records as then"
+            )
         size = (folder / "weights.safetensors").stat().st_size / 1e6
         classifier = base.load(folder)
     if set(classifier.rhythms) != set(test.about.rhythms):
@@ -245,13 +297,15 @@ def _drawn_with(content: Content, digest: str, name: str) -> Any:
 
 
 def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gate]:
-    """Ask whether all facts about the version are there, and whether its commit is, and was clean."""
+    """Ask whether all facts about the version are there, down to the source of all that it was made from, and whether its commit is, and
+    was clean."""
     missing = [key for key in REQUIRED if not version.tags.get(key)]
     if not any(key.startswith(INPUT) for key in version.tags):
         missing.append("input.*")
-    lost = [node.name for node in traced.all() if node.lost]
-    detail = "; ".join([*(f"no tag {key}" for key in missing), *(f"gone: {name}" for name in lost)])
-    yield Gate("provenance", f"{len(missing) + len(lost)} missing", "0 missing", not missing and not lost, detail)
+    lacking = [f"no tag {key}" for key in missing]
+    lacking += [f"gone: {node.name}" for node in traced.all() if node.lost]
+    lacking += [f"source of {node.name}" for node in traced.all() if node.kind in SOURCED and not node.made_from]
+    yield Gate("provenance", f"{len(lacking)} missing", "0 missing", not lacking, "; ".join(lacking))
     commit, dirty = version.tags.get("git.commit", ""), version.tags.get("git.dirty") != "false"
     there = bool(commit) and git(content.root, "cat-file", "-t", commit) == "commit"
     words = f"{commit[:8] or 'none'}{', with uncommitted changes' if dirty else ''}{'' if there else ', not in this repository'}"

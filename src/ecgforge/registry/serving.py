@@ -127,6 +127,21 @@ def service(about: About) -> Service:
     return Service(__name__, _example(preprocessing["duration"]), {PREPROCESSING: {**preprocessing, "amplitude": about.units}})
 
 
+def differences(folder: Path, about: About) -> list[str]:
+    """Say in what the records that `about` describes differ from those that the version with its files in `folder` takes; nothing where
+    it does not say what it takes."""
+    if not (folder / PREPROCESSING).exists():
+        return []
+    tree, made = json.loads((folder / PREPROCESSING).read_text()), about.made.get("preprocessing", {})
+    pairs = {
+        "units": (tree["amplitude"], about.units),
+        "sampling rate": (tree["sampling_rate"], about.sampling_rate),
+        "samples": (round(tree["duration"] * tree["sampling_rate"]), about.samples),
+        "band": (list(tree["band"]), list(made.get("band", tree["band"]))),
+    }
+    return [f"{name} {here} in place of {taken}" for name, (taken, here) in pairs.items() if taken != here]
+
+
 def _example(duration: float) -> list[dict[str, Any]]:
     """A record of no patient: 70 pulses a minute, each lead with an amplitude of its own."""
     rate = 100  # Hz
