@@ -157,5 +157,13 @@ def test_generators_are_gated_beyond_their_floors(change: dict[str, float], told
     assert [gate.name for gate in gates.generator_gates(GOOD | change, GENERATOR) if not gate.passed] == told
 
 
+def test_intervals_stand_beside_a_generators_figures() -> None:
+    ends = {"coverage_low": 0.86, "coverage_high": 0.93, "nearest_ratio_low": 0.9, "nearest_ratio_high": 0.99, "membership_auc_low": 0.48}
+    details = {gate.name: gate.detail for gate in gates.generator_gates(GOOD | ends, GENERATOR)}
+    assert details["coverage"].endswith("; floor 0.95; 95 % interval 0.86 to 0.93")
+    assert details["nearest"].endswith("; 95 % interval 0.9 to 0.99")
+    assert all("interval" not in details[name] for name in ("two_sample", "copied", "membership"))
+
+
 def test_a_score_that_is_missing_fails() -> None:
     assert not any(gate.passed for gate in gates.generator_gates({}, GENERATOR))

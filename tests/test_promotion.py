@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -28,8 +30,9 @@ from ecgforge.files import md5
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
+from ecgforge.stages import assess
 from ecgforge.stages import promote as stage
-from ecgforge.tracking import history, lineage, models, runs, store, versions
+from ecgforge.tracking import history, lineage, lookup, models, runs, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.runs import DatasetInput
@@ -724,6 +727,36 @@ def test_generators_are_judged_by_the_records_that_they_drew(content: Content) -
     assert "to draw synthetic 10 s ECGs" in card
     assert "| copied_share | 0.01 | 0.01 |" in card
     assert history.champion(GENERATOR) == "1"
+
+
+def test_a_generators_card_has_intervals(content: Content, tmp_path: Path) -> None:
+    generator(1, SCORES | {"copied_share_low": 0.005, "copied_share_high": 0.02})
+    verdict = promotion.promote(promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, "")
+    card = promotion.card_path(content.root, verdict.version).read_text()
+    assert "| copied_share | 0.01 | 0.01 | 0.005 to 0.02 |" in card
+    assert "| coverage | 0.9 | 0.95 | not known |" in card
+    (gate,) = [gate for gate in verdict.gates if gate.name == "copied"]
+    assert "95 % interval 0.005 to 0.02" in gate.detail
+    client, run = store.client(), verdict.version.run_id
+    (kept,) = [file.path for file in client.list_artifacts(run, "promotion") if file.path.endswith(".json")]
+    figures = {row["metric"]: row for row in json.loads(Path(client.download_artifacts(run, kept, str(tmp_path))).read_text())["figures"]}
+    assert figures["copied_share"] == {"metric": "copied_share", "value": 0.01, "low": 0.005, "high": 0.02, "floor": 0.01}
+    assert figures["coverage"] == {"metric": "coverage", "value": 0.9, "floor": 0.95}
+
+
+@pytest.mark.usefixtures("content")
+def test_a_quality_run_has_the_intervals_of_its_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    columns = ["rhythm", "metric", "value", "low", "high", "floor", "ceiling"]
+    rows = [("all", "coverage", 0.9, 0.86, 0.93, 0.95, 0.1), ("all", "mmd2", 0.02, np.nan, np.nan, 0.01, 0.5), ("SR", "psd_db", *[1.0] * 5)]
+    found = pd.DataFrame(rows, columns=columns), pd.DataFrame({"view": [], "kind": [], "rhythm": [], "x": [], "y": []})
+    monkeypatch.setattr(assess.scores, "assess", lambda *_: found)
+    trained = Path("models/classifiers/ptbxl/real")
+    shutil.copytree(trained / "seed-1", tmp_path / f"seed-{params().active.study.seeds[0]}")
+    real = Path("data/prepared/ptbxl")
+    assess.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
+    run = lookup.runs_by_cell()[(tmp_path / "quality/cell.txt").read_text().strip()]
+    ends = {"coverage_low": 0.86, "coverage_high": 0.93, "coverage_floor": 0.95, "coverage_ceiling": 0.1}
+    assert store.client().get_run(run.id).data.metrics == {"coverage": 0.9, "mmd2": 0.02, "mmd2_floor": 0.01, "mmd2_ceiling": 0.5} | ends
 
 
 def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: Content) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from ecgforge.study import statistics
 
 if TYPE_CHECKING:
@@ -57,9 +59,11 @@ def _figures(verdict: Verdict) -> list[str]:
 
 def _scores(verdict: Verdict) -> list[str]:
     shown = ("c2st_accuracy", "precision", "recall", "coverage", "heart_rate_w1", "rr_variation_w1", "copied_share", "membership_auc")
-    lines = ["| score | value | floor: real against real |", "| --- | --- | --- |"]
-    rows = verdict.figures[verdict.figures["metric"].isin(shown)].to_dict("records")
-    return lines + [f"| {row['metric']} | {row['value']:.3g} | {row['floor']:.3g} |" for row in rows]
+    lines = ["| score | value | floor: real against real | 95 % interval of the value |", "| --- | --- | --- | --- |"]
+    for row in verdict.figures[verdict.figures["metric"].isin(shown)].to_dict("records"):
+        interval = "not known" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
+        lines.append(f"| {row['metric']} | {row['value']:.3g} | {row['floor']:.3g} | {interval} |")
+    return lines
 
 
 def _untested(verdict: Verdict) -> list[str]:

@@ -155,7 +155,8 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
     more than is allowed; and no copies.
 
     Args:
-        scores: values by metric, and floors by metric with `_floor` behind it; a figure that is not there fails its gate.
+        scores: values by metric, floors by metric with `_floor` behind it, and, for a reader, the ends of its 95 % interval, `_low` and
+            `_high`; a figure that is not there fails its gate.
     """
 
     def over(name: str, metric: str, allowed: float, detail: str, sign: int = 1) -> Gate:
@@ -166,7 +167,7 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
             f"{value:.3g}",
             f"at {'most' if sign > 0 else 'least'} {bound:.3g}",
             bool(sign * value <= sign * bound),
-            f"{detail}; floor {floor:.3g}",
+            _joined(detail, f"floor {floor:.3g}", _interval(scores, metric)),
         )
 
     nearest = scores.get("nearest_ratio", np.nan)
@@ -181,9 +182,17 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
             f"{nearest:.3g}",
             f"at least {bounds.nearest_ratio:g}",
             bool(nearest >= bounds.nearest_ratio),
-            "memorisation: 1 for strangers, 0 for copies",
+            _joined("memorisation: 1 for strangers, 0 for copies", _interval(scores, "nearest_ratio")),
         ),
         at_most(
-            "membership", scores.get("membership_auc", np.nan), bounds.membership_auc, "memorisation: AUC of telling who was trained on"
+            "membership",
+            scores.get("membership_auc", np.nan),
+            bounds.membership_auc,
+            _joined("memorisation: AUC of telling who was trained on", _interval(scores, "membership_auc")),
         ),
     ]
+
+
+def _interval(scores: Mapping[str, float], metric: str) -> str:
+    low, high = (scores.get(f"{metric}_{end}") for end in ("low", "high"))
+    return "" if low is None or high is None else f"95 % interval {low:.3g} to {high:.3g}"

@@ -53,7 +53,7 @@ class Verdict:
         champion: the number of the champion that it was compared with, empty for none.
         against: the same in words.
         test: digest of the record set whose test records it was judged by, their counts by rhythm, and their origin.
-        figures: of the version on these, with intervals: rows of `study.statistics.interval`, or a generator's scores.
+        figures: of the version on these, with intervals: rows of `study.statistics.interval`, or a generator's scores, with floors.
         lineage: of the version.
     """
 
@@ -278,9 +278,14 @@ def _generator(params: Params, version: Version, digest: str, content: Content) 
             f"the study draw so and run `dvc repro quality@{dataset}-{generator}`"
         )
     scores = alike[0].scores
-    names = [name for name in scores if f"{name}_floor" in scores]
-    figures = pd.DataFrame([(name, scores[name], scores[f"{name}_floor"]) for name in names], columns=["metric", "value", "floor"])
-    return gates.generator_gates(scores, params.gates.generator), figures, f"the floors of run {alike[0].id}"
+    return gates.generator_gates(scores, params.gates.generator), _table(scores), f"the floors of run {alike[0].id}"
+
+
+def _table(scores: dict[str, float]) -> pd.DataFrame:
+    """A generator's scores that have a floor: metric, value, low, high, floor; an interval that its run does not have is missing."""
+    ends = ("", "_low", "_high", "_floor")
+    rows = [(name, *(scores.get(name + end, np.nan) for end in ends)) for name in scores if f"{name}_floor" in scores]
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "floor"])
 
 
 def _sampling(version: Version) -> Any:
@@ -349,7 +354,8 @@ def _record(verdict: Verdict, content: Content, place: str) -> str:
     """Write tags, artifacts at `place`, description and card; return where the evidence is, and its md5."""
     version = verdict.version
     tree = {"version": version.label, "against": verdict.against, "passed": verdict.passed, "test": verdict.test}
-    tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": verdict.figures.round(6).to_dict("records")}
+    rows = [{key: value for key, value in row.items() if pd.notna(value)} for row in verdict.figures.round(6).to_dict("records")]
+    tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": rows}
     evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
     where = f"run {version.run_id}, {place}.json"
     # Gates of an earlier verdict go.

@@ -41,7 +41,8 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
         found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings, embed)
         overall = found[found["rhythm"] == scores.ALL]
         for row in overall.dropna(subset="value").to_dict("records"):
-            run.summary({row["metric"]: row["value"], f"{row['metric']}_floor": row["floor"], f"{row['metric']}_ceiling": row["ceiling"]})
+            beside = {name: row[name] for name in ("low", "high", "floor", "ceiling") if pd.notna(row[name])}
+            run.summary({row["metric"]: row["value"]} | {f"{row['metric']}_{name}": value for name, value in beside.items()})
     with whole(out) as scratch:
         scratch.mkdir()
         (scratch / "cell.txt").write_text(identity + "\n")
