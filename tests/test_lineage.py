@@ -157,6 +157,7 @@ def test_the_chain_goes_down_to_the_source(classifier: versions.Version) -> None
         ("data/synthetic/ptbxl/diffwave", ("record set", "ptbxl/diffwave")),
         ("data/prepared/ptbxl/records.csv", ("record set", "ptbxl")),
         ("data/raw/ptbxl", ("raw records", "raw/ptbxl")),
+        (TUNED, ("file", TUNED)),
         (f"{GENERATOR}/1", ("version", f"{GENERATOR}/1")),
     ],
 )
@@ -175,6 +176,12 @@ def test_a_run_has_a_lineage(classifier: versions.Version) -> None:
     [
         ("data/prepared/merged", "is not in the working tree"),
         ("models/generators", "is no model: name one of those in it, such as models/generators/ptbxl/diffwave"),
+        ("models/tuning", "models/tuning is no model$"),
+        ("data/prepared", "data/prepared is no record set: name one of those in it, such as data/prepared/ptbxl"),
+        ("data/synthetic/ptbxl", "is no record set: name one of those in it, such as data/synthetic/ptbxl/diffwave"),
+        ("data/raw", "data/raw is no record set: name one of those in it, such as data/raw/ptbxl"),
+        ("data", "data is no record set: name one of those in it, such as data/prepared/ptbxl"),
+        ("data/empty", "data/empty is no record set$"),
         ("0" * 32, "MLflow has no run"),
         ("nonsense", "means no model version"),
         ("/etc/hosts", "'/etc/hosts' is no file or folder under models/ or data/ of"),
@@ -183,6 +190,8 @@ def test_a_run_has_a_lineage(classifier: versions.Version) -> None:
     ],
 )
 def test_words_that_mean_nothing_are_told_so(study: Path, reference: str, told: str) -> None:
+    (study / "data/empty").mkdir(exist_ok=True)
+    (study / "data/raw/.gitignore").touch()
     with pytest.raises(EcgforgeError, match=told):
         lineage.trace(reference, Content(study))
 
@@ -277,6 +286,39 @@ def test_facts_that_remain_still_tell_the_chain(classifier: versions.Version) ->
     (lost,) = [one for one in node.all() if one.lost]
     assert lost.name == "ptbxl/diffwave"
     assert "gone" in lost.facts["content"]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_run_that_is_gone_for_good_is_told_by_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    version = project.register(records, 0.9, 1, rhythms=records.about.rhythms)
+    whole = kinds(lineage.trace(version.label, Content()))
+    store.client().delete_run(version.run_id)
+    uri = store.configure()
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri], check=True, capture_output=True
+    )
+    node = lineage.trace(version.label, Content())
+    assert [kind for kind, _ in kinds(node)] == [kind for kind, _ in whole]
+    (lost,) = [one for one in node.all() if one.lost]
+    assert lost.facts["run"] == f"{version.run_id}, gone from MLflow"
+    assert lost.facts["commit"] == project.git("rev-parse", "HEAD")
+    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer to be had: its run"):
+        stage.verify([version.label])
+    assert f"LOST run its run: {version.run_id}, gone from MLflow" in capsys.readouterr().out
+    with pytest.raises(EcgforgeError, match=f"MLflow has no run {version.run_id}"):
+        lineage.trace(version.run_id, Content())
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_run_of_no_commit_is_not_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    version, client = project.register(records, 0.9, 1, rhythms=records.about.rhythms), store.client()
+    client.delete_tag(version.run_id, "git.commit")
+    client.delete_model_version_tag(NAME, version.number, "git.commit")
+    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer to be had: TrRTeR ptbxl oracle seed 1"):
+        stage.verify([version.label])
+    assert f"LOST run TrRTeR ptbxl oracle seed 1: {version.run_id}; no commit is known" in capsys.readouterr().out
 
 
 def test_a_version_is_made_again_byte_for_byte(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

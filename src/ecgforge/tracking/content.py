@@ -155,16 +155,24 @@ class Content:
         Raises:
             EcgforgeError: DVC's list of them cannot be read.
         """
-        temporary = Path(self.repo.tmp_dir) if self.repo else self.root
-        for file in (found for pattern in BUSY for found in temporary.glob(pattern)):
-            try:
-                tree = json.loads(file.read_text())
-            except ValueError as error:
-                raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
+        lists = [found for pattern in BUSY for found in Path(self.repo.tmp_dir).glob(pattern)] if self.repo else []
+        for file in lists:
+            tree = self._stages_at_work(file)
             for one in [*tree.get("write", {}).values(), *chain.from_iterable(tree.get("read", {}).values())]:
                 if psutil.pid_exists(one["pid"]):
                     return f"process {one['pid']}: {one['cmd']}"
         return ""
+
+    def _stages_at_work(self, file: Path) -> dict[str, Any]:
+        from dvc.lock import LockError, make_lock
+
+        try:
+            # Under this lock DVC empties the list and writes it anew.
+            with make_lock(f"{file}.lock", tmp_dir=str(file.parent), hardlink_lock=self.repo.config["core"].get("hardlink_lock", False)):
+                tree: dict[str, Any] = json.loads(file.read_text())
+        except (LockError, ValueError) as error:
+            raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
+        return tree
 
     def locked(self) -> AbstractContextManager[Any]:
         """Keep DVC from writing while the block lasts."""

@@ -19,8 +19,11 @@ from ecgforge.tracking.store import client, patiently
 from ecgforge.tracking.versions import FILES, Version, find
 
 RUN = re.compile(r"^[0-9a-f]{32}$")
-GONE = "gone"
+GONE, UNKNOWN = "gone", "no commit is known"
 TUNED = "models/tuning/"
+ABOUT = "about.json"  # of a record set
+RAW = Path("data/raw")
+RECORDS = ("data/prepared/*", "data/synthetic/*/*", "data/raw/*")  # where a study keeps them
 TOLD = ("setting", "backbone", "seed", SAMPLED, "verdict", "forced")  # tags of a version that are facts of it
 
 
@@ -53,8 +56,9 @@ class Node:
 
     @property
     def lost(self) -> bool:
-        """Whether it, or a fact about it, is no longer to be had."""
-        return any(GONE in self.facts.get(name, "") for name in ("run", "commit", "content", "version"))
+        """Whether it, or a fact about it, is not to be had."""
+        told = [self.facts.get(name, "") for name in ("run", "commit", "content", "version")]
+        return any(word in fact for fact in told for word in (GONE, UNKNOWN))
 
     def all(self) -> Iterator[Node]:
         """Yield this and everything behind it, each once."""
@@ -149,18 +153,29 @@ class Walker:
             if not found:
                 raise EcgforgeError(f"no version is registered with the weights in {folder}")
             return self.version(found[-1])
+        if path.is_relative_to(TUNED) and folder != path:
+            return self.data(path.as_posix(), self.content.digest(path.as_posix()), path.as_posix())
         if path.parts[0] == "models":
             known = sorted(file.parent.relative_to(self.content.root) for file in (self.content.root / path).rglob("*.safetensors"))
             raise EcgforgeError(f"{path} is no model" + (f": name one of those in it, such as {known[0]}" if known else ""))
-        parts = folder.parts[: 4 if folder.parts[1:2] == ("synthetic",) else 3]
-        whole = "/".join(parts)
-        return self.data("/".join(parts[1 if parts[1:2] == ("raw",) else 2 :]), self.content.digest(whole), whole)
+        return self._records(path, folder)
+
+    def _records(self, path: Path, folder: Path) -> Node:
+        """The record set, or the raw records, that a path below data/ belongs to."""
+        root, raw = self.content.root, folder.is_relative_to(RAW) and folder != RAW
+        whole = Path(*folder.parts[:3]) if raw else next((one for one in (folder, *folder.parents) if (root / one / ABOUT).exists()), None)
+        if whole is None:
+            known = (found.relative_to(root) for kind in RECORDS for found in sorted(root.glob(kind)) if found.is_dir())
+            inside = next((f": name one of those in it, such as {one}" for one in known if one.is_relative_to(path)), "")
+            raise EcgforgeError(f"{path} is no record set{inside}")
+        name = "/".join(whole.parts[1 if raw else 2 :]) or whole.name
+        return self.data(name, self.content.digest(whole.as_posix()), whole.as_posix())
 
     def data(self, name: str, digest: str, path: str, given: dict[str, str] | None = None) -> Node:
         """A record set, raw records, or a file. `given` is what the run that used it says of it: origin, drawn_by."""
         if digest in self._nodes:
             return self._nodes[digest]
-        about = json.loads(self.content.read(digest, "about.json", path) or b"{}") if digest.endswith(".dir") else {}
+        about = json.loads(self.content.read(digest, ABOUT, path) or b"{}") if digest.endswith(".dir") else {}
         made = {"weights_md5": (given or {}).get("drawn_by", ""), **about.get("made", {})}
         facts = {"origin": about.get("origin", (given or {}).get("origin", ""))}
         raw = path.startswith("data/raw") and not about
@@ -225,7 +240,7 @@ class Walker:
     def _commit(self, tags: dict[str, str]) -> str:
         commit = tags.get("git.commit", "")
         if not commit:
-            return "unknown"
+            return UNKNOWN
         there = git(self.content.root, "cat-file", "-t", commit) == "commit"
         changes = ", with changes that were not committed" if tags.get("git.dirty") == "true" else ""
         return commit + changes + ("" if there else f", {GONE} from git")
