@@ -546,6 +546,12 @@ def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_nothing_is_removed_while_dvc_writes() -> None:
+    with Content().locked(), pytest.raises(EcgforgeError, match="DVC is at work: try again when it has ended"):
+        collect.collect(True)
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_an_experiment_at_work_in_a_copy_counts_too() -> None:
     list_of_it = Path(".dvc/tmp/exps/standalone/tmp1/.dvc/tmp/rwlock")
     list_of_it.parent.mkdir(parents=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -174,9 +174,21 @@ class Content:
             raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
         return tree
 
-    def locked(self) -> AbstractContextManager[Any]:
-        """Keep DVC from writing while the block lasts."""
-        return self.repo.lock if self.repo else nullcontext()
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep DVC from writing while the block lasts.
+
+        Raises:
+            EcgforgeError: DVC itself is writing.
+        """
+        from dvc.lock import LockError
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.repo.lock if self.repo else nullcontext())
+            except LockError as error:
+                raise EcgforgeError("DVC is at work: try again when it has ended") from error
+            yield
 
     def _locks(self, text: str) -> Iterator[str]:
         lock = self.root / LOCK
