@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +232,75 @@ def test_an_interruption_is_no_verdict_on_a_trial(tmp_path: Path) -> None:
     assert ended(search.search(task(tmp_path), Interrupted(tmp_path), 2, [None])) == all_complete(2)
 
 
+@dataclass(frozen=True)
+class InterruptedInTheThird:
+    folder: Path
+
+    def __call__(self, attempt: Attempt) -> list[float]:
+        with (self.folder / "starts").open("a") as file:
+            file.write(f"{attempt.number} ")
+        if attempt.number == 2 and not (self.folder / "once").exists():
+            (self.folder / "once").touch()
+            raise KeyboardInterrupt
+        return [1.0]
+
+    def starts(self) -> list[int]:
+        return [int(word) for word in (self.folder / "starts").read_text().split()]
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_fewer_trials_than_once_were_asked_for(tmp_path: Path, workers: int) -> None:
+    """The others wait until they are asked for again, and nobody waits for one of them that was interrupted."""
+    toy = InterruptedInTheThird(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        search.search(task(tmp_path), toy, 12, [None])
+    assert ended(search.search(task(tmp_path), toy, 2, [None])) == all_complete(2)
+    assert search.opened(task(tmp_path)).get_trials()[2].state.name == "RUNNING", "it has not even been waited for"
+    assert toy.starts() == [0, 1, 2]
+    assert ended(search.search(task(tmp_path), toy, 4, [None] * workers)) == all_complete(4)
+    assert (toy.starts()[:3], sorted(toy.starts()[3:])) == ([0, 1, 2], [2, 3])
+    states = [trial.state.name for trial in search.opened(task(tmp_path)).get_trials()]
+    assert states.count("WAITING") == 8
+    assert ended(search.search(task(tmp_path), toy, 6, [None])) == all_complete(6)
+    assert toy.starts()[5:] == [4, 5]
+
+
+def taken(folder: Path) -> Any:
+    """A study of two trials, whose first was taken by a process that died before its first heartbeat."""
+    study = search.opened(task(folder), frozenset({0}))
+    study.enqueue_trial(task(folder).defaults)
+    study.enqueue_trial({})
+    study.ask()
+    return study
+
+
+def test_a_trial_whose_worker_died_at_once_is_done_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock of the machine says on which it was taken."""
+    from datetime import datetime
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, *_: Any) -> Tomorrow:
+            return cls(2100, 1, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("optuna.storages._rdb.storage.datetime", Tomorrow)
+        taken(tmp_path)
+    toy = Toy(tmp_path)
+    tried = search.search(task(tmp_path), toy, 2, [None])
+    assert ended(tried) == all_complete(2)
+    assert toy.starts() == [(1, 0), (0, 0)]
+    assert tried[0].point == task(tmp_path).defaults
+
+
+def test_a_trial_is_put_back_by_one_worker_alone(tmp_path: Path) -> None:
+    silent = taken(tmp_path).get_trials(deepcopy=False)[:1]
+    for _ in range(2):
+        search._put_back(search.opened(task(tmp_path)), silent)
+    states = [trial.state.name for trial in search.opened(task(tmp_path)).get_trials()]
+    assert states == ["FAIL", "WAITING", "WAITING"]
+
+
 def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(EcgforgeError, match="mend or unset ECGFORGE_TUNING_STORAGE") as caught:
         search.search(task(tmp_path, url="postgresql+nodriver://me:secret@host/db"), Toy(tmp_path), 1, [None])
@@ -318,6 +388,77 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     assert (parent.data.metrics["complete"], parent.data.metrics["pruned"], parent.data.metrics["failed"]) == (4, 3, 1)
     kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert kept >= {"history-score.png", "importances-score.png", "trials.csv"}
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Trials of which the second kills its process, where there is a file `deadly`."""
+
+    settings: Any
+    real: Path
+    compute: Any
+    directions: tuple[search.Direction, ...] = ("maximize",)
+    warmup: int | None = None
+
+    def __call__(self, attempt: Attempt, folder: Path, log: Any) -> list[float]:
+        log({"validation_macro_f1": 0.5}, 1)
+        if attempt.number == 1 and Path("deadly").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [0.5]
+
+
+def deadly_study(folder: Path) -> dict[str, Any]:
+    """Three of these trials, as a stage runs them, with a heartbeat each second."""
+    from ecgforge.stages import trials_of_tuning as stage
+
+    params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    settings, stage.search.Task = params.active.classifier, partial(Task, heartbeat=1)  # type: ignore[attr-defined,assignment]
+    return stage._study(Deadly(settings, folder, params.active.compute), "ptbxl", {"backbone": "resnet1d"}, [], settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_trial_that_killed_all_its_workers_has_ended_in_mlflow_too(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecgforge.tracking import store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("deadly").touch()
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)])
+    command = [sys.executable, "-c", "import sys, test_tuning as t; from pathlib import Path; t.deadly_study(Path(sys.argv[1]))"]
+    killed = subprocess.run([*command, str(records.folder)], env=os.environ | {"PYTHONPATH": path}, check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    def states() -> list[tuple[str, str]]:
+        (experiment,) = [one for one in store.client().search_experiments() if one.name == "ecgforge-tuning"]
+        found = store.client().search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+        told = {one.data.tags["point"]: (one.info.status, one.data.tags.get("ecgforge.reason", "")) for one in found}
+        return [told[number] for number in sorted(told)]
+
+    assert states() == [("FINISHED", ""), ("RUNNING", "")]
+    Path("deadly").unlink()
+    monkeypatch.setattr(search, "RETRIES", 0)
+    monkeypatch.setattr(search, "Task", Task)
+    deadly_study(records.folder)
+    assert states() == [("FINISHED", ""), ("FAILED", "its worker died too often"), ("FINISHED", "")]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("{project}/tuning.db", "sqlite:///tuning.db"),
+        ("{project}/a@b/tuning.db", "sqlite:///a@b/tuning.db"),
+        ("/elsewhere/tuning.db", "sqlite:////elsewhere/tuning.db"),
+        ("postgresql+psycopg://me:secret@host/studies", "host/studies"),
+    ],
+)
+def test_a_database_is_shown_by_its_place_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    from ecgforge.stages import trials_of_tuning as stage
+
+    monkeypatch.chdir(tmp_path)
+    full = url.format(project=tmp_path)
+    assert stage._shown(full if "://" in full else f"sqlite:///{full}") == shown
 
 
 # Objectives

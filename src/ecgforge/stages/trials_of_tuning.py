@@ -103,7 +103,7 @@ def _study(
         objective.warmup,
     )
     console.print(
-        f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {task.url.rpartition('@')[2]}",
+        f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {_shown(task.url)}",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -111,6 +111,9 @@ def _study(
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
         trials = Trials(objective, cell, identity, inputs, run.id)
         tried = search.search(task, trials, tuning.n_trials, places(tuning.workers, objective.compute))
+        for one in tried:
+            if one.state == "failed":  # where its worker was killed, nobody has ended its run
+                runs.end_lost(trials.identity_of(one.number), one.reason)
         best = search.best(tried, task.directions)
         _record(run, task, tried, best)
         run.mark_best(trials.identity_of(best.number))
@@ -151,6 +154,14 @@ def _record(run: runs.Run, task: search.Task, tried: list[search.Tried], best: s
 def storage() -> str:
     """Return the URL of the studies' database: a SQLite file in the project unless the environment says otherwise."""
     return os.environ.get(STORAGE) or f"{search.SQLITE}{store.project_root() / DATABASE}"
+
+
+def _shown(url: str) -> str:
+    """A database as people may read it: without user and password, or a file by its path in the project."""
+    file, root = Path(url.removeprefix(search.SQLITE)), store.project_root()
+    if not url.startswith(search.SQLITE):
+        return url.rpartition("@")[2]
+    return f"{search.SQLITE}{file.relative_to(root)}" if file.is_relative_to(root) else url
 
 
 def places(workers: int, compute: Compute) -> list[str | None]:

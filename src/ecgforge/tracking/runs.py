@@ -331,6 +331,15 @@ def tracked(
         ) from error
 
 
+def end_lost(identity: str, reason: str) -> None:
+    """End the run of a trial that no process will take up again, FAILED and with the reason; one that has ended stays as it is."""
+    client = store.client()
+    words = f"tags.`{CELL}` = '{identity}' and attributes.status = 'RUNNING'"
+    for found in patiently(client.search_runs, [_experiment(client, TUNING)], words):
+        patiently(client.log_batch, found.info.run_id, tags=_tags({REASON: reason}))
+        patiently(client.set_terminated, found.info.run_id, "FAILED")
+
+
 def _find_or_create(client: MlflowClient, cell: Cell, identity: str, parent: str | None) -> Any:
     experiment, others = _experiments(client) if cell.kind not in ("tuning", "trial") else (_experiment(client, TUNING), [])
     # A run whose process was killed outright is still RUNNING here; only its cell can start it again.

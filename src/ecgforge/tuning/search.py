@@ -1,12 +1,14 @@
 """Studies: trials in a database, done by one process or by several, which may be killed and started again at any time.
 
 All trials of a study are put into its database beforehand, waiting; a worker takes one that waits, and never makes one up, so that no
-number of workers does more or fewer than were asked for. A worker that dies leaves a trial that runs without a heartbeat: another
-puts it back, with its values and what it reported, and it goes on under its first number.
+number of workers does more or fewer than were asked for; where fewer are asked for than once were, the last ones go on waiting. A worker
+that dies leaves a trial that runs without a heartbeat: another puts it back, with its values and what it reported, and it goes on under
+its first number.
 """
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -15,7 +17,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, Literal
@@ -114,13 +115,13 @@ def search(task: Task, objective: Objective, n_trials: int, places: Sequence[str
         EcgforgeError: the database cannot be used, or a worker failed.
     """
     study = _opened(task)
-    numbers = [trial.number for trial in study.get_trials(deepcopy=False) if "failed_trial" not in trial.system_attrs]
-    for count in range(len(numbers), n_trials):
+    for count in range(len(_originals(study)), n_trials):
         study.enqueue_trial({} if count else task.defaults)
+    asked = frozenset(_originals(study)[:n_trials])
     if len(places) == 1:
-        _work(task, objective)
+        _work(task, objective, asked)
     else:
-        _side_by_side(task, objective, places)
+        _side_by_side(task, objective, asked, places)
     return tried(study, n_trials)
 
 
@@ -190,8 +191,11 @@ class _Waiting(optuna.storages.RDBStorage):
     """
 
     taking: AbstractContextManager[Any]
+    asked: frozenset[int]  # numbers of the trials that may be taken
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if state == TrialState.RUNNING and _original(self.get_trial(trial_id)) not in self.asked:
+            return False  # as where another worker has it: the next one that waits is tried
         with self.taking:
             return super().set_trial_state_values(trial_id, state, values)
 
@@ -202,7 +206,7 @@ class _Waiting(optuna.storages.RDBStorage):
         return super()._create_new_trial(study_id, template_trial)
 
 
-def _storage(task: Task) -> optuna.storages.RDBStorage:
+def _storage(task: Task, asked: frozenset[int]) -> optuna.storages.RDBStorage:
     retry = optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True)
     engine = {"connect_args": {"timeout": PATIENCE}} if task.url.startswith(SQLITE) else {"pool_pre_ping": True}
     storage = _Waiting(
@@ -212,7 +216,7 @@ def _storage(task: Task) -> optuna.storages.RDBStorage:
         grace_period=MISSED * task.heartbeat,
         heartbeat_stale_trial_callback=retry,
     )
-    storage.taking = _alone(task)
+    storage.taking, storage.asked = _alone(task), asked
     return storage
 
 
@@ -221,12 +225,17 @@ def _alone(task: Task) -> AbstractContextManager[Any]:
     return FileLock(f"{task.url.removeprefix(SQLITE)}.lock") if task.url.startswith(SQLITE) else nullcontext()
 
 
-def opened(task: Task) -> optuna.Study:
-    """Return the study of a task, a new one or the one that there is."""
+def opened(task: Task, asked: frozenset[int] = frozenset()) -> optuna.Study:
+    """Return the study of a task, a new one or the one that there is.
+
+    Args:
+        asked: numbers of the trials that can be taken from it.
+    """
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if task.warmup is not None:
         pruner = optuna.pruners.PercentilePruner(KEPT, UNPRUNED, task.warmup)
-    return optuna.create_study(storage=_storage(task), study_name=task.name, directions=task.directions, pruner=pruner, load_if_exists=True)
+    storage = _storage(task, asked)
+    return optuna.create_study(storage=storage, study_name=task.name, directions=task.directions, pruner=pruner, load_if_exists=True)
 
 
 def _opened(task: Task) -> optuna.Study:
@@ -244,9 +253,15 @@ def _original(trial: FrozenTrial) -> int:
     return int(trial.system_attrs.get("failed_trial", trial.number))
 
 
-def _work(task: Task, objective: Objective) -> None:
-    """Do what waits; then stay until no trial is running, since its worker may die."""
-    study = opened(task)
+def _originals(study: optuna.Study) -> list[int]:
+    """Return the numbers of all trials but retries, in order."""
+    return [trial.number for trial in study.get_trials(deepcopy=False) if _original(trial) == trial.number]
+
+
+def _work(task: Task, objective: Objective, asked: frozenset[int]) -> None:
+    """Do what waits and is asked for; then stay until none of it is running, since its worker may die."""
+    study = opened(task, asked)
+    silent: dict[int, float] = {}  # trials without a heartbeat, and when each was first seen
     while True:
         try:
             study.optimize(partial(_attempt, task, objective), catch=(TrialError,))
@@ -254,11 +269,13 @@ def _work(task: Task, objective: Objective) -> None:
             pass
         except _Left as left:
             raise left.error from None
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if _original(trial) in asked]
         if not running:
             return
+        now = time.monotonic()
+        silent = {trial.number: silent.get(trial.number, now) for trial in running if not trial.params}
         time.sleep(task.heartbeat)
-        _put_back(study, task, running)
+        _put_back(study, [trial for trial in running if now - silent.get(trial.number, now) > 2 * MISSED * task.heartbeat])
 
 
 def _attempt(task: Task, objective: Objective, trial: Trial) -> Sequence[float]:
@@ -299,23 +316,29 @@ def _tell(number: int, how: str) -> None:
     console.print(f"trial {number}: {how}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _put_back(study: optuna.Study, task: Task, running: list[FrozenTrial]) -> None:
-    """Let trials whose worker died wait again."""
+def _put_back(study: optuna.Study, silent: list[FrozenTrial]) -> None:
+    """Let trials whose worker died wait again.
+
+    Args:
+        silent: those that have been running for long without a heartbeat, which Optuna would never take for stale: their worker died
+            between taking them and the first one.
+    """
     optuna.storages.fail_stale_trials(study)
-    # A worker that dies between taking a trial and its first heartbeat leaves one that no one would ever take for stale.
-    long_ago = datetime.now() - timedelta(seconds=2 * MISSED * task.heartbeat)
-    for trial in running:
-        if not trial.params and trial.datetime_start and trial.datetime_start < long_ago:
-            study.tell(trial.number, state=TrialState.FAIL)
-            optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES)(study, trial)
+    for trial in silent:
+        try:
+            mine = study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            mine = False
+        if mine:  # else another worker has put it back
+            optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES)(study, copy.deepcopy(trial))
 
 
-def _side_by_side(task: Task, objective: Objective, places: Sequence[str | None]) -> None:
+def _side_by_side(task: Task, objective: Objective, asked: frozenset[int], places: Sequence[str | None]) -> None:
     """Keep a worker in each place until the study is done: one that was killed is replaced."""
     context = multiprocessing.get_context("spawn")  # a GPU can't be used in a fork
 
     def start(place: int) -> Any:
-        process = context.Process(target=_worker, args=(task, objective, places[place]))
+        process = context.Process(target=_worker, args=(task, objective, asked, places[place]))
         process.start()
         return process
 
@@ -343,13 +366,13 @@ def _side_by_side(task: Task, objective: Objective, places: Sequence[str | None]
             process.join()
 
 
-def _worker(task: Task, objective: Objective, place: str | None) -> None:
+def _worker(task: Task, objective: Objective, asked: frozenset[int], place: str | None) -> None:
     """The main function of a worker process."""
     if place is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place
     end_with_parent()
     try:
-        _work(task, objective)
+        _work(task, objective, asked)
     except EcgforgeError as error:
         console.print(f"ecgforge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(1) from None
