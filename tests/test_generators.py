@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.signal import resample_poly
@@ -15,6 +17,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators import base, beat_layout, diffusion, rhythm_model, time_vqvae
 from ecgforge.generators.registry import GENERATORS, generator_class, generator_name
 from ecgforge.records import beats
+from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.sources import heart, population
 
 SHAPE = base.Shape(leads=8, samples=200, rhythms=3, sampling_rate=50)
@@ -83,6 +86,16 @@ def train(
     return curves
 
 
+def record_set(folder: Path, signals: torch.Tensor, labels: torch.Tensor) -> RecordSet:
+    names = [str(number) for number in range(len(labels))]
+    rhythms = ("SR", "SB", "ST")
+    table = pd.DataFrame({"id": names, "patient": names, "rhythm": [rhythms[label] for label in labels]})
+    table = table.assign(dataset="toy", split="train", age=50, sex="", origin="simulated")
+    with write_record_set(folder, About(SHAPE.sampling_rate, SHAPE.samples, "mV", rhythms, "simulated", {})) as writer:
+        writer.append(signals.numpy(), table)
+    return RecordSet.open(folder)
+
+
 def build(name: str) -> base.Generator:
     return base.create(name, SHAPE, NETWORKS[name], SCALE, seed=0)
 
@@ -97,10 +110,11 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(name: str) -> base.Generator:
+def trained(name: str, tmp_path_factory: pytest.TempPathFactory) -> base.Generator:
     """A generator after a few steps, so that no layer is still at its zero initialisation."""
-    generator = build(name)
-    generator.curves = train(generator, *records(256), dict.fromkeys(generator.phases, 80), 5e-3)  # type: ignore[assignment]
+    generator, known = build(name), records(256)
+    generator.curves = train(generator, *known, dict.fromkeys(generator.phases, 80), 5e-3)  # type: ignore[assignment]
+    generator.finish(record_set(tmp_path_factory.mktemp("known") / "set", *known))
     return generator
 
 
@@ -420,6 +434,33 @@ def test_what_a_training_remembers_of_beats_changes_nothing() -> None:
     fresh = build("beat_diffusion").eval()
     assert losses[0] == losses[1]
     assert fresh.loss(signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0))["loss"] == other
+
+
+def test_beats_that_are_drawn_too_much_alike_are_stretched_as_far_as_training_beats_vary(tmp_path, monkeypatch) -> None:
+    generator, (signals, labels) = build("beat_diffusion").eval(), records(60)
+    known = record_set(tmp_path / "known", signals, labels)
+    times, typical = zip(*generator._beats((signals / SCALE[:, None]).numpy()), strict=True)
+    true = generator._with_levels(torch.from_numpy(np.stack(typical)), signals / SCALE[:, None], generator._layout(times)[1])
+    alike = 0.6 * true
+    monkeypatch.setattr(generator, "_drawn_beats", lambda *_: alike)
+    generator.finish(known)
+    flat, stretched = (generator._flat(beats) for beats in (true, generator._stretched(alike, labels)))
+    for label in range(3):
+        own, made = (rows[labels == label] - rows[labels == label].mean(0) for rows in (flat, stretched))
+        torch.testing.assert_close(made, own, atol=2e-3, rtol=1e-3)
+        # About the mean that they were drawn about: a model that is off stays so.
+        torch.testing.assert_close(stretched[labels == label].mean(0), 0.6 * flat[labels == label].mean(0), atol=2e-3, rtol=1e-3)
+
+
+def test_beats_that_vary_enough_or_of_a_handful_of_records_stay_as_they_are_drawn(tmp_path, monkeypatch) -> None:
+    generator, (signals, labels) = build("beat_diffusion").eval(), records(3)
+    generator.finish(record_set(tmp_path / "few", signals, labels))
+    assert generator.beat_stretches.isfinite().all()
+    assert ((generator.beat_stretches >= 1) & (generator.beat_stretches <= 2)).all()
+    beats = torch.randn(3, 8, generator.beat.shape.samples, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(generator, "_drawn_beats", lambda *_: 50 * beats)
+    generator.finish(record_set(tmp_path / "wide", signals, labels))
+    torch.testing.assert_close(generator._stretched(beats, labels), beats)
 
 
 def test_history_holds_nothing_of_what_comes_next() -> None:

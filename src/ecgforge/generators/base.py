@@ -18,6 +18,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.generators.registry import generator_class, generator_name
 from ecgforge.params import Section, checked
+from ecgforge.records.record_set import RecordSet
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "generator.json"
 
@@ -77,6 +78,9 @@ class Generator(nn.Module, ABC):
             phase: one of `phases`.
             noise: the source of everything random in the step.
         """
+
+    def finish(self, records: RecordSet) -> None:
+        """Measure on training records what sampling needs to know of the trained weights, once all phases are over."""
 
     @abstractmethod
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:

@@ -5,6 +5,10 @@ their records crowd about a mean patient. So the parts that differ between patie
 draws the beat times of a rhythm, interval by interval; a diffusion model draws the patient's typical beat, and how much of drift and
 noise lies on each lead; a second one draws the eight leads given that beat laid out at those times (a cascade: Ho et al. 2022,
 "Cascaded Diffusion Models for High Fidelity Image Generation"). It is left with what varies from beat to beat, and needs few steps.
+
+A denoiser of a thousand beats that does not learn them by heart leans towards their mean, and what it draws varies too little (three
+quarters of the standard deviation on real records). So drawn beats are stretched about their rhythm's mean until they vary as training
+beats do, by as much along each principal axis as was measured once after training.
 """
 
 from __future__ import annotations
@@ -24,13 +28,20 @@ from ecgforge.generators.rhythm_model import SHORTEST, RhythmModel, RhythmNetwor
 from ecgforge.generators.unet import UNet, UNetNetwork
 from ecgforge.params import Positive, Section
 from ecgforge.records import beats
+from ecgforge.records.record_set import RecordSet
+from ecgforge.training.batches import in_order
 
 DRIFT = 0.5  # s, of the moving average that parts drift from noise
 LEVELS = 4  # columns that say each: how much drift a lead has beside its typical beat, and how much noise
 QUIET = 0.01  # of a standard deviation, added to levels, of which logarithms are taken
 PART = 0.5  # of a record, that a step of training sees
+BATCH = 256  # records whose beats are measured at a time
 REMEMBERED = 8192  # records whose beats are kept, some 30 MB
 TYPICAL_LEVEL = 1.5  # minus the logarithm of a common level
+AXES = 96  # principal axes along which beats are stretched; on real records they hold 98 % of the variance
+LEVEL_WEIGHT = 3.0  # of a level beside a column of a beat, in finding the axes
+MOST_STRETCH = 2.0
+MEASURED, MEASURED_STEPS = 4096, 12  # training records, and calls of the beat's network, that stretches are measured with
 
 
 class BeatDiffusionNetwork(UNetNetwork):
@@ -59,6 +70,9 @@ class BeatDiffusion(Diffusion):
     phases: ClassVar[tuple[str, ...]] = ("rhythm", "beat", "denoiser")
     Network: ClassVar[type[Section]] = BeatDiffusionNetwork
     Sampling: ClassVar[type[Section]] = BeatDiffusionSampling
+    beat_means: Tensor
+    beat_axes: Tensor
+    beat_stretches: Tensor
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
@@ -66,7 +80,10 @@ class BeatDiffusion(Diffusion):
         self.columns = beat_layout.columns(shape.sampling_rate)
         form = Shape(shape.leads, self.columns + 2 * LEVELS, shape.rhythms, shape.sampling_rate)
         self.beat = TypicalBeats(form, network.beat, torch.ones(shape.leads))
-
+        size = shape.leads * (self.columns + 2)
+        self.register_buffer("beat_means", torch.zeros(shape.rhythms, size))
+        self.register_buffer("beat_axes", torch.zeros(AXES, size))
+        self.register_buffer("beat_stretches", torch.ones(AXES))
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def build(self) -> nn.Module:
@@ -98,6 +115,30 @@ class BeatDiffusion(Diffusion):
         return self.denoising_loss(signals, labels, noise, context)
 
     @torch.no_grad()
+    def finish(self, records: RecordSet) -> None:
+        """Draw a beat of the rhythm and rate of each training record, and measure along each axis of the training beats, about the means
+        of their rhythms, how much less the drawn ones vary."""
+        device = self.scale.device
+        found, drawn = [], []
+        for index in in_order(min(len(records), MEASURED), BATCH):
+            clean = torch.from_numpy(records.signals(index)).to(device) / self.scale
+            labels, seeds = torch.from_numpy(records.labels[index]).to(device), torch.from_numpy(index)
+            times, typical = zip(*self._beats(clean.cpu().numpy()), strict=True)
+            beat = self._with_levels(torch.from_numpy(np.stack(typical)).to(device), clean, self._layout(times)[1])
+            white = draw(seeds, lambda source: torch.randn(self.beat.shape.leads, self.beat.shape.samples, generator=source)).to(device)
+            found.append(self._flat(beat).cpu())
+            drawn.append(self._flat(self._drawn_beats(white, labels, times, MEASURED_STEPS)).cpu())
+        labels = torch.from_numpy(records.labels[: sum(map(len, found))])
+        (_, own), (means, made) = (_about_means(torch.cat(rows).double(), labels, self.shape.rhythms) for rows in (found, drawn))
+        _, axes = torch.linalg.eigh(own.T @ own)
+        axes = axes.flip(1)[:, :AXES]
+        spread, other = ((rows @ axes).square().mean(0).sqrt() for rows in (own, made))
+        self.beat_means.copy_(means)
+        self.beat_axes[: axes.shape[1]] = axes.T.to(self.beat_axes)
+        # Axes beyond the rank of few records say nothing: nothing is ever drawn together.
+        self.beat_stretches[: axes.shape[1]] = (spread / other).nan_to_num(1.0).clamp(1, MOST_STRETCH).to(self.beat_axes)
+
+    @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
         device, most, leads = self.scale.device, self._most_intervals(), self.shape.leads
         sizes = [1 + most, most, leads * self.beat.shape.samples, leads * self.shape.samples]
@@ -112,8 +153,7 @@ class BeatDiffusion(Diffusion):
         times = intervals.cumsum(1) - intervals[:, :1] * uniform[:, :1].cpu().double().numpy()
         times = [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
         maps, shown = self._layout(times)
-        first = DiffusionSampling(steps=sampling.beat_steps, guidance=1)
-        beat = self.beat.denoise(beat_noise.reshape(len(labels), leads, -1), labels, first, self._rate(log_intervals(times).to(device)))
+        beat = self._stretched(self._drawn_beats(beat_noise.reshape(len(labels), leads, -1), labels, times, sampling.beat_steps), labels)
         return self.denoise(record_noise.reshape(len(labels), leads, -1), labels, sampling, self._context(maps, shown, beat))
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -151,6 +191,23 @@ class BeatDiffusion(Diffusion):
         """The mean RR interval, `[batch, 1, columns and levels]`, from logarithms; the typical one where there is none."""
         return intervals.nanmean(dim=1).nan_to_num(0.0)[:, None, None].expand(-1, 1, self.beat.shape.samples)
 
+    def _drawn_beats(self, white: Tensor, labels: Tensor, times: Sequence[np.ndarray], steps: int) -> Tensor:
+        """Turn noise into typical beats with their levels, `[batch, leads, columns and levels]`, of records with these beat times."""
+        rate = self._rate(log_intervals(times).to(white.device))
+        return self.beat.denoise(white, labels, DiffusionSampling(steps=steps, guidance=1), rate)
+
+    def _stretched(self, beat: Tensor, labels: Tensor) -> Tensor:
+        """Move beats with their levels away from their rhythm's mean, as `finish` measured."""
+        away = self._flat(beat) - self.beat_means[labels]
+        more = ((away @ self.beat_axes.T) * (self.beat_stretches - 1)) @ self.beat_axes
+        columns, *levels = more.reshape(len(beat), self.shape.leads, -1).split([self.columns, 1, 1], dim=2)
+        return beat + torch.cat([columns, *(level.expand(-1, -1, LEVELS) / LEVEL_WEIGHT for level in levels)], dim=2)
+
+    def _flat(self, beat: Tensor) -> Tensor:
+        """Typical beats with each level once, `[batch, leads * (columns + 2)]`."""
+        columns, *levels = beat.split([self.columns, LEVELS, LEVELS], dim=2)
+        return torch.cat([columns, *(LEVEL_WEIGHT * level.mean(2, keepdim=True) for level in levels)], dim=2).flatten(1)
+
     def _laid_out(self, beat: Tensor, shown: Tensor) -> Tensor:
         """Typical beats `[batch, leads, columns]` at the samples that show them, `[batch, leads, samples]`."""
         return beat.gather(2, shown[:, None].expand(-1, self.shape.leads, -1))
@@ -169,3 +226,10 @@ class BeatDiffusion(Diffusion):
         beat, *levels = beat.split([self.columns, LEVELS, LEVELS], dim=2)
         constant = [level.mean(2, keepdim=True).expand(-1, -1, self.shape.samples) for level in levels]
         return torch.cat([maps, self._laid_out(beat, shown), *constant], dim=1)
+
+
+def _about_means(rows: Tensor, labels: Tensor, rhythms: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of each rhythm's rows, `[rhythms, features]`, and the rows less their own."""
+    kinds = nn.functional.one_hot(labels, rhythms).to(rows)
+    means = (kinds.T @ rows) / kinds.sum(0).clamp(min=1)[:, None]
+    return means, rows - means[labels]

@@ -42,4 +42,5 @@ def train(name: str, settings: GeneratorSettings, records: RecordSet, compute: C
         seed = settings.seed * len(generator.phases) + number
         fit(objective, [train_split], [validation], settings.training[phase], compute, seed=seed, folder=folder / phase, log=log_phase)
         done += settings.training[phase].steps
-    return generator.eval()
+    generator.eval().finish(train_split)
+    return generator
