@@ -565,6 +565,7 @@ def test_umap_is_drawn_when_asked_for(laws: dict[str, np.ndarray]) -> None:
 # Assessment
 
 SETTINGS = Quality(records=60, permutations=49, views=["pca", "tsne"], seed=0)
+SHORT = Quality(records=30, permutations=1, views=["pca"], seed=0)
 
 
 def record_set(folder: Path, counts: dict[str, int], seed: int, change: float = 1.0, units: str = "mV") -> RecordSet:
@@ -625,7 +626,7 @@ def test_each_frechet_distance_is_taken_in_its_own_embedding(real: tuple[RecordS
     fast = record_set(tmp_path / "fast", {"SR": 30, "SB": 30, "ST": 30}, seed=9, change=1.3)
 
     def against_floor(embed: Callable[[np.ndarray], np.ndarray]) -> list[float]:
-        table, _ = assess(*real, fast, SETTINGS, classifier=embed)
+        table, _ = assess(*real, fast, SHORT, classifier=embed)
         value, floor = scores_of(table, "value"), scores_of(table, "floor")
         return [value[name] / floor[name] for name in ("frechet", "frechet_classifier")]
 
@@ -638,10 +639,10 @@ def test_each_frechet_distance_is_taken_in_its_own_embedding(real: tuple[RecordS
 
 def test_limb_leads_count_where_they_were_made(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     made = record_set(tmp_path / "made", {"SR": 30, "SB": 30, "ST": 30}, seed=8)
-    assert "limb_residual" not in scores_of(assess(*real, made, SETTINGS)[0], "value")
+    assert "limb_residual" not in scores_of(assess(*real, made, SHORT)[0], "value")
     off = np.linspace(0.1, 0.5, len(made))
     pd.DataFrame({"id": made.records["id"], "residual": off}).to_csv(tmp_path / "made/limb_leads.csv", index=False)
-    table, _ = assess(*real, made, SETTINGS)
+    table, _ = assess(*real, made, SHORT)
     assert scores_of(table, "value")["limb_residual"] == pytest.approx(0.3)
     assert 0.2 < scores_of(table, "low")["limb_residual"] < 0.3 < scores_of(table, "high")["limb_residual"] < 0.4
 
