@@ -54,7 +54,7 @@ def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[
                 _arm(axes, rows, settings, shift, label=f"{name}, {backbone}" if several else name, **look)
         axes.set(
             xticks=range(len(settings)),
-            xticklabels=[name.replace(" ", "\n") for name in settings],
+            xticklabels=[name.replace(" augmented", "\n+ aug.") for name in settings],
             ylim=(0, 1),
             xlim=(-0.5, len(settings) - 0.5),
             ylabel="macro-F1",
