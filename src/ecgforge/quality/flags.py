@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 COPIED = 0.05  # share nearer to a training record than 1 % of strangers are, beyond that of real records
-LEAKED = 0.6  # AUC of telling who was trained on
+CHANCE, LEAKED = 0.5, 0.6  # AUC of telling who was trained on
 TOLD = 0.95  # accuracy of a two-sample classifier
 RECALLED = 0.1  # share of real records that lie among the synthetic ones
 
@@ -22,8 +22,12 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
     low, high = overall["low"], overall["high"]
     # Of a handful of records 1 % is none, and strangers have a share well above it, too.
     if low["copied_share"] - overall["floor"]["copied_share"] > COPIED:
-        share = overall["value"]["copied_share"]
-        yield f"Memorised: {share:.0%} of them are nearer to a training record than 1 % of strangers are; of copies it would be all."
+        near = f"{overall['value']['copied_share']:.0%} of them are nearer to a training record than 1 % of strangers are"
+        # Copies are near to those who were trained on and to nobody else; blurred records are near to everybody.
+        if low["membership_auc"] > CHANCE:
+            yield f"Memorised: {near}; of copies it would be all."
+        else:
+            yield f"Crowded: {near}, and do not tell who was trained on. Blurred records lie so, and a set with some copies among others."
     if low["membership_auc"] > LEAKED:
         yield f"Memorised: they tell who was trained on, with an AUC of {overall['value']['membership_auc']:.2f}, where 0.5 tells nothing."
     if low["c2st_accuracy"] > TOLD and high["recall"] < RECALLED:
