@@ -118,3 +118,13 @@ def test_when_it_is_killed_its_cells_end_too_and_the_next_run_goes_on(project: P
         time.sleep(0.1)
     assert cells.repro([], 1) == 0
     assert (project / "long").read_text() == "done\n"
+
+
+@pytest.mark.parametrize("left", ["", '{"long": {"write": {"pid"'])
+def test_a_kill_while_dvc_wrote_its_lock_does_not_stop_the_next_run(project: Path, left: str) -> None:
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "outs": ["one"]}}}))
+    lock = project / ".dvc/tmp/rwlock"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text(left)
+    assert cells.repro([], 1) == 0
+    assert (project / "one").exists()

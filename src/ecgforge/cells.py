@@ -7,6 +7,7 @@ the judge of what is up to date, and holds its locks; this only decides the orde
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
 import operator
 import os
@@ -27,6 +28,8 @@ from rich.console import Console
 from ecgforge import warm
 from ecgforge.errors import EcgforgeError
 from ecgforge.workers import obey
+
+LOCK, TRIES = Path(".dvc/tmp/rwlock"), 10
 
 console = Console(stderr=True)
 
@@ -54,6 +57,7 @@ def repro(targets: list[str], jobs: int) -> int:
     """
     from dvc.exceptions import DvcException
 
+    _mend_lock()
     try:
         stages = _stale_stages(targets)
     except DvcException as error:
@@ -66,6 +70,19 @@ def repro(targets: list[str], jobs: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with warm.server(SLOW, "ecgforge.cli:main"):
         return _run(stages, jobs)
+
+
+def _mend_lock() -> None:
+    """Remove DVC's note of who reads and writes what where a process was killed in the midst of writing it: DVC would refuse to start."""
+    for _ in range(TRIES):  # a process that lives is through with it at once
+        try:
+            json.loads(LOCK.read_text())
+            return
+        except FileNotFoundError:
+            return
+        except ValueError:
+            time.sleep(0.1)
+    LOCK.unlink(missing_ok=True)
 
 
 def _stale_stages(targets: list[str]) -> dict[str, set[str]]:

@@ -26,7 +26,8 @@ def _watch() -> None:
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    os.kill(os.getpid(), signal.SIGKILL)
+    started = [child.pid for child in psutil.Process().children(recursive=True)]
+    # One after the other with nothing between: whoever waits for them here would find that they failed, and begin to write so.
+    for pid in [*started, os.getpid()]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
