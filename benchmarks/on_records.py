@@ -176,12 +176,12 @@ class Judge:
         for measure in physiology.MEASURES:
             row[f"{measure} W1"] = physiology.wasserstein(self.measured[measure].to_numpy()[theirs], other[measure].to_numpy())
         row["no beats"] = float(physiology.undetected(other).mean())
-        row |= manifold.scores(self.tested[theirs], embedded[mine])
+        row |= manifold.scores(self.tested[theirs], embedded[mine], np.zeros(len(mine)))
         rhythms, synthetic = self.test.records["rhythm"].to_numpy(), made.about.origin == "synthetic"
         strange = (self.tested, rhythms) if synthetic else (self.tested[1::2], rhythms[1::2])
         judged = (embedded, made.records["rhythm"].to_numpy()) if synthetic else (self.tested[::2], rhythms[::2])
-        near = [memorisation.nearness(*one, self.features, *strange) for one in (judged, strange)]
-        return row | memorisation.scores(*near)
+        memory = memorisation.Memory.measure(judged, (self.features, self.train.records["rhythm"].to_numpy()), strange)
+        return row | memory.scores(memorisation.near(memory.strange))
 
     def _pair(self, made: RecordSet, label: int, rng: np.random.Generator) -> list[np.ndarray]:
         sides = [np.flatnonzero(labels == label) for labels in (made.labels, self.test.labels)]

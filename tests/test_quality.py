@@ -17,8 +17,8 @@ from scipy.spatial.distance import cdist
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
 from ecgforge.quality import distribution, intervals, manifold, memorisation, physiology, two_sample, views
-from ecgforge.quality.assess import assess
-from ecgforge.quality.flags import flags
+from ecgforge.quality.assess import assess, overall
+from ecgforge.quality.flags import beyond_floor, flags
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 
@@ -379,10 +379,10 @@ def test_a_percentile_interval_keeps_its_confidence() -> None:
 
 
 def test_density_is_the_mean_over_synthetic_records() -> None:
-    real, made = np.arange(12.0)[:, None], np.array([[3.0], [100.0]])
-    counted = manifold.densities(real, made)
-    assert counted[1] == 0
-    assert manifold.scores(real, made)["density"] == counted.mean() > 0
+    real, made = np.arange(15.0)[:, None], np.append(np.full(14, 3.0), 100.0)[:, None]
+    counted = manifold.densities(real, made, np.zeros(15))
+    assert counted[-1] == 0
+    assert manifold.scores(real, made, np.zeros(15))["density"] == counted.mean() > 0
 
 
 def test_wilson_interval_as_published() -> None:
@@ -393,33 +393,61 @@ def test_wilson_interval_as_published() -> None:
 def test_fidelity_and_diversity_are_told_apart() -> None:
     rng = np.random.default_rng(0)
     real, same = rng.standard_normal((2, 300, 4))
-    for value in manifold.scores(real, same).values():
+    one = np.zeros(300)
+    for value in manifold.scores(real, same, one).values():
         assert value == pytest.approx(1, abs=0.15)
-    crowded = manifold.scores(real, 0.1 * same)  # all look real, and most of what is real is missing
+    crowded = manifold.scores(real, 0.1 * same, one)  # all look real, and most of what is real is missing
     assert crowded["precision"] == 1
     assert crowded["recall"] < 0.1
+    assert crowded["density"] > 1
     assert crowded["coverage"] < 0.3
-    scattered = manifold.scores(real, 10 * same)  # balls so wide that all real ones lie in them, and coverage is not fooled
+    scattered = manifold.scores(real, 10 * same, one)  # balls so wide that all real ones lie in them, and coverage is not fooled
     assert scattered["precision"] < 0.1
     assert scattered["recall"] > 0.9
     assert scattered["coverage"] < 0.3
 
 
 def test_precision_and_recall_as_counted_by_hand() -> None:
-    real = np.arange(6.0)[:, None]  # radii: the fifth neighbour is the farthest, 5 4 3 3 4 5
-    synthetic = np.array([[-4.5], [2.5], [20.0], [21.0], [22.0], [23.0]])
-    found = manifold.scores(real, synthetic)
+    real = np.arange(6.0)[:, None]  # of six records balls reach to the second neighbour: radii 2 1 1 1 1 2
+    synthetic = np.array([[-1.5], [2.5], [20.0], [21.0], [22.0], [23.0]])
+    found = manifold.scores(real, synthetic, np.zeros(6))
     assert found["precision"] == pytest.approx(2 / 6)
-    assert found["density"] == pytest.approx((1 + 6) / 5 / 6)
-    assert found["coverage"] == 1
+    assert found["density"] == pytest.approx((1 + 2) / 2 / 6)
+    assert found["coverage"] == pytest.approx(3 / 6)
     assert found["recall"] == 1
+
+
+def test_noise_does_not_hide_in_the_balls_of_an_irregular_rhythm() -> None:
+    # One rhythm's records are scattered, and their balls reach over everything; the other's lie close together.
+    rng = np.random.default_rng(0)
+    strata = np.repeat(["AFIB", "SR"], 60)
+    spread = np.repeat([10.0, 1.0], 60)[:, None]
+    real, same = spread * rng.standard_normal((2, 120, 8))
+    noise = same.copy()
+    noise[60:] = 5 + 0.1 * rng.standard_normal((60, 8))
+    apart, together = manifold.scores(real, noise, strata), manifold.scores(real, noise, np.zeros(120))
+    assert apart["precision"] < 0.6 < 0.9 < together["precision"]
+    assert apart["density"] < 0.6 < 0.9 < together["density"]
+    for value in manifold.scores(real, same, strata).values():
+        assert value == pytest.approx(1, abs=0.2)
+    # Records that are as real, and of the other rhythm than was asked for.
+    swapped = manifold.scores(real, same[::-1], strata)
+    assert swapped["coverage"] < 0.7 < 0.9 < manifold.scores(real, same[::-1], np.zeros(120))["coverage"]
 
 
 def memorised(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray, *rhythms: np.ndarray) -> dict[str, float]:
     """Scores of synthetic records; `rhythms` are those of held-out and of synthetic ones, all one where they are not told."""
     theirs, own = rhythms or (np.zeros(len(held_out)), np.zeros(len(synthetic)))
-    sides = ((synthetic, own), (held_out, theirs))
-    return memorisation.scores(*(memorisation.nearness(*side, training, held_out, theirs) for side in sides))
+    memory = memorisation.Memory.measure((synthetic, own), (training, np.zeros(len(training))), (held_out, theirs))
+    return memory.scores(memorisation.near(memory.strange))
+
+
+def attack(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) -> float:
+    return memorised(training, held_out, synthetic)["membership_auc"]
+
+
+def authenticity(training: np.ndarray, synthetic: np.ndarray) -> float:
+    return float(memorisation.authentic(training, synthetic).mean())
 
 
 def test_copies_are_found_and_strangers_are_not() -> None:
@@ -461,38 +489,38 @@ def test_authenticity_as_counted_by_hand() -> None:
     training = np.array([[0.0], [1.0], [10.0], [14.0], [14.0]])
     # To the nearest training record, and from it to its nearest other: 0.9 and 1; 2 and 1; 3 and 4; 1 and 0.
     synthetic = np.array([[-0.9], [3.0], [7.0], [15.0]])
-    assert memorisation.authenticity(training, synthetic) == 2 / 4
+    assert authenticity(training, synthetic) == 2 / 4
 
 
 def test_copies_are_not_authentic_and_strangers_are_as_often_as_they_should_be() -> None:
     rng = np.random.default_rng(0)
     line, strangers = rng.uniform(size=(2, 20000, 1))
     # On a line two in three records are the nearest of their nearest.
-    assert memorisation.authenticity(line[:4000], strangers[:4000]) == pytest.approx(1 / 3, abs=0.03)
+    assert authenticity(line[:4000], strangers[:4000]) == pytest.approx(1 / 3, abs=0.03)
     training = rng.standard_normal((300, 8))
-    assert memorisation.authenticity(training, training + 0.01 * rng.standard_normal((300, 8))) == 0
-    assert memorisation.authenticity(training, training) == 0
-    assert memorisation.authenticity(training, rng.standard_normal((300, 8))) > 0.3
+    assert authenticity(training, training + 0.01 * rng.standard_normal((300, 8))) == 0
+    assert authenticity(training, training) == 0
+    assert authenticity(training, rng.standard_normal((300, 8))) > 0.3
 
 
 def test_an_attacker_tells_who_was_trained_on_from_copies_alone() -> None:
     rng = np.random.default_rng(0)
     training, held_out, strangers = rng.standard_normal((3, 300, 8))
     copies = training + 0.01 * rng.standard_normal((300, 8))
-    assert memorisation.membership_auc(training, held_out, copies) > 0.99
-    assert memorisation.membership_auc(training, held_out, strangers) == pytest.approx(0.5, abs=0.07)
-    assert memorisation.membership_auc(training, held_out, held_out) < 0.01
+    assert attack(training, held_out, copies) > 0.99
+    assert attack(training, held_out, strangers) == pytest.approx(0.5, abs=0.07)
+    assert attack(training, held_out, held_out) < 0.01
     half = np.concatenate([copies[:150], strangers[150:]])
-    assert memorisation.membership_auc(training, held_out, half) == pytest.approx(0.75, abs=0.07)
-    assert memorisation.membership_auc(training, held_out[:50], copies) > 0.99  # whatever the numbers
+    assert attack(training, held_out, half) == pytest.approx(0.75, abs=0.07)
+    assert attack(training, held_out[:50], copies) > 0.99  # whatever the numbers
 
 
 def test_an_attack_as_counted_by_hand() -> None:
     training, held_out, synthetic = np.array([[0.0], [5.0]]), np.array([[2.0], [9.0]]), np.array([[0.5], [6.0]])
     # Distances 0.5 and 1 against 1.5 and 3: every pair is told.
-    assert memorisation.membership_auc(training, held_out, synthetic) == 1
+    assert attack(training, held_out, synthetic) == 1
     # 0.5 and 4.5 against 1.5 and 8.5: three of four are.
-    assert memorisation.membership_auc(training, held_out, synthetic[:1]) == 0.75
+    assert attack(training, held_out, synthetic[:1]) == 0.75
 
 
 def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
@@ -502,15 +530,13 @@ def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
     np.fill_diagonal(own, np.inf)
     np.testing.assert_array_equal(memorisation.nearest(synthetic, training), distances.min(axis=1))
     authentic = distances.min(axis=1) > own.min(axis=1)[distances.argmin(axis=1)]
-    assert memorisation.authenticity(training, synthetic) == authentic.mean()
+    assert authenticity(training, synthetic) == authentic.mean()
 
 
 def test_memory_does_not_grow_with_training_times_synthetic_records() -> None:
     training, held_out, synthetic = np.random.default_rng(0).standard_normal((3, 4000, 2))
     tracemalloc.start()
     memorised(training, held_out, synthetic)
-    memorisation.authenticity(training, synthetic)
-    memorisation.membership_auc(training, held_out, synthetic)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 4000**2 / 4, "a quarter of a whole matrix of distances"
@@ -549,6 +575,28 @@ def test_of_a_few_records_strangers_are_near_too(low: float, floor: float, auc: 
     rows = [("all", name, value, value, value, at, 1.0) for name, (value, at) in metrics.items()]
     scores = pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor", "ceiling"])
     assert [flag.split(":")[0] for flag in flags(scores)] == expected
+
+
+def test_beyond_the_floor_is_what_chance_does_not_explain() -> None:
+    rows = [
+        ("all", "frechet", 5.0, 4.0, 6.0, 3.0, 9.0, True),
+        ("all", "frechet", 5.0, 4.0, 6.0, 3.8, 9.0, False),  # the interval ends above, but the floor is as uncertain
+        ("all", "frechet", 5.0, 4.0, 6.0, 8.0, 9.0, False),  # better than real records
+        ("all", "recall", 0.5, 0.4, 0.6, 0.9, 0.0, True),
+        ("all", "recall", 0.9, 0.8, 1.0, 0.5, 0.0, False),
+        ("all", "density", 0.5, 0.4, 0.6, 1.0, 0.0, True),
+        ("all", "density", 3.0, 2.9, 3.1, 1.0, 0.0, True),  # crowded
+        ("all", "copied_share", 0.9, 0.8, 1.0, 0.0, 0.0, False),
+        ("all", "qt_w1", np.nan, np.nan, np.nan, 3.0, np.nan, True),
+        ("all", "qt_w1", np.nan, np.nan, np.nan, np.nan, np.nan, False),
+        ("all", "mmd2", 0.1, np.nan, np.nan, 0.0, 1.0, True),
+        ("all", "mmd_p", 0.01, np.nan, np.nan, 0.4, 0.01, True),
+        ("SR", "mmd2", 0.1, np.nan, np.nan, 0.0, 1.0, False),
+        ("SR", "mmd_p", 0.2, np.nan, np.nan, 0.4, 0.01, False),
+    ]
+    columns = ["rhythm", "metric", "value", "low", "high", "floor", "ceiling", "expected"]
+    scores = pd.DataFrame(rows, columns=columns)
+    assert beyond_floor(scores).tolist() == scores["expected"].tolist()
 
 
 @pytest.mark.slow
@@ -612,6 +660,32 @@ def test_one_law_scores_as_its_floor_whatever_its_class_mix(real: tuple[RecordSe
     assert 0.3 < value["c2st_accuracy"] < 0.7
     assert value["undetected_share"] == 0
     assert points.groupby(["view", "kind", "rhythm"]).size().eq(20).all()
+
+
+def test_every_score_is_told_of_each_rhythm(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    """And of a wrong rhythm it is another, while the others stay as they are."""
+    made = record_set(tmp_path / "made", {"SR": 40, "SB": 40, "ST": 40}, seed=8)
+    signals, fast = made.signals(), record_set(tmp_path / "fast", {"SB": 40}, seed=9, change=2)
+    signals[(made.records["rhythm"] == "SB").to_numpy()] = fast.signals()
+    with write_record_set(tmp_path / "wrong", made.about) as writer:
+        writer.append(signals, made.records)
+    table, _ = assess(*real, RecordSet.open(tmp_path / "wrong"), SETTINGS, classifier=lambda signals: signals.std(axis=2))
+    values = {rhythm: scores_of(table, "value", rhythm) for rhythm in ("all", *RATES)}
+    for column in ("value", "floor", "ceiling"):
+        told = {rhythm: set(scores_of(table.dropna(subset=column), column, rhythm)) for rhythm in ("all", *RATES)}
+        assert told["SR"] == told["SB"] == told["ST"] == told["all"]
+    for metric in ("heart_rate_w1", "qt_ks", "mmd2", "frechet", "c2st_accuracy", "nearest_ratio"):
+        assert values["SB"][metric] > 1.1 * max(values["SR"][metric], values["ST"][metric]), metric
+    for metric in ("precision", "density", "coverage"):
+        assert values["SB"][metric] < 0.1 < 0.3 < min(values["SR"][metric], values["ST"][metric]), metric
+        assert values["all"][metric] == pytest.approx(np.mean([values[rhythm][metric] for rhythm in RATES])), metric
+    beyond = table.assign(beyond=beyond_floor(table)).groupby("rhythm")["beyond"].mean()
+    assert beyond["SB"] > 3 * max(beyond["SR"], beyond["ST"])
+
+
+def test_the_scores_of_a_variation_are_those_of_all_rhythms(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
+    made = record_set(tmp_path / "made", {"SR": 30, "SB": 30, "ST": 30}, seed=8, change=1.1)
+    assert overall(*real, made, SHORT) == scores_of(assess(*real, made, SHORT)[0], "value")
 
 
 def test_every_score_has_an_interval_about_it_or_a_p_value(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params, Swept
+from ecgforge.quality import flags
 from ecgforge.records import rhythms
 from ecgforge.records.leads import LEADS, STANDARD_LEADS
 from ecgforge.records.record_set import COLUMNS, SPLITS, About, write_record_set
@@ -113,8 +114,8 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
                     "rhythm": rhythm,
                     "metric": metric,
                     "value": 7.25 + number,
-                    "low": np.nan,
-                    "high": np.nan,
+                    "low": 7.25 if number else 0.0,
+                    "high": 9.0,
                     "floor": 1.5,
                     "ceiling": 99.5,
                 }
@@ -388,10 +389,23 @@ def test_what_pre_training_is_worth_is_read_off_the_curve_from_scratch(report):
 
 
 def test_every_score_stands_between_its_floor_and_its_ceiling(report):
-    table = Tables(report).tables["ptbxl, all rhythms"]
-    assert table[0] == ["score", *GENERATORS]
-    assert table[1:] == [[name, *(f"{7.25 + number:g} 1.5 … 99.5" for number in range(len(GENERATORS)))] for name in page.SCORES.values()]
-    assert len(Tables(report).tables["ptbxl, by rhythm"]) == 1 + len(GENERATORS) * len(RHYTHMS)
+    tables = Tables(report).tables
+    for caption in ("ptbxl, all rhythms", *(f"ptbxl, {page.RHYTHMS[rhythm]}" for rhythm in RHYTHMS)):
+        table = tables[caption]
+        assert table[0] == ["score", *GENERATORS]
+        for name, row in zip(page.SCORES, table[1:], strict=True):
+            # All are worse than the floor if less is better, the first generator's within its interval.
+            judged = name not in (*flags.OF_MEMORY, *flags.MORE_IS_BETTER, "mmd2", "mmd_p")
+            assert row == [page.SCORES[name], "7.25 0 to 9 1.5 … 99.5", f"8.25{' ▲' if judged else ''} 7.25 to 9 1.5 … 99.5"]
+
+
+def test_scores_beyond_their_floor_are_counted_by_rhythm(report):
+    table = Tables(report).tables["ptbxl: scores beyond their floor"]
+    judged = len(page.SCORES) - len(flags.OF_MEMORY)
+    beyond = judged - len(flags.MORE_IS_BETTER) - 2
+    assert table[0] == ["generator", "all", *RHYTHMS]
+    rows = [[name, *[f"{beyond if number else 0} of {judged}"] * (1 + len(RHYTHMS))] for number, name in enumerate(GENERATORS)]
+    assert table[1:] == rows
 
 
 def test_counts_and_exclusions_add_up(report):

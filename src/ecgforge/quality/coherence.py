@@ -30,17 +30,19 @@ def error(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(ours - theirs).mean())
 
 
-def limb_residuals(records: RecordSet) -> np.ndarray:
-    """Return `leads.limb_residual` of those records that were prepared from files with all limb leads, `[any number]`.
+def limb_residuals(records: RecordSet) -> pd.Series:
+    """Return `leads.limb_residual` of those records that were prepared from files with all limb leads, by rhythm, `[any number]`.
 
     Record sets hold eight leads, from which the others follow exactly, so only what was made with more than these can break Einthoven's
     law; `prepare` wrote down by how much.
     """
     file = records.folder / LIMB_LEADS
     if not file.exists():
-        return np.empty(0)
+        return pd.Series(dtype=float)
     table = pd.read_csv(file, dtype={"id": str}, keep_default_na=False)
-    return table.loc[table["id"].isin(set(records.records["id"])), "residual"].to_numpy(float)
+    rhythms = records.records.set_index("id")["rhythm"]
+    found = table[table["id"].isin(set(rhythms.index))]
+    return pd.Series(found["residual"].to_numpy(float), index=found["id"].map(rhythms).to_numpy())
 
 
 def w1(first: np.ndarray, second: np.ndarray) -> float:

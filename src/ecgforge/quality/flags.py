@@ -9,7 +9,30 @@ import pandas as pd
 COPIED = 0.05  # share nearer to a training record than 1 % of strangers are, beyond that of real records
 CHANCE, LEAKED = 0.5, 0.6  # AUC of telling who was trained on
 TOLD = 0.95  # accuracy of a two-sample classifier
-RECALLED = 0.1  # share of real records that lie among the synthetic ones
+RECALLED = 0.5  # real records that lie among the synthetic ones, of those that lie among other real ones
+MORE_IS_BETTER = ("precision", "recall", "coverage")
+AS_REAL = ("density", "nearest_ratio")  # too little and too much are both unlike real records
+OF_MEMORY = ("copied_share", "authenticity", "membership_auc")  # which `flags` judges: noise remembers nobody
+SURE = 0.05  # p-value
+
+
+def beyond_floor(scores: pd.DataFrame) -> pd.Series:
+    """Say which scores show that records are unlike real ones, bool: those further from their floor than chance explains.
+
+    The floor is a score of as many records, so it is taken to be as uncertain as the score: the near half of the 95 % interval counts
+    by the square root of two. MMD has a p-value instead. Of a score that real records have and these have not, nothing could be
+    measured, which tells them apart, too.
+
+    Args:
+        scores: rows of `assess` of one synthetic set, of all rhythms or some.
+    """
+    metric, value, floor = scores["metric"], scores["value"], scores["floor"]
+    above = value - floor > 2**0.5 * (value - scores["low"])
+    below = floor - value > 2**0.5 * (scores["high"] - value)
+    worse = above.where(~metric.isin(MORE_IS_BETTER), below).where(~metric.isin(AS_REAL), above | below)
+    lost = value.isna() & floor.notna()
+    p = value.where(metric == "mmd_p").groupby(scores["rhythm"]).transform("max")
+    return (worse | lost).where(~metric.isin(["mmd2", "mmd_p"]), p < SURE) & ~metric.isin(OF_MEMORY)
 
 
 def flags(scores: pd.DataFrame) -> Iterator[str]:
@@ -30,5 +53,5 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
             yield f"Crowded: {near}, and do not tell who was trained on. Blurred records lie so, and a set with some copies among others."
     if low["membership_auc"] > LEAKED:
         yield f"Memorised: they tell who was trained on, with an AUC of {overall['value']['membership_auc']:.2f}, where 0.5 tells nothing."
-    if low["c2st_accuracy"] > TOLD and high["recall"] < RECALLED:
-        yield "Unlike real records: a classifier tells them apart, and hardly a real record lies among them."
+    if low["c2st_accuracy"] > TOLD and high["recall"] < RECALLED * overall["floor"]["recall"]:
+        yield "Unlike real records: a classifier tells them apart, and real records seldom lie among them."

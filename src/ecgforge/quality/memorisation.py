@@ -3,32 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
 STRANGERS = 0.01  # of held-out records, which are that near to a training record by chance
+Embedded = tuple[np.ndarray, np.ndarray]  # records, `[records, features]`, so that where in a record a beat lies is not seen; rhythms
 PART = 256  # records whose distances to all others are held at a time: a whole matrix of 40,000 records takes 13 GB
 
 
-def scores(own: np.ndarray, strange: np.ndarray) -> dict[str, float]:
-    """Compare how near synthetic and held-out records lie to the training records.
+@dataclass(frozen=True)
+class Memory:
+    """How near the records of one set lie to training records, how near strangers do, and what the set tells of both.
+
+    Attributes:
+        own, rhythms: `nearness` of the set's records and their rhythms, `[records]`.
+        authentic: which are no copies by `authentic`, `[records]`.
+        strange, strange_rhythms: the same of held-out records, whose patients are not in training.
+        members, member_rhythms: distances of training records to their nearest record of the set, and their rhythms.
+        outsiders: those of held-out records.
+    """
+
+    own: np.ndarray
+    rhythms: np.ndarray
+    authentic: np.ndarray
+    strange: np.ndarray
+    strange_rhythms: np.ndarray
+    members: np.ndarray
+    member_rhythms: np.ndarray
+    outsiders: np.ndarray
+
+    @classmethod
+    def measure(cls, judged: Embedded, training: Embedded, held_out: Embedded) -> Memory:
+        """Compare all records of `judged` with all of the others."""
+        (records, rhythms), (known, known_rhythms), (strangers, their_rhythms) = judged, training, held_out
+        return cls(
+            nearness(records, rhythms, known, strangers, their_rhythms),
+            rhythms,
+            authentic(known, records),
+            nearness(strangers, their_rhythms, known, strangers, their_rhythms),
+            their_rhythms,
+            nearest(known, records),
+            known_rhythms,
+            nearest(strangers, records),
+        )
+
+    def of(self, rhythm: str) -> Memory:
+        """Return that of the records of one rhythm, who are near to what they were near to."""
+        own, strange, members = self.rhythms == rhythm, self.strange_rhythms == rhythm, self.member_rhythms == rhythm
+        return Memory(
+            self.own[own],
+            self.rhythms[own],
+            self.authentic[own],
+            self.strange[strange],
+            self.strange_rhythms[strange],
+            self.members[members],
+            self.member_rhythms[members],
+            self.outsiders[strange],
+        )
+
+    def fewest(self) -> int:
+        """Return how many records there are of the kind that has fewest."""
+        return min(len(self.own), len(self.strange), len(self.members))
+
+    def scores(self, threshold: float) -> dict[str, float]:
+        """Return all scores.
+
+        Args:
+            threshold: `near` of all rhythms' strangers, since of one rhythm's 1 % is none.
+
+        Returns:
+            `nearest_ratio`: the median nearness over that of strangers, 1 for strangers and 0 for copies.
+            `copied_share`: records nearer than the threshold, 0.01 for strangers and 1 for copies.
+            `authenticity`: the share of authentic records.
+            `membership_auc`: see there.
+        """
+        return {
+            "nearest_ratio": ratio(self.own, self.strange),
+            "copied_share": float(np.mean(self.own < threshold)),
+            "authenticity": float(self.authentic.mean()),
+            "membership_auc": membership_auc(self.members, self.outsiders),
+        }
+
+
+def near(strange: np.ndarray) -> float:
+    """Return the nearness that 1 % of strangers have by chance.
 
     After Meehan, Chaudhuri & Dasgupta (AISTATS 2020), who ask whether a generator's records lie nearer to its training records than
     held-out ones do.
-
-    Args:
-        own, strange: `nearness` of synthetic records and of held-out ones, whose patients are not in training, `[records]`.
-
-    Returns:
-        `nearest_ratio`: the median of synthetic records over that of held-out ones, 1 for strangers and 0 for copies.
-        `copied_share`: synthetic records nearer than all but 1 % of held-out ones, 0.01 for strangers and 1 for copies.
     """
-    return {
-        "nearest_ratio": ratio(own, strange),
-        "copied_share": float(np.mean(own < np.quantile(strange, STRANGERS))),
-    }
+    return float(np.quantile(strange, STRANGERS))
 
 
 def nearness(
@@ -59,12 +125,12 @@ def ratio(own: np.ndarray, strange: np.ndarray) -> float:
     return float(np.median(own) / np.median(strange))
 
 
-def authenticity(training: np.ndarray, synthetic: np.ndarray) -> float:
-    """Return the share of synthetic records that are no copies with noise of a training record.
+def authentic(training: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+    """Say which synthetic records are no copies with noise of a training record, `[records]` bool; their share is the authenticity.
 
     Alaa et al. (ICML 2022, sec. 4): a record is a copy where it lies nearer to its nearest training record than that record's nearest
-    other training record does. Copies score 0, and strangers not 1, since some of them and a training record are each other's nearest:
-    two in three on a line, fewer in more dimensions. So read it beside the score of held-out records.
+    other training record does. Of copies none is authentic, and of strangers not all are, since some of them and a training record are
+    each other's nearest: two in three on a line, fewer in more dimensions. So read it beside the share of held-out records.
 
     Args:
         training, synthetic: embedded records, `[records, features]`, two or more training records.
@@ -74,10 +140,10 @@ def authenticity(training: np.ndarray, synthetic: np.ndarray) -> float:
     copied, place = np.unique(places, return_inverse=True)
     # The least of a record's distances to training records is that to itself. A copy, since a view holds all distances.
     other = np.concatenate([np.partition(distances, 1, axis=1)[:, 1].copy() for distances in _distances(training[copied], training)])
-    return float(np.mean(own > other[place]))
+    return own > other[place]
 
 
-def membership_auc(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) -> float:
+def membership_auc(members: np.ndarray, outsiders: np.ndarray) -> float:
     """Return how well an attacker who has only the synthetic records tells who was trained on: 0.5 where nothing leaks, 1 for copies.
 
     The full black-box attack of Chen et al. (GAN-Leaks, CCS 2020): the nearer a record's nearest synthetic record, the more likely it
@@ -85,11 +151,11 @@ def membership_auc(training: np.ndarray, held_out: np.ndarray, synthetic: np.nda
     records, so it grows with their number.
 
     Args:
-        training, held_out, synthetic: embedded records, `[records, features]`; those held out are of patients who are not in training.
+        members, outsiders: how far training records, and held-out ones of other patients, lie from their nearest synthetic record,
+            `[any number]`.
     """
-    nearness = [-nearest(records, synthetic) for records in (training, held_out)]
-    trained = np.repeat([1, 0], [len(training), len(held_out)])
-    return float(roc_auc_score(trained, np.concatenate(nearness)))
+    trained = np.repeat([1, 0], [len(members), len(outsiders)])
+    return float(roc_auc_score(trained, -np.concatenate([members, outsiders])))
 
 
 def _distances(records: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.quality import flags
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.study import settings
 
@@ -87,24 +88,28 @@ def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
 
 
 def quality(scores: pd.DataFrame) -> dict[str, Any]:
-    """Scores over all rhythms, a row a score and a cell a generator; and by rhythm, a row a generator and rhythm and a cell a score.
-    A cell is a score (value, low, high, floor, ceiling) or None."""
-    found = {(row["generator"], row["rhythm"], row["metric"]): row for row in scores.to_dict("records")}
-    generators = list(dict.fromkeys(scores["generator"]))
-    overall, by_rhythm = ([key for key in found if (key[1] == "all") is whole] for whole in (True, False))
-    names = list(dict.fromkeys(name for _, _, name in by_rhythm))
-    places = dict.fromkeys(key[:2] for key in by_rhythm)
+    """Scores of all rhythms and of each: for every rhythm (`all` comes first) a row a score and a cell a generator, which is a score
+    (value, low, high, floor, ceiling, beyond) or None; and, a row a generator and a cell a rhythm, how many are beyond their floor of
+    how many that are judged by it."""
+    judged = [rows.assign(beyond=flags.beyond_floor(rows)) for _, rows in scores.groupby("generator", sort=False)]
+    found = {(row["generator"], row["rhythm"], row["metric"]): row for rows in judged for row in rows.to_dict("records")}
+    generators, rhythms = (list(dict.fromkeys(scores[name])) for name in ("generator", "rhythm"))
+    by_rhythm = {rhythm: dict.fromkeys(metric for _, where, metric in found if where == rhythm) for rhythm in rhythms}
     return {
         "generators": generators,
-        "overall": [
-            {"name": name, "cells": [found.get((generator, "all", name)) for generator in generators]}
-            for name in dict.fromkeys(name for _, _, name in overall)
-        ],
-        "names": names,
-        "by_rhythm": [
-            {"generator": place[0], "rhythm": place[1], "cells": [found.get((*place, name)) for name in names]} for place in places
+        "rhythms": {
+            rhythm: [{"name": name, "cells": [found.get((generator, rhythm, name)) for generator in generators]} for name in names]
+            for rhythm, names in by_rhythm.items()
+        },
+        "beyond": [
+            {"generator": generator, "cells": [_beyond(found, generator, rhythm) for rhythm in rhythms]} for generator in generators
         ],
     }
+
+
+def _beyond(found: dict[tuple[str, str, str], Row], generator: str, rhythm: str) -> tuple[int, int]:
+    rows = [row for key, row in found.items() if key[:2] == (generator, rhythm) and key[2] not in flags.OF_MEMORY]
+    return sum(row["beyond"] for row in rows), len(rows)
 
 
 AS_IT_IS = "as it is"

@@ -15,6 +15,8 @@ from ecgforge.classifiers import base as classifiers
 from ecgforge.files import md5, whole
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
+from ecgforge.quality.flags import OF_MEMORY, beyond_floor, flags
+from ecgforge.quality.samples import ALL
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import digests, record_inputs
@@ -39,10 +41,13 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
     threads = threadpool_limits(params.active.compute.threads)
     with threads, runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
         found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings, embed)
-        overall = found[found["rhythm"] == scores.ALL]
+        overall = found[found["rhythm"] == ALL]
         for row in overall.dropna(subset="value").to_dict("records"):
             beside = {name: row[name] for name in ("low", "high", "floor", "ceiling") if pd.notna(row[name])}
             run.summary({row["metric"]: row["value"]} | {f"{row['metric']}_{name}": value for name, value in beside.items()})
+        judged = overall[~overall["metric"].isin(OF_MEMORY)]
+        run.summary({"beyond_floor_share": float(beyond_floor(judged).mean())})
+        run.text(found.to_csv(index=False, float_format="%.6g"), "scores.csv")
     with whole(out) as scratch:
         scratch.mkdir()
         (scratch / "cell.txt").write_text(identity + "\n")
@@ -59,10 +64,18 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
     if out:
         with whole(out) as scratch:
             found.to_csv(scratch, index=False, float_format="%.6g")
+    found["beyond"] = beyond_floor(found)
     table = Table("score", title=f"{synthetic} against {real}")
     for heading in ("value", "95 % interval", "floor: real", "ceiling: wrong"):
         table.add_column(heading, justify="right")
-    for row in found[found["rhythm"] == scores.ALL].to_dict("records"):
+    table.add_column("")
+    for row in found[found["rhythm"] == ALL].to_dict("records"):
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
-        table.add_row(row["metric"], f"{row['value']:.3g}", interval, f"{row['floor']:.3g}", f"{row['ceiling']:.3g}")
+        mark = "▲" if row["beyond"] else ""
+        table.add_row(row["metric"], f"{row['value']:.3g}", interval, f"{row['floor']:.3g}", f"{row['ceiling']:.3g}", mark)
     Console().print(table)
+    for flag in flags(found):
+        print(flag)
+    judged = found[~found["metric"].isin(OF_MEMORY)].groupby("rhythm", sort=False)["beyond"]
+    counts = ", ".join(f"{rhythm} {rows.sum()} of {len(rows)}" for rhythm, rows in judged)
+    print(f"▲ Further from its floor than chance explains: {counts} scores.")

@@ -160,9 +160,8 @@ def ablation(arm: Arm, out: Path) -> None:
         with _drawn(arm, f"ablation {name}", generator, changed.sampling, wanted) as synthetic:
             cost["generate_ms"] = 1000 * (time.perf_counter() - started) / len(synthetic)
             real = (arm.real.split("train"), arm.real.split("test"))
-            scores, _ = assess.assess(*real, synthetic.split("train"), profile.quality.model_copy(update={"views": ["pca"]}))  # unseen
-            overall = scores[scores["rhythm"] == assess.ALL].set_index("metric")["value"]
-            tables.append({"dataset": arm.dataset, "generator": arm.generator, "variation": name, **cost, **overall.to_dict()})
+            scores = assess.overall(*real, synthetic.split("train"), profile.quality)
+            tables.append({"dataset": arm.dataset, "generator": arm.generator, "variation": name, **cost, **scores})
             for seed in profile.sweeps.seeds if name != AS_IT_IS else ():
                 meal = diet("synthetic", arm.real, synthetic, 0, seed)
                 bench.train(Trial("TrSTeR", meal, arm.real.split("test"), sweep="ablation", point=name), seed)
