@@ -28,7 +28,7 @@ ARMS = [
 ]
 
 STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-KINDS = ("backbones", "mixture", "transfer", "size", "ablation")
+KINDS = ("backbones", "mixture", "transfer", "size", "ablation", "retrained")
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -125,7 +125,7 @@ def test_what_the_readme_points_to_in_reports_is_an_output(complete: Path) -> No
 def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree["swept"] = {"datasets": [], "generators": [], "hospitals": []}
+    tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
@@ -157,7 +157,7 @@ def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) ->
     touched = status(study) - TUNED
     trained = {"train_generator@ptbxl-diffwave", "synthesize@ptbxl-diffwave", "classify_real@ptbxl", "sweep_real@ptbxl"}
     trained |= {f"classify@ptbxl-{name}" for name in ("diffwave", "time_diffusion", "time_vqvae")}
-    assert touched == trained | swept("mixture", "transfer", "size", "ablation") | {"hospitals@pair0-diffwave"}
+    assert touched == trained | swept("mixture", "transfer", "size", "ablation", "retrained") | {"hospitals@pair0-diffwave"}
 
 
 @pytest.mark.parametrize("sweep", ["mixture", "size"])
@@ -168,7 +168,7 @@ def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path, sweep: str) -
 
 def test_sweeps_on_another_generator_are_new_cells(study: Path) -> None:
     edit(study, lambda tree: tree["swept"].update(generators=["diffwave", "time_vqvae"]))
-    new = {f"{kind}@ptbxl-time_vqvae" for kind in KINDS}
+    new = {f"{kind}@ptbxl-time_vqvae" for kind in KINDS if kind != "retrained"}
     assert status(study) == new | {"hospitals@pair0-time_vqvae", "hospitals@pair1-time_vqvae", "report"}
 
 
@@ -198,14 +198,18 @@ def test_sampling_is_no_matter_of_training(study: Path) -> None:
     edit(study, change)
     drawn = {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
     tuned = {f"tune_generator@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
-    assert status(study) == drawn | tuned | swept("mixture", "size", "ablation")
+    assert status(study) == drawn | tuned | swept("mixture", "size", "ablation", "retrained")
 
 
 def test_the_beat_detector_touches_what_looks_for_beats(study: Path) -> None:
     file = study / "src/ecgforge/records/beats.py"
     file.write_text(file.read_text() + "# a change\n")
     touched = (
-        cells("tune_generator") | cells("train_generator") | cells("quality") | per_dataset("classify_real") | swept("size", "ablation")
+        cells("tune_generator")
+        | cells("train_generator")
+        | cells("quality")
+        | per_dataset("classify_real")
+        | swept("size", "ablation", "retrained")
     )
     assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge@pair0"}
 
@@ -258,7 +262,7 @@ def test_another_profile_is_one_word(study: Path) -> None:
         ),
         (
             "src/ecgforge/generators/unet.py",
-            cells("tune_generator") | cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation"),
+            cells("tune_generator") | cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation", "retrained"),
         ),
         ("src/ecgforge/study/mixtures.py", TRAINED | {"report"}),
         ("src/ecgforge/classifiers/registry.py", set()),

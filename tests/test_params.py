@@ -93,7 +93,7 @@ def test_a_classifier_is_in_the_sweep_once(tree: dict[str, Any], tmp_path: Path)
 
 
 def test_sweeps_may_be_nowhere_and_without_points(tree: dict[str, Any], tmp_path: Path) -> None:
-    tree["swept"] = {"datasets": [], "generators": [], "hospitals": []}
+    tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
     tree["profiles"]["demo"]["sweeps"]["backbones"] = []
     tree["profiles"]["demo"]["study"]["synthetic_share"] = 0.6
     assert parameters.read(write(tree, tmp_path)).swept.datasets == []

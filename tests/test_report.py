@@ -143,6 +143,7 @@ def sweeps(dataset: str, generator: str) -> list[dict[str, Any]]:
     points += [(generator, "size", "20", setting, 0.45) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")]
     points += [(generator, "size, augmented", "20", setting, 0.46) for setting in ("TrRTeR", "TrRSTeR")]
     points += [(generator, "ablation", "guidance 1", "TrSTeR", 0.33), (generator, "hospitals", "chapman, real", "TrRTeR", 0.37)]
+    points += [(generator, "retrained", "", "TrSTeR", 0.25)]
     rows = [("resnet1d", *point) for point in points]
     rows += [("majority", "", "", "", "TrRTeR", 0.05)]
     rows += [("transformer", "" if setting == "TrRTeR" else generator, "backbones", "", setting, 0.41) for setting in ("TrRTeR", "TrSTeR")]
@@ -365,7 +366,7 @@ def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):
     assert "No sweeps on chapman: " in some
     assert "dvc repro mixture" in some
     params = Params.read(Path(__file__).parents[1] / "params.yaml")
-    nowhere = params.model_copy(update={"swept": Swept(datasets=[], generators=[], hospitals=[])})
+    nowhere = params.model_copy(update={"swept": Swept(datasets=[], generators=[], retrained=[], hospitals=[])})
     none = told(sweeps=inputs.sweeps[inputs.sweeps["sweep"] == ""], variations=stage._variations(nowhere))
     assert "No sweeps on ptbxl, chapman: " in none
     assert "dvc repro mixture" not in none
@@ -386,6 +387,11 @@ def test_what_pre_training_is_worth_is_read_off_the_curve_from_scratch(report):
         ["5", "0.20", "0.30", "12.5 %"],
         ["20", "0.40", "0.65", "more than 100 %"],
     ]
+
+
+def test_what_trainings_of_a_generator_differ_by_is_shown(report):
+    table = Tables(report).tables[f"{GENERATORS[0]} trained anew, ptbxl"]
+    assert table == [["setting", "one training", "one for each seed"], ["TrSTeR", "0.20 0.10 to 0.30", "0.25 0.15 to 0.35"]]
 
 
 def test_every_score_stands_between_its_floor_and_its_ceiling(report):

@@ -158,6 +158,7 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         "backbones": {(setting, name, "") for setting in ("TrRTeR", "TrSTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
         "backbones, augmented": {(setting, name, "") for setting in ("TrRTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
         "ablation": {("TrSTeR", "resnet1d", name) for name in variations},
+        "retrained": {(setting, "resnet1d", "") for setting in ("TrSTeR", "TrRSTeR")},
         "hospitals": {
             ("TrRTeR", "resnet1d", "ptbxl, real"),
             ("TrRTeR", "resnet1d", "ptbxl, real, augmented"),
@@ -170,6 +171,21 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     assert list(costs.index) == ["as it is", *variations]
     assert (costs["generate_ms"] > 0).all()
     assert set(costs.index[costs["train_s"] > 0]) == {name for name, change in variations.items() if "network" in change}
+
+
+def test_a_generator_trained_anew_draws_other_records(study: Path, client: MlflowClient) -> None:
+    found = pd.read_csv(study / "results/retrained/ptbxl/diffwave/predictions.csv", keep_default_na=False)
+    own = pd.read_csv(study / "results/classify/ptbxl/diffwave/predictions.csv", keep_default_na=False)
+    probabilities = [name for name in found if name.startswith("p_")]
+
+    def of(table: pd.DataFrame, seed: int) -> np.ndarray:
+        return table[(table["setting"] == "TrSTeR") & (table["seed"] == seed)].sort_values("id")[probabilities].to_numpy()
+
+    assert set(found["seed"]) == {0, 1}
+    np.testing.assert_allclose(of(found, 0), of(own, 0), atol=1e-6, err_msg="the study's own training is one of them")
+    assert np.abs(of(found, 1) - of(own, 1)).max() > 0.01
+    trained = [one for one in all_runs(client) if one.data.tags["kind"] == "generator" and one.data.tags.get("sweep") == "retrained"]
+    assert [(one.data.tags["seed"], one.data.tags["point"]) for one in trained] == [("1", "seed 1")]
 
 
 def test_the_report_judges_every_claim(study: Path) -> None:
@@ -197,7 +213,7 @@ def test_every_run_says_where_it_comes_from(study: Path, client: MlflowClient) -
     # TrRTeR and the four settings with synthetic records for two seeds, and two baselines.
     assert [one.data.tags["kind"] for one in main].count("classifier") == 12
     generators = [one.data.tags.get("sweep") for one in found if one.data.tags["kind"] == "generator"]
-    assert set(generators) == {None, "ablation", "size"}
+    assert set(generators) == {None, "ablation", "size", "retrained"}
     commit = run(study, "git", "rev-parse", "HEAD").stdout.strip()
     for one in found:
         assert one.info.status == "FINISHED"

@@ -83,6 +83,27 @@ def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) ->
     assert word(study(found | others), beginning) == "supported"
 
 
+def test_the_best_of_three_is_asked_of_all_trainings() -> None:
+    """One training of a generator was lucky; the three of each that differ by as much say nothing."""
+    once = study({arm("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6 for name in verdicts.STUDYS_OWN})
+    assert word(once, "Time-VQVAE's records are the best") == "supported"
+    luck = {0: (0.9, 0.6, 0.6), 1: (0.6, 0.9, 0.6), 2: (0.6, 0.6, 0.9)}
+    anew = pd.concat(
+        predicted(arm("TrSTeR", name, sweep="retrained"), right, seed)
+        for name, shares in zip(("time_vqvae", "diffwave", "time_diffusion"), luck.values(), strict=True)
+        for seed, right in enumerate(shares)
+    )
+    assert word(pd.concat([once, anew], ignore_index=True), "Time-VQVAE's records are the best") == "undecided"
+    some = pd.concat([once, anew[anew["generator"] != "diffwave"]], ignore_index=True)
+    judged = verdicts.judge(some, verdicts.claims(some, "resnet1d"), 0.95, 400)[2].comparisons
+    assert judged["second"].str.endswith("retrained").tolist() == [False, True], "the others are compared as trained for the study"
+
+
+def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
+    found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", sweep="retrained"): 0.6})
+    assert word(found, "Synthetic records beside those of one dataset hardly help") == "supported"
+
+
 @pytest.mark.parametrize(("tuned", "expected"), [(0.5, "supported"), (0.7, "undecided"), (0.9, "contradicted")])
 def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(tuned: float, expected: str) -> None:
     points = {arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point=point): right for point, right in (("5", 0.2), ("80", tuned))}

@@ -158,7 +158,7 @@ def sweep_real(dataset: Dataset, real: Real, out: Out, tuned: Tuned = None, para
 
 @app.command()
 def sweep(
-    kind: Annotated[str, typer.Argument(help="backbones, mixture, transfer, size or ablation.")],
+    kind: Annotated[str, typer.Argument(help="backbones, mixture, transfer, size, ablation or retrained.")],
     dataset: Dataset,
     generator: Generator,
     real: Real,
@@ -169,7 +169,7 @@ def sweep(
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Run a comparison past the five settings: other classifiers or mixtures, fine-tuning, fewer real records, ablations."""
+    """Run a comparison past the five settings: other classifiers or mixtures, fine-tuning, fewer real records, ablations, trainings."""
     from ecgforge.stages import parameters, sweeps
 
     arm = sweeps.Arm.open(parameters.read(params, tuned), dataset, generator, real, synthetic, model, classifiers)

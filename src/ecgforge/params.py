@@ -288,6 +288,7 @@ class Sweeps(Section):
     methods: Annotated[list[Method], Field(min_length=1), _distinct()]
     fine_tuning: Training
     size: Percents  # real records that a generator learns from
+    retrained: Seeds  # of trainings of the generator, each with a classifier of the same seed
 
     @model_validator(mode="after")
     def _methods_take_as_many_steps(self) -> Self:
@@ -361,6 +362,7 @@ class Swept(Section):
 
     datasets: Names
     generators: Names
+    retrained: Names  # generators that are trained anew: a claim that one is the best needs all of them
     hospitals: Annotated[list[Hospitals], _distinct(lambda pair: f"{pair.train} to {pair.test}")]
 
 
@@ -438,6 +440,7 @@ class Params(Section):
             (self.datasets, [*self.sources, *["merged" for _ in self.merged]], "datasets"),
             (self.swept.datasets, self.datasets, "swept.datasets"),
             (self.swept.generators, self.generators, "swept.generators"),
+            (self.swept.retrained, self.generators, "swept.retrained"),
             (pairs, self.datasets, "swept.hospitals"),
         ):
             for one in listed:

@@ -249,7 +249,8 @@ def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str
         others = points[points["sweep"].isin(["backbones", augmented("backbones")]) & (points["generator"] == "")]
         backbones = tables.backbones(pd.concat([others, rows, beside]))
         elsewhere = rows[rows["sweep"] == "hospitals"][["point", "mean", "low", "high"]].to_dict("records")
-        if images or varied["rows"] or elsewhere:
+        trainings = list(tables.trainings(pd.concat([rows[rows["sweep"] == "retrained"], beside])))
+        if images or varied["rows"] or elsewhere or trainings:
             yield {
                 "generator": generator,
                 "images": {title: _address("image/svg+xml", image.encode()) for title, image in images.items()},
@@ -257,6 +258,7 @@ def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str
                 "variations": varied,
                 "backbones": backbones,
                 "hospitals": elsewhere,
+                "trainings": trainings,
             }
 
 

@@ -29,7 +29,7 @@ RUN_COLUMNS = ["kind", "dataset", "generator", "setting", "backbone", "seed", "r
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
-    "sweeps": "dvc repro sweep_real backbones mixture transfer size ablation hospitals",
+    "sweeps": "dvc repro sweep_real backbones mixture transfer size ablation retrained hospitals",
     "quality": "dvc repro quality",
     "data": "dvc repro prepare merge",
     "ui": "make ui",
@@ -77,7 +77,8 @@ def _swept(params: Params) -> Iterator[Path]:
     """The folders of the sweeps' results."""
     yield from (RESULTS / "sweep_real" / dataset for dataset in params.swept.datasets)
     for kind in KINDS:
-        yield from (RESULTS / kind / dataset / generator for dataset in params.swept.datasets for generator in params.swept.generators)
+        chosen = params.swept.retrained if kind == "retrained" else params.swept.generators
+        yield from (RESULTS / kind / dataset / generator for dataset in params.swept.datasets for generator in chosen)
     for pair in params.swept.hospitals:
         yield from (RESULTS / "hospitals" / f"{pair.train}-{pair.test}" / generator for generator in params.swept.generators)
 

@@ -1,5 +1,6 @@
 """What goes past the five settings, one function a sweep: other classifiers, other mixtures, fine-tuning, fewer real records, what
-each generator is made of, and other hospitals. A cell is a dataset with a generator; what needs no generator is done once a dataset.
+each generator is made of, the same generator trained anew, and other hospitals. A cell is a dataset with a generator; what needs no
+generator is done once a dataset.
 """
 
 from __future__ import annotations
@@ -169,7 +170,23 @@ def ablation(arm: Arm, out: Path) -> None:
     pd.DataFrame(tables).to_csv(out / "variations.csv", index=False, float_format="%.6g")
 
 
-KINDS = {"backbones": backbones, "mixture": mixture, "transfer": transfer, "size": size, "ablation": ablation}
+def retrained(arm: Arm, out: Path) -> None:
+    """TrSTeR and TrRSTeR where each seed is that of a training of the generator, too, so that their intervals hold what one training and
+    another differ by. One may be the study's own."""
+    profile, bench, test = arm.params.active, arm.bench(), arm.real.split("test")
+    settings = arm.params.generator(arm.generator)
+    wanted = synthesis.counts(arm.real.about.rhythms, profile.synthesis, len(arm.real.split("train")))
+    for seed in profile.sweeps.retrained:
+        same, anew = seed == settings.seed, settings.model_copy(update={"seed": seed})
+        generator = generators.load(arm.model) if same else _trained(arm, anew, arm.real, "retrained", f"seed {seed}")
+        with _drawn(arm, f"retrained {seed}", generator, settings.sampling, wanted, seed) as synthetic:
+            for name in ("TrSTeR", "TrRSTeR"):
+                meal = diet(SETTINGS[name].trained_on, arm.real, synthetic, profile.study.synthetic_share, seed)
+                bench.train(Trial(name, meal, test, sweep="retrained"), seed)
+    bench.finish(out)
+
+
+KINDS = {"backbones": backbones, "mixture": mixture, "transfer": transfer, "size": size, "ablation": ablation, "retrained": retrained}
 
 
 def run(kind: str, arm: Arm, out: Path) -> None:
@@ -234,14 +251,15 @@ def _trained(arm: Arm, settings: GeneratorSettings, records: RecordSet, sweep: s
 
 @contextmanager
 def _drawn(
-    arm: Arm, purpose: str, generator: generators.Generator, sampling: dict[str, Any], wanted: synthesis.Counts
+    arm: Arm, purpose: str, generator: generators.Generator, sampling: dict[str, Any], wanted: synthesis.Counts, further: int = 0
 ) -> Iterator[RecordSet]:
-    """Draw records that are needed for the length of a block, in a folder of their own."""
+    """Draw records that are needed for the length of a block, in a folder of their own, `further` seeds away from the study's."""
     profile, folder = arm.params.active, DRAWN / f"{arm.dataset}-{arm.generator}-{purpose.replace(' ', '-')}"
+    drawing = profile.synthesis.model_copy(update={"seed": profile.synthesis.seed + further})
     made = {"sampling": sampling, "wanted": json.loads(json.dumps(wanted))}
     with held(folder):
         try:
-            synthesis.synthesize(generator, arm.generator, sampling, wanted, profile.synthesis, profile.compute, arm.real, made, folder)
+            synthesis.synthesize(generator, arm.generator, sampling, wanted, drawing, profile.compute, arm.real, made, folder)
             yield RecordSet.open(folder)
         finally:
             remove(folder)

@@ -104,6 +104,15 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
         {name: sets * sum(one.network != params.generator(name).network for one in found.values()) for name, found in varied.items()},
         {name: drawn * (1 + len(found)) for name, found in varied.items()},
     )
+    again = {name: sum(seed != params.generator(name).seed for seed in sweeps.retrained) for name in swept.retrained}
+    anew, trainings = sets * len(swept.retrained), len(sweeps.retrained)
+    yield Work(
+        "retrained",
+        anew,
+        {main.backbone: anew * 2 * trainings * main.training.steps},
+        {name: sets * count for name, count in again.items()},
+        dict.fromkeys(swept.retrained, trainings * drawn),
+    )
     pairs = len(swept.hospitals) * len(swept.generators)
     yield Work("hospitals", pairs, {main.backbone: pairs * steps})
 

@@ -126,6 +126,9 @@ def some_arm_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
 def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
     """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the questions that it leaves open.
 
+    Which generator is the best, and whether records beside real ones help, is asked of generators that were trained anew for each seed,
+    where they were: a difference between two trainings is none between two generators.
+
     Args:
         found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
         backbone: the study's classifier.
@@ -140,12 +143,20 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
     def arm(setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = backbone) -> Arm:
         return {"setting": setting, "generator": generator, "backbone": backbone, "sweep": sweep, "point": point}
 
+    anew = {(row["dataset"], row["generator"]) for _, row in sweeps[sweeps["sweep"] == "retrained"].iterrows()}
+
     def beside(places: list[tuple[str, str]]) -> list[tuple[str, Arm, Arm]]:
-        return [(dataset, arm("TrRTeR"), arm("TrRSTeR", generator)) for dataset, generator in places]
+        return [
+            (dataset, arm("TrRTeR"), arm("TrRSTeR", generator, "retrained" if (dataset, generator) in anew else ""))
+            for dataset, generator in places
+        ]
 
     def against(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, Arm, Arm]]:
         rivals = [(dataset, name, other) for dataset in datasets for name in names for other in others if name != other]
-        return [(dataset, arm("TrSTeR", other), arm("TrSTeR", name)) for dataset, name, other in rivals]
+        ways = ["retrained" if {(dataset, name), (dataset, other)} <= anew else "" for dataset, name, other in rivals]
+        return [
+            (dataset, arm("TrSTeR", other, way), arm("TrSTeR", name, way)) for (dataset, name, other), way in zip(rivals, ways, strict=True)
+        ]
 
     def swept(names: Iterable[str], setting: str, before: Callable[[pd.Series], Arm]) -> list[tuple[str, Arm, Arm]]:
         rows = sweeps[sweeps["sweep"].isin(list(names)) & (sweeps["setting"] == setting) & (sweeps["generator"] != "")]
