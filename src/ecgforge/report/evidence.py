@@ -124,10 +124,11 @@ def _level(axes: Axes, whole: pd.DataFrame, setting: str, sweep: str, name: str,
 def worth(points: pd.DataFrame, whole: float) -> list[dict[str, float | str]]:
     """How many real records pre-training is worth: for each share of them, the share that a classifier from scratch needs for the same.
 
-    The curve from scratch is taken as rising between its points, and as reaching `whole` at 100 %.
+    The curve from scratch is taken as rising between its points, and as reaching `whole` at 100 %; limits are what it needs for those of
+    the pre-trained classifier's interval.
 
     Returns:
-        Rows of percent, scratch, tuned (macro-F1 both), and equal: percent from scratch, in words beyond the curve's ends.
+        Rows of percent, scratch, tuned (macro-F1 both), and equal, low, high: percent from scratch, in words beyond the curve's ends.
     """
     scratch = points[points["sweep"] == "scratch"]
     tuned = points[points["sweep"] == "fine-tuning, all"]
@@ -135,10 +136,16 @@ def worth(points: pd.DataFrame, whole: float) -> list[dict[str, float | str]]:
         return []
     known = pd.Series([*scratch["mean"], whole], index=[*scratch["point"].astype(float), 100.0]).sort_index()
     known = known[~known.index.duplicated()]
-    rows: list[dict[str, float | str]] = []
-    for percent, mean in sorted(zip(tuned["point"].astype(float), tuned["mean"], strict=True)):
-        rows.append({"percent": percent, "scratch": float(known.get(percent, np.nan)), "tuned": float(mean), "equal": _equal(known, mean)})
-    return rows
+    rows = tuned.assign(percent=tuned["point"].astype(float)).sort_values("percent")
+    return [
+        {
+            "percent": row["percent"],
+            "scratch": float(known.get(row["percent"], np.nan)),
+            "tuned": row["mean"],
+            **{name: _equal(known, row[limit]) for name, limit in (("equal", "mean"), ("low", "low"), ("high", "high"))},
+        }
+        for row in rows.to_dict("records")
+    ]
 
 
 def _equal(known: pd.Series, mean: float) -> str:
