@@ -45,7 +45,7 @@ def plan(
     profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Say, before anything runs, how many cells and roughly how many hours on this machine a profile needs."""
+    """Say, before anything runs, how many cells a profile needs, and roughly how long they take on this machine."""
     from ecgforge.stages import parameters
     from ecgforge.stages import plan as stage
 

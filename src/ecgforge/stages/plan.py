@@ -1,4 +1,4 @@
-"""Say what a profile needs before anything runs: cells, trainings, and hours on this machine."""
+"""Say what a profile needs before anything runs: cells, trainings, and how long they take on this machine."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ PREPARED = Path("data/prepared")
 PUBLISHED = {"ptbxl": 21799, "chapman": 45152}  # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
 TRAINED = 0.8  # of a set's records
 STAGE = 5.0  # s that a stage takes beside its work, with libraries loaded
+LOOP = 1.5  # what a step of training takes, by that of the network alone: optimiser, averaged weights, validation, checkpoints
+SCORED, SCORED_RECORD = 6.0, 0.03  # s that all quality scores of a set take, and for each record of a sample more
 PARTS = 3  # of steps that are timed, after one to warm up
 
 
 def show(params: Params) -> None:
-    """Print a table of the stages: cells, trainings, records drawn, and hours, from a few steps of each network timed here."""
+    """Print a table of the stages: cells, trainings, records drawn, and time, from a few steps of each network timed here."""
     counts = {dataset: _counts(params, dataset) for dataset in params.datasets}
     known = all(_prepared(params, dataset) for dataset in params.datasets)
     rhythms = max(map(len, counts.values()))
@@ -36,23 +38,27 @@ def show(params: Params) -> None:
     training = {name: _seconds_of_training(params, name, rhythms) for name in params.active.generators}
     drawing = {name: _seconds_a_record(params, name, rhythms) for name in params.active.generators}
     table = Table("stage", title=f"profile {params.profile}")
-    for heading in ("cells", "classifiers, steps", "generators trained", "records drawn", "hours"):
+    for heading in ("cells", "classifiers, steps", "generators trained", "records drawn", "time"):
         table.add_column(heading, justify="right")
+    scoring = SCORED + SCORED_RECORD * params.active.quality.records
     cells, total = 0, 0.0
     for work in plan.workload(params, counts):
-        seconds = STAGE * work.cells
-        seconds += sum(step[name] * steps for name, steps in work.steps.items())
-        seconds += sum(training[name] * count for name, count in work.trainings.items())
+        seconds = STAGE * work.cells + scoring * work.scored
+        seconds += sum(LOOP * step[name] * steps for name, steps in work.steps.items())
+        seconds += sum(LOOP * training[name] * count for name, count in work.trainings.items())
         seconds += sum(drawing[name] * count for name, count in work.drawn.items())
         cells, total = cells + work.cells, total + seconds
         sums = [sum(part.values()) for part in (work.steps, work.trainings, work.drawn)]
-        table.add_row(work.stage, str(work.cells), *(f"{one:,}" if one else "" for one in sums), f"{seconds / 3600:.2f}")
+        table.add_row(work.stage, str(work.cells), *(f"{one:,}" if one else "" for one in sums), _time(seconds))
     console, jobs = Console(), os.cpu_count() or 1
     console.print(table)
-    hours = total / 3600
-    console.print(f"{cells} cells, {hours:.1f} hours one after the other, some {hours / jobs:.1f} with {jobs} side by side.")
+    console.print(f"{cells} cells, {_time(total)} one after the other, some {_time(total / jobs)} with {jobs} side by side.")
     source = "the prepared datasets" if known else "what the sources are expected to hold"
     console.print(f"Records are those of {source}; steps were timed just now, with {params.active.compute.threads} thread(s).")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _counts(params: Params, dataset: str) -> dict[str, int]:

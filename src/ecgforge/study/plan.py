@@ -22,6 +22,7 @@ class Work:
         steps: of training, by backbone.
         trainings: of generators as they are in the parameters, by generator; a variation of one counts as one.
         drawn: synthetic records, by generator.
+        scored: record sets whose quality is judged; without intervals and floors one counts as a third.
     """
 
     stage: str
@@ -29,6 +30,7 @@ class Work:
     steps: dict[str, int] = field(default_factory=dict)
     trainings: dict[str, int] = field(default_factory=dict)
     drawn: dict[str, int] = field(default_factory=dict)
+    scored: float = 0.0
 
 
 def workload(params: Params, real: Counts) -> Iterator[Work]:
@@ -49,7 +51,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     yield Work("synthesize", arms, drawn=dict.fromkeys(generators, drawn))
     yield Work("classify_real", sets, {backbone: sets * (seeds + few) * steps})  # plain and augmented
     yield Work("classify", arms, {backbone: arms * (2 * seeds + few) * steps})  # TrSTeR, TrRSTeR, and that augmented
-    yield Work("quality", arms)
+    yield Work("quality", arms, scored=arms)
     yield from _sweeps(params, real)
     yield Work("report", 1)
 
@@ -103,6 +105,7 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
         {main.backbone: sets * sum(map(len, varied.values())) * steps},
         {name: sets * sum(one.network != params.generator(name).network for one in found.values()) for name, found in varied.items()},
         {name: drawn * (1 + len(found)) for name, found in varied.items()},
+        sets * sum(1 + len(found) for found in varied.values()) / 3,
     )
     again = {name: sum(seed != params.generator(name).seed for seed in sweeps.retrained) for name in swept.retrained}
     anew, trainings = sets * len(swept.retrained), len(sweeps.retrained)
