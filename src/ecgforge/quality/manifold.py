@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-NEIGHBOURS = 5  # at most, and no more than a part of the records: of a few, all lie in balls that reach to the last
+NEIGHBOURS = 5  # at most, and no more than one record in `PART` is one: of a few, all would lie in balls that reach to the last
 PART = 3
 
 
@@ -24,29 +24,33 @@ def scores(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> dict[
         real, synthetic: `[records, features]`.
         strata: `[records]`; record i of both belongs to stratum `strata[i]`, of which there are two or more.
     """
-    parts = [_balls(real[strata == stratum], synthetic[strata == stratum]) for stratum in np.unique(strata)]
-    precise, recalled, _, covered = (np.concatenate(found) for found in zip(*parts, strict=True))
+    precise, recalled, dense, covered = _balls(real, synthetic, strata)
     return {
         "precision": float(precise.mean()),
         "recall": float(recalled.mean()),
-        "density": float(densities(real, synthetic, strata).mean()),
+        "density": float(dense.mean()),
         "coverage": float(covered.mean()),
     }
 
 
 def densities(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """Return the real balls that each synthetic record lies in, by five, `[records]`; their mean is the density. See `scores`."""
-    return np.concatenate([_balls(real[strata == stratum], synthetic[strata == stratum])[2] for stratum in np.unique(strata)])
+    return _balls(real, synthetic, strata)[2]
 
 
-def _balls(real: np.ndarray, synthetic: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _balls(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of each record: is a synthetic one in a real ball, a real one in a synthetic ball, the density of each synthetic one, and does a
     real one's ball hold a synthetic one?"""
-    neighbours = max(1, min(NEIGHBOURS, len(real) // PART))
-    between = cdist(real, synthetic)
-    inside_real = between <= _radii(real, neighbours)[:, None]
-    inside_synthetic = between <= _radii(synthetic, neighbours)[None]
-    return inside_real.any(axis=0), inside_synthetic.any(axis=1), inside_real.sum(axis=0) / neighbours, inside_real.any(axis=1)
+    precise, recalled, dense, covered = np.empty((4, len(strata)))
+    for stratum in np.unique(strata):
+        own = strata == stratum
+        neighbours = max(1, min(NEIGHBOURS, int(own.sum()) // PART))
+        between = cdist(real[own], synthetic[own])
+        inside_real = between <= _radii(real[own], neighbours)[:, None]
+        inside_synthetic = between <= _radii(synthetic[own], neighbours)[None]
+        precise[own], recalled[own] = inside_real.any(axis=0), inside_synthetic.any(axis=1)
+        dense[own], covered[own] = inside_real.sum(axis=0) / neighbours, inside_real.any(axis=1)
+    return precise, recalled, dense, covered
 
 
 def _radii(records: np.ndarray, neighbours: int) -> np.ndarray:
