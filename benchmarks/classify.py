@@ -53,7 +53,7 @@ def main(records: int, workers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("ptbxl", "chapman"):
             settings = SimulatedSource(kind="simulated", layout=layout, records=records // 2, seed=0)
-            simulated.write(Path(folder) / layout, settings, workers=workers)
+            simulated.write(Path(folder) / layout, settings)
         files = records_in([Path(folder)])
         for count in sorted({1, workers}):
             start, before = time.perf_counter(), core_seconds()

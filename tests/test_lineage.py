@@ -223,7 +223,7 @@ class Gone:
 
 def places(classifier: versions.Version) -> dict[str, str]:
     node, content = lineage.trace(classifier.label, Content()), Content()
-    return {one.name: content.place(one.digest, one.path).where for one in node.all() if one.kind in ("record set", "raw records")}
+    return {one.name: content.place(one.digest, one.path)[0] for one in node.all() if one.kind in ("record set", "raw records")}
 
 
 def test_verify_says_where_everything_is(classifier: versions.Version) -> None:

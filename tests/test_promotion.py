@@ -756,7 +756,10 @@ def test_a_quality_run_has_the_intervals_of_its_scores(monkeypatch: pytest.Monke
     assess.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
     run = lookup.runs_by_cell()[(tmp_path / "quality/cell.txt").read_text().strip()]
     ends = {"coverage_low": 0.86, "coverage_high": 0.93, "coverage_floor": 0.95, "coverage_ceiling": 0.1}
-    assert store.client().get_run(run.id).data.metrics == {"coverage": 0.9, "mmd2": 0.02, "mmd2_floor": 0.01, "mmd2_ceiling": 0.5} | ends
+    assert (
+        store.client().get_run(run.run_id).data.metrics
+        == {"beyond_floor_share": 0.5, "coverage": 0.9, "mmd2": 0.02, "mmd2_floor": 0.01, "mmd2_ceiling": 0.5} | ends
+    )
 
 
 def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: Content) -> None:

@@ -401,14 +401,14 @@ def test_every_score_stands_between_its_floor_and_its_ceiling(report):
         assert table[0] == ["score", *GENERATORS]
         for name, row in zip(page.SCORES, table[1:], strict=True):
             # All are worse than the floor if less is better, the first generator's within its interval.
-            judged = name not in (*flags.OF_MEMORY, *flags.MORE_IS_BETTER, "mmd2", "mmd_p")
+            judged = name not in (*flags.UNMARKED, *flags.MORE_IS_BETTER, "mmd2")
             assert row == [page.SCORES[name], "7.25 0 to 9 1.5 … 99.5", f"8.25{' ▲' if judged else ''} 7.25 to 9 1.5 … 99.5"]
 
 
 def test_scores_beyond_their_floor_are_counted_by_rhythm(report):
     table = Tables(report).tables["ptbxl: scores beyond their floor"]
-    judged = len(page.SCORES) - len(flags.OF_MEMORY)
-    beyond = judged - len(flags.MORE_IS_BETTER) - 2
+    judged = len(page.SCORES) - len(flags.UNMARKED)
+    beyond = judged - len(flags.MORE_IS_BETTER) - 1
     assert table[0] == ["generator", "all", *RHYTHMS]
     rows = [[name, *[f"{beyond if number else 0} of {judged}"] * (1 + len(RHYTHMS))] for number, name in enumerate(GENERATORS)]
     assert table[1:] == rows

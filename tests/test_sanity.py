@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 from ecgforge.classifiers import base
 from ecgforge.params import Params, Quality, SimulatedSource
 from ecgforge.quality.assess import assess
-from ecgforge.quality.flags import OF_MEMORY, beyond_floor, flags
+from ecgforge.quality.flags import UNMARKED, beyond_floor, flags
 from ecgforge.records.prepare import RawSource, prepare
 from ecgforge.records.record_set import RecordSet, write_record_set
 from ecgforge.sources import simulated
@@ -118,22 +118,24 @@ def test_copies_are_flagged_as_memorised(scores: dict[str, pd.DataFrame]) -> Non
 def test_white_noise_is_flagged_by_every_score(scores: dict[str, pd.DataFrame]) -> None:
     noise = scores["noise"]
     assert any(flag.startswith("Unlike real records") for flag in flags(noise))
-    overall = noise[(noise["rhythm"] == "all") & ~noise["metric"].isin(OF_MEMORY)]
+    marked = noise.assign(beyond=beyond_floor(noise))[~noise["metric"].isin(UNMARKED)]
+    overall, by_rhythm = marked[marked["rhythm"] == "all"], marked[marked["rhythm"] != "all"]
     assert len(overall) > 35
-    assert overall[~beyond_floor(overall)]["metric"].tolist() == []
-    by_rhythm = noise[(noise["rhythm"] != "all") & ~noise["metric"].isin(OF_MEMORY)]
-    assert beyond_floor(by_rhythm).mean() > 0.8
+    assert overall[~overall["beyond"]]["metric"].tolist() == []
+    assert by_rhythm["beyond"].mean() > 0.8
     for metric in ("precision", "recall", "density", "coverage"):
         assert value(noise, metric) < 0.7 * value(noise, metric, "floor"), metric
     assert value(noise, "c2st_accuracy", "low") > 0.95
     assert value(noise, "undetected_share") > 0.5, "there are no beats, and where some are found their distances are far off"
-    assert value(noise, "membership_auc", "low") < 0.5, "noise remembers nobody"
+    assert value(noise, "membership_auc") == pytest.approx(0.5, abs=0.1), "noise remembers nobody"
 
 
 def test_the_simulator_itself_is_not_told_from_its_records(scores: dict[str, pd.DataFrame]) -> None:
     simulator = scores["simulator"]
     assert list(flags(simulator)) == []
-    assert beyond_floor(simulator).mean() < 0.05
+    marked = simulator.assign(beyond=beyond_floor(simulator))[~simulator["metric"].isin(UNMARKED)]
+    for _, rows in marked.groupby(marked["rhythm"] == "all"):
+        assert rows["beyond"].mean() < 0.06, "by chance some 2 %"
     assert value(simulator, "c2st_accuracy") == pytest.approx(0.5, abs=0.1)
     assert value(simulator, "mmd_p") > 0.02
     assert value(simulator, "membership_auc") == pytest.approx(0.5, abs=0.1)

@@ -36,8 +36,7 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweeps.Arm:
     demo["sweeps"] |= {"seeds": [1], "size": [50], "backbones": []}
     params = Params.model_validate(tree)
     assert params.generator("diffwave").seed not in params.active.sweeps.seeds
-    real = Path("data/prepared/ptbxl")
-    return sweeps.Arm.open(params, "ptbxl", "diffwave", real, Path("data/synthetic"), Path("models/generator"), Path("models/classifiers"))
+    return sweeps.Arm.open(params, "ptbxl", "diffwave", Path("data"), Path("models"))
 
 
 def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(arm: sweeps.Arm, tmp_path: Path) -> None:

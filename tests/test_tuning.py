@@ -122,8 +122,8 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
 
 def test_without_trials_the_parameters_stay_and_nothing_is_loaded(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ecgforge.stages import tune; tune.classifier(Path(sys.argv[1]), 'ptbxl', Path('none'), "
-        "Path('c.yaml')); tune.generator(Path(sys.argv[1]), 'ptbxl', 'time_vqvae', Path('none'), Path('g.yaml')); "
+        "import sys; from pathlib import Path; from ecgforge.stages import tune; tune.tune(Path(sys.argv[1]), 'ptbxl', None, Path('none'), "
+        "Path('c.yaml')); tune.tune(Path(sys.argv[1]), 'ptbxl', 'time_vqvae', Path('none'), Path('g.yaml')); "
         "print([name for name in ('torch', 'mlflow', 'optuna', 'pandas') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(ROOT / "params.yaml")]
@@ -518,14 +518,14 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(tmp_path: P
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         Path("params.yaml").write_text(yaml.safe_dump(small(yaml.safe_load((ROOT / "params.yaml").read_text()))))
         waves(folder / "set", test_seed)
-        tune.classifier(Path("params.yaml"), "ptbxl", Path("set"), Path("out.yaml"))
+        tune.tune(Path("params.yaml"), "ptbxl", None, Path("set"), Path("out.yaml"))
         written.append(Path("out.yaml").read_bytes())
     assert written[0] == written[1]
     assert set(yaml.safe_load(written[0])["classifier"]) == {"training", "network"}
     assert list(Path(".ecgforge/unfinished").iterdir()) == []
 
     before = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
-    tune.classifier(Path("params.yaml"), "ptbxl", Path("set"), Path("again.yaml"))
+    tune.tune(Path("params.yaml"), "ptbxl", None, Path("set"), Path("again.yaml"))
     after = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
     assert Path("again.yaml").read_bytes() == written[1]
     assert after == before, "a study that is done is one result"

@@ -57,6 +57,8 @@ def repro(targets: list[str], jobs: int) -> int:
     """
     from dvc.exceptions import DvcException
 
+    from ecgforge.stages import parameters
+
     _mend_lock()
     try:
         stages = _stale_stages(targets)
@@ -65,7 +67,7 @@ def repro(targets: list[str], jobs: int) -> int:
     if not stages:
         console.print("Data and pipelines are up to date.")
         return 0
-    _check_parameters()
+    parameters.read(Path("params.yaml"))
     # Threads that share a core spend their time waiting for each other; compute.threads sets those of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with warm.server(SLOW, "ecgforge.cli:main"):
@@ -145,12 +147,6 @@ def _parameters_looked_up() -> Iterator[None]:
 
     with patch.object(param.dpath, "get", straight):
         yield
-
-
-def _check_parameters() -> None:
-    from ecgforge.stages import parameters
-
-    parameters.read(Path("params.yaml"))
 
 
 def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:

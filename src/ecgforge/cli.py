@@ -57,10 +57,11 @@ def acquire(
     source: Annotated[str, typer.Argument(help="A name under `sources` in the parameters.")], out: Out, params: ParamsFile = PARAMS
 ) -> None:
     """Simulate, download or copy the raw WFDB records of a source."""
-    from ecgforge.stages import acquire as stage
+    from ecgforge.sources import registry
     from ecgforge.stages import parameters
 
-    stage.acquire(parameters.read(params), source, out)
+    found = parameters.read(params)
+    registry.acquire(found.source(source), out, found.preprocessing.sampling_rate)
 
 
 @app.command()
@@ -81,7 +82,7 @@ def tune_classifier(dataset: Dataset, real: Real, out: Out, params: ParamsFile =
     """Look for better parameters of the classifier, by trials that are judged on validation records."""
     from ecgforge.stages import tune
 
-    tune.classifier(params, dataset, real, out)
+    tune.tune(params, dataset, None, real, out)
 
 
 @app.command()
@@ -89,7 +90,7 @@ def tune_generator(dataset: Dataset, generator: Generator, real: Real, out: Out,
     """Look for better parameters of a generator, its sampling's too, by trials that are judged on validation records."""
     from ecgforge.stages import tune
 
-    tune.generator(params, dataset, generator, real, out)
+    tune.tune(params, dataset, generator, real, out)
 
 
 @app.command()
@@ -145,7 +146,8 @@ def settings(
     stage.on_synthetic(parameters.read(params, tuned), dataset, generator, real, synthetic, baseline, models, out)
 
 
-Classifiers = Annotated[Path, typer.Option(help="What `settings` trained, such as models/classifiers/ptbxl/diffwave.")]
+Data = Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")]
+Models = Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")]
 
 
 @app.command()
@@ -161,10 +163,8 @@ def sweep(
     kind: Annotated[str, typer.Argument(help="backbones, mixture, transfer, size, ablation or retrained.")],
     dataset: Dataset,
     generator: Generator,
-    real: Real,
-    synthetic: Synthetic,
-    model: Annotated[Path, typer.Option(help="The trained generator, such as models/generators/ptbxl/diffwave.")],
-    classifiers: Classifiers,
+    data: Data,
+    models: Models,
     out: Out,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
@@ -172,8 +172,7 @@ def sweep(
     """Run a comparison past the five settings: other classifiers or mixtures, fine-tuning, fewer real records, ablations, trainings."""
     from ecgforge.stages import parameters, sweeps
 
-    arm = sweeps.Arm.open(parameters.read(params, tuned), dataset, generator, real, synthetic, model, classifiers)
-    sweeps.run(kind, arm, out)
+    sweeps.run(kind, sweeps.Arm.open(parameters.read(params, tuned), dataset, generator, data, models), out)
 
 
 @app.command()
@@ -181,8 +180,8 @@ def hospitals(
     here: Annotated[str, typer.Argument(help="The dataset to train on.")],
     there: Annotated[str, typer.Argument(help="The dataset to test on.")],
     generator: Generator,
-    data: Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")],
-    models: Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")],
+    data: Data,
+    models: Models,
     out: Out,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
@@ -191,19 +190,8 @@ def hospitals(
     from ecgforge.stages import parameters, sweeps
 
     found = parameters.read(params, tuned)
-    arms = [
-        sweeps.Arm.open(
-            found,
-            name,
-            generator,
-            data / "prepared" / name,
-            data / "synthetic" / name / generator,
-            models / "generators" / name / generator,
-            models / "classifiers" / name / generator,
-        )
-        for name in (here, there)
-    ]
-    sweeps.hospitals(arms[0], arms[1], out)
+    home, away = (sweeps.Arm.open(found, name, generator, data, models) for name in (here, there))
+    sweeps.hospitals(home, away, out)
 
 
 @app.command()
@@ -351,14 +339,6 @@ def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
     from ecgforge.tracking import runs, store
 
     store.serve(port, runs.EXPERIMENT, runs.CHARTS)
-
-
-@app.command()
-def init() -> None:
-    """Create or upgrade the MLflow database, once, before several processes write to it."""
-    from ecgforge.tracking import store
-
-    store.initialise()
 
 
 @app.command()

@@ -129,32 +129,34 @@ class Training(Section):
         return self
 
 
-class Float(Section):
-    """A number between two others; `log` spreads trials evenly over its magnitudes."""
+class Range(Section):
+    """A number between two others, both of them included; `log` spreads trials evenly over its magnitudes."""
 
-    kind: Literal["float"]
     low: float
     high: float
     log: bool = False
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
-        _check_rises(self.low, self.high, self.log)
+        if not self.low < self.high:
+            raise ValueError("low must be below high")
+        if self.log and self.low <= 0:
+            raise ValueError("low must be above 0 where log is true")
         return self
 
 
-class Int(Section):
-    """A whole number between two others, both of them included; `log` as for a float."""
+class Float(Range):
+    """Any number of a range."""
+
+    kind: Literal["float"]
+
+
+class Int(Range):
+    """A whole number of a range."""
 
     kind: Literal["int"]
     low: int
     high: int
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        _check_rises(self.low, self.high, self.log)
-        return self
 
 
 class Categorical(Section):
@@ -162,13 +164,6 @@ class Categorical(Section):
 
     kind: Literal["categorical"]
     choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
-
-
-def _check_rises(low: float, high: float, log: bool) -> None:
-    if not low < high:
-        raise ValueError("low must be below high")
-    if log and low <= 0:
-        raise ValueError("low must be above 0 where log is true")
 
 
 Dimension = Annotated[Float | Int | Categorical, Field(discriminator="kind")]

@@ -33,9 +33,9 @@ def assess(
         ms, bpm, points, degrees or the records' unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
         waves could not be delineated. `limb_residual`, without a ceiling, is there for a set that was prepared from files with all limb
         leads alone: the median of `leads.limb_residual`. Memorisation is that of all synthetic records, and all training records are
-        compared with those held out, half of them for its floor; it is missing in rhythms with fewer than `FEWEST` of these.
-        Low and high, the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`. A distance is missing where no
-        record could be measured.
+        compared with those held out, half of them for its floor; it is missing in rhythms with fewer than `FEWEST` in each half.
+        Low and high, the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`, and distances that are missing, since
+        no record could be measured.
         Views: view, kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:
@@ -49,17 +49,20 @@ def assess(
     for (rhythm, real), (_, other) in zip(reference.by_rhythm(), made.by_rhythm(), strict=True):
         told = {metric: number for (where, metric), number in value.items() if where == rhythm}
         bounds |= {(rhythm, metric): found for metric, found in limits(real, other, told, settings.seed).items()}
-    training, held_out = (_embedded(records, samples.embedding) for records in (real_train, real_test))
-    strangers, others = _every_second(held_out, 0), _every_second(held_out, 1)
-    own = Memory.measure(_embedded(synthetic, samples.embedding), training, strangers)
-    value |= _remembered(own)
-    floor |= _remembered(Memory.measure(others, training, strangers))
-    ceiling |= _remembered(Memory.measure((wrong.features, wrong.rhythms), training, strangers))
-    bounds |= _limits_of_memory(own, settings.seed)
-    value |= _limb_residuals(synthetic)
-    if any(metric == "limb_residual" for _, metric in value):
-        floor |= _limb_residuals(real_test)
-        bounds |= _limits_of_limb_residuals(synthetic, settings.seed)
+    training, strangers, others = _known(real_train, real_test, samples.embedding)
+    memories = [
+        Memory.measure(judged, training, strangers)
+        for judged in (_embedded(synthetic, samples.embedding), others, (wrong.features, wrong.rhythms))
+    ]
+    rhythms = [rhythm for rhythm in pd.unique(strangers[1]) if min(memory.of(rhythm).fewest() for memory in memories[:2]) >= FEWEST]
+    for scored, memory in zip((value, floor, ceiling), memories, strict=True):
+        scored |= _remembered(memory, rhythms)
+    bounds |= _limits_of_memory(memories[0], rhythms, settings.seed)
+    residuals, recorded = _residuals(synthetic), _residuals(real_test)
+    for rhythm, part in residuals.items():
+        key = (rhythm, "limb_residual")
+        value[key], floor[key] = float(np.median(part)), float(np.median(recorded.get(rhythm, np.nan)))
+        bounds[key] = intervals.percentile(np.median, [part], CONFIDENCE, RESAMPLES, settings.seed)
     rows = [
         (*key, number, *bounds.get(key, (np.nan, np.nan)), floor.get(key, np.nan), ceiling.get(key, np.nan))
         for key, number in value.items()
@@ -69,10 +72,10 @@ def assess(
 
 
 def overall(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality) -> dict[str, float]:
-    """Return the scores of `assess` over all rhythms alone, by metric, without intervals, floors and ceilings, in a tenth of its time."""
+    """Return the scores of `assess` over all rhythms alone, by metric, without intervals, floors and ceilings, in a third of its time."""
     samples = Samples(real_train, real_test, synthetic, settings)
-    training, held_out = (_embedded(records, samples.embedding) for records in (real_train, real_test))
-    own = Memory.measure(_embedded(synthetic, samples.embedding), training, _every_second(held_out, 0))
+    training, strangers, _ = _known(real_train, real_test, samples.embedding)
+    own = Memory.measure(_embedded(synthetic, samples.embedding), training, strangers)
     return compare(samples.reference, samples.synthetic(), settings) | own.scores(near(own.strange))
 
 
@@ -90,24 +93,27 @@ def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded
     return features, records.records["rhythm"].to_numpy()
 
 
-def _every_second(records: Embedded, first: int) -> Embedded:
-    return records[0][first::2], records[1][first::2]
+def _known(real_train: RecordSet, real_test: RecordSet, embedding: distribution.Embedding) -> tuple[Embedded, Embedded, Embedded]:
+    """Training records, and two halves of the held-out ones: of each rhythm every second patient, with all records of theirs."""
+    features, rhythms = _embedded(real_test, embedding)
+    patients = real_test.records["patient"].fillna(real_test.records["id"]).to_numpy()
+    first = pd.DataFrame({"patient": patients, "rhythm": rhythms}).drop_duplicates("patient").set_index("patient")
+    half = pd.Series(patients).map(first.groupby("rhythm").cumcount() % 2).to_numpy()
+    return _embedded(real_train, embedding), (features[half == 0], rhythms[half == 0]), (features[half == 1], rhythms[half == 1])
 
 
-def _memories(memory: Memory) -> dict[str, Memory]:
-    """That of all rhythms, and of those that have records enough."""
-    parts = {rhythm: memory.of(rhythm) for rhythm in pd.unique(memory.rhythms)}
-    return {ALL: memory, **{rhythm: part for rhythm, part in parts.items() if part.fewest() >= FEWEST}}
+def _parts(memory: Memory, rhythms: list[str]) -> dict[str, Memory]:
+    return {ALL: memory, **{rhythm: memory.of(rhythm) for rhythm in rhythms}}
 
 
-def _remembered(memory: Memory) -> Rows:
-    threshold = near(memory.strange)
-    return {(rhythm, metric): value for rhythm, part in _memories(memory).items() for metric, value in part.scores(threshold).items()}
+def _remembered(memory: Memory, rhythms: list[str]) -> Rows:
+    threshold, parts = near(memory.strange), _parts(memory, rhythms)
+    return {(rhythm, metric): value for rhythm, part in parts.items() for metric, value in part.scores(threshold).items()}
 
 
-def _limits_of_memory(memory: Memory, seed: int) -> Limits:
+def _limits_of_memory(memory: Memory, rhythms: list[str], seed: int) -> Limits:
     found: Limits = {}
-    for rhythm, part in _memories(memory).items():
+    for rhythm, part in _parts(memory, rhythms).items():
         values, count = part.scores(near(memory.strange)), len(part.own)
         for metric in ("copied_share", "authenticity"):
             found[rhythm, metric] = intervals.wilson(values[metric], count, CONFIDENCE)
@@ -118,21 +124,10 @@ def _limits_of_memory(memory: Memory, seed: int) -> Limits:
 
 
 def _residuals(records: RecordSet) -> dict[str, np.ndarray]:
-    """`coherence.limb_residuals` of all rhythms and of each; none of a rhythm that has none."""
+    """`coherence.limb_residuals` of all rhythms and of each, but of those with fewer than `FEWEST`."""
     found = coherence.limb_residuals(records)
     parts = {ALL: found, **{rhythm: found[found.index == rhythm] for rhythm in pd.unique(found.index)}}
-    return {rhythm: part.to_numpy() for rhythm, part in parts.items() if len(part)}
-
-
-def _limb_residuals(records: RecordSet) -> Rows:
-    return {(rhythm, "limb_residual"): float(np.median(part)) for rhythm, part in _residuals(records).items()}
-
-
-def _limits_of_limb_residuals(records: RecordSet, seed: int) -> Limits:
-    return {
-        (rhythm, "limb_residual"): intervals.percentile(np.median, [part], CONFIDENCE, RESAMPLES, seed)
-        for rhythm, part in _residuals(records).items()
-    }
+    return {rhythm: part.to_numpy() for rhythm, part in parts.items() if len(part) >= FEWEST}
 
 
 def _views(reference: Sample, generated: Sample, settings: Quality) -> pd.DataFrame:

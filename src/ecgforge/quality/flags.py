@@ -12,7 +12,8 @@ TOLD = 0.95  # accuracy of a two-sample classifier
 RECALLED = 0.5  # real records that lie among the synthetic ones, of those that lie among other real ones
 MORE_IS_BETTER = ("precision", "recall", "coverage")
 AS_REAL = ("density", "nearest_ratio")  # too little and too much are both unlike real records
-OF_MEMORY = ("copied_share", "authenticity", "membership_auc")  # which `flags` judges: noise remembers nobody
+# Noise remembers nobody, and `flags` judges who does; recorders have no residual at all; and p is what MMD is judged by.
+UNMARKED = ("copied_share", "authenticity", "membership_auc", "limb_residual", "mmd_p")
 SURE = 0.05  # p-value
 
 
@@ -21,7 +22,7 @@ def beyond_floor(scores: pd.DataFrame) -> pd.Series:
 
     The floor is a score of as many records, so it is taken to be as uncertain as the score: the near half of the 95 % interval counts
     by the square root of two. MMD has a p-value instead. Of a score that real records have and these have not, nothing could be
-    measured, which tells them apart, too.
+    measured, which tells them apart, too. Of records of the same law some 2 % are marked: there is no correction for their number.
 
     Args:
         scores: rows of `assess` of one synthetic set, of all rhythms or some.
@@ -32,7 +33,12 @@ def beyond_floor(scores: pd.DataFrame) -> pd.Series:
     worse = above.where(~metric.isin(MORE_IS_BETTER), below).where(~metric.isin(AS_REAL), above | below)
     lost = value.isna() & floor.notna()
     p = value.where(metric == "mmd_p").groupby(scores["rhythm"]).transform("max")
-    return (worse | lost).where(~metric.isin(["mmd2", "mmd_p"]), p < SURE) & ~metric.isin(OF_MEMORY)
+    return (worse | lost).where(metric != "mmd2", p < SURE) & ~metric.isin(UNMARKED)
+
+
+def judged(scores: pd.DataFrame) -> pd.Series:
+    """Say which scores `beyond_floor` can mark, bool."""
+    return scores["floor"].notna() & ~scores["metric"].isin(UNMARKED)
 
 
 def flags(scores: pd.DataFrame) -> Iterator[str]:

@@ -11,9 +11,17 @@ Statistic = Callable[[np.ndarray, np.ndarray], float]  # of what was measured of
 
 
 def bootstrap(
-    statistic: Statistic, first: np.ndarray, second: np.ndarray, strata: np.ndarray, confidence: float, resamples: int, seed: int
+    statistic: Statistic,
+    first: np.ndarray,
+    second: np.ndarray,
+    strata: np.ndarray,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    most: float = np.inf,
 ) -> tuple[float, float]:
-    """Bootstrap interval of a distance, drawn within `strata`, moved to lie about its value and cut at zero.
+    """Bootstrap interval of a distance, drawn within `strata`, moved to lie about its value and cut at zero and at the `most` that it
+    can be.
 
     Resampling adds noise of its own, which pushes a distance up; so the spread of the resampled distances is taken and their
     level is not.
@@ -30,7 +38,7 @@ def bootstrap(
         return np.nan, np.nan
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + statistic(first, second)
-    return max(0.0, float(low)), float(high)
+    return max(0.0, float(low)), min(most, float(high))
 
 
 def percentile(

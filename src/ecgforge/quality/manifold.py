@@ -12,17 +12,17 @@ PART = 3
 def scores(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> dict[str, float]:
     """Return precision, recall, density and coverage of embedded records.
 
-    A record's ball reaches to its fifth neighbour among its own kind. Precision is the share of synthetic records in a real one's
-    ball and recall that of real records in a synthetic one's (Kynkäänniemi et al., NeurIPS 2019, eq. 1-3). Density counts, over
-    synthetic records, the real balls each lies in, by five, and coverage is the share of real balls that hold a synthetic record
-    (Naeem et al., ICML 2020, eq. 3 and 4). Records above the floor's density crowd where real ones are densest.
+    A record's ball reaches to its k-th neighbour among its own kind, the fifth where there are fifteen or more. Precision is the share of
+    synthetic records in a real one's ball and recall that of real records in a synthetic one's (Kynkäänniemi et al., NeurIPS 2019, eq.
+    1-3). Density counts, over synthetic records, the real balls each lies in, by k, and coverage is the share of real balls that hold a
+    synthetic record (Naeem et al., ICML 2020, eq. 3 and 4). Records above the floor's density crowd where real ones are densest.
 
     Records are compared within their stratum alone: a generator that is asked for a rhythm should make records of that rhythm. Across
     rhythms, the wide balls of the most irregular ones reach over all others, and white noise lies in them.
 
     Args:
         real, synthetic: `[records, features]`.
-        strata: `[records]`; record i of both belongs to stratum `strata[i]`, of which there are two or more.
+        strata: `[records]`; record i of both belongs to stratum `strata[i]`, as do two or more.
     """
     precise, recalled, dense, covered = _balls(real, synthetic, strata)
     return {
@@ -34,7 +34,7 @@ def scores(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> dict[
 
 
 def densities(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Return the real balls that each synthetic record lies in, by five, `[records]`; their mean is the density. See `scores`."""
+    """Return the real balls that each synthetic record lies in, by k, `[records]`; their mean is the density. See `scores`."""
     return _balls(real, synthetic, strata)[2]
 
 

@@ -39,15 +39,17 @@ class Memory:
     def measure(cls, judged: Embedded, training: Embedded, held_out: Embedded) -> Memory:
         """Compare all records of `judged` with all of the others."""
         (records, rhythms), (known, known_rhythms), (strangers, their_rhythms) = judged, training, held_out
+        own, places, members = _between(records, known)
+        strange, _, _ = _between(strangers, known)
         return cls(
-            nearness(records, rhythms, known, strangers, their_rhythms),
+            nearness(own, rhythms, strange, their_rhythms),
             rhythms,
-            authentic(known, records),
-            nearness(strangers, their_rhythms, known, strangers, their_rhythms),
+            authentic(own, places, known),
+            nearness(strange, their_rhythms, strange, their_rhythms),
             their_rhythms,
-            nearest(known, records),
+            members,
             known_rhythms,
-            nearest(strangers, records),
+            _between(strangers, records)[0],
         )
 
     def of(self, rhythm: str) -> Memory:
@@ -97,9 +99,7 @@ def near(strange: np.ndarray) -> float:
     return float(np.quantile(strange, STRANGERS))
 
 
-def nearness(
-    records: np.ndarray, rhythms: np.ndarray, training: np.ndarray, held_out: np.ndarray, held_out_rhythms: np.ndarray
-) -> np.ndarray:
+def nearness(distances: np.ndarray, rhythms: np.ndarray, strange: np.ndarray, strange_rhythms: np.ndarray) -> np.ndarray:
     """Return distances to the nearest training record in units of a stranger's, `[records]`: the median of held-out records of the same
     rhythm, or of all where none has it.
 
@@ -107,17 +107,11 @@ def nearness(
     pass for novelty, and copies of rare records for strangers.
 
     Args:
-        records, training, held_out: embedded, `[records, features]`, so that where in a record a beat lies is not seen.
-        rhythms, held_out_rhythms: `[records]`.
+        distances, strange: of records, and of held-out ones, to their nearest training record.
+        rhythms, strange_rhythms: theirs.
     """
-    strange = nearest(held_out, training)
-    usual = {rhythm: np.median(strange[held_out_rhythms == rhythm]) for rhythm in np.unique(held_out_rhythms)}
-    return nearest(records, training) / np.array([usual.get(rhythm, np.median(strange)) for rhythm in rhythms])
-
-
-def nearest(records: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Return each record's distance to the nearest training record, `[records]`."""
-    return np.concatenate([distances.min(axis=1) for distances in _distances(records, training)])
+    usual = {rhythm: np.median(strange[strange_rhythms == rhythm]) for rhythm in np.unique(strange_rhythms)}
+    return distances / np.array([usual.get(rhythm, np.median(strange)) for rhythm in rhythms])
 
 
 def ratio(own: np.ndarray, strange: np.ndarray) -> float:
@@ -125,7 +119,7 @@ def ratio(own: np.ndarray, strange: np.ndarray) -> float:
     return float(np.median(own) / np.median(strange))
 
 
-def authentic(training: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -> np.ndarray:
     """Say which synthetic records are no copies with noise of a training record, `[records]` bool; their share is the authenticity.
 
     Alaa et al. (ICML 2022, sec. 4): a record is a copy where it lies nearer to its nearest training record than that record's nearest
@@ -133,14 +127,13 @@ def authentic(training: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
     each other's nearest: two in three on a line, fewer in more dimensions. So read it beside the share of held-out records.
 
     Args:
-        training, synthetic: embedded records, `[records, features]`, two or more training records.
+        distances, places: of synthetic records' nearest training records, `[records]`.
+        training: embedded records, `[records, features]`, two or more.
     """
-    parts = [(distances.argmin(axis=1), distances.min(axis=1)) for distances in _distances(synthetic, training)]
-    places, own = (np.concatenate(found) for found in zip(*parts, strict=True))
     copied, place = np.unique(places, return_inverse=True)
     # The least of a record's distances to training records is that to itself. A copy, since a view holds all distances.
-    other = np.concatenate([np.partition(distances, 1, axis=1)[:, 1].copy() for distances in _distances(training[copied], training)])
-    return own > other[place]
+    other = np.concatenate([np.partition(part, 1, axis=1)[:, 1].copy() for part in _distances(training[copied], training)])
+    return distances > other[place]
 
 
 def membership_auc(members: np.ndarray, outsiders: np.ndarray) -> float:
@@ -156,6 +149,16 @@ def membership_auc(members: np.ndarray, outsiders: np.ndarray) -> float:
     """
     trained = np.repeat([1, 0], [len(members), len(outsiders)])
     return float(roc_auc_score(trained, -np.concatenate([members, outsiders])))
+
+
+def _between(records: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each record's distance to its nearest one of the others, that one's place, and each of the others' distance to its nearest record."""
+    nearest, places, back = [], [], np.full(len(others), np.inf)
+    for part in _distances(records, others):
+        nearest.append(part.min(axis=1))
+        places.append(part.argmin(axis=1))
+        back = np.minimum(back, part.min(axis=0))
+    return np.concatenate(nearest), np.concatenate(places), back
 
 
 def _distances(records: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:

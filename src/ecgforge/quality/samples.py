@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,18 +46,8 @@ class Sample:
         yield ALL, self
         for rhythm in pd.unique(self.rhythms):
             chosen = self.rhythms == rhythm
-            yield (
-                rhythm,
-                Sample(
-                    self.patients[chosen],
-                    self.rhythms[chosen],
-                    self.measures[chosen],
-                    self.features[chosen],
-                    None if self.judged is None else self.judged[chosen],
-                    self.spectra[chosen],
-                    self.correlations[chosen],
-                ),
-            )
+            parts: dict[str, Any] = {name: None if part is None else part[chosen] for name, part in vars(self).items()}
+            yield rhythm, Sample(**parts)
 
 
 class Samples:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from sklearn import config_context
 from sklearn.decomposition import PCA
@@ -19,20 +21,11 @@ SHARES = ("precision", "recall", "coverage")  # of as many records as a sample h
 
 def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, float]:
     """Return values by metric. A distance is NaN where no record could be measured."""
-    values = {}
-    for measure in MEASURES:
-        real, other = _measured(reference, judged, measure)
-        values[f"{measure}_w1"], values[f"{measure}_ks"] = physiology.wasserstein(real, other), waves.ks(real, other)
-    for measure in spectrum.POWERS:
-        values[f"{measure}_w1"] = physiology.wasserstein(*_measured(reference, judged, measure))
+    values = {name: statistic(real, other) for name, statistic, real, other in _distances(reference, judged)}
     values["undetected_share"] = float(physiology.undetected(judged.measures).mean())
     values["failed_share"] = float(judged.measures["failed"].mean())
-    values["psd_db"] = spectrum.distance(reference.spectra, judged.spectra)
-    values["correlation_error"] = coherence.error(reference.correlations, judged.correlations)
-    values["correlation_w1"] = coherence.w1(reference.correlations, judged.correlations)
     features, strata = (reference.features, judged.features), reference.rhythms
     values["mmd2"], values["mmd_p"] = distribution.mmd(*features, strata, settings.permutations, np.random.default_rng(settings.seed))
-    values |= {name: distribution.frechet(*pair) for name, pair in _embeddings(reference, judged).items()}
     values |= manifold.scores(*features, strata)
     patients = np.concatenate([reference.patients, judged.patients])
     values["c2st_accuracy"] = two_sample.accuracy(*features, patients, settings.seed)
@@ -40,34 +33,33 @@ def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, f
 
 
 def limits(reference: Sample, judged: Sample, values: dict[str, float], seed: int) -> dict[str, tuple[float, float]]:
-    """Return low and high of `values`, which `compare` returned, by metric; all but `mmd2`, which has a p-value, have them."""
+    """Return low and high of `values`, which `compare` returned, by metric, but for `mmd2`, which has a p-value."""
     strata, count = reference.rhythms, len(judged.rhythms)
-
-    def spread(statistic: intervals.Statistic, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-        return intervals.bootstrap(statistic, first, second, strata, CONFIDENCE, RESAMPLES, seed)
-
-    found = {}
-    for measure in MEASURES:
-        found[f"{measure}_w1"] = spread(physiology.wasserstein, *_measured(reference, judged, measure))
-        found[f"{measure}_ks"] = spread(waves.ks, *_measured(reference, judged, measure))
-    for measure in spectrum.POWERS:
-        found[f"{measure}_w1"] = spread(physiology.wasserstein, *_measured(reference, judged, measure))
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # most of the time of a small Fréchet distance
+        found = {
+            name: intervals.bootstrap(statistic, real, other, strata, CONFIDENCE, RESAMPLES, seed, 1.0 if statistic is waves.ks else np.inf)
+            for name, statistic, real, other in _distances(reference, judged)
+        }
     for metric in ("undetected_share", "failed_share", *SHARES):
         found[metric] = intervals.wilson(values[metric], count, CONFIDENCE)
-    found["psd_db"] = spread(spectrum.distance, reference.spectra, judged.spectra)
-    found["correlation_error"] = spread(coherence.error, reference.correlations, judged.correlations)
-    found["correlation_w1"] = spread(coherence.w1, reference.correlations, judged.correlations)
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # most of the time of a small Fréchet distance
-        for name, pair in _embeddings(reference, judged).items():
-            found[name] = spread(distribution.frechet, *pair)
     densities = manifold.densities(reference.features, judged.features, strata)
     found["density"] = intervals.percentile(lambda sample: float(sample.mean()), [densities], CONFIDENCE, RESAMPLES, seed)
     found["c2st_accuracy"] = intervals.wilson(values["c2st_accuracy"], 2 * count, CONFIDENCE)
     return found
 
 
-def _measured(reference: Sample, judged: Sample, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    return reference.measures[measure].to_numpy(), judged.measures[measure].to_numpy()
+def _distances(reference: Sample, judged: Sample) -> Iterator[tuple[str, intervals.Statistic, np.ndarray, np.ndarray]]:
+    """Yield all distances: name, statistic, and what it compares of both samples."""
+    for measure in (*MEASURES, *spectrum.POWERS):
+        pair = reference.measures[measure].to_numpy(), judged.measures[measure].to_numpy()
+        yield f"{measure}_w1", physiology.wasserstein, *pair
+        if measure in MEASURES:
+            yield f"{measure}_ks", waves.ks, *pair
+    yield "psd_db", spectrum.distance, reference.spectra, judged.spectra
+    yield "correlation_error", coherence.error, reference.correlations, judged.correlations
+    yield "correlation_w1", coherence.w1, reference.correlations, judged.correlations
+    for name, (real, other) in _embeddings(reference, judged).items():
+        yield name, distribution.frechet, real, other
 
 
 def _embeddings(reference: Sample, judged: Sample) -> dict[str, list[np.ndarray]]:

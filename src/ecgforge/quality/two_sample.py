@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -26,17 +26,7 @@ def accuracy(first: np.ndarray, second: np.ndarray, patients: np.ndarray, seed: 
         raise ValueError(f"a two-sample test needs equal sizes, not {len(first)} and {len(second)}")
     features = np.concatenate([first, second])
     side = np.repeat([0, 1], len(first))
-    correct = [_correct(features, side, held) for held in _patient_folds(side, patients, seed)]
-    return float(np.concatenate(correct).mean())
-
-
-def _correct(features: np.ndarray, side: np.ndarray, held: np.ndarray) -> np.ndarray:
-    classifier = make_pipeline(StandardScaler(), SVC())
-    return classifier.fit(features[~held], side[~held]).predict(features[held]) == side[held]
-
-
-def _patient_folds(side: np.ndarray, patients: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Masks of the held-out records of each fold; a fold has as many patients of each side as the others."""
-    unique, first, patient = np.unique(patients, return_index=True, return_inverse=True)
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(unique, side[first])
-    return [np.isin(patient, held) for _, held in folds]
+    unique, place, patient = np.unique(patients, return_index=True, return_inverse=True)
+    by_patient = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(unique, side[place])  # as many of each side in every fold
+    folds = [tuple(np.flatnonzero(np.isin(patient, one)) for one in fold) for fold in by_patient]
+    return float((cross_val_predict(make_pipeline(StandardScaler(), SVC()), features, side, cv=folds) == side).mean())

@@ -92,12 +92,17 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
         _exclude_rare(table, preparation.min_records)
         if not (table["reason"] == "").any():
             raise EcgforgeError(f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}")
-        _assign_splits(table)
-        _prefix_datasets(table, len(raws) > 1)
-        _write_excluded(table, writer.folder / "excluded.csv")
+        kept = table["reason"] == ""
+        for _, group in table[kept].groupby("dataset"):
+            table.loc[group.index, "split"] = splits.assign(group)
+        if len(raws) > 1:
+            for column in ("id", "patient"):
+                table[column] = table["dataset"] + "-" + table[column]
         _write_kept(table, spool, samples, writer)
-        _write_limb_leads(table, writer.folder / LIMB_LEADS)
-        found = set(table.loc[table["reason"] == "", "rhythm"])
+        csv = {"index": False, "lineterminator": "\n", "float_format": "%.6g"}
+        table.loc[~kept, list(EXCLUDED_COLUMNS)].to_csv(writer.folder / "excluded.csv", **csv)
+        table.loc[kept & table["residual"].notna(), ["id", "residual"]].to_csv(writer.folder / LIMB_LEADS, **csv)
+        found = set(table.loc[kept, "rhythm"])
         rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in found)
         writer.about = replace(about, rhythms=rhythms, made=_made(table, rhythms, preprocessing, preparation))
     return writer.about
@@ -137,7 +142,7 @@ def _spool_signals(
     todo = table.index[table["reason"] == ""]
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     folders = {dataset: raw.folder for dataset, raw in raws.items()}
-    files = (_files(table.loc[chunk], folders) for chunk in chunks)
+    files = ([(folders[dataset], path) for dataset, path in table.loc[chunk, ["dataset", "path"]].to_numpy()] for chunk in chunks)
     prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
@@ -146,10 +151,6 @@ def _spool_signals(
             table.loc[chunk, ["reason", "detail"]] = verdicts
             table.loc[chunk, "residual"] = residuals
             progress.advance(task, len(chunk))
-
-
-def _files(table: pd.DataFrame, folders: Mapping[str, Path]) -> list[tuple[Path, str]]:
-    return [(folders[dataset], path) for dataset, path in zip(table["dataset"], table["path"], strict=True)]
 
 
 def prepared_chunks(
@@ -223,26 +224,6 @@ def _exclude_rare(table: pd.DataFrame, min_records: int) -> None:
         rare = usable & (table["rhythm"] == rhythm)
         table.loc[rare, "reason"] = Reason.RARE_RHYTHM
         table.loc[rare, "detail"] = f"{counts[rhythm]} of {rhythm}, and {min_records} are needed"
-
-
-def _assign_splits(table: pd.DataFrame) -> None:
-    for _, group in table[table["reason"] == ""].groupby("dataset"):
-        table.loc[group.index, "split"] = splits.assign(group)
-
-
-def _prefix_datasets(table: pd.DataFrame, merged: bool) -> None:
-    if merged:
-        for column in ("id", "patient"):
-            table[column] = table["dataset"] + "-" + table[column]
-
-
-def _write_excluded(table: pd.DataFrame, path: Path) -> None:
-    table.loc[table["reason"] != "", list(EXCLUDED_COLUMNS)].to_csv(path, index=False, lineterminator="\n")
-
-
-def _write_limb_leads(table: pd.DataFrame, path: Path) -> None:
-    known = table[(table["reason"] == "") & table["residual"].notna()]
-    known[["id", "residual"]].to_csv(path, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter) -> None:

@@ -33,11 +33,12 @@ from ecgforge.registry.gates import Gate
 from ecgforge.study import statistics
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking import history, lineage, lookup, versions
-from ecgforge.tracking.content import Content, git
+from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.models import DIGEST, WEIGHTS
 from ecgforge.tracking.runs import CELL, INPUT
 from ecgforge.tracking.served import SAMPLING
+from ecgforge.tracking.store import git
 from ecgforge.tracking.versions import Version
 
 REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
@@ -72,15 +73,6 @@ class Verdict:
     @property
     def failed(self) -> list[str]:
         return [gate.name for gate in self.gates if not gate.passed]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a classifier says of test records, `[records, rhythms]`, in ms a record, with weights of so many MB."""
-
-    probabilities: np.ndarray
-    latency: float
-    size: float
 
 
 def choose(name: str, number: str | None, best: bool, content: Content) -> Version:
@@ -161,57 +153,38 @@ def _locked(test: RecordSet, digest: str, champion: Version | None, content: Con
     return Gate("test_set", f"{digest[:8]}, {len(test)} records", "not synthetic, known to DVC", known and real, detail)
 
 
-@dataclass(frozen=True)
-class Rivals:
-    """Whom a classifier is compared with.
-
-    Attributes:
-        answers: `[records, rhythms]`, the champion's alone or each baseline's, by name.
-        against: them, in words.
-        champion: whether they are the champion's.
-        note: what a reader should know of the champion's figures.
-        failed: the gate of a champion that cannot be asked.
-    """
-
-    answers: dict[str, np.ndarray]
-    against: str
-    champion: bool = False
-    note: str = ""
-    failed: tuple[Gate, ...] = ()
-
-
 def _classifier(
     params: Params, version: Version, champion: Version | None, records: RecordSet, content: Content
 ) -> tuple[list[Gate], pd.DataFrame, str]:
-    test, study, bounds = records.split("test"), params.active.study, params.gates.classifier
-    truth, patients, rhythms = test.labels, test.records["patient"].to_numpy(), test.about.rhythms
+    study, bounds = params.active.study, params.gates.classifier
     torch.set_num_threads(params.active.compute.threads)
-    own, rivals = answers(version, test), _rivals(champion, records, content)
-    asked = gates.Test(truth, patients, rhythms, own.probabilities, rivals.answers, rivals.champion, rivals.note)
-    found = [*rivals.failed, *gates.classifier_gates(asked, bounds, study.confidence, study.resamples)]
-    found.append(gates.at_most("latency", own.latency, bounds.latency, f"ms a record, the median of {REPEATS}"))
-    found.append(gates.at_most("size", own.size, bounds.size, "MB of weights"))
+    classifier, own, size = answers(version, records.split("test"))
+    asked, against, failed = _beside(own, champion, records, content)
+    found = [*failed, *gates.classifier_gates(asked, bounds, study.confidence, study.resamples)]
+    taken = latency(classifier, records.split("test"))
+    found.append(gates.at_most("latency", taken, bounds.latency, f"ms a record, the median of {REPEATS}"))
+    found.append(gates.at_most("size", size, bounds.size, "MB of weights"))
     figures = statistics.interval(
-        truth, own.probabilities[None], patients, rhythms, confidence=study.confidence, resamples=study.resamples, seed=0
+        asked.truth, own[None], asked.patients, asked.rhythms, confidence=study.confidence, resamples=study.resamples, seed=0
     )
-    return found, figures, rivals.against
+    return found, figures, against
 
 
-def _rivals(champion: Version | None, records: RecordSet, content: Content) -> Rivals:
-    """The champion or, where there is none or it cannot be asked, the baselines.
+def _beside(own: np.ndarray, champion: Version | None, records: RecordSet, content: Content) -> tuple[gates.Test, str, list[Gate]]:
+    """Answers beside those of the champion or, where there is none or it cannot be asked, of the baselines; who these are, in words.
 
     A champion that cannot be asked is no reason to refuse all others for good: it is a gate that fails, and can be forced.
     """
-    test, against = records.split("test"), "the baselines"
-    failed: tuple[Gate, ...] = ()
+    test, against, failed = records.split("test"), "the baselines", []
+    beside = partial(gates.Test, test.labels, test.records["patient"].to_numpy(), test.about.rhythms, own)
     if champion:
         try:
-            found = answers(champion, test).probabilities
-            return Rivals({champion.label: found}, champion.label, True, _inflated(champion, test, content))
+            theirs = {champion.label: answers(champion, test)[1]}
+            return beside(theirs, True, _inflated(champion, test, content)), champion.label, []
         except Exception as error:  # of its files, of code that has changed since, of torch on records that it was not made for
-            failed = (Gate("champion", "cannot be asked", "asked on these records", False, " ".join(str(error).split())),)
+            failed = [Gate("champion", "cannot be asked", "asked on these records", False, " ".join(str(error).split()))]
             against = f"the baselines, since {champion.label} cannot be asked"
-    return Rivals({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, against, failed=failed)
+    return beside({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, False), against, failed
 
 
 def _inflated(champion: Version, test: RecordSet, content: Content) -> str:
@@ -224,8 +197,8 @@ def _inflated(champion: Version, test: RecordSet, content: Content) -> str:
     return f"{champion.label} saw {gate.figure} of these in training or validation: its figures are higher than it deserves"
 
 
-def answers(version: Version, test: RecordSet) -> Answers:
-    """Ask a classifier of the registry about test records, its rhythms in the order of theirs.
+def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndarray, float]:
+    """Return a classifier of the registry, its answers on test records, `[records, rhythms]` in the order of theirs, and MB of weights.
 
     Raises:
         EcgforgeError: its files are not to be had, it takes other records, or it tells other rhythms apart.
@@ -245,7 +218,7 @@ def answers(version: Version, test: RecordSet) -> Answers:
             f"{', '.join(test.about.rhythms)}: they cannot be judged by each other"
         )
     order = [classifier.rhythms.index(rhythm) for rhythm in test.about.rhythms]
-    return Answers(base.probabilities(classifier, test)[:, order], latency(classifier, test), size)
+    return classifier, base.probabilities(classifier, test)[:, order], size
 
 
 def latency(classifier: base.Classifier, records: RecordSet) -> float:

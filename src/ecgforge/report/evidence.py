@@ -38,11 +38,6 @@ WHOLE = {  # lines whose end at all real records is a setting of the study, plai
     "size, augmented TrRSTeR": ("TrRSTeR", AUGMENTATION),
     "size TrSTeR": ("TrSTeR", ""),
 }
-AXES = {
-    "More synthetic records": "synthetic records, % of the real ones",
-    "Pre-training": "real records, % of all",
-    "Fewer real records, for generator and classifier": "real records, % of all",
-}
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
@@ -107,7 +102,8 @@ def _figure(title: str, lines: dict[str, str], shown: pd.DataFrame, whole: pd.Da
             axes.plot(rows["percent"], rows["mean"], label=name, color=colour, marker=figures.MARKERS[number])
             axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=colour)
         percents = sorted(shown["point"].astype(float).unique())
-        axes.set(xscale="log", ylim=(0, 1), xlabel=AXES[title], ylabel="macro-F1")
+        percent = "synthetic records, % of the real ones" if title == "More synthetic records" else "real records, % of all"
+        axes.set(xscale="log", ylim=(0, 1), xlabel=percent, ylabel="macro-F1")
         axes.set_xticks(percents, [f"{percent:g}" for percent in percents])
         axes.minorticks_off()
         axes.grid(axis="y", color="#ddd")
@@ -150,6 +146,7 @@ def worth(points: pd.DataFrame, whole: float) -> list[dict[str, float | str]]:
 
 def _equal(known: pd.Series, mean: float) -> str:
     rising = known.cummax()
+    rising = rising[~rising.duplicated()]  # of a level, the least that reaches it
     if mean > rising.iloc[-1]:
         return "more than 100 %"
     if mean < rising.iloc[0]:

@@ -42,32 +42,25 @@ METRICS = {
     "recall": "Macro recall",
     "auroc": "Macro AUROC",
 }
+MEASURES = {  # in words, and in which unit a Wasserstein distance of them is
+    "heart_rate": ("heart rate", " (bpm)"),
+    "rr_variation": ("RR variation", " (percentage points)"),
+    "qrs_duration": ("QRS duration", " (ms)"),
+    "qtc": ("QTc", " (ms)"),
+    "p_share": ("share of beats with a P wave", ""),
+    "sdnn": ("SDNN", " (ms)"),
+    "rmssd": ("RMSSD", " (ms)"),
+    "qt": ("QT", " (ms)"),
+    "r_amplitude": ("R in lead II", ""),
+    "t_amplitude": ("T in lead II", ""),
+    "axis": ("QRS axis", " (degrees)"),
+}
 SCORES = {
-    "heart_rate_w1": "heart rate, W1 (bpm)",
-    "rr_variation_w1": "RR variation, W1 (percentage points)",
-    "qrs_duration_w1": "QRS duration, W1 (ms)",
-    "qtc_w1": "QTc, W1 (ms)",
-    "p_share_w1": "share of beats with a P wave, W1",
-    "sdnn_w1": "SDNN, W1 (ms)",
-    "rmssd_w1": "RMSSD, W1 (ms)",
-    "qt_w1": "QT, W1 (ms)",
-    "r_amplitude_w1": "R in lead II, W1",
-    "t_amplitude_w1": "T in lead II, W1",
-    "axis_w1": "QRS axis, W1 (degrees)",
+    **{f"{name}_w1": f"{words}, W1{unit}" for name, (words, unit) in MEASURES.items()},
     "power_0_5_w1": "power below 5 Hz, W1",
     "power_5_15_w1": "power from 5 to 15 Hz, W1",
     "power_15_40_w1": "power above 15 Hz, W1",
-    "heart_rate_ks": "heart rate, KS",
-    "rr_variation_ks": "RR variation, KS",
-    "qrs_duration_ks": "QRS duration, KS",
-    "qtc_ks": "QTc, KS",
-    "p_share_ks": "share of beats with a P wave, KS",
-    "sdnn_ks": "SDNN, KS",
-    "rmssd_ks": "RMSSD, KS",
-    "qt_ks": "QT, KS",
-    "r_amplitude_ks": "R in lead II, KS",
-    "t_amplitude_ks": "T in lead II, KS",
-    "axis_ks": "QRS axis, KS",
+    **{f"{name}_ks": f"{words}, KS" for name, (words, _) in MEASURES.items()},
     "undetected_share": "share of records without detectable beats",
     "failed_share": "share of records whose waves were not found",
     "psd_db": "spectrum, mean difference (dB)",
@@ -148,7 +141,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "datasets": [_dataset(dataset, inputs.of(dataset)) for dataset in inputs.prepared],
         "generators": list(dict.fromkeys(generator for _, generator in inputs.synthetic)),
         "seeds": sorted(inputs.results["seed"].unique()),
-        "made": {**inputs.made, "parameters": dict(_flat(inputs.made["parameters"]))},
+        "made": {**inputs.made, "parameters": pd.json_normalize(dict(inputs.made["parameters"])).to_dict("records")[0]},
         "interval": f"{inputs.confidence * 100:g} %",
         "settings": {name: _meaning(name) for name in tables.SETTINGS},
         "verdicts": evidence.verdicts(inputs.verdicts),
@@ -192,14 +185,6 @@ def _rows(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     rows = table[table["dataset"] == dataset]
     blank = [name for name in ("generator", "setting", "backbone", "run_name", "run_id", "url") if name in rows]
     return rows.assign(**{name: rows[name].fillna("").astype(str) for name in blank})
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:

@@ -91,8 +91,10 @@ def quality(scores: pd.DataFrame) -> dict[str, Any]:
     """Scores of all rhythms and of each: for every rhythm (`all` comes first) a row a score and a cell a generator, which is a score
     (value, low, high, floor, ceiling, beyond) or None; and, a row a generator and a cell a rhythm, how many are beyond their floor of
     how many that are judged by it."""
-    judged = [rows.assign(beyond=flags.beyond_floor(rows)) for _, rows in scores.groupby("generator", sort=False)]
-    found = {(row["generator"], row["rhythm"], row["metric"]): row for rows in judged for row in rows.to_dict("records")}
+    marked = [
+        rows.assign(beyond=flags.beyond_floor(rows), judged=flags.judged(rows)) for _, rows in scores.groupby("generator", sort=False)
+    ]
+    found = {(row["generator"], row["rhythm"], row["metric"]): row for rows in marked for row in rows.to_dict("records")}
     generators, rhythms = (list(dict.fromkeys(scores[name])) for name in ("generator", "rhythm"))
     by_rhythm = {rhythm: dict.fromkeys(metric for _, where, metric in found if where == rhythm) for rhythm in rhythms}
     return {
@@ -108,8 +110,8 @@ def quality(scores: pd.DataFrame) -> dict[str, Any]:
 
 
 def _beyond(found: dict[tuple[str, str, str], Row], generator: str, rhythm: str) -> tuple[int, int]:
-    rows = [row for key, row in found.items() if key[:2] == (generator, rhythm) and key[2] not in flags.OF_MEMORY]
-    return sum(row["beyond"] for row in rows), len(rows)
+    rows = [row for key, row in found.items() if key[:2] == (generator, rhythm)]
+    return sum(row["beyond"] for row in rows), sum(row["judged"] for row in rows)
 
 
 AS_IT_IS = "as it is"

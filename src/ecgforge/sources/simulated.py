@@ -7,12 +7,7 @@ use, every header says `# simulated by ecgforge`, and a file SIMULATED.txt stand
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,6 @@ from ecgforge.files import whole
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import heart, population
 from ecgforge.sources.noise import Recorder
-from ecgforge.workers import obey
 
 DURATION = 10  # s
 MARK = "simulated by ecgforge"
@@ -111,14 +105,10 @@ _STATEMENT_FIELDS = [
 ]
 
 
-def write(folder: Path, settings: SimulatedSource, workers: int = 1) -> None:
+def write(folder: Path, settings: SimulatedSource) -> None:
     """Write the simulated site `settings.layout` to `folder`, whole or not at all.
 
-    The bytes depend on `settings` alone: every patient and every record has a seed of its own, whatever the number of workers.
-
-    Args:
-        folder: replaced if it is there.
-        workers: processes.
+    The bytes depend on `settings` alone: every patient and every record has a seed of its own.
     """
     site = _SITES[settings.layout]
     cohort = _cohort(site, settings)
@@ -130,23 +120,8 @@ def write(folder: Path, settings: SimulatedSource, workers: int = 1) -> None:
         write_table(scratch, site, cohort)
         for parent in {str(Path(path).parent) for path in cohort["path"]}:
             (scratch / parent).mkdir(parents=True, exist_ok=True)
-        job = partial(_write_batch, scratch, settings.layout, settings.seed)
-        with _mapped(job, batches, workers) as done:
-            for _ in track(done, f"simulating {settings.layout}", total=len(batches)):
-                pass
-
-
-@contextmanager
-def _mapped(job: partial[None], batches: list[pd.DataFrame], workers: int) -> Iterator[Iterable[None]]:
-    if workers == 1:
-        yield map(job, batches)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=obey) as pool:
-        try:
-            yield pool.map(job, batches)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for batch in track(batches, f"simulating {settings.layout}"):
+            _write_batch(scratch, settings.layout, settings.seed, batch)
 
 
 def simulate(layout: str, seed: int, cohort: pd.DataFrame) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -15,7 +15,7 @@ from ecgforge.classifiers import base as classifiers
 from ecgforge.files import md5, whole
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
-from ecgforge.quality.flags import OF_MEMORY, beyond_floor, flags
+from ecgforge.quality.flags import beyond_floor, flags, judged
 from ecgforge.quality.samples import ALL
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
@@ -45,8 +45,7 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
         for row in overall.dropna(subset="value").to_dict("records"):
             beside = {name: row[name] for name in ("low", "high", "floor", "ceiling") if pd.notna(row[name])}
             run.summary({row["metric"]: row["value"]} | {f"{row['metric']}_{name}": value for name, value in beside.items()})
-        judged = overall[~overall["metric"].isin(OF_MEMORY)]
-        run.summary({"beyond_floor_share": float(beyond_floor(judged).mean())})
+        run.summary({"beyond_floor_share": float(beyond_floor(overall)[judged(overall)].mean())})
         run.text(found.to_csv(index=False, float_format="%.6g"), "scores.csv")
     with whole(out) as scratch:
         scratch.mkdir()
@@ -76,6 +75,9 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
     Console().print(table)
     for flag in flags(found):
         print(flag)
-    judged = found[~found["metric"].isin(OF_MEMORY)].groupby("rhythm", sort=False)["beyond"]
-    counts = ", ".join(f"{rhythm} {rows.sum()} of {len(rows)}" for rhythm, rows in judged)
+    rows = found[judged(found)].groupby("rhythm", sort=False)["beyond"]
+    counts = ", ".join(f"{rhythm} {part.sum()} of {len(part)}" for rhythm, part in rows)
     print(f"▲ Further from its floor than chance explains: {counts} scores.")
+    left_out = [rhythm for rhythm in records.about.rhythms if rhythm not in set(found["rhythm"])]
+    if left_out:
+        print(f"Not scored, for want of records of it in one of the sets: {', '.join(left_out)}.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+import networkx
 from rich.console import Console
+from rich.markup import escape as plain
 from rich.tree import Tree
 
 from ecgforge.errors import EcgforgeError
@@ -32,7 +34,7 @@ def show(reference: str, out: Path | None) -> None:
 
 def _branch(tree: Tree, node: Node, shown: set[int]) -> Tree:
     for key, value in node.facts.items():
-        tree.add(f"[dim]{key}:[/dim] {_plain(value)}")
+        tree.add(f"[dim]{key}:[/dim] {plain(value)}")
     for role, other in node.made_from:
         if id(other) in shown:
             tree.add(f"{_title(role, other)} (above)")
@@ -49,16 +51,14 @@ def _words(role: str, node: Node) -> str:
 
 def _title(role: str, node: Node) -> str:
     style = "red" if node.lost else "bold"
-    return f"{f'[italic]{_plain(role)}[/italic]: ' if role else ''}[{style}]{node.kind} {_plain(node.name)}[/{style}]"
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    return f"{f'[italic]{plain(role)}[/italic]: ' if role else ''}[{style}]{node.kind} {plain(node.name)}[/{style}]"
 
 
 def svg(node: Node) -> str:
     """Return a drawing of the lineage: what a thing was made from stands to its right, and the part that it played on the line."""
-    depth = _depths(node)
+    graph = networkx.DiGraph([(id(one), id(other)) for one in node.all() for _, other in one.made_from])
+    graph.add_node(id(node))
+    depth = {place: column for column, row in enumerate(networkx.topological_generations(graph)) for place in row}
     places: dict[int, tuple[int, int]] = {}
     rows: dict[int, int] = {}
     for other in node.all():
@@ -86,19 +86,6 @@ def _line(x: int, y: int, right: int, down: int, role: str) -> str:
         way = f"M{x + WIDTH / 2} {y + HEIGHT} C{x + WIDTH / 2} {low} {right + WIDTH / 2} {low} {right + WIDTH / 2} {down + HEIGHT}"
         place = f'x="{(x + right + WIDTH) / 2}" y="{low - ARC / 3}" text-anchor="middle"'
     return f'<path d="{way}" stroke="#888" fill="none"/><text {place} font-style="italic" fill="#555">{escape(role)}</text>'
-
-
-def _depths(node: Node) -> dict[int, int]:
-    """How far each node is from the first one, by the longest way."""
-    depth = {id(node): 0}
-    waiting = [node]
-    while waiting:
-        one = waiting.pop(0)
-        for _, other in one.made_from:
-            if depth.get(id(other), -1) <= depth[id(one)]:
-                depth[id(other)] = depth[id(one)] + 1
-                waiting.append(other)
-    return depth
 
 
 def _box(x: int, y: int, node: Node) -> str:
@@ -156,5 +143,4 @@ def _found(node: Node, content: Content) -> tuple[str, bool]:
         return "; ".join(facts), not node.lost
     if not node.digest:
         return "named by the stage's record", True
-    place = content.place(node.digest, node.path)
-    return place.where, place.fine
+    return content.place(node.digest, node.path)

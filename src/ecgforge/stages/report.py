@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from ecgforge.report import figures, page, tables
 from ecgforge.stages.sweeps import KINDS
 from ecgforge.study import predictions, verdicts
 from ecgforge.study.settings import AUGMENTATION
-from ecgforge.tracking import lookup
+from ecgforge.tracking import lookup, store
 from ecgforge.tracking.runs import uncommitted
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
@@ -125,7 +124,8 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
 
     def where(cell: str | None) -> tuple[str, str, str]:
         run = known.get(cell or "")
-        return (run.name, run.id, f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.id}") if run else ("", "", "")
+        address = f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}" if run else ""
+        return (run.run_name, run.run_id, address) if run else ("", "", "")
 
     for folder in folders:
         for row in pd.read_csv(folder / "cells.csv", keep_default_na=False).itertuples():
@@ -141,21 +141,15 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
 
 
 def _made(params: Params) -> dict[str, Any]:
-    commit = _git("rev-parse", "--short", "HEAD")
     parameters = params.active.model_dump(exclude={"compute"})
     for kind, used in (("sources", params.sources), ("generators", params.generators)):
         parameters[kind] = {name: parameters[kind][name] for name in used}
     packages = ("ecgforge", "torch", "pytorch-lightning", "mlflow", "dvc", "numpy", "scikit-learn", "wfdb")
     return {
         "profile": params.profile,
-        "commit": commit,
+        "commit": store.git(Path.cwd(), "rev-parse", "--short", "HEAD"),
         "dirty": uncommitted(),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "parameters": {"preprocessing": params.preprocessing.model_dump(), **parameters},
         "commands": COMMANDS,
     }
-
-
-def _git(*arguments: str) -> str:
-    found = subprocess.run(["git", "--no-optional-locks", *arguments], capture_output=True, text=True, check=False)
-    return found.stdout.strip()

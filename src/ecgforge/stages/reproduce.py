@@ -17,8 +17,9 @@ from safetensors.numpy import load_file
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.tracking import lineage, lookup, store, versions
-from ecgforge.tracking.content import Content, Step, git
+from ecgforge.tracking.content import Content, Step
 from ecgforge.tracking.models import WEIGHTS
+from ecgforge.tracking.store import git
 from ecgforge.tracking.versions import Version
 
 console = Console(highlight=False)

@@ -46,8 +46,9 @@ class Arm:
     classifiers: Path
 
     @classmethod
-    def open(cls, params: Params, dataset: str, generator: str, real: Path, synthetic: Path, model: Path, classifiers: Path) -> Arm:
-        return cls(params, dataset, generator, RecordSet.open(real), synthetic, model, classifiers)
+    def open(cls, params: Params, dataset: str, generator: str, data: Path, models: Path) -> Arm:
+        real, own = RecordSet.open(data / "prepared" / dataset), Path(dataset) / generator
+        return cls(params, dataset, generator, real, data / "synthetic" / own, models / "generators" / own, models / "classifiers" / own)
 
     @property
     def synthetic(self) -> RecordSet:
@@ -179,7 +180,7 @@ def retrained(arm: Arm, out: Path) -> None:
     for seed in profile.sweeps.retrained:
         same, anew = seed == settings.seed, settings.model_copy(update={"seed": seed})
         generator = generators.load(arm.model) if same else _trained(arm, anew, arm.real, "retrained", f"seed {seed}")
-        with _drawn(arm, f"retrained {seed}", generator, settings.sampling, wanted, seed) as synthetic:
+        with _drawn(arm, f"retrained {seed}", generator, settings.sampling, wanted, 0 if same else seed) as synthetic:
             for name in ("TrSTeR", "TrRSTeR"):
                 meal = diet(SETTINGS[name].trained_on, arm.real, synthetic, profile.study.synthetic_share, seed)
                 bench.train(Trial(name, meal, test, sweep="retrained"), seed)

@@ -6,14 +6,12 @@ import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from ecgforge.classifiers import augmentation, base, convolution, registry
 from ecgforge.files import md5, remove
@@ -150,11 +148,8 @@ def _tree(params: Params, trial: Trial, settings: ClassifierSettings) -> dict[st
         tree["augmentation"] = params.active.study.augmentation.model_dump()
     if trial.start:
         tree["method"] = trial.method
-    counts = {origin: sum(len(one) for one in trial.meal.train if (one.about.origin == "synthetic") == made) for origin, made in ORIGINS}
-    return tree | {"training_records": counts}
-
-
-ORIGINS = (("real", False), ("synthetic", True))
+    sizes = {made: sum(len(one) for one in trial.meal.train if (one.about.origin == "synthetic") == made) for made in (False, True)}
+    return tree | {"training_records": {"real": sizes[False], "synthetic": sizes[True]}}
 
 
 def _inputs(trial: Trial) -> list[tuple[str, RecordSet]]:
@@ -172,8 +167,8 @@ def _fit(
 ) -> fit.Outcome:
     """Train all of a classifier, its head, or ever more of it from the head down in equal times (gradual unfreezing, Howard & Ruder,
     ACL 2018, sec. 3.3)."""
-    study, rate = params.active.study, trial.test.about.sampling_rate
-    change = partial(_changed, study.augmentation, rate) if trial.augmented else None
+    settings, rate = params.active.study.augmentation, trial.test.about.sampling_rate
+    change = (lambda signals, random: augmentation.augmented(signals, settings, rate, random)) if trial.augmented else None
     depth = len(classifier.parts)
     depths = {"all": [depth], "head": [1], "gradual": sorted({1, -(-depth // 2), depth})}[trial.method]
     each = training.model_copy(update={"steps": max(1, training.steps // len(depths) // training.evaluate_every) * training.evaluate_every})
@@ -190,10 +185,6 @@ def _fit(
         )
         steps += outcome.steps
     return fit.Outcome(steps, outcome.best, outcome.stopped_early)
-
-
-def _changed(settings: Any, rate: int, signals: Tensor, random: Any) -> Tensor:
-    return augmentation.augmented(signals, settings, rate, random)
 
 
 def _predict(classifier: base.Classifier, test: RecordSet) -> pd.DataFrame:

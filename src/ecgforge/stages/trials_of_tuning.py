@@ -64,20 +64,17 @@ class Trials:
         return runs.identity(replace(self.cell, kind="trial", point=str(number)), {"study": self.identity}, {}, [])
 
 
-def classifier(params: Params, dataset: str, real: Path) -> dict[str, Any]:
-    """Return what tuning changes of the classifier's parameters."""
+def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any]:
+    """Return what tuning changes of a generator's parameters, or of the classifier's."""
+    if generator:
+        drawn = params.generator(generator)
+        judged = objectives.OfGenerator(generator, drawn, real, params.active.compute)
+        code = [*code_of_generator(generator), distribution, ecgforge.tuning]
+        return {"generators": {generator: _study(judged, dataset, {"generator": generator}, code, drawn)}}
     settings = params.active.classifier
     objective = objectives.OfClassifier(settings, real, params.active.compute)
     code = [*code_of_classifier(settings.backbone), fit, ecgforge.tuning]
     return {"classifier": _study(objective, dataset, {"backbone": settings.backbone}, code, settings)}
-
-
-def generator(params: Params, dataset: str, name: str, real: Path) -> dict[str, Any]:
-    """Return what tuning changes of a generator's parameters."""
-    settings = params.generator(name)
-    objective = objectives.OfGenerator(name, settings, real, params.active.compute)
-    code = [*code_of_generator(name), distribution, ecgforge.tuning]
-    return {"generators": {name: _study(objective, dataset, {"generator": name}, code, settings)}}
 
 
 def _study(

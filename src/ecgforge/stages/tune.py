@@ -11,26 +11,15 @@ from ecgforge.files import whole
 from ecgforge.params import Params
 
 
-def classifier(file: Path, dataset: str, real: Path, out: Path) -> None:
-    """Write the part of the parameters in `file` that tuning changes for the classifier on `dataset`; nothing at 0 trials."""
-    tuning = Params.read(file).active.classifier.tuning
-    if not tuning.n_trials:  # without loading what trials need
-        write({}, out)
-        return
-    from ecgforge.stages import parameters, trials_of_tuning
+def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path) -> None:
+    """Write the part of the parameters in `file` that tuning changes for a generator on `dataset`, or for the classifier; nothing at 0
+    trials."""
+    params, change = Params.read(file), {}
+    if (params.generator(generator) if generator else params.active.classifier).tuning.n_trials:  # else without loading what trials need
+        from ecgforge.stages import parameters, trials_of_tuning
 
-    write(trials_of_tuning.classifier(parameters.read(file), dataset, real), out)
-
-
-def generator(file: Path, dataset: str, name: str, real: Path, out: Path) -> None:
-    """Write the part of the parameters in `file` that tuning changes for the generator `name` on `dataset`; nothing at 0 trials."""
-    tuning = Params.read(file).generator(name).tuning
-    if not tuning.n_trials:
-        write({}, out)
-        return
-    from ecgforge.stages import parameters, trials_of_tuning
-
-    write(trials_of_tuning.generator(parameters.read(file), dataset, name, real), out)
+        change = trials_of_tuning.tuned(parameters.read(file), dataset, generator, real)
+    write(change, out)
 
 
 def write(change: dict[str, Any], out: Path) -> None:

@@ -11,7 +11,6 @@ from scipy.stats import t as student_t
 MACRO = "macro"
 PER_RHYTHM = ("precision", "recall", "f1", "auroc")
 OVERALL = ("accuracy", "balanced_accuracy", *PER_RHYTHM)
-BEYOND = 10  # resamples beyond a limit that make it a percentile of them
 
 
 def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.DataFrame:
@@ -49,12 +48,17 @@ def interval(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Give every figure of `metrics` as a mean over training seeds, with a bootstrap interval over seeds and test patients.
+    """Give every figure of `metrics` as a mean over training seeds, with an interval over seeds and test patients by the bootstrap.
 
     Test patients, with all their records, and seeds are resampled independently of each other, since every seed's classifier is
     tested on the same records (the pigeonhole bootstrap: Owen, Ann Appl Stat 1:386, 2007). Of k seeds k - 1 are drawn, so that
     their spread comes out unbiased where they are few (Rao & Wu, J Am Stat Assoc 83:231, 1988). One seed alone says nothing about
     seeds: then the interval is over test patients only.
+
+    Limits are those of a t law with the resamples' standard deviation, for which some hundred resamples suffice (Efron & Tibshirani, An
+    Introduction to the Bootstrap, 1993, sec. 13.2 and 6.4), and with as many degrees of freedom as so few seeds leave (Satterthwaite,
+    Biometrics Bulletin 2:110, 1946): percentiles of two or three seeds know nothing beyond these. All figures lie between 0 and 1, and
+    so do their limits.
 
     Args:
         truth: `[records]`, class indices into `rhythms`.
@@ -72,8 +76,9 @@ def interval(
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, resamples, rng)
     found, draws = _resampled(truth, probabilities, weights, rng)
-    low, high = _limits(draws, confidence)
-    table = _keys(rhythms).assign(mean=_mean(found, axis=0), low=low, high=high, seeds=len(probabilities))
+    mean = _mean(found, axis=0)
+    low, high = np.clip(_t_limits(mean, draws, [found], confidence), 0, 1)
+    table = _keys(rhythms).assign(mean=mean, low=low, high=high, seeds=len(probabilities))
     return table.dropna(subset="mean").reset_index(drop=True)
 
 
@@ -91,12 +96,7 @@ def difference(
     """Compare two settings tested on the same records: every figure of `second` less that of `first`, paired by test patient.
 
     Both are judged on the same resampled patients, so that what makes a patient hard for both cancels; their seeds are resampled
-    apart, since equal seeds of two settings have nothing else in common. See `interval` for the bootstrap and the arguments.
-
-    Where intervals of many comparisons hold together, each has so high a confidence that next to none of the resamples lie beyond its
-    limits, and their extremes would stand too near. With fewer than `BEYOND` of them, limits are those of a t law with the
-    resamples' standard deviation, for which some hundred resamples suffice (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
-    sec. 13.2 and 6.4), and with as many degrees of freedom as so few seeds leave (Satterthwaite, Biometrics Bulletin 2:110, 1946).
+    apart, since equal seeds of two settings have nothing else in common. See `interval` for the bootstrap, the limits and the arguments.
 
     Returns:
         Rows of rhythm, metric, estimate, low, high, p; p is two-sided, from the share of resamples on the far side of zero, and no
@@ -109,8 +109,7 @@ def difference(
     first_found, first_draws = _resampled(truth, first, weights, rng)
     second_found, second_draws = _resampled(truth, second, weights, rng)
     estimate, draws = _mean(second_found, axis=0) - _mean(first_found, axis=0), second_draws - first_draws
-    enough = (1 - confidence) / 2 * resamples >= BEYOND
-    low, high = _limits(draws, confidence) if enough else _t_limits(estimate, draws, [first_found, second_found], confidence)
+    low, high = _t_limits(estimate, draws, [first_found, second_found], confidence)
     beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
     p = np.minimum(1, 2 * (1 + beyond) / (1 + resamples))
     table = _keys(rhythms).assign(estimate=estimate, low=low, high=high, p=p)
@@ -132,15 +131,6 @@ def _mean(values: np.ndarray, axis: int) -> np.ndarray:
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
-
-
-def _limits(draws: np.ndarray, confidence: float) -> np.ndarray:
-    """Percentile limits of `[resamples, figures]`, `[2, figures]`; NaN where no resample has the figure."""
-    there = ~np.isnan(draws).all(axis=0)
-    limits = np.full((2, draws.shape[1]), np.nan)
-    tail = (1 - confidence) / 2
-    limits[:, there] = np.nanquantile(draws[:, there], [tail, 1 - tail], axis=0)
-    return limits
 
 
 def _t_limits(estimate: np.ndarray, draws: np.ndarray, by_seed: Sequence[np.ndarray], confidence: float) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import yaml
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, whole
-from ecgforge.tracking.store import project_root
+from ecgforge.tracking.store import git, project_root
 
 LOCK = "dvc.lock"
 BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")  # in DVC's temporary folder, where experiments have theirs
@@ -34,14 +33,6 @@ class Step:
     parameters: dict[str, Any]
     deps: dict[str, str]
     outs: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where content with a digest was found, in words, and whether it can be had, to the byte."""
-
-    where: str
-    fine: bool
 
 
 class Content:
@@ -76,18 +67,18 @@ class Content:
             self._digests[full] = md5(full) if full.exists() else ""
         return self._digests[full]
 
-    def place(self, digest: str, path: str = "") -> Place:
-        """Find content, recomputing the digests of what lies on this machine; of a remote, only what it says that it has."""
+    def place(self, digest: str, path: str = "") -> tuple[str, bool]:
+        """Say where content is and whether it can be had, recomputing digests on this machine; of a remote, only what it says it has."""
         held = self.digest(path) if path else ""
         if held == digest:
-            return Place("in the working tree", True)
+            return "in the working tree", True
         note = "; the working tree holds another version" if held else ""
         missing = self._missing_in_cache(digest)
         if not missing:
-            return Place(f"in DVC's cache{note}", True)
+            return f"in DVC's cache{note}", True
         if self._remote is not None and self._in_remote(digest):
-            return Place(f"in DVC's remote{note}", True)
-        return Place(f"gone: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}{note}", False)
+            return f"in DVC's remote{note}", True
+        return f"gone: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}{note}", False
 
     def copy(self, digest: str, path: str, target: Path) -> None:
         """Write the file or folder with this digest to `target`.
@@ -263,12 +254,6 @@ class Content:
             return self.repo.cloud.get_remote_odb() if self.repo else None
         except NoRemoteError:
             return None
-
-
-def git(root: Path, *arguments: str) -> str:
-    """Return what git says, or nothing where it fails."""
-    found = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else ""
 
 
 def _digests(record: dict[str, Any], kind: str) -> dict[str, str]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from ecgforge.tracking import history, lineage
+from ecgforge.tracking import history, lineage, store
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.runs import CELL, INPUT
 from ecgforge.tracking.store import client, local_database, patiently
-from ecgforge.tracking.versions import Version, versions
+from ecgforge.tracking.versions import Version, everything, versions
 
 KINDS = ("generator", "classifier", "quality")  # runs of other kinds, such as trials, are left alone
 SAME = ("kind", "dataset", "generator", "setting", "backbone", "sweep", "point", "seed", "dvc.stage", "dvc.exp")
@@ -85,9 +85,9 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
     Args:
         unfinished: identities of cells that have checkpoints to go on from.
     """
-    known = [version for model in client().search_registered_models(max_results=1000) for version in versions(model.name)]
+    known = everything()
     done = needed.cells | {version.tags.get(CELL, "") for version in known if _wanted(version, needed)}
-    runs = _runs()
+    runs = [run for run in store.runs() if CELL in run.data.tags]
     latest = {_same(run): run.info for run in sorted(runs, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
     superseded = {run.info.run_id for run in runs if latest.get(_same(run), run.info).start_time > run.info.start_time}
     ended = {
@@ -141,15 +141,3 @@ def _free(address: str) -> None:
 
 def _same(run: Any) -> tuple[str | None, ...]:
     return tuple(run.data.tags.get(name) for name in SAME)
-
-
-def _runs() -> list[Any]:
-    registry = client()
-    places = [experiment.experiment_id for experiment in registry.search_experiments()]
-    found, token = [], None
-    while True:
-        page = registry.search_runs(places, max_results=1000, page_token=token)
-        found += [run for run in page if CELL in run.data.tags]
-        token = page.token
-        if not token:
-            return found

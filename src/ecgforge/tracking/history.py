@@ -21,8 +21,7 @@ from filelock import FileLock
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.tracking import store
-from ecgforge.tracking.content import git
-from ecgforge.tracking.store import client, patiently
+from ecgforge.tracking.store import client, git, patiently, tolerating
 from ecgforge.tracking.versions import Version
 
 CHAMPION, FORMER = "champion", "former"
@@ -166,19 +165,13 @@ def _write(name: str, known: Mapping[str, str], entry: Entry) -> str:
 def _set_aliases(name: str, number: str) -> None:
     """Make `number` champion and the one before former, if that version is still there. Who is stopped within leaves no former, never a
     wrong one: `rollback` goes by the entries."""
-    from mlflow.exceptions import MlflowException
-
     registry = client()
     patiently(registry.delete_registered_model_alias, name, FORMER)
     patiently(registry.set_registered_model_alias, name, CHAMPION, number)
     before = former(name)
-    if not before:
-        return
-    try:
-        patiently(registry.set_registered_model_alias, name, FORMER, before)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    if before:
+        with tolerating("RESOURCE_DOES_NOT_EXIST"):
+            patiently(registry.set_registered_model_alias, name, FORMER, before)
 
 
 def record(version: Version, tags: Mapping[str, str | None], description: str, files: Mapping[str, str]) -> bool:
@@ -193,7 +186,8 @@ def record(version: Version, tags: Mapping[str, str | None], description: str, f
     Raises:
         EcgforgeError: it is, and they cannot be written; nothing else was then.
     """
-    registry, kept = client(), _is_there(version.run_id)
+    registry, run = client(), store.run(version.run_id)
+    kept = run is not None and run.info.lifecycle_stage == "active"
     try:
         for name, text in files.items() if kept else ():
             patiently(registry.log_text, version.run_id, text, name)
@@ -209,17 +203,6 @@ def record(version: Version, tags: Mapping[str, str | None], description: str, f
             patiently(registry.set_model_version_tag, version.name, version.number, key, value)
     patiently(registry.update_model_version, version.name, version.number, description)
     return kept
-
-
-def _is_there(run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(patiently(client().get_run, run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
 
 
 def _check(name: str, expected: str) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.tracking.content import Content, Step, git
+from ecgforge.tracking import store
+from ecgforge.tracking.content import Content, Step
 from ecgforge.tracking.models import SAMPLED, WEIGHTS, told
 from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
-from ecgforge.tracking.store import client, patiently
-from ecgforge.tracking.versions import FILES, Version, find
+from ecgforge.tracking.store import client, git, patiently
+from ecgforge.tracking.versions import FILES, Version, everything, find
 
 RUN = re.compile(r"^[0-9a-f]{32}$")
 GONE, UNKNOWN = "gone", "no commit is known"
@@ -106,7 +107,7 @@ class Walker:
     """Follows facts back; a thing that is met twice is one node."""
 
     def __init__(self, content: Content) -> None:
-        self.content, self.client = content, client()
+        self.content = content
         self._nodes: dict[str, Node] = {}
 
     def version(self, version: Version) -> Node:
@@ -122,16 +123,9 @@ class Walker:
         """The run with this id; where MLflow has it no more, what `tags`, of its version, say of it."""
         if run_id in self._nodes:
             return self._nodes[run_id]
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found: Any = patiently(self.client.get_run, run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            if not tags:
-                raise EcgforgeError(f"MLflow has no run {run_id}") from None
-            found = None
+        found = store.run(run_id)
+        if found is None and not tags:
+            raise EcgforgeError(f"MLflow has no run {run_id}")
         tags = {**tags, **(found.data.tags if found else {})}
         facts = {"run": run_id if found else f"{run_id}, {GONE} from MLflow"}
         facts |= {name: tags[key] for name, key in (("stage", "dvc.stage"), ("experiment", "dvc.exp"), ("cell", CELL)) if key in tags}
@@ -256,11 +250,7 @@ def versions_by_weights(weights: str) -> list[Version]:
 
 def aliased() -> list[Version]:
     """Return all versions that have an alias, of all models."""
-    found = []
-    for model in client().search_registered_models(max_results=1000):
-        for number in sorted({str(number) for number in dict(model.aliases).values()}, key=int):
-            found.append(find(f"{model.name}/{number}"))
-    return found
+    return [version for version in everything() if version.aliases]
 
 
 def step_of(version: Version, content: Content) -> Step | None:

@@ -11,15 +11,6 @@ from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT, THREADS
 
 
 @dataclass(frozen=True)
-class Found:
-    """A run as a reader finds it in MLflow's UI; `experiment_id` is part of its address there."""
-
-    id: str
-    name: str
-    experiment_id: str
-
-
-@dataclass(frozen=True)
 class Scored:
     """A quality run: its id, the digest of the synthetic record set, and its scores."""
 
@@ -28,20 +19,9 @@ class Scored:
     scores: dict[str, float]
 
 
-def runs_by_cell() -> dict[str, Found]:
-    """Return all finished runs by the identity of their cell; empty where the tracking store is new."""
-    client = store.client()
-    experiments = _experiments()
-    found: dict[str, Found] = {}
-    token = None
-    while True:
-        page = client.search_runs(experiments, "attributes.status = 'FINISHED'", max_results=1000, page_token=token)
-        for run in page:
-            if CELL in run.data.tags:
-                found[run.data.tags[CELL]] = Found(run.info.run_id, run.info.run_name, run.info.experiment_id)
-        token = page.token
-        if not token:
-            return found
+def runs_by_cell() -> dict[str, Any]:
+    """Return MLflow's `RunInfo` of all finished runs by the identity of their cell; empty where the tracking store is new."""
+    return {run.data.tags[CELL]: run.info for run in store.runs("attributes.status = 'FINISHED'") if CELL in run.data.tags}
 
 
 def cells_by_weights(model: str) -> dict[str, str]:
@@ -53,34 +33,20 @@ def cells_by_weights(model: str) -> dict[str, str]:
 def quality(dataset: str, generator: str, weights: str, digest: str) -> list[Scored]:
     """Return the finished quality runs of records that the generator with these weights drew, compared with the real record set that has
     this digest; the newest first."""
-    drawn, client = f"{dataset}/{generator}", store.client()
+    drawn = f"{dataset}/{generator}"
     drawn_by = f"tags.`{DRAWN_BY}{drawn}` = '{weights}' and tags.`{INPUT}{dataset}` = '{digest}'"
     words = f"attributes.status = 'FINISHED' and tags.kind = 'quality' and {drawn_by}"
-    found = client.search_runs(_experiments(), words, max_results=1000, order_by=["attributes.start_time DESC"])
-    return [Scored(run.info.run_id, run.data.tags[f"{INPUT}{drawn}"], dict(run.data.metrics)) for run in found]
+    return [Scored(run.info.run_id, run.data.tags[f"{INPUT}{drawn}"], dict(run.data.metrics)) for run in store.runs(words)]
 
 
 def figure(run_id: str, name: str) -> float | None:
     """Return a figure of a run, if the run is still there and has it."""
-    found = _run(run_id)
+    found = store.run(run_id)
     return found.data.metrics.get(name) if found else None
 
 
 def threads(run_id: str) -> int | None:
     """Return how many threads a run computed with, if the run is still there and says so."""
-    found = _run(run_id)
+    found = store.run(run_id)
     told = found.data.tags.get(THREADS) if found else None
     return int(told) if told else None
-
-
-def _run(run_id: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return store.client().get_run(run_id)
-    except MlflowException:
-        return None
-
-
-def _experiments() -> list[str]:
-    return [experiment.experiment_id for experiment in store.client().search_experiments()]

@@ -26,7 +26,7 @@ from ecgforge.files import md5
 from ecgforge.tracking import versions
 from ecgforge.tracking.runs import CELL, Run
 from ecgforge.tracking.served import DIGEST, FILES, SAMPLING, Service, describe
-from ecgforge.tracking.store import client, patiently
+from ecgforge.tracking.store import client, patiently, tolerating
 from ecgforge.tracking.versions import Version
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _describe(described: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def _add(registry: MlflowClient, experiment: str, name: str, tags: dict[str, str], description: Model, saved: Path) -> str:
     """Give the model that is saved in a folder, and its `description`, to MLflow, and return its version."""
-    from mlflow.entities import LoggedModelStatus
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     run_id = description.run_id
     model = registry.create_logged_model(experiment, name, run_id, tags)
@@ -227,29 +227,9 @@ def _add(registry: MlflowClient, experiment: str, name: str, tags: dict[str, str
     tags = tags | {DIGEST: md5(saved)}
     patiently(registry.log_model_artifacts, model.model_id, str(saved))
     patiently(registry.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
-    _list(registry, run_id, model.model_id)
-    _ensure_registered(registry, name)
+    with tolerating("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):  # who deleted the run has nowhere to see it
+        patiently(registry.log_outputs, run_id, [LoggedModelOutput(model.model_id, 0)])
+    with tolerating("RESOURCE_ALREADY_EXISTS"):
+        registry.create_registered_model(name)
     made = patiently(registry.create_model_version, name, f"models:/{model.model_id}", run_id, tags, model_id=model.model_id)
     return str(made.version)
-
-
-def _list(registry: MlflowClient, run_id: str, model_id: str) -> None:
-    """Show a model in its run; who deleted the run has nowhere to see it, and the version's own tags remain."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
-
-    try:
-        patiently(registry.log_outputs, run_id, [LoggedModelOutput(model_id, 0)])
-    except MlflowException as error:
-        if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-            raise
-
-
-def _ensure_registered(registry: MlflowClient, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        registry.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise

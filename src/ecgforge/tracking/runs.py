@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from ecgforge.errors import EcgforgeError, PrunedError
 from ecgforge.files import whole
 from ecgforge.tracking import store
-from ecgforge.tracking.store import patiently
+from ecgforge.tracking.store import git, patiently
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -371,25 +370,20 @@ def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
 
 def _experiment(client: MlflowClient, name: str) -> str:
     """Return the id of an experiment, which is made if it is not there."""
-    from mlflow.exceptions import MlflowException
-
     found = patiently(client.get_experiment_by_name, name)
     if found:
         return found.experiment_id
-    try:
+    with store.tolerating("RESOURCE_ALREADY_EXISTS"):
         # Without it MLflow's UI guesses, and opens on a page for language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return client.create_experiment(name, store.artifact_location(name), tags)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return client.get_experiment_by_name(name).experiment_id
+    return client.get_experiment_by_name(name).experiment_id
 
 
 def _origin() -> dict[str, str]:
     """Tags for the commit and the DVC stage and experiment that this process works for; none where there are none."""
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge")}
-    commit = _git("rev-parse", "HEAD")
+    commit = git(Path.cwd(), "rev-parse", "HEAD")
     if commit:
         tags |= {"git.commit": commit, "git.dirty": str(uncommitted()).lower(), "mlflow.source.git.commit": commit}
     dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.exp": os.environ.get("DVC_EXP_NAME")}
@@ -402,14 +396,7 @@ def uncommitted() -> bool:
     DVC writes dvc.lock between stages, and has the values in params.yaml that a stage depends on in its record there, as it has the
     digests of its data: `reproduce` puts both back.
     """
-    return bool(_git("status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock", ":(exclude,top)params.yaml"))
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(["git", "--no-optional-locks", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    return bool(git(Path.cwd(), "status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock", ":(exclude,top)params.yaml"))
 
 
 def _system() -> dict[str, str]:

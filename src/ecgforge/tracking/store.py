@@ -11,8 +11,8 @@ import sys
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,6 +56,15 @@ def project_root() -> Path:
         if folder.parts[-3:] == (".dvc", "tmp", "exps"):
             return folder.parents[2]
     return root
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Return what git says in a folder, or nothing where it fails or is not installed."""
+    try:
+        found = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
 
 
 def configure() -> str:
@@ -180,6 +189,33 @@ def _passing(error: BaseException) -> bool:
 def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call a method of the client; where other processes were in the way, try again. For calls that may run twice."""
     return call(*args, **kwargs)
+
+
+@contextmanager
+def tolerating(*codes: str) -> Iterator[None]:
+    """Leave the block, and go on after it, where MLflow refuses with one of these error codes."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in codes:
+            raise
+
+
+def run(run_id: str) -> Any:
+    """Return a run, None where MLflow has it no more."""
+    with tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        return patiently(client().get_run, run_id)
+    return None
+
+
+def runs(words: str = "") -> list[Any]:
+    """Return all runs for which a filter in MLflow's words holds, of all experiments, the newest first."""
+    client()
+    from mlflow import search_runs
+
+    return search_runs(search_all_experiments=True, filter_string=words, output_format="list")
 
 
 def absent(uri: str) -> bool:

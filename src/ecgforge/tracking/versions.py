@@ -16,7 +16,7 @@ import yaml
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.tracking.served import DIGEST, FILES
-from ecgforge.tracking.store import absent, client, patiently
+from ecgforge.tracking.store import absent, client, patiently, tolerating
 
 REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
 META = "registered_model_meta"  # what MLflow writes beside what it downloads: a version's name and number
@@ -77,17 +77,19 @@ def _registered_models() -> str:
 
 def versions(name: str) -> list[Version]:
     """Return all versions of the registered model `name`, oldest first; empty where there is no such model."""
-    from mlflow.exceptions import MlflowException
-
     registry = client()
-    try:
+    with tolerating("RESOURCE_DOES_NOT_EXIST"):
         aliases = patiently(registry.get_registered_model, name).aliases
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return []
-    found = sorted(patiently(registry.search_model_versions, f"name = '{name}'"), key=lambda one: int(one.version))
-    return [_version(one, tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(one.version)))) for one in found]
+        found = sorted(patiently(registry.search_model_versions, f"name = '{name}'"), key=lambda one: int(one.version))
+        return [
+            _version(one, tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(one.version)))) for one in found
+        ]
+    return []
+
+
+def everything() -> list[Version]:
+    """Return all versions of all models, those of a model oldest first."""
+    return [version for model in patiently(client().search_registered_models, max_results=1000) for version in versions(model.name)]
 
 
 def _version(entity: object, aliases: tuple[str, ...]) -> Version:

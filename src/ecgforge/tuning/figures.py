@@ -27,13 +27,9 @@ def figures(task: Task, names: list[str]) -> dict[str, Figure]:
     study, found = opened(task), {}
     warnings.filterwarnings("ignore", module="optuna")
     for part, name in enumerate(names):
-
-        def target(trial: Any, part: int = part) -> float:
-            return trial.values[part]
-
-        plots: dict[str, Callable[..., Any]] = {"history": draw.plot_optimization_history, "importances": draw.plot_param_importances}
-        for kind, plot in plots.items():
-            found[f"{kind}-{name}"] = partial(plot, study, target=target, target_name=name)
+        shown = {"target": lambda trial, part=part: trial.values[part], "target_name": name}
+        found[f"history-{name}"] = partial(draw.plot_optimization_history, study, **shown)
+        found[f"importances-{name}"] = partial(draw.plot_param_importances, study, **shown)
     if len(names) > 1:
         found["front"] = partial(draw.plot_pareto_front, study, target_names=names)
     drawn = {f"{name}.png": _drawn(plot) for name, plot in found.items()}
