@@ -65,6 +65,8 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # Half of 100 in proportion are 30, 10, 10; to balance 0, 25, 25.
     assert found["mixture"].drawn == {"diffwave": 30 + 25 + 25}
     assert (found["quality"].scored, found["ablation"].scored) == (9, pytest.approx((1 + len(params.generator("diffwave").ablations)) / 3))
+    # 100 real records of each of three datasets, and as many synthetic ones as are asked for of three rhythms, by three generators.
+    assert found["quality"].compared == 3 * 3 * 100 * 3 * drawn.train
     # Seeds 0, which is that of the study's own training, and 1.
     assert found["retrained"].trainings == {"diffwave": 1}
     assert found["retrained"].steps == {"resnet1d": 2 * 2 * steps}

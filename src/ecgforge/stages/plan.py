@@ -25,6 +25,7 @@ TRAINED = 0.8  # of a set's records
 STAGE = 5.0  # s that a stage takes beside its work, with libraries loaded
 LOOP = 1.5  # what a step of training takes, by that of the network alone: optimiser, averaged weights, validation, checkpoints
 SCORED, SCORED_RECORD = 6.0, 0.03  # s that all quality scores of a set take, and for each record of a sample more
+COMPARED = 1e-6  # s that a pair of records takes, on one core
 PARTS = 3  # of steps that are timed, after one to warm up
 
 
@@ -43,7 +44,7 @@ def show(params: Params) -> None:
     scoring = SCORED + SCORED_RECORD * params.active.quality.records
     cells, total = 0, 0.0
     for work in plan.workload(params, counts):
-        seconds = STAGE * work.cells + scoring * work.scored
+        seconds = STAGE * work.cells + scoring * work.scored + COMPARED * work.compared
         seconds += sum(LOOP * step[name] * steps for name, steps in work.steps.items())
         seconds += sum(LOOP * training[name] * count for name, count in work.trainings.items())
         seconds += sum(drawing[name] * count for name, count in work.drawn.items())

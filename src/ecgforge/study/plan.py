@@ -23,6 +23,7 @@ class Work:
         trainings: of generators as they are in the parameters, by generator; a variation of one counts as one.
         drawn: synthetic records, by generator.
         scored: record sets whose quality is judged; without intervals and floors one counts as a third.
+        compared: pairs of a synthetic and a real training record, in search of memorised ones.
     """
 
     stage: str
@@ -31,6 +32,7 @@ class Work:
     trainings: dict[str, int] = field(default_factory=dict)
     drawn: dict[str, int] = field(default_factory=dict)
     scored: float = 0.0
+    compared: int = 0
 
 
 def workload(params: Params, real: Counts) -> Iterator[Work]:
@@ -51,7 +53,8 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     yield Work("synthesize", arms, drawn=dict.fromkeys(generators, drawn))
     yield Work("classify_real", sets, {backbone: sets * (seeds + few) * steps})  # plain and augmented
     yield Work("classify", arms, {backbone: arms * (2 * seeds + few) * steps})  # TrSTeR, TrRSTeR, and that augmented
-    yield Work("quality", arms, scored=arms)
+    compared = len(generators) * sum(_for_training(params, real[dataset]) * sum(real[dataset].values()) for dataset in params.datasets)
+    yield Work("quality", arms, scored=arms, compared=compared)
     yield from _sweeps(params, real)
     yield Work("report", 1)
 
@@ -123,8 +126,12 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
 def _as_real(params: Params, real: Mapping[str, int]) -> int:
     """Records that `synthesize` draws for a dataset."""
     synthesis = params.active.synthesis
-    train = math.ceil(sum(real.values()) / len(real)) if synthesis.train == "as_real" else synthesis.train
-    return len(real) * (train + synthesis.validation + synthesis.test)
+    return _for_training(params, real) + len(real) * (synthesis.validation + synthesis.test)
+
+
+def _for_training(params: Params, real: Mapping[str, int]) -> int:
+    train = params.active.synthesis.train
+    return len(real) * (math.ceil(sum(real.values()) / len(real)) if train == "as_real" else train)
 
 
 def _mixed(params: Params, real: Mapping[str, int]) -> int:
