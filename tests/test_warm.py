@@ -17,7 +17,7 @@ import pytest
 from ecgforge import warm
 
 ENTRY = """
-import os, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 
 LOADED_BY = os.getpid()
@@ -32,6 +32,10 @@ def main():
         sys.exit(sys.argv[2] if len(sys.argv) > 2 else 3)
     elif what == "raise":
         raise ValueError("the reason")
+    elif what == "start":
+        child = subprocess.Popen(["sleep", "60"])
+        Path(sys.argv[2]).write_text(str(child.pid))
+        child.wait()
     elif what == "wait":
         Path(sys.argv[2]).write_text(str(os.getpid()))
         try:
@@ -67,6 +71,13 @@ def _until(condition: Callable[[], object], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "in vain"
         time.sleep(0.02)
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_command_keeps_its_folder_environment_arguments_and_streams(tmp_path: Path) -> None:
@@ -125,6 +136,16 @@ def test_who_kills_the_command_kills_the_work(tmp_path: Path) -> None:
     _until(lambda: not psutil.pid_exists(int(note.read_text())))
 
 
+def test_who_kills_the_command_kills_what_the_work_has_started(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    command = subprocess.Popen([*COMMAND, "start", str(note)])
+    _until(lambda: note.exists() and note.read_text())
+    child = psutil.Process(int(note.read_text()))
+    command.kill()
+    command.wait()
+    _until(lambda: _gone(child))
+
+
 def test_killed_work_is_a_failed_command(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     command = subprocess.Popen([*COMMAND, "wait", str(note)])
@@ -156,4 +177,4 @@ def test_the_server_goes_with_who_started_it() -> None:
     (server,) = psutil.Process(starter.pid).children()
     starter.kill()
     starter.communicate()
-    _until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+    _until(lambda: _gone(server))

@@ -116,6 +116,7 @@ def serve(address: str, entry: str, modules: Sequence[str]) -> None:
 
 def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
     """Become the command that `connection` asks for."""
+    os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
@@ -137,10 +138,10 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
 
 
 def _end_with(connection: socket.socket) -> None:
-    """End this process when the command that it works for was killed."""
+    """End this process, and those that it has started, when the command that it works for was killed."""
     with suppress(ConnectionResetError):  # of one that was killed before it read what it had been told
         connection.recv(1)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _exit_code(main: Callable[[], object]) -> int:
