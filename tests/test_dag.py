@@ -191,6 +191,14 @@ def test_a_new_generator_runs_its_cells_alone(study: Path) -> None:
     assert status(study) == {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")} | {"report"}
 
 
+def test_augmentation_touches_what_trains_on_real_records(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["profiles"]["demo"]["study"]["augmentation"]["gain"] = 0.3
+
+    edit(study, change)
+    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED - swept("ablation") | {"report"}
+
+
 def test_sampling_is_no_matter_of_training(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["profiles"]["demo"]["generators"]["diffwave"]["sampling"]["guidance"] = 3.5

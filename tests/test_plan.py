@@ -51,7 +51,8 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # Three datasets, two seeds and one of sweeps: TrRTeR plain and augmented; of three generators TrSTeR, TrRSTeR and that augmented.
     assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
     assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
-    assert found["transfer"].steps == {"resnet1d": len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps}
+    assert found["transfer"].steps == {"resnet1d": 2 * len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps}
+    assert found["mixture"].steps == {"resnet1d": 2 * 2 * len(sweeps.mixture) * len(sweeps.seeds) * steps}
     # Of fewer real records each classifier: real ones alone, and both, plain and augmented, and synthetic ones alone.
     assert found["size"].steps == {"resnet1d": 5 * len(sweeps.size) * len(sweeps.seeds) * steps}
     assert found["sweep_real"].steps["resnet1d"] == 2 * len({*sweeps.transfer} - {100}) * len(sweeps.seeds) * steps
@@ -69,7 +70,7 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["quality"].compared == 3 * 3 * 100 * 3 * drawn.train
     # Seeds 0, which is that of the study's own training, and 1.
     assert found["retrained"].trainings == {"diffwave": 1}
-    assert found["retrained"].steps == {"resnet1d": 2 * 2 * steps}
+    assert found["retrained"].steps == {"resnet1d": 2 * 3 * steps}
     assert found["retrained"].drawn == {"diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3}
     varied = params.generator("diffwave").ablations
     assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}

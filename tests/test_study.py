@@ -145,8 +145,9 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     assert f1["value"].between(0, 1).all()
     found = {sweep: set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True)) for sweep, rows in f1.groupby("sweep")}
     del found["augmentation"]
-    methods = {f"fine-tuning, {method}": {("TrSTeR", "resnet1d", "25")} for method in ("all", "head", "gradual")}
-    mixtures = {f"mixture, {how}": {("TrRSTeR", "resnet1d", "50")} for how in ("proportion", "balance")}
+    both = ("", ", augmented")
+    methods = {f"fine-tuning, {name}{way}": {("TrSTeR", "resnet1d", "25")} for name in ("all", "head", "gradual") for way in both}
+    mixtures = {f"mixture, {how}{way}": {("TrRSTeR", "resnet1d", "50")} for how in ("proportion", "balance") for way in both}
     variations = yaml.safe_load((study / "params.yaml").read_text())["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
     assert found == {
         **methods,
@@ -159,12 +160,14 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         "backbones, augmented": {(setting, name, "") for setting in ("TrRTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
         "ablation": {("TrSTeR", "resnet1d", name) for name in variations},
         "retrained": {(setting, "resnet1d", "") for setting in ("TrSTeR", "TrRSTeR")},
+        "retrained, augmented": {("TrRSTeR", "resnet1d", "")},
         "hospitals": {
             ("TrRTeR", "resnet1d", "ptbxl, real"),
             ("TrRTeR", "resnet1d", "ptbxl, real, augmented"),
             ("TrRSTeR", "resnet1d", "ptbxl, own synthetic"),
             ("TrRSTeR", "resnet1d", "ptbxl, own synthetic, augmented"),
             ("TrRSTeR", "resnet1d", "ptbxl, foreign synthetic"),
+            ("TrRSTeR", "resnet1d", "ptbxl, foreign synthetic, augmented"),
         },
     }
     costs = pd.read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")

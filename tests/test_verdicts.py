@@ -99,11 +99,15 @@ def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
 
 
 def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
-    classical = arm("TrRTeR", sweep="augmentation", point="classical")
-    real = {arm("TrRTeR"): 0.7, classical: 0.7}
-    found = study(real | {arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", sweep="retrained"): 0.6})
+    real = {arm("TrRTeR"): 0.7, arm("TrRTeR", sweep="augmentation", point="classical"): 0.7}
+    once = {arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", sweep="augmentation", point="classical"): 0.9}
+    anew = {arm("TrRSTeR", "diffwave", sweep="retrained"): 0.6}
+    found = study(real | once | anew)
     assert word(found, "Synthetic records beside those of one dataset hardly help") == "supported"
     assert word(found, "Synthetic records help more than classical augmentation") == "contradicted"
+    assert word(found, "Beside classical augmentation, synthetic") == "supported", "augmented, the generator was trained once"
+    changed = {arm("TrRSTeR", "diffwave", sweep="retrained, augmented"): 0.6}
+    assert word(study(real | once | anew | changed), "Beside classical augmentation, synthetic") == "contradicted"
 
 
 @pytest.mark.parametrize(("tuned", "expected"), [(0.5, "supported"), (0.7, "undecided"), (0.9, "contradicted")])
@@ -118,7 +122,9 @@ def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(tuned: f
 def test_classical_augmentation_is_the_rival() -> None:
     rivals = {arm("TrRTeR"): 0.5, arm("TrRTeR", sweep="augmentation", point="classical"): 0.8, arm("TrRSTeR", "diffwave"): 0.7}
     assert word(study(rivals), "Synthetic records help more than classical augmentation") == "contradicted"
-    assert word(study(rivals), "Beside classical augmentation") == "not tested"
+    assert word(study(rivals), "Beside classical augmentation, synthetic") == "not tested"
+    both = {arm("TrRSTeR", "diffwave", sweep="augmentation", point="classical"): 0.95}
+    assert word(study(rivals | both), "Beside classical augmentation, synthetic") == "supported"
 
 
 def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
@@ -135,9 +141,11 @@ def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
         arm("TrRTeR"): 0.5,
         arm("TrRTeR", sweep="augmentation", point="classical"): 0.8,
         arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50"): 0.7,
+        arm("TrRSTeR", "diffwave", sweep="mixture, balance, augmented", point="50"): 0.99,
         arm("TrRTeR", sweep="scratch", point="5"): 0.4,
         arm("TrRTeR", sweep="scratch, augmented", point="5"): 0.8,
         arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, all, augmented", point="5"): 0.99,
         arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.4,
         arm("TrRTeR", "diffwave", sweep="size, augmented", point="5"): 0.8,
         arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.7,
@@ -145,15 +153,14 @@ def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
         arm("TrRTeR", sweep="backbones", backbone="transformer"): 0.4,
         arm("TrRTeR", sweep="backbones, augmented", backbone="transformer"): 0.8,
         arm("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer"): 0.7,
+        arm("TrRSTeR", "diffwave", sweep="backbones, augmented", backbone="transformer"): 0.99,
     }
     found = study(rivals)
-    for beginning in ("Some mixture", "With few real records, pre-training", "With few real records, a generator", "Other classifiers"):
-        plain, rival = (
-            verdict.word
-            for verdict in verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 400)
-            if verdict.claim.text.startswith(beginning)
-        )
-        assert (plain, rival) == ("supported", "contradicted"), beginning
+    judged = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 400)
+    for words in ("ome mixture", "With few real records, pre-training", "With few real records, a generator", "Other classifiers"):
+        plain, rival, beside = (verdict for verdict in judged if words in verdict.claim.text)
+        assert (plain.word, rival.word, beside.word) == ("supported", "contradicted", "supported"), words
+        assert len(plain.comparisons) == len(rival.comparisons) == len(beside.comparisons) == 1
 
 
 def test_few_real_records_are_compared_with_as_few() -> None:

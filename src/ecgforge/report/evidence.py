@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ecgforge.report import figures
-from ecgforge.study.settings import AUGMENTATION
+from ecgforge.study.settings import AUGMENTATION, augmented
 from ecgforge.study.verdicts import Verdict
 
-CURVES = {  # sweeps whose points are percentages, by the figure that shows them; each with its name in words
-    "More synthetic records": {"mixture, proportion": "mixed as the real ones are", "mixture, balance": "rare rhythms filled up"},
+Line = tuple[str, str]  # sweep, setting
+CURVES: dict[str, dict[Line, str]] = {  # sweeps whose points are percentages, by the figure that shows them; each with its name in words
+    "More synthetic records": {
+        ("mixture, proportion", "TrRSTeR"): "mixed as the real ones are",
+        ("mixture, balance", "TrRSTeR"): "rare rhythms filled up",
+    },
     "Pre-training": {
-        "scratch": "from scratch",
-        "scratch, augmented": "from scratch, classically augmented",
-        "fine-tuning, all": "pre-trained, all fine-tuned",
-        "fine-tuning, head": "pre-trained, head alone",
-        "fine-tuning, gradual": "pre-trained, gradually unfrozen",
+        ("scratch", "TrRTeR"): "from scratch",
+        ("fine-tuning, all", "TrSTeR"): "pre-trained, all fine-tuned",
+        ("fine-tuning, head", "TrSTeR"): "pre-trained, head alone",
+        ("fine-tuning, gradual", "TrSTeR"): "pre-trained, gradually unfrozen",
     },
     "Fewer real records, for generator and classifier": {
-        "size TrRTeR": "real records alone (TrRTeR)",
-        "size, augmented TrRTeR": "the same, classically augmented",
-        "size TrRSTeR": "real and synthetic (TrRSTeR)",
-        "size, augmented TrRSTeR": "the same, classically augmented",
-        "size TrSTeR": "synthetic alone (TrSTeR)",
+        ("size", "TrRTeR"): "real records alone (TrRTeR)",
+        ("size", "TrRSTeR"): "real and synthetic (TrRSTeR)",
+        ("size", "TrSTeR"): "synthetic alone (TrSTeR)",
     },
 }
-WHOLE = {  # lines whose end at all real records is a setting of the study, plain or of the sweep of augmentation
-    "scratch": ("TrRTeR", ""),
-    "scratch, augmented": ("TrRTeR", AUGMENTATION),
-    "size TrRTeR": ("TrRTeR", ""),
-    "size, augmented TrRTeR": ("TrRTeR", AUGMENTATION),
-    "size TrRSTeR": ("TrRSTeR", ""),
-    "size, augmented TrRSTeR": ("TrRSTeR", AUGMENTATION),
-    "size TrSTeR": ("TrSTeR", ""),
-}
+ON_TO_WHOLE = ("scratch", "size")  # sweeps whose lines end in the study's own settings, which have all real records
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
@@ -59,7 +55,8 @@ def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
 
 
 def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
-    """Plot each of `CURVES` that has points, for one dataset and generator.
+    """Plot each of `CURVES` that has points, for one dataset and generator: above with training records as they are, below with
+    classically augmented ones. What synthetic records have to beat stands in both.
 
     Args:
         points: sweep, point (percent), setting, mean, low, high of macro-F1; those of `scratch` too.
@@ -68,71 +65,87 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
     Returns:
         SVG images by title.
     """
-    named = points.assign(line=np.where(points["sweep"].str.startswith("size"), points["sweep"] + " " + points["setting"], points["sweep"]))
     found = {}
     for title, lines in CURVES.items():
-        shown = named[named["line"].isin(list(lines))]
-        if len(shown[~shown["line"].str.startswith("scratch")]):
-            found[title] = _figure(title, lines, _joined(shown, whole), whole)
+        shown = {(line, changed): _line(points, whole, line, changed) for line in lines for changed in (False, True)}
+        if any(len(rows) for (line, _), rows in shown.items() if line[0] != "scratch"):
+            found[title] = _figure(title, lines, shown, whole)
     return found
 
 
-def _joined(shown: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
-    """Lead lines of fewer real records on to all of them, where the study's own settings are."""
-    ends = [
-        whole[(whole["setting"] == setting) & (whole["sweep"] == sweep)].assign(line=line, point="100")
-        for line, (setting, sweep) in WHOLE.items()
-        if (shown["line"] == line).any() and not (shown.loc[shown["line"] == line, "point"].astype(float) == 100).any()
-    ]
-    return pd.concat([shown, *ends], ignore_index=True)
+def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) -> pd.DataFrame:
+    """The points of a line, led on to all real records where the study's own settings are; percent, mean, low, high."""
+    sweep, setting = line
+    rows = points[(points["sweep"] == (augmented(sweep) if changed else sweep)) & (points["setting"] == setting)]
+    rows = rows.assign(percent=rows["point"].astype(float))
+    if sweep in ON_TO_WHOLE and len(rows) and not (rows["percent"] == 100).any():
+        rows = pd.concat([rows, _whole(whole, setting, changed).assign(percent=100.0)], ignore_index=True)
+    return rows.sort_values("percent")[["percent", "mean", "low", "high"]]
 
 
-def _figure(title: str, lines: dict[str, str], shown: pd.DataFrame, whole: pd.DataFrame) -> str:
+def _whole(whole: pd.DataFrame, setting: str, changed: bool) -> pd.DataFrame:
+    return whole[(whole["setting"] == setting) & (whole["sweep"] == (AUGMENTATION if changed else ""))]
+
+
+def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], pd.DataFrame], whole: pd.DataFrame) -> str:
+    percents = sorted({percent for rows in shown.values() for percent in rows["percent"]})
+    two = any(len(rows) for (line, changed), rows in shown.items() if changed and line[1] != "TrRTeR")
     with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(figsize=(4.4, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        _level(axes, whole, "TrRTeR", "", "all real records (TrRTeR)", "-")
-        _level(axes, whole, "TrRTeR", AUGMENTATION, "the same, classically augmented", "--")
-        if title == "Pre-training":
-            _level(axes, whole, "TrSTeR", "", "synthetic records alone (TrSTeR)", ":")
-        for number, (line, name) in enumerate(lines.items()):
-            rows = shown[shown["line"] == line]
-            rows = rows.assign(percent=rows["point"].astype(float)).sort_values("percent")
-            colour = figures.COLOURS[number]
-            axes.plot(rows["percent"], rows["mean"], label=name, color=colour, marker=figures.MARKERS[number])
-            axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=colour)
-        percents = sorted(shown["point"].astype(float).unique())
-        percent = "synthetic records, % of the real ones" if title == "More synthetic records" else "real records, % of all"
-        axes.set(xscale="log", ylim=(0, 1), xlabel=percent, ylabel="macro-F1")
-        axes.set_xticks(percents, [f"{percent:g}" for percent in percents])
-        axes.minorticks_off()
-        axes.grid(axis="y", color="#ddd")
-        figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=8)
+        figure = Figure(figsize=(4.4, 6 if two else 3.8), layout="constrained")
+        panels = figure.subplots(1 + two, 1, sharex=True, squeeze=False)[:, 0]
+        for axes, changed in zip(panels, (False, True), strict=False):
+            _levels(axes, title, whole)
+            for number, (line, name) in enumerate(lines.items()):
+                look = {"color": figures.COLOURS[number], "marker": figures.MARKERS[number]}
+                _curve(axes, shown[line, changed], name, "--" if changed else "-", **look)
+                if line[1] == "TrRTeR" and not changed:
+                    axes.plot(shown[line, True]["percent"], shown[line, True]["mean"], linestyle="--", **look)
+            axes.set(xscale="log", ylim=(0, 1), ylabel="macro-F1")
+            axes.set_title("training records classically augmented" if changed else "training records as they are", fontsize=9)
+            axes.set_xticks(percents, [f"{percent:g}" for percent in percents], fontsize=7)
+            axes.minorticks_off()
+            axes.grid(axis="y", color="#ddd")
+        panels[-1].set_xlabel("synthetic records, % of the real ones" if title == "More synthetic records" else "real records, % of all")
+        named, names = panels[0].get_legend_handles_labels()
+        dashed = Line2D([], [], color="#999", linestyle="--")
+        figure.legend(
+            [*named, dashed], [*names, "dashed: classically augmented"], loc="outside lower center", ncols=1, frameon=False, fontsize=8
+        )
         return figures.svg(figure)
 
 
-def _level(axes: Axes, whole: pd.DataFrame, setting: str, sweep: str, name: str, style: str) -> None:
-    rows = whole[(whole["setting"] == setting) & (whole["sweep"] == sweep)]
-    for _, row in rows.iterrows():
-        axes.axhline(row["mean"], color="#444", linewidth=1.2, linestyle=style, label=name)
+def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
+    """Lines across for what all real records give, and for synthetic ones alone where a curve starts from these."""
+    levels = [("TrRTeR", False, "all real records (TrRTeR)", "-"), ("TrRTeR", True, None, "--")]
+    if title == "Pre-training":
+        levels.append(("TrSTeR", False, "synthetic records alone (TrSTeR)", ":"))
+    for setting, changed, name, style in levels:
+        for mean in _whole(whole, setting, changed)["mean"]:
+            axes.axhline(mean, color="#444", linewidth=1.2, linestyle=style, label=name)
 
 
-def worth(points: pd.DataFrame, whole: float) -> list[dict[str, float | str]]:
-    """How many real records pre-training is worth: for each share of them, the share that a classifier from scratch needs for the same.
+def _curve(axes: Axes, rows: pd.DataFrame, name: str, style: str, **look: Any) -> None:
+    axes.plot(rows["percent"], rows["mean"], label=name, linestyle=style, **look)
+    axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"])
 
-    The curve from scratch is taken as rising between its points, and as reaching `whole` at 100 %; limits are what it needs for those of
-    the pre-trained classifier's interval.
+
+def worth(points: pd.DataFrame, whole: pd.DataFrame, changed: bool) -> list[dict[str, float | str]]:
+    """How many real records pre-training is worth: for each share of them, the share that a classifier from scratch needs for the same;
+    both with classically `changed` records or neither.
+
+    The curve from scratch is taken as rising between its points, up to all real records; limits are what it needs for those of the
+    pre-trained classifier's interval.
+
+    Args:
+        points, whole: as for `curves`.
 
     Returns:
         Rows of percent, scratch, tuned (macro-F1 both), and equal, low, high: percent from scratch, in words beyond the curve's ends.
     """
-    scratch = points[points["sweep"] == "scratch"]
-    tuned = points[points["sweep"] == "fine-tuning, all"]
-    if scratch.empty or tuned.empty:
+    scratch, tuned = (_line(points, whole, line, changed) for line in (("scratch", "TrRTeR"), ("fine-tuning, all", "TrSTeR")))
+    known = scratch.set_index("percent")["mean"]
+    if 100 not in known:
         return []
-    known = pd.Series([*scratch["mean"], whole], index=[*scratch["point"].astype(float), 100.0]).sort_index()
-    known = known[~known.index.duplicated()]
-    rows = tuned.assign(percent=tuned["point"].astype(float)).sort_values("percent")
     return [
         {
             "percent": row["percent"],
@@ -140,7 +153,7 @@ def worth(points: pd.DataFrame, whole: float) -> list[dict[str, float | str]]:
             "tuned": row["mean"],
             **{name: _equal(known, row[limit]) for name, limit in (("equal", "mean"), ("low", "low"), ("high", "high"))},
         }
-        for row in rows.to_dict("records")
+        for row in tuned.to_dict("records")
     ]
 
 

@@ -228,18 +228,17 @@ def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
         own = pd.concat([points[points["sweep"].isin(["scratch", augmented("scratch")])], rows])
         beside = whole[whole["generator"].isin(["", generator])]
-        real = beside[(beside["sweep"] == "") & (beside["setting"] == "TrRTeR")]["mean"]
         images = evidence.curves(own, beside)
         varied = tables.variations(variations[variations["generator"] == generator], rows)
         others = points[points["sweep"].isin(["backbones", augmented("backbones")]) & (points["generator"] == "")]
         backbones = tables.backbones(pd.concat([others, rows, beside]))
         elsewhere = rows[rows["sweep"] == "hospitals"][["point", "mean", "low", "high"]].to_dict("records")
-        trainings = list(tables.trainings(pd.concat([rows[rows["sweep"] == "retrained"], beside])))
+        trainings = list(tables.trainings(rows))
         if images or varied["rows"] or elsewhere or trainings:
             yield {
                 "generator": generator,
                 "images": {title: _address("image/svg+xml", image.encode()) for title, image in images.items()},
-                "worth": evidence.worth(own, float(real.iloc[0])) if len(real) else [],
+                "worth": {changed: evidence.worth(own, beside, changed) for changed in (False, True)},
                 "variations": varied,
                 "backbones": backbones,
                 "hospitals": elsewhere,

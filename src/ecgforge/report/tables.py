@@ -151,9 +151,10 @@ def backbones(points: pd.DataFrame) -> list[Row]:
 def trainings(points: pd.DataFrame) -> Iterator[Row]:
     """A row a setting in which the generator was trained anew: the study's estimate, of one training, and that of all trainings."""
     found = {(row["sweep"], row["setting"]): row for row in points[points["generator"] != ""].to_dict("records")}
-    for sweep, setting in found:
-        if sweep == "retrained":
-            yield {"setting": setting, "cells": [found.get(("", setting)), found[sweep, setting]]}
+    for anew, once, words in (("retrained", "", ""), (settings.augmented("retrained"), settings.AUGMENTATION, " augmented")):
+        for sweep, setting in found:
+            if sweep == anew:
+                yield {"setting": setting + words, "cells": [found.get((once, setting)), found[sweep, setting]]}
 
 
 def counts(records: RecordSet) -> list[Row]:

@@ -94,7 +94,8 @@ def backbones(arm: Arm, out: Path) -> None:
 
 
 def mixture(arm: Arm, out: Path) -> None:
-    """TrRSTeR with growing numbers of synthetic records, as the real ones are mixed or to balance the rare rhythms."""
+    """TrRSTeR with growing numbers of synthetic records, as the real ones are mixed or to balance the rare rhythms; with classical
+    augmentation too."""
     sweeps, bench, train = arm.params.active.sweeps, arm.bench(), arm.real.split("train")
     asked = {
         (how, percent): mixtures.allotment(train.counts(), round(len(train) * percent / 100), how)
@@ -107,20 +108,24 @@ def mixture(arm: Arm, out: Path) -> None:
         for seed in sweeps.seeds:
             for (how, percent), counts in asked.items():
                 meal = Diet([train, mixtures.first(synthetic.split("train"), counts)], [arm.real.split("validation")])
-                bench.train(Trial("TrRSTeR", meal, arm.real.split("test"), sweep=f"mixture, {how}", point=f"{percent:g}"), seed)
+                trial = Trial("TrRSTeR", meal, arm.real.split("test"), sweep=f"mixture, {how}", point=f"{percent:g}")
+                bench.train(trial, seed)
+                bench.train(trial.changed(), seed)
     bench.finish(out)
 
 
 def transfer(arm: Arm, out: Path) -> None:
-    """Fine-tune the classifiers of TrSTeR with growing shares of the real training records."""
+    """Fine-tune the classifiers of TrSTeR with growing shares of the real training records, as these are and classically augmented."""
     profile, bench = arm.params.active, arm.bench()
     settings, test = profile.classifier.model_copy(update={"training": profile.sweeps.fine_tuning}), arm.real.split("test")
     for seed in profile.sweeps.seeds:
         for percent in profile.sweeps.transfer:
             meal, start = _part(arm.real, percent, seed), arm.classifiers / "synthetic" / f"seed-{seed}"
             for method in profile.sweeps.methods:
-                trial = Trial("TrSTeR", meal, test, start=start, method=method, settings=settings)
-                bench.train(replace(trial, sweep=f"fine-tuning, {method}", point=f"{percent:g}"), seed)
+                tuned = Trial("TrSTeR", meal, test, start=start, method=method, settings=settings)
+                trial = replace(tuned, sweep=f"fine-tuning, {method}", point=f"{percent:g}")
+                bench.train(trial, seed)
+                bench.train(trial.changed(), seed)
     bench.finish(out)
 
 
@@ -172,8 +177,8 @@ def ablation(arm: Arm, out: Path) -> None:
 
 
 def retrained(arm: Arm, out: Path) -> None:
-    """TrSTeR and TrRSTeR where each seed is that of a training of the generator, too, so that their intervals hold what one training and
-    another differ by. One may be the study's own."""
+    """TrSTeR and TrRSTeR, the latter with classical augmentation too, where each seed is that of a training of the generator as well, so
+    that their intervals hold what one training and another differ by. One may be the study's own."""
     profile, bench, test = arm.params.active, arm.bench(), arm.real.split("test")
     settings = arm.params.generator(arm.generator)
     wanted = synthesis.counts(arm.real.about.rhythms, profile.synthesis, len(arm.real.split("train")))
@@ -183,7 +188,9 @@ def retrained(arm: Arm, out: Path) -> None:
         with _drawn(arm, f"retrained {seed}", generator, settings.sampling, wanted, 0 if same else seed) as synthetic:
             for name in ("TrSTeR", "TrRSTeR"):
                 meal = diet(SETTINGS[name].trained_on, arm.real, synthetic, profile.study.synthetic_share, seed)
-                bench.train(Trial(name, meal, test, sweep="retrained"), seed)
+                trial = Trial(name, meal, test, sweep="retrained")
+                bench.train(trial, seed)
+            bench.train(trial.changed(), seed)
     bench.finish(out)
 
 
@@ -203,7 +210,7 @@ def run(kind: str, arm: Arm, out: Path) -> None:
 
 def hospitals(here: Arm, there: Arm, out: Path) -> None:
     """Train where `here` is from and test where `there` is from: with real records alone, and beside as many synthetic ones of either;
-    both without synthetic records of there with classical augmentation too."""
+    each with classical augmentation too."""
     share = here.params.active.study.synthetic_share
     rhythms = here.real.about.rhythms
     test = aligned(there.real.split("test"), rhythms)
@@ -222,7 +229,9 @@ def hospitals(here: Arm, there: Arm, out: Path) -> None:
             point = f"{here.dataset}, {kind}"
             bench.test(Trial(setting, Diet([], []), test, sweep="hospitals", point=point, start=folder / f"seed-{seed}"), seed)
         meal = Diet([real, evenly(foreign, count, seed)], [here.real.split("validation")])
-        bench.train(Trial("TrRSTeR", meal, test, sweep="hospitals", point=f"{here.dataset}, foreign synthetic"), seed)
+        trial = Trial("TrRSTeR", meal, test, sweep="hospitals", point=f"{here.dataset}, foreign synthetic")
+        bench.train(trial, seed)
+        bench.train(replace(trial, point=f"{trial.point}, augmented", augmented=True), seed)
     bench.finish(out)
 
 

@@ -85,19 +85,19 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
     steps = seeds * main.training.steps
     shares = len({*sweeps.transfer} - {100})
     drawn = sum(_as_real(params, real[dataset]) for dataset in swept.datasets)
-    # Plain and augmented; backbones in TrSTeR, TrRSTeR, and that augmented.
+    # What learns from real records learns twice, plain and augmented; TrSTeR once.
     yield Work("sweep_real", sets, {main.backbone: 2 * sets * shares * steps, **{name: 2 * sets * count for name, count in once.items()}})
     yield Work("backbones", arms, {name: 3 * arms * count for name, count in once.items()})
     mixed = sum(_mixed(params, real[dataset]) for dataset in swept.datasets)
     points = len(mixtures.HOWS) * len(sweeps.mixture)
-    yield Work("mixture", arms, {main.backbone: arms * points * steps}, drawn=dict.fromkeys(swept.generators, mixed))
+    yield Work("mixture", arms, {main.backbone: 2 * arms * points * steps}, drawn=dict.fromkeys(swept.generators, mixed))
     tuned = seeds * len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps
-    yield Work("transfer", arms, {main.backbone: arms * tuned})
+    yield Work("transfer", arms, {main.backbone: 2 * arms * tuned})
     fewer = len(sweeps.size)
     yield Work(
         "size",
         arms,
-        {main.backbone: arms * 5 * fewer * steps},  # TrRTeR and TrRSTeR, plain and augmented, and TrSTeR
+        {main.backbone: arms * 5 * fewer * steps},
         dict.fromkeys(swept.generators, sets * fewer),
         dict.fromkeys(swept.generators, fewer * drawn),
     )
@@ -115,12 +115,12 @@ def _sweeps(params: Params, real: Counts) -> Iterator[Work]:
     yield Work(
         "retrained",
         anew,
-        {main.backbone: anew * 2 * trainings * main.training.steps},
+        {main.backbone: anew * 3 * trainings * main.training.steps},
         {name: sets * count for name, count in again.items()},
         dict.fromkeys(swept.retrained, trainings * drawn),
     )
     pairs = len(swept.hospitals) * len(swept.generators)
-    yield Work("hospitals", pairs, {main.backbone: pairs * steps})
+    yield Work("hospitals", pairs, {main.backbone: 2 * pairs * steps})
 
 
 def _as_real(params: Params, real: Mapping[str, int]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,16 +18,19 @@ import pandas as pd
 from ecgforge.params import Method
 from ecgforge.study import predictions, statistics
 from ecgforge.study.mixtures import HOWS
-from ecgforge.study.settings import AUGMENTATION, augmented
+from ecgforge.study.settings import AUGMENTATION, CLASSICAL, augmented
 
 SMALL = 0.02  # of a figure between 0 and 1: a smaller gain is not worth a generator; our choice
 FEWEST = 30  # test patients: resamples of fewer say little about others, so they decide nothing; our choice
 MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
 F1 = ("f1",)
+MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
 STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
 Arm = dict[str, str]  # keys of predictions
+Place = tuple[str, str]  # dataset, generator
+Pair = tuple[str, Arm, Arm]  # dataset, arm, arm that is claimed better
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]  # of rows with low and high: whether they support, whether they contradict
 
 
@@ -36,7 +40,7 @@ class Claim:
 
     text: str
     paper: bool
-    pairs: list[tuple[str, Arm, Arm]]
+    pairs: list[Pair]
     rule: Rule
     metrics: tuple[str, ...] = F1
 
@@ -133,125 +137,134 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
         found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
         backbone: the study's classifier.
     """
-    datasets = list(dict.fromkeys(found["dataset"]))
-    generators = [name for name in dict.fromkeys(found["generator"]) if name]
-    cells = [(dataset, generator) for dataset in datasets for generator in generators]
-    single = [(dataset, generator) for dataset, generator in cells if dataset != "merged"]
-    merged = [(dataset, generator) for dataset, generator in cells if dataset == "merged"]
-    sweeps = found[["dataset", "generator", "backbone", "sweep", "point", "setting"]].drop_duplicates()
-
-    def arm(setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = backbone) -> Arm:
-        return {"setting": setting, "generator": generator, "backbone": backbone, "sweep": sweep, "point": point}
-
-    trainings = found[found["sweep"] == "retrained"].groupby(["dataset", "generator"])["seed"].nunique()
-    anew = set(trainings[trainings > 1].index)
-
-    def beside(places: list[tuple[str, str]], before: Arm) -> list[tuple[str, Arm, Arm]]:
-        ways = {place: "retrained" if place in anew else "" for place in places}
-        return [(dataset, before, arm("TrRSTeR", generator, ways[dataset, generator])) for dataset, generator in places]
-
-    def against(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, Arm, Arm]]:
-        rivals = [(dataset, name, other) for dataset in datasets for name in names for other in others if name != other]
-        way = "retrained" if all({(dataset, name), (dataset, other)} <= anew for dataset, name, other in rivals) else ""
-        return [(dataset, arm("TrSTeR", other, way), arm("TrSTeR", name, way)) for dataset, name, other in rivals]
-
-    def swept(names: Iterable[str], setting: str, before: Callable[[pd.Series], Arm]) -> list[tuple[str, Arm, Arm]]:
-        rows = sweeps[sweeps["sweep"].isin(list(names)) & (sweeps["setting"] == setting) & (sweeps["generator"] != "")]
-        return [
-            (row["dataset"], before(row), {key: row[key] for key in ("setting", "generator", "backbone", "sweep", "point")})
-            for _, row in rows.iterrows()
-        ]
-
-    def at_another(ending: str) -> list[tuple[str, Arm, Arm]]:
-        pairs = swept(["hospitals"], "TrRSTeR", lambda row: _at_home(arm, row))
-        return [pair for pair in pairs if pair[2]["point"].endswith(f", {ending}")]
-
-    classical = arm("TrRTeR", sweep=AUGMENTATION, point="classical")
-    mixtures, fine_tunings = ([f"{kind}, {how}" for how in hows] for kind, hows in (("mixture", HOWS), ("fine-tuning", get_args(Method))))
-    tuned = swept(fine_tunings, "TrSTeR", lambda _: arm("TrRTeR"))
+    arms = _Arms(found, backbone)
+    real, classical = arms.arm("TrRTeR"), arms.arm("TrRTeR", sweep=AUGMENTATION, point=CLASSICAL)
+    single, merged = ([place for place in arms.places if (place[0] == "merged") == both] for both in (False, True))
+    tuned = arms.swept(FINE_TUNINGS, "TrSTeR", lambda _: real)
     most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
     return [
-        Claim("Synthetic records beside those of one dataset hardly help.", True, beside(single, arm("TrRTeR")), no_gain),
+        Claim("Synthetic records beside those of one dataset hardly help.", True, arms.beside(single, real), no_gain),
         Claim(
             "On merged datasets they help by all metrics.",
             True,
-            beside(merged, arm("TrRTeR")),
+            arms.beside(merged, real),
             some_arm_gains_everywhere,
             statistics.OVERALL,
         ),
-        Claim("Time-VQVAE's records are the best of the three.", True, against(["time_vqvae"], STUDYS_OWN), always_better),
+        Claim("Time-VQVAE's records are the best of the three.", True, arms.against(["time_vqvae"], STUDYS_OWN), always_better),
         Claim(
             "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all real records.",
             True,
             [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST],
             always_worse,
         ),
-        Claim(
-            "Synthetic records help more than classical augmentation does.",
-            False,
-            beside(cells, classical),
-            any_gain,
-        ),
-        Claim(
-            "Beside classical augmentation, synthetic records still help.",
-            False,
-            [(dataset, classical, arm("TrRSTeR", generator, AUGMENTATION, "classical")) for dataset, generator in cells],
-            any_gain,
-        ),
-        Claim("Some mixture of real and synthetic records helps.", False, swept(mixtures, "TrRSTeR", lambda _: arm("TrRTeR")), any_gain),
-        Claim(
+        Claim("Synthetic records help more than classical augmentation does.", False, arms.beside(arms.places, classical), any_gain),
+        Claim("Beside classical augmentation, synthetic records still help.", False, arms.beside(arms.places, classical, True), any_gain),
+        *arms.rivals(
+            "Some mixture of real and synthetic records helps.",
             "Some mixture helps more than classical augmentation does.",
-            False,
-            swept(mixtures, "TrRSTeR", lambda _: classical),
-            any_gain,
+            "Beside classical augmentation, some mixture still helps.",
+            MIXTURES,
+            "TrRSTeR",
+            lambda changed, _: classical if changed else real,
         ),
-        Claim(
+        *arms.rivals(
             "With few real records, pre-training on synthetic ones helps.",
-            False,
-            swept(fine_tunings, "TrSTeR", lambda row: arm("TrRTeR", sweep="scratch", point=row["point"])),
-            any_gain,
-        ),
-        Claim(
             "With few real records, pre-training helps more than classical augmentation does.",
-            False,
-            swept(fine_tunings, "TrSTeR", lambda row: arm("TrRTeR", sweep=augmented("scratch"), point=row["point"])),
-            any_gain,
+            "With few real records, pre-training still helps beside classical augmentation.",
+            FINE_TUNINGS,
+            "TrSTeR",
+            lambda changed, row: arms.arm("TrRTeR", sweep=_sweep("scratch", changed), point=row["point"]),
         ),
-        Claim(
+        *arms.rivals(
             "With few real records, a generator of those few helps.",
-            False,
-            swept(["size"], "TrRSTeR", lambda row: arm("TrRTeR", row["generator"], "size", row["point"])),
-            any_gain,
-        ),
-        Claim(
             "With few real records, a generator of those few helps more than classical augmentation does.",
-            False,
-            swept(["size"], "TrRSTeR", lambda row: arm("TrRTeR", row["generator"], augmented("size"), row["point"])),
-            any_gain,
+            "With few real records, a generator of those few still helps beside classical augmentation.",
+            ["size"],
+            "TrRSTeR",
+            lambda changed, row: arms.arm("TrRTeR", row["generator"], _sweep("size", changed), row["point"]),
         ),
-        Claim(
+        *arms.rivals(
             "Other classifiers gain from synthetic records.",
-            False,
-            swept(["backbones"], "TrRSTeR", lambda row: arm("TrRTeR", sweep="backbones", backbone=row["backbone"])),
-            any_gain,
-        ),
-        Claim(
             "Other classifiers gain more than from classical augmentation.",
-            False,
-            swept(["backbones"], "TrRSTeR", lambda row: arm("TrRTeR", sweep=augmented("backbones"), backbone=row["backbone"])),
-            any_gain,
+            "Other classifiers still gain beside classical augmentation.",
+            ["backbones"],
+            "TrRSTeR",
+            lambda changed, row: arms.arm("TrRTeR", sweep=_sweep("backbones", changed), backbone=row["backbone"]),
         ),
-        Claim("Synthetic records of its own hospital help a classifier at another one.", False, at_another("own synthetic"), any_gain),
-        Claim("Synthetic records of the other hospital's patients help it there.", False, at_another("foreign synthetic"), any_gain),
+        Claim("Synthetic records of its own hospital help a classifier at another one.", False, arms.elsewhere("own synthetic"), any_gain),
+        Claim("Synthetic records of the other hospital's patients help it there.", False, arms.elsewhere("foreign synthetic"), any_gain),
         Claim(
             "Beat-Diffusion's records are better than those of the study's three.",
             False,
-            against(["beat_diffusion"], STUDYS_OWN),
+            arms.against(["beat_diffusion"], STUDYS_OWN),
             always_better,
         ),
     ]
 
 
-def _at_home(arm: Callable[..., Arm], row: pd.Series) -> Arm:
-    """What a classifier of another hospital does without synthetic records."""
-    return arm("TrRTeR", row["generator"], "hospitals", f"{row['point'].split(',')[0]}, real")
+@dataclass(frozen=True)
+class _Arms:
+    """The arms that were run, and the pairs of them that claims compare."""
+
+    found: pd.DataFrame
+    backbone: str
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        return list(dict.fromkeys(self.found["dataset"]))
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Dataset and generator, of all there are."""
+        generators = [name for name in dict.fromkeys(self.found["generator"]) if name]
+        return [(dataset, generator) for dataset in self.datasets for generator in generators]
+
+    def arm(self, setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = "") -> Arm:
+        return {"setting": setting, "generator": generator, "backbone": backbone or self.backbone, "sweep": sweep, "point": point}
+
+    def anew(self, changed: bool = False) -> set[Place]:
+        """Where the generator was trained for several seeds."""
+        rows = self.found[self.found["sweep"] == _sweep("retrained", changed)]
+        trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
+        return set(trainings[trainings > 1].index)
+
+    def beside(self, places: list[Place], before: Arm, changed: bool = False) -> list[Pair]:
+        """Real and synthetic records, `changed` classically or not, against `before`."""
+        once, anew = (AUGMENTATION, CLASSICAL) if changed else ("", ""), self.anew(changed)
+        ways = {place: (_sweep("retrained", changed), "") if place in anew else once for place in places}
+        return [(dataset, before, self.arm("TrRSTeR", generator, *way)) for (dataset, generator), way in ways.items()]
+
+    def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
+        """Synthetic records of some generators alone against those of others."""
+        rivals = [(dataset, name, other) for dataset in self.datasets for name in names for other in others if name != other]
+        way = "retrained" if all({(dataset, name), (dataset, other)} <= self.anew() for dataset, name, other in rivals) else ""
+        return [(dataset, self.arm("TrSTeR", other, way), self.arm("TrSTeR", name, way)) for dataset, name, other in rivals]
+
+    def swept(self, names: Iterable[str], setting: str, before: Callable[[pd.Series], Arm]) -> list[Pair]:
+        """All points of sweeps in a setting, each against what is `before` it."""
+        keys = ["setting", "generator", "backbone", "sweep", "point"]
+        rows = self.found[["dataset", *keys]].drop_duplicates()
+        rows = rows[rows["sweep"].isin(list(names)) & (rows["setting"] == setting) & (rows["generator"] != "")]
+        return [(row["dataset"], before(row), {key: row[key] for key in keys}) for _, row in rows.iterrows()]
+
+    def rivals(
+        self, gain: str, more: str, still: str, names: list[str], setting: str, alone: Callable[[bool, pd.Series], Arm]
+    ) -> list[Claim]:
+        """What synthetic records bring in sweeps: against real ones `alone`, against those classically augmented, and both augmented."""
+        pairs = [
+            self.swept([_sweep(name, both) for name in names], setting, partial(alone, changed))
+            for both, changed in ((False, False), (False, True), (True, True))
+        ]
+        return [Claim(text, False, one, any_gain) for text, one in zip((gain, more, still), pairs, strict=True)]
+
+    def elsewhere(self, ending: str) -> list[Pair]:
+        """Classifiers of real and synthetic records at another hospital, against those of the same real ones there."""
+        pairs = self.swept(
+            ["hospitals"], "TrRSTeR", lambda row: self.arm("TrRTeR", row["generator"], "hospitals", f"{row['point'].split(',')[0]}, real")
+        )
+        return [pair for pair in pairs if pair[2]["point"].endswith(f", {ending}")]
+
+
+def _sweep(name: str, changed: bool) -> str:
+    return augmented(name) if changed else name
