@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ecgforge.study import statistics, verdicts
+from ecgforge.study.claims import STUDYS_OWN, claims
 
 RHYTHMS = ["SR", "AFIB", "ST"]
 RECORDS = 240
@@ -31,7 +32,7 @@ def study(shares: dict[Arm, float]) -> pd.DataFrame:
 
 
 def word(found: pd.DataFrame, beginning: str, resamples: int = 400) -> str:
-    judged = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, resamples)
+    judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, resamples)
     (one,) = [verdict for verdict in judged if verdict.claim.text.startswith(beginning)]
     return one.word
 
@@ -62,7 +63,7 @@ def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it(
 def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> None:
     found = study({arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed})
     assert word(found, "On merged datasets they help by all metrics") == expected
-    judged = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 100)
+    judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 100)
     assert set(judged[1].comparisons["metric"]) == set(statistics.OVERALL)
     assert word(found, "Synthetic records beside those of one dataset") == "not tested", "merged is not one dataset"
 
@@ -79,7 +80,7 @@ def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: st
 def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) -> None:
     found = {arm("TrSTeR", "diffwave"): 0.5, arm("TrSTeR", best): 0.9}
     assert word(study(found), beginning) == "not tested"
-    others = {arm("TrSTeR", name): 0.5 for name in verdicts.STUDYS_OWN if name != best}
+    others = {arm("TrSTeR", name): 0.5 for name in STUDYS_OWN if name != best}
     assert word(study(found | others), beginning) == "supported"
 
 
@@ -87,7 +88,7 @@ def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) ->
 def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
     """One training of a generator was lucky; the three of each that differ by as much say nothing."""
     beginning = "Time-VQVAE's records are the best"
-    once = study({arm("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6 for name in verdicts.STUDYS_OWN})
+    once = study({arm("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6 for name in STUDYS_OWN})
     assert word(once, beginning, resamples) == "supported"
     shares = {"time_vqvae": (0.62, 0.75, 0.9), "diffwave": (0.3, 0.45, 0.6), "time_diffusion": (0.3, 0.45, 0.6)}
     anew = pd.concat(
@@ -156,7 +157,7 @@ def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
         arm("TrRSTeR", "diffwave", sweep="backbones, augmented", backbone="transformer"): 0.99,
     }
     found = study(rivals)
-    judged = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.95, 400)
+    judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 400)
     for words in ("ome mixture", "With few real records, pre-training", "With few real records, a generator", "Other classifiers"):
         plain, rival, beside = (verdict for verdict in judged if words in verdict.claim.text)
         assert (plain.word, rival.word, beside.word) == ("supported", "contradicted", "supported"), words
@@ -181,17 +182,23 @@ def test_hospitals_are_compared_with_the_same_without_synthetic_records() -> Non
         arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real"): 0.5,
         arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real, augmented"): 0.9,
         arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, own synthetic"): 0.8,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, own synthetic, augmented"): 0.99,
         arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic"): 0.4,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic, augmented"): 0.6,
     }
-    assert word(study(there), "Synthetic records of its own hospital") == "supported"
-    assert word(study(there), "Synthetic records of the other hospital's patients") == "contradicted"
+    found = study(there)
+    assert word(found, "Synthetic records of its own hospital") == "supported"
+    assert word(found, "At another hospital, synthetic records of its own help") == "contradicted"
+    assert word(found, "At another hospital, synthetic records of its own still") == "supported"
+    assert word(found, "Synthetic records of the other hospital's patients") == "contradicted"
+    assert word(found, "At another hospital, synthetic records of its patients still") == "contradicted"
 
 
 def test_many_comparisons_widen_each_interval() -> None:
     def interval(generators: int) -> float:
         mixed: dict[Arm, Any] = {arm("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)}
         found = study({arm("TrRTeR"): 0.7, **mixed})
-        rows = verdicts.judge(found, verdicts.claims(found, "resnet1d"), 0.9, 4000)[0].comparisons
+        rows = verdicts.judge(found, claims(found, "resnet1d"), 0.9, 4000)[0].comparisons
         return float((rows["high"] - rows["low"]).mean())
 
     assert interval(8) > 1.2 * interval(1)

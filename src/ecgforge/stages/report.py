@@ -17,6 +17,7 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
 from ecgforge.stages.sweeps import KINDS
 from ecgforge.study import predictions, verdicts
+from ecgforge.study.claims import claims
 from ecgforge.study.settings import AUGMENTATION
 from ecgforge.tracking import lookup, store
 from ecgforge.tracking.runs import uncommitted
@@ -44,7 +45,7 @@ def report(params: Params, out: Path) -> None:
     everything = predictions.read([*folders, *swept])
     found = _main(everything)
     summary = predictions.intervals(found, study.confidence, study.resamples)
-    judged = verdicts.judge(everything, verdicts.claims(everything, params.active.classifier.backbone), study.confidence, study.resamples)
+    judged = verdicts.judge(everything, claims(everything, params.active.classifier.backbone), study.confidence, study.resamples)
     inputs = page.ReportInputs(
         results=predictions.results(found),
         summary=summary,

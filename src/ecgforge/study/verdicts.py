@@ -9,27 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from ecgforge.params import Method
 from ecgforge.study import predictions, statistics
-from ecgforge.study.mixtures import HOWS
-from ecgforge.study.settings import AUGMENTATION, CLASSICAL, augmented
 
 SMALL = 0.02  # of a figure between 0 and 1: a smaller gain is not worth a generator; our choice
 FEWEST = 30  # test patients: resamples of fewer say little about others, so they decide nothing; our choice
-MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
 F1 = ("f1",)
-MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
-STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
 Arm = dict[str, str]  # keys of predictions
-Place = tuple[str, str]  # dataset, generator
 Pair = tuple[str, Arm, Arm]  # dataset, arm, arm that is claimed better
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]  # of rows with low and high: whether they support, whether they contradict
 
@@ -125,146 +117,3 @@ def some_arm_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
     """One arm is better by every metric, and by none too little to be worth the trouble; against it, that every arm has such a metric."""
     arms = rows.groupby(["dataset", "second"])[["low", "high"]].min()
     return bool(((arms["low"] > 0) & (arms["high"] >= SMALL)).any()), bool((arms["high"] < SMALL).all())
-
-
-def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
-    """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the questions that it leaves open.
-
-    Which generator is the best, and whether records beside real ones help, is asked of generators that were trained anew for each of
-    several seeds, where all that a claim needs were: a difference between two trainings is none between two generators.
-
-    Args:
-        found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
-        backbone: the study's classifier.
-    """
-    arms = _Arms(found, backbone)
-    real, classical = arms.arm("TrRTeR"), arms.arm("TrRTeR", sweep=AUGMENTATION, point=CLASSICAL)
-    single, merged = ([place for place in arms.places if (place[0] == "merged") == both] for both in (False, True))
-    tuned = arms.swept(FINE_TUNINGS, "TrSTeR", lambda _: real)
-    most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
-    return [
-        Claim("Synthetic records beside those of one dataset hardly help.", True, arms.beside(single, real), no_gain),
-        Claim(
-            "On merged datasets they help by all metrics.",
-            True,
-            arms.beside(merged, real),
-            some_arm_gains_everywhere,
-            statistics.OVERALL,
-        ),
-        Claim("Time-VQVAE's records are the best of the three.", True, arms.against(["time_vqvae"], STUDYS_OWN), always_better),
-        Claim(
-            "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all real records.",
-            True,
-            [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST],
-            always_worse,
-        ),
-        Claim("Synthetic records help more than classical augmentation does.", False, arms.beside(arms.places, classical), any_gain),
-        Claim("Beside classical augmentation, synthetic records still help.", False, arms.beside(arms.places, classical, True), any_gain),
-        *arms.rivals(
-            "Some mixture of real and synthetic records helps.",
-            "Some mixture helps more than classical augmentation does.",
-            "Beside classical augmentation, some mixture still helps.",
-            MIXTURES,
-            "TrRSTeR",
-            lambda changed, _: classical if changed else real,
-        ),
-        *arms.rivals(
-            "With few real records, pre-training on synthetic ones helps.",
-            "With few real records, pre-training helps more than classical augmentation does.",
-            "With few real records, pre-training still helps beside classical augmentation.",
-            FINE_TUNINGS,
-            "TrSTeR",
-            lambda changed, row: arms.arm("TrRTeR", sweep=_sweep("scratch", changed), point=row["point"]),
-        ),
-        *arms.rivals(
-            "With few real records, a generator of those few helps.",
-            "With few real records, a generator of those few helps more than classical augmentation does.",
-            "With few real records, a generator of those few still helps beside classical augmentation.",
-            ["size"],
-            "TrRSTeR",
-            lambda changed, row: arms.arm("TrRTeR", row["generator"], _sweep("size", changed), row["point"]),
-        ),
-        *arms.rivals(
-            "Other classifiers gain from synthetic records.",
-            "Other classifiers gain more than from classical augmentation.",
-            "Other classifiers still gain beside classical augmentation.",
-            ["backbones"],
-            "TrRSTeR",
-            lambda changed, row: arms.arm("TrRTeR", sweep=_sweep("backbones", changed), backbone=row["backbone"]),
-        ),
-        Claim("Synthetic records of its own hospital help a classifier at another one.", False, arms.elsewhere("own synthetic"), any_gain),
-        Claim("Synthetic records of the other hospital's patients help it there.", False, arms.elsewhere("foreign synthetic"), any_gain),
-        Claim(
-            "Beat-Diffusion's records are better than those of the study's three.",
-            False,
-            arms.against(["beat_diffusion"], STUDYS_OWN),
-            always_better,
-        ),
-    ]
-
-
-@dataclass(frozen=True)
-class _Arms:
-    """The arms that were run, and the pairs of them that claims compare."""
-
-    found: pd.DataFrame
-    backbone: str
-
-    @cached_property
-    def datasets(self) -> list[str]:
-        return list(dict.fromkeys(self.found["dataset"]))
-
-    @cached_property
-    def places(self) -> list[Place]:
-        """Dataset and generator, of all there are."""
-        generators = [name for name in dict.fromkeys(self.found["generator"]) if name]
-        return [(dataset, generator) for dataset in self.datasets for generator in generators]
-
-    def arm(self, setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = "") -> Arm:
-        return {"setting": setting, "generator": generator, "backbone": backbone or self.backbone, "sweep": sweep, "point": point}
-
-    def anew(self, changed: bool = False) -> set[Place]:
-        """Where the generator was trained for several seeds."""
-        rows = self.found[self.found["sweep"] == _sweep("retrained", changed)]
-        trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
-        return set(trainings[trainings > 1].index)
-
-    def beside(self, places: list[Place], before: Arm, changed: bool = False) -> list[Pair]:
-        """Real and synthetic records, `changed` classically or not, against `before`."""
-        once, anew = (AUGMENTATION, CLASSICAL) if changed else ("", ""), self.anew(changed)
-        ways = {place: (_sweep("retrained", changed), "") if place in anew else once for place in places}
-        return [(dataset, before, self.arm("TrRSTeR", generator, *way)) for (dataset, generator), way in ways.items()]
-
-    def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
-        """Synthetic records of some generators alone against those of others."""
-        rivals = [(dataset, name, other) for dataset in self.datasets for name in names for other in others if name != other]
-        way = "retrained" if all({(dataset, name), (dataset, other)} <= self.anew() for dataset, name, other in rivals) else ""
-        return [(dataset, self.arm("TrSTeR", other, way), self.arm("TrSTeR", name, way)) for dataset, name, other in rivals]
-
-    def swept(self, names: Iterable[str], setting: str, before: Callable[[pd.Series], Arm]) -> list[Pair]:
-        """All points of sweeps in a setting, each against what is `before` it."""
-        keys = ["setting", "generator", "backbone", "sweep", "point"]
-        rows = self.found[["dataset", *keys]].drop_duplicates()
-        rows = rows[rows["sweep"].isin(list(names)) & (rows["setting"] == setting) & (rows["generator"] != "")]
-        return [(row["dataset"], before(row), {key: row[key] for key in keys}) for _, row in rows.iterrows()]
-
-    def rivals(
-        self, gain: str, more: str, still: str, names: list[str], setting: str, alone: Callable[[bool, pd.Series], Arm]
-    ) -> list[Claim]:
-        """What synthetic records bring in sweeps: against real ones `alone`, against those classically augmented, and both augmented."""
-        pairs = [
-            self.swept([_sweep(name, both) for name in names], setting, partial(alone, changed))
-            for both, changed in ((False, False), (False, True), (True, True))
-        ]
-        return [Claim(text, False, one, any_gain) for text, one in zip((gain, more, still), pairs, strict=True)]
-
-    def elsewhere(self, ending: str) -> list[Pair]:
-        """Classifiers of real and synthetic records at another hospital, against those of the same real ones there."""
-        pairs = self.swept(
-            ["hospitals"], "TrRSTeR", lambda row: self.arm("TrRTeR", row["generator"], "hospitals", f"{row['point'].split(',')[0]}, real")
-        )
-        return [pair for pair in pairs if pair[2]["point"].endswith(f", {ending}")]
-
-
-def _sweep(name: str, changed: bool) -> str:
-    return augmented(name) if changed else name

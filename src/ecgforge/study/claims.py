@@ -1,0 +1,189 @@
+"""What the study is asked: the claims of its paper, the questions that these leave open, and the arms that decide them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
+
+import pandas as pd
+
+from ecgforge.params import Method
+from ecgforge.study import statistics
+from ecgforge.study.mixtures import HOWS
+from ecgforge.study.settings import AUGMENTATION, CLASSICAL, augmented
+from ecgforge.study.verdicts import Arm, Claim, Pair, always_better, always_worse, any_gain, no_gain, some_arm_gains_everywhere
+
+MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
+MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
+STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
+
+Place = tuple[str, str]  # dataset, generator
+
+
+def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
+    """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the questions that it leaves open.
+
+    Which generator is the best, and whether records beside real ones help, is asked of generators that were trained anew for each of
+    several seeds, where all that a claim needs were: a difference between two trainings is none between two generators.
+
+    Args:
+        found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
+        backbone: the study's classifier.
+    """
+    arms = _Arms(found, backbone)
+    return [*_papers(arms), *_of_settings(arms), *_of_sweeps(arms)]
+
+
+def _papers(arms: _Arms) -> list[Claim]:
+    real = arms.arm("TrRTeR")
+    single, merged = ([place for place in arms.places if (place[0] == "merged") == both] for both in (False, True))
+    tuned = arms.swept(FINE_TUNINGS, "TrSTeR", False, lambda _: real)
+    most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
+    whole = [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST]
+    return [
+        Claim("Synthetic records beside those of one dataset hardly help.", True, arms.beside(single, real), no_gain),
+        Claim(
+            "On merged datasets they help by all metrics.",
+            True,
+            arms.beside(merged, real),
+            some_arm_gains_everywhere,
+            statistics.OVERALL,
+        ),
+        Claim("Time-VQVAE's records are the best of the three.", True, arms.against(["time_vqvae"], STUDYS_OWN), always_better),
+        Claim(
+            "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all real records.", True, whole, always_worse
+        ),
+    ]
+
+
+def _of_settings(arms: _Arms) -> list[Claim]:
+    classical, own = arms.real(True), arms.against(["beat_diffusion"], STUDYS_OWN)
+    return [
+        Claim("Synthetic records help more than classical augmentation does.", False, arms.beside(arms.places, classical), any_gain),
+        Claim("Beside classical augmentation, synthetic records still help.", False, arms.beside(arms.places, classical, True), any_gain),
+        Claim("Beat-Diffusion's records are better than those of the study's three.", False, own, always_better),
+    ]
+
+
+def _of_sweeps(arms: _Arms) -> list[Claim]:
+    """What synthetic records bring in sweeps: against nothing, against classical augmentation, and beside it."""
+    return [
+        *_rivals(
+            "Some mixture of real and synthetic records helps.",
+            "Some mixture helps more than classical augmentation does.",
+            "Beside classical augmentation, some mixture still helps.",
+            lambda both, changed: arms.swept(MIXTURES, "TrRSTeR", both, lambda _: arms.real(changed)),
+        ),
+        *_rivals(
+            "With few real records, pre-training on synthetic ones helps.",
+            "With few real records, pre-training helps more than classical augmentation does.",
+            "With few real records, pre-training still helps beside classical augmentation.",
+            lambda both, changed: arms.swept(
+                FINE_TUNINGS, "TrSTeR", both, lambda row: arms.arm("TrRTeR", sweep=_sweep("scratch", changed), point=row["point"])
+            ),
+        ),
+        *_rivals(
+            "With few real records, a generator of those few helps.",
+            "With few real records, a generator of those few helps more than classical augmentation does.",
+            "With few real records, a generator of those few still helps beside classical augmentation.",
+            lambda both, changed: arms.swept(
+                ["size"], "TrRSTeR", both, lambda row: arms.arm("TrRTeR", row["generator"], _sweep("size", changed), row["point"])
+            ),
+        ),
+        *_rivals(
+            "Other classifiers gain from synthetic records.",
+            "Other classifiers gain more than from classical augmentation.",
+            "Other classifiers still gain beside classical augmentation.",
+            lambda both, changed: arms.swept(
+                ["backbones"],
+                "TrRSTeR",
+                both,
+                lambda row: arms.arm("TrRTeR", sweep=_sweep("backbones", changed), backbone=row["backbone"]),
+            ),
+        ),
+        *_rivals(
+            "Synthetic records of its own hospital help a classifier at another one.",
+            "At another hospital, synthetic records of its own help a classifier more than classical augmentation does.",
+            "At another hospital, synthetic records of its own still help a classifier beside classical augmentation.",
+            lambda both, changed: arms.elsewhere("own synthetic", both, changed),
+        ),
+        *_rivals(
+            "Synthetic records of the other hospital's patients help it there.",
+            "At another hospital, synthetic records of its patients help more than classical augmentation does.",
+            "At another hospital, synthetic records of its patients still help beside classical augmentation.",
+            lambda both, changed: arms.elsewhere("foreign synthetic", both, changed),
+        ),
+    ]
+
+
+def _rivals(gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]) -> list[Claim]:
+    """Claims of `pairs` whose second arm, and whose first, is classically augmented or not."""
+    ways = {gain: (False, False), more: (False, True), still: (True, True)}
+    return [Claim(text, False, pairs(*way), any_gain) for text, way in ways.items()]
+
+
+@dataclass(frozen=True)
+class _Arms:
+    """The arms that were run, and the pairs of them that claims compare."""
+
+    found: pd.DataFrame
+    backbone: str
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        return list(dict.fromkeys(self.found["dataset"]))
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Dataset and generator, of all there are."""
+        generators = [name for name in dict.fromkeys(self.found["generator"]) if name]
+        return [(dataset, generator) for dataset in self.datasets for generator in generators]
+
+    def arm(self, setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = "") -> Arm:
+        return {"setting": setting, "generator": generator, "backbone": backbone or self.backbone, "sweep": sweep, "point": point}
+
+    def real(self, changed: bool) -> Arm:
+        """All real records alone, `changed` classically or not."""
+        return self.arm("TrRTeR", sweep=AUGMENTATION, point=CLASSICAL) if changed else self.arm("TrRTeR")
+
+    def anew(self, changed: bool = False) -> set[Place]:
+        """Where the generator was trained for several seeds."""
+        rows = self.found[self.found["sweep"] == _sweep("retrained", changed)]
+        trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
+        return set(trainings[trainings > 1].index)
+
+    def beside(self, places: list[Place], before: Arm, changed: bool = False) -> list[Pair]:
+        """Real and synthetic records, `changed` classically or not, against `before`."""
+        once, anew = (AUGMENTATION, CLASSICAL) if changed else ("", ""), self.anew(changed)
+        ways = {place: (_sweep("retrained", changed), "") if place in anew else once for place in places}
+        return [(dataset, before, self.arm("TrRSTeR", generator, *way)) for (dataset, generator), way in ways.items()]
+
+    def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
+        """Synthetic records of some generators alone against those of others."""
+        rivals = [(dataset, name, other) for dataset in self.datasets for name in names for other in others if name != other]
+        way = "retrained" if all({(dataset, name), (dataset, other)} <= self.anew() for dataset, name, other in rivals) else ""
+        return [(dataset, self.arm("TrSTeR", other, way), self.arm("TrSTeR", name, way)) for dataset, name, other in rivals]
+
+    def swept(self, names: Iterable[str], setting: str, changed: bool, before: Callable[[pd.Series], Arm]) -> list[Pair]:
+        """All points of sweeps in a setting, `changed` classically or not, each against what is `before` it."""
+        keys = ["setting", "generator", "backbone", "sweep", "point"]
+        rows = self.found[["dataset", *keys]].drop_duplicates()
+        rows = rows[
+            rows["sweep"].isin([_sweep(name, changed) for name in names]) & (rows["setting"] == setting) & (rows["generator"] != "")
+        ]
+        return [(row["dataset"], before(row), {key: row[key] for key in keys}) for _, row in rows.iterrows()]
+
+    def elsewhere(self, kind: str, both: bool, changed: bool) -> list[Pair]:
+        """Classifiers of real and synthetic records at another hospital, against those of the same real ones there."""
+        pairs = self.swept(["hospitals"], "TrRSTeR", False, lambda row: self._at_home(row, changed))
+        return [pair for pair in pairs if pair[2]["point"].endswith(", " + _sweep(kind, both))]
+
+    def _at_home(self, row: pd.Series, changed: bool) -> Arm:
+        home = row["point"].split(",")[0]
+        return self.arm("TrRTeR", row["generator"], "hospitals", f"{home}, {_sweep('real', changed)}")
+
+
+def _sweep(name: str, changed: bool) -> str:
+    return augmented(name) if changed else name
