@@ -76,7 +76,7 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
 def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) -> pd.DataFrame:
     """The points of a line, led on to all real records where the study's own settings are; percent, mean, low, high."""
     sweep, setting = line
-    rows = points[(points["sweep"] == (augmented(sweep) if changed else sweep)) & (points["setting"] == setting)]
+    rows = points[(points["sweep"] == augmented(sweep, changed)) & (points["setting"] == setting)]
     rows = rows.assign(percent=rows["point"].astype(float))
     if sweep in ON_TO_WHOLE and len(rows) and not (rows["percent"] == 100).any():
         rows = pd.concat([rows, _whole(whole, setting, changed).assign(percent=100.0)], ignore_index=True)
@@ -129,39 +129,13 @@ def _curve(axes: Axes, rows: pd.DataFrame, name: str, style: str, **look: Any) -
     axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"])
 
 
-def worth(points: pd.DataFrame, whole: pd.DataFrame, changed: bool) -> list[dict[str, float | str]]:
-    """How many real records pre-training is worth: for each share of them, the share that a classifier from scratch needs for the same;
-    both with classically `changed` records or neither.
-
-    The curve from scratch is taken as rising between its points, up to all real records; limits are what it needs for those of the
-    pre-trained classifier's interval.
-
-    Args:
-        points, whole: as for `curves`.
-
-    Returns:
-        Rows of percent, scratch, tuned (macro-F1 both), and equal, low, high: percent from scratch, in words beyond the curve's ends.
-    """
-    scratch, tuned = (_line(points, whole, line, changed) for line in (("scratch", "TrRTeR"), ("fine-tuning, all", "TrSTeR")))
-    known = scratch.set_index("percent")["mean"]
-    if 100 not in known:
-        return []
-    return [
-        {
-            "percent": row["percent"],
-            "scratch": float(known.get(row["percent"], np.nan)),
-            "tuned": row["mean"],
-            **{name: _equal(known, row[limit]) for name, limit in (("equal", "mean"), ("low", "low"), ("high", "high"))},
-        }
-        for row in tuned.to_dict("records")
-    ]
+def worth(rows: pd.DataFrame) -> list[dict[str, float | str]]:
+    """Rows of `study.worth` with what is beyond the curve's ends in words."""
+    limits = ["equal", "low", "high"]
+    return [{**row, **{name: _percent(row[name], row["fewest"]) for name in limits}} for row in rows.to_dict("records")]
 
 
-def _equal(known: pd.Series, mean: float) -> str:
-    rising = known.cummax()
-    rising = rising[~rising.duplicated()]  # of a level, the least that reaches it
-    if mean > rising.iloc[-1]:
+def _percent(equal: float, fewest: float) -> str:
+    if equal == np.inf:
         return "more than 100 %"
-    if mean < rising.iloc[0]:
-        return f"less than {rising.index[0]:g} %"
-    return f"{np.interp(mean, rising.to_numpy(), rising.index.to_numpy(float)):.3g} %"
+    return f"{equal:.3g} %" if equal else f"less than {fewest:g} %"

@@ -81,7 +81,7 @@ SCORES = {
     "authenticity": "share that is no training record with noise",
     "membership_auc": "AUC of telling who was trained on (0.5: nothing leaks)",
 }
-TABLES = ("results", "summary", "sweeps", "variations", "confusions", "quality", "views", "runs")
+TABLES = ("results", "summary", "sweeps", "worth", "variations", "confusions", "quality", "views", "runs")
 TRAINED_ON = {"real": "real records", "synthetic": "synthetic records", "mixed": "real and synthetic records"}
 FEW_RECORDS, FEW_TESTED = 200, 10
 STRIP = 5.0  # s, what a strip shows of leads II and V1
@@ -96,6 +96,7 @@ class ReportInputs:
         summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals over seeds and test records.
         sweeps: dataset, generator, backbone, sweep, point, setting, metric, mean, low, high: the same of the sweeps' points, and of what
             they are compared with; without a sweep where all real records or the five settings are meant.
+        worth: dataset, generator and the columns of `study.worth`.
         variations: dataset, generator, variation, and a column for each score and cost, as `stages.sweeps.ablation` writes them.
         verdicts: on the claims, see `study.verdicts`.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
@@ -113,6 +114,7 @@ class ReportInputs:
     results: pd.DataFrame
     summary: pd.DataFrame
     sweeps: pd.DataFrame
+    worth: pd.DataFrame
     variations: pd.DataFrame
     verdicts: list[Verdict]
     confusions: pd.DataFrame
@@ -204,7 +206,7 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "answer": tables.answer(summary["f1"]),
         "figure": _address("image/svg+xml", figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES).encode()),
         "by_setting": {metric: list(tables.by_setting(rows)) for metric, rows in summary.items()},
-        "sweeps": list(_sweeps(tables.models(inputs.sweeps[inputs.sweeps["metric"] == "f1"]), inputs.variations)),
+        "sweeps": list(_sweeps(tables.models(inputs.sweeps[inputs.sweeps["metric"] == "f1"]), inputs.worth, inputs.variations)),
         "recall": tables.recall(inputs.results, rhythms),
         "confusions": [{**cell, "runs": _runs(inputs.runs, "classifier", cell)} for cell in tables.confusions(inputs.confusions, rhythms)],
         "ecgs": [_ecgs(name, rhythm, {"": records, **synthetic}) for rhythm in rhythms],
@@ -222,7 +224,7 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _sweeps(points: pd.DataFrame, worth: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """What the sweeps of one dataset found, by generator: curves, how much pre-training is worth, and tables."""
     whole = points[points["sweep"].isin(["", "augmentation"])]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
@@ -238,7 +240,7 @@ def _sweeps(points: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str
             yield {
                 "generator": generator,
                 "images": {title: _address("image/svg+xml", image.encode()) for title, image in images.items()},
-                "worth": {changed: evidence.worth(own, beside, changed) for changed in (False, True)},
+                "worth": evidence.worth(worth[worth["generator"] == generator]),
                 "variations": varied,
                 "backbones": backbones,
                 "hospitals": elsewhere,

@@ -19,6 +19,7 @@ from ecgforge.stages.sweeps import KINDS
 from ecgforge.study import predictions, verdicts
 from ecgforge.study.claims import claims
 from ecgforge.study.settings import AUGMENTATION
+from ecgforge.study.worth import worth
 from ecgforge.tracking import lookup, store
 from ecgforge.tracking.runs import uncommitted
 
@@ -50,6 +51,7 @@ def report(params: Params, out: Path) -> None:
         results=predictions.results(found),
         summary=summary,
         sweeps=predictions.intervals(everything, study.confidence, study.resamples),
+        worth=worth(everything, params.active.classifier.backbone, study.confidence, study.resamples),
         variations=_variations(params),
         verdicts=judged,
         confusions=predictions.confusions(found),

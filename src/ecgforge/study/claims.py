@@ -81,7 +81,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             "With few real records, pre-training helps more than classical augmentation does.",
             "With few real records, pre-training still helps beside classical augmentation.",
             lambda both, changed: arms.swept(
-                FINE_TUNINGS, "TrSTeR", both, lambda row: arms.arm("TrRTeR", sweep=_sweep("scratch", changed), point=row["point"])
+                FINE_TUNINGS, "TrSTeR", both, lambda row: arms.arm("TrRTeR", sweep=augmented("scratch", changed), point=row["point"])
             ),
         ),
         *_rivals(
@@ -89,7 +89,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             "With few real records, a generator of those few helps more than classical augmentation does.",
             "With few real records, a generator of those few still helps beside classical augmentation.",
             lambda both, changed: arms.swept(
-                ["size"], "TrRSTeR", both, lambda row: arms.arm("TrRTeR", row["generator"], _sweep("size", changed), row["point"])
+                ["size"], "TrRSTeR", both, lambda row: arms.arm("TrRTeR", row["generator"], augmented("size", changed), row["point"])
             ),
         ),
         *_rivals(
@@ -100,7 +100,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
                 ["backbones"],
                 "TrRSTeR",
                 both,
-                lambda row: arms.arm("TrRTeR", sweep=_sweep("backbones", changed), backbone=row["backbone"]),
+                lambda row: arms.arm("TrRTeR", sweep=augmented("backbones", changed), backbone=row["backbone"]),
             ),
         ),
         *_rivals(
@@ -150,14 +150,14 @@ class _Arms:
 
     def anew(self, changed: bool = False) -> set[Place]:
         """Where the generator was trained for several seeds."""
-        rows = self.found[self.found["sweep"] == _sweep("retrained", changed)]
+        rows = self.found[self.found["sweep"] == augmented("retrained", changed)]
         trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
         return set(trainings[trainings > 1].index)
 
     def beside(self, places: list[Place], before: Arm, changed: bool = False) -> list[Pair]:
         """Real and synthetic records, `changed` classically or not, against `before`."""
         once, anew = (AUGMENTATION, CLASSICAL) if changed else ("", ""), self.anew(changed)
-        ways = {place: (_sweep("retrained", changed), "") if place in anew else once for place in places}
+        ways = {place: (augmented("retrained", changed), "") if place in anew else once for place in places}
         return [(dataset, before, self.arm("TrRSTeR", generator, *way)) for (dataset, generator), way in ways.items()]
 
     def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
@@ -171,19 +171,15 @@ class _Arms:
         keys = ["setting", "generator", "backbone", "sweep", "point"]
         rows = self.found[["dataset", *keys]].drop_duplicates()
         rows = rows[
-            rows["sweep"].isin([_sweep(name, changed) for name in names]) & (rows["setting"] == setting) & (rows["generator"] != "")
+            rows["sweep"].isin([augmented(name, changed) for name in names]) & (rows["setting"] == setting) & (rows["generator"] != "")
         ]
         return [(row["dataset"], before(row), {key: row[key] for key in keys}) for _, row in rows.iterrows()]
 
     def elsewhere(self, kind: str, both: bool, changed: bool) -> list[Pair]:
         """Classifiers of real and synthetic records at another hospital, against those of the same real ones there."""
         pairs = self.swept(["hospitals"], "TrRSTeR", False, lambda row: self._at_home(row, changed))
-        return [pair for pair in pairs if pair[2]["point"].endswith(", " + _sweep(kind, both))]
+        return [pair for pair in pairs if pair[2]["point"].endswith(", " + augmented(kind, both))]
 
     def _at_home(self, row: pd.Series, changed: bool) -> Arm:
         home = row["point"].split(",")[0]
-        return self.arm("TrRTeR", row["generator"], "hospitals", f"{home}, {_sweep('real', changed)}")
-
-
-def _sweep(name: str, changed: bool) -> str:
-    return augmented(name) if changed else name
+        return self.arm("TrRTeR", row["generator"], "hospitals", f"{home}, {augmented('real', changed)}")

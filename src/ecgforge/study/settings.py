@@ -37,9 +37,9 @@ AUGMENTATION, CLASSICAL = "augmentation", "classical"  # the sweep of TrRTeR and
 AUGMENTED = {f"{name} augmented": SETTINGS[name] for name in ("TrRTeR", "TrRSTeR")}
 
 
-def augmented(sweep: str) -> str:
-    """Return the name of a sweep's arm whose training records are changed classically."""
-    return f"{sweep}, augmented"
+def augmented(sweep: str, changed: bool = True) -> str:
+    """Return the name of a sweep's arm whose training records are `changed` classically, which is the sweep's own where they are not."""
+    return f"{sweep}, augmented" if changed else sweep
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 MACRO = "macro"
@@ -114,6 +115,33 @@ def difference(
     p = np.minimum(1, 2 * (1 + beyond) / (1 + resamples))
     table = _keys(rhythms).assign(estimate=estimate, low=low, high=high, p=p)
     return table.dropna(subset="estimate").reset_index(drop=True)
+
+
+def f1_draws(
+    truth: np.ndarray, arms: Sequence[np.ndarray], patients: np.ndarray, *, confidence: float, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample macro-F1 of several settings on the same test patients, for what is no mean or difference of them.
+
+    See `interval` for the bootstrap and the arguments. The draws of each setting are stretched so that their percentiles lie where the
+    limits of `interval` do.
+
+    Args:
+        arms: of each setting, `[seeds, records, rhythms]`.
+
+    Returns:
+        Means over seeds, `[arms]`, and draws, `[arms, resamples]`.
+    """
+    rng = np.random.default_rng(seed)
+    weights = _patient_weights(patients, resamples, rng)
+    means, stretched = [], []
+    for probabilities in arms:
+        found, draws = (figures[:, [OVERALL.index("f1")]] for figures in _resampled(truth, probabilities, weights, rng))
+        mean, spread = found.mean(axis=0), draws - draws.mean(axis=0)
+        _, high = _t_limits(mean, draws, [found], confidence)
+        normal = norm.ppf((1 + confidence) / 2) * spread.std(axis=0)
+        stretched.append((mean + spread * np.divide(high - mean, normal, out=np.ones(1), where=normal > 0))[:, 0])
+        means.append(mean[0])
+    return np.array(means), np.array(stretched)
 
 
 def _check(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> None:
