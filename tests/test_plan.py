@@ -72,6 +72,10 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["retrained"].trainings == {"diffwave": 1}
     assert found["retrained"].steps == {"resnet1d": 2 * 3 * steps}
     assert found["retrained"].drawn == {"diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3}
+    # Both directions, with records of there as they are and augmented; other classifiers alone with synthetic records, and with both kinds.
+    assert found["hospitals"].steps == {"resnet1d": 2 * 2 * len(sweeps.seeds) * steps}
+    backbones = {one.backbone: 3 * len(sweeps.seeds) * one.training.steps for one in sweeps.backbones}
+    assert found["backbones"].steps == backbones
     varied = params.generator("diffwave").ablations
     assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}
 

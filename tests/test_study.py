@@ -148,6 +148,8 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     both = ("", ", augmented")
     methods = {f"fine-tuning, {name}{way}": {("TrSTeR", "resnet1d", "25")} for name in ("all", "head", "gradual") for way in both}
     mixtures = {f"mixture, {how}{way}": {("TrRSTeR", "resnet1d", "50")} for how in ("proportion", "balance") for way in both}
+    elsewhere = {("TrRTeR", "resnet1d", "ptbxl, real")}
+    elsewhere |= {("TrRSTeR", "resnet1d", f"ptbxl, {whose} synthetic") for whose in ("own", "foreign")}
     variations = yaml.safe_load((study / "params.yaml").read_text())["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
     assert found == {
         **methods,
@@ -161,14 +163,7 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         "ablation": {("TrSTeR", "resnet1d", name) for name in variations},
         "retrained": {(setting, "resnet1d", "") for setting in ("TrSTeR", "TrRSTeR")},
         "retrained, augmented": {("TrRSTeR", "resnet1d", "")},
-        "hospitals": {
-            ("TrRTeR", "resnet1d", "ptbxl, real"),
-            ("TrRTeR", "resnet1d", "ptbxl, real, augmented"),
-            ("TrRSTeR", "resnet1d", "ptbxl, own synthetic"),
-            ("TrRSTeR", "resnet1d", "ptbxl, own synthetic, augmented"),
-            ("TrRSTeR", "resnet1d", "ptbxl, foreign synthetic"),
-            ("TrRSTeR", "resnet1d", "ptbxl, foreign synthetic, augmented"),
-        },
+        **{f"hospitals{way}": elsewhere for way in both},
     }
     costs = pd.read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")
     assert list(costs.index) == ["as it is", *variations]

@@ -180,18 +180,19 @@ def test_hospitals_are_compared_with_the_same_without_synthetic_records() -> Non
     there = {
         arm("TrRTeR", dataset="chapman"): 0.9,
         arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real"): 0.5,
-        arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real, augmented"): 0.9,
+        arm("TrRTeR", "diffwave", "chapman", "hospitals, augmented", "ptbxl, real"): 0.9,
         arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, own synthetic"): 0.8,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, own synthetic, augmented"): 0.99,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals, augmented", "ptbxl, own synthetic"): 0.99,
         arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic"): 0.4,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic, augmented"): 0.6,
+        arm("TrRSTeR", "diffwave", "chapman", "hospitals, augmented", "ptbxl, foreign synthetic"): 0.6,
     }
     found = study(there)
     assert word(found, "Synthetic records of its own hospital") == "supported"
-    assert word(found, "At another hospital, synthetic records of its own help") == "contradicted"
-    assert word(found, "At another hospital, synthetic records of its own still") == "supported"
+    assert word(found, "At another hospital, synthetic records of the classifier's own help more") == "contradicted"
+    assert word(found, "At another hospital, synthetic records of the classifier's own still") == "supported"
     assert word(found, "Synthetic records of the other hospital's patients") == "contradicted"
-    assert word(found, "At another hospital, synthetic records of its patients still") == "contradicted"
+    assert word(found, "At another hospital, synthetic records of that one help more") == "contradicted"
+    assert word(found, "At another hospital, synthetic records of that one still") == "contradicted"
 
 
 def test_many_comparisons_widen_each_interval() -> None:

@@ -271,6 +271,7 @@ class Study(Section):
 Method = Literal["all", "head", "gradual"]  # which weights a fine-tuning moves
 UNFREEZINGS = 3  # of a gradual one: the head, the upper half, all
 Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), _distinct("{:g}".format)]
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1), _distinct("{:g}".format)]
 
 
 class Sweeps(Section):
@@ -279,10 +280,10 @@ class Sweeps(Section):
     seeds: Seeds
     backbones: Annotated[list[ClassifierSettings], _distinct(lambda one: one.backbone)]  # beside the profile's classifier
     mixture: Percents  # synthetic records beside the real ones
-    transfer: Percents  # real records that a classifier of synthetic ones is fine-tuned with
+    transfer: Shares  # real records that a classifier of synthetic ones is fine-tuned with
     methods: Annotated[list[Method], Field(min_length=1), _distinct()]
     fine_tuning: Training
-    size: Percents  # real records that a generator learns from
+    size: Shares  # real records that a generator learns from
     retrained: Seeds  # of trainings of the generator, each with a classifier of the same seed
 
     @model_validator(mode="after")

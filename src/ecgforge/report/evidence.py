@@ -55,8 +55,8 @@ def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
 
 
 def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
-    """Plot each of `CURVES` that has points, for one dataset and generator: above with training records as they are, below with
-    classically augmented ones. What synthetic records have to beat stands in both.
+    """Plot each of `CURVES` that has points, for one dataset and generator: above with training records as they are, and real ones alone
+    augmented too, which synthetic ones have to beat; below, all classically augmented.
 
     Args:
         points: sweep, point (percent), setting, mean, low, high of macro-F1; those of `scratch` too.
@@ -88,7 +88,6 @@ def _whole(whole: pd.DataFrame, setting: str, changed: bool) -> pd.DataFrame:
 
 
 def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], pd.DataFrame], whole: pd.DataFrame) -> str:
-    percents = sorted({percent for rows in shown.values() for percent in rows["percent"]})
     two = any(len(rows) for (line, changed), rows in shown.items() if changed and line[1] != "TrRTeR")
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(4.4, 6 if two else 3.8), layout="constrained")
@@ -97,21 +96,28 @@ def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], p
             _levels(axes, title, whole)
             for number, (line, name) in enumerate(lines.items()):
                 look = {"color": figures.COLOURS[number], "marker": figures.MARKERS[number]}
-                _curve(axes, shown[line, changed], name, "--" if changed else "-", **look)
+                if len(shown[line, changed]):
+                    _curve(axes, shown[line, changed], name, "--" if changed else "-", **look)
                 if line[1] == "TrRTeR" and not changed:
                     axes.plot(shown[line, True]["percent"], shown[line, True]["mean"], linestyle="--", **look)
             axes.set(xscale="log", ylim=(0, 1), ylabel="macro-F1")
             axes.set_title("training records classically augmented" if changed else "training records as they are", fontsize=9)
-            axes.set_xticks(percents, [f"{percent:g}" for percent in percents], fontsize=7)
-            axes.minorticks_off()
             axes.grid(axis="y", color="#ddd")
+            _ticks(axes, sorted({percent for rows in shown.values() for percent in rows["percent"]}))
         panels[-1].set_xlabel("synthetic records, % of the real ones" if title == "More synthetic records" else "real records, % of all")
-        named, names = panels[0].get_legend_handles_labels()
-        dashed = Line2D([], [], color="#999", linestyle="--")
-        figure.legend(
-            [*named, dashed], [*names, "dashed: classically augmented"], loc="outside lower center", ncols=1, frameon=False, fontsize=8
-        )
+        named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if any(axes_line.get_linestyle() == "--" for axes in panels for axes_line in axes.get_lines()):
+            named["dashed: classically augmented"] = Line2D([], [], color="#999", linestyle="--")
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=1, frameon=False, fontsize=8)
         return figures.svg(figure)
+
+
+def _ticks(axes: Axes, percents: list[float]) -> None:
+    """A tick a point; its label is left out where the next would touch it."""
+    after = [*percents[1:], np.inf]
+    labels = ["" if next_one < 1.3 * percent else f"{percent:g}" for percent, next_one in zip(percents, after, strict=True)]
+    axes.set_xticks(percents, labels)
+    axes.minorticks_off()
 
 
 def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
@@ -136,6 +142,8 @@ def worth(rows: pd.DataFrame) -> list[dict[str, float | str]]:
 
 
 def _percent(equal: float, fewest: float) -> str:
+    if np.isnan(equal):
+        return "–"
     if equal == np.inf:
         return "more than 100 %"
     return f"{equal:.3g} %" if equal else f"less than {fewest:g} %"

@@ -96,7 +96,7 @@ class ReportInputs:
         summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals over seeds and test records.
         sweeps: dataset, generator, backbone, sweep, point, setting, metric, mean, low, high: the same of the sweeps' points, and of what
             they are compared with; without a sweep where all real records or the five settings are meant.
-        worth: dataset, generator and the columns of `study.worth`.
+        worth: the columns of `study.worth.worth`.
         variations: dataset, generator, variation, and a column for each score and cost, as `stages.sweeps.ablation` writes them.
         verdicts: on the claims, see `study.verdicts`.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
@@ -234,7 +234,7 @@ def _sweeps(points: pd.DataFrame, worth: pd.DataFrame, variations: pd.DataFrame)
         varied = tables.variations(variations[variations["generator"] == generator], rows)
         others = points[points["sweep"].isin(["backbones", augmented("backbones")]) & (points["generator"] == "")]
         backbones = tables.backbones(pd.concat([others, rows, beside]))
-        elsewhere = rows[rows["sweep"] == "hospitals"][["point", "mean", "low", "high"]].to_dict("records")
+        elsewhere = list(tables.elsewhere(rows))
         trainings = list(tables.trainings(rows))
         if images or varied["rows"] or elsewhere or trainings:
             yield {

@@ -149,12 +149,21 @@ def backbones(points: pd.DataFrame) -> list[Row]:
 
 
 def trainings(points: pd.DataFrame) -> Iterator[Row]:
-    """A row a setting in which the generator was trained anew: the study's estimate, of one training, and that of all trainings."""
-    found = {(row["sweep"], row["setting"]): row for row in points[points["generator"] != ""].to_dict("records")}
-    for anew, once, words in (("retrained", "", ""), (settings.augmented("retrained"), settings.AUGMENTATION, " augmented")):
-        for sweep, setting in found:
-            if sweep == anew:
-                yield {"setting": setting + words, "cells": [found.get((once, setting)), found[sweep, setting]]}
+    """A row a setting in which one generator was trained anew: the study's estimate, of one training, and that of all trainings."""
+    found = {(row["sweep"], row["setting"]): row for row in points.to_dict("records")}
+    for changed, setting in ((False, "TrSTeR"), (False, "TrRSTeR"), (True, "TrRSTeR")):
+        anew = found.get((settings.augmented("retrained", changed), setting))
+        if anew:
+            once = found.get((settings.AUGMENTATION if changed else "", setting))
+            yield {"setting": f"{setting} augmented" if changed else setting, "cells": [once, anew]}
+
+
+def elsewhere(points: pd.DataFrame) -> Iterator[Row]:
+    """A row for what a classifier of another hospital was trained on: its estimate here."""
+    for row in points.to_dict("records"):
+        for changed in (False, True):
+            if row["sweep"] == settings.augmented("hospitals", changed):
+                yield {**row, "point": settings.augmented(row["point"], changed)}
 
 
 def counts(records: RecordSet) -> list[Row]:

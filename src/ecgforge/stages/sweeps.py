@@ -29,7 +29,7 @@ from ecgforge.stages.inputs import DRAWN, checkpoints, curves, digests, held, re
 from ecgforge.stages.train_generator import code_of
 from ecgforge.stages.trials import Bench, Trial
 from ecgforge.study import mixtures
-from ecgforge.study.settings import SETTINGS, Diet, diet, evenly, mixed_in
+from ecgforge.study.settings import SETTINGS, Diet, augmented, diet, evenly, mixed_in
 from ecgforge.tracking import runs
 
 
@@ -217,21 +217,21 @@ def hospitals(here: Arm, there: Arm, out: Path) -> None:
     bench = Bench(here.params, there.dataset, here.generator, here.simulated)
     trained = here.classifiers.parent / "real"
     at_home = [
-        ("TrRTeR", "real", trained),
-        ("TrRTeR", "real, augmented", trained / "augmented"),
-        ("TrRSTeR", "own synthetic", here.classifiers / "mixed"),
-        ("TrRSTeR", "own synthetic, augmented", here.classifiers / "augmented"),
+        ("TrRTeR", "real", False, trained),
+        ("TrRTeR", "real", True, trained / "augmented"),
+        ("TrRSTeR", "own synthetic", False, here.classifiers / "mixed"),
+        ("TrRSTeR", "own synthetic", True, here.classifiers / "augmented"),
     ]
     foreign, real = aligned(there.synthetic.split("train"), rhythms), here.real.split("train")
     count = min(len(foreign), mixed_in(len(real), share))
     for seed in here.params.active.sweeps.seeds:
-        for setting, kind, folder in at_home:
-            point = f"{here.dataset}, {kind}"
-            bench.test(Trial(setting, Diet([], []), test, sweep="hospitals", point=point, start=folder / f"seed-{seed}"), seed)
+        for setting, kind, changed, folder in at_home:
+            arm, point = augmented("hospitals", changed), f"{here.dataset}, {kind}"
+            bench.test(Trial(setting, Diet([], []), test, sweep=arm, point=point, start=folder / f"seed-{seed}"), seed)
         meal = Diet([real, evenly(foreign, count, seed)], [here.real.split("validation")])
         trial = Trial("TrRSTeR", meal, test, sweep="hospitals", point=f"{here.dataset}, foreign synthetic")
         bench.train(trial, seed)
-        bench.train(replace(trial, point=f"{trial.point}, augmented", augmented=True), seed)
+        bench.train(trial.changed(), seed)
     bench.finish(out)
 
 

@@ -25,8 +25,8 @@ Place = tuple[str, str]  # dataset, generator
 def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
     """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the questions that it leaves open.
 
-    Which generator is the best, and whether records beside real ones help, is asked of generators that were trained anew for each of
-    several seeds, where all that a claim needs were: a difference between two trainings is none between two generators.
+    Whether records beside real ones help is asked of generators that were trained anew for each of several seeds, where they were; and
+    which generator is the best, where all of them were: a difference between two trainings is none between two generators.
 
     Args:
         found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
@@ -74,53 +74,53 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             "Some mixture of real and synthetic records helps.",
             "Some mixture helps more than classical augmentation does.",
             "Beside classical augmentation, some mixture still helps.",
-            lambda both, changed: arms.swept(MIXTURES, "TrRSTeR", both, lambda _: arms.real(changed)),
+            lambda first, second: arms.swept(MIXTURES, "TrRSTeR", second, lambda _: arms.real(first)),
         ),
         *_rivals(
             "With few real records, pre-training on synthetic ones helps.",
             "With few real records, pre-training helps more than classical augmentation does.",
             "With few real records, pre-training still helps beside classical augmentation.",
-            lambda both, changed: arms.swept(
-                FINE_TUNINGS, "TrSTeR", both, lambda row: arms.arm("TrRTeR", sweep=augmented("scratch", changed), point=row["point"])
+            lambda first, second: arms.swept(
+                FINE_TUNINGS, "TrSTeR", second, lambda row: arms.arm("TrRTeR", sweep=augmented("scratch", first), point=row["point"])
             ),
         ),
         *_rivals(
             "With few real records, a generator of those few helps.",
             "With few real records, a generator of those few helps more than classical augmentation does.",
             "With few real records, a generator of those few still helps beside classical augmentation.",
-            lambda both, changed: arms.swept(
-                ["size"], "TrRSTeR", both, lambda row: arms.arm("TrRTeR", row["generator"], augmented("size", changed), row["point"])
+            lambda first, second: arms.swept(
+                ["size"], "TrRSTeR", second, lambda row: arms.arm("TrRTeR", row["generator"], augmented("size", first), row["point"])
             ),
         ),
         *_rivals(
             "Other classifiers gain from synthetic records.",
             "Other classifiers gain more than from classical augmentation.",
             "Other classifiers still gain beside classical augmentation.",
-            lambda both, changed: arms.swept(
+            lambda first, second: arms.swept(
                 ["backbones"],
                 "TrRSTeR",
-                both,
-                lambda row: arms.arm("TrRTeR", sweep=augmented("backbones", changed), backbone=row["backbone"]),
+                second,
+                lambda row: arms.arm("TrRTeR", sweep=augmented("backbones", first), backbone=row["backbone"]),
             ),
         ),
         *_rivals(
             "Synthetic records of its own hospital help a classifier at another one.",
-            "At another hospital, synthetic records of its own help a classifier more than classical augmentation does.",
-            "At another hospital, synthetic records of its own still help a classifier beside classical augmentation.",
-            lambda both, changed: arms.elsewhere("own synthetic", both, changed),
+            "At another hospital, synthetic records of the classifier's own help more than classical augmentation does.",
+            "At another hospital, synthetic records of the classifier's own still help beside classical augmentation.",
+            lambda first, second: arms.elsewhere("own synthetic", first, second),
         ),
         *_rivals(
             "Synthetic records of the other hospital's patients help it there.",
-            "At another hospital, synthetic records of its patients help more than classical augmentation does.",
-            "At another hospital, synthetic records of its patients still help beside classical augmentation.",
-            lambda both, changed: arms.elsewhere("foreign synthetic", both, changed),
+            "At another hospital, synthetic records of that one help more than classical augmentation does.",
+            "At another hospital, synthetic records of that one still help beside classical augmentation.",
+            lambda first, second: arms.elsewhere("foreign synthetic", first, second),
         ),
     ]
 
 
 def _rivals(gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]) -> list[Claim]:
-    """Claims of `pairs` whose second arm, and whose first, is classically augmented or not."""
-    ways = {gain: (False, False), more: (False, True), still: (True, True)}
+    """Three claims of `pairs`, given whether the first arm is classically augmented, and whether the second is."""
+    ways = {gain: (False, False), more: (True, False), still: (True, True)}
     return [Claim(text, False, pairs(*way), any_gain) for text, way in ways.items()]
 
 
@@ -175,11 +175,11 @@ class _Arms:
         ]
         return [(row["dataset"], before(row), {key: row[key] for key in keys}) for _, row in rows.iterrows()]
 
-    def elsewhere(self, kind: str, both: bool, changed: bool) -> list[Pair]:
-        """Classifiers of real and synthetic records at another hospital, against those of the same real ones there."""
-        pairs = self.swept(["hospitals"], "TrRSTeR", False, lambda row: self._at_home(row, changed))
-        return [pair for pair in pairs if pair[2]["point"].endswith(", " + augmented(kind, both))]
+    def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
+        """Classifiers of real records and synthetic ones of a kind at another hospital, against those of the same real ones there."""
+        pairs = self.swept(["hospitals"], "TrRSTeR", second, lambda row: self._at_home(row, first))
+        return [pair for pair in pairs if pair[2]["point"].endswith(f", {kind}")]
 
     def _at_home(self, row: pd.Series, changed: bool) -> Arm:
         home = row["point"].split(",")[0]
-        return self.arm("TrRTeR", row["generator"], "hospitals", f"{home}, {augmented('real', changed)}")
+        return self.arm("TrRTeR", row["generator"], augmented("hospitals", changed), f"{home}, real")

@@ -38,7 +38,7 @@ AUGMENTED = {f"{name} augmented": SETTINGS[name] for name in ("TrRTeR", "TrRSTeR
 
 
 def augmented(sweep: str, changed: bool = True) -> str:
-    """Return the name of a sweep's arm whose training records are `changed` classically, which is the sweep's own where they are not."""
+    """Return the name of the arm of a sweep whose training records are `changed` classically, or else the sweep's own."""
     return f"{sweep}, augmented" if changed else sweep
 
 

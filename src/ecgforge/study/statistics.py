@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from scipy.stats import t as student_t
 
 MACRO = "macro"
@@ -118,30 +117,33 @@ def difference(
 
 
 def f1_draws(
-    truth: np.ndarray, arms: Sequence[np.ndarray], patients: np.ndarray, *, confidence: float, resamples: int, seed: int
+    truth: np.ndarray, arms: Sequence[np.ndarray], patients: np.ndarray, *, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resample macro-F1 of several settings on the same test patients, for what is no mean or difference of them.
+    """Draw macro-F1 of several settings as other test patients, the same for all, and other seeds might have it: for what is no mean or
+    difference of them.
 
-    See `interval` for the bootstrap and the arguments. The draws of each setting are stretched so that their percentiles lie where the
-    limits of `interval` do.
+    Patients are resampled as for `interval`, and what makes them hard for all cancels. A mean over k seeds is off by their standard error
+    times a draw of the t law with k - 1 degrees of freedom; one seed alone says nothing about seeds.
 
     Args:
+        truth: `[records]`, class indices.
         arms: of each setting, `[seeds, records, rhythms]`.
+        patients: `[records]`.
 
     Returns:
         Means over seeds, `[arms]`, and draws, `[arms, resamples]`.
     """
     rng = np.random.default_rng(seed)
-    weights = _patient_weights(patients, resamples, rng)
-    means, stretched = [], []
+    weights = np.concatenate([np.ones((1, len(truth))), _patient_weights(patients, resamples, rng)])
+    means, draws = [], []
     for probabilities in arms:
-        found, draws = (figures[:, [OVERALL.index("f1")]] for figures in _resampled(truth, probabilities, weights, rng))
-        mean, spread = found.mean(axis=0), draws - draws.mean(axis=0)
-        _, high = _t_limits(mean, draws, [found], confidence)
-        normal = norm.ppf((1 + confidence) / 2) * spread.std(axis=0)
-        stretched.append((mean + spread * np.divide(high - mean, normal, out=np.ones(1), where=normal > 0))[:, 0])
-        means.append(mean[0])
-    return np.array(means), np.array(stretched)
+        seeds = len(probabilities)
+        by_seed = np.stack([_mean(_f1(*_counts(truth, one, weights)), axis=1) for one in probabilities])
+        mean, resampled = by_seed[:, 0].mean(), by_seed[:, 1:].mean(axis=0)
+        off = rng.standard_t(seeds - 1, resamples) * by_seed[:, 0].std(ddof=1) / np.sqrt(seeds) if seeds > 1 else 0
+        means.append(mean)
+        draws.append(np.clip(mean + resampled - resampled.mean() + off, 0, 1))
+    return np.array(means), np.array(draws)
 
 
 def _check(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> None:
@@ -200,18 +202,26 @@ def _resampled(
     return by_seed[:, 0], _mean(draws, axis=1)
 
 
+def _counts(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Records of each rhythm, taken for it, and rightly so, under each row of record weights: each `[rows, rhythms]`."""
+    classes = np.arange(probabilities.shape[1])
+    is_class, is_predicted = truth[:, None] == classes, probabilities.argmax(axis=1)[:, None] == classes
+    return weights @ is_class, weights @ is_predicted, weights @ (is_class & is_predicted)
+
+
+def _f1(support: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(support > 0, 2 * hits / (support + predicted), np.nan)
+
+
 def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The figures of `metrics` under each row of record weights, `[rows, figures]`, in the order of `_keys`."""
-    classes = np.arange(probabilities.shape[1])
-    is_class = truth[:, None] == classes
-    is_predicted = probabilities.argmax(axis=1)[:, None] == classes
-    support, predicted, hits = weights @ is_class, weights @ is_predicted, weights @ (is_class & is_predicted)
+    support, predicted, hits = _counts(truth, probabilities, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / support
         precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 0)
-        f1 = 2 * hits / (support + predicted)
-    auroc = np.stack([_auroc(is_class[:, k], probabilities[:, k], weights) for k in classes], axis=1)
-    per_rhythm = np.where(support[..., None] > 0, np.stack([precision, recall, f1, auroc], axis=2), np.nan)
+    auroc = np.stack([_auroc(truth == k, probabilities[:, k], weights) for k in range(probabilities.shape[1])], axis=1)
+    per_rhythm = np.where(support[..., None] > 0, np.stack([precision, recall, _f1(support, predicted, hits), auroc], axis=2), np.nan)
     macro = _mean(per_rhythm, axis=1)
     accuracy = hits.sum(axis=1) / weights.sum(axis=1)
     by_metric = per_rhythm.transpose(0, 2, 1).reshape(len(weights), -1)
