@@ -205,3 +205,13 @@ def test_differences_are_second_less_first_and_rarely_significant_by_chance() ->
         np.mean([figure(statistics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in second])
         - np.mean([figure(statistics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in first])
     )
+
+
+def test_a_difference_without_auroc_is_the_same_but_for_it() -> None:
+    rng = np.random.default_rng(0)
+    truth, patients = np.arange(60) % 3, np.arange(60)
+    first, second = (np.stack([skilled(truth, chance, rng) for _ in range(2)]) for chance in (0.5, 0.8))
+    whole = statistics.difference(truth, first, second, patients, RHYTHMS, **BOOTSTRAP)
+    short = statistics.difference(truth, first, second, patients, RHYTHMS, auroc=False, **BOOTSTRAP)
+    assert "auroc" not in set(short["metric"])
+    pd.testing.assert_frame_equal(short, whole[whole["metric"] != "auroc"].reset_index(drop=True))

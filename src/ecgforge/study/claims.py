@@ -13,7 +13,7 @@ from ecgforge.params import Method
 from ecgforge.study import statistics
 from ecgforge.study.mixtures import HOWS
 from ecgforge.study.settings import AUGMENTATION, CLASSICAL, augmented
-from ecgforge.study.verdicts import Arm, Claim, Pair, always_better, always_worse, any_gain, no_gain, some_arm_gains_everywhere
+from ecgforge.study.verdicts import ARM, Arm, Claim, Pair, always_better, always_worse, any_gain, no_gain, some_arm_gains_everywhere
 
 MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
 MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
@@ -168,12 +168,11 @@ class _Arms:
 
     def swept(self, names: Iterable[str], setting: str, changed: bool, before: Callable[[pd.Series], Arm]) -> list[Pair]:
         """All points of sweeps in a setting, `changed` classically or not, each against what is `before` it."""
-        keys = ["setting", "generator", "backbone", "sweep", "point"]
-        rows = self.found[["dataset", *keys]].drop_duplicates()
+        rows = self.found[["dataset", *ARM]].drop_duplicates()
         rows = rows[
             rows["sweep"].isin([augmented(name, changed) for name in names]) & (rows["setting"] == setting) & (rows["generator"] != "")
         ]
-        return [(row["dataset"], before(row), {key: row[key] for key in keys}) for _, row in rows.iterrows()]
+        return [(row["dataset"], before(row), {key: row[key] for key in ARM}) for _, row in rows.iterrows()]
 
     def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
         """Classifiers of real records and synthetic ones of a kind at another hospital, against those of the same real ones there."""

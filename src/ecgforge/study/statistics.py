@@ -92,11 +92,15 @@ def difference(
     confidence: float,
     resamples: int,
     seed: int,
+    auroc: bool = True,
 ) -> pd.DataFrame:
     """Compare two settings tested on the same records: every figure of `second` less that of `first`, paired by test patient.
 
     Both are judged on the same resampled patients, so that what makes a patient hard for both cancels; their seeds are resampled
     apart, since equal seeds of two settings have nothing else in common. See `interval` for the bootstrap, the limits and the arguments.
+
+    Args:
+        auroc: whether it is wanted, which takes most of the time.
 
     Returns:
         Rows of rhythm, metric, estimate, low, high, p; p is two-sided, from the share of resamples on the far side of zero, and no
@@ -106,8 +110,8 @@ def difference(
     _check(truth, second, rhythms)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, resamples, rng)
-    first_found, first_draws = _resampled(truth, first, weights, rng)
-    second_found, second_draws = _resampled(truth, second, weights, rng)
+    first_found, first_draws = _resampled(truth, first, weights, rng, auroc)
+    second_found, second_draws = _resampled(truth, second, weights, rng, auroc)
     estimate, draws = _mean(second_found, axis=0) - _mean(first_found, axis=0), second_draws - first_draws
     low, high = _t_limits(estimate, draws, [first_found, second_found], confidence)
     beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
@@ -191,11 +195,11 @@ def _patient_weights(patients: np.ndarray, resamples: int, rng: np.random.Genera
 
 
 def _resampled(
-    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rng: np.random.Generator
+    truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rng: np.random.Generator, auroc: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Figures in the order of `_keys`: of each seed, `[seeds, figures]`, and resampled means over seeds, `[resamples, figures]`."""
     once = np.ones((1, len(truth)))
-    by_seed = np.stack([_figures(truth, one, np.concatenate([once, weights])) for one in probabilities])
+    by_seed = np.stack([_figures(truth, one, np.concatenate([once, weights]), auroc) for one in probabilities])
     seeds = len(by_seed)
     drawn = rng.integers(seeds, size=(len(weights), max(1, seeds - 1)))
     draws = by_seed[drawn, 1 + np.arange(len(weights))[:, None]]
@@ -214,14 +218,17 @@ def _f1(support: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> np.ndar
         return np.where(support > 0, 2 * hits / (support + predicted), np.nan)
 
 
-def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The figures of `metrics` under each row of record weights, `[rows, figures]`, in the order of `_keys`."""
+def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, auroc: bool = True) -> np.ndarray:
+    """The figures of `metrics` under each row of record weights, `[rows, figures]`, in the order of `_keys`; AUROC is NaN if not asked
+    for."""
     support, predicted, hits = _counts(truth, probabilities, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / support
         precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 0)
-    auroc = np.stack([_auroc(truth == k, probabilities[:, k], weights) for k in range(probabilities.shape[1])], axis=1)
-    per_rhythm = np.where(support[..., None] > 0, np.stack([precision, recall, _f1(support, predicted, hits), auroc], axis=2), np.nan)
+    areas = np.full_like(recall, np.nan)
+    if auroc:
+        areas = np.stack([_auroc(truth == k, probabilities[:, k], weights) for k in range(probabilities.shape[1])], axis=1)
+    per_rhythm = np.where(support[..., None] > 0, np.stack([precision, recall, _f1(support, predicted, hits), areas], axis=2), np.nan)
     macro = _mean(per_rhythm, axis=1)
     accuracy = hits.sum(axis=1) / weights.sum(axis=1)
     by_metric = per_rhythm.transpose(0, 2, 1).reshape(len(weights), -1)

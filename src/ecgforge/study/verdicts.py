@@ -21,8 +21,10 @@ FEWEST = 30  # test patients: resamples of fewer say little about others, so the
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
-Arm = dict[str, str]  # keys of predictions
+ARM = ("setting", "generator", "backbone", "sweep", "point")  # keys of predictions, beside dataset and seed
+Arm = dict[str, str]  # a value for each of these
 Pair = tuple[str, Arm, Arm]  # dataset, arm, arm that is claimed better
+ByArm = dict[tuple[str, ...], pd.DataFrame]  # predictions of all seeds, by dataset and `ARM`
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]  # of rows with low and high: whether they support, whether they contradict
 
 
@@ -53,37 +55,35 @@ class Verdict:
 
 def judge(found: pd.DataFrame, claims: Iterable[Claim], confidence: float, resamples: int) -> list[Verdict]:
     """Judge claims by the predictions of all cells; a claim is not tested if none of its pairs was run, or not all that it needs."""
-    return [_judged(found, claim, confidence, resamples) for claim in claims]
+    by_arm = dict(iter(found.groupby(["dataset", *ARM], sort=False)))
+    return [_judged(by_arm, claim, confidence, resamples) for claim in claims]
 
 
-def _judged(found: pd.DataFrame, claim: Claim, confidence: float, resamples: int) -> Verdict:
-    arms = [(dataset, first, second, _rows(found, dataset, first), _rows(found, dataset, second)) for dataset, first, second in claim.pairs]
-    arms = [arm for arm in arms if len(arm[3]) and len(arm[4])]
-    if claim.rule in NEED_ALL and len(arms) < len(claim.pairs):
-        arms = []
-    together = 1 - (1 - confidence) / max(1, len(arms) * len(claim.metrics))
-    tables = []
-    for dataset, first, second, before, after in arms:
-        truth, one, patients = predictions.stacked(before)
-        _, other, _ = predictions.stacked(after)
-        rhythms = predictions.rhythms(before)
-        table = statistics.difference(truth, one, other, patients, rhythms, confidence=together, resamples=resamples, seed=0)
-        table = table[(table["rhythm"] == statistics.MACRO) & table["metric"].isin(claim.metrics)].drop(columns="rhythm")
-        if len(np.unique(patients)) < FEWEST:
-            table = table.assign(low=np.nan, high=np.nan)
-        tables.append(table.assign(dataset=dataset, first=_words(first), second=_words(second)))
-    if not tables:
+def _judged(by_arm: ByArm, claim: Claim, confidence: float, resamples: int) -> Verdict:
+    pairs = [pair for pair in claim.pairs if {_key(pair[0], arm) for arm in pair[1:]} <= by_arm.keys()]
+    if not pairs or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
         return Verdict(claim, "not tested", pd.DataFrame(columns=["dataset", "first", "second", "metric", "estimate", "low", "high", "p"]))
-    comparisons = pd.concat(tables, ignore_index=True)
+    together = 1 - (1 - confidence) / (len(pairs) * len(claim.metrics))
+    comparisons = pd.concat([_compared(by_arm, pair, claim.metrics, together, resamples) for pair in pairs], ignore_index=True)
     supports, contradicts = claim.rule(comparisons)
     return Verdict(claim, "supported" if supports else "contradicted" if contradicts else "undecided", comparisons)
 
 
-def _rows(found: pd.DataFrame, dataset: str, arm: Arm) -> pd.DataFrame:
-    chosen = found["dataset"] == dataset
-    for key, value in ({"sweep": "", "point": "", "generator": ""} | arm).items():
-        chosen &= found[key] == value
-    return found[chosen]
+def _compared(by_arm: ByArm, pair: Pair, metrics: tuple[str, ...], confidence: float, resamples: int) -> pd.DataFrame:
+    dataset, first, second = pair
+    before, after = (by_arm[_key(dataset, arm)] for arm in (first, second))
+    truth, one, patients = predictions.stacked(before)
+    _, other, _ = predictions.stacked(after)
+    rhythms, auroc = predictions.rhythms(before), "auroc" in metrics
+    table = statistics.difference(truth, one, other, patients, rhythms, confidence=confidence, resamples=resamples, seed=0, auroc=auroc)
+    table = table[(table["rhythm"] == statistics.MACRO) & table["metric"].isin(metrics)].drop(columns="rhythm")
+    if len(np.unique(patients)) < FEWEST:
+        table = table.assign(low=np.nan, high=np.nan)
+    return table.assign(dataset=dataset, first=_words(first), second=_words(second))
+
+
+def _key(dataset: str, arm: Arm) -> tuple[str, ...]:
+    return dataset, *(arm[key] for key in ARM)
 
 
 def _words(arm: Arm) -> str:
