@@ -133,6 +133,8 @@ def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
 def _curve(axes: Axes, rows: pd.DataFrame, name: str, style: str, **look: Any) -> None:
     axes.plot(rows["percent"], rows["mean"], label=name, linestyle=style, **look)
     axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"])
+    if len(rows) == 1:  # which no band shows
+        axes.vlines(rows["percent"], rows["low"], rows["high"], color=look["color"], linewidth=1)
 
 
 def worth(rows: pd.DataFrame) -> list[dict[str, float | str]]:
