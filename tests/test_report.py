@@ -408,6 +408,17 @@ def test_a_curve_has_each_level_once_and_no_baseline():
         assert f">{words}<" not in image, f"{words}: not drawn"
 
 
+def test_a_point_alone_is_drawn_in_its_panel_with_its_interval():
+    points = tables.models(pd.DataFrame(sweeps("ptbxl", "diffwave")))
+    image = evidence.curves(points, points)["More synthetic records"]
+    width = float(re.search(r'width="([\d.]+)pt"', image)[1])
+    panel = image[image.index('id="axes_1"') : image.index('id="axes_2"')]
+    markers = re.findall(r'<use xlink:href="#\w+" x="([-\d.]+)" y="[-\d.]+" style="fill: #(?:0072b2|d55e00); stroke', panel)
+    assert len(markers) == 2
+    assert all(0.3 * width < float(x) < width for x in markers)
+    assert len(re.findall(r'd="M ([\d.]+) [\d.]+ \nL \1 [\d.]+ \n" clip-path', panel)) == 2, "a line up and down for each"
+
+
 def test_curves_of_augmented_records_have_a_panel_of_their_own():
     points = tables.models(pd.DataFrame(sweeps("ptbxl", "diffwave")))
     panel = "training records classically augmented"

@@ -93,6 +93,7 @@ def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], p
         figure = Figure(figsize=(4.4, 6 if two else 3.8), layout="constrained")
         panels = figure.subplots(1 + two, 1, sharex=True, squeeze=False)[:, 0]
         for axes, changed in zip(panels, (False, True), strict=False):
+            axes.set(xscale="log", ylim=(0, 1), ylabel="macro-F1")
             _levels(axes, title, whole)
             for number, (line, name) in enumerate(lines.items()):
                 look = {"color": figures.COLOURS[number], "marker": figures.MARKERS[number]}
@@ -100,7 +101,6 @@ def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], p
                     _curve(axes, shown[line, changed], name, "--" if changed else "-", **look)
                 if line[1] == "TrRTeR" and not changed:
                     axes.plot(shown[line, True]["percent"], shown[line, True]["mean"], linestyle="--", **look)
-            axes.set(xscale="log", ylim=(0, 1), ylabel="macro-F1")
             axes.set_title("training records classically augmented" if changed else "training records as they are", fontsize=9)
             axes.grid(axis="y", color="#ddd")
             _ticks(axes, sorted({percent for rows in shown.values() for percent in rows["percent"]}))
@@ -134,7 +134,7 @@ def _curve(axes: Axes, rows: pd.DataFrame, name: str, style: str, **look: Any) -
     axes.plot(rows["percent"], rows["mean"], label=name, linestyle=style, **look)
     axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"])
     if len(rows) == 1:  # which no band shows
-        axes.vlines(rows["percent"], rows["low"], rows["high"], color=look["color"], linewidth=1)
+        axes.plot([*rows["percent"]] * 2, [*rows["low"], *rows["high"]], color=look["color"], linewidth=1)
 
 
 def worth(rows: pd.DataFrame) -> list[dict[str, float | str]]:
