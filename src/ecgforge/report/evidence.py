@@ -106,7 +106,7 @@ def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], p
             _ticks(axes, sorted({percent for rows in shown.values() for percent in rows["percent"]}))
         panels[-1].set_xlabel("synthetic records, % of the real ones" if title == "More synthetic records" else "real records, % of all")
         named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-        if any(axes_line.get_linestyle() == "--" for axes in panels for axes_line in axes.get_lines()):
+        if any(line.get_linestyle() == "--" for axes in panels for line in axes.get_lines()):
             named["dashed: classically augmented"] = Line2D([], [], color="#999", linestyle="--")
         figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=1, frameon=False, fontsize=8)
         return figures.svg(figure)
@@ -115,7 +115,7 @@ def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], p
 def _ticks(axes: Axes, percents: list[float]) -> None:
     """A tick a point; its label is left out where the next would touch it."""
     after = [*percents[1:], np.inf]
-    labels = ["" if next_one < 1.3 * percent else f"{percent:g}" for percent, next_one in zip(percents, after, strict=True)]
+    labels = ["" if further < 1.3 * percent else f"{percent:g}" for percent, further in zip(percents, after, strict=True)]
     axes.set_xticks(percents, labels)
     axes.minorticks_off()
 

@@ -37,8 +37,8 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
 
 
 def _papers(arms: _Arms) -> list[Claim]:
-    real = arms.arm("TrRTeR")
-    single, merged = ([place for place in arms.places if (place[0] == "merged") == both] for both in (False, True))
+    real = arms.real(False)
+    single, merged = [place for place in arms.places if place[0] != "merged"], [place for place in arms.places if place[0] == "merged"]
     tuned = arms.swept(FINE_TUNINGS, "TrSTeR", False, lambda _: real)
     most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
     whole = [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST]
@@ -141,6 +141,11 @@ class _Arms:
         generators = [name for name in dict.fromkeys(self.found["generator"]) if name]
         return [(dataset, generator) for dataset in self.datasets for generator in generators]
 
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """All that was run, a row for each dataset and arm."""
+        return self.found[["dataset", *ARM]].drop_duplicates()
+
     def arm(self, setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = "") -> Arm:
         return {"setting": setting, "generator": generator, "backbone": backbone or self.backbone, "sweep": sweep, "point": point}
 
@@ -168,10 +173,8 @@ class _Arms:
 
     def swept(self, names: Iterable[str], setting: str, changed: bool, before: Callable[[pd.Series], Arm]) -> list[Pair]:
         """All points of sweeps in a setting, `changed` classically or not, each against what is `before` it."""
-        rows = self.found[["dataset", *ARM]].drop_duplicates()
-        rows = rows[
-            rows["sweep"].isin([augmented(name, changed) for name in names]) & (rows["setting"] == setting) & (rows["generator"] != "")
-        ]
+        named = self.points["sweep"].isin([augmented(name, changed) for name in names])
+        rows = self.points[named & (self.points["setting"] == setting) & (self.points["generator"] != "")]
         return [(row["dataset"], before(row), {key: row[key] for key in ARM}) for _, row in rows.iterrows()]
 
     def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
