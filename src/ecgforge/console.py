@@ -1,0 +1,53 @@
+"""The two consoles of the command line. Text is shown letter by letter: brackets in it are no markup, control characters no commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+# Control characters but for tab and newline, and the surrogates by which Python holds bytes that are no UTF-8.
+_UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def shown(text: object) -> str:
+    r"""Return `text` as it can be shown and written as UTF-8: control characters and bytes that are no UTF-8 as escapes such as \x1b."""
+
+    def escape(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+    return _UNSHOWABLE.sub(escape, str(text))
+
+
+class _PlainConsole(Console):
+    """A console that prints strings as they are, without wrapping them. `style` still works, and so do tables and trees."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        wrapped = not all(isinstance(one, str) for one in objects)
+        plain = [shown(one) if isinstance(one, str) else one for one in objects]
+        super().print(*plain, **{"soft_wrap": not wrapped} | options)
+
+
+out = _PlainConsole()
+err = _PlainConsole(stderr=True)
+
+
+def progress(**options: Any) -> Progress:
+    """Return a progress bar on stderr whose descriptions are plain text."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, **options)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` with a progress bar on stderr."""
+    with progress() as bar:
+        yield from bar.track(items, total=total, description=shown(description))
