@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -39,6 +40,61 @@ def test_whole_clears_what_a_killed_process_left(tmp_path):
         scratch.mkdir()
         (scratch / "fresh").write_text("now")
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["fresh"]
+
+
+def test_whole_replaces_a_file_in_one_step(tmp_path, monkeypatch):
+    """A kill at any file operation leaves the old file or the new one, never none."""
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    seen = []
+    for name in ("replace", "rename", "unlink"):
+        real = getattr(Path, name)
+
+        def watched(self, *arguments, real=real, **options):
+            seen.append(target.read_text())
+            found = real(self, *arguments, **options)
+            seen.append(target.read_text())
+            return found
+
+        monkeypatch.setattr(Path, name, watched)
+    with whole(target) as scratch:
+        scratch.write_text("new")
+    assert set(seen) == {"old", "new"}
+
+
+def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_renames(tmp_path, monkeypatch):
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "kept").write_text("old")
+
+    def killed(self, other):
+        real(self, other)
+        raise SystemExit  # nothing after the first rename happens
+
+    real = Path.rename
+    with monkeypatch.context() as patch, pytest.raises(SystemExit), whole(target) as scratch:  # noqa: PT012
+        scratch.mkdir()
+        patch.setattr(Path, "rename", killed)
+    assert not target.exists()
+    with pytest.raises(RuntimeError), whole(target) as scratch:
+        raise RuntimeError
+    assert (target / "kept").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_whole_moves_nothing_where_nothing_was_written(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "kept").write_text("old")
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "set"):
+        pass
+    assert (tmp_path / "set" / "kept").read_text() == "old"
+
+
+def test_whole_writes_no_file_over_a_folder(tmp_path):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(IsADirectoryError), whole(tmp_path / "set") as scratch:
+        scratch.write_text("a file")
+    assert (tmp_path / "set").is_dir()
 
 
 def test_md5_is_the_digest_that_dvc_records(tmp_path):

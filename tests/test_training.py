@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +110,37 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(records: RecordSet
     assert same == weights
     assert steps == [10, 20, 30, 40]
     assert rest == [30, 40], "went on from the checkpoint at 20, and not from the start"
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+@pytest.mark.parametrize("left", [0, 100, 0.5, -1, None])
+def test_a_torn_checkpoint_is_trained_over(records: RecordSet, tmp_path: Path, name: str, left: float | None) -> None:
+    outcome, weights, _ = run(records, tmp_path / "whole", training())
+    with pytest.raises(RuntimeError, match="cut off"):
+        run(records, tmp_path / "cut", training(), stop_at=30)
+    file = tmp_path / "cut" / name
+    content = file.read_bytes()
+    if left is None:
+        file.unlink()
+    else:
+        file.write_bytes(content[: int(left * len(content)) if isinstance(left, float) else left])
+    assert run(records, tmp_path / "cut", training()) == (outcome, weights, [10, 20, 30, 40])
+
+
+def test_a_checkpoint_is_written_in_its_own_folder_and_on_disk_before_it_takes_its_name(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = [], os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setenv("TMPDIR", "/nonexistent")  # another file system would make each move a copy
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    run(records, tmp_path / "c", training(steps=20))
+    assert synced == [str(tmp_path / "c" / f".{name}.ckpt.partial") for name in ("best", "last")] * 2
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from ecgforge.errors import EcgforgeError
+from ecgforge import __version__
+from ecgforge.console import shown
+from ecgforge.errors import explained
 
 app = typer.Typer(
     help="Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the study; these are its stages.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -29,6 +31,19 @@ Generator = Annotated[str, typer.Argument(help="diffwave, time_diffusion, time_v
 Tuned = Annotated[list[Path] | None, typer.Option("--tuned", help="What tuning found, to use in place of the parameters; repeat it.")]
 PARAMS = Path("params.yaml")
 INTERRUPTED = 130  # the exit code that typer makes of KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ecgforge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -363,13 +378,23 @@ def repro(
 def main() -> None:
     """Run the command line; a mistake of the user's or of the machine's ends in one line and a non-zero exit."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that the terminal's encoding has no letters for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
-    except EcgforgeError as error:
-        sys.exit(f"ecgforge: {error}")
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"ecgforge: {error.strerror or error}{where}")
+        code = app(standalone_mode=False, prog_name="ecgforge")
+    except typer.TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "ecgforge")
+        _end(f"{error.format_message().rstrip('.')} (see '{command} --help')", getattr(error, "exit_code", 2))
+    except Exception as error:
+        if os.environ.get("ECGFORGE_DEBUG"):
+            raise
+        _end(explained(error), 1)
     if code == INTERRUPTED:
         print("ecgforge: interrupted; the next run goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(code)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"ecgforge: {shown(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

@@ -1,5 +1,13 @@
 """Errors that mean something: the command line turns them into a single line and a non-zero exit."""
 
+from __future__ import annotations
+
+import errno
+import traceback
+from pathlib import Path
+
+LOG = Path(".ecgforge/traceback.txt")
+
 
 class EcgforgeError(Exception):
     """Something the user can mend; the message says what is wrong and what to do next."""
@@ -11,3 +19,30 @@ class TrialError(EcgforgeError):
 
 class PrunedError(TrialError):
     """A trial of a study of tuning was not worth going on with."""
+
+
+def explained(error: Exception) -> str:
+    """Return one line for a person. The traceback of an error that nobody foresaw goes to `LOG`, where the folder is a project's."""
+    if isinstance(error, EcgforgeError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory: close other programs, or lower batch_size, chunk or the number of --jobs"
+    if isinstance(error, OSError) and error.strerror:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}" + (": free some space and run this again; what was finished is kept" if full else "")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    kind, place = type(error).__name__, f"{Path(frame.filename).name}, line {frame.lineno}"
+    text = " ".join(str(error).split())[:300]
+    return f"unexpected {kind} in {place}: {text}; this is a fault of ecgforge, please report it{_logged(error)}"
+
+
+def _logged(error: Exception) -> str:
+    if not Path("params.yaml").exists():
+        return " (set ECGFORGE_DEBUG=1 to see the traceback)"
+    try:
+        LOG.parent.mkdir(exist_ok=True)
+        LOG.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return " (set ECGFORGE_DEBUG=1 to see the traceback)"
+    return f" with {LOG}"

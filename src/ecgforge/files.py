@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +14,38 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `path` to write a file or a folder at; it takes the name `path` only on success.
+    """Yield a scratch path next to `path` to write a file or a folder at; it takes the name `path` only on success.
 
-    A scratch path left behind by a killed process is cleared on entry, and on an error nothing of the new output remains
-    and an older output stays as it was.
+    On an error nothing of the new output remains, and an older output stays as it was. A file is on disk before it takes its name, so
+    neither a killed process nor a power cut leaves half of it. Left-overs of a killed process are cleared on entry.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
+    scratch, former = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.former.partial")
     remove(scratch)
+    if former.exists() and not path.exists():  # killed between the two renames of `_replace`
+        former.rename(path)
+    remove(former)
     try:
         yield scratch
-        remove(path)
-        scratch.replace(path)
+        _replace(scratch, path, former)
     finally:
         remove(scratch)
+
+
+def _replace(scratch: Path, path: Path, former: Path) -> None:
+    if scratch.is_file():
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder is where a file is to be written", str(path))
+        scratch.replace(path)
+        return
+    scratch.stat()  # nothing is moved where nothing was written
+    if path.exists():  # no rename replaces a folder that holds something
+        path.rename(former)
+    scratch.rename(path)
+    remove(former)
 
 
 def remove(path: Path) -> None:

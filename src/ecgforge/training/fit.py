@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Compute, Training
 from ecgforge.records.record_set import RecordSet
+from ecgforge.training import checkpoints
 from ecgforge.training.batches import Batch, Draws, Records, in_order
 from ecgforge.training.objective import Objective
 
@@ -109,16 +110,6 @@ class _Patience(EarlyStopping):
         trainer.should_stop = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
 
 
-class _Best(ModelCheckpoint):
-    """The best checkpoint, in a folder that can be moved: Lightning keeps its absolute path, and forgets the best score at another."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        here = self.format_checkpoint_name({})
-        models = {here: state_dict["best_model_score"]}
-        moved = {"dirpath": self.dirpath, "best_model_path": here, "kth_best_model_path": here, "best_k_models": models}
-        super().load_state_dict(state_dict | moved)
-
-
 def fit(
     objective: Objective,
     train: Sequence[RecordSet],
@@ -147,7 +138,7 @@ def fit(
     records, held_out = Records(train), Records(validation)
     draws = Draws(records.labels, settings.batch_size, settings.balance, seed)
     loop = _Loop(objective, settings, draws, seed, log)
-    keep_best = _Best(
+    keep_best = checkpoints.Best(
         folder,
         "best",
         monitor=objective.monitor,
@@ -161,14 +152,13 @@ def fit(
     if settings.ema_decay:
         callbacks.insert(0, WeightAveraging(multi_avg_fn=_warmed_up(settings.ema_decay), use_buffers=False))
     trainer = _trainer(settings, compute, callbacks)
-    last = folder / "last.ckpt"
     try:
         with torch.random.fork_rng():
             trainer.fit(
                 loop,
                 DataLoader(records, sampler=draws, batch_size=None),
                 DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),
-                ckpt_path=last if last.exists() else None,
+                ckpt_path=checkpoints.resumable(folder),
                 weights_only=True,
             )
     except SystemExit:
@@ -210,6 +200,7 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
         num_sanity_val_steps=0,
         deterministic="warn" if on_gpu else True,
         logger=False,
+        plugins=[checkpoints.WholeCheckpoints()],
         enable_progress_bar=interactive,
         enable_model_summary=False,
         callbacks=[*callbacks, RichProgressBar()] if interactive else callbacks,

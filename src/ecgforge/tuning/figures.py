@@ -37,9 +37,10 @@ def figures(task: Task, names: list[str]) -> dict[str, Figure]:
 
 
 def _drawn(plot: Callable[[], Any]) -> Figure | None:
-    try:
-        figure = plot().figure
-    except (RuntimeError, ValueError):  # importances need two trials that differ
-        figure = None
-    plt.close("all")
+    with plt.rc_context():  # Optuna sets the style "ggplot" for the whole process
+        try:
+            figure = plot().figure
+        except (RuntimeError, ValueError):  # importances need two trials that differ
+            return None
+        plt.close(figure)
     return figure
