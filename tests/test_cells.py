@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -128,3 +129,53 @@ def test_a_kill_while_dvc_wrote_its_lock_does_not_stop_the_next_run(project: Pat
     lock.write_text(left)
     assert cells.repro([], 1) == 0
     assert (project / "one").exists()
+
+
+def test_a_torn_lock_is_restored_and_nothing_runs_again(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stages = {name: {"cmd": f"echo x >> ran; touch {name}", "outs": [name]} for name in ("one", "two", "three")}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    assert cells.repro([], 1) == 0
+    whole = (project / "dvc.lock").read_text()
+    for left in (whole[:90], whole[: whole.rindex("  t")], ""):  # no YAML, valid YAML with fewer stages, nothing
+        (project / "dvc.lock").write_text(left)
+        assert cells.repro([], 1) == 0
+        assert "dvc.lock was damaged" in capfd.readouterr().err
+        assert (project / "dvc.lock").read_text() == whole
+    assert (project / "ran").read_text().count("x") == 3
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(project: Path) -> None:
+    stage = {"cmd": "echo $PPID > worker; echo $$ > stage; echo $TMPDIR > place; sleep 60; touch long", "outs": ["long"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"long": stage}}))
+    command = subprocess.Popen([sys.executable, "-m", "ecgforge", "repro", "--jobs", "1"], stderr=subprocess.PIPE, text=True)
+    while not (project / "place").exists() or not (project / "place").read_text():
+        time.sleep(0.1)
+    process = psutil.Process(int((project / "stage").read_text()))
+    os.kill(int((project / "worker").read_text()), signal.SIGKILL)
+    _, told = command.communicate()
+    assert command.returncode == 1
+    assert "Traceback" not in told
+    assert "a worker process was killed, perhaps for lack of memory, while these ran: long" in told.strip().split("\n")[-1]
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # until the test's time is over
+        time.sleep(0.1)
+    assert not (project / "long").exists()
+    assert not Path((project / "place").read_text().strip()).exists(), "its temporary files are gone"
+
+
+def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path_factory.mktemp("t")
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    with cells._temporary_files():
+        (own,) = place.iterdir()
+        assert os.environ["TMPDIR"] == str(own)
+    key = own.name.split("-")[1]
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = {f"ecgforge-{key}-{dead.pid}-abc": False, f"ecgforge-{key}-{os.getppid()}-abc": True, f"ecgforge-00000000-{dead.pid}-abc": True}
+    for name in left:
+        (place / name / "model").mkdir(parents=True)
+    with cells._temporary_files():
+        assert {name: (place / name).exists() for name in left} == left

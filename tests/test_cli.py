@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
+import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ecgforge import cli
+from ecgforge import __version__, cli
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import simulated
 
@@ -88,6 +91,63 @@ def test_help_names_every_stage(tmp_path: Path) -> None:
 def test_help_loads_no_heavy_package() -> None:
     code = "import sys, ecgforge.cli; print([name for name in ('torch', 'mlflow', 'pandas', 'scipy', 'dvc') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("promte",), "No such command 'promte'. Did you mean 'promote'? (see 'ecgforge --help')"),
+        (("promote",), "Missing argument 'name' (see 'ecgforge promote --help')"),
+        (("acquire", "ptbxl"), "Missing option '--out' (see 'ecgforge acquire --help')"),
+        (("ui", "--port", "abc"), "Invalid value for '--port': Input should be a valid integer"),
+        (("repro", "--jobs", "0"), "Invalid value for '--jobs': Input should be greater than or equal to 1"),
+        (("gc", "--yse"), "No such option: --yse (Possible options: --yes) (see 'ecgforge gc --help')"),
+        (("check", "a", "[b]"), "Got unexpected extra argument(s) (a [b])"),
+        (("--frobnicate",), "No such option: --frobnicate"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    found = ecgforge(tmp_path, *arguments)
+    assert found.returncode == 2
+    assert found.stderr.count("\n") == 1
+    assert found.stderr.startswith(f"ecgforge: {told}")
+
+
+def test_version_is_shown(tmp_path: Path) -> None:
+    assert ecgforge(tmp_path, "--version").stdout == f"ecgforge {__version__}\n"
+
+
+def test_the_shell_can_complete_commands() -> None:
+    environment = {**os.environ, "_ECGFORGE_COMPLETE": "complete_bash", "COMP_WORDS": "ecgforge pro", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "ecgforge"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.split() == ["promote"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [  # the last one is a pattern
+        (OSError(errno.ENOSPC, "No space left on device", "mlflow.db"), "No space left on device (mlflow.db): free some space and run"),
+        (MemoryError(), "not enough memory"),
+        (
+            RuntimeError("a\nb \x1b[31m"),
+            r"unexpected RuntimeError in test_cli.py, line \d+: a b \\x1b\[31m; .* with .ecgforge/traceback.txt$",
+        ),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ecgforge.stages.parameters.read", fail)
+    found = ecgforge(project, "check")
+    assert found.returncode == 1
+    assert found.stderr.count("\n") == 1
+    assert re.search(told if "unexpected" in told else re.escape(told), found.stderr)
+    if "unexpected" in told:
+        assert "RuntimeError: a\nb" in (project / ".ecgforge/traceback.txt").read_text()
+    monkeypatch.setenv("ECGFORGE_DEBUG", "1")
+    with pytest.raises(type(error)):
+        ecgforge(project, "check")
 
 
 def set_rate(tree: dict[str, Any]) -> None:

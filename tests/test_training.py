@@ -133,7 +133,7 @@ def test_a_checkpoint_is_written_in_its_own_folder_and_on_disk_before_it_takes_i
     synced, sync = [], os.fsync
 
     def watched(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)

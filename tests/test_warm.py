@@ -178,3 +178,17 @@ def test_the_server_goes_with_who_started_it() -> None:
     starter.kill()
     starter.communicate()
     _until(lambda: _gone(server))
+
+
+@pytest.mark.timeout(120)
+def test_a_folder_for_temporary_files_with_a_long_name_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("a" * 90)
+    long.mkdir()
+    monkeypatch.delenv(warm.ADDRESS)
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    code = "import os, sys, tempfile; from ecgforge import warm; sys.exit(99 if warm.run(['exit', '7']) is None else 7)"
+    with warm.server([], "warm_entry:main"):
+        deadline = time.monotonic() + 60
+        while subprocess.run([sys.executable, "-c", code], check=False).returncode != 7:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

@@ -6,32 +6,27 @@ the judge of what is up to date, and holds its locks; this only decides the orde
 
 from __future__ import annotations
 
-import functools
-import json
+import hashlib
 import multiprocessing
-import operator
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from rich.console import Console
-
-from ecgforge import warm
+from ecgforge import console, warm
+from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.workers import obey
-
-LOCK, TRIES = Path(".dvc/tmp/rwlock"), 10
-
-console = Console(stderr=True)
 
 # What most stages load, together 12 s.
 SLOW = (
@@ -59,39 +54,49 @@ def repro(targets: list[str], jobs: int) -> int:
 
     from ecgforge.stages import parameters
 
-    _mend_lock()
+    lock.mend_list_of_users(Path())
     try:
         stages = _stale_stages(targets)
     except DvcException as error:
         raise EcgforgeError(" ".join(str(error).split())) from None
     if not stages:
-        console.print("Data and pipelines are up to date.")
+        console.err.print("Data and pipelines are up to date.")
         return 0
     parameters.read(Path("params.yaml"))
     # Threads that share a core spend their time waiting for each other; compute.threads sets those of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    with warm.server(SLOW, "ecgforge.cli:main"):
+    with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):
         return _run(stages, jobs)
 
 
-def _mend_lock() -> None:
-    """Remove DVC's note of who reads and writes what where a process was killed in the midst of writing it: DVC would refuse to start."""
-    for _ in range(TRIES):  # a process that lives is through with it at once
+@contextmanager
+def _temporary_files() -> Iterator[None]:
+    """Give the stages a folder of their own for temporary files, and remove those of earlier runs of this study that were killed."""
+    import psutil
+
+    prefix = f"ecgforge-{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:8]}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = folder
         try:
-            json.loads(LOCK.read_text())
-            return
-        except FileNotFoundError:
-            return
-        except ValueError:
-            time.sleep(0.1)
-    LOCK.unlink(missing_ok=True)
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            os.environ |= {"TMPDIR": before} if before else {}
 
 
 def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
     """Return the stages to run, each with those of them that come before it."""
     from dvc.repo import Repo, lock_repo
 
-    with each_file_once(), Repo() as repo, lock_repo(repo):
+    with internals.each_file_once(), Repo() as repo, lock_repo(repo):
+        if mended := lock.mend(Path(repo.root_dir)):
+            console.err.print(mended, style="yellow")
+        lock.keep(Path(repo.root_dir))
         _check_targets(targets, [stage.addressing for stage in repo.index.stages])
         stale = set(repo.status())
         if not stale:
@@ -109,44 +114,6 @@ def _check_targets(targets: list[str], cells: list[str]) -> None:
             named = [name for name in cells if name.startswith(f"{target.partition('@')[0]}@")]
             example = [f"and cells of these, such as {name}" for name in cells if "@" in name][:1]
             raise EcgforgeError(f"'{target}' is no stage and no cell of this study: there are {', '.join(named or [*stages, *example])}")
-
-
-@contextmanager
-def each_file_once() -> Iterator[None]:
-    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which is
-    most of the time of finding that there is nothing to do."""
-    from dvc.dependency import param
-    from dvc.output import Output
-
-    known: dict[str, Any] = {}
-    get_hash = Output.get_hash
-
-    def remembered(output: Output) -> Any:
-        if output.fs_path not in known:
-            known[output.fs_path] = get_hash(output)
-        return known[output.fs_path]
-
-    with (
-        patch.object(param, "load_path", functools.cache(param.load_path)),
-        patch.object(Output, "get_hash", remembered),
-        _parameters_looked_up(),
-    ):
-        yield
-
-
-@contextmanager
-def _parameters_looked_up() -> Iterator[None]:
-    """Within, DVC looks a parameter up by its name; it would walk through all of params.yaml for each."""
-    from dvc.dependency import param
-
-    def straight(tree: Any, path: str, separator: str) -> Any:
-        try:
-            return functools.reduce(operator.getitem, path.split(separator), tree)
-        except TypeError:  # of a section that is null: the parameter is missing, and the check of all of them says where
-            raise KeyError(path) from None
-
-    with patch.object(param.dpath, "get", straight):
-        yield
 
 
 def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:
@@ -189,17 +156,24 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
                     name = running.pop(future)
                     if future.result():
                         done += 1
-                        console.print(f"[{done}/{len(waiting)}] {name}", highlight=False, markup=False)
+                        console.err.print(f"[{done}/{len(waiting)}] {name}")
                         sorter.done(name)
                     else:
                         failed = True
-                        console.print(
+                        console.err.print(
                             f"{name} failed, its error is above; what was done is kept, so mend it and run this again", style="red"
                         )
         except KeyboardInterrupt:
             _interrupt_stages()
             raise
-    console.print(f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}", highlight=False)
+        except BrokenProcessPool:
+            _kill_stages()
+            names = ", ".join([name, *running.values()])
+            raise EcgforgeError(
+                f"a worker process was killed, perhaps for lack of memory, while these ran: {names}; run this again (with fewer --jobs, if "
+                "memory is short): what was finished is kept"
+            ) from None
+    console.err.print(f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}")
     return int(failed)
 
 
@@ -212,10 +186,10 @@ def _repro_one(name: str) -> bool:
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
-        with _parameters_looked_up(), Repo(_wait_for_lock=True) as repo:
+        with internals.parameters_looked_up(), internals.whole_writes(), Repo(_wait_for_lock=True) as repo:
             repo.reproduce([name], single_item=True)
     except DvcException as error:
-        console.print(f"{name}: {error}", style="red", highlight=False, markup=False)
+        console.err.print(f"{name}: {error}", style="red")
         return False
     return True
 
@@ -227,3 +201,15 @@ def _interrupt_stages() -> None:
     for process in psutil.Process().children(recursive=True):
         if "ecgforge" in " ".join(process.cmdline()[:2]):
             process.send_signal(signal.SIGINT)
+
+
+def _kill_stages() -> None:
+    """Kill the stages whose workers are gone: nobody would note how they end, and the next run would start them again."""
+    import psutil
+
+    address = os.environ.get(warm.ADDRESS)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            ours = address and process.pid != os.getpid() and process.environ().get(warm.ADDRESS) == address
+            if ours and "multiprocessing" not in " ".join(process.cmdline()):  # the pool ends its own
+                process.kill()

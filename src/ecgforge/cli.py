@@ -11,8 +11,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ecgforge import __version__
+from ecgforge import __version__, warm
 from ecgforge.console import shown
+from ecgforge.dvc import lock
 from ecgforge.errors import explained
 
 app = typer.Typer(
@@ -382,6 +383,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if "DVC_STAGE" in os.environ and warm.ADDRESS not in os.environ:
+            lock.keep(Path.cwd())  # plain `dvc` started this stage, and does not write dvc.lock whole
         code = app(standalone_mode=False, prog_name="ecgforge")
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "ecgforge")

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 ADDRESS = "ECGFORGE_WARM"
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+LONGEST = 80  # bytes of a folder's name that a socket's address has room for
 KILLED = 137  # the exit code of a shell's command that was killed with SIGKILL
 
 
@@ -40,7 +41,7 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
     if ADDRESS in os.environ or not sys.platform.startswith("linux"):
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="ecgforge-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ecgforge-", dir=_short_folder()) as folder:
         address = str(Path(folder) / "socket")
         command = [sys.executable, "-m", "ecgforge.warm", address, entry, *modules]
         # A session of its own: an interruption at the terminal reaches the stages through their commands alone, and once.
@@ -52,6 +53,12 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
             del os.environ[ADDRESS]
             process.kill()
             process.communicate()
+
+
+def _short_folder() -> str:
+    """Return a folder for temporary files whose name leaves room: the address of a socket has 107 bytes at most."""
+    here = tempfile.gettempdir()
+    return here if len(os.fsencode(here)) <= LONGEST else "/tmp"
 
 
 def run(arguments: Sequence[str]) -> int | None:
@@ -128,6 +135,7 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
     request = json.loads(data)
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # what a module found when it was loaded is the server's
     os.chdir(request["folder"])
     sys.argv = ["ecgforge", *request["arguments"]]
     threading.Thread(target=_end_with, args=[connection], daemon=True).start()

@@ -1,0 +1,1 @@
+"""DVC: what it keeps in dvc.lock, and the only place that touches its private names."""

@@ -1,0 +1,144 @@
+"""dvc.lock: written whole, torn ones found and restored; and DVC's private names that are changed."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ecgforge.dvc import internals, lock
+from ecgforge.errors import EcgforgeError
+
+NAMES = [f"stage{i}@{data}" for i in range(4) for data in ("a", "b")]
+
+
+def text(names: list[str], digest: str = "0") -> str:
+    def entry(name: str) -> dict[str, object]:
+        return {
+            "cmd": f"make {name}",
+            "deps": [{"path": "src", "hash": "md5", "md5": "f" * 32}],
+            "params": {"params.yaml": {"seed": 1, "rate": 0.5}},
+            "outs": [{"path": f"{name}.{k}", "hash": "md5", "md5": digest * 32, "size": 7} for k in (1, 2)],
+        }
+
+    tree = {"schema": "2.0", "stages": {name: entry(name) for name in names}}
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=False)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    (tmp_path / lock.LOCK).write_text(text(NAMES))
+    lock.keep(tmp_path)
+    return tmp_path
+
+
+def found(root: Path) -> dict[str, object]:
+    return yaml.safe_load((root / lock.LOCK).read_text())["stages"]
+
+
+def test_a_lock_that_is_cut_anywhere_gets_all_its_stages_back(root: Path) -> None:
+    content, stages = (root / lock.LOCK).read_text(), found(root)
+    for end in range(0, content.rindex("md5:") + 20, 13):
+        (root / lock.LOCK).write_text(content[:end])
+        assert lock.mend(root).startswith("dvc.lock was damaged"), content[:end][-150:]
+        assert found(root) == stages, f"cut at {end}"
+        assert lock.mend(root) == ""
+
+
+def test_a_cut_of_a_newer_lock_keeps_what_is_newer_and_whole(root: Path) -> None:
+    newer = text(NAMES, "1")
+    (root / lock.LOCK).write_text(newer[: newer.index("stage2@b:") + 40])
+    assert "restored from the copy of the last finished stage" in lock.mend(root)
+    digests = {name: entry["outs"][0]["md5"][0] for name, entry in found(root).items()}
+    assert list(digests) == NAMES
+    assert "".join(digests.values()) == "11111000"
+
+
+def test_without_a_copy_the_last_commit_is_restored(root: Path) -> None:
+    (root / lock.KEPT).unlink()
+    for command in (
+        ["config", "user.name", "Ada"],
+        ["config", "user.email", "a@example.org"],
+        ["add", "-f", lock.LOCK],
+        ["commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    (root / lock.LOCK).write_text("sche")
+    assert "restored from the last commit" in lock.mend(root)
+    assert list(found(root)) == NAMES
+    assert (root / lock.DAMAGED).read_text() == "sche", "nothing is thrown away"
+
+
+def test_without_any_copy_a_torn_lock_is_refused_in_one_line(root: Path) -> None:
+    (root / lock.KEPT).unlink()
+    (root / lock.LOCK).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(EcgforgeError, match=r"^dvc.lock is damaged and there is no copy of it: move it away.*$"):
+        lock.mend(root)
+
+
+def test_a_lock_with_fewer_stages_that_somebody_committed_is_left_alone(root: Path) -> None:
+    (root / lock.LOCK).write_text(text(NAMES[:3]))
+    subprocess.run(["git", "hash-object", "-w", lock.LOCK], cwd=root, check=True, capture_output=True)
+    assert lock.mend(root) == ""
+    assert list(found(root)) == NAMES[:3]
+
+
+def test_other_stages_in_another_order_are_no_cut(root: Path) -> None:
+    for names in (NAMES[1:], NAMES[::-1], [*NAMES, "more"]):
+        (root / lock.LOCK).write_text(text(names))
+        assert lock.mend(root) == ""
+        assert list(found(root)) == names
+
+
+def test_a_torn_lock_is_not_kept(root: Path) -> None:
+    (root / lock.LOCK).write_text(text(NAMES)[:900])
+    lock.keep(root)
+    assert (root / lock.KEPT).read_text() == text(NAMES)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    stages = {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in ("one", "two")}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_kill_while_dvc_writes_its_lock_leaves_the_former_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo
+    from dvc.utils.serialize import _yaml
+
+    with internals.whole_writes(), Repo() as repo:
+        repo.reproduce(["one"])
+    before = (project / lock.LOCK).read_text()
+    assert (project / lock.KEPT).read_text() == before
+    real = _yaml._dump
+
+    def killed(_: object, stream: object) -> None:
+        real({"half": 1}, stream)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_yaml, "_dump", killed)
+    with internals.whole_writes(), Repo() as repo, pytest.raises(KeyboardInterrupt):
+        repo.reproduce(["two"])
+    assert (project / lock.LOCK).read_text() == before
+
+
+def test_the_private_names_that_are_changed_are_those_that_dvc_uses() -> None:
+    from dvc.dependency import param
+    from dvc.output import Output
+    from dvc.utils.serialize import _common, _yaml
+
+    assert "_dump_data(" in inspect.getsource(_common._modify_data), "all changes of dvc.lock go through it"
+    assert "_dump_data(" in inspect.getsource(_yaml.dump_yaml)
+    assert list(inspect.signature(_common._dump_data).parameters) == ["path", "data", "dumper", "fs", "dumper_args"]
+    assert "load_path(" in inspect.getsource(param)
+    assert "dpath.get(" in inspect.getsource(param)
+    assert "self.get_hash()" in inspect.getsource(Output)
