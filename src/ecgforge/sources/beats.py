@@ -15,12 +15,14 @@ _VARIATION = {
     "SA": (0.110, 0.30, 0.070, 0.220),
     "AFIB": (0.210, 0.28, 0.110, 0.350),
     "AFLT": (0.010, 0.50, 0.002, 0.040),
-    "SVT": (0.010, 0.50, 0.002, 0.030),
+    "SVT": (0.010, 0.50, 0.002, 0.020),
 }
 _RESPIRATORY_SHARE = {"SA": 0.85}  # of the variance of RR; elsewhere half
-_FLUTTER_RATES = (220.0, 350.0)  # atrial, per minute
-_FIXED_BLOCK = 0.65  # share of flutters that conduct every k-th wave
+_FLUTTER_RATES = (220.0, 350.0)  # atrial, per minute: type I of Wells et al. 1979 (Circulation 60:665) with some margin
+_USUAL_FLUTTER = (290.0, 30.0)  # mean and spread
 _BLOCKS = np.array([2, 3, 4])
+_BLOCK_CHANCES = np.array([1.0, 0.3, 1.0])  # of every k-th wave; every third is rare
+_VARIABLE_BLOCK = 0.35  # chance, by the same measure, that conduction varies from beat to beat
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ def draw(rhythm: str, rate: float, qt: float, duration: float, margin: float, br
     inside = max(1, int(duration / mean - start))
     outside = ceil(2 * margin / mean) + 1
     count = inside + 2 * outside
-    waves = _conducted(rate, count, rng) if rhythm == "AFLT" else np.ones(count)
-    intervals = waves * _intervals(rhythm, mean, count, qt, breath, rng)
+    intervals = _intervals(rhythm, mean, count, qt, breath, rng)
     scale = intervals[outside : outside + inside].mean()
     intervals /= scale
     # The neighbours of the record's first and last beats must stay out of it, or they would change its rate.
@@ -72,7 +73,7 @@ def draw(rhythm: str, rate: float, qt: float, duration: float, margin: float, br
 
 
 def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, rng: np.random.Generator) -> np.ndarray:
-    """Draw RR intervals in units of their mean, `[count]`."""
+    """Draw RR intervals in units of their mean, or of the flutter's cycle, `[count]`."""
     median, spread, low, high = _VARIATION[rhythm]
     variation = np.clip(median * np.exp(spread * rng.standard_normal()), low, high)
     noise = rng.standard_normal(count)
@@ -80,8 +81,12 @@ def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, 
         # No order from beat to beat, right-skewed, and bounded below by the refractory period.
         recovered = min(0.72, 0.9 * qt / 1000 / mean)
         return np.maximum(np.exp(variation * noise), recovered)
-    if rhythm in ("AFLT", "SVT"):
+    if rhythm == "SVT":
         return 1 + variation * noise
+    if rhythm == "AFLT":
+        # Conduction takes a little more or less time, but each beat follows its own wave: what varies doesn't add up.
+        waves = _conducted(60 / mean, count, rng)
+        return waves + variation * waves.mean() * np.diff(noise, prepend=0) / np.sqrt(2)
     share = _RESPIRATORY_SHARE.get(rhythm, 0.5)
     slow = np.convolve(noise, 0.6 ** np.arange(6))[:count] * 0.8  # unit variance
     breathing = np.sqrt(2) * breath(mean * np.arange(count))
@@ -91,13 +96,16 @@ def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, 
 def _conducted(rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw how many flutter waves pass from beat to beat, `[count]`: every k-th one, or a varying number of 2, 3 and 4."""
     low, high = _FLUTTER_RATES
-    fixed = _BLOCKS[(_BLOCKS * rate >= low) & (_BLOCKS * rate <= high)]
+    usual, spread = _USUAL_FLUTTER
     if rate > high / 2:
-        fixed = _BLOCKS[:1]
-    if len(fixed) and (rng.uniform() < _FIXED_BLOCK or rate > high / 2):
-        return np.full(count, rng.choice(fixed), dtype=float)
-    ratio = np.clip(rng.normal(285, 25), low, high) / rate
-    chances = np.exp(-((_BLOCKS - ratio) ** 2) / 0.8)
+        return np.full(count, 2.0)  # type II of Wells et al., faster than type I
+    atrial = _BLOCKS * rate
+    chances = _BLOCK_CHANCES * np.exp(-0.5 * ((atrial - usual) / spread) ** 2) * (atrial >= low) * (atrial <= high)
+    fixed = rng.choice([0, *_BLOCKS], p=np.array([_VARIABLE_BLOCK, *chances]) / (_VARIABLE_BLOCK + chances.sum()))
+    if fixed:
+        return np.full(count, float(fixed))
+    ratio = np.clip(rng.normal(usual, spread), low, high) / rate
+    chances = _BLOCK_CHANCES * np.exp(-((_BLOCKS - ratio) ** 2) / 0.8)
     waves = rng.choice(_BLOCKS, count, p=chances / chances.sum()).astype(float)
     # Slower ventricles than every fourth wave allows are conducted less often still.
     return waves + max(0, round(ratio) - 4)
