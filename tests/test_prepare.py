@@ -1,7 +1,9 @@
+import re
 import resource
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from ecgforge.params import FolderSource, Params, Preparation, Preprocessing
 from ecgforge.quality import coherence
 from ecgforge.records import prepare as prepare_module
 from ecgforge.records import splits, wfdb_files
-from ecgforge.records.exclusions import BadRecord, Reason
+from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.records.prepare import EXCLUDED_COLUMNS, RawSource, prepare
 from ecgforge.records.preprocessing import prepare_recording, prepare_signal
@@ -125,8 +127,8 @@ def test_limb_leads_are_compared_with_what_follows_from_i_and_ii(tmp_path):
 
 def test_a_set_tells_how_far_limb_leads_were_off(tmp_path):
     leads = {"a": STANDARD_LEADS, "b": LEADS, "c": STANDARD_LEADS}
-    for name, kept in leads.items():
-        write_record(tmp_path / "raw", name, an_ecg(kept), kept)
+    for number, (name, kept) in enumerate(leads.items()):
+        write_record(tmp_path / "raw", name, an_ecg(kept, seed=number), kept)
     prepare({"one": a_raw_source(tmp_path / "raw", a_catalogue(list(leads)))}, tmp_path / "set", PREPROCESSING, PREPARATION)
     table = pd.read_csv(tmp_path / "set/limb_leads.csv")
     assert list(table["id"]) == ["a", "c"]
@@ -148,41 +150,60 @@ def test_checksums_may_be_signed_or_unsigned(tmp_path, form):
     assert bad.value.reason == Reason.CHECKSUM_MISMATCH
 
 
-def an_escape(folder: Path, how: str) -> str:
-    """Plant a record whose file lies outside `folder`, and return its path."""
-    write_record(folder.parent / "elsewhere", "secret")
-    write_record(folder, "r")
-    if how == "header names ..":
-        rewrite(folder / "r.hea", lambda text: text.replace("r.dat", "../elsewhere/secret.dat"))
-    elif how == "header names a root":
-        rewrite(folder / "r.hea", lambda text: text.replace("r.dat", str(folder.parent / "elsewhere" / "secret.dat")))
-    elif how == "data is a link":
-        (folder / "r.dat").unlink()
-        (folder / "r.dat").symlink_to(folder.parent / "elsewhere" / "secret.dat")
-    elif how == "header is a link":
-        (folder / "r.hea").unlink()
-        (folder / "r.hea").symlink_to(folder.parent / "elsewhere" / "secret.hea")
-    elif how == "folder is a link":
-        (folder / "deep").symlink_to(folder.parent / "elsewhere")
-        return "deep/secret"
-    elif how == "catalogue names ..":
-        return "../elsewhere/secret"
-    elif how == "catalogue names a root":
-        return str(folder.parent / "elsewhere" / "secret")
+def a_link(folder: Path, how: str) -> str:
+    """Plant a record of which something is a link out of `folder`, and return its path."""
+    elsewhere = folder.parent / "elsewhere"
+    write_record(elsewhere, "r")
+    folder.mkdir()
+    if how == "folder":
+        (folder / "deep").symlink_to(elsewhere)
+        return "deep/r"
+    for name in ("r.hea", "r.dat"):
+        (folder / name).symlink_to(elsewhere / name) if how in (name, "both") else (folder / name).write_bytes(
+            (elsewhere / name).read_bytes()
+        )
     return "r"
 
 
-ESCAPES = ["header names ..", "header names a root", "data is a link", "header is a link", "folder is a link"]
-ESCAPES += ["catalogue names ..", "catalogue names a root"]
+@pytest.mark.parametrize("how", ["r.hea", "r.dat", "both", "folder"])
+def test_links_that_somebody_put_there_are_followed(tmp_path, how):
+    path = a_link(tmp_path / "raw", how)
+    np.testing.assert_array_equal(wfdb_files.read(tmp_path / "raw", path).signals, wfdb_files.read(tmp_path / "elsewhere", "r").signals)
 
 
-@pytest.mark.parametrize("how", ESCAPES)
-def test_no_file_outside_the_folder_is_opened(tmp_path, how, monkeypatch):
-    path = an_escape(tmp_path / "raw", how)
-    monkeypatch.setattr(wfdb, "rdrecord", lambda *_, **__: pytest.fail("wfdb was asked to open files"))
-    with pytest.raises(BadRecord) as bad:
-        wfdb_files.read(tmp_path / "raw", path)
+NAMES = ["../elsewhere/secret.dat", "{elsewhere}/secret.dat", "deep/secret.dat", "..\\elsewhere\\secret.dat"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_names_files_of_its_own_folder_alone(tmp_path, name):
+    write_record(tmp_path / "elsewhere", "secret")
+    write_record(tmp_path / "raw/deep", "secret")
+    write_record(tmp_path / "raw", "r")
+    name = name.format(elsewhere=tmp_path / "elsewhere")
+    rewrite(tmp_path / "raw/r.hea", lambda text: text.replace("r.dat", name))
+    with pytest.raises(BadRecord, match="only one in its own folder") as bad:
+        wfdb_files.read(tmp_path / "raw", "r")
     assert bad.value.reason == Reason.OUTSIDE_FOLDER
+
+
+@pytest.mark.parametrize("path", ["../elsewhere/secret", "{elsewhere}/secret", "deep/../../elsewhere/secret", "", "\0"])
+def test_a_catalogue_names_files_of_its_folder_alone(tmp_path, path):
+    write_record(tmp_path / "elsewhere", "secret")
+    write_record(tmp_path / "raw/deep", "r")
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path / "raw", path.format(elsewhere=tmp_path / "elsewhere"))
+    assert bad.value.reason == Reason.OUTSIDE_FOLDER
+
+
+def test_linked_and_plain_raw_folders_give_the_same_bytes(raw, tmp_path):
+    (tmp_path / "linked").mkdir()
+    for file in raw.folder.iterdir():
+        (tmp_path / "cache" / file.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "cache" / file.name).write_bytes(file.read_bytes())
+        (tmp_path / "linked" / file.name).symlink_to(tmp_path / "cache" / file.name)
+    prepare({"own": raw}, tmp_path / "a", PREPROCESSING, PREPARATION)
+    prepare({"own": a_raw_source(tmp_path / "linked", raw.catalogue)}, tmp_path / "b", PREPROCESSING, PREPARATION)
+    assert md5(tmp_path / "a") == md5(tmp_path / "b")
 
 
 def test_a_raw_folder_may_itself_be_a_link(tmp_path):
@@ -191,16 +212,35 @@ def test_a_raw_folder_may_itself_be_a_link(tmp_path):
     assert wfdb_files.read(tmp_path / "link", "deep/r").signals.shape == (8, 1000)
 
 
+def an_edit(old: str, new: str):
+    return lambda text: text.replace(old, new, 1)
+
+
 BAD_HEADERS = {
     "empty": lambda text: text[:0],
     "binary": lambda text: "\x00\x01\x02" * len(text),
     "no record line": lambda text: text.split("\n", 1)[1],
     "a lead less than announced": lambda text: "\n".join(text.splitlines()[:-1]),
-    "several segments": lambda text: text.replace("r 12", "r/2 12", 1),
-    "sampling rate 0": lambda text: text.replace("r 12 100", "r 12 0", 1),
-    "unknown format": lambda text: text.replace("r.dat 16", "r.dat 77"),
-    "skewed lead": lambda text: text.replace("r.dat 16", "r.dat 16:5", 1),
-    "a number of 5,000 digits": lambda text: text.replace("12 100 1000", f"12 100 {'9' * 5000}"),
+    "sampling rate 0": an_edit("r 12 100", "r 12 0"),
+    "unknown format": an_edit("r.dat 16", "r.dat 77"),
+    "several formats in one file": an_edit("r.dat 16", "r.dat 32"),
+    "a number of 5,000 digits": an_edit("12 100 1000", f"12 100 {'9' * 5000}"),
+    "leads of 5,000 digits": an_edit("r 12", f"r {'9' * 5000}"),
+    "rate of 5,000 digits": an_edit("12 100 ", f"12 {'9' * 5000} "),
+    "a baseline of 20 digits": an_edit("(0)/mV", f"({'9' * 20})/mV"),
+    "gain beyond numbers": an_edit("1000.0(0)/mV", "1e999(0)/mV"),
+    "a checksum of 5,000 digits": lambda text: re.sub(r"\d+ 0 I\n", f"{'9' * 5000} 0 I\n", text),
+    "an offset of 5,000 digits": an_edit("r.dat 16", f"r.dat 16+{'9' * 5000}"),
+    "a format of 5,000 digits": an_edit("r.dat 16", f"r.dat {'9' * 5000}"),
+    "longer than any header": lambda text: text + "#" * 2_000_000,
+}
+UNSUPPORTED = {
+    "several segments": (an_edit("r 12", "r/2 12"), "several segments"),
+    "no signals": (lambda text: text.splitlines()[0].replace("r 12", "r 0"), "no signals in the header"),
+    "skewed lead": (an_edit("r.dat 16", "r.dat 16:5"), "skew"),
+    "several samples a frame": (an_edit("r.dat 16", "r.dat 16x2"), "several samples"),
+    **{f"format {number}": (an_edit("r.dat 16", f"r.dat {number}"), f"format {number}, FLAC: convert") for number in (508, 516, 524)},
+    **{f"format {number}": (an_edit("r.dat 16", f"r.dat {number}"), f"format {number}, packed") for number in (310, 311)},
 }
 
 
@@ -211,6 +251,124 @@ def test_a_bad_header_is_an_unreadable_file(tmp_path, change):
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
     assert bad.value.reason == Reason.UNREADABLE_FILE
+    assert not re.search("Error|object|Type", bad.value.detail)
+    assert len(bad.value.detail) < 300
+
+
+@pytest.mark.parametrize(("change", "told"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_what_is_whole_and_not_read_is_no_damage(tmp_path, change, told):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", change)
+    with pytest.raises(BadRecord, match=told) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.reason == Reason.NOT_SUPPORTED
+    assert bad.value.reason not in DAMAGE
+
+
+@pytest.mark.parametrize(
+    "line", ["a.mat 12 100 1000", "my record 1 12 100 1000", "2-b.c/d 12 100/100(0) 1000", "r 12 12 100 1000 0:0 1/1/2000"]
+)
+@pytest.mark.parametrize("date", ["", " 99:99:99 1/2/06", " 2006", " 1/2/2006", " 12:00:00"])
+def test_a_records_own_name_and_its_date_decide_nothing(tmp_path, line, date):
+    write_record(tmp_path, "r")
+    expected = wfdb_files.read(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("r 12 100 1000", line + date))
+    np.testing.assert_array_equal(wfdb_files.read(tmp_path, "r").signals, expected.signals)
+
+
+@pytest.mark.parametrize("name", ["r 1 16.dat", "r.a-b.dat", "m\u00fcller.dat", "r"])
+def test_signal_files_have_any_name(tmp_path, name):
+    write_record(tmp_path, "r")
+    expected = wfdb_files.read(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("r.dat", name))
+    (tmp_path / "r.dat").rename(tmp_path / name)
+    np.testing.assert_array_equal(wfdb_files.read(tmp_path, "r").signals, expected.signals)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_headers_beyond_ascii_keep_their_letters(tmp_path, encoding):
+    write_record(tmp_path, "r", units="uV")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("1000.0(0)", "1.0(0)"))
+    (tmp_path / "r.dat").write_bytes((1000 * an_ecg()).round().astype("<i2").tobytes())
+    text = re.sub(r"(16 0) -?\d+ -?\d+ 0 ", r"\1 ", (tmp_path / "r.hea").read_text())
+    (tmp_path / "r.hea").write_bytes((text.replace("/uV", "/\u00b5V") + "# M\u00fcller\n").encode(encoding))
+    recording = wfdb_files.read(tmp_path, "r")
+    assert recording.units == "mV"
+    np.testing.assert_allclose(recording.signals[0], an_ecg()[:, 0], atol=0.001)
+
+
+@pytest.mark.parametrize("gain", ["0", "0(0)", "0/mV", "0.0(0)/mV", "0e0"])
+def test_gain_0_is_uncalibrated(tmp_path, gain):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("1000.0(0)/mV", gain))
+    recording = wfdb_files.read(tmp_path, "r")
+    with pytest.raises(BadRecord, match=r"uncalibrated \(gain 0\), not mV") as bad:
+        prepare_recording(recording, PREPROCESSING, "mV")
+    assert bad.value.reason == Reason.WRONG_UNITS
+    assert prepare_recording(recording, PREPROCESSING, "lead_sd").shape == (8, 1000)
+
+
+def test_a_gain_without_a_unit_is_of_millivolts_and_no_gain_is_uncalibrated(tmp_path):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", lambda text: text.replace("1000.0(0)/mV", "1000"))
+    assert wfdb_files.read(tmp_path, "r").units == "mV"
+    lines = [f"r.dat 16 {lead}" for lead in STANDARD_LEADS]
+    (tmp_path / "r.hea").write_text("\n".join(["r 12 100 1000", *lines]))
+    assert wfdb_files.read(tmp_path, "r").units == "uncalibrated (gain 0)"
+
+
+def digital(kind: str, samples: int = 1001) -> np.ndarray:
+    """Values that a signal format holds, of twelve leads, the lowest of them, which means invalid, among these."""
+    low = {"80": -(2**7), "8": -100, "212": -(2**11), "24": -(2**23), "32": -(2**31)}.get(kind, -(2**15))
+    return np.random.default_rng(0).integers(low, -low, (samples, 12)) if kind != "8" else np.cumsum(np.full((samples, 12), 3), axis=0)
+
+
+@pytest.mark.parametrize("kind", wfdb_files.TYPES.keys() | {"24", "212"})
+def test_every_format_is_read_as_the_wfdb_library_reads_it(tmp_path, kind, monkeypatch):
+    values, folder = digital(kind), tmp_path
+    flat = values.ravel()
+    content = {
+        "8": lambda: np.diff(values, axis=0, prepend=0).astype("i1").tobytes(),
+        "80": lambda: (flat + 128).astype("u1").tobytes(),
+        "160": lambda: (flat + 32768).astype("<u2").tobytes(),
+        "24": lambda: (flat % 2**24).astype("<u4").view("u1").reshape(-1, 4)[:, :3].tobytes(),
+        "212": lambda: b"".join(
+            bytes([a & 255, (a >> 8 & 15) | (b >> 4 & 240), b & 255]) for a, b in (flat % 4096).reshape(-1, 2).tolist()
+        ),
+    }.get(kind, lambda: flat.astype(wfdb_files.TYPES[kind]).tobytes())()
+    lines = [
+        f"r.dat {kind} {200 + lead}({lead})/mV 16 0 0 {values[:, lead].sum() % 65536} 0 {name}" for lead, name in enumerate(STANDARD_LEADS)
+    ]
+    (folder / "r.hea").write_text("\n".join([f"r 12 100 {len(values)}", *lines]) + "\n")
+    (folder / "r.dat").write_bytes(content)
+    expected = wfdb.rdrecord(str(folder / "r")).p_signal.T[[STANDARD_LEADS.index(lead) for lead in LEADS]]
+    np.testing.assert_array_equal(wfdb_files.read(folder, "r").signals, expected)
+    monkeypatch.setattr(wfdb_files, "BLOCK", 12 * 64)  # in many blocks
+    np.testing.assert_array_equal(wfdb_files.read(folder, "r").signals, expected)
+    np.testing.assert_array_equal(wfdb_files.read(folder, "r", 5).signals, expected[:, :501])
+
+
+def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path):
+    long = np.tile(an_ecg(), (120, 1))  # 20 min, 2.9 MB
+    write_record(tmp_path, "long", long)
+    write_record(tmp_path, "short")
+    wfdb_files.read(tmp_path, "short", 10)
+    peaks = {}
+    for name in ("short", "long"):
+        tracemalloc.start()
+        recording = wfdb_files.read(tmp_path, name, 10)
+        peaks[name] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert recording.seconds == 1200
+    assert recording.signals.shape == (8, 1001)
+    assert peaks["long"] < 2**19 * 8 * 3.5  # three copies of a block, and nothing that is as long as the record
+
+
+def test_it_is_told_that_longer_records_are_cut(tmp_path, capsys):
+    write_record(tmp_path / "raw", "a", np.tile(an_ecg(), (30, 1)))
+    write_record(tmp_path / "raw", "b", an_ecg(seed=1))
+    prepare({"own": a_raw_source(tmp_path / "raw", a_catalogue(["a", "b"]))}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    assert "1 record is longer than 10 s, up to 5 min: the first 10 s are used." in capsys.readouterr().err
 
 
 def test_a_header_that_claims_an_absurd_length_is_not_believed(tmp_path):
@@ -374,8 +532,8 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
     for number, name in enumerate(good):
         write_record(folder, name, an_ecg(seed=number))
     bad = {reason.name.lower(): reason for reason in Reason}
-    for name in bad:
-        write_record(folder, name)
+    for number, name in enumerate(bad, start=10):
+        write_record(folder, name, an_ecg(seed=number))
     (folder / "unreadable_file.hea").write_text("not a header")
     rewrite(folder / "outside_folder.hea", lambda text: text.replace("outside_folder.dat", "../../x"))
     (folder / "missing_file.dat").unlink()
@@ -396,6 +554,9 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
     signals[500, 6] = 25
     write_record(folder, "absurd_amplitude", signals)
     write_record(folder, "wrong_units", units="NU")
+    rewrite(folder / "not_supported.hea", lambda text: text.replace(".dat 16", ".dat 516"))
+    (folder / "same_recording.dat").write_bytes((folder / "good0.dat").read_bytes())
+    (folder / "same_recording.hea").write_text((folder / "good0.hea").read_text().replace("good0", "same_recording"))
     codes = {"no_rhythm": ["NORM"], "contradictory_rhythms": ["SR", "AFIB"], "rare_rhythm": ["AFLT"]}
     ids = [*good, *bad]
     catalogue = a_catalogue(ids, [codes.get(name, ["SR"]) for name in ids], withdrawn=[name == "withdrawn" for name in ids])
@@ -457,10 +618,18 @@ def test_a_rhythm_that_bad_files_make_rare_is_dropped_from_the_middle(raw, tmp_p
     assert records.records["id"].iloc[-1] == "r11"
 
 
-def test_merged_keeps_origins_and_splits(raw, tmp_path):
-    other = a_raw_source(raw.folder, raw.catalogue, simulated=True)
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, raw):
+    """The same ids and rhythms at another site."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    for number, name in enumerate(raw.catalogue["id"]):
+        write_record(folder, name, an_ecg(rate=(70, 50)[number % 2], seed=100 + number))
+    return a_raw_source(folder, raw.catalogue, simulated=True)
+
+
+def test_merged_keeps_origins_and_splits(raw, elsewhere, tmp_path):
     alone = prepare({"one": raw}, tmp_path / "alone", PREPROCESSING, PREPARATION)
-    merged = prepare({"one": raw, "two": other}, tmp_path / "merged", PREPROCESSING, PREPARATION)
+    merged = prepare({"one": raw, "two": elsewhere}, tmp_path / "merged", PREPROCESSING, PREPARATION)
     table = RecordSet.open(tmp_path / "merged").records
     assert merged.made["records"] == 2 * alone.made["records"]
     assert merged.origin == "mixed"
@@ -470,6 +639,90 @@ def test_merged_keeps_origins_and_splits(raw, tmp_path):
     assert table.groupby("dataset")["origin"].unique().map(list).to_dict() == {"one": ["real"], "two": ["simulated"]}
     single = RecordSet.open(tmp_path / "alone").records
     assert table["split"].tolist() == single["split"].tolist() * 2
+
+
+# The same recording twice
+
+
+def excluded(out: Path) -> dict[str, tuple[str, str]]:
+    table = pd.read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
+    return dict(zip(table["dataset"] + "/" + table["id"], zip(table["reason"], table["detail"], strict=True), strict=True))
+
+
+def copied(raw, folder, names, codes=None, **change):
+    """The records of `raw`, and copies of its first ones under other names, stored in another way."""
+    for file in raw.folder.iterdir():
+        (folder / file.name).parent.mkdir(exist_ok=True)
+        (folder / file.name).write_bytes(file.read_bytes())
+    first = wfdb.rdrecord(str(raw.folder / "r00"))
+    count = len(first.sig_name)
+    for name in names:
+        layout = {"fmt": ["16"] * count, "adc_gain": [1000.0] * count, "baseline": [0] * count, "units": ["mV"] * count} | change
+        scale = 1000 if layout["units"][0] == "uV" else 1
+        order = list(range(count))[::-1]
+        leads = [first.sig_name[row] for row in order]
+        wfdb.wrsamp(name, 100, sig_name=leads, p_signal=scale * first.p_signal[:, order], write_dir=str(folder), **layout)
+    more = a_catalogue(list(names), codes or [["SR"]] * len(names))
+    return a_raw_source(folder, pd.concat([raw.catalogue, more], ignore_index=True))
+
+
+FORMS = {
+    "another order of leads": {},
+    "another gain": {"adc_gain": [400.0] * 12},
+    "another format": {"fmt": ["32"] * 12, "adc_gain": [123456.0] * 12},
+    "another unit": {"units": ["uV"] * 12, "adc_gain": [1.0] * 12},
+    "another baseline": {"baseline": [17] * 12},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_recording_is_kept_once(raw, tmp_path, form):
+    source = copied(raw, tmp_path / "raw", ["a1", "z1"], **FORMS[form])
+    about = prepare({"own": source}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    told = ("same recording", "the same recording as a1")
+    assert excluded(tmp_path / "out") == {"own/r00": told, "own/z1": told}
+    assert about.made["by_reason"] == {"same recording": 2}
+    assert len(RecordSet.open(tmp_path / "out")) == 12
+
+
+def test_the_same_recording_with_two_rhythms_has_none(raw, tmp_path):
+    source = copied(raw, tmp_path / "raw", ["z1", "z2"], [["AFIB"], ["SR"]])
+    prepare({"own": source}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    told = ("contradictory rhythms", "SR, AFIB, of the same recording as r00, z1, z2")
+    assert excluded(tmp_path / "out") == {"own/r00": told, "own/z1": told, "own/z2": told}
+
+
+def test_the_same_recording_at_two_sites_is_kept_once_and_moves_no_split(raw, elsewhere, tmp_path):
+    source = copied(elsewhere, tmp_path / "raw", [])
+    for ending in ("hea", "dat"):
+        content = (raw.folder / f"r04.{ending}").read_bytes().replace(b"r04", b"r02")
+        (source.folder / f"r02.{ending}").write_bytes(content)
+    prepare({"one": raw}, tmp_path / "one", PREPROCESSING, PREPARATION)
+    prepare({"two": source}, tmp_path / "two", PREPROCESSING, PREPARATION)
+    prepare({"one": raw, "two": source}, tmp_path / "both", PREPROCESSING, PREPARATION)
+    assert excluded(tmp_path / "both") == {"one/one-r04": ("same recording", "the same recording as two-r02")}
+    splits_of = {name: RecordSet.open(tmp_path / name).records.set_index("id")["split"].to_dict() for name in ("one", "two", "both")}
+    alone = {f"{site}-{name}": split for site in ("one", "two") for name, split in splits_of[site].items()}
+    assert splits_of["both"] == {name: split for name, split in alone.items() if name != "one-r04"}
+
+
+def test_one_odd_record_does_not_stop_the_others(raw, tmp_path, monkeypatch):
+    source = copied(raw, tmp_path / "raw", [])
+    rewrite(source.folder / "r03.hea", an_edit("1000.0(0)/mV", f"1000({'9' * 20})/mV"))
+    usual = prepare_module.prepare_recording
+    faults = iter([TypeError("unsupported operand type(s) for %: 'NoneType' and 'int'"), MemoryError(), *[None] * 20])
+
+    def faulty(*arguments):
+        if fault := next(faults):
+            raise fault
+        return usual(*arguments)
+
+    monkeypatch.setattr(prepare_module, "prepare_recording", faulty)
+    prepare({"own": source}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    found = excluded(tmp_path / "out")
+    assert {name: reason for name, (reason, _) in found.items()} == dict.fromkeys(["own/r00", "own/r01", "own/r03"], "unreadable file")
+    assert found["own/r03"][1] == "baseline of 20 digits, 999999999999999..."
+    assert not re.search("Error|Type", str(found))
 
 
 def test_bytes_do_not_depend_on_workers(raw, tmp_path, monkeypatch):

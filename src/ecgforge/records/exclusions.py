@@ -9,6 +9,7 @@ class Reason(StrEnum):
     """A reason to set a record aside."""
 
     UNREADABLE_FILE = "unreadable file"
+    NOT_SUPPORTED = "not supported"
     OUTSIDE_FOLDER = "outside its folder"
     MISSING_FILE = "missing file"
     TRUNCATED_FILE = "truncated file"
@@ -22,6 +23,7 @@ class Reason(StrEnum):
     WRONG_UNITS = "wrong units"
     NO_RHYTHM = "no rhythm"
     CONTRADICTORY_RHYTHMS = "contradictory rhythms"
+    SAME_RECORDING = "same recording"
     WITHDRAWN = "withdrawn by the publisher"
     DUPLICATE_ID = "duplicate id"
     RARE_RHYTHM = "rhythm below min_records"

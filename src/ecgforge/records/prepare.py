@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import tempfile
 from collections import deque
@@ -10,16 +11,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Preparation, Preprocessing
-from ecgforge.records import splits, wfdb_files
+from ecgforge.records import splits, twins, wfdb_files
 from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS
 from ecgforge.records.preprocessing import prepare_recording
@@ -29,9 +29,21 @@ from ecgforge.workers import obey
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
 LIMB_LEADS = "limb_leads.csv"
-Chunk = tuple[np.ndarray, list[tuple[str, str]], list[float]]  # see `prepared_chunks`
+TOLD = 300  # characters of a detail, at most
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
 EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
+
+
+class Verdict(NamedTuple):
+    """What became of a record: why it is set aside, empty for a good one; its `leads.limb_residual`; how long it is, in seconds."""
+
+    reason: str
+    detail: str
+    residual: float = np.nan
+    seconds: float = np.nan
+
+
+Chunk = tuple[np.ndarray, list[Verdict]]  # the good records' signals, `[good, 8, samples]` float32, and what became of each record
 
 
 @dataclass(frozen=True)
@@ -89,12 +101,18 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
     with write_record_set(out, about) as writer, tempfile.TemporaryFile(dir=writer.folder) as spool:
         _spool_signals(raws, table, spool, preprocessing, preparation.amplitude, workers)
         _refuse_damage(table, preparation.max_damaged)
-        _exclude_rare(table, preparation.min_records)
-        if not (table["reason"] == "").any():
-            raise EcgforgeError(f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}")
+        table["spooled"] = table["reason"] == ""
+        found = _twins(table, spool, samples)
+        _exclude_twins(table, [group for group in found if table.loc[group, "dataset"].nunique() == 1])
+        rare = _exclude_rare(table, preparation.min_records)
         kept = table["reason"] == ""
         for _, group in table[kept].groupby("dataset"):
             table.loc[group.index, "split"] = splits.assign(group)
+        # After the splits, so that a record is in the same one alone and merged.
+        _exclude_twins(table, [group for group in found if table.loc[group, "dataset"].nunique() > 1])
+        kept = table["reason"] == ""
+        if not kept.any():
+            raise EcgforgeError(_nothing_left(raws, table, rare, preparation.min_records))
         if len(raws) > 1:
             for column in ("id", "patient"):
                 table[column] = table["dataset"] + "-" + table[column]
@@ -102,10 +120,21 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
         csv = {"index": False, "lineterminator": "\n", "float_format": "%.6g"}
         table.loc[~kept, list(EXCLUDED_COLUMNS)].to_csv(writer.folder / "excluded.csv", **csv)
         table.loc[kept & table["residual"].notna(), ["id", "residual"]].to_csv(writer.folder / LIMB_LEADS, **csv)
-        found = set(table.loc[kept, "rhythm"])
-        rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in found)
-        writer.about = replace(about, rhythms=rhythms, made=_made(table, rhythms, preprocessing, preparation))
+        there = set(table.loc[kept, "rhythm"])
+        rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in there)
+        made = _made(table, rhythms, preprocessing, preparation) | ({"below_min_records": rare} if rare else {})
+        writer.about = replace(about, rhythms=rhythms, made=made)
+    tell_cut(table.loc[kept, "seconds"], preprocessing.duration)
     return writer.about
+
+
+def tell_cut(seconds: Iterable[float], duration: float) -> None:
+    """Say that records are longer than what is used of them."""
+    longer = [length for length in seconds if length >= duration + 1]
+    if longer:
+        count = "1 record is" if len(longer) == 1 else f"{len(longer)} records are"
+        longest = f"{max(longer) / 60:.3g} min" if max(longer) >= 120 else f"{max(longer):.3g} s"
+        console.err.print(f"{count} longer than {duration:g} s, up to {longest}: the first {duration:g} s are used.")
 
 
 def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
@@ -140,16 +169,17 @@ def _spool_signals(
     Which rhythms are kept and who is in which split depends on which records can be read, so signals wait here until all are.
     """
     todo = table.index[table["reason"] == ""]
+    table["residual"] = table["seconds"] = np.nan
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     folders = {dataset: raw.folder for dataset, raw in raws.items()}
     files = ([(folders[dataset], path) for dataset, path in table.loc[chunk, ["dataset", "path"]].to_numpy()] for chunk in chunks)
     prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
-    with Progress(console=Console(stderr=True)) as progress:
+    with console.progress() as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
-        for chunk, (signals, verdicts, residuals) in zip(chunks, prepared, strict=True):
+        for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
             spool.write(signals.data)
-            table.loc[chunk, ["reason", "detail"]] = verdicts
-            table.loc[chunk, "residual"] = residuals
+            table.loc[chunk, ["reason", "detail"]] = [(verdict.reason, verdict.detail) for verdict in verdicts]
+            table.loc[chunk, ["residual", "seconds"]] = [(verdict.residual, verdict.seconds) for verdict in verdicts]
             progress.advance(task, len(chunk))
 
 
@@ -159,8 +189,7 @@ def prepared_chunks(
     """Read and prepare chunks of records, given as folders and paths in them, on several processes, with few chunks in memory.
 
     Yields:
-        For each chunk, in order: the good records' signals, `[good, 8, samples]` float32; and for every record of the chunk its
-        reason and detail, empty for a good one, and its `leads.limb_residual`.
+        A `Chunk` for each of `chunks`, in order.
 
     Raises:
         EcgforgeError: a process died.
@@ -169,18 +198,18 @@ def prepared_chunks(
 
 
 def _prepare_chunk(records: list[tuple[Path, str]], preprocessing: Preprocessing, amplitude: str) -> Chunk:
-    signals, verdicts, residuals = [], [], []
+    signals, verdicts = [], []
     for folder, path in records:
-        reason, detail, residual = "", "", np.nan
         try:
-            recording = wfdb_files.read(folder, path)
+            recording = wfdb_files.read(folder, path, preprocessing.duration)
             signals.append(prepare_recording(recording, preprocessing, amplitude))
-            residual = recording.limb_residual
+            verdicts.append(Verdict("", "", recording.limb_residual, recording.seconds))
         except BadRecord as bad:
-            reason, detail = str(bad.reason), bad.detail
-        verdicts.append((reason, detail))
-        residuals.append(residual)
-    return np.array(signals, dtype="<f4"), verdicts, residuals
+            verdicts.append(Verdict(str(bad.reason), console.shown(" ".join(bad.detail.split()))[:TOLD]))
+        except Exception:  # a record that nobody thought of must not stop the others
+            logging.getLogger(__name__).debug("%s in %s", path, folder, exc_info=True)
+            verdicts.append(Verdict(str(Reason.UNREADABLE_FILE), "its header or samples make no sense together"))
+    return np.array(signals, dtype="<f4"), verdicts
 
 
 def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Chunk]:
@@ -212,18 +241,61 @@ def _refuse_damage(table: pd.DataFrame, allowed: float) -> None:
         first = damaged.iloc[0]
         raise EcgforgeError(
             f"{len(damaged)} of {len(table)} records are damaged, the first {first['dataset']}/{first['path']}: {first['reason']} "
-            f"({first['detail']}); fetch them again, or raise preparation.max_damaged, {allowed:g}, to set them aside"
+            f"({first['detail']}); fetch or copy them again, or raise preparation.max_damaged, {allowed:g}, to set them aside"
         )
 
 
-def _exclude_rare(table: pd.DataFrame, min_records: int) -> None:
+def _twins(table: pd.DataFrame, spool: IO[bytes], samples: int) -> list[list[int]]:
+    """Return the groups of rows of the table that are one recording."""
+    rows = table.index[table["spooled"]]
+    spool.flush()
+    if not len(rows):
+        return []
+    signals = np.memmap(spool, dtype="<f4", mode="r", shape=(len(rows), len(LEADS), samples))
+    return [[int(rows[place]) for place in group] for group in twins.groups([(len(rows), signals.__getitem__)])]
+
+
+def _exclude_twins(table: pd.DataFrame, groups: list[list[int]]) -> None:
+    """Keep the record with the lowest id of each group, or none where their rhythms differ."""
+    many = table["dataset"].nunique() > 1
+    for group in groups:
+        there = table.loc[group].sort_values(["id", "dataset"])
+        there = there[there["reason"] == ""]
+        names = (there["dataset"] + "-" + there["id"] if many else there["id"]).tolist()
+        rhythms = sorted(set(there["rhythm"]), key=RHYTHMS.index)
+        if len(rhythms) > 1:
+            table.loc[there.index, "reason"] = Reason.CONTRADICTORY_RHYTHMS
+            told = f"{', '.join(rhythms)}, of the same recording as {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
+            table.loc[there.index, "detail"] = told
+        elif len(there) > 1:
+            table.loc[there.index[1:], "reason"] = Reason.SAME_RECORDING
+            table.loc[there.index[1:], "detail"] = f"the same recording as {names[0]}"
+
+
+def _exclude_rare(table: pd.DataFrame, min_records: int) -> dict[str, int]:
+    """Set rhythms with few records aside, and return how many records each of them has."""
     usable = table["reason"] == ""
-    table["spooled"] = usable
     counts = table.loc[usable, "rhythm"].value_counts()
-    for rhythm in counts.index[counts < min_records]:
+    few = {rhythm: int(counts[rhythm]) for rhythm in RHYTHMS if 0 < counts.get(rhythm, 0) < min_records}
+    for rhythm, count in few.items():
         rare = usable & (table["rhythm"] == rhythm)
         table.loc[rare, "reason"] = Reason.RARE_RHYTHM
-        table.loc[rare, "detail"] = f"{counts[rhythm]} of {rhythm}, and {min_records} are needed"
+        table.loc[rare, "detail"] = f"{count} of {rhythm}, and {min_records} are needed"
+    return few
+
+
+def few_records(rare: Mapping[str, int], min_records: int) -> str:
+    """Say which rhythms have fewer records than `preparation.min_records` asks for; empty where none has."""
+    counts = ", ".join(f"{count} of {rhythm}" for rhythm, count in rare.items())
+    return f"preparation.min_records is {min_records}, and there are {counts}" if rare else ""
+
+
+def _nothing_left(raws: Iterable[str], table: pd.DataFrame, rare: Mapping[str, int], min_records: int) -> str:
+    parts = [f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}", few_records(rare, min_records)]
+    if len(table) and not rare:
+        first = table.iloc[0]
+        parts.append(f"the first, {first['path']}: {first['reason']} ({first['detail']})")
+    return "; ".join(part for part in parts if part)
 
 
 def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter) -> None:

@@ -12,10 +12,10 @@ from scipy.signal import butter, resample_poly, sosfiltfilt
 from ecgforge.params import Preprocessing
 from ecgforge.records.exclusions import BadRecord, Reason
 from ecgforge.records.leads import LEADS
-from ecgforge.records.wfdb_files import Recording
+from ecgforge.records.wfdb_files import MAX_RATE, Recording
 
 FILTER_ORDER = 3  # of each pass and each edge
-MAX_RATE = 10_000  # Hz; beyond any recorder, and it bounds the resampler's filter
+MAX_TERM = 10_000  # of the ratio of two rates: it bounds the resampler's filter, and any two whole rates have an exact ratio
 FLAT = 1e-3  # standard deviation after filtering, in the record's units: 1 uV is a step of the usual converters
 
 
@@ -38,14 +38,19 @@ def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: 
         raise BadRecord(Reason.WRONG_RATE, f"{recording.sampling_rate:g} Hz; {allowed}")
     if amplitude == "mV" and recording.units != "mV":
         raise BadRecord(Reason.WRONG_UNITS, f"{recording.units}, not mV")
-    raw = _cut(recording.signals, recording.sampling_rate, settings.duration)
-    _check_published(raw, recording.units, settings.max_amplitude)
-    signals = prepare_signal(raw, recording.sampling_rate, settings)
-    deviations = signals.std(axis=1, keepdims=True)
-    _name_leads(Reason.FLAT_LEAD, (deviations < FLAT)[:, 0], f"standard deviation under {FLAT:g} {recording.units} after filtering")
-    if amplitude == "lead_sd":
-        signals = signals / deviations
-    return signals.astype(np.float32)
+    with np.errstate(all="ignore"):  # what overflows is looked for below
+        raw = _cut(recording.signals, recording.sampling_rate, settings.duration)
+        _check_published(raw, recording.units, settings.max_amplitude)
+        signals = prepare_signal(raw, recording.sampling_rate, settings)
+        deviations = signals.std(axis=1, keepdims=True)
+        _name_leads(
+            Reason.FLAT_LEAD, np.asarray(deviations < FLAT)[:, 0], f"standard deviation under {FLAT:g} {recording.units} after filtering"
+        )
+        if amplitude == "lead_sd":
+            signals = signals / deviations
+        prepared = signals.astype(np.float32)
+    _name_leads(Reason.NON_FINITE, np.asarray(~np.isfinite(prepared).all(axis=1)), "samples beyond any recorder")
+    return prepared
 
 
 def prepare_signal(signals: np.ndarray, sampling_rate: float, settings: Preprocessing) -> np.ndarray:
@@ -66,14 +71,21 @@ def prepare_signal(signals: np.ndarray, sampling_rate: float, settings: Preproce
         BadRecord: the record is shorter than `duration`.
     """
     signals = _cut(signals, sampling_rate, settings.duration)
-    # Devices' rates are whole numbers or nearly so; a bound on the denominator bounds the resampler's filter.
-    ratio = Fraction(settings.sampling_rate) / Fraction(sampling_rate).limit_denominator(100)
+    ratio = _ratio(settings.sampling_rate, sampling_rate)
     if ratio != 1:
         signals = resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
     samples = round(settings.duration * settings.sampling_rate)
+    if signals.shape[-1] < samples:  # a few, since the ratio is a near one where rates are odd
+        signals = np.pad(signals, [(0, 0), (0, samples - signals.shape[-1])], mode="edge")
     padding = min(samples - 1, round(2 / settings.band[0] * settings.sampling_rate))
     sections = _band_pass(settings.band, settings.sampling_rate)
     return sosfiltfilt(sections, signals[..., :samples], axis=-1, padtype="even", padlen=padding)
+
+
+def _ratio(wanted: int, recorded: float) -> Fraction:
+    """Return `wanted / recorded`, or the nearest ratio whose terms are both at most `MAX_TERM`."""
+    ratio = Fraction(wanted) / Fraction(recorded)
+    return ratio.limit_denominator(MAX_TERM) if ratio <= 1 else 1 / (1 / ratio).limit_denominator(MAX_TERM)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ecgforge.report import ecg_paper
 
 BESIDE = 70.0  # mm, for the probabilities
 HEAD = 8.0  # mm, for a record's name
+NO_XML = re.compile("[\ufffe\uffff]")  # what XML cannot hold, of what can be shown
 SIZE = re.compile(r'width="([\d.]+)mm" height="([\d.]+)mm"')
 
 
@@ -25,12 +27,14 @@ class Answer:
         signals: `[8, samples]` as the classifier saw them; None where they are not kept, or for a bad record.
         probabilities: of each rhythm; None for a bad record.
         reason: why it is bad, or empty.
+        seconds: how long the whole record is; NaN for a bad one.
     """
 
     record: str
     signals: np.ndarray | None
     probabilities: list[float] | None
     reason: str
+    seconds: float = math.nan
 
     def rhythm(self, rhythms: Sequence[str]) -> str:
         """The most probable of `rhythms`; empty for a bad record."""
@@ -52,13 +56,14 @@ def page(answers: Sequence[Answer], rhythms: Sequence[str], sampling_rate: float
     for answer in answers:
         assert answer.signals is not None
         assert answer.probabilities is not None
-        sheet = ecg_paper.sheet(answer.signals, sampling_rate, units, f"ECG {answer.record}")
+        name = NO_XML.sub("\ufffd", answer.record)
+        sheet = ecg_paper.sheet(answer.signals, sampling_rate, units, f"ECG {name}")
         size = SIZE.search(sheet)
         assert size
         wide, high = float(size[1]), float(size[2])
         # A length in mm inside a drawing whose unit is 1 mm would be taken for one of CSS.
         sheet = SIZE.sub(f'x="0" y="{top + HEAD:g}" width="{wide:g}" height="{high:g}"', sheet, count=1)
-        head = f"{answer.record}: {answer.rhythm(rhythms)} by {model}, which is no diagnosis"
+        head = f"{name}: {answer.rhythm(rhythms)} by {model}, which is no diagnosis"
         parts += [_text(2, top + HEAD - 2.5, head), sheet, _bars(answer.probabilities, rhythms, wide, top + HEAD)]
         width, top = max(width, wide + BESIDE), top + HEAD + high
     return (

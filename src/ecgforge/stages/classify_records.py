@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
-from ecgforge.records.prepare import CHUNK, prepared_chunks
+from ecgforge.records.prepare import CHUNK, prepared_chunks, tell_cut
 from ecgforge.registry.serving import Judge
 from ecgforge.report.classified import Answer, page
 from ecgforge.tracking import versions
@@ -42,18 +41,20 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     rhythms = judge.classifier.rhythms
     found: list[Answer] = []
     drawn: list[Answer] = []
-    for answer in track(answers(judge, files), "classifying", total=len(files), console=Console(stderr=True)):
+    for answer in console.track(answers(judge, files), "classifying", total=len(files)):
         if plot and answer.probabilities and len(drawn) < DRAWN:
             drawn.append(answer)
         found.append(replace(answer, signals=None))
-    _show(found, rhythms, version.label)
     if table:
         _write(found, rhythms, table)
+    _show(found, rhythms, version.label)
+    tell_cut([answer.seconds for answer in found], judge.preprocessing.duration)
     if not any(answer.probabilities for answer in found):
         raise EcgforgeError(f"none of {len(found)} records could be classified; {found[0].record}: {found[0].reason}")
     if plot:
         with whole(plot) as scratch:
-            scratch.write_text(page(drawn, rhythms, judge.preprocessing.sampling_rate, judge.amplitude, version.label))
+            drawing = page(drawn, rhythms, judge.preprocessing.sampling_rate, judge.amplitude, version.label)
+            scratch.write_text(drawing, encoding="utf-8")
 
 
 def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -67,11 +68,23 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
         if not path.is_dir():
             found.append((path.parent, path.name.removesuffix(".hea")))
             continue
-        headers = sorted(path.rglob("*.hea"))
+        headers = sorted(_headers(path))
         if not headers:
             raise EcgforgeError(f"the folder {path} holds no WFDB record: no file's name ends in .hea")
         found += [(path, header.relative_to(path).as_posix().removesuffix(".hea")) for header in headers]
     return found
+
+
+def _headers(folder: Path) -> Iterator[Path]:
+    """Yield all headers below `folder`, through links too, each folder once."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in files if name.endswith(".hea"))
 
 
 def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None) -> Iterator[Answer]:
@@ -79,11 +92,14 @@ def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
     workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
     prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
-    for chunk, (signals, verdicts, _) in zip(chunks, prepared, strict=True):
+    for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
         good = iter(zip(signals, judge.probabilities(signals).tolist(), strict=True)) if len(signals) else iter(())
-        for (folder, path), (reason, detail) in zip(chunk, verdicts, strict=True):
-            name = str(folder / path)
-            yield Answer(name, None, None, f"{reason}: {detail}") if reason else Answer(name, *next(good), "")
+        for (folder, path), verdict in zip(chunk, verdicts, strict=True):
+            name = console.shown(folder / path).replace("\n", "\\n").replace("\t", "\\t")
+            if verdict.reason:
+                yield Answer(name, None, None, f"{verdict.reason}: {verdict.detail}")
+            else:
+                yield Answer(name, *next(good), "", verdict.seconds)
 
 
 def _check_outputs(table: Path | None, plot: Path | None) -> None:
@@ -97,18 +113,17 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
     for answer in found[:SHOWN]:
         values = [f"{one:.2f}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table)
+    console.out.print(table, width=None if console.out.is_terminal else 200)
     counts = {rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms}
     told = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
     bad = len(found) - sum(counts.values())
-    console.print(f"{len(found)} records: {told or 'none classified'}" + (f"; {bad} could not be used" if bad else ""), highlight=False)
+    console.out.print(f"{len(found)} records: {told or 'none classified'}" + (f"; {bad} could not be used" if bad else ""))
     if len(found) > SHOWN:
-        console.print(f"The first {SHOWN} are shown; --out writes all of them to a CSV.")
+        console.out.print(f"The first {SHOWN} are shown; --out writes all of them to a CSV.")
 
 
 def _write(found: Sequence[Answer], rhythms: Sequence[str], path: Path) -> None:
-    with whole(path) as scratch, scratch.open("w", newline="") as file:
+    with whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["record", "rhythm", *rhythms, "reason"])
         for answer in found:

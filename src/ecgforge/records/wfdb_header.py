@@ -1,0 +1,179 @@
+"""What a WFDB header says: header(5) of the WFDB applications guide, read without trust.
+
+The wfdb library's own reader drops letters beyond ASCII, refuses dates that nobody needs, takes gain 0 for a gain, and opens file names
+as addresses. This one keeps the fields that a record is read by, and says in words why a header cannot be used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ecgforge.records.exclusions import BadRecord, Reason
+
+LARGEST = 1_000_000  # bytes of a header; the longest published ones have some thousand
+DIGITS = 15  # of a number, at most; more than any field needs
+DEFAULT_RATE = 250.0  # Hz, of a header that gives none
+UNCALIBRATED = "uncalibrated (gain 0)"
+SAMPLE_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "24": 3, "32": 4, "212": 1.5}  # of each signal format that is read
+KNOWN_FORMATS = {"310": "packed 10 bits", "311": "packed 10 bits", "508": "FLAC", "516": "FLAC", "524": "FLAC"}
+CONVERT = "convert the record to format 16 with `xform` or `wfdb.wrsamp`"
+
+_RATE = re.compile(r"(?P<rate>\d++\.?\d*+|\.\d++)(?:/\S*)?")
+# Possessive quantifiers: no line, however long, makes the match go back and forth.
+_SIGNAL = re.compile(
+    r"""(?P<format>\d++)(?:x(?P<per_frame>\d++))?(?::(?P<skew>\d++))?(?:\+(?P<offset>\d++))?
+    (?:\s++(?P<gain>[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)(?:\((?P<baseline>[-+]?\d++)\))?(?:/(?P<units>\S*+))?(?!\S))?
+    (?:\s++(?P<resolution>\d++)(?!\S))?(?:\s++(?P<zero>-?\d++)(?!\S))?(?:\s++(?P<initial>-?\d++)(?!\S))?
+    (?:\s++(?P<checksum>-?\d++)(?!\S))?(?:\s++(?P<block>-?\d++)(?!\S))?(?:\s++(?P<name>\S.*+))?\s*+""",
+    re.VERBOSE,
+)
+_FORMAT = re.compile(r"\s+(?=\d++(?:x\d++)?(?::\d++)?(?:\+\d++)?(?!\S))")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A line of a header.
+
+    Attributes:
+        file: the name of the signal file, beside the header.
+        format: one of `SAMPLE_BYTES`.
+        offset: bytes of the file before its first sample.
+        gain: digital steps of one unit.
+        baseline: the digital value of 0.
+        units: the header's word, mV where there is none, `UNCALIBRATED` where no gain is known.
+        initial: the first digital value, by which format 8 is decoded.
+        checksum: the sum of all digital values, of which the low 16 bits count; None where the header has none.
+        name: the lead.
+    """
+
+    file: str
+    format: str
+    offset: int
+    gain: float
+    baseline: int
+    units: str
+    initial: int
+    checksum: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """A record's sampling rate in Hz, samples a signal (0 where the header does not say), and signals."""
+
+    sampling_rate: float
+    samples: int
+    signals: tuple[Signal, ...]
+
+
+def parse(file: Path) -> Header:
+    """Read the header `file`. The name that a record has in its own header decides nothing, nor do dates and times.
+
+    Raises:
+        BadRecord: it is no header, or of a kind of record that is not read.
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as opened:
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"a header of more than {LARGEST} bytes")
+    lines = [line for line in (line.strip() for line in decoded(content).splitlines()) if line and not line.startswith("#")]
+    if not lines:
+        raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
+    rate, samples = _record_line(lines[0], len(lines) - 1)
+    signals = tuple(_signal(line, number, file.parent) for number, line in enumerate(lines[1:], start=1))
+    return Header(rate, samples, signals)
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a header: UTF-8, or Latin-1 where it is no UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _record_line(line: str, described: int) -> tuple[float, int]:
+    """Return sampling rate and samples. A record's name may have blanks, so the number of leads is the last one that fits what follows."""
+    cells = line.split()
+    places = [place for place in range(1, len(cells)) if cells[place].isdecimal() and _may_follow(cells[place + 1 : place + 3])]
+    if not places:
+        raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
+    fitting = [place for place in places if int(cells[place][:DIGITS]) == described and (place == 1 or len(cells) > place + 1)]
+    place = fitting[-1] if fitting else places[0]
+    if re.search(r"/\d+$", cells[place - 1]):
+        raise BadRecord(Reason.NOT_SUPPORTED, f"a record of several segments: {CONVERT}, as one segment")
+    count = _whole(cells[place], "number of leads")
+    if count == 0:
+        raise BadRecord(Reason.NOT_SUPPORTED, "no signals in the header: a record of annotations, or a layout of others")
+    if count != described:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"header announces {count} leads and describes {described}")
+    found = _RATE.fullmatch(cells[place + 1]) if len(cells) > place + 1 else None
+    rate = float(found["rate"]) if found else DEFAULT_RATE
+    if not 0 < rate < math.inf:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"sampling rate {cells[place + 1][:40]} Hz")
+    return rate, _whole(cells[place + 2], "number of samples") if len(cells) > place + 2 else 0
+
+
+def _may_follow(cells: list[str]) -> bool:
+    """Whether these can be the sampling rate and the number of samples, as far as they are there."""
+    return (not cells or _RATE.fullmatch(cells[0]) is not None) and (len(cells) < 2 or cells[1].isdecimal())
+
+
+def file_names(line: str) -> Iterator[str]:
+    """Yield what the name of the signal file may be in a line of a header: all before something that can be a format."""
+    yield from (line[: found.start()] for found in _FORMAT.finditer(line) if found.start())
+
+
+def _signal(line: str, number: int, folder: Path) -> Signal:
+    names = list(file_names(line))
+    if not names:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"line {number} of the signals names no file and format")
+    name = names[0] if len(names) == 1 else next((one for one in names if _is_name(one) and (folder / one).is_file()), names[0])
+    if not _is_name(name):
+        raise BadRecord(Reason.OUTSIDE_FOLDER, f"the header names the file {name[:80]}, and only one in its own folder can be read")
+    found = _SIGNAL.fullmatch(line[len(name) :].lstrip())
+    if found is None:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"line {number} of the signals, of the file {name[:80]}, is none that WFDB knows")
+    _refuse_unsupported(found)
+    gain = float(found["gain"] or 0)
+    if not abs(gain) < math.inf:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"gain {found['gain'][:40]}")
+    zero = _whole(found["zero"] or "0", "zero level")
+    return Signal(
+        file=name,
+        format=found["format"],
+        offset=_whole(found["offset"] or "0", "offset"),
+        gain=gain or 200.0,
+        baseline=_whole(found["baseline"], "baseline") if found["baseline"] else zero,
+        units=(found["units"] or "mV") if gain else UNCALIBRATED,
+        initial=_whole(found["initial"] or "0", "initial value"),
+        checksum=_whole(found["checksum"], "checksum") if found["checksum"] else None,
+        name=(found["name"] or "").strip(),
+    )
+
+
+def _is_name(name: str) -> bool:
+    return Path(name).name == name and "\0" not in name and "\\" not in name
+
+
+def _refuse_unsupported(found: re.Match[str]) -> None:
+    number = found["format"]
+    if number in KNOWN_FORMATS:
+        raise BadRecord(Reason.NOT_SUPPORTED, f"signal format {number}, {KNOWN_FORMATS[number]}: {CONVERT}")
+    if number not in SAMPLE_BYTES:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"signal format {number[:40]} is none that WFDB knows")
+    if (found["per_frame"] or "1").lstrip("0") != "1":
+        raise BadRecord(Reason.NOT_SUPPORTED, f"several samples of a lead in a frame: {CONVERT}, all leads at one rate")
+    if (found["skew"] or "0").lstrip("0"):
+        raise BadRecord(Reason.NOT_SUPPORTED, f"leads skewed against each other: {CONVERT}, without skew")
+
+
+def _whole(text: str, what: str) -> int:
+    if len(text) > DIGITS:
+        raise BadRecord(Reason.UNREADABLE_FILE, f"{what} of {len(text)} digits, {text[:DIGITS]}...")
+    return int(text)
