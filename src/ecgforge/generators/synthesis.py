@@ -6,6 +6,7 @@ import math
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import track
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.base import Generator
 from ecgforge.params import Compute, Section, Synthesis, checked
@@ -74,7 +75,7 @@ def synthesize(
     chunks = [rows.iloc[start : start + synthesis.chunk] for start in range(0, len(rows), synthesis.chunk)]
     with write_record_set(out, about) as writer:
         drawn = _drawn(generator, settings, chunks, compute)
-        for chunk, signals in zip(chunks, track(drawn, description=f"synthesize {name}", total=len(chunks)), strict=True):
+        for chunk, signals in zip(chunks, console.track(drawn, f"synthesize {name}", len(chunks)), strict=True):
             if not np.isfinite(signals).all():
                 raise EcgforgeError(f"{name} gave signals that are not finite: train it longer, or with a lower learning_rate")
             writer.append(signals, _table(chunk, name))
@@ -91,8 +92,13 @@ def _drawn(generator: Generator, sampling: Section, chunks: Sequence[pd.DataFram
     for place in range(compute.devices):
         places.put(place)
     with ProcessPoolExecutor(compute.devices, context, _move_in, (generator, sampling, compute, places)) as pool:
-        for first in range(0, len(chunks), compute.devices):  # no more than these are held in memory
-            yield from pool.map(_draw_here, chunks[first : first + compute.devices])
+        try:
+            for first in range(0, len(chunks), compute.devices):  # no more than these are held in memory
+                yield from pool.map(_draw_here, chunks[first : first + compute.devices])
+        except BrokenProcessPool:
+            raise EcgforgeError(
+                "a process that draws records was killed, perhaps for lack of memory: run again, or lower synthesis.chunk"
+            ) from None
 
 
 class Artist:

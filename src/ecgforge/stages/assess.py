@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import ecgforge.quality
+from ecgforge import console
 from ecgforge.classifiers import base as classifiers
 from ecgforge.files import md5, whole
 from ecgforge.params import Params
@@ -72,7 +72,7 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
         mark = "▲" if row["beyond"] else ""
         table.add_row(row["metric"], f"{row['value']:.3g}", interval, f"{row['floor']:.3g}", f"{row['ceiling']:.3g}", mark)
-    Console().print(table)
+    console.out.print(table)
     for flag in flags(found):
         print(flag)
     rows = found[judged(found)].groupby("rhythm", sort=False)["beyond"]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from ecgforge import console
 from ecgforge.classifiers import base as classifiers
 from ecgforge.generators import base as generators
 from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
@@ -51,11 +51,11 @@ def show(params: Params) -> None:
         cells, total = cells + work.cells, total + seconds
         sums = [sum(part.values()) for part in (work.steps, work.trainings, work.drawn)]
         table.add_row(work.stage, str(work.cells), *(f"{one:,}" if one else "" for one in sums), _time(seconds))
-    console, jobs = Console(), os.cpu_count() or 1
-    console.print(table)
-    console.print(f"{cells} cells, {_time(total)} one after the other, some {_time(total / jobs)} with {jobs} side by side.")
+    jobs = os.cpu_count() or 1
+    console.out.print(table)
+    console.out.print(f"{cells} cells, {_time(total)} one after the other, some {_time(total / jobs)} with {jobs} side by side.")
     source = "the prepared datasets" if known else "what the sources are expected to hold"
-    console.print(f"Records are those of {source}; steps were timed just now, with {params.active.compute.threads} thread(s).")
+    console.out.print(f"Records are those of {source}; steps were timed just now, with {params.active.compute.threads} thread(s).")
 
 
 def _time(seconds: float) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
 
 import ecgforge.tuning
+from ecgforge import console
 from ecgforge.files import remove
 from ecgforge.params import Compute, GeneratorSettings, Params, TunedClassifierSettings
 from ecgforge.quality import distribution
@@ -28,8 +28,6 @@ from ecgforge.tuning.figures import figures
 STORAGE = "ECGFORGE_TUNING_STORAGE"  # the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
 DATABASE = "tuning.db"
 NAMES = ("score", "ms_a_record")  # of the objectives
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,7 @@ def _study(
         tuning.seed,
         objective.warmup,
     )
-    console.print(
-        f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {_shown(task.url)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    console.err.print(f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {_shown(task.url)}")
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
         trials = Trials(objective, cell, identity, inputs, run.id)
         tried = search.search(task, trials, tuning.n_trials, places(tuning.workers, objective.compute))
@@ -116,7 +109,7 @@ def _study(
         run.mark_best(trials.identity_of(best.number))
     remove(checkpoints(identity))
     told = f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the parameters as they are"
-    console.print(f"{task.name}: {told}", highlight=False, markup=False, soft_wrap=True)
+    console.err.print(f"{task.name}: {told}")
     return space.patch(best.point)
 
 

@@ -25,9 +25,9 @@ import numpy as np
 import optuna
 from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
-from rich.console import Console
 
-from ecgforge.errors import EcgforgeError, PrunedError, TrialError
+from ecgforge import console
+from ecgforge.errors import EcgforgeError, PrunedError, TrialError, explained
 from ecgforge.tuning.space import Point, Space, suggest
 from ecgforge.workers import end_with_parent
 
@@ -42,7 +42,6 @@ KEPT = 75.0  # percent of trials at a step, the best ones, that go on: half of t
 KILLED = 128  # exit codes above and below 0 say by which signal
 PATIENCE = 60  # s, that a process waits for another's lock on a SQLite database
 
-console = Console(stderr=True)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # heartbeats have been experimental since 2021
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -313,7 +312,7 @@ def _attempt(task: Task, objective: Objective, trial: Trial) -> Sequence[float]:
 
 
 def _tell(number: int, how: str) -> None:
-    console.print(f"trial {number}: {how}", highlight=False, markup=False, soft_wrap=True)
+    console.err.print(f"trial {number}: {how}")
 
 
 def _put_back(study: optuna.Study, silent: list[FrozenTrial]) -> None:
@@ -355,7 +354,7 @@ def _side_by_side(task: Task, objective: Objective, asked: frozenset[int], place
                     raise EcgforgeError("a worker of the study failed, its error is above; what was done is kept")
                 if process.exitcode:
                     deaths += 1
-                    console.print("a worker was killed; its trial will be retried", style="red")
+                    console.err.print("a worker was killed; its trial will be retried", style="red")
                     if deaths > RETRIES * len(places):
                         raise EcgforgeError("workers of the study were killed again and again: is there enough memory for so many?")
                     workers[place] = start(place)
@@ -373,8 +372,8 @@ def _worker(task: Task, objective: Objective, asked: frozenset[int], place: str 
     end_with_parent()
     try:
         _work(task, objective, asked)
-    except EcgforgeError as error:
-        console.print(f"ecgforge: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(KILLED + signal.SIGINT) from None
+    except Exception as error:
+        console.err.print(f"ecgforge: {explained(error)}", style="red")
+        raise SystemExit(1) from None
