@@ -248,11 +248,18 @@ def _refuse_damage(table: pd.DataFrame, allowed: float) -> None:
 def _twins(table: pd.DataFrame, spool: IO[bytes], samples: int) -> list[list[int]]:
     """Return the groups of rows of the table that are one recording."""
     rows = table.index[table["spooled"]]
-    spool.flush()
-    if not len(rows):
-        return []
-    signals = np.memmap(spool, dtype="<f4", mode="r", shape=(len(rows), len(LEADS), samples))
-    return [[int(rows[place]) for place in group] for group in twins.groups([(len(rows), signals.__getitem__)])]
+
+    def read(part: slice) -> np.ndarray:  # and not by a memory map, whose pages would count as memory of this process
+        return _spooled(spool, part.start, part.stop - part.start, samples)
+
+    return [[int(rows[place]) for place in group] for group in twins.groups([(len(rows), read)])]
+
+
+def _spooled(spool: IO[bytes], start: int, count: int, samples: int) -> np.ndarray:
+    """Return `count` records of the spool, `[count, 8, samples]`."""
+    record = len(LEADS) * samples
+    spool.seek(start * record * 4)
+    return np.fromfile(spool, dtype="<f4", count=count * record).reshape(count, len(LEADS), samples)
 
 
 def _exclude_twins(table: pd.DataFrame, groups: list[list[int]]) -> None:
@@ -300,10 +307,9 @@ def _nothing_left(raws: Iterable[str], table: pd.DataFrame, rare: Mapping[str, i
 
 def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter) -> None:
     spooled = table[table["spooled"]]
-    spool.seek(0)
     for start in range(0, len(spooled), CHUNK):
         part = spooled.iloc[start : start + CHUNK]
-        signals = np.fromfile(spool, dtype="<f4", count=len(part) * len(LEADS) * samples).reshape(len(part), len(LEADS), samples)
+        signals = _spooled(spool, start, len(part), samples)
         kept = (part["reason"] == "").to_numpy()
         writer.append(signals[kept], part[kept])
 
