@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from ecgforge.errors import EcgforgeError
 from ecgforge.study import predictions
 
 PATIENTS = ["NA", "nan", "null", "None", "007", "1e3"]
@@ -25,3 +28,28 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     assert list(found["point"].unique()) == ["", "nan"]
     assert found["p_ST"].isna().tolist() == [True] * 6 + [False] * 6
     assert len(predictions.intervals(found, 0.9, 10)), "patients can be told apart"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda _: b"", "No columns to parse"),
+        (lambda content: content[: len(content) // 20], "no column"),
+        (lambda content: content.replace(b"setting", b"sitting"), "no column setting"),
+        (lambda content: content.replace(b",0.5", b",half"), "a seed or a probability is no number"),
+        (lambda content: content + b'"', "EOF inside string"),
+        (lambda content: content.replace(b"SR", b"\xff\xfe"), "can't decode byte"),
+        (lambda _: b"\0" * 300, "no column"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, change: Callable[[bytes], bytes], told: str) -> None:
+    facts = pd.DataFrame({"id": PATIENTS, "patient": PATIENTS, "truth": ["SR", "AFIB"] * 3})
+    who = predictions.Who("ptbxl", "", "resnet1d", "", "", "TrRTeR", 0)
+    predictions.write([predictions.Tested(who, "a", facts.assign(p_SR=0.5, p_AFIB=0.5))], tmp_path / "cell")
+    file = tmp_path / "cell/predictions.csv"
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(EcgforgeError, match=f"^{file} is damaged .*{told}.*: remove it and run `dvc checkout`, or `dvc repro`$"):
+        predictions.read([tmp_path / "cell"])
+    file.unlink()
+    with pytest.raises(EcgforgeError, match="is missing: run `dvc repro` or `dvc pull`"):
+        predictions.read([tmp_path / "cell"])

@@ -7,9 +7,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecgforge.errors import EcgforgeError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -54,6 +60,35 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
+    """Read a CSV that a stage wrote.
+
+    Args:
+        columns: that it must have.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        EcgforgeError: it is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        found = pd.read_csv(file, **options)
+    except FileNotFoundError:
+        raise EcgforgeError(f"{file} is missing: run `dvc repro` or `dvc pull`") from None
+    except (ValueError, OverflowError) as error:  # the errors of the parser and of the decoder are ValueErrors
+        raise damaged(file, " ".join(str(error).split())[:100]) from None
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise damaged(file, f"no column {', '.join(missing)}")
+    return found
+
+
+def damaged(file: Path, why: str) -> EcgforgeError:
+    """Return the error for a file that a stage wrote and that is not whole any more."""
+    return EcgforgeError(f"{file} is damaged ({why}): remove it and run `dvc checkout`, or `dvc repro`")
 
 
 def md5(path: Path) -> str:

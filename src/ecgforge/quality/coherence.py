@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 
+from ecgforge.files import stored_csv
 from ecgforge.records.prepare import LIMB_LEADS
 from ecgforge.records.record_set import RecordSet
 
@@ -39,7 +40,7 @@ def limb_residuals(records: RecordSet) -> pd.Series:
     file = records.folder / LIMB_LEADS
     if not file.exists():
         return pd.Series(dtype=float)
-    table = pd.read_csv(file, dtype={"id": str}, keep_default_na=False)
+    table = stored_csv(file, ["id", "residual"], dtype={"id": str, "residual": float}, keep_default_na=False)
     rhythms = records.records.set_index("id")["rhythm"]
     found = table[table["id"].isin(set(rhythms.index))]
     return pd.Series(found["residual"].to_numpy(float), index=found["id"].map(rhythms).to_numpy())

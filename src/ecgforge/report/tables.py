@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecgforge.errors import EcgforgeError
+from ecgforge.files import stored_csv
 from ecgforge.quality import flags
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.study import settings
@@ -178,12 +178,9 @@ def exclusions(records: RecordSet) -> list[Row]:
     """The records set aside when the set was prepared, by reason, with the first few of each.
 
     Raises:
-        EcgforgeError: the set has no excluded.csv beside it.
+        EcgforgeError: the set has no excluded.csv, or a damaged one.
     """
-    try:
-        table = pd.read_csv(records.folder / "excluded.csv", dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise EcgforgeError(f"{records.folder} is no prepared dataset: excluded.csv is missing; run `dvc repro` or `dvc pull`") from None
+    table = stored_csv(records.folder / "excluded.csv", ["reason"], dtype=str, keep_default_na=False)
     reasons = [
         {"reason": reason, "records": len(rows), "examples": rows.head(EXAMPLES).to_dict("records")}
         for reason, rows in table.groupby("reason", sort=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ecgforge.files import whole
+from ecgforge.files import stored_csv, whole
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
@@ -95,7 +95,7 @@ def _main(everything: pd.DataFrame) -> pd.DataFrame:
 
 def _variations(params: Params) -> pd.DataFrame:
     places = [(dataset, generator) for dataset in params.swept.datasets for generator in params.swept.generators]
-    parts = [pd.read_csv(RESULTS / "ablation" / dataset / generator / "variations.csv") for dataset, generator in places]
+    parts = [stored_csv(RESULTS / "ablation" / dataset / generator / "variations.csv", ["variation"]) for dataset, generator in places]
     return pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
 
 
@@ -107,7 +107,8 @@ def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
 
 
 def _scores(arms: list[tuple[str, str]], name: str) -> pd.DataFrame:
-    return pd.concat([pd.read_csv(SCORED / dataset / generator / f"{name}.csv") for dataset, generator in arms], ignore_index=True)
+    files = [SCORED / dataset / generator / f"{name}.csv" for dataset, generator in arms]
+    return pd.concat([stored_csv(file, ["dataset", "generator"]) for file in files], ignore_index=True)
 
 
 def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
         return (run.run_name, run.run_id, address) if run else ("", "", "")
 
     for folder in folders:
-        for row in pd.read_csv(folder / "cells.csv", keep_default_na=False).itertuples():
+        for row in stored_csv(folder / "cells.csv", [*predictions.KEYS, "cell"], keep_default_na=False).itertuples():
             setting = f"{row.setting} augmented" if row.sweep == AUGMENTATION else row.setting
             kind = "classifier" if row.sweep in ("", AUGMENTATION) else "sweep"
             yield (kind, row.dataset, row.generator, setting, row.backbone, row.seed, *where(row.cell))

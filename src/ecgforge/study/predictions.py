@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecgforge.files import whole
+from ecgforge.files import damaged, stored_csv, whole
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import statistics
 
@@ -92,12 +92,23 @@ def write(tested: Sequence[Tested], folder: Path) -> None:
 
 
 def read(folders: Iterable[Path]) -> pd.DataFrame:
-    """Read the predictions of several cells into one table."""
-    # Only probabilities may be missing: a patient called NA is a name. Interned, since each is there many times.
-    names = dict.fromkeys([*KEYS[:-1], *FACTS], sys.intern)
-    parts = [pd.read_csv(folder / "predictions.csv", converters=names) for folder in folders]
+    """Read the predictions of several cells into one table.
+
+    Raises:
+        EcgforgeError: see `files.stored_csv`.
+    """
+    parts = [_predictions(folder / "predictions.csv") for folder in folders]
     # An empty table knows no types, and would take them from the others.
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _predictions(file: Path) -> pd.DataFrame:
+    # Only probabilities may be missing: a patient called NA is a name. Interned, since each is there many times.
+    found = stored_csv(file, [*KEYS, *FACTS], converters=dict.fromkeys([*KEYS[:-1], *FACTS], sys.intern))
+    numbers = found[["seed", *(column for column in found if column.startswith(PROBABILITY))]]
+    if len(found) and not all(pd.api.types.is_numeric_dtype(kind) for kind in numbers.dtypes):
+        raise damaged(file, "a seed or a probability is no number")
+    return found
 
 
 def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:

@@ -1,0 +1,262 @@
+"""Kill a small study again and again, restart it until it is done, and compare it with one that nobody disturbed.
+
+    python benchmarks/kills.py FOLDER --kills 200
+
+A kill (SIGKILL) hits the process group, one random process of the study, or the process or group that makes the N-th change of a file or
+the N-th commit of a database, N drawn from all of an undisturbed run. When the study is done, every output must have the bytes of the
+undisturbed one, and there must be the same runs, versions and logged models, each run finished, no damaged lock and nothing left over.
+Then promote, rollback, gc and push are killed at their N-th change in the same way. FOLDER/kills.csv lists the kills; each loss is printed,
+and the exit code is 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from test_study import environment, make_project, small_params  # noqa: E402
+
+HOOK = """
+import os, signal, sqlite3, sys
+ROOT, LIMIT, WHOM = os.environ["KILL_ROOT"], int(os.environ["KILL_AT"]), os.environ["KILL_WHOM"]
+COUNT = os.open(os.path.join(ROOT, "..", "events"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+busy = False
+
+
+def happened():
+    global busy
+    if busy:
+        return
+    busy = True
+    os.write(COUNT, b".")
+    if os.fstat(COUNT).st_size == LIMIT:
+        if WHOM == "group":
+            with open(os.path.join(ROOT, "..", "group")) as file:
+                os.killpg(int(file.read()), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    busy = False
+
+
+def hook(event, arguments):
+    if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink") or (
+        event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    ):
+        name = os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], (str, bytes)) else ""
+        if name.startswith(ROOT):
+            happened()
+
+
+class Counted(sqlite3.Connection):
+    def commit(self):
+        happened()
+        super().commit()
+        happened()
+
+
+connect = sqlite3.connect
+sqlite3.connect = sqlite3.dbapi2.connect = lambda *a, **k: connect(*a, **({"factory": Counted} | k))
+sys.addaudithook(hook)
+"""
+
+
+class Study:
+    """A small study in a folder of its own, whose processes can be counted, awaited and killed."""
+
+    def __init__(self, folder: Path, params: dict[str, Any]) -> None:
+        self.root, self.scratch = folder / "project", folder / "tmp"
+        if not self.root.exists():
+            make_project(self.root, params)
+        self.scratch.mkdir(exist_ok=True)
+        hooks = folder / "hooks"
+        hooks.mkdir(exist_ok=True)
+        (hooks / "sitecustomize.py").write_text(HOOK)
+        self.environment = environment() | {
+            "TMPDIR": str(self.scratch),
+            "PYTHONPATH": f"{hooks}{os.pathsep}{ROOT / 'src'}",
+            "KILL_ROOT": str(self.root),
+        }
+
+    def start(self, command: list[str], at: int = 0, whom: str = "self") -> subprocess.Popen[bytes]:
+        (self.root / "../events").unlink(missing_ok=True)
+        known = self.environment | {"KILL_AT": str(at), "KILL_WHOM": whom}
+        with (self.root / "../log").open("ab") as log:
+            log.write(f"\n== {command} at {at} {whom}\n".encode())
+            process = subprocess.Popen(command, cwd=self.root, env=known, stdout=log, stderr=log, start_new_session=True)
+        (self.root / "../group").write_text(str(process.pid))
+        return process
+
+    def run(self, command: list[str]) -> int:
+        """Run a command undisturbed, and return how many changes it made."""
+        process = self.start(command)
+        if process.wait():
+            raise SystemExit(f"{command} failed with {process.returncode}: see {self.root.parent / 'log'}")
+        events = self.root / "../events"
+        return events.stat().st_size if events.exists() else 0
+
+    def processes(self) -> list[psutil.Process]:
+        def ours(process: psutil.Process) -> bool:
+            try:
+                return process.environ().get("KILL_ROOT") == str(self.root) and process.status() != psutil.STATUS_ZOMBIE
+            except psutil.Error:
+                return False
+
+        return [process for process in psutil.process_iter() if ours(process)]
+
+    def killed(self, command: list[str], seconds: float, events: int, whom: str, draw: random.Random) -> bool:
+        """Start a command and kill it; return whether it was killed before it ended."""
+        at = draw.randint(1, max(1, events)) if whom.startswith("change") else 0
+        process = self.start(command, at, whom.rpartition(" ")[2])
+        deadline = time.monotonic() + (600 if at else draw.uniform(0.5, seconds))
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if process.poll() is None:
+            victims = self.processes()
+            if whom == "group":
+                os.killpg(process.pid, signal.SIGKILL)
+            elif victims:
+                draw.choice(victims).kill()
+        process.wait()
+        deadline = time.monotonic() + 60
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for one in left:
+            print(f"LOSS: {one.pid} {' '.join(one.cmdline())[:100]} goes on a minute after the kill", flush=True)
+            one.kill()
+        return process.returncode != 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what must be the same, whatever happened."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{self.root}/mlflow.db", f"sqlite:///{self.root}/mlflow.db")
+        experiments = [one.experiment_id for one in client.search_experiments()]
+        found = client.search_runs(experiments, max_results=5000)
+        lock = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
+        outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"] if out["path"] != "reports"}
+        models = client.search_logged_models(experiments, max_results=1000)
+        versions = [one for model in client.search_registered_models() for one in client.search_model_versions(f"name = '{model.name}'")]
+        left = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*.partial")]
+        left += [path.name for path in self.scratch.iterdir()]
+        left += [
+            path.as_posix()
+            for name in ("unfinished", "drawn")
+            for path in (self.root / ".ecgforge" / name).glob("*")
+            if path.suffix != ".lock"
+        ]
+        return {
+            "outputs": outs,
+            "runs": Counter((one.info.run_name, one.info.status) for one in found),
+            "versions": Counter((one.name, one.tags["weights.md5"]) for one in versions),
+            "logged models": Counter((one.name, str(one.status)) for one in models),
+            "left over": sorted(left),
+        }
+
+
+def differences(undisturbed: dict[str, Any], state: dict[str, Any]) -> list[str]:
+    found = []
+    for what, expected in undisturbed.items():
+        if isinstance(expected, Counter):
+            found += [f"{what}: {dict(expected - state[what])} missing"] * bool(expected - state[what])
+            found += [f"{what}: {dict(state[what] - expected)} too many"] * bool(state[what] - expected)
+        elif what == "outputs":
+            found += [f"output {path}: other bytes" for path in expected if state[what].get(path) != expected[path]]
+        elif state[what] != expected:
+            found.append(f"{what}: {state[what]} in place of {expected}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw, folder, losses, rows = random.Random(options.seed), options.folder.resolve(), [], []
+    folder.mkdir(parents=True, exist_ok=True)
+    repro, ways = ["ecgforge", "repro", "--jobs", "2"], ("group", "process", "change self", "change group")
+    reference = Study(folder / "undisturbed", small_params())
+    started = time.monotonic()
+    events = reference.run(repro)
+    print(f"undisturbed: {events} changes, {time.monotonic() - started:.0f} s", flush=True)
+    reference.run(["ecgforge", "gc", "--yes"])
+    expected, kills, round_number = reference.state(), 0, 0
+    while kills < options.kills:
+        round_number += 1
+        study = Study(folder / f"round-{round_number}", small_params())
+        done = False
+        while not done and kills < options.kills * 0.8:
+            whom = draw.choice(ways)
+            hit = study.killed(repro, 25, events // 4, whom, draw)
+            kills, done = kills + hit, not hit
+            rows.append((round_number, "repro", whom, hit))
+        study.run(repro)
+        study.run(["ecgforge", "gc", "--yes"])
+        losses += _report(round_number, differences(expected, study.state()))
+        if kills >= options.kills * 0.8:
+            killed, found = registry(study, options.kills - kills, draw)
+            kills, rows = kills + len(killed), rows + [(round_number, *row) for row in killed]
+            losses += _report(round_number, found)
+        print(f"round {round_number}: {kills} kills so far, {len(losses)} losses", flush=True)
+        if not losses:
+            shutil.rmtree(folder / f"round-{round_number}")
+    with (folder / "kills.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("round", "command", "whom", "killed"), *rows])
+    print(f"{kills} kills, {len(losses)} losses")
+    sys.exit(bool(losses))
+
+
+def _report(number: int, found: list[str]) -> list[str]:
+    for line in found:
+        print(f"LOSS in round {number}: {line}", flush=True)
+    return found
+
+
+def registry(study: Study, kills: int, draw: random.Random) -> tuple[list[tuple[str, str, bool]], list[str]]:
+    """Kill promote, rollback, gc and push at changes, and run each again; return the kills, and what does not fit afterwards."""
+    name, reason = "ecg-classifier-ptbxl", ["--force", "--reason", "a kill"]
+    subprocess.run(
+        ["dvc", "remote", "add", "--quiet", "--default", "store", "../remote"], cwd=study.root, env=study.environment, check=True
+    )
+    rows, found = [], []
+    for number in range(kills):
+        target = ("promote", "rollback", "gc", "push")[number % 4]
+        command = {
+            "promote": ["ecgforge", "promote", name, "--version", str(1 + number // 4 % 2), *reason],
+            "rollback": ["ecgforge", "rollback", name],
+            "gc": ["ecgforge", "gc", "--yes"],
+            "push": ["dvc", "push", "--quiet"],
+        }[target]
+        if target == "push":
+            shutil.rmtree(study.root / "../remote", ignore_errors=True)
+        hit = study.killed(command, 8, 60, draw.choice(("group", "change self")), draw)
+        rows.append((target, "change", hit))
+        again = study.start(command).wait()
+        # A champion stays champion: the command that was killed had done its work, or nobody was champion before.
+        if again and target in ("gc", "push"):
+            found.append(f"{target} after a kill ends with {again}")
+        if study.start(["ecgforge", "history", name]).wait() and number > 4:
+            found.append(f"history after a kill of {target} fails")
+    if study.start(["ecgforge", "verify"]).wait():
+        found.append("verify after the kills fails")
+    study.run(["ecgforge", "repro"])
+    return rows, found
+
+
+if __name__ == "__main__":
+    main()
