@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ecgforge.cells import each_file_once
+from ecgforge.dvc.internals import each_file_once
 from ecgforge.params import Params
 from ecgforge.study.plan import workload
 from ecgforge.tuning import space

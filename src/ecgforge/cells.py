@@ -189,7 +189,8 @@ def _repro_one(name: str) -> bool:
         with internals.parameters_looked_up(), internals.whole_writes(), Repo(_wait_for_lock=True) as repo:
             repo.reproduce([name], single_item=True)
     except DvcException as error:
-        console.err.print(f"{name}: {error}", style="red")
+        reasons = [str(one) for one in (error, error.__cause__) if one]
+        console.err.print(f"{name}: {': '.join(reasons)}", style="red")
         return False
     return True
 
