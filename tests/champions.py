@@ -14,7 +14,7 @@ from ecgforge.records.prepare import RawSource, prepare
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.sources import ptbxl, simulated
-from ecgforge.tracking import models, runs, store
+from ecgforge.tracking import history, models, runs, store
 from ecgforge.tracking.served import SAMPLING
 from ecgforge.training.batches import Records
 
@@ -48,7 +48,7 @@ def register_classifier(project: Path, records: RecordSet) -> None:
         files, example = sorted((project / "classifier").iterdir()), np.zeros((2, 8, records.about.samples), np.float32)
         service = serving.service(records.about)
         models.log_classifier(run, classifier, example, rhythms, name=CLASSIFIER, files=files, service=service)
-    store.client().set_registered_model_alias(CLASSIFIER, "champion", "1")
+    history.move(CLASSIFIER, "1", "", history.PROMOTED, "", "")
 
 
 def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") -> generators.Generator:
@@ -65,7 +65,7 @@ def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") 
     with runs.tracked(cell, identity=name, params={}, inputs=[]) as run:
         described = {SAMPLING: {"sampling": settings.sampling, "rhythms": RHYTHMS, "units": units}}
         models.log_generator(run, *generator.exportable(), project / name, name=name, described=described)
-    store.client().set_registered_model_alias(name, "champion", "1")
+    history.move(name, "1", "", history.PROMOTED, "", "")
     return generator
 
 

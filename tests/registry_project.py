@@ -125,6 +125,19 @@ def register(
     return versions.find(f"{NAME}/{number}")
 
 
+def record(stage: str, out: Path, deps: list[Path]) -> None:
+    """Commit a dvc.lock in which the stage made the folder `out` from the folders `deps`, and have DVC's cache know what was in it."""
+    lock = Path("dvc.lock")
+    tree = yaml.safe_load(lock.read_text())
+    found = {"deps": deps, "outs": [out]}
+    sums = {kind: [{"path": path.as_posix(), "hash": "md5", "md5": md5(path)} for path in paths] for kind, paths in found.items()}
+    tree["stages"][stage] = {"cmd": "ecgforge", **sums}
+    folder_to_cache_only(out)
+    lock.write_text(yaml.safe_dump(tree))
+    git("add", "dvc.lock")
+    git("commit", "-q", "--allow-empty", "-m", f"{stage} ran")
+
+
 def cached(digest: str) -> Path:
     """Where DVC's cache keeps the file or listing with this digest."""
     return Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]

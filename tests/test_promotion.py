@@ -68,6 +68,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     project.register(records, 0.96, 7)
     Path("edited.py").unlink()
     project.register(records, 0.9, 8, rhythms=("SR", "AFIB", "SVT"))
+    project.record("classify_real@ptbxl", Path("models/classifiers/ptbxl/real"), [records.folder, before.folder])
     with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect("before.db")) as kept:
         now.backup(kept)
     with Path(".git/info/exclude").open("a") as file:
@@ -428,9 +429,9 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(made: dic
 def test_what_records_a_version_takes_is_compared(tmp_path: Path, change: dict[str, Any], told: list[str]) -> None:
     """What only sets records aside changes none of those that stay."""
     about = About(100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING})
-    assert serving.differences(tmp_path, replace(about, **change)) == [], "a version that does not say what it takes"
+    assert serving.differences(tmp_path, replace(about, **change), NAME) == [], "a version that does not say what it takes"
     (tmp_path / serving.PREPROCESSING).write_text(json.dumps(SERVICE.files[serving.PREPROCESSING]))
-    assert serving.differences(tmp_path, replace(about, **change)) == told
+    assert serving.differences(tmp_path, replace(about, **change), NAME) == told
 
 
 def test_a_champion_that_learned_from_the_test_records_is_told(content: Content) -> None:
@@ -692,6 +693,7 @@ def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, fl
     made = base.create("diffwave", base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100), tree, __import__("torch").ones(8), seed)
     folder = Path("models/generators/ptbxl/diffwave")
     base.save(made, folder)
+    project.record("train_generator@ptbxl-diffwave", folder, [records.folder])
     os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
     cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")

@@ -23,6 +23,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -600,7 +601,7 @@ def test_generator_is_a_version_that_carries_its_own_files(folder: Path, ready: 
     cell = Cell("generator", "merged", 0, simulated=False, generator="diffwave")
     weights = folder / "generator"
     weights.mkdir()
-    (weights / "weights.safetensors").write_bytes(b"weights")
+    safetensors.torch.save_file({"weights": torch.zeros(1)}, weights / "weights.safetensors")
     (weights / "generator.json").write_text("{}")
     network = Denoiser()
     example = (torch.zeros(2, 8, SAMPLES), torch.tensor([0.0, 1.0]), torch.tensor([0, 3]))

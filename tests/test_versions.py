@@ -122,7 +122,7 @@ def test_files_that_are_gone_are_told_so(registry: Path) -> None:
     stored = tampered(registry, "MLmodel").parent
     shutil.move(stored, registry / "away")
     try:
-        with pytest.raises(EcgforgeError, match="no longer to be had"), versions.files(version):
+        with pytest.raises(EcgforgeError, match="no longer available"), versions.files(version):
             pass
     finally:
         shutil.move(registry / "away", stored)

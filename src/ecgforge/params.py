@@ -392,6 +392,13 @@ class Gates(Section):
     generator: GeneratorGates
 
 
+class Signing(Section):
+    """Files of the keys by which champions are signed and checked, from the project's folder; nothing is signed without."""
+
+    private_key: str | None = None
+    public_key: str | None = None
+
+
 class Params(Section):
     """All of params.yaml; `active` is the profile in use."""
 
@@ -403,6 +410,7 @@ class Params(Section):
     swept: Swept
     preprocessing: Preprocessing
     gates: Gates
+    signing: Signing = Signing()
     profiles: dict[Name, Profile]
 
     @property

@@ -6,21 +6,24 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ecgforge.classifiers.registry import classifier_class
+from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.params import ClassifierSettings, Section, checked
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 from ecgforge.training.objective import Objective
 
+WEIGHTS, DESCRIPTION = "weights.safetensors", "classifier.json"
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -117,17 +120,42 @@ def save(classifier: Classifier, backbone: str, folder: Path) -> None:
     """Write weights.safetensors and classifier.json to `folder`; the same weights give the same bytes."""
     with whole(folder) as scratch:
         scratch.mkdir()
-        save_file({key: value.contiguous() for key, value in classifier.state_dict().items()}, scratch / "weights.safetensors")
+        save_file({key: value.contiguous() for key, value in classifier.state_dict().items()}, scratch / WEIGHTS)
         about = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
-        (scratch / "classifier.json").write_text(json.dumps(about, indent=2) + "\n")
+        (scratch / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
 
 
-def load(folder: Path) -> Classifier:
-    """Read what `save` wrote."""
-    about = json.loads((folder / "classifier.json").read_text())
-    kind = classifier_class(about["backbone"])
-    weights = load_file(folder / "weights.safetensors")
-    network = checked(kind.Network, about["network"], str(folder / "classifier.json"))
-    classifier = kind(network, about["rhythms"], weights["scale"])
-    classifier.load_state_dict(weights)
+def load(folder: Path, label: str = "") -> Classifier:
+    """Read what `save` wrote.
+
+    Args:
+        label: of the version whose files these are, for messages.
+
+    Raises:
+        EcgforgeError: the folder holds no classifier, or not a whole one.
+    """
+    named, advice = (label, "train and register the model anew") if label else (str(folder), "run `dvc repro` or `dvc pull`")
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise EcgforgeError(f"{named} is no classifier: {name} is missing; {advice}")
+    try:
+        about = json.loads((folder / DESCRIPTION).read_bytes())
+        kind, rhythms = classifier_class(about["backbone"]), _rhythms(about["rhythms"])
+        network = checked(kind.Network, about["network"], f"{named}, {DESCRIPTION}")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        raise EcgforgeError(f"{named} is no whole classifier: {DESCRIPTION} is damaged; {advice}") from None
+    try:
+        weights = load_file(folder / WEIGHTS)
+        classifier = kind(network, rhythms, weights["scale"])
+        classifier.load_state_dict(weights)
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError):
+        raise EcgforgeError(
+            f"{named} is no whole classifier: {WEIGHTS} is damaged or of another network than {DESCRIPTION} says; {advice}"
+        ) from None
     return classifier.eval()
+
+
+def _rhythms(named: Any) -> list[str]:
+    if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named) or len({*named}) < len(named):
+        raise ValueError("its rhythms are no list of different names")
+    return named

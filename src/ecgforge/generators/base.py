@@ -134,22 +134,32 @@ def save(generator: Generator, folder: Path) -> None:
         (scratch / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load(folder: Path) -> Generator:
+def load(folder: Path, label: str = "") -> Generator:
     """Read back what `save` wrote, on the CPU and in evaluation mode.
+
+    Args:
+        label: of the version whose files these are, for messages.
 
     Raises:
         EcgforgeError: the folder holds no generator, or not a whole one.
     """
     folder = Path(folder)
+    named, advice = (label, "train and register the model anew") if label else (str(folder), "run `dvc repro` or `dvc pull`")
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise EcgforgeError(f"{named} is no generator: {name} is missing; {advice}")
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
+        about = json.loads((folder / DESCRIPTION).read_bytes())
+        kind, shape = generator_class(about["name"]), Shape(**about["shape"])
+        network = checked(kind.Network, about["network"], f"{named}, {DESCRIPTION}")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
+        raise EcgforgeError(f"{named} does not hold a whole generator: {DESCRIPTION} is damaged; {advice}") from None
+    try:
         weights = load_file(folder / WEIGHTS)
-        shape = Shape(**description["shape"])
-        generator = create(description["name"], shape, description["network"], weights["scale"], seed=0)
+        generator = kind(shape, network, weights["scale"])
         generator.load_state_dict(weights)
-    except FileNotFoundError as error:
-        raise EcgforgeError(f"{folder} is no generator: {error.filename} is missing; run `dvc repro` or `dvc pull`") from None
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise EcgforgeError(f"{folder} does not hold a whole generator ({reason}); run `dvc repro` or `dvc pull`") from None
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError):
+        raise EcgforgeError(
+            f"{named} does not hold a whole generator: {WEIGHTS} is damaged or of another network than {DESCRIPTION} says; {advice}"
+        ) from None
     return generator.eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
 from ecgforge.study import statistics
 from ecgforge.study.settings import SETTINGS
-from ecgforge.tracking import history, lineage, lookup, versions
+from ecgforge.tracking import history, lineage, lookup, recorded, signing, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.models import DIGEST, WEIGHTS
@@ -43,6 +44,7 @@ from ecgforge.tracking.versions import Version
 
 REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
 SOURCED = ("record set", "raw records", "file")  # kinds of nodes that something else was made into
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # of datasets and generators
 REPEATS = 30  # of which the median is the latency
 
 
@@ -113,17 +115,34 @@ def _is_current(version: Version, content: Content) -> bool:
     return version.tags.get(f"{INPUT}{dataset}") == content.digest(f"data/prepared/{dataset}")
 
 
+def check_tags(version: Version) -> None:
+    """Check that a version's tags are those of a model by its name, so that it is judged by the records which that name stands for.
+
+    Raises:
+        EcgforgeError: they are not.
+    """
+    kind, dataset, generator = (version.tags.get(key, "") for key in ("kind", "dataset", "generator"))
+    named = {"classifier": f"ecg-classifier-{dataset}", "generator": f"ecg-generator-{generator}-{dataset}"}
+    if named.get(kind) != version.name or not all(NAME.fullmatch(name) for name in (dataset, generator or dataset)):
+        raise EcgforgeError(
+            f"{version.label} is tagged as a {kind or 'model of no kind'} of dataset '{dataset}' and generator '{generator}', which do not "
+            "go with its name: ecgforge did not register it so, and it cannot be judged"
+        )
+
+
 def judge(params: Params, version: Version, content: Content) -> Verdict:
     """Ask all gates of a version.
 
     Raises:
-        EcgforgeError: it is champion already, its files are not to be had, it takes other records or tells other rhythms than those of
-            the test records, or no records drawn as a generator draws were scored.
+        EcgforgeError: it is champion already, its tags do not go with its name, its files are not to be had, it takes other records or
+            tells other rhythms than those of the test records, or no records drawn as a generator draws were scored.
     """
+    check_tags(version)
     number = history.champion(version.name)
-    if number == version.number:
+    if number == version.number and not signing.fault(version):
         raise EcgforgeError(f"{version.label} is champion already")
-    champion = versions.find(f"{version.name}/{number}") if number else None
+    # A champion that lacks a good signature is judged as the first one is, and signed.
+    champion = versions.find(f"{version.name}/{number}") if number not in ("", version.number) else None
     dataset = version.tags.get("dataset", "")
     folder = f"data/prepared/{dataset}"
     records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
@@ -133,6 +152,7 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     else:
         found, figures, against = _classifier(params, version, champion, records, content)
     origins = _trained_on(traced, content)
+    against += _doubts(champion)
     found = [
         _locked(test, digest, champion, content),
         *found,
@@ -141,6 +161,14 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     ]
     about = {"digest": digest, "origin": test.about.origin} | {rhythm: str(count) for rhythm, count in test.counts().items()}
     return Verdict(version, number, against, about, found, figures, traced)
+
+
+def _doubts(champion: Version | None) -> str:
+    """Say of a champion that the gates compare with that it did not become so by them, or is not signed."""
+    if champion is None:
+        return ""
+    by_hand = ", which was made champion by other means than `ecgforge promote`" if history.ungated(champion.name) else ""
+    return by_hand + (", which has no good signature" if signing.fault(champion) else "")
 
 
 def _locked(test: RecordSet, digest: str, champion: Version | None, content: Content) -> Gate:
@@ -162,7 +190,7 @@ def _classifier(
     asked, against, failed = _beside(own, champion, records, content)
     found = [*failed, *gates.classifier_gates(asked, bounds, study.confidence, study.resamples)]
     taken = latency(classifier, records.split("test"))
-    found.append(gates.at_most("latency", taken, bounds.latency, f"ms a record, the median of {REPEATS}"))
+    found.append(gates.at_most("latency", taken, bounds.latency, f"ms of computing a record, on one thread, the median of {REPEATS}"))
     found.append(gates.at_most("size", size, bounds.size, "MB of weights"))
     figures = statistics.interval(
         asked.truth, own[None], asked.patients, asked.rhythms, confidence=study.confidence, resamples=study.resamples, seed=0
@@ -204,14 +232,14 @@ def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndar
         EcgforgeError: its files are not to be had, it takes other records, or it tells other rhythms apart.
     """
     with versions.files(version) as folder:
-        differing = serving.differences(folder, test.about)
+        differing = serving.differences(folder, test.about, version.label)
         if differing:
             raise EcgforgeError(
                 f"{version.label} takes other records than those in {test.folder}: {', '.join(differing)}; it cannot be judged by them: "
                 "train it anew, or prepare records as then"
             )
         size = (folder / "weights.safetensors").stat().st_size / 1e6
-        classifier = base.load(folder)
+        classifier = base.load(folder, version.label)
     if set(classifier.rhythms) != set(test.about.rhythms):
         raise EcgforgeError(
             f"{version.label} tells {', '.join(classifier.rhythms)} apart, and the test records in {test.folder} have "
@@ -222,13 +250,18 @@ def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndar
 
 
 def latency(classifier: base.Classifier, records: RecordSet) -> float:
-    """Return the median time of an answer to one record, in ms, on the CPU."""
-    one = records.select(np.arange(1))
+    """Return the median time of an answer to one record, in ms, on one thread: time that this process computes, so that others that the
+    machine is busy with do not count."""
+    one, threads = records.select(np.arange(1)), torch.get_num_threads()
     times = []
-    for _ in range(3 + REPEATS):
-        started = time.perf_counter()
-        base.probabilities(classifier, one)
-        times.append(time.perf_counter() - started)
+    torch.set_num_threads(1)
+    try:
+        for _ in range(3 + REPEATS):
+            started = time.process_time()
+            base.probabilities(classifier, one)
+            times.append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
     return 1000 * float(np.median(times[3:]))
 
 
@@ -264,8 +297,7 @@ def _table(scores: dict[str, float]) -> pd.DataFrame:
 def _sampling(version: Version) -> Any:
     """How a generator's version draws, by its own files; None where they do not tell."""
     with versions.files(version) as folder:
-        file = folder / SAMPLING
-        return json.loads(file.read_text())["sampling"] if file.exists() else None
+        return versions.read_json(folder, SAMPLING, version.label).get("sampling") if (folder / SAMPLING).exists() else None
 
 
 def _drawn_with(content: Content, digest: str, name: str) -> Any:
@@ -275,13 +307,15 @@ def _drawn_with(content: Content, digest: str, name: str) -> Any:
 
 
 def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gate]:
-    """Ask whether all facts about the version are there, down to the source of all that it was made from, and whether its commit is, and
-    was clean."""
+    """Ask whether all facts about the version are there, down to the source of all that it was made from and DVC's record of its weights,
+    and whether its commit is, and was clean."""
     missing = [key for key in REQUIRED if not version.tags.get(key)]
     if not any(key.startswith(INPUT) for key in version.tags):
         missing.append("input.*")
     lacking = [f"no tag {key}" for key in missing]
     lacking += [f"gone: {node.name}" for node in traced.all() if node.lost]
+    unrecorded = recorded.missing(version, content)
+    lacking += [unrecorded] if unrecorded else []
     lacking += [f"source of {node.name}" for node in traced.all() if node.kind in SOURCED and not node.made_from]
     yield Gate("provenance", f"{len(lacking)} missing", "0 missing", not lacking, "; ".join(lacking))
     commit, dirty = version.tags.get("git.commit", ""), version.tags.get("git.dirty") != "false"
@@ -312,8 +346,10 @@ def promote(verdict: Verdict, content: Content, force: bool, reason: str) -> Ver
     forced = force and not verdict.passed
     if forced and not reason.strip():
         raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)}: to force it, give a --reason; it stays on record")
+    signing.ready()
     place = f"promotion/{verdict.version.name}-{verdict.version.number}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    evidence = _record(verdict, content, place)
+    with signing.renewed(verdict.version):
+        evidence = _record(verdict, content, place)
     if not (verdict.passed or forced):
         now = f"version {verdict.champion} stays" if verdict.champion else "there is none yet"
         raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)} and is not made champion; {now}")
@@ -365,7 +401,7 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
     """Make the former champion champion again, and return the numbers of the one that goes and the one that comes back.
 
     Raises:
-        EcgforgeError: there is no former one, or its files are no longer to be had.
+        EcgforgeError: there is no former one, its files are no longer available or not the registered ones, or it is not signed.
     """
     known = versions.versions(name)
     if not known:
@@ -375,7 +411,8 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
         raise EcgforgeError(f"'{name}' has no champion before the present one to go back to")
     if back not in {version.number for version in known}:
         raise EcgforgeError(f"'{name}' cannot go back: version {back}, champion before, was removed; promote another with --version N")
-    with versions.files(versions.find(f"{name}/{back}")):
+    signing.ready()
+    with signing.files(versions.find(f"{name}/{back}")):
         pass
     history.move(name, back, now, history.ROLLED_BACK, reason, f"version {now} was champion")
     return now, back

@@ -12,7 +12,7 @@ eight that are needed, and `units` is what every lead is in. The answer is, reco
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,12 @@ from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import LEADS
 from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import About
-from ecgforge.tracking import versions
+from ecgforge.tracking import history, signing, versions
 from ecgforge.tracking.refusal import Refusal
 from ecgforge.tracking.served import Service
 
 PREPROCESSING = "preprocessing.json"
+AMPLITUDES = ("mV", "lead_sd")
 TOLD = 300  # characters of a refusal, at most
 
 
@@ -72,9 +73,8 @@ class Judge:
             raise EcgforgeError(
                 f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it anew"
             )
-        tree = json.loads((folder / PREPROCESSING).read_text())
-        amplitude = tree.pop("amplitude")
-        return cls(base.load(folder), checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), amplitude)
+        preprocessing, amplitude = _taken(folder, label)
+        return cls(base.load(folder, label), preprocessing, amplitude)
 
     @torch.inference_mode()
     def probabilities(self, signals: np.ndarray) -> np.ndarray:
@@ -127,19 +127,32 @@ def service(about: About) -> Service:
     return Service(__name__, _example(preprocessing["duration"]), {PREPROCESSING: {**preprocessing, "amplitude": about.units}})
 
 
-def differences(folder: Path, about: About) -> list[str]:
+def _taken(folder: Path, label: str) -> tuple[Preprocessing, str]:
+    """How the records that a version takes are prepared, and their units; EcgforgeError where the file that says so is damaged."""
+    tree = versions.read_json(folder, PREPROCESSING, label)
+    amplitude = tree.pop("amplitude", None)
+    if amplitude not in AMPLITUDES:
+        raise EcgforgeError(f"{label}, {PREPROCESSING}: amplitude is none of {', '.join(AMPLITUDES)}; train and register the model anew")
+    return checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), str(amplitude)
+
+
+def differences(folder: Path, about: About, label: str) -> list[str]:
     """Say in what the records that `about` describes differ from those that the version with its files in `folder` takes; nothing where
     it does not say what it takes."""
     if not (folder / PREPROCESSING).exists():
         return []
-    tree, made = json.loads((folder / PREPROCESSING).read_text()), about.made.get("preprocessing", {})
+    (taken, amplitude), made = _taken(folder, label), about.made.get("preprocessing", {})
     pairs = {
-        "units": (tree["amplitude"], about.units),
-        "sampling rate": (tree["sampling_rate"], about.sampling_rate),
-        "samples": (round(tree["duration"] * tree["sampling_rate"]), about.samples),
-        "band": (list(tree["band"]), list(made.get("band", tree["band"]))),
+        "units": (amplitude, about.units),
+        "sampling rate": (taken.sampling_rate, about.sampling_rate),
+        "samples": (round(taken.duration * taken.sampling_rate), about.samples),
+        "band": (_hertz(taken.band), _hertz(made.get("band", taken.band))),
     }
-    return [f"{name} {here} in place of {taken}" for name, (taken, here) in pairs.items() if taken != here]
+    return [f"{name} {here} in place of {wanted}" for name, (wanted, here) in pairs.items() if wanted != here]
+
+
+def _hertz(band: Sequence[float]) -> str:
+    return f"[{', '.join(f'{edge:g}' for edge in band)}]"
 
 
 def _example(duration: float) -> list[dict[str, Any]]:
@@ -152,5 +165,7 @@ def _example(duration: float) -> list[dict[str, Any]]:
 
 def _load_pyfunc(path: str) -> Judge:
     """What MLflow calls to serve the version whose files it has put at `path`."""
-    with versions.files_at(Path(path)) as folder:
-        return Judge.open(folder, path)
+    with signing.files_at(Path(path)) as (folder, version):
+        if version and history.CHAMPION in version.aliases:
+            history.warn(version.name)
+        return Judge.open(folder, version.label if version else path)

@@ -16,7 +16,7 @@ from ecgforge.files import whole
 from ecgforge.records.prepare import CHUNK, prepared_chunks, tell_cut
 from ecgforge.registry.serving import Judge
 from ecgforge.report.classified import Answer, page
-from ecgforge.tracking import versions
+from ecgforge.tracking import history, signing, versions
 
 SHOWN = 40  # rows on the terminal
 DRAWN = 20  # records in a plot
@@ -36,7 +36,9 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
         version = versions.find(reference)
     except EcgforgeError as error:
         raise EcgforgeError(f"{error}; choose a classifier with --model") from None
-    with versions.files(version) as folder:
+    if history.CHAMPION in version.aliases:
+        history.warn(version.name)
+    with signing.files(version) as folder:
         judge = Judge.open(folder, version.label)
     rhythms = judge.classifier.rhythms
     found: list[Answer] = []

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import wfdb
-from rich.console import Console
-from rich.progress import track
+from pydantic import Field
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.generators import base, synthesis
-from ecgforge.params import Compute, checked
+from ecgforge.params import Compute, Section, checked
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.sources.folder import SYNTHETIC, TABLE
-from ecgforge.tracking import versions
+from ecgforge.tracking import history, signing, versions
 from ecgforge.tracking.served import SAMPLING
 
 CHUNK = 32  # records drawn at a time
@@ -26,6 +25,14 @@ GAIN = 1000  # steps of a WFDB sample per unit
 LARGEST = 32.767  # units: 16 bits, and their lowest number means an invalid sample
 # One thread: the order of sums, and so the bytes, are then the same on any number of cores.
 COMPUTE = Compute(accelerator="auto", devices=1, precision="auto", threads=1)
+
+
+class Drawing(Section):
+    """How records are drawn from a version, their rhythms and units: its sampling.json."""
+
+    sampling: dict[str, Any]
+    rhythms: Annotated[list[str], Field(min_length=1)]
+    units: Literal["mV", "lead_sd"]
 
 
 def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> None:
@@ -39,29 +46,32 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
     if out.exists():
         raise EcgforgeError(f"{out} exists already: name a new folder")
     version = versions.find(reference)
-    with versions.files(version) as folder:
+    if history.CHAMPION in version.aliases:
+        history.warn(version.name)
+    with signing.files(version) as folder:
         if not (folder / base.DESCRIPTION).exists():
             raise EcgforgeError(f"{version.label} is no generator")
         if not (folder / SAMPLING).exists():
             raise EcgforgeError(f"{version.label} does not say how it is drawn from: it was registered by an older ecgforge; train it anew")
-        generator, kept = base.load(folder), json.loads((folder / SAMPLING).read_text())
-    if rhythm not in kept["rhythms"]:
-        raise EcgforgeError(f"{version.label} has not learned the rhythm '{rhythm}': known are {', '.join(kept['rhythms'])}")
-    sampling = checked(type(generator).Sampling, kept["sampling"], f"{version.label}, {SAMPLING}")
+        generator = base.load(folder, version.label)
+        kept = checked(Drawing, versions.read_json(folder, SAMPLING, version.label), f"{version.label}, {SAMPLING}")
+    if rhythm not in kept.rhythms:
+        raise EcgforgeError(f"{version.label} has not learned the rhythm '{rhythm}': known are {', '.join(kept.rhythms)}")
+    sampling = checked(type(generator).Sampling, kept.sampling, f"{version.label}, {SAMPLING}")
     artist = synthesis.Artist(generator, sampling, COMPUTE, 0)
-    rows = synthesis.plan(tuple(kept["rhythms"]), {"train": {rhythm: count}}, seed)
+    rows = synthesis.plan(tuple(kept.rhythms), {"train": {rhythm: count}}, seed)
     names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
     starts = range(0, count, CHUNK)
     with whole(out) as scratch:
         scratch.mkdir()
-        for start in track(starts, f"drawing {rhythm}", console=Console(stderr=True)):
+        for start in console.track(starts, f"drawing {rhythm}"):
             chunk = rows.iloc[start : start + CHUNK]
             for name, record_seed, signals in zip(names[start:], chunk["seed"], artist.draw(chunk), strict=False):
-                told = _comments(version, kept["units"], rhythm, seed, record_seed)
-                _write(scratch, name, signals, kept["units"], generator.shape.sampling_rate, told)
+                told = _comments(version, kept.units, rhythm, seed, record_seed)
+                _write(scratch, name, signals, kept.units, generator.shape.sampling_rate, told)
         (scratch / TABLE).write_text("record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names))
         (scratch / SYNTHETIC).write_text(f"These records are synthetic, drawn from {version.label} by ecgforge: no patient was recorded.\n")
-    print(f"{count} synthetic records of {rhythm} are in {out}, drawn from {version.label} with seed {seed}.")
+    console.out.print(f"{count} synthetic records of {rhythm} are in {out}, drawn from {version.label} with seed {seed}.")
 
 
 def _comments(version: versions.Version, units: str, rhythm: str, seed: int, record_seed: int) -> list[str]:

@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
-from ecgforge.tracking import lineage, store, versions
+from ecgforge.tracking import history, lineage, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 
@@ -117,6 +117,8 @@ def verify(references: list[str]) -> None:
     chosen = [lineage.trace(one, content) for one in references] or [walker.version(one) for one in lineage.aliased()]
     if not chosen:
         raise EcgforgeError("no version has an alias yet: name a version, run, file or folder to verify")
+    for name in sorted({one.version.name for one in chosen if one.version and history.CHAMPION in one.version.aliases}):
+        history.warn(name)
     seen, lost = set(), []
     for node in (node for one in chosen for node in one.all()):
         key = (node.kind, node.name, node.digest)
@@ -134,8 +136,9 @@ def verify(references: list[str]) -> None:
 def _found(node: Node, content: Content) -> tuple[str, bool]:
     if node.version:
         try:
-            with versions.files(node.version):
-                return "in the registry, as registered", True
+            signed = signing.asked(node.version)
+            with signing.files(node.version) if signed else versions.files(node.version):
+                return f"in the registry, as registered{' and signed' if signed else ''}", True
         except EcgforgeError as error:
             return str(error), False
     if node.kind in ("run", "generator"):

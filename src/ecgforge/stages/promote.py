@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params
 from ecgforge.registry import promotion
-from ecgforge.tracking import history, store, versions
+from ecgforge.tracking import history, signing, store, versions
 from ecgforge.tracking.content import Content
-
-console = Console(highlight=False)
 
 
 def promote(params: Params, name: str, number: str | None, best: bool, dry_run: bool, force: bool, reason: str) -> None:
@@ -23,16 +21,20 @@ def promote(params: Params, name: str, number: str | None, best: bool, dry_run: 
     if force and not reason.strip():
         raise EcgforgeError("--force needs a --reason; it stays on record")
     store.ensure_reachable()
+    if not dry_run:
+        signing.ready()
     content = Content()
-    verdict = promotion.judge(params, promotion.choose(name, number, best, content), content)
+    version = promotion.choose(name, number, best, content)
+    history.warn(name)
+    verdict = promotion.judge(params, version, content)
     label = verdict.version.label
     _print(verdict)
     if dry_run:
-        console.print(f"{label} {'would be made champion' if verdict.passed else 'would not be made champion'}; nothing was written.")
+        console.out.print(f"{label} {'would be made champion' if verdict.passed else 'would not be made champion'}; nothing was written.")
         return
     verdict = promotion.promote(verdict, content, force, reason)
-    console.print(f"{label} is champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}.")
-    console.print(f"Model card: {promotion.card_path(content.root, verdict.version).relative_to(content.root)}")
+    console.out.print(f"{label} is champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}.")
+    console.out.print(f"Model card: {promotion.card_path(content.root, verdict.version).relative_to(content.root)}")
 
 
 def _print(verdict: promotion.Verdict) -> None:
@@ -40,18 +42,22 @@ def _print(verdict: promotion.Verdict) -> None:
     for heading in ("gate", "figure", "bound", "passed"):
         table.add_column(heading, overflow="fold")
     for gate in verdict.gates:
-        table.add_row(gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO", style=None if gate.passed else "red")
-    console.print(table)
+        cells = (gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO")
+        table.add_row(*(console.shown(cell) for cell in cells), style=None if gate.passed else "red")
+    console.out.print(table)
     for gate in verdict.gates:
         if gate.detail and not gate.passed:
-            console.print(f"{gate.name}: {gate.detail}")
+            console.out.print(f"{gate.name}: {gate.detail}")
 
 
 def rollback(name: str, reason: str) -> None:
     """Make the former champion of `name` champion again."""
     store.ensure_reachable()
+    signing.ready()
+    if versions.versions(name):
+        history.warn(name)
     gone, back = promotion.rollback(name, reason)
-    console.print(f"{name}: version {back} is champion again, version {gone} no longer.")
+    console.out.print(f"{name}: version {back} is champion again, version {gone} no longer.")
 
 
 def show(name: str) -> None:
@@ -61,7 +67,7 @@ def show(name: str) -> None:
     for entry in history.entries(name):
         former = f"version {entry.former}" if entry.former else "nobody"
         why = f": {entry.reason}" if entry.reason else ""
-        console.print(f"{entry.when} UTC, {entry.who}: version {entry.version} {entry.action}, after {former}{why}", soft_wrap=True)
-        console.print(f"    {entry.evidence}", style="dim", soft_wrap=True)
+        console.out.print(f"{entry.when} UTC, {entry.who}: version {entry.version} {entry.action}, after {former}{why}")
+        console.out.print(f"    {entry.evidence}", style="dim")
     for fault in history.faults(name):
-        console.print(fault, style="red")
+        console.out.print(fault, style="red")

@@ -10,19 +10,21 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from filelock import FileLock
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
-from ecgforge.tracking import store
+from ecgforge.tracking import signing, store
 from ecgforge.tracking.store import client, git, patiently, tolerating
-from ecgforge.tracking.versions import Version
+from ecgforge.tracking.versions import Version, find
 
 CHAMPION, FORMER = "champion", "former"
 ENTRY = "history."
@@ -57,30 +59,78 @@ class Entry:
 
 
 def entries(name: str) -> list[Entry]:
-    """Return all changes of champion of the registered model `name`, oldest first."""
-    return [Entry(**json.loads(text)) for text in _texts(name).values()]
+    """Return all changes of champion of the registered model `name`, oldest first; those that are damaged are left to `faults`."""
+    return [entry for entry in map(_entry, _texts(name).values()) if entry]
+
+
+def _entry(text: str) -> Entry | None:
+    """Read an entry; None where it is damaged."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(tree, dict) or set(tree) != {field.name for field in fields(Entry)}:
+        return None
+    if not all(isinstance(value, str) for value in tree.values()):
+        return None
+    entry = Entry(**tree)
+    return entry if entry.version.isdecimal() and (entry.former.isdecimal() or not entry.former) else None
 
 
 def faults(name: str) -> list[str]:
-    """Say what does not fit: entries that were removed, changed or written at the same time, and a champion that none of them made."""
-    found, earlier, last = [], {START}, START
-    for text in _texts(name).values():
-        entry = Entry(**json.loads(text))
-        if entry.after not in earlier:
+    """Say what does not fit: entries that were damaged, removed, changed or written at the same time, and a champion that none of them
+    made."""
+    found = [f"the tag {key} is no entry: something else wrote it" for key in _tags(name) if _stamp(key) is None]
+    earlier, last = {START}, START
+    for key, text in _texts(name).items():
+        entry = _entry(text)
+        if entry is None:
+            found.append(f"the entry {key.removeprefix(ENTRY)} is damaged and cannot be read")
+        elif entry.after not in earlier:
             found.append(f"the entry of {entry.when} follows one that is not there: that one was removed, changed, or both")
         elif entry.after != last:
             found.append(f"the entry of {entry.when} was written at the same time as another: two moved the champion at once")
         last = _digest(text)
         earlier.add(last)
-    now, effective = champion(name), ""
-    for entry, took_effect in _with_outcome(entries(name), now):
-        effective = entry.version if took_effect else effective
+    for entry, took_effect in _with_outcome(entries(name), champion(name)):
         if not took_effect:
             why = "its process was killed, or another came in between"
             found.append(f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: {why}")
+    return found + list(_moved_by_hand(name))
+
+
+def _moved_by_hand(name: str) -> Iterator[str]:
+    now, effective = champion(name), ""
+    for entry, took_effect in _with_outcome(entries(name), now):
+        effective = entry.version if took_effect else effective
     if now != effective:
-        found.append(f"champion is {now or 'nobody'}, which the last entry does not say: the alias was moved by other means")
-    return found
+        yield f"champion is {now or 'nobody'}, which the last entry does not say: the alias was moved by other means"
+
+
+def ungated(name: str) -> bool:
+    """Whether there is a champion that no entry made: set in MLflow's UI or by a client, past the gates."""
+    return bool(champion(name)) and any(_moved_by_hand(name))
+
+
+def warn(name: str) -> None:
+    """Say on stderr, in one line, that the champion of `name` was set past the gates, if it was."""
+    import mlflow
+
+    if mlflow.get_registry_uri() != store.configure():
+        return  # a process that loads a model with MLflow, from a store of its own
+    if ungated(name):
+        console.err.print(
+            f"warning: version {champion(name)} of {name} was made champion by other means than `ecgforge promote`, so no gate was asked: "
+            f"see `ecgforge history {name}`"
+        )
+
+
+def author() -> str:
+    """Return who acts: as git knows them, or the machine, or by number where the machine has no name for them."""
+    try:
+        return git(store.project_root(), "config", "user.name") or getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid {os.getuid()}"
 
 
 def champion(name: str) -> str:
@@ -100,7 +150,7 @@ def former(name: str) -> str:
         line += [entry.former] if entry.former not in ("", *line[-1:]) else []
         if entry.action == ROLLED_BACK and line[-2:-1] == [entry.version]:
             line.pop()
-        else:
+        elif entry.version not in line[-1:]:  # a champion that was promoted once more, to be signed, has the same one before it
             line.append(entry.version)
     line += [now] if now not in line[-1:] else []
     return line[-2] if len(line) > 1 else ""
@@ -123,7 +173,7 @@ def _with_outcome(known: list[Entry], now: str) -> Iterator[tuple[Entry, bool]]:
 
 
 def move(name: str, number: str, expected: str, action: str, reason: str, evidence: str, mark: Callable[[], None] | None = None) -> None:
-    """Make version `number` champion and write it down.
+    """Make version `number` champion, write it down, and sign it where the project has keys.
 
     Args:
         expected: the champion that this was decided against, empty for none.
@@ -132,34 +182,49 @@ def move(name: str, number: str, expected: str, action: str, reason: str, eviden
     Raises:
         EcgforgeError: another version has become champion since, or someone else moved the champion at the same time.
     """
+    signing.ready()
+    who = author()
     with _alone(name):
         _check(name, expected)
         known = _texts(name)
-        own = _write(name, known, Entry("", "", action, number, expected, reason, evidence, ""))
+        own = _write(name, known, Entry("", who, action, number, expected, reason, evidence, ""))
         # In this order: whoever writes an entry after this look finds ours, or else the champion that we are about to set.
         _check(name, expected)
         _check_undisturbed(name, {*known, own}, number)
         if mark:
             mark()
+        signing.sign(find(f"{name}/{number}"), own)
         _set_aliases(name, number)
         _check(name, number)
         _check_undisturbed(name, {*known, own}, number)
 
 
 def _write(name: str, known: Mapping[str, str], entry: Entry) -> str:
-    """Add an entry, with time, author and what it follows, to those that are `known`, and return its key."""
-    who = git(store.project_root(), "config", "user.name") or getpass.getuser()
+    """Add an entry, with time and what it follows, to those that are `known`, and return its key."""
     now = datetime.now(UTC)
     after = _digest([*known.values()][-1]) if known else START
-    stamp = now
-    if known:  # behind the one that it follows, also where that was written by a machine whose clock is ahead
-        before = datetime.strptime([*known][-1].removeprefix(ENTRY).rsplit("-", 1)[0], STAMP).replace(tzinfo=UTC)
-        stamp = max(now, before + timedelta(microseconds=1))
     # A key that no other process writes: an entry is never written over.
-    key = f"{ENTRY}{stamp:{STAMP}}-{secrets.token_hex(3)}"
-    text = json.dumps(asdict(replace(entry, when=f"{now:%Y-%m-%d %H:%M:%S}", who=who, after=after)))
+    key = f"{ENTRY}{_behind(known, now):{STAMP}}-{secrets.token_hex(3)}"
+    text = json.dumps(asdict(replace(entry, when=f"{now:%Y-%m-%d %H:%M:%S}", after=after)))
     patiently(client().set_registered_model_tag, name, key, text)
     return key
+
+
+def _behind(known: Mapping[str, str], now: datetime) -> datetime:
+    """The time for a key behind the last that is known, also where that was written by a machine whose clock is ahead."""
+    before = _stamp([*known][-1]) if known else None
+    try:
+        return max(now, before + timedelta(microseconds=1)) if before else now
+    except OverflowError:
+        raise EcgforgeError(f"no entry can follow {[*known][-1]}, which is of the last moment that there is: remove that tag") from None
+
+
+def _stamp(key: str) -> datetime | None:
+    """The time in the key of an entry; None where it is no such key."""
+    try:
+        return datetime.strptime(key.removeprefix(ENTRY).rsplit("-", 1)[0], STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _set_aliases(name: str, number: str) -> None:
@@ -216,9 +281,9 @@ def _check(name: str, expected: str) -> None:
 
 def _check_undisturbed(name: str, known: Collection[str], number: str) -> None:
     """Check that nobody wrote an entry beside those `known` but on the ground that version `number` is champion."""
-    others = [Entry(**json.loads(text)) for key, text in _texts(name).items() if key not in known]
+    others = [_entry(text) for key, text in _texts(name).items() if key not in known]
     for entry in others:
-        if entry.former != number:
+        if entry and entry.former != number:
             raise EcgforgeError(
                 f"{name}: another promotion came in between, of version {entry.version} by {entry.who}; champion is "
                 f"{_words(champion(name))} now: look at `ecgforge history {name}`, and promote again if that is not the one to stay"
@@ -241,6 +306,11 @@ def _alone(name: str) -> Iterator[None]:
 
 def _texts(name: str) -> dict[str, str]:
     """The entries by key, oldest first."""
+    return {key: text for key, text in _tags(name).items() if _stamp(key)}
+
+
+def _tags(name: str) -> dict[str, str]:
+    """All tags that are named as entries are, sorted."""
     tags = patiently(client().get_registered_model, name).tags
     return {key: tags[key] for key in sorted(tags) if key.startswith(ENTRY)}
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ecgforge.files import md5
-from ecgforge.tracking import versions
+from ecgforge.tracking import allowed, versions
 from ecgforge.tracking.runs import CELL, Run
-from ecgforge.tracking.served import DIGEST, FILES, SAMPLING, Service, describe
+from ecgforge.tracking.served import DIGEST, FILES, SAMPLING, WEIGHTS, Service, describe
 from ecgforge.tracking.store import client, patiently, tolerating
 from ecgforge.tracking.versions import Version
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model, ModelSignature
 
-WEIGHTS = "weights.md5"
 SAMPLED = "sampling"  # a tag of a generator's version: how records are drawn from it, the same as in its sampling.json
 LISTED = "mlflow.modelVersions"  # MLflow's own tag of a logged model
 
@@ -221,6 +220,8 @@ def _add(registry: MlflowClient, experiment: str, name: str, tags: dict[str, str
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     run_id = description.run_id
+    description.save(str(saved / "MLmodel"))
+    allowed.check(f"the new version of {name}", saved)
     model = registry.create_logged_model(experiment, name, run_id, tags)
     description.model_id = model.model_id
     description.save(str(saved / "MLmodel"))

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 DIGEST = "files.md5"  # a tag, of all files of a version; and in a model's own description, of those in `FILES`
 FILES = "extra_files"  # MLflow's folder of what ecgforge reads back
 SAMPLING = "sampling.json"  # of a generator's: how records are drawn from it, their rhythms and units
+WEIGHTS = "weights.md5"  # a tag, of the file `WEIGHTS_FILE` of a version
+WEIGHTS_FILE = "weights.safetensors"
+GRAPH = "data/model.pt2"  # what MLflow's own loader reads
+LOADER = "ecgforge.registry.serving"  # the only module that MLflow may open a version by
 
 
 @dataclass(frozen=True)

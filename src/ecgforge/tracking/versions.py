@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking.served import DIGEST, FILES
+from ecgforge.tracking import allowed
+from ecgforge.tracking.served import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
 from ecgforge.tracking.store import absent, client, patiently, tolerating
 
 REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
 META = "registered_model_meta"  # what MLflow writes beside what it downloads: a version's name and number
-UNSAFE = {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".py", ".so"}
 
 
 @dataclass(frozen=True)
@@ -102,23 +103,30 @@ def files(version: Version) -> Iterator[Path]:
     """Yield a folder with what ecgforge wrote of the model, as long as the block lasts.
 
     Raises:
-        EcgforgeError: the files are gone, are not those that were registered, or hold something that could execute.
+        EcgforgeError: the files are gone, are not those that were registered, or hold something that ecgforge does not write.
     """
+    with fetched(version) as folder:
+        yield folder / FILES
+
+
+@contextmanager
+def fetched(version: Version) -> Iterator[Path]:
+    """Yield a folder with all files of the model, checked, as long as the block lasts; EcgforgeError as `files`."""
     import mlflow.artifacts
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
         except Exception as error:  # of MLflow, its stores and the file system
-            raise EcgforgeError(f"the files of {version.label} are no longer to be had ({' '.join(str(error).split())[:200]})") from error
+            raise EcgforgeError(f"the files of {version.label} are no longer available ({' '.join(str(error).split())[:200]})") from error
         (folder / META).unlink(missing_ok=True)
         check(version, folder)
-        yield folder / FILES
+        yield folder
 
 
 @contextmanager
-def files_at(folder: Path) -> Iterator[Path]:
-    """Yield what `files` yields, of a model that MLflow itself has fetched to `folder`.
+def fetched_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
+    """Yield what `fetched` yields, of a model that MLflow itself has fetched to `folder`, and its version, None where none is known.
 
     The registry's digest decides, where MLflow found the model there and it can still be asked. Elsewhere it is the digest in
     the model's own description: it shows damage, but not that someone changed the files and the description alike.
@@ -127,16 +135,32 @@ def files_at(folder: Path) -> Iterator[Path]:
         EcgforgeError: as `files`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        copy = shutil.copytree(folder, Path(scratch) / "model", ignore=shutil.ignore_patterns(META))
+        # Links stay links, and are refused.
+        copy = shutil.copytree(folder, Path(scratch) / "model", symlinks=True, ignore=shutil.ignore_patterns(META))
         version = _registered(folder / META)
         if version:
             check(version, copy)
         else:
-            refuse_code(folder.name, copy)
-            description = yaml.safe_load((copy / "MLmodel").read_text())
-            if md5(copy / FILES) != (description.get("metadata") or {}).get(DIGEST):
+            allowed.check_names(folder.name, copy)
+            if md5(copy / FILES) != _own_digest(copy / "MLmodel"):
                 raise _tampered(f"the files at {folder}")
-        yield copy / FILES
+            allowed.check_contents(folder.name, copy)
+        yield copy, version
+
+
+def _own_digest(description: Path) -> Any:
+    tree = _mapping(description)
+    metadata = tree.get("metadata")
+    return metadata.get(DIGEST) if isinstance(metadata, dict) else None
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    """What a YAML file holds, empty where that is no mapping."""
+    try:
+        tree = yaml.safe_load(file.read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _registered(meta: Path) -> Version | None:
@@ -147,45 +171,42 @@ def _registered(meta: Path) -> Version | None:
     # The registry that this process uses already: whoever loads a model in a process of theirs keeps their own.
     if not meta.exists() or absent(mlflow.get_registry_uri()):
         return None
-    words = yaml.safe_load(meta.read_text())
+    words, registry = _mapping(meta), mlflow.MlflowClient()
     try:
-        return _version(mlflow.MlflowClient().get_model_version(words["model_name"], words["model_version"]), ())
+        found = registry.get_model_version(str(words.get("model_name")), str(words.get("model_version")))
+        aliases = dict(registry.get_registered_model(found.name).aliases)
     except MlflowException:
         return None
+    return _version(found, tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(found.version))))
 
 
 def check(version: Version, folder: Path) -> None:
-    """Check that the files in `folder` are those that were registered as `version` and that loading them can execute nothing.
+    """Check that the files in `folder` are those that were registered as `version`, and that they are what ecgforge writes.
 
     Raises:
-        EcgforgeError: a file that holds code or pickle, or files that are not the registered ones to the byte.
+        EcgforgeError: a file, link or entry that ecgforge does not write, or files that are not the registered ones to the byte.
     """
-    refuse_code(version.label, folder)
-    if md5(folder) != version.tags.get(DIGEST):
+    allowed.check_names(version.label, folder)
+    weights = folder / FILES / WEIGHTS_FILE
+    if md5(folder) != version.tags.get(DIGEST) or (weights.exists() and md5(weights) != version.tags.get(WEIGHTS)):
         raise _tampered(f"the files of {version.label}")
-
-
-def refuse_code(label: str, folder: Path) -> None:
-    """Check that loading the files in `folder` can execute nothing.
-
-    Raises:
-        EcgforgeError: there are none, or one holds code or pickle.
-    """
-    held = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not held:
-        raise EcgforgeError(f"the files of {label} are no longer to be had")
-    for file in held:
-        if file.suffix in UNSAFE or _holds_pickle(file):
-            raise EcgforgeError(f"{label} holds {file.relative_to(folder)}, which could execute when it is loaded: refused")
+    allowed.check_contents(version.label, folder)
 
 
 def _tampered(what: str) -> EcgforgeError:
     return EcgforgeError(f"{what} are not those that were registered: refused; train and register the model anew")
 
 
-def _holds_pickle(file: Path) -> bool:
-    if zipfile.is_zipfile(file):
-        return any(name.endswith("/data.pkl") and "/data/" not in name for name in zipfile.ZipFile(file).namelist())
-    with file.open("rb") as stream:
-        start = stream.read(2)
-    return start[:1] == b"\x80" and len(start) == 2 and start[1] in range(2, 6)
+def read_json(folder: Path, name: str, label: str) -> dict[str, Any]:
+    """Return what a JSON file of the version `label` holds.
+
+    Raises:
+        EcgforgeError: it cannot be read, or is no mapping.
+    """
+    try:
+        tree = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise EcgforgeError(f"{label}: {name} is damaged; train and register the model anew")
+    return tree
