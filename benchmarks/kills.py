@@ -24,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import yaml
 
@@ -148,7 +149,11 @@ class Study:
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, max_results=5000)
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
-        outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"] if out["path"] != "reports"}
+        # An ablation says how long each variation took, and the page names runs.
+        timed = ("results/ablation", "reports")
+        outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"] if not out["path"].startswith(timed)}
+        for file in (self.root / "results/ablation").rglob("variations.csv"):
+            outs[file.relative_to(self.root).as_posix()] = pd.read_csv(file).drop(columns=["train_s", "generate_ms"]).to_csv()
         models = client.search_logged_models(experiments, max_results=1000)
         versions = [one for model in client.search_registered_models() for one in client.search_model_versions(f"name = '{model.name}'")]
         left = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*.partial")]

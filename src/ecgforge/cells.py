@@ -79,12 +79,13 @@ def _temporary_files() -> Iterator[None]:
         pid = left.name.removeprefix(prefix).partition("-")[0]
         if left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
-    before = os.environ.get("TMPDIR")
+    before, known = os.environ.get("TMPDIR"), tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
-        os.environ["TMPDIR"] = folder
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
         try:
             yield
         finally:
+            tempfile.tempdir = known
             del os.environ["TMPDIR"]
             os.environ |= {"TMPDIR": before} if before else {}
 
