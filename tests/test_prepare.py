@@ -652,7 +652,7 @@ def excluded(out: Path) -> dict[str, tuple[str, str]]:
 def copied(raw, folder, names, codes=None, **change):
     """The records of `raw`, and copies of its first ones under other names, stored in another way."""
     for file in raw.folder.iterdir():
-        (folder / file.name).parent.mkdir(exist_ok=True)
+        (folder / file.name).parent.mkdir(exist_ok=True, parents=True)
         (folder / file.name).write_bytes(file.read_bytes())
     first = wfdb.rdrecord(str(raw.folder / "r00"))
     count = len(first.sig_name)
@@ -757,6 +757,45 @@ def test_a_set_that_nothing_can_be_tested_on_is_refused(tmp_path):
     with pytest.raises(EcgforgeError, match=told):
         prepare_stage.prepare(params, [tmp_path / "raw/own"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_too_few_records_name_the_key_and_the_counts(raw, tmp_path):
+    settings = PREPARATION.model_copy(update={"min_records": 7})
+    told = "rhythm below min_records: 12; preparation.min_records is 7, and there are 6 of SR, 6 of SB"
+    with pytest.raises(EcgforgeError, match=told):
+        prepare({"own": raw}, tmp_path / "out", PREPROCESSING, settings)
+
+
+def test_records_that_are_all_of_a_kind_that_is_not_read_say_what_helps(raw, tmp_path):
+    source = copied(raw, tmp_path / "raw", [])
+    for header in source.folder.glob("*.hea"):
+        rewrite(header, lambda text: text.replace(".dat 16", ".dat 516"))
+    settings = PREPARATION.model_copy(update={"max_damaged": 0})
+    with pytest.raises(EcgforgeError, match=r"not supported: 12; the first, r00: .*FLAC: convert the record to format 16") as error:
+        prepare({"own": source}, tmp_path / "out", PREPROCESSING, settings)
+    assert "again" not in str(error.value)
+
+
+# What may be written over
+
+
+@pytest.mark.parametrize("name", ["raw/own", "raw", "raw/own/new", "notes", "set_and_notes", "part_of_a_set", "."])
+def test_prepare_writes_over_record_sets_alone(raw, tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copied(raw, tmp_path / "raw/own", [])
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("the only copy")
+    for folder in ("set_and_notes", "part_of_a_set", "set"):
+        prepare({"own": raw}, Path(folder), PREPROCESSING, PREPARATION)
+    (tmp_path / "set_and_notes/mine.txt").write_text("the only copy")
+    (tmp_path / "part_of_a_set/signals.npy").unlink()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(EcgforgeError, match="name another folder|name a (new )?folder"):
+        prepare_stage.prepare(None, [Path("raw/own")], Path(name)) if name.startswith("raw") else prepare(
+            {"own": raw}, Path(name), PREPROCESSING, PREPARATION
+        )
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    prepare({"own": raw}, Path("set"), PREPROCESSING, PREPARATION)
 
 
 # Interruptions

@@ -1,4 +1,5 @@
 import json
+import re
 import tracemalloc
 
 import numpy as np
@@ -116,6 +117,10 @@ def test_a_writer_refuses_what_no_set_may_hold(tmp_path):
     assert len(RecordSet.open(tmp_path / "set")) == 0
 
 
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "told"),
     [
@@ -127,6 +132,27 @@ def test_a_writer_refuses_what_no_set_may_hold(tmp_path):
         ("records.csv", lambda path: path.write_text("id,patient\n1,1\n"), "damaged"),
         ("records.csv", lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-1])), "shape"),
         ("records.csv", lambda path: path.write_text(path.read_text().replace("AFIB", "VT")), "VT"),
+        ("records.csv", lambda path: path.write_text(path.read_text().replace("test", "exam")), "split 'exam'"),
+        ("records.csv", lambda path: path.write_text(path.read_text().replace(",male,", ",male,,")), "records.csv is not"),
+        ("records.csv", lambda path: path.write_text(re.sub("train,(4|5)", "train,old", path.read_text())), "records.csv is not"),
+        ("records.csv", lambda path: path.write_bytes(b"\xff\xfe\x00"), "records.csv is not"),
+        ("about.json", lambda path: change(path, rhythms=[{}]), "rhythms.0"),
+        ("about.json", lambda path: change(path, rhythms="SR"), "rhythms"),
+        ("about.json", lambda path: change(path, sampling_rate="100"), "sampling_rate"),
+        ("about.json", lambda path: change(path, samples=100.5), "samples"),
+        ("about.json", lambda path: change(path, samples=True), "samples"),
+        ("about.json", lambda path: change(path, made=[]), "made"),
+        ("about.json", lambda path: change(path, made={"preprocessing": 5}), "preprocessing"),
+        ("about.json", lambda path: change(path, units=None), "units"),
+        ("about.json", lambda path: path.write_text("[" * 100_000), "about.json is not"),
+        ("about.json", lambda path: path.write_text("[]"), "about.json"),
+        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"(20, 8", b"(2e, 8")), "signals.npy is not"),
+        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"(20, 8", b"((((((")), "signals.npy is not"),
+        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<i4'")), "holds int32 and not float32"),
+        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'|O4'")), "signals.npy is not"),
+        ("signals.npy", lambda path: path.write_bytes(b"PK\x03\x04"), "signals.npy is not"),
+        ("signals.npy", lambda path: path.write_bytes(b""), "signals.npy is not"),
+        ("signals.npy", lambda path: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
     ],
 )
 def test_a_damaged_set_is_told_in_one_line(record_set, name, damage, told):
@@ -134,6 +160,7 @@ def test_a_damaged_set_is_told_in_one_line(record_set, name, damage, told):
     with pytest.raises(EcgforgeError, match=told) as error:
         RecordSet.open(record_set.folder)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(record_set.folder))
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import chdir
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import wait_none
@@ -29,7 +36,9 @@ from ecgforge.sources import chapman, folder, physionet, ptbxl
 from ecgforge.sources.layouts import LAYOUTS
 from ecgforge.sources.mirror import Mirror
 from ecgforge.sources.registry import acquire
+from ecgforge.stages import parameters
 
+ROOT = Path(__file__).parent.parent
 PTBXL_HEADER = (
     "ecg_id,patient_id,age,sex,height,scp_codes,strat_fold,filename_lr,filename_hr\n"  # the columns that are read, and one that is not
 )
@@ -175,8 +184,19 @@ def test_ptbxl_catalogue_keeps_rows_without_files(tmp_path: Path) -> None:
         (None, "does not exist"),
         ("ecg_id,age\n1,50\n", "lacks the columns patient_id, sex, scp_codes"),
         (PTBXL_HEADER + "1,,56,1,,{},3,a,b\n", "data row 1 has no patient_id"),
-        (PTBXL_HEADER + "1,7,56,1,,NORM,3,a,b\n", "scp_codes of ecg_id 1"),
-        (PTBXL_HEADER + "1,7,old,1,,{},3,a,b\n", "age"),
+        *(
+            (PTBXL_HEADER + f'1,7,56,1,,"{codes}",3,a,b\n', "scp_codes of ecg_id 1")
+            for codes in ("NORM", "{[]: 1}", "-" * 5000, "{" * 5000)
+        ),
+        *(
+            (PTBXL_HEADER + f'1,7,56,1,,"{codes}",3,a,b\n', "scp_codes")
+            for codes in ("{'SR'}", "{'SR': 1 'AFIB': 2}", "{1: 2}", "{'SR': 1")
+        ),
+        (PTBXL_HEADER + "1,7,old,1,,{},3,a,b\n", "data row 1, age: 'old' is not a number"),
+        (PTBXL_HEADER + "1.5,7,50,1,,{},3,a,b\n", "data row 1, ecg_id: '1.5' is not a whole number"),
+        (PTBXL_HEADER + f"{'9' * 5000},7,50,1,,{{}},3,a,b\n", "is not a whole number"),
+        (PTBXL_HEADER + "1,7,50,1,,{},inf,a,b\n", "strat_fold"),
+        (PTBXL_HEADER + "1,7,50,1,,{},3,a,b,\n", "line 2: 9 columns in the header, 10 cells in row 1"),
         (PTBXL_HEADER + "x,7,50,1,,{},3,a,b\n", "ecg_id"),
         ("\0\xff", "lacks the columns"),
         ("", "cannot be read as CSV"),
@@ -214,6 +234,15 @@ def test_chapman_lists_that_are_missing_or_lead_outside_are_refused(tmp_path: Pa
     (root / "RECORDS").write_text("../../etc/\n")
     with pytest.raises(EcgforgeError, match="outside the data set"):
         chapman.catalogue(root)
+    for odd in ("a\0b", "./"):
+        (root / "RECORDS").write_text(odd)
+        with pytest.raises(EcgforgeError, match="no name of a record"):
+            chapman.catalogue(root)
+
+
+def test_chapman_list_in_latin_1(tmp_path: Path) -> None:
+    (tmp_path / "RECORDS").write_bytes(b"M\xfcller\n")
+    assert chapman.catalogue(tmp_path)["id"].tolist() == ["M\u00fcller"]
 
 
 # The published data sets, over HTTP
@@ -439,9 +468,77 @@ def test_unreachable_mirror_is_named_with_the_alternatives(tmp_path: Path) -> No
     assert not (tmp_path / "raw").exists()
 
 
+ODD = ["http://[::1", "http://", "s3://", "zip://::", "::", "://", "", " ", "~nobody-here/x", "http://a b/c", "file://", "\0"]
+
+
 @pytest.mark.parametrize("mirror", ["nowhere", "nosuch://bucket/ptb-xl"])
 def test_mirror_that_is_none_is_named_with_the_alternatives(tmp_path: Path, fetch, mirror: str) -> None:
     mirror = str(tmp_path / mirror) if "://" not in mirror else mirror
+    with pytest.raises(EcgforgeError, match="profile: demo") as caught:
+        fetch(source(mirror))
+    assert mirror in str(caught.value)
+
+
+@pytest.mark.parametrize("mirror", ODD)
+def test_odd_mirrors_are_one_line(fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EcgforgeError) as caught:
+        fetch(source(mirror))
+    assert "\n" not in str(caught.value)
+    assert "Error" not in str(caught.value)
+
+
+def test_a_mirror_may_be_in_the_users_home(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ptbxl(tmp_path / "home/mirror")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert len(list(fetch(source("~/mirror")).rglob("*.dat"))) == len(PTBXL_ROWS)
+
+
+def valid_record(root: Path, path: str) -> None:
+    """A record whose header has the right checksum."""
+    write_record(root, path)
+    header = root / f"{path}.hea"
+    total = int(np.frombuffer((root / f"{path}.dat").read_bytes(), "<i2")[:10].sum(dtype=np.int64)) % 65536
+    header.write_text(header.read_text().replace("16 0 0 0 0 I", f"16 0 0 {total} 0 I"))
+
+
+def linked(root: Path, cache: Path, *names: str) -> None:
+    """Put files of `root` elsewhere, with links in their places, as DVC and git-annex do."""
+    for name in names:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).rename(cache / name)
+        (root / name).symlink_to(cache / name)
+
+
+@pytest.mark.parametrize("sums", [True, False])
+def test_a_mirror_of_links_is_followed_to_records_alone(tmp_path: Path, fetch, sums: bool) -> None:
+    root, secret = write_ptbxl(tmp_path / "mirror"), "records100/00000/00003_lr.dat"
+    for number in range(1, 7):
+        valid_record(root, f"records100/00000/{number:05d}_lr")
+    (root / "LICENSE.txt").write_text("free")
+    (root / "SIMULATED.txt").write_text("not real")
+    plain = contents(fetch(source(root)))
+    names = [*(name for name in plain if not name.endswith((".txt", ".json", "00137_lr.dat", "00137_lr.hea"))), "ptbxl_database.csv"]
+    if sums:
+        write_sums(root)
+    linked(root, tmp_path / "cache", *dict.fromkeys(names), "LICENSE.txt", "SIMULATED.txt")
+    (tmp_path / "cache" / secret).write_bytes(b"a private file" * 10)
+    if sums:
+        with pytest.raises(EcgforgeError, match="does not have the SHA-256"):
+            fetch(source(root))
+        return
+    got = contents(fetch(source(root)))
+    assert b"a private file" not in b"".join(got.values())
+    assert json.loads(got.pop("acquired.json"))["absent"] == ["records100/00000/00003_lr"]
+    assert b"No patient was recorded" in got.pop("SIMULATED.txt")
+    left = {"acquired.json", "SIMULATED.txt", "LICENSE.txt", "scp_statements.csv", secret, secret.replace(".dat", ".hea")}
+    assert got == {name: content for name, content in plain.items() if name not in left}
+    assert not (tmp_path / "downloads").exists() or not list((tmp_path / "downloads").rglob("*.dat"))
+
+
+@pytest.mark.parametrize("mirror", ["nowhere"])
+def test_mirror_that_is_no_folder_is_named(tmp_path: Path, fetch, mirror: str) -> None:
+    mirror = str(tmp_path / mirror)
     with pytest.raises(EcgforgeError, match="profile: demo") as caught:
         fetch(source(mirror))
     assert mirror in str(caught.value)
@@ -504,7 +601,9 @@ def mine(tmp_path: Path) -> Path:
 def test_own_records_are_copied_and_read_back(tmp_path: Path, mine: Path) -> None:
     out = tmp_path / "raw"
     acquire(own(mine), out, 100)
-    assert {file.name for file in out.rglob("*") if file.is_file()} == {"records.csv", "a.hea", "a.dat", "b.hea", "b.dat", "c.hea", "c.dat"}
+    assert {file.name for file in out.rglob("*") if file.is_file()} == {
+        *("records.csv", "a.hea", "a.dat", "b.hea", "b.dat", "c.hea", "c.dat", "FILES.txt")
+    }
     table = folder.catalogue(out)
     assert table["id"].tolist() == table["path"].tolist() == ["ward/a", "ward/b", "c", "gone"]
     assert table["patient"].tolist() == ["p1", "p1", "p2", "p3"]
@@ -543,14 +642,21 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
         ("record,patient,rhythm\nc, ,SR\n", "data row 1 has no patient"),
         ("record,patient,rhythm\n../outside,p,SR\n", "outside the folder"),
         ("record,patient,rhythm\n/etc/passwd,p,SR\n", "outside the folder"),
-        ("record,patient,rhythm\nlink/secret,p,SR\n", "outside the folder"),
+        ("record,patient,rhythm\nward/../../outside,p,SR\n", "outside the folder"),
+        ("record,patient,rhythm\nC:\\ecg\\a,p,SR\n", "outside the folder"),
+        ("record,patient,rhythm\n,p,SR\n", "data row 1 has no record"),
+        ('record,patient,rhythm\n"a\nb",p,SR\n', "outside the folder"),
+        ("record,patient,rhythm\nc,7,SR,\n", "line 2: 3 columns in the header, 4 cells in row 1"),
+        ("record,patient,rhythm,age\nc,7,SR,50\nward/a,7,AFIB, old,50\n", "line 3: 4 columns in the header, 5 cells in row 2"),
+        ("record,patient,rhythm\nc,7\n", "line 2: 3 columns in the header, 2 cells in row 1"),
+        ('record,patient,rhythm\nc,7,"SR\nward/a,8,SR\n', "line 3: unexpected end of data; look at its quotation marks"),
+        ("record,patient,rhythm,rhythm\nc,7,SR,SR\n", "two columns 'rhythm'"),
+        (b"record,patient,rhythm\nc,M\xfcller,SR\n", "no text in UTF-8"),
     ],
 )
-def test_own_records_that_cannot_be_taken(tmp_path: Path, mine: Path, text: str | None, says: str) -> None:
+def test_own_records_that_cannot_be_taken(tmp_path: Path, mine: Path, text: str | bytes | None, says: str) -> None:
     write_record(tmp_path, "outside")
-    write_record(tmp_path / "other", "secret")
-    (mine / "link").symlink_to(tmp_path / "other")
-    (mine / "mine.csv").unlink() if text is None else (mine / "mine.csv").write_text(text)
+    (mine / "mine.csv").unlink() if text is None else (mine / "mine.csv").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(EcgforgeError, match=says):
         folder.fetch(tmp_path / "raw", own(mine))
     assert not (tmp_path / "raw").exists()
@@ -562,6 +668,175 @@ def test_header_that_points_outside_is_not_followed(tmp_path: Path, mine: Path) 
     folder.fetch(tmp_path / "raw", own(mine))
     assert (tmp_path / "raw/c.hea").is_file()
     assert not list(tmp_path.joinpath("raw").rglob("secret*"))
+
+
+def test_links_of_own_records_are_followed_to_records_alone(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("ward/a", "ward/b", "c"):
+        valid_record(mine, name)
+    folder.fetch(tmp_path / "plain", own(mine))
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"root:x:0:0:root:/root:/bin/bash\n" * 4)
+    linked(mine, tmp_path / "cache", "ward/a.hea", "ward/a.dat", "ward/b.dat")
+    (mine / "link").symlink_to(tmp_path / "cache/ward")
+    folder.fetch(tmp_path / "raw", own(mine))
+    assert contents(tmp_path / "raw") == contents(tmp_path / "plain")
+    (tmp_path / "cache/ward/b.dat").write_bytes(secret.read_bytes())
+    (mine / "c.hea").unlink()
+    (mine / "c.hea").symlink_to(secret)
+    (mine / "SIMULATED.txt").symlink_to(secret)
+    folder.fetch(tmp_path / "raw", own(mine))
+    got = contents(tmp_path / "raw")
+    assert set(got) == {"records.csv", "ward/a.hea", "ward/a.dat", "SIMULATED.txt"}
+    assert b"root:x" not in b"".join(got.values())
+    assert "2 records, whose files are links out of the folder, are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["absolute", "resolved", "home", "backslashes", "dots", "header"])
+def test_paths_in_the_csv_may_be_written_in_other_ways(tmp_path: Path, mine: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(mine)
+    forms = {
+        "absolute": f"{mine}/ward/a",
+        "resolved": f"{tmp_path}/link/ward/a.hea",
+        "home": "~/mine/ward/a",
+        "backslashes": "ward\\a",
+        "dots": "./ward/../ward/a",
+        "header": "ward/a.hea",
+    }
+    (mine / "mine.csv").write_text(f"record,patient,rhythm\n{forms[form]},7,SR\n")
+    folder.fetch(tmp_path / "raw", own(Path("~/mine") if form == "home" else mine))
+    assert set(contents(tmp_path / "raw")) == {"records.csv", "ward/a.hea", "ward/a.dat"}
+    assert folder.catalogue(tmp_path / "raw")["path"].tolist() == ["ward/a"]
+    assert contents(mine)["ward/a.dat"] == contents(tmp_path / "raw")["ward/a.dat"]
+
+
+ALIKE = [("1", "1.0"), ("007", "7"), ("p1", "P1"), ("p01", "p1"), ("1", "1."), ("A 1", "a  1"), ("\uff11", "1"), ("1e2", "100")]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_patients_that_differ_in_form_alone_are_one(
+    tmp_path: Path, mine: Path, one: str, other: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mine / "mine.csv").write_text(f"record,patient,rhythm\nc,{one},SR\nward/a,{other},SR\nward/b,p10,SR\n")
+    folder.fetch(tmp_path / "raw", own(mine))
+    assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == [" ".join([one]), one, "p10"]
+    assert f"taken for one: '{one}' and '{other}'" in capsys.readouterr().err
+
+
+def test_patients_that_differ_stay_apart(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["1", "10", "1.5", "p1", "p10", "-1", "100", "1-0", "1/0", "a1b2", "a12b", "e1"]
+    (mine / "mine.csv").write_text("record,patient,rhythm\n" + "".join(f"r{name.replace('/', '-')},{name},SR\n" for name in names))
+    folder.fetch(tmp_path / "raw", own(mine))
+    assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == names
+    assert "taken for one" not in capsys.readouterr().err
+
+
+# What may be written over
+
+
+def test_acquire_replaces_what_it_wrote_and_nothing_else(tmp_path: Path, mine: Path) -> None:
+    out = tmp_path / "raw"
+    acquire(own(mine), out, 100)
+    (mine / "c.dat").write_bytes(b"changed" * 20)
+    acquire(own(mine), out, 100)
+    assert (out / "c.dat").read_bytes() == b"changed" * 20
+    (out / "notes.txt").write_text("the only copy")
+    before = contents(out)
+    with pytest.raises(EcgforgeError, match=r"did not write notes.txt in it: name another folder"):
+        acquire(own(mine), out, 100)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["other", "mine", "mine/new", ".", "mine/.."])
+def test_acquire_writes_over_no_folder_of_others(tmp_path: Path, mine: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other/deep").mkdir(parents=True)
+    (tmp_path / "other/deep/mine.txt").write_text("the only copy")
+    monkeypatch.chdir(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(EcgforgeError, match=r"name another folder|name a (new )?folder"):
+        acquire(own(mine), Path(name), 100)
+    assert contents(tmp_path) == before
+
+
+def reproduced(project: Path) -> bool:
+    """Whether `dvc repro acquire@mine` comes to an end, with this environment's ecgforge."""
+    from dvc.exceptions import ReproductionError
+    from dvc.repo import Repo
+
+    try:
+        with chdir(project), Repo() as repo:
+            repo.reproduce("acquire@mine")
+    except ReproductionError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_dvc_repro_removes_no_file_of_the_users(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    (project / "src/ecgforge").mkdir(parents=True)
+    shutil.copy(ROOT / "dvc.yaml", project)
+    for name in ("records", "sources"):
+        shutil.copytree(ROOT / "src/ecgforge" / name, project / "src/ecgforge" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"sources": ["mine"], "datasets": ["mine"], "merged": []}
+    tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
+    tree["profiles"]["demo"]["sources"] = {"mine": own(mine).model_dump() | {"path": "data/raw/mine"}}
+    (project / "params.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=project, check=True)
+    shutil.copytree(mine, project / "data/raw/mine")
+    before = contents(project / "data/raw/mine")
+    assert not reproduced(project)
+    assert contents(project / "data/raw/mine") == before
+    shutil.rmtree(project / "data/raw/mine")
+    tree["profiles"]["demo"]["sources"]["mine"]["path"] = str(mine)
+    (project / "params.yaml").write_text(yaml.safe_dump(tree))
+    for change in (b"first" * 30, b"second" * 30):
+        (mine / "c.dat").write_bytes(change)
+        acquire(own(mine), project / "data/raw/mine", 100)  # what an earlier run left is written over
+    assert reproduced(project)
+    assert (project / "data/raw/mine/c.dat").read_bytes() == b"second" * 30
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/raw/mine",
+        "data/raw/mine/deep",
+        "data/raw",
+        ".",
+        "{}/data/raw/mine",
+        "link",
+        "~/data/raw/mine",
+        "data/prepared/mine",
+        "models/x",
+    ],
+)
+@pytest.mark.parametrize("kind", ["path", "mirror"])
+def test_a_source_that_is_read_where_the_study_writes_is_refused(
+    tmp_path: Path, path: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data/raw/mine/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data/raw")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    named = path.format(tmp_path)
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["profiles"]["demo"]["sources"]["mine"] = (own(Path(named)) if kind == "path" else source(named)).model_dump()
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(EcgforgeError, match=rf"profiles.demo.sources.mine.{kind} = .*keep your own records outside data/"):
+        parameters.read(Path("params.yaml"))
+
+
+def test_a_source_next_to_what_the_study_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    near, far = source("data/mirror"), source("s3://bucket/data/raw/far")
+    named = {"mine": own(Path("records")), "near": near, "far": far}
+    tree["profiles"]["demo"]["sources"] |= {name: settings.model_dump() for name, settings in named.items()}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    assert parameters.read(Path("params.yaml")).source("mine")
 
 
 def test_folder_of_records_that_does_not_exist(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -69,7 +69,14 @@ class RawSource:
         return "simulated" if self.simulated else "real"
 
 
-def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessing, preparation: Preparation, workers: int = 1) -> About:
+def prepare(
+    raws: Mapping[str, RawSource],
+    out: Path,
+    preprocessing: Preprocessing,
+    preparation: Preparation,
+    workers: int = 1,
+    accept: Callable[[About], None] = lambda _: None,
+) -> About:
     """Prepare the records of one dataset, or of several merged, into a record set at `out`, with excluded.csv in it, and limb_leads.csv
     with the `leads.limb_residual` of the records that came with all limb leads.
 
@@ -80,6 +87,7 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
     Args:
         raws: from a dataset's name to its raw records.
         workers: processes that read and filter, at most; 1 does it in this one, and so does a set of a single chunk.
+        accept: looks at what the set came to, and may refuse it; then an older set stays.
 
     Returns:
         What holds for the set; `made` counts its records by rhythm and split, and the excluded ones by reason.
@@ -124,6 +132,7 @@ def prepare(raws: Mapping[str, RawSource], out: Path, preprocessing: Preprocessi
         rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in there)
         made = _made(table, rhythms, preprocessing, preparation) | ({"below_min_records": rare} if rare else {})
         writer.about = replace(about, rhythms=rhythms, made=made)
+        accept(writer.about)
     tell_cut(table.loc[kept, "seconds"], preprocessing.duration)
     return writer.about
 

@@ -8,19 +8,26 @@ about.json     sampling rate in Hz, leads, units, rhythms (the classes, in order
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
+from ecgforge.outputs import foreign, refuse
+from ecgforge.params import Preprocessing, checked
 from ecgforge.records.leads import LEADS
 
+T = TypeVar("T")
+FILES = ("about.json", "records.csv", "signals.npy")
+FURTHER = ("excluded.csv", "limb_leads.csv")  # of a prepared set
 COLUMNS = ("id", "patient", "dataset", "rhythm", "split", "age", "sex", "origin")
 SPLITS = ("train", "validation", "test")
 
@@ -70,17 +77,9 @@ class RecordSet:
             EcgforgeError: the folder is no complete record set.
         """
         folder = Path(folder)
-        try:
-            tree = json.loads((folder / "about.json").read_text())
-            about = About(**{**{key: tree[key] for key in About.__dataclass_fields__}, "rhythms": tuple(tree["rhythms"])})
-            # Only ages may be missing numbers: an id or a patient called NA is a name.
-            types = {column: str for column in COLUMNS if column != "age"}
-            table = pd.read_csv(folder / "records.csv", usecols=COLUMNS, dtype=types, keep_default_na=False, na_values={"age": [""]})
-            shape = np.load(folder / "signals.npy", mmap_mode="r", allow_pickle=False).shape
-        except FileNotFoundError as error:
-            raise EcgforgeError(f"{folder} is no record set: {error.filename} is missing; run `dvc repro` or `dvc pull`") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise EcgforgeError(f"{folder} is a damaged record set ({error}); run `dvc repro` or `dvc pull`") from None
+        about, table, shape = (
+            _part(folder, name, read) for name, read in (("about.json", _about), ("records.csv", _table), ("signals.npy", _shape))
+        )
         if shape != (len(table), len(LEADS), about.samples):
             raise EcgforgeError(f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise")
         if unknown := set(table["rhythm"]) - set(about.rhythms):
@@ -116,6 +115,62 @@ class RecordSet:
         """Records per rhythm, in class order."""
         found = self.records["rhythm"].value_counts()
         return {rhythm: int(found.get(rhythm, 0)) for rhythm in self.about.rhythms}
+
+
+class _Tree(BaseModel):
+    """The types of about.json."""
+
+    model_config = ConfigDict(strict=True)
+
+    sampling_rate: Annotated[int, Field(ge=1)]
+    samples: Annotated[int, Field(ge=1)]
+    units: str
+    rhythms: list[str]
+    origin: str
+    made: dict[str, Any]
+
+
+def _part(folder: Path, name: str, read: Callable[[Path], T]) -> T:
+    """Return what `read` makes of a file of a record set; whatever it runs into is said in one line."""
+    again = "run `dvc repro` or `dvc pull`"
+    try:
+        return read(folder / name)
+    except FileNotFoundError:
+        raise EcgforgeError(f"{folder} is no record set: {folder / name} is missing; {again}") from None
+    except OSError as error:
+        raise EcgforgeError(f"{folder / name} cannot be read: {error.strerror or 'the disk does not give it'}") from None
+    except EcgforgeError as error:
+        raise EcgforgeError(f"{folder} is a damaged record set: {error}; {again}") from None
+    except Exception as error:  # json, pandas and numpy raise what their parsing runs into, of a dozen types
+        raise EcgforgeError(f"{folder} is a damaged record set: {name} is not what was written; {again}") from error
+
+
+def _about(file: Path) -> About:
+    tree = checked(_Tree, json.loads(file.read_text(encoding="utf-8")), file.name)
+    if "preprocessing" in tree.made:
+        checked(Preprocessing, tree.made["preprocessing"], f"{file.name}, preprocessing")
+    return About(**{**dict(tree), "rhythms": tuple(tree.rhythms)})
+
+
+def _table(file: Path) -> pd.DataFrame:
+    # Only ages may be missing numbers: an id or a patient called NA is a name.
+    types = {column: float if column == "age" else str for column in COLUMNS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows of more cells than there are columns
+        table = pd.read_csv(file, index_col=False, dtype=types, keep_default_na=False, na_values={"age": [""]})[list(COLUMNS)]
+    if table.drop(columns="age").isna().any(axis=None):
+        raise EcgforgeError(f"{file.name} has a row with fewer cells than columns")
+    if unknown := set(table["split"]) - set(SPLITS):
+        raise EcgforgeError(f"{file.name} has the split {min(unknown)!r}, which is none of {', '.join(SPLITS)}")
+    return table
+
+
+def _shape(file: Path) -> tuple[int, ...]:
+    packed = np.load(file, mmap_mode="r", allow_pickle=False)
+    if packed.dtype != np.dtype("<f4"):
+        raise EcgforgeError(f"{file.name} holds {packed.dtype} and not float32")
+    shape: tuple[int, ...] = packed.shape
+    return shape
 
 
 def aligned(records: RecordSet, rhythms: tuple[str, ...]) -> RecordSet:
@@ -169,7 +224,14 @@ class RecordSetWriter:
 
 @contextmanager
 def write_record_set(folder: Path, about: About) -> Iterator[RecordSetWriter]:
-    """Write a record set in chunks; it appears at `folder` whole, when the block ends without an error."""
+    """Write a record set in chunks; it appears at `folder` whole, when the block ends without an error.
+
+    Raises:
+        EcgforgeError: `folder` is there and is no record set, or holds anything else beside one.
+    """
+    refuse(folder)
+    if (more := foreign(folder, [*FILES, *FURTHER])) or (foreign(folder, ()) and not all((folder / name).exists() for name in FILES)):
+        raise EcgforgeError(f"{folder} exists and is no record set{f' (it has {more[0]})' if more else ''}: name another folder")
     with whole(folder) as scratch:
         scratch.mkdir()
         with closing(RecordSetWriter(scratch, about)) as writer:

@@ -5,6 +5,7 @@ Zheng et al., A 12-lead electrocardiogram database for arrhythmia research cover
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ OTHER_RHYTHMS = other_rhythms("snomed")
 LIST = "RECORDS"
 TABLES: tuple[str, ...] = (LIST,)
 COMPANIONS: tuple[str, ...] = ("ConditionNames_SNOMED-CT.csv",)
+LARGEST = 1_000_000  # bytes of a header that are looked at; they have a few thousand
 
 
 def catalogue(folder: Path) -> pd.DataFrame:
@@ -70,14 +72,25 @@ def restrict(folder: Path, chosen: pd.DataFrame) -> None:
 def _entries(folder: Path, below: str) -> list[str]:
     file = folder / below / LIST
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        text = _decoded(file.read_bytes())
     except FileNotFoundError:
         raise EcgforgeError(f"{file} is missing: {folder} is no copy of ecg-arrhythmia 1.0.0, or an incomplete one") from None
-    entries = [line.strip() for line in lines if line.strip()]
+    except OSError as error:
+        raise EcgforgeError(f"{file} cannot be read: {error.strerror or 'the disk does not give it'}") from None
+    entries = [line.strip() for line in text.splitlines() if line.strip()]
     for entry in entries:
         if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
-            raise EcgforgeError(f"{file} names '{entry}', which lies outside the data set")
+            raise EcgforgeError(f"{file} names {entry[:80]!r}, which lies outside the data set")
+        if not entry.isprintable() or not PurePosixPath(entry).name:
+            raise EcgforgeError(f"{file} names {entry[:80]!r}, which is no name of a record or a folder")
     return entries
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _row(folder: Path, path: str) -> tuple[str, str, list[str], float, str, float, str, bool]:
@@ -90,8 +103,9 @@ def _row(folder: Path, path: str) -> tuple[str, str, list[str], float, str, floa
 
 def _comments(header: Path) -> dict[str, str]:
     try:
-        text = header.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        with header.open("rb") as file:
+            text = _decoded(file.read(LARGEST))
+    except OSError:  # preparation says what is the matter with it
         return {}
     pairs = (line.lstrip("# ").partition(":") for line in text.splitlines() if line.startswith("#"))
     return {key.strip(): value.strip() for key, _, value in pairs}
@@ -99,6 +113,7 @@ def _comments(header: Path) -> dict[str, str]:
 
 def _age(text: str) -> float:
     try:
-        return float(text)
+        age = float(text)
     except ValueError:
         return float("nan")
+    return age if math.isfinite(age) else float("nan")

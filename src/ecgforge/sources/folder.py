@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import shutil
+import unicodedata
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-from rich.console import Console
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
+from ecgforge.outputs import expanded
 from ecgforge.params import FolderSource
+from ecgforge.records.wfdb_header import LARGEST, decoded, file_names
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
+from ecgforge.sources.links import lead_out, refusal
 from ecgforge.sources.tables import read_table
 
 RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
@@ -28,34 +36,55 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     """Copy the CSV, and the WFDB files of the records that it names, to `folder`, whole or not at all.
 
     A record's files are its header and the signal files that the header names beside it. What is not there is not copied, and
-    preparation sets that record aside with the reason. A file of `MARKS` goes along.
+    preparation sets that record aside with the reason. Links are followed, out of the folder to records alone: see `sources.links`. A file
+    of `MARKS` goes along.
 
     Raises:
         EcgforgeError: the folder, the CSV or a column is missing, a row lacks its record or patient, or a record's path leaves the
             folder.
     """
-    source = Path(settings.path)
+    source = expanded(settings.path)
     if not source.is_dir():
         raise EcgforgeError(f"the folder of records {source} does not exist: mend `path` of the source in params.yaml")
-    table = _table(source / settings.table)
+    file = source / expanded(settings.table)
+    table = _table(file)
     _tell_unknown(table)
+    paths = [_record_path(cell, source) for cell in table["record"]]
+    left = {}
     with whole(folder) as scratch:
         scratch.mkdir()
-        shutil.copyfile(source / settings.table, scratch / TABLE)
+        if paths == table["record"].str.removesuffix(".hea").tolist():
+            shutil.copyfile(file, scratch / TABLE)
+        else:
+            table.assign(record=paths).to_csv(scratch / TABLE, index=False, lineterminator="\n")
         for mark in MARKS:
-            if (source / mark).is_file():
-                shutil.copyfile(source / mark, scratch / mark)
-        for record in dict.fromkeys(_record_path(cell) for cell in table["record"]):
-            for file in _files(source, record):
-                (scratch / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / file, scratch / file)
+            _copy_mark(source, mark, scratch)
+        for record in dict.fromkeys(paths):
+            files = _files(source, record)
+            if lead_out(source, files) and (reason := refusal(source, record)):
+                left[record] = reason
+                continue
+            for name in files:
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, scratch / name)
+    if left:
+        record, reason = next(iter(left.items()))
+        told = "whose files are links out of the folder, are left out, since what these lead to is not known to be a record"
+        console.err.print(f"{len(left)} records, {told}; the first, {record}: {reason}")
+
+
+def _copy_mark(source: Path, mark: str, scratch: Path) -> None:
+    if lead_out(source, [mark]):
+        (scratch / mark).write_text("No patient was recorded: the source's file of this name, a link out of its folder, says so.\n")
+    elif (source / mark).is_file():
+        shutil.copyfile(source / mark, scratch / mark)
 
 
 def catalogue(folder: Path) -> pd.DataFrame:
     """Read the CSV that `fetch` wrote in `folder`; no signal file is opened.
 
-    Rhythms are names of the vocabulary or SCP or SNOMED CT codes, in any case. The columns age (years) and sex (male, female, m,
-    f) may be absent, and what cannot be read in them counts as unknown.
+    Rhythms are names of the vocabulary or SCP or SNOMED CT codes, in any case. Patients that differ in form alone are one. The columns age
+    (years) and sex (male, female, m, f) may be absent, and what cannot be read in them counts as unknown.
 
     Returns:
         A row a record: id and path (the record's path), patient, codes (one, or none where the cell is empty), age, sex, fold
@@ -70,7 +99,7 @@ def catalogue(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "id": paths,
-            "patient": table["patient"],
+            "patient": _one_patient(table["patient"]),
             "codes": [[cell.upper()] if cell else [] for cell in table["rhythm"]],
             "age": _ages(table.get("age", unknown)),
             "sex": _sexes(table.get("sex", unknown)),
@@ -82,7 +111,8 @@ def catalogue(folder: Path) -> pd.DataFrame:
 
 
 def _ages(cells: pd.Series) -> pd.Series:
-    return pd.to_numeric(cells, errors="coerce").astype(float)
+    ages = pd.to_numeric(cells, errors="coerce").astype(float)
+    return ages.where(ages.abs() < math.inf)
 
 
 def _sexes(cells: pd.Series) -> pd.Series:
@@ -90,7 +120,12 @@ def _sexes(cells: pd.Series) -> pd.Series:
 
 
 def _tell_unknown(table: pd.DataFrame) -> None:
-    """Say of which cells nothing will be known, though something stands there."""
+    """Say of which cells nothing will be known, though something stands there; and which patients are taken for one."""
+    one = _one_patient(table["patient"])
+    if (differing := table["patient"] != one).any():
+        pairs = dict.fromkeys(zip(one[differing], table.loc[differing, "patient"], strict=True))
+        words = ", ".join(f"'{first[:40]}' and '{other[:40]}'" for first, other in list(pairs)[:5])
+        console.err.print(f"patients that differ in form alone are taken for one: {words}; where they are two, give them other names")
     nowhere = pd.Series("", index=table.index)
     ages, sexes, rhythms = table.get("age", nowhere), table.get("sex", nowhere), table["rhythm"].str.upper()
     codes = f"{', '.join(rhythm_codes('plain'))}, and SCP and SNOMED CT codes"
@@ -101,8 +136,8 @@ def _tell_unknown(table: pd.DataFrame) -> None:
     ):
         counts = cells[cells != ""].value_counts()
         if len(counts):
-            words = ", ".join(f"'{word}'" for word in counts.index[:5])
-            Console(stderr=True).print(f"{counts.sum()} cells of the column {column} mean nothing here ({words}): known are {known}")
+            words = ", ".join(f"'{word[:40]}'" for word in counts.index[:5])
+            console.err.print(f"{counts.sum()} cells of the column {column} mean nothing here ({words}): known are {known}")
 
 
 def _table(file: Path) -> pd.DataFrame:
@@ -111,30 +146,59 @@ def _table(file: Path) -> pd.DataFrame:
     return table.apply(lambda cells: cells.str.strip())
 
 
-def _record_path(cell: str) -> str:
-    return PurePosixPath(cell.removesuffix(".hea")).as_posix()
+def _record_path(cell: str, source: Path | None = None) -> str:
+    """Return the path of a record, relative to the folder `source`, without extension.
+
+    Raises:
+        EcgforgeError: it leaves the folder.
+    """
+    text = cell.replace("\\", "/").removesuffix(".hea")
+    if source:
+        text = _relative(text, source)
+    path = PurePosixPath(os.path.normpath(text))
+    if path.is_absolute() or path.parts[:1] in ((), ("..",)) or re.search(r"[\0-\x1f\x7f]", text) or re.match("[A-Za-z]:/", text):
+        raise EcgforgeError(
+            f"the record {cell[:200]!r} lies outside the folder{f' {source}' if source else ''}: a CSV names files below it"
+        )
+    return path.as_posix()
+
+
+def _relative(text: str, source: Path) -> str:
+    """Turn an absolute path, or one from the user's home, into one relative to `source`, if it leads there by name or by links."""
+    path = Path(os.path.normpath(expanded(text) if text.startswith("~/") else text))
+    for home in (Path(os.path.normpath(source.absolute())), source.resolve()):
+        for candidate in (path, path.parent.resolve() / path.name):
+            if path.is_absolute() and candidate.is_relative_to(home):
+                return candidate.relative_to(home).as_posix()
+    return str(path)
 
 
 def _files(source: Path, record: str) -> list[str]:
     """Name the files of `record` that exist in `source`."""
     header = f"{record}.hea"
-    _refuse_outside(source, header)
     if not (source / header).is_file():
         return []
     beside = PurePosixPath(record).parent
-    # A header may name its signal file beside itself only (WFDB, header(5)); one that points elsewhere is not followed.
-    names = [name for name in _signal_files(source / header) if name not in (".", "..") and PurePosixPath(name).name == name]
-    files = [header, *((beside / name).as_posix() for name in names if (source / beside / name).is_file())]
-    for file in files:
-        _refuse_outside(source, file)
-    return files
+    return [header, *((beside / name).as_posix() for name in _signal_files(source / header))]
 
 
 def _signal_files(header: Path) -> list[str]:
-    lines = [line for line in header.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip() and line[0] != "#"]
-    return list(dict.fromkeys(line.split()[0] for line in lines[1:]))
+    """Name the signal files beside `header` that its lines begin with; one that they name elsewhere is not followed."""
+    with header.open("rb") as file:
+        text = decoded(file.read(LARGEST))
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    names = dict.fromkeys(name for line in lines[1:] for name in file_names(line.strip()))
+    return [name for name in names if PurePosixPath(name).name == name and name != ".." and (header.parent / name).is_file()]
 
 
-def _refuse_outside(source: Path, file: str) -> None:
-    if not (source / file).resolve().is_relative_to(source.resolve()):
-        raise EcgforgeError(f"the record '{file}' lies outside the folder {source}: its CSV may name only files below it")
+def _one_patient(patients: pd.Series) -> pd.Series:
+    """Write patients alike that differ in form alone, such as 7, 007 and 7.0, or p1 and P1: as the first of them is written."""
+    forms = patients.map(_form)
+    return forms.map(patients.groupby(forms).first())
+
+
+def _form(patient: str) -> str:
+    text = unicodedata.normalize("NFKC", patient).casefold().strip()
+    if re.fullmatch(r"[+-]?\d+(\.0*)?(e\+?\d{1,2})?", text):
+        return f"{Decimal(text):f}".partition(".")[0]
+    return re.sub(r"(?<!\d)0+(?=\d)", "", " ".join(text.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import Any
 import aiohttp
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from rich.console import Console
-from rich.progress import Progress
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
+from ecgforge.outputs import expanded
 
+LONGEST = 240  # bytes of a file's name; file systems take 255, and scratch files have longer ones
 SHORT = 10  # files; fewer need no progress bar
 SUMS = "SHA256SUMS.txt"
 ADVICE = (
@@ -29,6 +31,12 @@ ADVICE = (
 # Open buckets are read without an account; a user's own fsspec configuration goes before these.
 _HTTP = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}}
 _OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": {"anon": True}, "gs": {"token": "anon"}}
+
+
+def _in_words(error: Exception) -> str:
+    """What a backend says, in one line."""
+    words = " ".join(str(error).split())[:200]
+    return f": {words}" if words else ""
 
 
 class _ChecksumError(Exception):
@@ -69,10 +77,12 @@ class Mirror:
         protocol = url.partition("://")[0]
         options = {**_OPTIONS.get(protocol, {}), **fsspec.config.conf.get(protocol, {})}
         try:
-            filesystem, root = fsspec.core.url_to_fs(url, **options)
-        except (ImportError, ValueError) as error:
-            raise EcgforgeError(f"the mirror {url} cannot be opened: {error}; {ADVICE}") from None
-        bare = cls(url, filesystem, root.rstrip("/"), {})
+            filesystem, root = fsspec.core.url_to_fs(str(expanded(url)) if url.startswith("~") else url, **options)
+        except Exception as error:  # every fsspec backend has exceptions of its own
+            raise EcgforgeError(f"the mirror {url!r} cannot be opened{_in_words(error)}; {ADVICE}") from None
+        bare = cls(url, filesystem, str(root).rstrip("/"), {})
+        if bare.local and not (url.strip() and Path(bare.root).is_dir()):
+            raise EcgforgeError(f"the mirror {url!r} is no folder on this machine; {ADVICE}")
         try:
             text = bare.read(SUMS).decode(errors="replace")
         except FileNotFoundError:
@@ -98,8 +108,7 @@ class Mirror:
         except _ChecksumError:
             raise EcgforgeError(f"{name} from {self.url} does not have the SHA-256 that {SUMS} gives; {ADVICE}") from None
         except Exception as error:  # every fsspec backend has exceptions of its own
-            reason = str(error) or type(error).__name__
-            raise EcgforgeError(f"the mirror {self.url} cannot be reached or read ({reason}); {ADVICE}") from None
+            raise EcgforgeError(f"the mirror {self.url} cannot be reached or read: {name}{_in_words(error)}; {ADVICE}") from None
 
     @retry(
         retry=retry_if_exception(_may_pass),
@@ -135,7 +144,9 @@ def download(mirror: Mirror, names: Iterable[str], landing: Path, connections: i
     names = list(dict.fromkeys(names))
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise EcgforgeError(f"the metadata of {mirror.url} name '{name}', which lies outside the data set")
+            raise EcgforgeError(f"the metadata of {mirror.url} name {name[:200]!r}, which lies outside the data set")
+        if not name.isprintable() or "\\" in name or any(len(os.fsencode(part)) > LONGEST for part in PurePosixPath(name).parts):
+            raise EcgforgeError(f"the metadata of {mirror.url} name {name[:200]!r}, which is no name of a file")
 
     def bring(name: str) -> bool:
         target = landing / name
@@ -145,11 +156,14 @@ def download(mirror: Mirror, names: Iterable[str], landing: Path, connections: i
             content = mirror.read(name)
         except FileNotFoundError:
             return False
-        with whole(target) as scratch:
-            scratch.write_bytes(content)
+        try:
+            with whole(target) as scratch:
+                scratch.write_bytes(content)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise EcgforgeError(f"the metadata of {mirror.url} name {name[:200]!r} both as a file and as a folder") from None
         return True
 
-    progress = Progress(console=Console(stderr=True), disable=len(names) < SHORT)
+    progress = console.progress(disable=len(names) < SHORT)
     with progress, ThreadPoolExecutor(connections) as pool:
         bar = progress.add_task(what, total=len(names))
         waiting = {pool.submit(bring, name): name for name in names}

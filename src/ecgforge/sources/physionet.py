@@ -10,18 +10,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove, whole
 from ecgforge.params import PhysionetSource
+from ecgforge.sources import links
 from ecgforge.sources.layouts import PUBLISHED, PublishedLayout
 from ecgforge.sources.mirror import ADVICE, Mirror, download
 
 DOWNLOADS = Path(".ecgforge/downloads")
 ACQUIRED = "acquired.json"
 # Taken along where a mirror has them: the terms of use, and the mark that simulated records carry.
-NOTICES = ("LICENSE.txt", "SIMULATED.txt")
+SIMULATED = "SIMULATED.txt"
+NOTICES = ("LICENSE.txt", SIMULATED)
 
 
 def fetch(folder: Path, settings: PhysionetSource, sampling_rate: int, downloads: Path = DOWNLOADS) -> None:
@@ -31,7 +33,8 @@ def fetch(folder: Path, settings: PhysionetSource, sampling_rate: int, downloads
     in `folder` name the chosen ones alone. `acquired.json` beside them counts what was published and chosen, and lists the records that
     the mirror turned out not to have; preparation sets those aside.
 
-    Every file is checked against SHA256SUMS.txt where the mirror has it. Files from another machine land in a folder of their own in
+    Every file is checked against SHA256SUMS.txt where the mirror has it. Links out of a folder on this machine are followed to records and
+    tables alone: see `sources.links`. Files from another machine land in a folder of their own in
     `downloads` and stay there, so that a run after a cut goes on where it stopped although DVC clears `folder` before each
     run. They are taken to stay as they are, unless the mirror publishes other sums; to start anew, delete that folder.
 
@@ -48,7 +51,14 @@ def fetch(folder: Path, settings: PhysionetSource, sampling_rate: int, downloads
     landing = downloads / f"{settings.layout}-{hashlib.sha256(settings.mirror.encode()).hexdigest()[:12]}"
     if mirror.local:
         remove(landing)  # a folder on this machine may have changed, and is read quickly
+    try:
+        _fetch(folder, settings, sampling_rate, layout, mirror, landing)
+    finally:
+        if mirror.local:
+            remove(landing)
 
+
+def _fetch(folder: Path, settings: PhysionetSource, sampling_rate: int, layout: PublishedLayout, mirror: Mirror, landing: Path) -> None:
     metadata = _fetch_metadata(layout, mirror, landing, settings)
     table = layout.catalogue(landing)
     rhythms = pd.Series([_rhythm(codes, layout) for codes in table["codes"]], index=table.index, dtype=object)
@@ -58,21 +68,35 @@ def fetch(folder: Path, settings: PhysionetSource, sampling_rate: int, downloads
     wanted = {path: layout.files(path, sampling_rate) for path in chosen["path"]}
     files = [file for record in wanted.values() for file in record]
     absent = download(mirror, files, landing, settings.connections, f"{settings.layout}: records")
-    missing = [path for path, record in wanted.items() if not absent.isdisjoint(record)]
+    linked = _linked(mirror, landing, wanted) if mirror.local else []
+    files = [file for file in files if file not in set(linked)]
+    missing = [path for path, record in wanted.items() if not absent.union(linked).isdisjoint(record)]
     if len(missing) == len(wanted):
         raise EcgforgeError(f"the mirror {mirror.url} has none of the {len(wanted)} records wanted for {sampling_rate} Hz; {ADVICE}")
 
+    if linked:
+        told = "are links out of the mirror's folder and left out, since what these lead to is not known to be a record"
+        console.err.print(f"{len(linked)} files {told}; the first is {linked[0]}")
     with whole(folder) as scratch:
-        _place([*(metadata if limit is None else layout.TABLES), *layout.COMPANIONS, *NOTICES, *files], landing, scratch, layout.TABLES)
+        named = [*(metadata if limit is None else layout.TABLES), *layout.COMPANIONS, *NOTICES, *files]
+        _place([name for name in named if name not in linked], landing, scratch, layout.TABLES)
         if limit is not None:
             layout.restrict(scratch, chosen)
         counts = {"published": _counts(rhythms), "chosen": _counts(rhythms.loc[chosen.index])}
         about = {"layout": settings.layout, "limit_per_rhythm": limit, **counts, "absent": missing}
         (scratch / ACQUIRED).write_text(json.dumps(about, indent=2) + "\n")
-    if mirror.local:
-        remove(landing)
     if missing:
-        Console(stderr=True).print(f"{len(missing)} of {len(wanted)} records are not at {mirror.url}; {folder / ACQUIRED} lists them")
+        console.err.print(f"{len(missing)} of {len(wanted)} records are not at {mirror.url}; {ACQUIRED} lists them")
+
+
+def _linked(mirror: Mirror, landing: Path, wanted: dict[str, list[str]]) -> list[str]:
+    """Name the files that are links out of a folder on this machine and not known to be of a data set: by its sums, as a record by the
+    header's checksums, or as a table by what was read from it."""
+    home, unknown = Path(mirror.root), []
+    for path, files in wanted.items():
+        if links.lead_out(home, [name for name in files if name not in mirror.sums]) and links.refusal(landing, path):
+            unknown += files
+    return unknown
 
 
 def choose(table: pd.DataFrame, rhythms: pd.Series, limit: int) -> pd.DataFrame:
@@ -112,7 +136,11 @@ def _fetch_metadata(layout: PublishedLayout, mirror: Mirror, landing: Path, sett
     lacking = bring(layout.TABLES, "tables")
     if lacking:
         raise EcgforgeError(f"the mirror {mirror.url} has no {', '.join(sorted(lacking))}, which {settings.layout} is read by; {ADVICE}")
-    bring([*layout.COMPANIONS, *NOTICES], "companions")
+    notes = [*layout.COMPANIONS, *NOTICES]
+    private = [name for name in notes if mirror.local and name not in mirror.sums and links.lead_out(Path(mirror.root), [name])]
+    bring([name for name in notes if name not in private], "companions")
+    if SIMULATED in private:
+        (landing / SIMULATED).write_text("No patient was recorded: the mirror's file of this name, a link out of its folder, says so.\n")
     metadata = list(layout.TABLES)
     for names in layout.listed(landing):
         bring(names, "metadata")

@@ -5,7 +5,7 @@ Wagner et al., PTB-XL, a large publicly available electrocardiography dataset. S
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +23,7 @@ TABLES: tuple[str, ...] = (TABLE,)
 COMPANIONS: tuple[str, ...] = ("scp_statements.csv",)
 COLUMNS = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr")
 WITHDRAWN = {137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462}  # release notes of 1.0.3
+_STATEMENT = re.compile(r"""\s*(?:'([^'\\]*+)'|"([^"\\]*+)")\s*+:\s*+[-+.\w]++\s*+(?:,|$)""")
 OVER_89 = 300  # how the table writes ages over 89
 
 
@@ -81,17 +82,33 @@ def _table(folder: Path) -> pd.DataFrame:
 
 
 def _numbers(cells: pd.Series, folder: Path, kind: type = float) -> pd.Series:
-    try:
-        return pd.to_numeric(cells.replace("", None)).astype(kind)
-    except ValueError as error:
-        raise EcgforgeError(f"{folder / TABLE}: {cells.name}: {error}") from None
+    """Read a column of numbers; where `kind` is float, cells may be empty or nan."""
+    found = pd.to_numeric(cells, errors="coerce").astype(float)
+    bad = ~(found.abs() < 2**53)
+    bad &= found.notna() | ~cells.str.strip().str.lower().isin(["", "nan"])
+    if kind is int:
+        bad |= found.isna() | (found % 1 != 0)
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        number = "a whole number" if kind is int else "a number"
+        raise EcgforgeError(f"{folder / TABLE}: data row {row + 1}, {cells.name}: {cells.iloc[row][:80]!r} is not {number}")
+    return found.astype(kind)
 
 
 def _statements(text: str, number: int, folder: Path) -> list[str]:
-    try:
-        statements = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        statements = None
-    if not isinstance(statements, dict):
-        raise EcgforgeError(f"{folder / TABLE}: scp_codes of ecg_id {number} are no dictionary: {text[:80]!r}")
-    return [str(statement) for statement in statements]
+    """Read the keys of a dictionary as Python writes one, `{'SR': 0.0}`, without evaluating it."""
+    inner = text.strip()
+    if not (inner.startswith("{") and inner.endswith("}")):
+        raise _no_dictionary(text, number, folder)
+    inner, place, found = inner[1:-1].strip(), 0, []
+    while place < len(inner):
+        statement = _STATEMENT.match(inner, place)
+        if statement is None:
+            raise _no_dictionary(text, number, folder)
+        found.append(statement[1] if statement[1] is not None else statement[2])
+        place = statement.end()
+    return list(dict.fromkeys(found))
+
+
+def _no_dictionary(text: str, number: int, folder: Path) -> EcgforgeError:
+    return EcgforgeError(f"{folder / TABLE}: scp_codes of ecg_id {number} are no dictionary of codes: {text[:80]!r}")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import whole
+from ecgforge.outputs import expanded, foreign, refuse
 from ecgforge.params import FolderSource, PhysionetSource, SimulatedSource, Source
+
+FILES = "FILES.txt"  # in a raw folder: the names of all files that were written there
+HEAD = "# Written by `ecgforge acquire`, which replaces the folder while it holds these files alone."
 
 
 def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:
@@ -12,12 +19,44 @@ def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:
 
     Args:
         settings: the source, from the parameters.
-        folder: what to write; replaced if it is there.
+        folder: what to write; replaced if it is there, and holds nothing but what was written here before.
         sampling_rate: Hz, what preparation will resample to; a published form of records that suffices is taken.
 
     Raises:
         EcgforgeError: the source cannot be reached or read.
     """
+    refuse(folder, read_from(settings).values())
+    _refuse_foreign(folder)
+    with whole(folder) as scratch:
+        _fetch(settings, scratch, sampling_rate)
+        names = sorted(file.relative_to(scratch).as_posix() for file in scratch.rglob("*") if file.is_file())
+        (scratch / FILES).write_text("\n".join([HEAD, *names]) + "\n", encoding="utf-8", errors="surrogateescape")
+
+
+def read_from(settings: Source) -> dict[str, Path]:
+    """Return the folders on this machine that a source is read from, by their keys in the parameters."""
+    match settings:
+        case FolderSource():
+            return {"path": expanded(settings.path)}
+        case PhysionetSource():
+            path = re.sub("^(file|local):(//)?", "", settings.mirror)
+            return {} if "://" in path else {"mirror": expanded(path)}
+    return {}
+
+
+def _refuse_foreign(folder: Path) -> None:
+    listed = []
+    if (folder / FILES).is_file():
+        listed = (folder / FILES).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    known = [*listed[1:], FILES] if listed[:1] == [HEAD] else []
+    if more := foreign(folder, known):
+        raise EcgforgeError(
+            f"{folder} exists, and `ecgforge acquire` did not write {', '.join(more[:3])}{' and more' if len(more) > 3 else ''} in it: "
+            "name another folder, or move these files away"
+        )
+
+
+def _fetch(settings: Source, folder: Path, sampling_rate: int) -> None:
     # Imported when needed: fsspec's and the simulation's libraries cost seconds, and a stage uses one of them.
     match settings:
         case SimulatedSource():

@@ -10,8 +10,13 @@ from typing import Any
 from ecgforge.classifiers.registry import check_settings as check_classifier
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.registry import check_settings as check_generator
+from ecgforge.outputs import overlap
 from ecgforge.params import Params, checked, read_yaml
+from ecgforge.sources.registry import read_from
 from ecgforge.tuning import space
+
+RAW = Path("data/raw")
+WRITTEN = (Path("data/prepared"), Path("data/synthetic"), Path("models"), Path("reports"))
 
 
 def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
@@ -24,6 +29,7 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
         EcgforgeError: an unknown key, a bad value, an unknown generator or backbone; names the key.
     """
     params = Params.read(path)
+    _refuse_own_outputs(params, path)
     if tuned:
         tree = read_yaml(path, "it was there a moment ago")
         for file in tuned:
@@ -42,6 +48,19 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
         for number, other in enumerate(profile.sweeps.backbones):
             check_classifier(other, f"{path}: profiles.{profile_name}.sweeps.backbones.{number}")
     return params
+
+
+def _refuse_own_outputs(params: Params, path: Path) -> None:
+    """Refuse a source that is read from where the study writes: its records would be replaced by what is made of them."""
+    for profile_name, profile in params.profiles.items():
+        for name, source in profile.sources.items():
+            for key, folder in read_from(source).items():
+                for written in (RAW / name, *WRITTEN):
+                    if any(overlap(home / folder, home / written) for home in {Path.cwd(), path.parent.resolve()}):
+                        raise EcgforgeError(
+                            f"{path}: profiles.{profile_name}.sources.{name}.{key} = {str(folder)!r} overlaps {written}, which the study "
+                            "replaces: keep your own records outside data/"
+                        )
 
 
 def _found(file: Path) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import remove
+from ecgforge.outputs import refuse
 from ecgforge.params import Params
-from ecgforge.records.prepare import RawSource
+from ecgforge.records.prepare import RawSource, few_records
 from ecgforge.records.prepare import prepare as prepare_records
 from ecgforge.records.record_set import SPLITS, About
 from ecgforge.sources.folder import MARKS
@@ -20,22 +21,20 @@ def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
     """Write the record set of one raw folder, or of several merged, to `out`; a folder is named like its source.
 
     Raises:
-        EcgforgeError: see `records.prepare.prepare`; or no classifier can be trained and tested on the set, which is not kept then.
+        EcgforgeError: see `records.prepare.prepare`; no classifier can be trained and tested on the set, which is not kept then; or `out`
+            overlaps a raw folder, or is there and is no record set.
     """
+    refuse(out, raw)
     raws = {}
     for folder in raw:
         layout = LAYOUTS[params.source(folder.name).layout]
         simulated = any((folder / mark).exists() for mark in MARKS)
         raws[folder.name] = RawSource(folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated)
-    about = prepare_records(raws, out, params.preprocessing, params.active.preparation, workers=os.cpu_count() or 1)
-    try:
-        _refuse_useless(", ".join(raws), about)
-    except EcgforgeError:
-        remove(out)
-        raise
+    accept = partial(_refuse_useless, ", ".join(raws), params.active.preparation.min_records)
+    prepare_records(raws, out, params.preprocessing, params.active.preparation, os.cpu_count() or 1, accept)
 
 
-def _refuse_useless(names: str, about: About) -> None:
+def _refuse_useless(names: str, min_records: int, about: About) -> None:
     """Refuse a set of one rhythm, or with nobody to stop a training by or to test on: trainings would fail on it much later."""
     counts = about.made["by_rhythm"]
     empty = [split for split in SPLITS if not any(by_split[split] for by_split in counts.values())]
@@ -43,7 +42,8 @@ def _refuse_useless(names: str, about: About) -> None:
         return
     told = "; ".join(f"{rhythm}: " + ", ".join(f"{by_split[split]} {split}" for split in SPLITS) for rhythm, by_split in counts.items())
     lack = f"no {' and no '.join(empty)} records" if empty else "one rhythm alone"
+    few = few_records(about.made.get("below_min_records", {}), min_records)
     raise EcgforgeError(
-        f"{names}: {lack} ({told}); a study needs two rhythms or more, and records in every split: add records, of three patients or more "
-        "of each rhythm (or of every published fold), or lower preparation.min_records"
+        f"{names}: {lack} ({told}{f'; {few}' if few else ''}); a study needs two rhythms or more, and records in every split: "
+        "add records, of three patients or more of each rhythm (or of every published fold), or lower preparation.min_records"
     )

@@ -1,0 +1,43 @@
+"""What a command may write to: nothing of the user's is replaced, and nothing that the same command reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ecgforge.errors import EcgforgeError
+
+
+def expanded(path: str) -> Path:
+    """Return a path as the user wrote it, with `~` for the user's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise EcgforgeError(f"{path}: there is no user of this name whose home could be meant") from None
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Whether two paths are the same, or one is inside the other, links followed."""
+    first, second = one.resolve(), other.resolve()
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
+def refuse(out: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse an output that has no name, or that is, is inside or contains one of the inputs.
+
+    Raises:
+        EcgforgeError: says which.
+    """
+    if out.name in ("", ".."):
+        raise EcgforgeError(f"{out} cannot be replaced by what is written: name a new folder")
+    for one in inputs:
+        if overlap(out, one):
+            raise EcgforgeError(f"{out} overlaps {one}, which is read: name a folder apart from it")
+
+
+def foreign(folder: Path, known: Iterable[str]) -> list[str]:
+    """Name what is in `folder` beyond the files `known`, by relative paths; nothing where it is empty or not there."""
+    if not folder.is_dir():
+        return [folder.name] if folder.exists() else []
+    listed = set(known)
+    return sorted(name for file in folder.rglob("*") if not file.is_dir() and (name := file.relative_to(folder).as_posix()) not in listed)
