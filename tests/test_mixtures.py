@@ -58,6 +58,9 @@ def test_a_larger_selection_holds_a_smaller_one() -> None:
     assert len(mixtures.first(records, {"SR": 1})) == 1, "a rhythm that is not asked for is left out"
     with pytest.raises(EcgforgeError, match="has 10 training records of AFIB and 11 are needed"):
         mixtures.first(records, {"AFIB": 11})
+    assert mixtures.first(records, {"AFIB": 10}).counts()["AFIB"] == 10, "all that there are can be had"
+    with pytest.raises(EcgforgeError, match="has 0 training records of ST and 1 are needed"):
+        mixtures.first(records, {"SR": 1, "ST": 1})
 
 
 def test_a_part_has_whole_patients_of_every_rhythm_and_grows() -> None:

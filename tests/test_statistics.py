@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student_t
 
 from ecgforge.study import statistics
 
@@ -166,6 +167,21 @@ def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
     assert figure(paired, "macro", "accuracy", "high") - figure(paired, "macro", "accuracy", "low") < 0.6 * unpaired
     assert figure(paired, "macro", "accuracy", "low") > 0
     assert figure(paired, "macro", "accuracy", "p") == pytest.approx(2 / 401)
+
+
+@pytest.mark.parametrize("hits", [(30, 60), (30, 60, 75), (20, 40, 60, 80)])
+def test_limits_over_few_seeds_are_those_of_a_t_law_for_the_mean(hits: tuple[int, ...]) -> None:
+    """One patient has all records, so that only seeds vary: the limits are those of a mean of k numbers, with k - 1 degrees of freedom."""
+    truth = np.zeros(100, int)
+    second = np.stack([one_hot(np.where(np.arange(100) < hit, 0, 1), 2) for hit in hits])
+    first = one_hot(np.ones(100, int), 2)[None]
+    options = BOOTSTRAP | {"resamples": 20_000}
+    found = statistics.difference(truth, first, second, np.zeros(100, int), ("SR", "SB"), **options, auroc=False)
+    row = found[(found["rhythm"] == "macro") & (found["metric"] == "accuracy")].iloc[0]
+    values = np.array(hits) / 100
+    half = student_t.ppf(0.975, len(hits) - 1) * values.std(ddof=1) / np.sqrt(len(hits))
+    assert row["estimate"] == pytest.approx(values.mean())
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=0.05)
 
 
 @pytest.mark.parametrize("comparisons", [24, 216])

@@ -179,6 +179,31 @@ def test_seeds_decide_the_weights(records: RecordSet, tmp_path: Path) -> None:
     assert save(network.state_dict()) != run(records, tmp_path / "d", training())[1]
 
 
+class Slope(nn.Module):
+    """A number whose loss is itself: AdamW lowers it by the learning rate of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def objective(self, seen: list[float]) -> Objective:
+        def loss(*_: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen.append(self.number.item())
+            return {"loss": self.number.sum()}
+
+        return Objective(self, [self.number], loss, lambda *_: {"loss": torch.zeros(())}, mean_losses, "loss", higher_is_better=False)
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine(records: RecordSet, tmp_path: Path, warmup: int) -> None:
+    settings, seen = training(steps=20, warmup_steps=warmup, weight_decay=0.0, learning_rate=0.01), []
+    fit(Slope().objective(seen), [records], [records], settings, COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+    steps = np.arange(19)
+    falling = 0.5 * (1 + np.cos(np.pi * (steps - warmup) / (20 - warmup)))
+    expected = 0.01 * np.where(steps < warmup, (steps + 1) / (warmup + 1), falling)
+    np.testing.assert_allclose(-np.diff(seen), expected, rtol=1e-4)
+
+
 def test_it_learns(records: RecordSet, tmp_path: Path) -> None:
     network = Network()
     objective = network.objective()
