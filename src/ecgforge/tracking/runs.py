@@ -15,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from filelock import FileLock, Timeout
+
 from ecgforge.errors import EcgforgeError, PrunedError
 from ecgforge.files import whole
 from ecgforge.tracking import store
-from ecgforge.tracking.store import git, patiently
+from ecgforge.tracking.store import git, patiently, reason
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,7 @@ CHARTS = {  # what they compare, and a filter of runs
 INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
 REASON = "ecgforge.reason"
 THREADS = "system.threads"
+AT_WORK = Path(".ecgforge/running")  # a file for each run, which its process holds locked; what a killed process leaves is not locked
 BEST = "best"  # tag of a study's best trial
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
@@ -197,7 +200,7 @@ class Run:
                 self.flush()
             except Exception as error:
                 # The points stay in the buffer; a server that restarts must not cost hours of training.
-                logger.warning("curves could not be sent to MLflow, will try again: %s", _one_line(error))
+                logger.warning("curves could not be sent to MLflow, will try again: %s", reason(error))
 
     def _add(self, key: str, value: float, step: int, timestamp: int) -> bool:
         if key not in self._last_steps:
@@ -301,33 +304,95 @@ def tracked(
     Raises:
         EcgforgeError: the tracking store cannot be reached, before the block is entered or when it ends.
     """
+    problem = store.git_problem()
+    if problem:
+        raise EcgforgeError(f"runs would be recorded without their commit: {problem}")
     store.ensure_reachable()
     client = store.client()
+    end_killed()
     provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: identity}
     provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
-    try:
-        run = Run(client, _find_or_create(client, cell, identity, parent), identity, provenance, resume_file)
-        run._start(params, inputs)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except Exception as error:
-        raise EcgforgeError(f"MLflow refused the run '{cell.name}' ({_one_line(error)}); nothing was started") from error
+    with ExitStack() as stack:
+        try:
+            found = _find_or_create(client, cell, identity, parent)
+            stack.enter_context(_at_work(found.info.run_id))
+            run = Run(client, found, identity, provenance, resume_file)
+            run._start(params, inputs)
+        except (KeyboardInterrupt, SystemExit, EcgforgeError):
+            raise
+        except Exception as error:
+            raise EcgforgeError(f"MLflow refused the run '{cell.name}' ({reason(error)}); nothing was started") from error
+        with _ended(run):
+            yield run
+
+
+@contextmanager
+def _ended(run: Run) -> Iterator[None]:
+    """End the run as the block ends."""
+    from mlflow.exceptions import MlflowException
+
     try:
         with _terminable():
-            yield run
+            yield
     except BaseException as error:
-        status, reason = _ending(error)
+        status, words = _ending(error)
         try:
-            run._end(status, reason)
+            run._end(status, words)
         except Exception as second:
-            logger.warning("the run '%s' could not be ended in MLflow: %s", run.name, _one_line(second))
+            logger.warning("the run '%s' could not be ended in MLflow: %s", run.name, reason(second))
+        if store.out_of_space(error):
+            raise EcgforgeError(f"no space is left on the disk ({reason(error)}): make room and run the stage again") from error
+        if isinstance(error, MlflowException):
+            raise EcgforgeError(f"MLflow failed during the run '{run.name}' ({reason(error)}): run the stage again") from error
         raise
     try:
         run._end("FINISHED", None)
     except Exception as error:
-        raise EcgforgeError(
-            f"MLflow could not be sent the end of the run '{run.name}' ({_one_line(error)}): run the stage again"
-        ) from error
+        raise EcgforgeError(f"MLflow could not be sent the end of the run '{run.name}' ({reason(error)}): run the stage again") from error
+
+
+@contextmanager
+def _at_work(run_id: str) -> Iterator[None]:
+    """Hold the file locked that says that a process works on a run, as long as the block lasts."""
+    mark = _mark(run_id)
+    with ExitStack() as held:
+        with suppress(Timeout):  # another process works on the same run
+            held.enter_context(FileLock(mark, timeout=0))
+            held.callback(mark.unlink, missing_ok=True)
+        yield
+
+
+def _mark(run_id: str) -> Path:
+    mark = store.project_root() / AT_WORK / run_id
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    return mark
+
+
+def at_work(run_id: str) -> bool:
+    """Whether a process of this project works on a run."""
+    mark = _mark(run_id)
+    if not mark.exists():
+        return False
+    try:
+        with FileLock(mark, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def end_killed(run_ids: Iterable[str] = ()) -> None:
+    """End runs whose process was killed outright as KILLED: those that such processes have left a file of, and others by their ids.
+
+    Where a stage's results come from DVC's cache the next time, nothing else would end its run. Else the stage takes it up again.
+    """
+    for run_id in {*run_ids, *(mark.name for mark in (store.project_root() / AT_WORK).glob("*"))}:
+        mark = _mark(run_id)
+        with suppress(Timeout), FileLock(mark, timeout=0):
+            found = store.run(run_id)
+            if found and found.info.status == "RUNNING":
+                patiently(store.client().log_batch, run_id, tags=_tags({REASON: "its process was killed"}))
+                patiently(store.client().set_terminated, run_id, "KILLED")
+            mark.unlink(missing_ok=True)
 
 
 def end_lost(identity: str, reason: str) -> None:
@@ -364,6 +429,7 @@ def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
     found = patiently(client.get_experiment_by_name, name)
     given = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if given:
+        store.check_active(patiently(client.get_experiment, given))
         return given, [found.experiment_id] if found and found.experiment_id != given else []
     return _experiment(client, name), []
 
@@ -371,6 +437,7 @@ def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
 def _experiment(client: MlflowClient, name: str) -> str:
     """Return the id of an experiment, which is made if it is not there."""
     found = patiently(client.get_experiment_by_name, name)
+    store.check_active(found)
     if found:
         return found.experiment_id
     with store.tolerating("RESOURCE_ALREADY_EXISTS"):
@@ -391,12 +458,12 @@ def _origin() -> dict[str, str]:
 
 
 def uncommitted() -> bool:
-    """Say whether anything but parameters differs from the commit.
+    """Say whether anything of the project but parameters differs from the commit; it may be a folder of a larger repository.
 
     DVC writes dvc.lock between stages, and has the values in params.yaml that a stage depends on in its record there, as it has the
     digests of its data: `reproduce` puts both back.
     """
-    return bool(git(Path.cwd(), "status", "--porcelain", "--", ":/", ":(exclude,top)dvc.lock", ":(exclude,top)params.yaml"))
+    return bool(git(store.checkout(), "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)params.yaml"))
 
 
 def _system() -> dict[str, str]:
@@ -475,12 +542,8 @@ def _ending(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SystemExit):
         return "KILLED", f"terminated, exit code {error.code}"
     if isinstance(error, PrunedError):
-        return "KILLED", f"pruned, {_one_line(error)}"
-    return "FAILED", _one_line(error) if isinstance(error, EcgforgeError) else f"{type(error).__name__}: {_one_line(error)}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+        return "KILLED", f"pruned, {reason(error)}"
+    return "FAILED", reason(error) if isinstance(error, EcgforgeError) else f"{type(error).__name__}: {reason(error)}"
 
 
 class _Unsent:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import sqlite3
 import ssl
@@ -21,8 +23,11 @@ from urllib.parse import urlencode, urlsplit
 from filelock import FileLock
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
+from ecgforge.tracking import home
+from ecgforge.tracking.home import ARTIFACTS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,8 +36,12 @@ T = TypeVar("T")
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
+BUSY = 30  # s, for another process to let go of the database
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 TIMEOUT = 3  # s, for a server to say that it is there
+FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNADDRESSABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\ud800-\udfff]")
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,33 +59,87 @@ def project_root() -> Path:
 
     `dvc exp run --temp` works in a copy below `.dvc/tmp/exps` that is removed when it ends; its runs belong to the project.
     """
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").exists()), here)
+    root = checkout()
     for folder in root.parents:
         if folder.parts[-3:] == (".dvc", "tmp", "exps"):
             return folder.parents[2]
     return root
 
 
-def git(root: Path, *arguments: str) -> str:
-    """Return what git says in a folder, or nothing where it fails or is not installed."""
+def checkout() -> Path:
+    """Return `project_root`, or the copy of it in which `dvc exp run --temp` works."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").exists()), here)
+
+
+def git(root: Path, *arguments: str, needed: bool = False) -> str:
+    """Return the output of a git command in a folder, or nothing where it fails or git is not installed.
+
+    Args:
+        needed: whether something would be lost if git's answer were missing.
+
+    Raises:
+        EcgforgeError: it is needed, and git does not give it; in git's words.
+    """
     try:
-        found = subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        return _ask_git(root, *arguments).strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        if needed:
+            words = " ".join((getattr(error, "stderr", "") or str(error)).split())
+            raise EcgforgeError(f"git cannot be asked in {root} ({words})") from None
         return ""
-    return found.stdout.strip()
+
+
+def _ask_git(root: Path, *arguments: str) -> str:
+    words = os.environ | {"LC_ALL": "C"}
+    options: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "surrogateescape", "check": True}
+    return str(subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, env=words, **options).stdout)
+
+
+def git_problem(root: Path | None = None) -> str:
+    """Say in one line why git gives no answers about the project, and what to do; empty where it does, and where there is no repository."""
+    root = root or checkout()
+    repository = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    try:
+        _ask_git(root, "rev-parse", "--git-dir")
+    except FileNotFoundError:
+        return f"git is not installed, and {repository} is a git repository: install git" if repository else ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        words = " ".join((getattr(error, "stderr", "") or str(error)).split())
+        none = repository is None and "not a git repository" in words
+        return "" if none else f"git refuses to work in {root}: {words}"
+    return ""
 
 
 def configure() -> str:
-    """Set MLflow's environment for this process and those it starts, and return the tracking URI. Does not import MLflow."""
+    """Set MLflow's environment for this process and those it starts, and return the tracking URI. Does not import MLflow.
+
+    Raises:
+        EcgforgeError: no address of the database can be written, see `address`.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + DATABASE
     if uri.startswith(SQLITE):
         # A relative path would mean another file in every folder; `mlflow run` hands one down.
-        uri = f"{SQLITE}{project_root() / uri.removeprefix(SQLITE)}"
+        uri = address(project_root() / uri.removeprefix(SQLITE))
     os.environ["MLFLOW_TRACKING_URI"] = uri
     return uri
+
+
+def address(database: Path) -> str:
+    """Return the URI of a SQLite file.
+
+    Raises:
+        EcgforgeError: its path holds what SQLAlchemy or MLflow would read as something else, and keep runs in another place.
+    """
+    odd = _UNADDRESSABLE.search(str(database))
+    if odd:
+        raise EcgforgeError(
+            f"runs cannot be kept in {database}: MLflow misreads '{console.shown(odd[0])}' in the path of its database; "
+            "rename the folder, or set MLFLOW_TRACKING_URI to another place or a server"
+        )
+    return f"{SQLITE}{database}"
 
 
 def local_database() -> Path | None:
@@ -85,27 +148,35 @@ def local_database() -> Path | None:
 
 
 def initialise() -> None:
-    """Create the SQLite database, or bring an older one to the schema of the installed MLflow; once, under a file lock.
+    """Create the SQLite database, or bring an older one to the schema of the installed MLflow, or to a project that was moved or copied;
+    once, under a file lock.
 
     MLflow creates its tables on first use, and processes that do so at once leave a file that never works again. A database
-    that is ready says so in its own header, which costs no import of MLflow to read; other stores look after themselves.
+    that is ready says so itself, which costs no import of MLflow to read; other stores look after themselves.
 
     Raises:
         EcgforgeError: the database can neither be created nor opened.
     """
     database = _database(configure())
-    if database is None or _ready(database):
+    if database is None:
         return
     try:
+        if _ready(database):
+            return
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
             if _ready(database):
                 return
-            if database.exists():
-                _upgrade(database, database.parent)
-            else:
+            if not database.exists():
                 with whole(database) as scratch:
                     _upgrade(scratch, database.parent)
+                return
+            if not _current(database):
+                _refuse_newer(database)
+                _upgrade(database, database.parent)
+            home.follow(database)
+    except EcgforgeError:
+        raise
     except Exception as error:  # of the file system, SQLite, SQLAlchemy and Alembic
         raise _unusable(database, error) from error
 
@@ -123,7 +194,6 @@ def ensure_reachable() -> None:
     try:
         if database is not None:
             initialise()
-            _open(database)
         elif scheme in ("http", "https"):
             _ask_health(uri)
         elif scheme in PORTS:
@@ -138,8 +208,6 @@ def ensure_reachable() -> None:
             f"MLflow's tracking server at {_without_password(uri)} cannot be reached ({reason}): start it, mend "
             f"MLFLOW_TRACKING_URI, or unset it to keep runs in {DATABASE}"
         ) from None
-    except sqlite3.Error as error:
-        raise _unusable(database, error) from None
 
 
 def client() -> MlflowClient:
@@ -147,6 +215,7 @@ def client() -> MlflowClient:
     initialise()
     from mlflow import MlflowClient, set_tracking_uri
 
+    _quieten()
     # Parts of MLflow's registry look up the process-wide store, whatever client calls them.
     set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return MlflowClient()
@@ -165,24 +234,38 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     address = f"http://127.0.0.1:{port}"
     found = client().get_experiment_by_name(experiment)
+    check_active(found)
     for title, words in charts.items() if found else ():
-        print(
+        console.out.print(
             f"{title}: {address}/#/experiments/{found.experiment_id}/runs?{urlencode({'searchFilter': words, 'compareRunsMode': 'CHART'})}"
         )
-    print("In a chart view, `Group by` with a tag such as setting, generator or backbone draws the means of its groups.", flush=True)
+    console.out.print("In a chart view, `Group by` with a tag such as setting, generator or backbone draws the means of its groups.")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     subprocess.run([*command, "--backend-store-uri", configure()], check=False)
+
+
+def check_active(experiment: Any) -> None:
+    """Check that an experiment of MLflow's, if there is one, was not deleted: its name is taken, and no run can be made in it.
+
+    Raises:
+        EcgforgeError: it was.
+    """
+    if experiment is not None and experiment.lifecycle_stage != "active":
+        raise EcgforgeError(
+            f"MLflow's experiment '{experiment.name}' was deleted: "
+            f"`MLFLOW_TRACKING_URI='{_without_password(configure())}' mlflow experiments restore -x {experiment.experiment_id}` restores it"
+        )
 
 
 def artifact_location(experiment: str) -> str | None:
     """Return where a new experiment keeps its files: beside the SQLite database, or where a server decides (None)."""
     database = _database(configure())
-    return None if database is None else str(database.parent / "mlruns" / experiment)
+    return None if database is None else str(database.parent / ARTIFACTS / experiment)
 
 
 def _passing(error: BaseException) -> bool:
     # SQLite's «database is locked», and two processes that insert the same data set at once.
-    return getattr(error, "error_code", None) in ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")
+    return not out_of_space(error) and getattr(error, "error_code", None) in ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")
 
 
 @retry(retry=retry_if_exception(_passing), stop=stop_after_attempt(6), wait=wait_random_exponential(0.1, max=3), reraise=True)
@@ -232,32 +315,67 @@ def _stamp() -> int:
     return zlib.crc32(version("mlflow").encode()) >> 1  # SQLite's user_version is a signed 32-bit number
 
 
-def _open(database: Path) -> int:
-    """Return the user version of the database, which must be writable."""
-    if not os.access(database, os.W_OK):
-        raise sqlite3.OperationalError("it is missing or cannot be written")
-    with closing(sqlite3.connect(database)) as connection:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _check_writable(database: Path) -> None:
+    if database.is_dir():
+        raise sqlite3.OperationalError("it is a folder")
+    for path, which in ((database, "it"), (database.parent, "its folder")):
+        if not os.access(path, os.W_OK):
+            raise sqlite3.OperationalError(f"{which} is read-only")
+    if not database.stat().st_size and any((database.parent / ARTIFACTS).glob("*/*")):
+        raise sqlite3.OperationalError(f"it is empty, and {ARTIFACTS} is not")
 
 
 def _ready(database: Path) -> bool:
-    return database.exists() and _open(database) == _stamp()
+    return database.exists() and _current(database) and home.known(database)
+
+
+def _current(database: Path) -> bool:
+    """Whether the database has the schema of the installed MLflow, by what `_upgrade` noted in it."""
+    _check_writable(database)
+    with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0]) == _stamp() and home.same_schema(connection)
+
+
+def _refuse_newer(database: Path) -> None:
+    """Check that the installed MLflow knows the schema of a database, which a newer one may have written."""
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.db.utils import _get_alembic_config
+
+    with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
+        tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        found = ", ".join(one for (one,) in connection.execute("SELECT version_num FROM alembic_version")) if tables else ""
+    try:
+        if found:
+            ScriptDirectory.from_config(_get_alembic_config("")).get_revision(found)
+    except CommandError:
+        raise EcgforgeError(
+            f"MLflow's database {database} was written by a newer MLflow than the {version('mlflow')} here (its schema is {found}): "
+            "install that version, or set MLFLOW_TRACKING_URI to another place or a server"
+        ) from None
 
 
 def _upgrade(database: Path, folder: Path) -> None:
-    import logging
-
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     from mlflow.store.db.utils import _is_empty_database, _upgrade_db, create_sqlalchemy_engine
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    engine = create_sqlalchemy_engine(f"{SQLITE}{database}")
+    _quieten()
+    engine = create_sqlalchemy_engine(address(database))
     if not _is_empty_database(engine):
         _upgrade_db(engine)
     engine.dispose()
-    SqlAlchemyStore(f"{SQLITE}{database}", str(folder / "mlruns")).engine.dispose()
-    with closing(sqlite3.connect(database)) as connection:
+    SqlAlchemyStore(address(database), str(folder / ARTIFACTS)).engine.dispose()
+    with closing(sqlite3.connect(database, timeout=BUSY)) as connection, connection:
+        home.note(connection, folder)
         connection.execute(f"PRAGMA user_version = {_stamp()}")
+
+
+def _quieten() -> None:
+    """Silence what MLflow and its libraries log of errors that they raise as well, with statements of up to a thousand lines."""
+    import logging
+
+    for name in ("mlflow.store.db.utils", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _ask_health(uri: str) -> None:
@@ -276,8 +394,28 @@ def _without_password(uri: str) -> str:
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
-def _unusable(database: Path | None, error: Exception) -> EcgforgeError:
-    return EcgforgeError(
-        f"MLflow's database {database} cannot be used ({' '.join(str(error).split())[:300]}): move it away to start a new one, "
-        "or set MLFLOW_TRACKING_URI to another place or a server"
-    )
+def reason(error: BaseException) -> str:
+    """Return the words of an error in one line, without the statement and the values that SQLAlchemy puts behind them."""
+    words = str(error).partition("[SQL:")[0].partition("(Background on this error")[0]
+    return " ".join(words.split())[:300] or type(error).__name__
+
+
+def out_of_space(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, says that a disk is full."""
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(words in str(error) for words in FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _unusable(database: Path, error: Exception) -> EcgforgeError:
+    words = reason(error)
+    remedy = "move it away to start a new one, or set MLFLOW_TRACKING_URI to another place or a server"
+    if out_of_space(error):
+        remedy = "make room and start again"
+    elif "locked" in words:
+        remedy = "another process is writing to it; try again when that has ended"
+    elif "read-only" in words or "readonly" in words or isinstance(error, PermissionError):
+        remedy = "make it writable, or set MLFLOW_TRACKING_URI to another place or a server"
+    return EcgforgeError(f"MLflow's database {database} cannot be used ({words}): {remedy}")
