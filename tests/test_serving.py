@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import shutil
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,7 +31,9 @@ from ecgforge.classifiers import base
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
+from ecgforge.registry.serving import Judge
 from ecgforge.tracking import store
+from ecgforge.tracking.refusal import Refusal
 
 URI = f"models:/{CLASSIFIER}@champion"
 
@@ -55,6 +59,11 @@ def classifier(records: RecordSet) -> base.Classifier:
 def server(records: RecordSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with served(URI, records.folder.parent, tmp_path_factory.mktemp("log") / "log") as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def judge(records: RecordSet) -> Judge:
+    return Judge.open(stored(records.folder.parent, CLASSIFIER) / "extra_files", CLASSIFIER)
 
 
 @contextmanager
@@ -170,20 +179,70 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "NaN": (lambda one: [one | {"signals": with_nan(one["signals"])}], "inputs[0]: non-finite sample: lead V2: invalid samples"),
     "null": (lambda one: [one | {"signals": [[None] * 1000, *one["signals"][1:]]}], "non-finite sample: lead I"),
     "flat": (lambda one: [one | {"signals": [[0.0] * 1000, *one["signals"][1:]]}], "inputs[0]: flat lead: lead I"),
+    "a number beyond all": (lambda one: [one | {"signals": [[10**400] * 1000, *one["signals"][1:]]}], "signals must be numbers"),
+    "numbers beyond recorders": (
+        lambda one: [one | {"signals": [[1e308] * 500 + [-1e308] * 500, *one["signals"][1:]]}],
+        "absurd amplitude",
+    ),
+    "infinity": (lambda one: [one | {"signals": [[float("inf")] * 1000, *one["signals"][1:]]}], "non-finite sample: lead I"),
+    "a rate beyond all": (lambda one: [one | {"sampling_rate": 10**400}], "inputs[0]: "),
+    "nested": (lambda one: [one | {"signals": [[[[1.0]]]] * 12}], "signals has the shape (12, 1, 1)"),
+    "records in records": (lambda one: [[[one]]], "inputs[0]: "),
+    "a dictionary": (lambda one: [one | {"signals": {"I": [1.0]}}], "signals must be numbers"),
+    "rows of dictionaries": (lambda one: [one | {"signals": [{"0": 1.0}] * 12}], "signals has the shape (12,)"),
+    "many leads": (lambda one: [one | {"leads": ["I"] * 100_000}], "leads"),
+    "a long name": (lambda one: [one | {"units": "V" * 100_000}], "units"),
+    "many keys": (lambda one: [one | {f"key{number}": 1 for number in range(10_000)}], "10004 keys"),
+    "a key of two lines": (lambda one: [one | {"a\nb\x1b": 1}], "inputs[0]: a b\\x1b: unknown key"),
+    "many records": (lambda one: [one] * 5000, "inputs has 5000 records, and at most 1000"),
     "microvolts as mV": (lambda one: [one | {"signals": (1000 * np.array(one["signals"])).tolist()}], "absurd amplitude"),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("what", ["second", "NaN", "a number beyond all", "nested", "a key of two lines", "flat"])
 def test_a_wrong_request_is_400_and_one_line(server: str, records: RecordSet, what: str) -> None:
     change, told = WRONG[what]
     status, answer = ask(server, {"inputs": change(raw(records, 0))})
     assert (status, answer["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
     assert told in answer["message"]
-    assert "\n" not in answer["message"]
-    assert len(answer["message"]) <= 300
     assert "stack_trace" not in answer
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_request_is_refused_in_one_line(judge: Judge, records: RecordSet, what: str) -> None:
+    change, told = WRONG[what]
+    with pytest.raises(Refusal) as refused:
+        judge.predict(change(raw(records, 0)))
+    message = refused.value.message
+    assert told in message
+    assert "\n" not in message
+    assert len(message) <= 300
+
+
+@pytest.mark.parametrize("rate", [257.3, 360.01, 499.99, 9999.99, 9973])
+def test_an_odd_rate_is_answered_in_little_time_and_memory(judge: Judge, records: RecordSet, rate: float) -> None:
+    one, samples = raw(records, 0), math.ceil(10 * rate)
+    times = np.arange(samples) / rate
+    signals = np.stack([np.interp(times, np.arange(1000) / 100, row) for row in one["signals"]])
+    request = one | {"signals": signals.tolist(), "sampling_rate": rate}
+    tracemalloc.start()
+    started = time.process_time()
+    (answer,) = judge.predict([request])
+    assert time.process_time() - started < 2
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+    expected = judge.predict([one])[0]["probabilities"]
+    assert answer["probabilities"] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_long_record_costs_no_more_than_what_is_used_of_it(judge: Judge, records: RecordSet) -> None:
+    one = raw(records, 0)
+    long = one | {"signals": [row * 60 for row in one["signals"]]}
+    tracemalloc.start()
+    assert judge.predict([long])[0]["rhythm"] == judge.predict([one])[0]["rhythm"]
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 @pytest.mark.slow

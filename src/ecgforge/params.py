@@ -7,6 +7,7 @@ declares its own sections beside its code, and the stages check them before any 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -517,6 +518,10 @@ def checked(section: type[S], tree: Any, where: str) -> S:
         raise EcgforgeError(f"{where}: " + "; ".join(_refusal(detail) for detail in error.errors())) from None
 
 
+_SHORT = reprlib.Repr()  # however long or deep the value is
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+
+
 def _refusal(detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder", "float", "int", "categorical"))
     if detail["type"] == "extra_forbidden":
@@ -524,4 +529,4 @@ def _refusal(detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing"
     reason = detail["msg"].removeprefix("Value error, ")
-    return f"{key} = {detail['input']!r}: {reason}" if key else reason
+    return f"{key} = {_SHORT.repr(detail['input'])}: {reason}" if key else reason

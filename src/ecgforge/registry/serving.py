@@ -12,14 +12,17 @@ eight that are needed, and `units` is what every lead is in. The answer is, reco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from ecgforge import console
 from ecgforge.classifiers import base
 from ecgforge.classifiers.base import Classifier
 from ecgforge.errors import EcgforgeError
@@ -29,6 +32,7 @@ from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import LEADS
 from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import About
+from ecgforge.records.wfdb_files import MAX_RATE
 from ecgforge.tracking import history, signing, versions
 from ecgforge.tracking.refusal import Refusal
 from ecgforge.tracking.served import Service
@@ -36,6 +40,8 @@ from ecgforge.tracking.served import Service
 PREPROCESSING = "preprocessing.json"
 AMPLITUDES = ("mV", "lead_sd")
 TOLD = 300  # characters of a refusal, at most
+MOST = 1000  # records in a request
+CHUNK = 64  # of them that the classifier sees at a time
 
 
 class Request(Section):
@@ -43,8 +49,8 @@ class Request(Section):
 
     signals: Any
     sampling_rate: float  # Hz
-    leads: list[str]
-    units: str
+    leads: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=100)]
+    units: Annotated[str, Field(max_length=100)]
 
 
 @dataclass(frozen=True)
@@ -89,35 +95,57 @@ class Judge:
         """
         if not isinstance(model_input, list) or not model_input:
             raise Refusal("inputs must be a list of records, each with signals, sampling_rate, leads and units")
+        if len(model_input) > MOST:
+            raise Refusal(f"inputs has {len(model_input)} records, and at most {MOST} are taken at a time")
         signals = np.stack([self._prepared(tree, f"inputs[{number}]") for number, tree in enumerate(model_input)])
         rhythms = self.classifier.rhythms
         return [
             {"rhythm": rhythms[int(row.argmax())], "probabilities": dict(zip(rhythms, row.tolist(), strict=True))}
-            for row in self.probabilities(signals)
+            for start in range(0, len(signals), CHUNK)
+            for row in self.probabilities(signals[start : start + CHUNK])
         ]
 
     def _prepared(self, tree: Any, where: str) -> np.ndarray:
         try:
+            if isinstance(tree, dict) and len(tree) > 2 * len(Request.model_fields):
+                raise EcgforgeError(f"{where}: {len(tree)} keys, and it has {', '.join(Request.model_fields)} alone")
             request = checked(Request, tree, where)
-            signals = _array(request, where)
+            signals = _array(request, self.preprocessing.duration, where)
             units = [request.units] * len(request.leads)
             recording = wfdb_files.arranged(signals, request.sampling_rate, request.leads, units)
             return prepare_recording(recording, self.preprocessing, self.amplitude)
         except BadRecord as bad:
-            raise Refusal(f"{where}: {bad.reason}: {bad.detail}"[:TOLD]) from None
+            raise _refusal(f"{where}: {bad.reason}: {bad.detail}") from None
         except EcgforgeError as error:
-            raise Refusal(str(error)[:TOLD]) from None
+            raise _refusal(str(error)) from None
 
 
-def _array(request: Request, where: str) -> np.ndarray:
+def _refusal(told: str) -> Refusal:
+    return Refusal(console.shown(" ".join(told[: 2 * TOLD].split()))[:TOLD])
+
+
+def _array(request: Request, duration: float, where: str) -> np.ndarray:
+    """Return the signals, `[leads, samples]`, as much of them as is used; no more is looked at than their lengths."""
+    rows = request.signals
+    shape: tuple[int, ...] = ()
+    while isinstance(rows, Sized) and not isinstance(rows, str | bytes | dict) and len(shape) < 3:
+        shape = (*shape, len(rows))
+        rows = rows[0] if len(rows) else None  # type: ignore[index]
+    no_numbers = EcgforgeError(f"{where}: signals must be numbers, a row for each lead, and rows of one length")
+    if not shape:
+        raise no_numbers
+    if len(shape) != 2 or shape[0] != len(request.leads):
+        raise EcgforgeError(f"{where}: signals has the shape {shape}, and needs a row for each of the {len(request.leads)} leads named")
+    rate = request.sampling_rate
+    used = math.ceil(duration * rate) + 1 if 0 < rate <= MAX_RATE else 1  # a record of any other rate is refused for it
     try:
-        signals = np.asarray(request.signals, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise EcgforgeError(f"{where}: signals must be numbers, a row for each lead, and rows of one length") from None
-    if signals.ndim != 2 or len(signals) != len(request.leads):
-        raise EcgforgeError(
-            f"{where}: signals has the shape {signals.shape}, and needs a row for each of the {len(request.leads)} leads named"
-        )
+        if any(len(row) != shape[1] for row in request.signals):
+            raise no_numbers
+        signals = np.asarray([row[:used] for row in request.signals], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, KeyError, RecursionError):
+        raise no_numbers from None
+    if signals.ndim != 2:
+        raise no_numbers
     return signals
 
 
