@@ -103,11 +103,11 @@ def check_contents(label: str, folder: Path) -> None:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         asked = known.get(file.name) or checks[file.suffix]
         for fault in asked(file):
-            raise _refused(label, f"holds {file.relative_to(folder)} with what ecgforge does not write: {fault}")
+            raise _refused(label, f"holds {file.relative_to(folder)}, in which ecgforge does not write this: {fault}")
 
 
 def _refused(label: str, what: str) -> EcgforgeError:
-    return EcgforgeError(f"{label} {what} and which could execute when it is loaded: refused; train and register the model anew")
+    return EcgforgeError(f"{label} {what}, and it could execute when it is loaded: refused; train and register the model anew")
 
 
 def _json(file: Path) -> Iterator[str]:

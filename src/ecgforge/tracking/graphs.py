@@ -28,7 +28,8 @@ FREE = {"stack_trace", "nn_module_stack", "torch_fn", "as_string"}  # texts that
 OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_\w+|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|getitem)"
 )
-SIZES = {"Symbol", "Integer", "Float", "Rational", "Mul", "Add", "Pow", "Mod", "FloorDiv", "CeilDiv", "Max", "Min", "ModularIndexing"}
+SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, [a-z]+=(True|False))*\)")
+SIZES = {"Integer", "Float", "Rational", "Mul", "Add", "Pow", "Mod", "FloorDiv", "CeilDiv", "Max", "Min", "ModularIndexing"}
 ARITHMETIC = (ast.Expression, ast.Load, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
 
 
@@ -94,7 +95,7 @@ def _fits(text: str, key: str) -> bool:
     if key in ("target", "as_operator"):
         return bool(OPERATOR.fullmatch(text))
     if key == "expr_str":
-        return _computes(text, _is_size)
+        return _computes(SYMBOL.sub("s0", text), _is_size)
     if key == "guards_code":
         return _computes(text, _is_guard)
     if key in ("in_spec", "out_spec"):
@@ -111,14 +112,12 @@ def _computes(text: str, allowed: Any) -> bool:
 
 
 def _is_size(node: ast.AST) -> bool:
-    """A size: calls of SymPy's own functions by name, and texts, which SymPy would evaluate, as names of symbols alone."""
+    """A size: calls of SymPy's own functions by name, with numbers and symbols. A text that is left could be evaluated."""
     if isinstance(node, ast.Call):
-        named = isinstance(node.func, ast.Name) and node.func.id
-        texts = [one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        return named in SIZES and (not texts or (named == "Symbol" and all(re.fullmatch(r"[a-z]+\d+", text) for text in texts)))
-    if isinstance(node, ast.keyword):
-        return node.arg in ("positive", "integer", "nonnegative", "evaluate") and isinstance(node.value, ast.Constant)
-    return isinstance(node, ast.Constant) or (isinstance(node, ast.Name) and (node.id in SIZES or bool(re.fullmatch(r"[a-z]\d+", node.id))))
+        return isinstance(node.func, ast.Name) and node.func.id in SIZES and not node.keywords
+    if isinstance(node, ast.Name):
+        return node.id in SIZES or re.fullmatch(r"[a-z]+\d+", node.id) is not None
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
 
 
 def _is_guard(node: ast.AST) -> bool:
@@ -138,6 +137,7 @@ def _is_structure(tree: Any) -> bool:
         return all(_is_structure(one) for one in tree)
     if not isinstance(tree, dict):
         return isinstance(tree, int)
-    context = json.loads(tree["context"] or "null") or []
+    context = json.loads(tree["context"] or "null") or []  # names of a dictionary's keys
+    named = isinstance(context, list) and all(isinstance(name, str) and name.isidentifier() for name in context)
     known = tree["type"] in (None, "builtins.tuple", "builtins.list", "builtins.dict")
-    return known and all(isinstance(name, str) and name.isidentifier() for name in context) and _is_structure(tree["children_spec"])
+    return named and known and _is_structure(tree["children_spec"])
