@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgforge.params import ClassifierGates, GeneratorGates
-from ecgforge.registry import gates
+from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.registry import gates, promotion
 
 RHYTHMS = ("SR", "AFIB", "ST")
 RECORDS = 300
@@ -135,6 +139,39 @@ def test_leakage_is_found_by_record_and_by_patient(trained_on: dict[str, pd.Data
     gate = gates.leakage(TEST, trained_on)
     assert gate.passed == (figure is None)
     assert gate.figure == (figure or "0 records, 0 patients")
+
+
+def test_leakage_is_found_by_the_signals() -> None:
+    seen = {"a": records(["1", "2"], ["train", "validation"], ["p1", "p2"])}
+    gate = gates.leakage(TEST, seen, np.array([False, True]))
+    assert (gate.passed, gate.figure) == (False, "0 records, 0 patients, 1 recordings under other names")
+    assert gates.leakage(TEST, seen, np.array([False, False])).passed
+    assert "signals were not compared" in gates.leakage(TEST, seen).detail
+    assert gates.leakage(TEST, {"a": records(["7"], ["train"], ["p7"])}, np.array([True, False])).figure == "1 records, 1 patients"
+
+
+def test_a_test_record_under_another_name_in_training_is_found_by_its_signals(tmp_path: Path) -> None:
+    signals = np.random.default_rng(0).normal(size=(4, 8, 200)).astype(np.float32)
+    table = records(["7", "8"], ["test", "test"], ["p7", "p8"]).assign(age=50.0, sex="", origin="real", rhythm="SR")
+    about = About(sampling_rate=100, samples=200, units="mV", rhythms=("SR",), origin="real", made={})
+    with write_record_set(tmp_path / "test", about) as writer:
+        writer.append(signals[:2], table)
+    splits = ["train", "test", "validation"]
+    with write_record_set(tmp_path / "seen", about) as writer:
+        # In its standard deviations, as another unit would have it; the test record of the set was not learned from.
+        writer.append(
+            np.stack([signals[3], signals[0], signals[1] * 5]),
+            records(list("123"), splits, list("abc")).assign(age=50.0, sex="", origin="real", rhythm="SR"),
+        )
+    node = SimpleNamespace(real=True, digest="1234.dir", path="seen", kind="record set", made_from=[])
+    traced = SimpleNamespace(made_from=[("train", node), ("tuned", node)])
+    content = SimpleNamespace(local=lambda _, name, path: tmp_path / path / name)
+    test = RecordSet.open(tmp_path / "test")
+    same = promotion._recordings(test, traced, content)  # type: ignore[arg-type]
+    assert same is not None
+    assert same.tolist() == [False, True]
+    gone = SimpleNamespace(local=lambda *_: None)
+    assert promotion._recordings(test, traced, gone) is None  # type: ignore[arg-type]
 
 
 def test_a_lost_record_set_is_named() -> None:

@@ -121,24 +121,30 @@ def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(truth))
 
 
-def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None]) -> Gate:
-    """Ask that no test record, and no test patient, was trained or validated on.
+def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None], same: np.ndarray | None = None) -> Gate:
+    """Ask that no test record, no test patient, and no test recording under another name, was trained or validated on.
 
     Args:
         test: rows of records.csv, of the test split.
         trained_on: the whole records.csv of each real set that the version learned from, itself or through a generator; None where
-            it can no longer be had.
+            it is no longer available.
+        same: `[test records]`, whether the signals of each are among those trained or validated on, under whatever name; None where
+            signals could not be compared.
     """
     lost = [name for name, table in trained_on.items() if table is None]
     tables = [table[table["split"] != "test"] for table in trained_on.values() if table is not None]
     seen = pd.concat(tables) if tables else test.iloc[:0]
     records, patients = (len(_keys(test, column) & _keys(seen, column)) for column in ("id", "patient"))
-    figure = f"{records} records, {patients} patients" if not lost else UNKNOWN
+    renamed = 0 if same is None else len(_keys(test[same], "id") - _keys(seen, "id"))
+    found = f"{records} records, {patients} patients" + (f", {renamed} recordings under other names" if renamed else "")
+    figure = found if not lost else UNKNOWN
     detail = f"no longer to be had: {', '.join(lost)}" if lost else f"of {len(test)}, seen in training or validation"
     if not trained_on:
         detail = "what it learned from is in no lineage"
     known = bool(trained_on) and not lost
-    return Gate("leakage", figure if trained_on else UNKNOWN, "0", known and not records and not patients, detail)
+    if known and same is None:
+        detail += "; signals were not compared"
+    return Gate("leakage", figure if trained_on else UNKNOWN, "0", known and not (records or patients or renamed), detail)
 
 
 def _keys(table: pd.DataFrame, column: str) -> set[str]:

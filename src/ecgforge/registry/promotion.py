@@ -28,6 +28,8 @@ from ecgforge.classifiers.baselines import BASELINES
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.params import Params
+from ecgforge.records import twins
+from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
@@ -157,7 +159,7 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
         _locked(test, digest, champion, content),
         *found,
         *provenance(version, traced, content),
-        gates.leakage(test.records, origins),
+        gates.leakage(test.records, origins, _recordings(test, traced, content)),
     ]
     about = {"digest": digest, "origin": test.about.origin} | {rhythm: str(count) for rhythm, count in test.counts().items()}
     return Verdict(version, number, against, about, found, figures, traced)
@@ -217,7 +219,8 @@ def _beside(own: np.ndarray, champion: Version | None, records: RecordSet, conte
 
 def _inflated(champion: Version, test: RecordSet, content: Content) -> str:
     """Say whether a champion's figures are higher than it deserves, since it learned from the test records."""
-    gate = gates.leakage(test.records, _trained_on(lineage.trace(champion.label, content), content))
+    traced = lineage.trace(champion.label, content)
+    gate = gates.leakage(test.records, _trained_on(traced, content), _recordings(test, traced, content))
     if gate.passed:
         return ""
     if gate.figure == gates.UNKNOWN:
@@ -332,6 +335,30 @@ def _trained_on(traced: Node, content: Content) -> dict[str, pd.DataFrame | None
         types = {"id": str, "patient": str, "dataset": str}
         tables[f"{node.name} {node.digest[:8]}"] = pd.read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
     return tables
+
+
+def _recordings(test: RecordSet, traced: Node, content: Content) -> np.ndarray | None:
+    """Return which test records have signals that a version learned from, whatever their names; None where they cannot be compared, since
+    signals are not on this machine or were prepared otherwise."""
+    parts: list[twins.Part] = [(len(test), test.signals)]
+    for node in {node.digest: node for node in lineage.trained_on(traced)}.values():
+        table, packed = (content.local(node.digest, name, node.path) for name in ("records.csv", "signals.npy"))
+        if not (node.real and table and packed):
+            return None
+        signals = np.load(packed, mmap_mode="r", allow_pickle=False)
+        if signals.shape[1:] != (len(LEADS), test.about.samples):
+            return None
+        rows = np.flatnonzero(pd.read_csv(table, usecols=["split"])["split"] != "test")
+        parts.append((len(rows), partial(_rows, signals, rows)))
+    same = np.zeros(len(test), dtype=bool)
+    for group in twins.groups(parts):
+        if group[-1] >= len(test):
+            same[[place for place in group if place < len(test)]] = True
+    return same
+
+
+def _rows(signals: np.ndarray, rows: np.ndarray, part: slice) -> np.ndarray:
+    return np.asarray(signals[rows[part]])
 
 
 def promote(verdict: Verdict, content: Content, force: bool, reason: str) -> Verdict:

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
 import yaml
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, whole
-from ecgforge.tracking.store import git, project_root
+from ecgforge.tracking.store import git, git_problem, project_root, reason
 
 LOCK = "dvc.lock"
 BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")  # in DVC's temporary folder, where experiments have theirs
+DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir\b)?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -35,12 +38,26 @@ class Step:
     outs: dict[str, str]
 
 
+def inside(path: str) -> bool:
+    """Whether a path that a record, a listing or MLflow names stays, as it is written, in the folder that it is relative to."""
+    parts = PurePosixPath(path)
+    return not parts.is_absolute() and ".." not in parts.parts and "\0" not in path
+
+
 class Content:
-    """What the project at `root` has of anything that DVC ever knew. Nothing is downloaded to stay."""
+    """What the project at `root` has of anything that DVC ever knew. Nothing is downloaded to stay.
+
+    Raises:
+        EcgforgeError: git refuses to answer: what it knows would be taken for lost.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or project_root()
         self._digests: dict[Path, str] = {}
+        self._damaged: set[str] = set()
+        problem = git_problem(self.root)
+        if problem:
+            raise EcgforgeError(problem)
 
     def read(self, digest: str, name: str = "", path: str = "") -> bytes | None:
         """Return the file `name` of the folder with this digest, or the file that has it, if it can still be had.
@@ -55,14 +72,30 @@ class Content:
             return self._object(digest)
         return self._object(self.listing(digest).get(name, ""))
 
+    def local(self, digest: str, name: str, path: str = "") -> Path | None:
+        """Return where on this machine the file `name` of the folder with this digest lies, for reading, if it does; see `read`."""
+        if path and self.digest(path) == digest:
+            file = self.root / path / name
+        else:
+            held = self.listing(digest).get(name, "")
+            if self._cache is None or not held:
+                return None
+            file = Path(self._cache.oid_to_path(held))
+        return file if file.is_file() else None
+
     def listing(self, digest: str) -> dict[str, str]:
         """Return the md5 of each file of a folder, by relative path, from DVC's cache or remote; empty where neither has it."""
         found = self._object(digest) if digest.endswith(".dir") else None
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(found)} if found else {}
+        try:
+            return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(found)} if found else {}
+        except (ValueError, TypeError, KeyError):
+            return {}
 
     def digest(self, path: str) -> str:
         """Return the digest of what lies at `path` in the working tree, empty where nothing does; it is looked at once."""
         full = self.root / path
+        if not inside(path):
+            return ""
         if full not in self._digests:
             self._digests[full] = md5(full) if full.exists() else ""
         return self._digests[full]
@@ -87,57 +120,79 @@ class Content:
             EcgforgeError: it can no longer be had.
         """
         names = [""] if not digest.endswith(".dir") else list(self.listing(digest)) or self._names(digest, path)
+        if not names:
+            raise EcgforgeError(f"{path} with md5 {digest} is no longer available: try `dvc fetch`")
+        if not all(map(inside, names)):
+            raise EcgforgeError(f"{path} with md5 {digest} holds a file that would lie outside of it: refused")
         with whole(target) as scratch:
             for name in names:
                 found = self.read(digest, name, path)
                 if found is None:
-                    raise EcgforgeError(f"{path} with md5 {digest} can no longer be had ({name or 'the file'} is gone)")
+                    raise EcgforgeError(f"{path} with md5 {digest} is no longer available ({name or 'the file'} is gone)")
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
                 (scratch / name).write_bytes(found)
-            if not names:
-                raise EcgforgeError(f"{path} with md5 {digest} can no longer be had: try `dvc fetch`")
 
     def steps(self, text: str) -> Iterator[Step]:
         """Yield the stages that ran with `text`, a digest, in their records: of the working tree's dvc.lock, of those that git has,
         and of DVC's run cache; the latest first."""
-        for lock in self._locks(text):
-            tree = yaml.load(lock, _LOADER) if text in lock else {}
-            stages = tree.get("stages", {"": tree}) if tree else {}
-            for name, record in stages.items():
-                parameters = {key: value for file in record.get("params", {}).values() for key, value in file.items()}
-                step = Step(name, record["cmd"], parameters, _digests(record, "deps"), _digests(record, "outs"))
+        for where, lock in self._locks(text):
+            for step in self._read(where, lock) if text in lock else ():
                 if text in {*step.deps.values(), *step.outs.values()}:
                     yield step
 
-    def made_by(self, digest: str) -> Step | None:
-        """Return the stage that wrote the content with this digest, if a record of it remains."""
-        return next((step for step in self.steps(digest) if digest in step.outs.values()), None)
+    def made_by(self, digest: str, path: str = "") -> Step | None:
+        """Return the stage that wrote the content with this digest, if a record of it remains.
+
+        Args:
+            path: where it wrote it: outputs of several stages may have the same content. Empty for any.
+        """
+        made = (step for step in self.steps(digest) if digest in (step.outs.values() if not path else [step.outs.get(path)]))
+        return next(made, None)
 
     def used(self) -> Iterator[str]:
-        """Yield the digest of everything that DVC knows of in the working tree, or in any commit that git has a name for."""
+        """Yield the digest of everything that DVC knows of in the working tree, or in any commit that git has a name for.
+
+        Raises:
+            EcgforgeError: what DVC or git knows cannot be read whole.
+        """
+        lock = self.root / LOCK
+        self._read("", lock.read_text(errors="replace") if lock.is_file() else "")
+        yield from DIGEST.findall(lock.read_text(errors="replace") if lock.is_file() else "")
         for text in self._records():
-            tree = yaml.load(text, _LOADER) or {}
-            for record in tree.get("stages", {"": tree}).values():
-                yield from (digest for kind in ("deps", "outs") for digest in _digests(record, kind).values() if digest)
+            yield from DIGEST.findall(text)  # which finds those of a damaged record, too
         if self.repo:
-            for objects in self.repo.used_objs().values():
-                yield from (item.value for item in objects)
+            try:
+                known = [item.value for objects in self.repo.used_objs().values() for item in objects]
+            except Exception as error:  # of DVC, of a damaged file of its
+                raise EcgforgeError(f"DVC cannot read what the project uses ({reason(error)})") from error
+            yield from known
 
     def _records(self) -> Iterator[str]:
-        """dvc.lock of the working tree, and all dvc.lock and .dvc files of named commits."""
-        lock = self.root / LOCK
-        yield lock.read_text() if lock.exists() else ""
-        named = git(self.root, "for-each-ref", "--format=%(objectname)").split()
-        stashed = git(self.root, "stash", "list", "--format=%H").split()  # of all of it only the top has a name
-        for commit in dict.fromkeys([*named, *stashed, "HEAD"]):
-            for name in git(self.root, "ls-tree", "-r", "--name-only", commit).split("\n"):
-                if Path(name).name == LOCK or name.endswith(".dvc"):
-                    yield git(self.root, "show", f"{commit}:./{name}")
+        """All dvc.lock and .dvc files of named commits, wherever in a larger repository."""
+        if not git(self.root, "rev-parse", "--git-dir"):
+            return
+        words = "%(objecttype) %(objectname)%0a%(*objecttype) %(*objectname)"
+        named = git(self.root, "for-each-ref", f"--format={words}", needed=True).split("\n")
+        stashed = git(self.root, "stash", "list", "--format=commit %H").split("\n")  # of all of it only the top has a name
+        head = git(self.root, "rev-parse", "--quiet", "--verify", "HEAD")  # a branch without a commit has none
+        seen = set()
+        for commit in dict.fromkeys([one.split()[1] for one in [*named, *stashed] if one.startswith("commit ")] + [head] * bool(head)):
+            for entry in git(self.root, "ls-tree", "-r", "-z", "--full-tree", commit, needed=True).split("\0"):
+                about, _, name = entry.partition("\t")
+                if about not in seen and (Path(name).name == LOCK or name.endswith(".dvc")):
+                    seen.add(about)
+                    yield git(self.root, "cat-file", "blob", about.split()[2], needed=True)
 
     def objects(self) -> Iterator[Path]:
         """Yield the files of DVC's cache; none where it lies outside the project, since other projects may need what it has."""
-        if self._cache is not None and Path(self._cache.path).is_relative_to(self.root):
-            yield from (path for path in Path(self._cache.path).glob("??/*") if path.is_file())
+        if self._cache is not None and not self.cache_elsewhere():
+            folders = (folder for folder in Path(self._cache.path).glob("??") if not folder.is_symlink())
+            yield from (path for folder in folders for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+
+    def cache_elsewhere(self) -> str:
+        """Return where DVC's cache is if it is, by its path or by a link, outside the project; else nothing."""
+        path = Path(self._cache.path).resolve() if self._cache is not None else self.root.resolve()
+        return "" if path.is_relative_to(self.root.resolve()) else str(path)
 
     def at_work(self) -> str:
         """Return which stage's DVC process is alive, in words; empty where none is. DVC gives its lock back while a command runs, and what
@@ -181,15 +236,32 @@ class Content:
                 raise EcgforgeError("DVC is at work: try again when it has ended") from error
             yield
 
-    def _locks(self, text: str) -> Iterator[str]:
+    def _locks(self, text: str) -> Iterator[tuple[str, str]]:
+        """Records that may have `text` in them, each with where it is; that is empty for the working tree's own."""
         lock = self.root / LOCK
-        if lock.exists():
-            yield lock.read_text()
+        if lock.is_file():
+            yield "", lock.read_text(errors="replace")
         for commit in git(self.root, "log", "--all", "--format=%H", f"-S{text}", "--", LOCK).split():
-            yield git(self.root, "show", f"{commit}:./{LOCK}")
+            yield f"{LOCK} of commit {commit[:8]}", git(self.root, "show", f"{commit}:./{LOCK}")
         if self._cache is not None:
             for file in (Path(self._cache.path).parents[1] / "runs").glob("*/*/*"):
-                yield file.read_text()
+                yield f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace")
+
+    def _read(self, where: str, text: str) -> list[Step]:
+        """Return the stages in a dvc.lock; of a damaged one that is not the working tree's, none, and say so.
+
+        Raises:
+            EcgforgeError: the working tree's is damaged.
+        """
+        try:
+            return _steps(text)
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            if not where:
+                raise EcgforgeError(f"{LOCK} is damaged: `ecgforge repro` or `git checkout {LOCK}` restores it") from None
+            if where not in self._damaged:
+                console.err.print(f"warning: {where} is damaged and was passed over")
+            self._damaged.add(where)
+            return []
 
     def _names(self, digest: str, path: str) -> list[str]:
         if self.digest(path) != digest:
@@ -213,7 +285,7 @@ class Content:
     def _object(self, digest: str) -> bytes | None:
         """A file of the cache, or of the remote, if it has the content that its name says."""
         for database in (self._cache, self._remote):
-            if database is None or not digest:
+            if database is None or not DIGEST.fullmatch(digest):
                 continue
             try:
                 content = self._asked(lambda base=database: base.fs.cat_file(base.oid_to_path(digest)))
@@ -231,16 +303,30 @@ class Content:
         except Exception as error:  # of whatever the remote is
             raise EcgforgeError(f"DVC's remote cannot be asked ({' '.join(str(error).split())[:200]})") from error
 
-    @cached_property
+    @property
     def repo(self) -> Any:
         """DVC's view of the project, or None where it has none."""
-        from dvc.exceptions import NotDvcRepoError
+        return self._opened[0]
+
+    @property
+    def lacks_git(self) -> bool:
+        """Whether the project's commits are missing: DVC works with git here, and there is no repository."""
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[Any, bool]:
+        from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
+        from dvc.scm import SCMError
 
         try:
-            return Repo(str(self.root))
+            return Repo(str(self.root)), False
         except NotDvcRepoError:
-            return None
+            return None, False
+        except SCMError:
+            return Repo(str(self.root), config={"core": {"no_scm": True}}), True
+        except DvcException as error:
+            raise EcgforgeError(f"DVC cannot open the project ({reason(error)})") from error
 
     @cached_property
     def _cache(self) -> Any:
@@ -256,5 +342,14 @@ class Content:
             return None
 
 
-def _digests(record: dict[str, Any], kind: str) -> dict[str, str]:
-    return {entry["path"]: entry.get("md5", "") for entry in record.get(kind, [])}
+def _steps(text: str) -> list[Step]:
+    """Read the stages in a dvc.lock, or the one in a record of DVC's run cache. A damaged one raises whatever comes of that."""
+    tree = yaml.load(text, _LOADER) or {}
+    stages = tree.get("stages", {"": tree} if "cmd" in tree else {})
+    return [_step(str(name), record) for name, record in stages.items()]
+
+
+def _step(name: str, record: dict[str, Any]) -> Step:
+    parameters = {key: value for file in record.get("params", {}).values() for key, value in file.items()}
+    deps, outs = ({str(one["path"]): str(one.get("md5") or "") for one in record.get(kind, [])} for kind in ("deps", "outs"))
+    return Step(name, record["cmd"] if isinstance(record["cmd"], str) else "\n".join(record["cmd"]), parameters, deps, outs)
