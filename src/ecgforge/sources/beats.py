@@ -105,7 +105,7 @@ def _conducted(rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
     if fixed:
         return np.full(count, float(fixed))
     ratio = np.clip(rng.normal(usual, spread), low, high) / rate
-    chances = _BLOCK_CHANCES * np.exp(-((_BLOCKS - ratio) ** 2) / 0.8)
+    chances = np.exp(-((_BLOCKS - ratio) ** 2) / 0.8)
     waves = rng.choice(_BLOCKS, count, p=chances / chances.sum()).astype(float)
     # Slower ventricles than every fourth wave allows are conducted less often still.
     return waves + max(0, round(ratio) - 4)
