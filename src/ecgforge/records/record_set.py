@@ -83,7 +83,7 @@ class RecordSet:
         if shape != (len(table), len(LEADS), about.samples):
             raise EcgforgeError(f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise")
         if unknown := set(table["rhythm"]) - set(about.rhythms):
-            raise EcgforgeError(f"{folder}: records.csv has rhythms that about.json doesn't know: {', '.join(sorted(unknown))}")
+            raise EcgforgeError(f"{folder}: records.csv has rhythms that about.json doesn't know: {', '.join(sorted(unknown))[:300]}")
         return cls(folder, about, table[list(COLUMNS)], np.arange(len(table)))
 
     def __len__(self) -> int:
@@ -161,7 +161,7 @@ def _table(file: Path) -> pd.DataFrame:
     if table.drop(columns="age").isna().any(axis=None):
         raise EcgforgeError(f"{file.name} has a row with fewer cells than columns")
     if unknown := set(table["split"]) - set(SPLITS):
-        raise EcgforgeError(f"{file.name} has the split {min(unknown)!r}, which is none of {', '.join(SPLITS)}")
+        raise EcgforgeError(f"{file.name} has the split {min(unknown)[:80]!r}, which is none of {', '.join(SPLITS)}")
     return table
 
 

@@ -20,6 +20,7 @@ OTHER_RHYTHMS = other_rhythms("snomed")
 LIST = "RECORDS"
 TABLES: tuple[str, ...] = (LIST,)
 COMPANIONS: tuple[str, ...] = ("ConditionNames_SNOMED-CT.csv",)
+LONGEST = 1000  # letters of a path in a list
 LARGEST = 1_000_000  # bytes of a header that are looked at; they have a few thousand
 
 
@@ -81,7 +82,7 @@ def _entries(folder: Path, below: str) -> list[str]:
     for entry in entries:
         if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
             raise EcgforgeError(f"{file} names {entry[:80]!r}, which lies outside the data set")
-        if not entry.isprintable() or not PurePosixPath(entry).name:
+        if not entry.isprintable() or not PurePosixPath(entry).name or len(entry) > LONGEST:
             raise EcgforgeError(f"{file} names {entry[:80]!r}, which is no name of a record or a folder")
     return entries
 
