@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -106,6 +107,31 @@ def test_a_bad_record_has_its_reason_and_the_others_are_classified(project: Path
     none = ecgforge(project, "classify", str(tmp_path / "absent"), "--out", str(tmp_path / "b.csv"))
     assert last_line(none).startswith("ecgforge: none of 1 records could be classified; ")
     assert "missing file" in (tmp_path / "b.csv").read_text()
+
+
+def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: Path) -> None:
+    header = next((project / "raw").rglob("*.hea"))
+    odd, elsewhere = tmp_path / "odd", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for ending in (".hea", ".dat"):
+        shutil.copy(header.with_suffix(ending), elsewhere / f"{header.stem}{ending}")
+    (odd / "[old] x").mkdir(parents=True)
+    shutil.copy(header.with_suffix(".dat"), odd)
+    for name in (b"a b", b"latin\xfc", b"esc\x1b[31m", b"two\nlines", b"r.mat", b"\xef\xbf\xbf", b"[bold]"):
+        (odd / os.fsdecode(name + b".hea")).symlink_to(elsewhere / header.name)
+    (odd / "deep").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(odd)
+    (odd / "[old] x/bad.hea").write_text("bad [/red] 1 100(\x1b[31m\n")
+    found = ecgforge(project, "classify", str(odd), "--out", str(tmp_path / "a.csv"), "--plot", str(tmp_path / "a.svg"))
+    assert found.returncode == 0, found.stderr
+    table = pd.read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
+    shown = {record.removeprefix(f"{odd}/") for record in table.index}
+    good = {"a b", r"latin\xfc", r"esc\x1b[31m", r"two\nlines", "r.mat", "\uffff", "[bold]", f"deep/{header.stem}"}
+    assert shown == good | {"[old] x/bad"}
+    assert table[table != ""].index.tolist() == [f"{odd}/[old] x/bad"]
+    assert "[bold]" in found.stdout
+    assert "\x1b" not in found.stdout
+    ElementTree.fromstring((tmp_path / "a.svg").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

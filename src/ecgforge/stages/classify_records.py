@@ -19,6 +19,7 @@ from ecgforge.report.classified import Answer, page
 from ecgforge.tracking import history, signing, versions
 
 SHOWN = 40  # rows on the terminal
+WIDE = 200  # letters of a line in a file
 DRAWN = 20  # records in a plot
 PAYS = 1000  # records for each further process: one starts in 4 s, in which this one reads and prepares some 400
 
@@ -115,7 +116,9 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
     for answer in found[:SHOWN]:
         values = [f"{one:.2f}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
-    console.out.print(table, width=None if console.out.is_terminal else 200)
+    if not console.out.is_terminal:
+        console.out.width = WIDE
+    console.out.print(table)
     counts = {rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms}
     told = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
     bad = len(found) - sum(counts.values())
