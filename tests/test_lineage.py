@@ -99,6 +99,8 @@ def make(folder: Path) -> None:
     for name, (command, _, _) in STAGES.items():
         os.environ["DVC_STAGE"] = name.split("@")[0]
         cli.app(command.split()[1:], standalone_mode=False)
+        if name == "tune_generator":
+            (folder / TUNED).write_text(yaml.safe_dump({"generators": {"diffwave": {"seed": 0}}}))
     with Repo(str(folder)) as repo:
         repo.commit(force=True)
     project.git("add", ".")
@@ -237,7 +239,7 @@ def test_verify_says_what_is_gone(classifier: versions.Version, capsys: pytest.C
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
     signals = Content().listing(digest)["signals.npy"]
     with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(signals)):
-        with pytest.raises(EcgforgeError, match=r"1 of 9 do not match or are no longer to be had: ptbxl/diffwave"):
+        with pytest.raises(EcgforgeError, match=r"1 of 9 do not match or are no longer available: ptbxl/diffwave"):
             stage.verify([classifier.label])
         assert places(classifier)["ptbxl/diffwave"] == "gone: signals.npy"
     assert "gone: signals.npy" in " ".join(capsys.readouterr().out.split())
@@ -303,7 +305,7 @@ def test_a_run_that_is_gone_for_good_is_told_by_its_version(capsys: pytest.Captu
     (lost,) = [one for one in node.all() if one.lost]
     assert lost.facts["run"] == f"{version.run_id}, gone from MLflow"
     assert lost.facts["commit"] == project.git("rev-parse", "HEAD")
-    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer to be had: its run"):
+    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer available: its run"):
         stage.verify([version.label])
     assert f"LOST run its run: {version.run_id}, gone from MLflow" in capsys.readouterr().out
     with pytest.raises(EcgforgeError, match=f"MLflow has no run {version.run_id}"):
@@ -316,7 +318,7 @@ def test_a_run_of_no_commit_is_not_verified(capsys: pytest.CaptureFixture[str]) 
     version, client = project.register(records, 0.9, 1, rhythms=records.about.rhythms), store.client()
     client.delete_tag(version.run_id, "git.commit")
     client.delete_model_version_tag(NAME, version.number, "git.commit")
-    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer to be had: TrRTeR ptbxl oracle seed 1"):
+    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer available: TrRTeR ptbxl oracle seed 1"):
         stage.verify([version.label])
     assert f"LOST run TrRTeR ptbxl oracle seed 1: {version.run_id}; no commit is known" in capsys.readouterr().out
 

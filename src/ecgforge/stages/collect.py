@@ -1,17 +1,20 @@
-"""Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, of checkpoints, and of records that a sweep drew for itself.
+"""Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, of checkpoints, and what killed processes left.
 
 Needed is what any commit that git names, or the working tree, has in its dvc.lock; all of the lineage of a version that has an alias or
-was champion; what a stage that was cut off has made so far; and what is not known to be superseded. DVC's remote is never touched.
+was champion; what a stage that was cut off has made so far; and what is not known to be superseded. DVC's remote is never touched, nor
+is anything outside of the project and its tracking store.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from filelock import Timeout
-from rich.console import Console
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
 from ecgforge.stages.inputs import DRAWN, LOCK, UNFINISHED, held
@@ -19,7 +22,8 @@ from ecgforge.tracking import garbage, store
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.garbage import Stale
 
-console = Console(highlight=False)
+SCRATCH = ("data", "models", "reports", ".ecgforge")  # folders in which `files.whole` leaves something when its process is killed
+FORMER = ".former.partial"  # as `files.whole` names the output that it replaces
 
 
 def collect(really: bool) -> None:
@@ -30,21 +34,34 @@ def collect(really: bool) -> None:
     """
     store.ensure_reachable()
     content = Content()
+    if content.lacks_git:
+        raise EcgforgeError(f"there is no git repository in {content.root}: what its commits need is not known, so nothing is removed")
     with content.locked():
-        busy = content.at_work()
+        busy = content.at_work() or _at_work(content.root)
         if busy:
             raise EcgforgeError(f"DVC is at work ({busy}), and what it makes is not on record yet: run `ecgforge gc` when it has ended")
         found = plan(content)
         for kind, names in found.told.items():
-            console.print(f"{len(names)} {kind}" + (f": {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" if names else ""))
-        console.print(f"{found.size / 1e6:.1f} MB of files")
+            console.out.print(f"{len(names)} {kind}" + (f": {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" if names else ""))
+        console.out.print(f"{found.size / 1e6:.1f} MB of files")
         if not really:
-            console.print("Nothing was removed: `ecgforge gc --yes` removes these.")
+            console.out.print("Nothing was removed: `ecgforge gc --yes` removes these.")
             return
         for path in found.files:
             remove(path)
         garbage.remove(found.stale)
-    console.print("Removed.")
+    console.out.print("Removed.")
+
+
+def _at_work(root: Path) -> str:
+    """Return which other process of ecgforge works in the project, in words; empty where none does. Not all are started by DVC."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = [Path(word).name for word in process.info["cmdline"] or []][:3]
+        here = process.info["cwd"] is not None and Path(process.info["cwd"]).is_relative_to(root)
+        if here and process.info["pid"] not in own and {"ecgforge", "ecgforge.warm"} & {*words} and "ui" not in words:
+            return f"process {process.info['pid']}: {' '.join(words)}"
+    return ""
 
 
 @dataclass
@@ -64,15 +81,31 @@ def plan(content: Content) -> Plan:
     objects = [path for path in content.objects() if path.parent.name + path.name not in needed.digests]
     checkpoints = [folder for folder in _unfinished(content.root) if folder.name in stale.ended]
     drawn = [path for path in _drawn(content.root) if _free(path)]
-    files = [*objects, *checkpoints, *drawn]
+    scratch = [path for path in _scratch(content.root) if path not in drawn]
+    found = [*checkpoints, *drawn, *scratch]
+    files = [*objects, *(path for path in found if _inside(path, content.root))]
+    elsewhere = [str(path) for path in found if not _inside(path, content.root)]
+    if content.cache_elsewhere():
+        elsewhere.append(f"DVC's cache {content.cache_elsewhere()}")
     told = {
         "files of DVC's cache": [path.parent.name + path.name for path in objects],
         "versions": [version.label for version in stale.versions],
         "runs": [name for name, _ in stale.runs],
+        "models that were never registered": stale.models,
         "checkpoints": [folder.name for folder in checkpoints],
         "record sets of sweeps that were killed": [path.name for path in drawn],
+        "outputs that were never completed": [path.relative_to(content.root).as_posix() for path in scratch],
     }
+    if stale.killed:
+        told["runs whose process was killed: they end as KILLED"] = [name for name, _ in stale.killed]
+    if stale.left + elsewhere:
+        told["left alone, since other projects may need them"] = [*stale.left, *elsewhere]
     return Plan(files, stale, told, sum(_size(path) for path in files))
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether a file or folder lies in the project, and not at the end of a link out of it."""
+    return path.parent.resolve().is_relative_to(root.resolve())
 
 
 def _unfinished(root: Path) -> list[Path]:
@@ -83,6 +116,13 @@ def _unfinished(root: Path) -> list[Path]:
 def _drawn(root: Path) -> list[Path]:
     folder = root / DRAWN
     return sorted(path for path in folder.iterdir() if path.suffix != LOCK) if folder.exists() else []
+
+
+def _scratch(root: Path) -> list[Path]:
+    """What `files.whole` has left of outputs whose process was killed; a former output stays where no new one took its place."""
+    found = [path for folder in SCRATCH for path in (root / folder).rglob(".*.partial")]
+    lone = [path for path in found if path.name.endswith(FORMER) and not path.with_name(path.name[1 : -len(FORMER)]).exists()]
+    return sorted(path for path in found if path not in lone and not {*path.parents} & {*found})
 
 
 def _free(drawn: Path) -> bool:

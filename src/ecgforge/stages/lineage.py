@@ -6,17 +6,15 @@ from html import escape
 from pathlib import Path
 
 import networkx
-from rich.console import Console
-from rich.markup import escape as plain
+from rich.text import Text
 from rich.tree import Tree
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.tracking import history, lineage, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
-
-console = Console(highlight=False)
 
 WIDTH, HEIGHT, ACROSS, DOWN, ARC = 250, 62, 340, 82, 80  # px: of a box, from box to box, and of a line below them
 
@@ -25,33 +23,33 @@ def show(reference: str, out: Path | None) -> None:
     """Print the lineage of a version, run, file or folder as a tree, and draw it to the SVG `out`."""
     store.ensure_reachable()
     node = lineage.trace(reference, Content())
-    console.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))
+    console.out.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))
     if out:
         with whole(out) as scratch:
             scratch.write_text(svg(node))
-        console.print(f"Drawn to {out}")
+        console.out.print(f"Drawn to {out}")
 
 
 def _branch(tree: Tree, node: Node, shown: set[int]) -> Tree:
     for key, value in node.facts.items():
-        tree.add(f"[dim]{key}:[/dim] {plain(value)}")
+        tree.add(Text.assemble((f"{key}:", "dim"), f" {console.shown(value)}"))
     for role, other in node.made_from:
         if id(other) in shown:
-            tree.add(f"{_title(role, other)} (above)")
+            tree.add(_title(role, other).append(" (above)"))
         else:
             shown.add(id(other))
             _branch(tree.add(_words(role, other)), other, shown)
     return tree
 
 
-def _words(role: str, node: Node) -> str:
-    digest = f"\n[dim]md5: {node.digest}[/dim]" if node.digest else ""
-    return _title(role, node) + digest
+def _words(role: str, node: Node) -> Text:
+    title = _title(role, node)
+    return title.append(f"\nmd5: {node.digest}", "dim") if node.digest else title
 
 
-def _title(role: str, node: Node) -> str:
-    style = "red" if node.lost else "bold"
-    return f"{f'[italic]{plain(role)}[/italic]: ' if role else ''}[{style}]{node.kind} {plain(node.name)}[/{style}]"
+def _title(role: str, node: Node) -> Text:
+    name = (f"{node.kind} {console.shown(node.name)}", "red" if node.lost else "bold")
+    return Text.assemble((role, "italic"), ": ", name) if role else Text.assemble(name)
 
 
 def svg(node: Node) -> str:
@@ -109,7 +107,7 @@ def verify(references: list[str]) -> None:
     """Recompute every digest in the lineage of each reference, or of each aliased version, and print what is where.
 
     Raises:
-        EcgforgeError: something no longer matches, or is no longer to be had.
+        EcgforgeError: something no longer matches, or is no longer available.
     """
     store.ensure_reachable()
     content = Content()
@@ -128,9 +126,9 @@ def verify(references: list[str]) -> None:
             lost += [] if fine else [node.name]
             digest = f" {node.digest}" if node.digest else ""
             line = f"{'ok   ' if fine else 'LOST '}{node.kind} {node.name}{digest}: {found}"
-            console.print(line, style=None if fine else "red", markup=False, soft_wrap=True)
+            console.out.print(line, style=None if fine else "red")
     if lost:
-        raise EcgforgeError(f"{len(lost)} of {len(seen)} do not match or are no longer to be had: {', '.join(lost)}")
+        raise EcgforgeError(f"{len(lost)} of {len(seen)} do not match or are no longer available: {', '.join(lost)}")
 
 
 def _found(node: Node, content: Content) -> tuple[str, bool]:

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from safetensors.numpy import load_file
 
+from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.tracking import lineage, lookup, store, versions
-from ecgforge.tracking.content import Content, Step
+from ecgforge.tracking.content import Content, Step, inside
 from ecgforge.tracking.models import WEIGHTS
-from ecgforge.tracking.store import git
+from ecgforge.tracking.store import git, has_commit
 from ecgforge.tracking.versions import Version
-
-console = Console(highlight=False)
 
 REGISTERING = ("train-generator", "settings-real", "settings")  # commands; a dvc.lock of any branch could hold others
 
@@ -36,10 +34,12 @@ def reproduce(reference: str) -> None:
     store.ensure_reachable()
     version, content = versions.find(reference), Content()
     commit = version.tags.get("git.commit", "")
-    if git(content.root, "cat-file", "-t", commit or "-") != "commit":
+    if not git(content.root, "rev-parse", "--git-dir"):
+        raise EcgforgeError(f"{version.label} cannot be made again: there is no git repository in {content.root}")
+    if not has_commit(content.root, commit):
         raise EcgforgeError(f"{version.label} cannot be made again: its commit {commit or '(unknown)'} is not in this repository")
     if version.tags.get("git.dirty") == "true":
-        console.print(
+        console.out.print(
             f"{version.label} was made with changes that were not committed: what follows is its commit without them.", style="yellow"
         )
     step = lineage.step_of(version, content)
@@ -49,9 +49,9 @@ def reproduce(reference: str) -> None:
     if not arguments:
         raise EcgforgeError(f"{version.label} is not made again: its stage's record says `{step.command}`, which trains no version")
     with tempfile.TemporaryDirectory(prefix="ecgforge-reproduce-") as scratch:
-        folder = Path(scratch) / "project"
-        _check_out(content, commit, step, lookup.threads(version.run_id), folder)
-        console.print(f"{commit[:8]}: {step.command}")
+        folder = _clone(content.root, commit, Path(scratch) / "project")
+        _lay_out(content, step, lookup.threads(version.run_id), folder)
+        console.out.print(f"{commit[:8]}: {step.command}")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "ECGFORGE_", "GIT_"))}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         environment |= {"PYTHONPATH": str(folder / "src"), "PATH": path, "DVC_STAGE": step.name}
@@ -62,28 +62,47 @@ def reproduce(reference: str) -> None:
 
 
 def _arguments(command: str) -> list[str]:
-    """Return the words of a command that trains and registers, for no shell to read; none of any other."""
+    """Return the words of a command that trains and registers, for no shell to read; none of any other, or of one that reads or writes
+    outside of the folder that it is started in."""
     try:
         program, stage, *others = shlex.split(command)
     except ValueError:  # one word, or a quotation that does not end
         return []
-    return [program, stage, *others] if program == "ecgforge" and stage in REGISTERING else []
+    known = program == "ecgforge" and stage in REGISTERING and "\n" not in command
+    return [program, stage, *others] if known and all(inside(word.rpartition("=")[2]) for word in others) else []
 
 
-def _check_out(content: Content, commit: str, step: Step, threads: int | None, folder: Path) -> None:
-    """Lay out the project as it was: the commit, the stage's parameters, the run's number of threads, and the data."""
-    clone = subprocess.run(
-        ["git", "clone", "--quiet", "--no-checkout", str(content.root), str(folder)], capture_output=True, text=True, check=False
-    )
-    if clone.returncode or subprocess.run(["git", "checkout", "--quiet", commit], cwd=folder, capture_output=True, check=False).returncode:
-        raise EcgforgeError(f"commit {commit} cannot be checked out ({clone.stderr.strip()})")
+def _clone(root: Path, commit: str, clone: Path) -> Path:
+    """Check out a commit of the repository that the project in `root` is in, or is, and return the project's folder in it.
+
+    Raises:
+        EcgforgeError: git refuses, the commit has no such project, or a link in it leads out of it.
+    """
+    top = git(root, "rev-parse", "--show-toplevel", needed=True)
+    for command in (["clone", "--quiet", "--no-checkout", top, str(clone)], ["-C", str(clone), "checkout", "--quiet", commit]):
+        ended = subprocess.run(["git", *command], capture_output=True, text=True, errors="replace", check=False)
+        if ended.returncode:
+            raise EcgforgeError(f"commit {commit} cannot be checked out ({' '.join(ended.stderr.split())})")
+    for path in clone.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(clone.resolve()):
+            raise EcgforgeError(f"commit {commit} is not run: its link {path.relative_to(clone)} leads out of the repository")
+    folder = clone / git(root, "rev-parse", "--show-prefix")
+    if not (folder / "params.yaml").is_file():
+        raise EcgforgeError(f"commit {commit} has no params.yaml where the project is now")
+    return folder
+
+
+def _lay_out(content: Content, step: Step, threads: int | None, folder: Path) -> None:
+    """Put the stage's parameters, the run's number of threads, and the data into a checkout of the commit."""
     params = folder / "params.yaml"
     tree = yaml.safe_load(params.read_text())
     if changed := _set(tree, step.parameters, threads):
-        console.print(f"The stage ran with other parameters than its commit has, and does so now: {', '.join(changed)}")
+        console.out.print(f"The stage ran with other parameters than its commit has, and does so now: {', '.join(changed)}")
         params.write_text(yaml.safe_dump(tree, sort_keys=False))
     for path, digest in step.deps.items():
         there = folder / path
+        if not inside(path):
+            raise EcgforgeError(f"{path} in the stage's record leads out of the project: refused")
         if path.startswith("src/") or (there.exists() and md5(there) == digest):
             continue
         content.copy(digest, path, there)
@@ -115,7 +134,7 @@ def _set(tree: dict[str, Any], parameters: dict[str, Any], threads: int | None) 
 
 def _compare(version: Version, found: Path) -> None:
     if md5(found) == version.tags.get(WEIGHTS):
-        console.print(f"{version.label}: identical, weights with md5 {version.tags[WEIGHTS]}", style="green")
+        console.out.print(f"{version.label}: identical, weights with md5 {version.tags[WEIGHTS]}", style="green")
         return
     with versions.files(version) as folder:
         before, now = load_file(folder / "weights.safetensors"), load_file(found)

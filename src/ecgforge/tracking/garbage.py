@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
-from ecgforge.tracking import history, lineage, store
+from ecgforge.tracking import history, home, lineage, orphans, runs, store
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.runs import CELL, INPUT
-from ecgforge.tracking.store import client, local_database, patiently
+from ecgforge.tracking.store import client, has_commit, local_database, patiently, tolerating
 from ecgforge.tracking.versions import Version, everything, versions
 
 KINDS = ("generator", "classifier", "quality")  # runs of other kinds, such as trials, are left alone
 SAME = ("kind", "dataset", "generator", "setting", "backbone", "sweep", "point", "seed", "dvc.stage", "dvc.exp")
 RUN = re.compile(r"[0-9a-f]{32}")
+LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")  # the address of a version that is a logged model
 
 
 @dataclass
@@ -34,13 +33,25 @@ class Needed:
 
 @dataclass
 class Stale:
-    """Versions and runs that nothing needs, runs by name and id; and the identities of cells whose checkpoints are of no more use, since
-    what their runs made is needed somewhere, or later ones of the same cells have ended. A run that this store does not know may be
-    another store's."""
+    """What MLflow has that nothing needs.
+
+    Attributes:
+        versions: with their logged models.
+        runs: by name and id.
+        ended: identities of cells whose checkpoints are of no more use, since what their runs made is needed somewhere, or later ones of
+            the same cells have ended. A run that this store does not know may be another store's.
+        models: ids of logged models without a version: a process was killed before it registered them.
+        killed: runs by name and id that are RUNNING, and that no process works on; they are ended, and stay.
+        left: labels of versions and names of runs that are not needed either, but may be another project's, or have files that do not lie
+            where this store keeps its own.
+    """
 
     versions: list[Version]
     runs: list[tuple[str, str]]
     ended: set[str]
+    models: list[str] = field(default_factory=list)
+    killed: list[tuple[str, str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
 
 def needed(content: Content) -> Needed:
@@ -60,9 +71,9 @@ def needed(content: Content) -> Needed:
         files = content.listing(digest)
         found.digests |= {digest, *files.values()}
         if "cells.csv" in files and (table := content.read(digest, "cells.csv")):
-            found.cells |= set(pd.read_csv(io.BytesIO(table), keep_default_na=False)["cell"])
+            found.cells |= set(re.split(r'[,"\s]+', table.decode(errors="replace")))  # all that it says, so damage loses nothing
         if "cell.txt" in files and (text := content.read(digest, "cell.txt")):
-            found.cells.add(text.decode().strip())
+            found.cells.add(text.decode(errors="replace").strip())
     return found
 
 
@@ -87,28 +98,68 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
     """
     known = everything()
     done = needed.cells | {version.tags.get(CELL, "") for version in known if _wanted(version, needed)}
-    runs = [run for run in store.runs() if CELL in run.data.tags]
-    latest = {_same(run): run.info for run in sorted(runs, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
-    superseded = {run.info.run_id for run in runs if latest.get(_same(run), run.info).start_time > run.info.start_time}
+    found = [run for run in store.runs() if CELL in run.data.tags]
+    latest = {_same(run): run.info for run in sorted(found, key=lambda run: run.info.start_time) if run.info.status == "FINISHED"}
+    superseded = {run.info.run_id for run in found if latest.get(_same(run), run.info).start_time > run.info.start_time}
     ended = {
         run.data.tags[CELL]
-        for run in runs
+        for run in found
         if run.info.run_id in superseded or (run.info.status == "FINISHED" and run.data.tags[CELL] in done)
     }
     at_work = unfinished - ended
     gone = [version for version in known if not _wanted(version, needed) and version.tags[CELL] not in at_work]
     doomed = {version.label for version in gone}
     kept = {version.run_id for version in known if version.label not in doomed}
-    keep = needed.runs | kept | {run.data.tags.get("mlflow.parentRunId") for run in runs}
-    removable: list[tuple[str, str]] = []
-    for run in runs:
-        if run.data.tags.get("kind") not in KINDS or run.info.status in ("RUNNING", "SCHEDULED"):
-            continue
-        lost = any(key.startswith(INPUT) and value not in needed.digests for key, value in run.data.tags.items())
-        over = run.info.run_id in superseded or lost or run.info.status in ("FAILED", "KILLED")
-        if over and run.info.run_id not in keep and run.data.tags[CELL] not in needed.cells | at_work:
-            removable.append((run.info.run_name, run.info.run_id))
-    return Stale(gone, removable, ended)
+    keep = needed.runs | kept | {run.data.tags.get("mlflow.parentRunId") for run in found}
+    over = [
+        run
+        for run in found
+        if _over(run, superseded, needed) and run.info.run_id not in keep and run.data.tags[CELL] not in needed.cells | at_work
+    ]
+    stale = Stale([one for one in gone if _removable(one)], [_named(run) for run in over if _ours(run)], ended)
+    stale.left = [one.label for one in gone if not _removable(one)] + [run.info.run_name for run in over if not _ours(run)]
+    stale.models = [one.model_id for one in orphans.without_version(known) if one.tags[CELL] not in at_work and _frees(one.model_id, one)]
+    running = [run for run in found if run.info.status == "RUNNING"]
+    stale.killed = [_named(run) for run in running if store.is_own() and not runs.at_work(run.info.run_id)]
+    return stale
+
+
+def _named(run: Any) -> tuple[str, str]:
+    return run.info.run_name, run.info.run_id
+
+
+def _over(run: Any, superseded: set[str], needed: Needed) -> bool:
+    """Whether a run has had its day."""
+    if run.data.tags.get("kind") not in KINDS or run.info.status in ("RUNNING", "SCHEDULED"):
+        return False
+    lost = any(key.startswith(INPUT) and value not in needed.digests for key, value in run.data.tags.items())
+    return run.info.run_id in superseded or lost or run.info.status in ("FAILED", "KILLED")
+
+
+def _removable(version: Version) -> bool:
+    """Whether a version is this project's, and its files, too."""
+    model = LOGGED.fullmatch(version.source)
+    if not model or not _of_this_project(version.tags):
+        return False
+    with tolerating("RESOURCE_DOES_NOT_EXIST"):
+        return _frees(model[1], patiently(client().get_logged_model, model[1]))
+    return True
+
+
+def _ours(run: Any) -> bool:
+    return _of_this_project(run.data.tags) and home.keeps(local_database(), run.info.artifact_uri, run.info.run_id)
+
+
+def _frees(model_id: str, model: Any) -> bool:
+    return _of_this_project(model.tags) and home.keeps(local_database(), model.artifact_location, model_id)
+
+
+def _of_this_project(tags: dict[str, str]) -> bool:
+    """Whether a version or a run was made by this project, and not by another one that shares a store outside of both."""
+    return store.is_own() or _has_commit(store.project_root(), tags.get("git.commit", ""))
+
+
+_has_commit = functools.cache(has_commit)
 
 
 def _wanted(version: Version, needed: Needed) -> bool:
@@ -117,26 +168,23 @@ def _wanted(version: Version, needed: Needed) -> bool:
 
 
 def remove(stale: Stale) -> None:
-    """Delete versions and runs. Where the store is this machine's, their files go first, since who is interrupted then finds the rest
-    again; a server's files are left to its `mlflow gc`."""
-    registry, ours = client(), local_database() is not None
+    """Delete versions, runs and models, and end runs that were killed. Where the store is this machine's, files go first, since who is
+    interrupted then finds the rest again; a server's files are left to its `mlflow gc`."""
+    registry, database = client(), local_database()
     for version in stale.versions:
         model = version.source.rsplit("/", 1)[-1]
-        if ours:
-            _free(patiently(registry.get_logged_model, model).artifact_location)
+        with tolerating("RESOURCE_DOES_NOT_EXIST"):
+            home.free(database, patiently(registry.get_logged_model, model).artifact_location, model)
         patiently(registry.delete_model_version, version.name, version.number)
+        with tolerating("RESOURCE_DOES_NOT_EXIST"):
+            patiently(registry.delete_logged_model, model)
+    for model in stale.models:
+        home.free(database, patiently(registry.get_logged_model, model).artifact_location, model)
         patiently(registry.delete_logged_model, model)
     for _, run_id in stale.runs:
-        if ours:
-            _free(patiently(registry.get_run, run_id).info.artifact_uri)
+        home.free(database, patiently(registry.get_run, run_id).info.artifact_uri, run_id)
         patiently(registry.delete_run, run_id)
-
-
-def _free(address: str) -> None:
-    # `mlflow gc` would do this too, and more: all that anyone ever deleted, where it is given no ids of a kind.
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    get_artifact_repository(address).delete_artifacts()
+    runs.end_killed(run_id for _, run_id in stale.killed)
 
 
 def _same(run: Any) -> tuple[str | None, ...]:

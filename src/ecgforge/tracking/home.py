@@ -4,12 +4,13 @@ would lose its files, or write to those of the original. They follow the databas
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from ecgforge import console
+from ecgforge.files import remove
 
 ARTIFACTS = "mlruns"  # the folder of files next to the database
 NOTE = "ecgforge_home"  # a table of ours: the folder of the database, and MLflow's schema when that was noted
@@ -37,7 +38,7 @@ def _derived(connection: sqlite3.Connection) -> str | None:
     for number, name, address in connection.execute(
         "SELECT experiment_id, name, artifact_location FROM experiments ORDER BY experiment_id"
     ):
-        path = _path(address or "")
+        path = local(address or "")
         if path and path.parent.name == ARTIFACTS and path.name in (str(number), name):
             return str(path.parents[1])
     return None
@@ -73,7 +74,7 @@ def follow(database: Path) -> None:
             return
 
         def moved(address: str) -> str:
-            path = _path(address)
+            path = local(address)
             return str(folder / path.relative_to(former)) if path and path.is_relative_to(former) else address
 
         connection.create_function("moved", 1, moved, deterministic=True)
@@ -92,9 +93,34 @@ def follow(database: Path) -> None:
     )
 
 
-def _path(address: str) -> Path | None:
+def local(address: str) -> Path | None:
     """The path that an address of MLflow's leads to, None where that is no folder of this machine."""
     if address.startswith("/"):
         return Path(address)
     parts = urlsplit(address)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" and parts.netloc in ("", "localhost") else None
+
+
+def files(database: Path | None, address: str, owner: str) -> Path | None:
+    """Return the folder of files of a run or a model, None where it does not lie among those of this database: the database of a copy may
+    name the original's, and whoever can write to it can name any."""
+    path = local(address)
+    if database is None or path is None or path.parts[-2:] != (owner, "artifacts"):
+        return None
+    folder = (database.parent / ARTIFACTS).resolve()
+    return path if folder.is_relative_to(database.parent.resolve()) and path.resolve().is_relative_to(folder) else None
+
+
+def keeps(database: Path | None, address: str, owner: str) -> bool:
+    """Whether the files of a run or a model are the store's to remove: those of a server are the server's."""
+    return database is None or files(database, address, owner) is not None
+
+
+def free(database: Path | None, address: str, owner: str) -> None:
+    """Remove the files of a run or a model, if they lie among those of this database."""
+    # `mlflow gc` would do this too, and more: all that anyone ever deleted, where it is given no ids of a kind.
+    folder = files(database, address, owner)
+    if folder:
+        remove(folder)
+        with suppress(OSError):  # something else lies next to it
+            folder.parent.rmdir()

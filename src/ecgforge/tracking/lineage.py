@@ -3,25 +3,28 @@ themselves, and by DVC's records of the stages that ran. What is gone is said to
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.tracking import store
-from ecgforge.tracking.content import Content, Step
+from ecgforge.tracking.content import DIGEST, Content, Step
 from ecgforge.tracking.models import SAMPLED, WEIGHTS, told
 from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
-from ecgforge.tracking.store import client, git, patiently
+from ecgforge.tracking.store import client, git, has_commit, patiently
 from ecgforge.tracking.versions import FILES, Version, everything, find
 
 RUN = re.compile(r"^[0-9a-f]{32}$")
 GONE, UNKNOWN = "gone", "no commit is known"
 TUNED = "models/tuning/"
+UNTUNED = hashlib.md5(b"{}\n").hexdigest()  # of the file of tuned parameters where nothing was tuned
 ABOUT = "about.json"  # of a record set
 RAW = Path("data/raw")
 RECORDS = ("data/prepared/*", "data/synthetic/*/*", "data/raw/*")  # where a study keeps them
@@ -167,36 +170,37 @@ class Walker:
 
     def data(self, name: str, digest: str, path: str, given: dict[str, str] | None = None) -> Node:
         """A record set, raw records, or a file. `given` is what the run that used it says of it: origin, drawn_by."""
-        if digest in self._nodes:
-            return self._nodes[digest]
-        about = json.loads(self.content.read(digest, ABOUT, path) or b"{}") if digest.endswith(".dir") else {}
-        made = {"weights_md5": (given or {}).get("drawn_by", ""), **about.get("made", {})}
-        facts = {"origin": about.get("origin", (given or {}).get("origin", ""))}
+        key = f"{path} {digest}"  # files of one content may have come about in several ways
+        if key in self._nodes:
+            return self._nodes[key]
+        about = _tree(self.content.read(digest, ABOUT, path) or "") if digest.endswith(".dir") else {}
+        made = {"weights_md5": (given or {}).get("drawn_by", ""), **_mapping(about.get("made"))}
+        facts = {"origin": str(about.get("origin", (given or {}).get("origin", "")))}
         raw = path.startswith("data/raw") and not about
         if digest.endswith(".dir") and not about and not raw:
             facts["content"] = GONE
-        if "by_rhythm" in made:
+        with suppress(KeyError, TypeError, AttributeError, IndexError):  # of a description that is damaged
             splits = list(made["by_rhythm"].values())
             facts["records"] = ", ".join(f"{split} {sum(row[split] for row in splits)}" for split in splits[0])
         if "sampling" in made:
             facts["sampling"] = json.dumps(made["sampling"])
-        step = self.content.made_by(digest)
+        step = self.content.made_by(digest, path)
         if step:
             facts["stage"] = step.name or step.command
         kind = "record set" if digest.endswith(".dir") and not raw else "raw records" if raw else "file"
-        node = self._nodes[digest] = Node(kind, name, digest, path, {key: value for key, value in facts.items() if value})
+        node = self._nodes[key] = Node(kind, name, digest, path, {key: value for key, value in facts.items() if value})
         node.made_from.extend(self._drawn_by(made, name) if made["weights_md5"] else self._prepared_from(step))
         return node
 
     def _drawn_by(self, made: dict[str, Any], name: str) -> Iterator[tuple[str, Node]]:
         found = versions_by_weights(made["weights_md5"])
         if found:
-            sampling = told(made.get("sampling", {}))
+            sampling = told(_mapping(made.get("sampling")))
             alike = [version for version in found if version.tags.get(SAMPLED) == sampling]
             yield "drawn by", self.version((alike or found)[-1])
             return
         learned = []
-        if made.get("learned_from_md5"):
+        if made.get("learned_from_md5") and made.get("dataset"):
             learned = [("training", self.data(made["dataset"], made["learned_from_md5"], f"data/prepared/{made['dataset']}"))]
         facts = {"version": f"none is registered with these weights: {GONE}"}
         yield "drawn by", Node("generator", f"the generator of {name}", made["weights_md5"], "", facts, learned)
@@ -215,34 +219,47 @@ class Walker:
         uses = {}
         for item in run.inputs.dataset_inputs if run else []:
             about = {tag.key: tag.value for tag in item.tags}
-            uses[item.dataset.name] = (about.get("mlflow.data.context", ""), about.get("origin", ""), json.loads(item.dataset.source))
+            uses[item.dataset.name] = (about.get("mlflow.data.context", ""), about.get("origin", ""), _tree(item.dataset.source))
         for key, digest in sorted(tags.items()):
             if key.startswith(INPUT):
                 name = key.removeprefix(INPUT)
                 drawn_by = tags.get(f"{DRAWN_BY}{name}", "")
                 role, origin, source = uses.get(name, ("input", "synthetic" if drawn_by else "", {}))
-                path = source.get("path", f"data/{'synthetic' if '/' in name else 'prepared'}/{name}")
-                yield role, self.data(name, digest, path, {"origin": origin, "drawn_by": drawn_by})
+                path = source.get("path") or f"data/{'synthetic' if '/' in name else 'prepared'}/{name}"
+                yield role, self.data(name, digest, str(path), {"origin": origin, "drawn_by": drawn_by})
 
     def _tuned(self, version: Version) -> Iterator[tuple[str, Node]]:
         """The tuned parameters that the stage of a version had, by DVC's record of it."""
         step = step_of(version, self.content)
         for path, digest in step.deps.items() if step else []:
-            if path.startswith(TUNED):
+            if path.startswith(TUNED) and digest != UNTUNED:
                 yield "parameters from", self.data(path, digest, path)
 
     def _commit(self, tags: dict[str, str]) -> str:
         commit = tags.get("git.commit", "")
         if not commit:
             return UNKNOWN
-        there = git(self.content.root, "cat-file", "-t", commit) == "commit"
+        there = has_commit(self.content.root, commit)
         changes = ", with changes that were not committed" if tags.get("git.dirty") == "true" else ""
-        return commit + changes + ("" if there else f", {GONE} from git")
+        repository = git(self.content.root, "rev-parse", "--git-dir")
+        return commit + changes + ("" if there else f", {GONE} from git" if repository else f", {GONE}: there is no git repository here")
+
+
+def _tree(text: str | bytes) -> dict[str, Any]:
+    """What a text of JSON says, nothing where it is damaged."""
+    try:
+        return _mapping(json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def versions_by_weights(weights: str) -> list[Version]:
     """Return the versions of any model with these weights, oldest first."""
-    if not weights:
+    if not DIGEST.fullmatch(weights):
         return []
     found = patiently(client().search_model_versions, f"tags.`{WEIGHTS}` = '{weights}'")
     return sorted((find(f"{one.name}/{one.version}") for one in found), key=lambda version: int(version.number))
@@ -272,7 +289,7 @@ def again(version: Version, folder: Path) -> Path:
     """
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = store.address(folder / store.DATABASE)
     same = ("dataset", "generator", "setting", "backbone", "sweep", "point", "seed")
     for one in MlflowClient(uri, uri).search_model_versions(f"name = '{version.name}'"):
         if all(one.tags.get(name) == version.tags.get(name) for name in same):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgforge.files import md5
-from ecgforge.tracking import allowed, versions
+from ecgforge.tracking import allowed, orphans, versions
 from ecgforge.tracking.runs import CELL, Run
 from ecgforge.tracking.served import DIGEST, FILES, SAMPLING, WEIGHTS, Service, describe
 from ecgforge.tracking.store import client, patiently, tolerating
@@ -222,14 +222,16 @@ def _add(registry: MlflowClient, experiment: str, name: str, tags: dict[str, str
     run_id = description.run_id
     description.save(str(saved / "MLmodel"))
     allowed.check(f"the new version of {name}", saved)
-    model = registry.create_logged_model(experiment, name, run_id, tags)
+    model = orphans.take_up(experiment, name, tags) or registry.create_logged_model(experiment, name, run_id, tags)
     description.model_id = model.model_id
     description.save(str(saved / "MLmodel"))
     tags = tags | {DIGEST: md5(saved)}
     patiently(registry.log_model_artifacts, model.model_id, str(saved))
     patiently(registry.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
     with tolerating("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):  # who deleted the run has nowhere to see it
-        patiently(registry.log_outputs, run_id, [LoggedModelOutput(model.model_id, 0)])
+        outputs = patiently(registry.get_run, run_id).outputs
+        if model.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
+            patiently(registry.log_outputs, run_id, [LoggedModelOutput(model.model_id, 0)])
     with tolerating("RESOURCE_ALREADY_EXISTS"):
         registry.create_registered_model(name)
     made = patiently(registry.create_model_version, name, f"models:/{model.model_id}", run_id, tags, model_id=model.model_id)

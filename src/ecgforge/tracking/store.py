@@ -111,6 +111,11 @@ def git_problem(root: Path | None = None) -> str:
     return ""
 
 
+def has_commit(root: Path, commit: str) -> bool:
+    """Whether the repository has a commit, which a tag of MLflow's may name: nothing else than a digest is given to git."""
+    return bool(re.fullmatch(r"[0-9a-f]{40,64}", commit)) and git(root, "cat-file", "-t", commit) == "commit"
+
+
 def configure() -> str:
     """Set MLflow's environment for this process and those it starts, and return the tracking URI. Does not import MLflow.
 
@@ -145,6 +150,12 @@ def address(database: Path) -> str:
 def local_database() -> Path | None:
     """Return the SQLite file that is the store, or None where a server is."""
     return _database(configure())
+
+
+def is_own() -> bool:
+    """Whether the store is a SQLite file in the project, which no other project uses."""
+    database = local_database()
+    return database is not None and database.resolve().is_relative_to(project_root().resolve())
 
 
 def initialise() -> None:
