@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 import registry_project as project
@@ -32,7 +34,7 @@ from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
 from ecgforge.stages import assess
 from ecgforge.stages import promote as stage
-from ecgforge.tracking import history, lineage, lookup, models, runs, store, versions
+from ecgforge.tracking import history, lineage, lookup, models, runs, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.runs import DatasetInput
@@ -566,6 +568,169 @@ def test_an_entry_follows_the_last_one_whatever_the_clock_says(content: Content)
     promoted(BETTER, content)
     assert [entry.version for entry in history.entries(NAME)] == [GOOD, BETTER]
     assert history.faults(NAME) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"when": "today"}',
+        json.dumps(dict.fromkeys(("when", "who", "action", "version", "former", "reason", "evidence", "after"), 3)),
+        json.dumps(dict.fromkeys(("when", "who", "action", "version", "former", "reason", "evidence", "after"), "champion")),
+    ],
+    ids=["no JSON", "a list", "nothing", "without end", "one field", "numbers", "no number of a version"],
+)
+@pytest.mark.usefixtures("content")
+def test_a_damaged_entry_is_told_and_stops_nobody(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, before in ((GOOD, ""), (BETTER, GOOD), (WORSE, BETTER)):
+        history.move(NAME, number, before, history.FORCED, f"number {number}", "")
+    key = list(history._texts(NAME))[1]
+    store.client().set_registered_model_tag(NAME, key, text)
+    stage.show(NAME)
+    told = capsys.readouterr().out
+    assert f"number {GOOD}" in told
+    assert f"number {WORSE}" in told
+    assert f"the entry {key.removeprefix(history.ENTRY)} is damaged and cannot be read" in told
+    assert promotion.rollback(NAME, "") == (WORSE, BETTER), "the entry after it says who was champion"
+    history.move(NAME, WORSE, BETTER, history.FORCED, "", "")
+    assert history.champion(NAME) == WORSE
+
+
+@pytest.mark.usefixtures("content")
+def test_a_tag_that_is_no_entry_is_told_and_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    history.move(NAME, GOOD, "", history.PROMOTED, "", "")
+    for key in ("history.notes", "history.20269999T000000.000000-abcdef"):
+        store.client().set_registered_model_tag(NAME, key, "{}")
+    history.move(NAME, BETTER, GOOD, history.PROMOTED, "", "")
+    stage.show(NAME)
+    assert "the tag history.notes is no entry" in capsys.readouterr().out
+    assert [entry.version for entry in history.entries(NAME)] == [GOOD, BETTER]
+    assert all("is no entry" in fault for fault in history.faults(NAME))
+    store.client().set_registered_model_tag(NAME, "history.99991231T235959.999999-abcdef", "{}")
+    with pytest.raises(EcgforgeError, match="remove that tag"):
+        history.move(NAME, WORSE, BETTER, history.PROMOTED, "", "")
+
+
+@pytest.mark.usefixtures("content")
+def test_texts_of_people_are_shown_letter_by_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "fixes [see #12] and [/old] notes"
+    project.git("config", "user.name", "github-actions[bot]")
+    try:
+        history.move(NAME, GOOD, "", history.PROMOTED, reason, "")
+        history.move(NAME, BETTER, GOOD, history.PROMOTED, "\x1b[31mred[/]", "")
+    finally:
+        project.git("config", "user.name", "Ada")
+    stage.show(NAME)
+    told = capsys.readouterr().out
+    assert f"github-actions[bot]: version {GOOD} promoted, after nobody: {reason}\n" in told
+    assert "\\x1b[31mred[/]\n" in told
+
+
+@pytest.mark.usefixtures("content")
+def test_who_has_no_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    project.git("config", "user.name", "")
+    known = history.author()
+    assert known not in ("", "Ada")
+    try:
+        history.move(NAME, GOOD, "", history.PROMOTED, "", "")
+        monkeypatch.setattr(history.getpass, "getuser", unknown)
+        history.move(NAME, BETTER, GOOD, history.PROMOTED, "", "")
+    finally:
+        project.git("config", "user.name", "Ada")
+    assert [entry.who for entry in history.entries(NAME)] == [known, f"uid {os.getuid()}"]
+
+
+# Killed between any two writes
+
+WRITES = ("set_", "delete_", "log_text", "update_")
+
+
+class Killed(BaseException):
+    """As kill -9: nothing catches it, and nothing is written after it."""
+
+
+@contextmanager
+def killed_before(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Die before the write to MLflow with this number, and yield the names of those that were made."""
+    made: list[str] = []
+
+    def counted(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if call.__name__.startswith(WRITES):
+            if len(made) == write:
+                raise Killed
+            made.append(call.__name__)
+        return store.patiently(call, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        for module in (history, signing):
+            patch.setattr(module, "patiently", counted)
+        yield made
+
+
+@pytest.mark.parametrize("act", ["promote", "force", "roll back"])
+def test_whoever_is_killed_between_two_writes_can_go_on(content: Content, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next promotion or rollback ends as if nobody had been killed, and the history tells no one who never was."""
+    for number, before in ((GOOD, ""), (SAME, GOOD)):
+        history.move(NAME, number, before, history.FORCED, "", "")
+    verdict = judged(UNSURE if act == "force" else BETTER, content)
+    verdict = replace(verdict, gates=[gate for gate in verdict.gates if gate.name in ("calibration", "leakage")])
+    with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect(":memory:")) as kept:
+        now.backup(kept)
+        with killed_before(100, monkeypatch) as writes:
+            act_once(act, verdict, content)
+        # What is written before the entry moves nobody: the gates' tags, their evidence and the card.
+        points = range(writes.index("set_registered_model_tag"), len(writes))
+        assert len(points) == {"promote": 4, "force": 7, "roll back": 3}[act]
+        for point in points:
+            kept.backup(now)
+            with killed_before(point, monkeypatch), pytest.raises(Killed):
+                act_once(act, verdict, content)
+            assert not any("other means" in fault for fault in history.faults(NAME))
+            assert ("forced" in tags(UNSURE)) >= (history.champion(NAME) == UNSURE)
+            if history.champion(NAME) == SAME:
+                act_once(act, verdict, content)
+            expected = (GOOD, "") if act == "roll back" else (verdict.version.number, SAME)
+            assert (history.champion(NAME), history.former(NAME)) == expected
+
+
+def act_once(act: str, verdict: promotion.Verdict, content: Content) -> None:
+    if act == "roll back":
+        promotion.rollback(NAME, "")
+    else:
+        promotion.promote(verdict, content, act == "force", "a try")
+
+
+# The time that it takes
+
+
+class Taking(project.Oracle):
+    """Waits, or computes, for 10 ms."""
+
+    computes: bool
+
+    def features(self, signals: Tensor) -> Tensor:
+        started = time.process_time()
+        while self.computes and time.process_time() - started < 0.01:
+            pass
+        time.sleep(0 if self.computes else 0.01)
+        return super().features(signals)
+
+
+@pytest.mark.parametrize(("computes", "least", "most"), [(True, 10, 60), (False, 0, 5)])
+def test_latency_is_what_a_version_computes_and_not_what_it_waits_for(computes: bool, least: float, most: float, tmp_path: Path) -> None:
+    """A machine that is busy with others lets it wait."""
+    classifier = Taking(project.Oracle.Network(), project.RHYTHMS, torch.ones(8))
+    classifier.confidence.fill_(0.5)
+    classifier.computes = computes
+    threads = torch.get_num_threads()
+    assert least <= promotion.latency(classifier, project.real_set(tmp_path / "records", 0, ["test"] * 3)) <= most
+    assert torch.get_num_threads() == threads
 
 
 # Two who promote at once

@@ -24,6 +24,7 @@ from ecgforge.tracking.store import client, patiently
 from ecgforge.tracking.versions import Version
 
 SIGNATURE = "signature"
+CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")  # in model-signing's words
 PROVENANCE = re.compile(  # tags that are written once, at registration
     r"(git|dvc|input|drawn_by)\..*|ecgforge\.cell|(files|weights)\.md5|"
     r"kind|dataset|generator|setting|backbone|sweep|point|seed|simulated|sampling|rhythms"
@@ -200,7 +201,7 @@ def _faults(public: Path, folder: Path, signature: Path) -> str:
     try:
         asking.verify(folder, signature)
     except Exception as error:  # of a signature that is no such thing, there is no end of kinds
-        names = re.findall(r"(?:mismatch for|found in model '[^']*':|Missing files in model '[^']*':) '?([\w./, -]+)", str(error))
+        names = CHANGED.findall(str(error))
         return f"changed since: {', '.join(names)[:200]}" if names else "made by another key, or damaged"
     return ""
 

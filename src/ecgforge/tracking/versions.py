@@ -21,6 +21,7 @@ from ecgforge.tracking.served import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
 from ecgforge.tracking.store import absent, client, patiently, tolerating
 
 REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
+SOURCE = re.compile(r"models:/m-[0-9a-f]{32}")
 META = "registered_model_meta"  # what MLflow writes beside what it downloads: a version's name and number
 
 
@@ -116,12 +117,24 @@ def fetched(version: Version) -> Iterator[Path]:
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
+            links = _links(version)
+            folder = Path(scratch) if links else Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
         except Exception as error:  # of MLflow, its stores and the file system
             raise EcgforgeError(f"the files of {version.label} are no longer available ({' '.join(str(error).split())[:200]})") from error
+        if links:
+            raise EcgforgeError(f"{version.label} holds {links[0]}, a link, which ecgforge does not write, and it could execute: refused")
         (folder / META).unlink(missing_ok=True)
         check(version, folder)
         yield folder
+
+
+def _links(version: Version) -> list[str]:
+    """The links among the files of a version, where these are on this machine; who fetches them would follow them."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    model = patiently(client().get_logged_model, version.source.rsplit("/", 1)[-1])
+    folder = getattr(get_artifact_repository(model.artifact_location), "artifact_dir", None)
+    return [path.relative_to(folder).as_posix() for path in sorted(Path(folder).rglob("*")) if path.is_symlink()] if folder else []
 
 
 @contextmanager
@@ -186,6 +199,8 @@ def check(version: Version, folder: Path) -> None:
     Raises:
         EcgforgeError: a file, link or entry that ecgforge does not write, or files that are not the registered ones to the byte.
     """
+    if not SOURCE.fullmatch(version.source):
+        raise EcgforgeError(f"{version.label} has its files at {version.source}, where ecgforge puts none: refused")
     allowed.check_names(version.label, folder)
     weights = folder / FILES / WEIGHTS_FILE
     if md5(folder) != version.tags.get(DIGEST) or (weights.exists() and md5(weights) != version.tags.get(WEIGHTS)):
