@@ -272,3 +272,23 @@ def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, n
     edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=10))
     assert ecgforge(project, "acquire", "ptbxl", "--out", "raw").returncode == 0
     assert not (project / ".raw.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train-generator", "ptbxl", "diffwave", "--real", "x", "--out"),
+        ("settings-real", "ptbxl", "--real", "x", "--out", "new", "--models"),
+        ("settings", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--baseline", "x", "--models", "new", "--out"),
+        ("sweep-real", "ptbxl", "--real", "x", "--out"),
+        ("quality", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--classifiers", "x", "--out"),
+        ("report", "--out"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "documents/deep").mkdir(parents=True)
+    (tmp_path / "documents/deep/mine.txt").write_text("the only copy")
+    assert f"`ecgforge {command[0]}` does not write deep/mine.txt in it" in last_line(ecgforge(tmp_path, *command, "documents"))
+    assert "name a new folder" in last_line(ecgforge(tmp_path, *command, "."))
+    assert (tmp_path / "documents/deep/mine.txt").read_text() == "the only copy"

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ecgforge import __version__, warm
+from ecgforge import __version__, outputs, warm
 from ecgforge.console import shown
 from ecgforge.dvc import lock
 from ecgforge.errors import explained
@@ -24,7 +24,13 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters; the only source of them.")]
-Out = Annotated[Path, typer.Option(help="What to write; it appears whole or not at all.")]
+
+
+def _replaceable(context: typer.Context, folder: Path) -> Path:
+    return outputs.of_command(context.info_name or "", folder)
+
+
+Out = Annotated[Path, typer.Option(callback=_replaceable, help="What to write; it appears whole or not at all.")]
 Real = Annotated[Path, typer.Option(help="A prepared record set, such as data/prepared/ptbxl.")]
 Synthetic = Annotated[Path, typer.Option(help="A synthetic record set, such as data/synthetic/ptbxl/diffwave.")]
 Dataset = Annotated[str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")]

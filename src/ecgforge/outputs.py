@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,3 +42,34 @@ def foreign(folder: Path, known: Iterable[str]) -> list[str]:
         return [folder.name] if folder.exists() else []
     listed = set(known)
     return sorted(name for file in folder.rglob("*") if not file.is_dir() and (name := file.relative_to(folder).as_posix()) not in listed)
+
+
+# What is in the folders that commands replace; acquire, prepare and synthesize look more closely, and tuning writes files.
+CLASSIFIERS = ("weights.safetensors", "classifier.json", "predictions.csv", "cells.csv")
+SWEEPS = ("predictions.csv", "cells.csv", "variations.csv")
+HOLD = {
+    "train-generator": ("weights.safetensors", "generator.json"),
+    "settings-real": CLASSIFIERS,
+    "settings": CLASSIFIERS,
+    "sweep-real": SWEEPS,
+    "sweep": SWEEPS,
+    "hospitals": SWEEPS,
+    "quality": ("cell.txt", "scores.csv", "views.csv"),
+    "report": ("results.csv", "confusions.csv", "verdicts.csv", "metrics.json", "report.html", "*.svg"),
+}
+
+
+def of_command(command: str, folder: Path) -> Path:
+    """Return the folder that a command is to write, once it is known that no file is in it that the command does not write.
+
+    Raises:
+        EcgforgeError: one is, or the folder has no name.
+    """
+    if command in HOLD:
+        refuse(folder)
+        patterns = (*HOLD[command], ".gitignore")  # DVC's, of what it tracks
+        there = foreign(folder, ())
+        other = [name for name in there if not any(fnmatch.fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)]
+        if other:
+            raise EcgforgeError(f"{folder} exists, and `ecgforge {command}` does not write {other[0]} in it: name another folder")
+    return folder

@@ -28,7 +28,7 @@ def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
     raws = {}
     for folder in raw:
         layout = LAYOUTS[params.source(folder.name).layout]
-        simulated = any((folder / mark).exists() for mark in MARKS)
+        simulated = any(os.path.lexists(folder / mark) for mark in MARKS)  # a broken link, too
         raws[folder.name] = RawSource(folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated)
     accept = partial(_refuse_useless, ", ".join(raws), params.active.preparation.min_records)
     prepare_records(raws, out, params.preprocessing, params.active.preparation, os.cpu_count() or 1, accept)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ecgforge.files import md5
 from ecgforge.generators import base, synthesis
+from ecgforge.outputs import refuse
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.tracking import models, runs, store
@@ -19,6 +20,7 @@ from ecgforge.tracking import models, runs, store
 def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
     """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`, and have a registered version of it
     that draws alike."""
+    refuse(out, (model, real))
     store.ensure_reachable()
     profile, source = params.active, RecordSet.open(real)
     settings = params.generator(name)
