@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 DEMO = Params.model_validate(yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())).profiles["demo"]
 SHARE = 0.12  # of the training records: few
 STEPS = 120
+SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,12 @@ def sets(real: RecordSet, hospital: Callable[[int], RecordSet], tmp_path_factory
 
 @pytest.fixture(scope="module")
 def scores(real: RecordSet, sets: dict[str, RecordSet]) -> dict[str, pd.DataFrame]:
-    settings = Quality(records=84, permutations=99, views=["pca"], seed=2)
-    held_out = real.select((real.records["split"] != "train").to_numpy())
-    return {name: assess(real.split("train"), held_out, made, settings)[0] for name, made in sets.items()}
+    settings = Quality(records=84, permutations=99, views=["pca"], seed=0)
+    return {name: assess(real.split("train"), held_out(real), made, settings)[0] for name, made in sets.items()}
+
+
+def held_out(real: RecordSet) -> RecordSet:
+    return real.select((real.records["split"] != "train").to_numpy())
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def f1(
     found = {}
     for name, train in beside.items():
         probabilities = []
-        for seed in (2, 3):
+        for seed in SEEDS:
             classifier = base.create(DEMO.classifier, real.about.rhythms, Records(train).scale(), seed)
             place = folder / f"{name}-{seed}"
             validation = [real.split("validation")]
@@ -130,13 +134,18 @@ def test_white_noise_is_flagged_by_every_score(scores: dict[str, pd.DataFrame]) 
     assert value(noise, "membership_auc") == pytest.approx(0.5, abs=0.1), "noise remembers nobody"
 
 
-def test_the_simulator_itself_is_not_told_from_its_records(scores: dict[str, pd.DataFrame]) -> None:
+def test_the_simulator_itself_is_not_told_from_its_records(
+    scores: dict[str, pd.DataFrame], real: RecordSet, sets: dict[str, RecordSet]
+) -> None:
     simulator = scores["simulator"]
     assert list(flags(simulator)) == []
     marked = simulator.assign(beyond=beyond_floor(simulator))[~simulator["metric"].isin(UNMARKED)]
     for _, rows in marked.groupby(marked["rhythm"] == "all"):
         assert rows["beyond"].mean() < 0.06, "by chance some 2 %"
-    assert value(simulator, "c2st_accuracy") == pytest.approx(0.5, abs=0.1)
+    others = [Quality(records=84, permutations=1, views=["pca"], seed=seed) for seed in SEEDS[1:]]
+    more = [assess(real.split("train"), held_out(real), sets["simulator"], settings)[0] for settings in others]
+    accuracies = [value(one, "c2st_accuracy") for one in (simulator, *more)]  # of 84 records, each is off by some 0.06
+    assert np.mean(accuracies) == pytest.approx(0.5, abs=0.1), accuracies
     assert value(simulator, "mmd_p") > 0.02
     assert value(simulator, "membership_auc") == pytest.approx(0.5, abs=0.1)
     for metric in ("recall", "coverage", "precision"):
