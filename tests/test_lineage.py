@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import registry_project as project
+from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
@@ -470,6 +471,21 @@ def test_the_garbage_collector_removes_only_when_told_to(classifier: versions.Ve
     assert not project.cached(orphan).exists()
     stage.verify([])
     store.client().delete_registered_model_alias(NAME, "champion")
+
+
+@pytest.mark.parametrize("left", [0.3, 0.6, 0.0])
+def test_the_garbage_collector_restores_a_torn_lock_before_it_looks(study: Path, left: float, capsys: pytest.CaptureFixture[str]) -> None:
+    file = study / "dvc.lock"
+    whole = file.read_text()
+    lock.keep(study)
+    file.write_text(whole[: int(left * len(whole))])
+    try:
+        collect.collect(False)
+        assert "dvc.lock was damaged" in capsys.readouterr().err
+        assert file.read_text() == whole
+    finally:
+        file.write_text(whole)
+        (study / lock.KEPT).unlink()
 
 
 def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versions.Version) -> None:

@@ -15,6 +15,7 @@ import psutil
 from filelock import Timeout
 
 from ecgforge import console
+from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
 from ecgforge.stages.inputs import DRAWN, LOCK, UNFINISHED, held
@@ -37,6 +38,9 @@ def collect(really: bool) -> None:
     if content.lacks_git:
         raise EcgforgeError(f"there is no git repository in {content.root}: what its commits need is not known, so nothing is removed")
     with content.locked():
+        # A torn dvc.lock names fewer stages, and what the others made would seem to be needed by none.
+        if mended := lock.mend(content.root):
+            console.err.print(mended)
         busy = content.at_work() or _at_work(content.root)
         if busy:
             raise EcgforgeError(f"DVC is at work ({busy}), and what it makes is not on record yet: run `ecgforge gc` when it has ended")
