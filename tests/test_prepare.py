@@ -232,6 +232,7 @@ BAD_HEADERS = {
     "a checksum of 5,000 digits": lambda text: re.sub(r"\d+ 0 I\n", f"{'9' * 5000} 0 I\n", text),
     "an offset of 5,000 digits": an_edit("r.dat 16", f"r.dat 16+{'9' * 5000}"),
     "a format of 5,000 digits": an_edit("r.dat 16", f"r.dat {'9' * 5000}"),
+    "a file of 5,000 letters": lambda text: text.replace("r.dat", "r" * 5000),
     "longer than any header": lambda text: text + "#" * 2_000_000,
 }
 UNSUPPORTED = {

@@ -652,6 +652,7 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
         ('record,patient,rhythm\nc,7,"SR\nward/a,8,SR\n', "line 3: unexpected end of data; look at its quotation marks"),
         ("record,patient,rhythm,rhythm\nc,7,SR,SR\n", "two columns 'rhythm'"),
         (b"record,patient,rhythm\nc,M\xfcller,SR\n", "no text in UTF-8"),
+        (f"record,patient,rhythm\n{'a' * 300},7,SR\n", "a name that no file can have"),
     ],
 )
 def test_own_records_that_cannot_be_taken(tmp_path: Path, mine: Path, text: str | bytes | None, says: str) -> None:
@@ -660,6 +661,12 @@ def test_own_records_that_cannot_be_taken(tmp_path: Path, mine: Path, text: str 
     with pytest.raises(EcgforgeError, match=says):
         folder.fetch(tmp_path / "raw", own(mine))
     assert not (tmp_path / "raw").exists()
+
+
+def test_a_header_that_names_what_no_file_can_be_called_stops_nothing(tmp_path: Path, mine: Path) -> None:
+    (mine / "c.hea").write_text(f"c 1 100 10\n{'[' * 5000}.dat 16 1000/mV 16 0 0 0 0 I\n")
+    folder.fetch(tmp_path / "raw", own(mine))
+    assert (tmp_path / "raw/ward/a.dat").is_file()
 
 
 def test_header_that_points_outside_is_not_followed(tmp_path: Path, mine: Path) -> None:

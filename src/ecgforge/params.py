@@ -523,7 +523,9 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def _refusal(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder", "float", "int", "categorical"))
+    key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder", "float", "int", "categorical"))[
+        :200
+    ]
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key"
     if detail["type"] == "missing":

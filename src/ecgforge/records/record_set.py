@@ -140,7 +140,7 @@ def _part(folder: Path, name: str, read: Callable[[Path], T]) -> T:
     except OSError as error:
         raise EcgforgeError(f"{folder / name} cannot be read: {error.strerror or 'the disk does not give it'}") from None
     except EcgforgeError as error:
-        raise EcgforgeError(f"{folder} is a damaged record set: {error}; {again}") from None
+        raise EcgforgeError(f"{folder} is a damaged record set: {str(error)[:300]}; {again}") from None
     except Exception as error:  # json, pandas and numpy raise what their parsing runs into, of a dozen types
         raise EcgforgeError(f"{folder} is a damaged record set: {name} is not what was written; {again}") from error
 

@@ -91,7 +91,7 @@ def verify(folder: Path, path: str) -> list[str]:
 
 
 def _in_words(error: OSError) -> str:
-    name = f"{Path(str(error.filename)).name}: " if error.filename else ""
+    name = f"{Path(str(error.filename)).name[:80]}: " if error.filename else ""
     return f"{name}{error.strerror or 'the disk does not give it'}"
 
 

@@ -26,6 +26,7 @@ RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
 OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")
 
 TABLE = "records.csv"  # what `fetch` names the CSV, whatever its name was
+LONGEST = 250  # bytes of a name, less than the 255 that file systems take by an extension
 SYNTHETIC = "SYNTHETIC.txt"
 MARKS = ("SIMULATED.txt", SYNTHETIC)  # files by which a folder says that no patient was recorded
 COLUMNS = ("record", "patient", "rhythm")
@@ -160,6 +161,8 @@ def _record_path(cell: str, source: Path | None = None) -> str:
         raise EcgforgeError(
             f"the record {cell[:200]!r} lies outside the folder{f' {source}' if source else ''}: a CSV names files below it"
         )
+    if len(text) > 4 * LONGEST or any(len(os.fsencode(part)) > LONGEST for part in path.parts):
+        raise EcgforgeError(f"the record {cell[:200]!r}... has a name that no file can have")
     return path.as_posix()
 
 
@@ -188,7 +191,8 @@ def _signal_files(header: Path) -> list[str]:
         text = decoded(file.read(LARGEST))
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     names = dict.fromkeys(name for line in lines[1:] for name in file_names(line.strip()))
-    return [name for name in names if PurePosixPath(name).name == name and name != ".." and (header.parent / name).is_file()]
+    plain = [name for name in names if PurePosixPath(name).name == name and name != ".." and len(os.fsencode(name)) < LONGEST]
+    return [name for name in plain if (header.parent / name).is_file()]
 
 
 def _one_patient(patients: pd.Series) -> pd.Series:
