@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking import models, runs, store
+from ecgforge.tracking import models, runs, store, versions
 from ecgforge.tracking.runs import Cell, DatasetInput, Run, identity, tracked
 
 CELL = Cell("classifier", "merged", 1, simulated=True, generator="diffwave", setting="TrSTeR", backbone="resnet1d")
@@ -582,6 +582,31 @@ def test_same_weights_keep_their_version_and_others_get_their_own(ready: MlflowC
     assert str(newest.version) == second
     assert models.find_version("ecg-classifier-merged", "b") is None
     assert len(ready.search_logged_models([run.experiment_id])) == 2
+
+
+@pytest.mark.parametrize("killed_in", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"])
+def test_a_model_that_a_kill_left_unregistered_is_taken_up_again(ready: MlflowClient, killed_in: str, monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    network, before = Network(), getattr(MlflowClient, killed_in)
+
+    def kill(*arguments: Any, **others: Any) -> None:
+        if killed_in != "create_model_version":
+            before(*arguments, **others)
+        raise SystemExit(137)
+
+    monkeypatch.setattr(MlflowClient, killed_in, kill)
+    with pytest.raises(SystemExit), opened() as run:
+        register(run, network)
+    monkeypatch.setattr(MlflowClient, killed_in, before)
+    (left,) = ready.search_logged_models([run.experiment_id])
+    (Path(left.artifact_location) / "of another time").write_text("left")
+    with opened() as run:
+        register(run, network)
+    (model,) = ready.search_logged_models([run.experiment_id])
+    assert model.model_id == left.model_id
+    assert [one.model_id for one in ready.get_run(run.id).outputs.model_outputs] == [model.model_id]
+    with versions.files(versions.find("ecg-classifier-merged/1")):
+        pass
 
 
 def test_model_that_does_not_export_leaves_nothing_behind(ready: MlflowClient) -> None:
