@@ -26,6 +26,7 @@ import pytest
 import wfdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tenacity import wait_none
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import FolderSource, PhysionetSource, Preprocessing
@@ -241,6 +242,12 @@ READERS = {
     "records.csv": Reader(read_set, made(a_record_set), ("set/records.csv",)),
     "signals.npy": Reader(read_set, made(a_record_set), ("set/signals.npy",)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between attempts to read a mirror."""
+    monkeypatch.setattr(Mirror._attempt.retry, "wait", wait_none())  # type: ignore[attr-defined]
 
 
 def refused(call: Callable[[], object], allowed: tuple[type[Exception], ...]) -> str:
