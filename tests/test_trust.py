@@ -484,3 +484,15 @@ def test_gates_say_that_nobody_gated_the_champion(content: Content) -> None:
     version = versions.find(f"{NAME}/{BETTER}")
     assert version.tags["verdict"].startswith(f"passed, {words}; run ")
     assert words in promotion.card_path(content.root, version).read_text()
+
+
+def test_a_champion_set_by_hand_can_be_gated_afterwards(content: Content) -> None:
+    promoted(GOOD, content)
+    store.client().set_registered_model_alias(NAME, "champion", WORSE)
+    with pytest.raises(EcgforgeError, match=f"{NAME}/{WORSE} failed macro_f1, recall and is not made champion"):
+        promoted(WORSE, content)
+    store.client().set_registered_model_alias(NAME, "champion", BETTER)
+    promoted(BETTER, content)
+    assert history.faults(NAME) == []
+    assert history.former(NAME) == GOOD
+    assert not history.ungated(NAME)

@@ -141,10 +141,12 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     """
     check_tags(version)
     number = history.champion(version.name)
-    if number == version.number and not signing.fault(version):
+    again = number == version.number
+    if again and not (history.ungated(version.name) or signing.fault(version)):
         raise EcgforgeError(f"{version.label} is champion already")
-    # A champion that lacks a good signature is judged as the first one is, and signed.
-    champion = versions.find(f"{version.name}/{number}") if number not in ("", version.number) else None
+    # A champion that no gate was asked of, or that is not signed, is judged against the one before it, and then both is done.
+    rival = history.former(version.name) if again else number
+    champion = next((one for one in versions.versions(version.name) if one.number == rival), None)
     dataset = version.tags.get("dataset", "")
     folder = f"data/prepared/{dataset}"
     records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
