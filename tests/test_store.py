@@ -258,6 +258,35 @@ def test_a_damaged_store_is_one_line_everywhere(empty: Path, tmp_path: Path, dam
     assert {name: content for name, content in files(Path()).items() if not name.endswith(".lock")} == before
 
 
+def test_damage_that_only_a_query_meets_is_one_line_too(study: Path) -> None:
+    with closing(sqlite3.connect("mlflow.db")) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with Path("mlflow.db").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"x" * size)
+    assert (study / "mlflow.db").exists()
+    for call in (store.runs, lambda: opened().__enter__()):
+        with pytest.raises(EcgforgeError, match="mlflow.db cannot be used .*malformed.: move it away") as refusal:
+            call()
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_former_folder_that_may_not_be_looked_into_is_no_hindrance(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project that was copied from another person's folder."""
+    moved, stat = tmp_path / "moved", os.stat
+    study.rename(moved)
+    enter(moved, monkeypatch)
+
+    def refuse(path: Any, *arguments: Any, **others: Any) -> Any:
+        if str(path).startswith(f"{study}"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **others)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    works_alone(moved)
+
+
 @pytest.mark.usefixtures("study")
 def test_a_store_that_cannot_be_written_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and Path(path).name == "mlflow.db"))

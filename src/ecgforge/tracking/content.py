@@ -203,22 +203,22 @@ class Content:
         """
         lists = [found for pattern in BUSY for found in Path(self.repo.tmp_dir).glob(pattern)] if self.repo else []
         for file in lists:
-            tree = self._stages_at_work(file)
-            for one in [*tree.get("write", {}).values(), *chain.from_iterable(tree.get("read", {}).values())]:
-                if psutil.pid_exists(one["pid"]):
-                    return f"process {one['pid']}: {one['cmd']}"
+            for pid, command in self._stages_at_work(file):
+                if psutil.pid_exists(pid):
+                    return f"process {pid}: {command}"
         return ""
 
-    def _stages_at_work(self, file: Path) -> dict[str, Any]:
+    def _stages_at_work(self, file: Path) -> list[tuple[int, str]]:
         from dvc.lock import LockError, make_lock
 
         try:
             # Under this lock DVC empties the list and writes it anew.
             with make_lock(f"{file}.lock", tmp_dir=str(file.parent), hardlink_lock=self.repo.config["core"].get("hardlink_lock", False)):
-                tree: dict[str, Any] = json.loads(file.read_text())
-        except (LockError, ValueError) as error:
+                tree = json.loads(file.read_text())
+            named = [*tree.get("write", {}).values(), *chain.from_iterable(tree.get("read", {}).values())]
+            return [(int(one["pid"]), str(one["cmd"])) for one in named]
+        except (LockError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
             raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
-        return tree
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from mlflow.data.dataset_source import DatasetSource
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
+from ecgforge.tracking.content import inside
 from ecgforge.tracking.store import project_root
 
 
@@ -35,8 +36,10 @@ class DvcSource(DatasetSource):
         """Return the path, having checked that the very content lies there.
 
         Raises:
-            EcgforgeError: it is missing, or is by now another version.
+            EcgforgeError: it is missing, is by now another version, or lies outside of the project.
         """
+        if not inside(self.path):
+            raise EcgforgeError(f"{self.path} does not lie in the project")
         path = project_root() / self.path
         if not path.exists() or md5(path) != self.digest:
             where = f"git checkout {self.rev} && " if self.rev else ""

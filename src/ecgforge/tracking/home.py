@@ -61,7 +61,10 @@ def _noted(connection: sqlite3.Connection) -> str:
 
 def _same(one: Path, other: Path) -> bool:
     """Whether two paths mean one folder, as the paths of a link and of what it leads to do."""
-    return one == other or (one.exists() and one.samefile(other))
+    try:
+        return one == other or one.samefile(other)
+    except OSError:  # it is not there, or may not be looked into
+        return False
 
 
 def follow(database: Path) -> None:
@@ -86,11 +89,18 @@ def follow(database: Path) -> None:
             )
         connection.execute(f"UPDATE {NOTE} SET folder = ?", [str(folder)])
         connection.execute("COMMIT")
-    there = (folder / ARTIFACTS).exists() or not (former / ARTIFACTS).exists()
+    missing = not _holds_files(folder) and _holds_files(former)
     console.err.print(
         f"{database.name} came from {former}: its runs and models now have their files in {folder / ARTIFACTS}"
-        + ("" if there else f", which is not there yet: copy {former / ARTIFACTS} to it")
+        + (f", which is not there yet: copy {former / ARTIFACTS} to it" if missing else "")
     )
+
+
+def _holds_files(folder: Path) -> bool:
+    try:
+        return (folder / ARTIFACTS).exists()
+    except OSError:  # it may not be looked into
+        return False
 
 
 def local(address: str) -> Path | None:

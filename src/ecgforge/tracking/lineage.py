@@ -276,8 +276,9 @@ def step_of(version: Version, content: Content) -> Step | None:
     inputs = {value for key, value in version.tags.items() if key.startswith(INPUT)}
     steps = [step for step in content.steps(next(iter(inputs), "-")) if inputs <= {*step.deps.values(), *step.outs.values()}]
     stage, weights = version.tags.get("dvc.stage", ""), version.tags.get(WEIGHTS, "-")
+    steps.sort(key=lambda step: step.name != stage)  # several may have made the same weights
     exact = [step for step in steps if any(weights in content.listing(out).values() for out in step.outs.values())]
-    found = next(iter(exact), None) or next((step for step in steps if step.name == stage), None)
+    found = next((step for step in exact or steps if exact or step.name == stage), None)
     return replace(found, name=stage) if found else None
 
 

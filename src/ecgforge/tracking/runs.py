@@ -339,7 +339,8 @@ def _ended(run: Run) -> Iterator[None]:
         try:
             run._end(status, words)
         except Exception as second:
-            logger.warning("the run '%s' could not be ended in MLflow: %s", run.name, reason(second))
+            if not store.out_of_space(error):  # that is said below
+                logger.warning("the run '%s' could not be ended in MLflow: %s", run.name, reason(second))
         if store.out_of_space(error):
             raise EcgforgeError(f"no space is left on the disk ({reason(error)}): make room and run the stage again") from error
         if isinstance(error, MlflowException):

@@ -39,6 +39,7 @@ SQLITE = "sqlite:///"
 BUSY = 30  # s, for another process to let go of the database
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 TIMEOUT = 3  # s, for a server to say that it is there
+DAMAGED = ("database disk image is malformed", "file is not a database", "disk I/O error")
 FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNADDRESSABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\ud800-\udfff]")
@@ -281,8 +282,18 @@ def _passing(error: BaseException) -> bool:
 
 @retry(retry=retry_if_exception(_passing), stop=stop_after_attempt(6), wait=wait_random_exponential(0.1, max=3), reraise=True)
 def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a method of the client; where other processes were in the way, try again. For calls that may run twice."""
-    return call(*args, **kwargs)
+    """Call a method of the client; where other processes were in the way, try again. For calls that may run twice.
+
+    Raises:
+        EcgforgeError: the database is damaged in a part that was not looked at before.
+    """
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        database = local_database()
+        if database is not None and any(words in str(error) for words in DAMAGED):
+            raise _unusable(database, error) from error
+        raise
 
 
 @contextmanager
@@ -309,7 +320,7 @@ def runs(words: str = "") -> list[Any]:
     client()
     from mlflow import search_runs
 
-    return search_runs(search_all_experiments=True, filter_string=words, output_format="list")
+    return patiently(search_runs, search_all_experiments=True, filter_string=words, output_format="list")
 
 
 def absent(uri: str) -> bool:
