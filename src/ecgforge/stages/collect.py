@@ -40,6 +40,10 @@ def collect(really: bool) -> None:
     with content.locked():
         # A torn dvc.lock names fewer stages, and what the others made would seem to be needed by none.
         if mended := lock.mend(content.root):
+            if really:
+                raise EcgforgeError(
+                    f"{mended}. It may lack what was made last, so nothing was removed: `ecgforge repro` brings it up to date"
+                )
             console.err.print(mended)
         busy = content.at_work() or _at_work(content.root)
         if busy:

@@ -17,6 +17,7 @@ import psutil
 import yaml
 
 from ecgforge import console
+from ecgforge.dvc.lock import DAMAGED, KEPT
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, whole
 from ecgforge.tracking.store import git, git_problem, project_root, reason
@@ -168,7 +169,9 @@ class Content:
             yield from known
 
     def _records(self) -> Iterator[str]:
-        """All dvc.lock and .dvc files of named commits, wherever in a larger repository."""
+        """All dvc.lock and .dvc files of named commits, wherever in a larger repository, and a dvc.lock that was damaged and restored."""
+        for file in (self.root / DAMAGED, self.root / KEPT):
+            yield file.read_text(errors="replace") if file.is_file() else ""
         if not git(self.root, "rev-parse", "--git-dir"):
             return
         words = "%(objecttype) %(objectname)%0a%(*objecttype) %(*objectname)"
