@@ -417,8 +417,9 @@ def _without_password(uri: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the words of an error in one line, without the statement and the values that SQLAlchemy puts behind them."""
+    """Return the words of an error in one line, without the statement, values, hints and names of classes that SQLAlchemy puts there."""
     words = str(error).partition("[SQL:")[0].partition("(Background on this error")[0]
+    words = re.sub(r"\(raised as a result of [^)]*\)|\([\w.]+Error\)", "", words)
     return " ".join(words.split())[:300] or type(error).__name__
 
 
