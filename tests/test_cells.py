@@ -164,7 +164,7 @@ def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(
 
 
 def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
-    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path_factory.mktemp("t")
     monkeypatch.setattr(tempfile, "tempdir", str(place))

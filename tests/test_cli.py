@@ -150,6 +150,14 @@ def test_an_error_that_nobody_foresaw_is_one_line(project: Path, monkeypatch: py
         ecgforge(project, "check")
 
 
+@pytest.mark.parametrize("command", ["check", "repro"])
+def test_a_git_that_does_not_answer_is_named_before_any_work(project: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setattr("ecgforge.tracking.store.git_problem", lambda *_: "git refuses to work in here: fatal: detected dubious ownership")
+    found = ecgforge(project, command)
+    assert (found.returncode, found.stderr) == (1, "ecgforge: git refuses to work in here: fatal: detected dubious ownership\n")
+    assert not (project / "mlflow.db").exists()
+
+
 def set_rate(tree: dict[str, Any]) -> None:
     tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 7
 

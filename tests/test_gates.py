@@ -175,7 +175,7 @@ def test_a_test_record_under_another_name_in_training_is_found_by_its_signals(tm
 
 
 def test_a_lost_record_set_is_named() -> None:
-    assert "no longer to be had: merged 1234" in gates.leakage(TEST, {"merged 1234": None}).detail
+    assert "no longer available: merged 1234" in gates.leakage(TEST, {"merged 1234": None}).detail
 
 
 @pytest.mark.parametrize(

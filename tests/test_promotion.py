@@ -201,7 +201,7 @@ def test_a_record_set_that_is_lost_fails_the_leakage_gate() -> None:
         away.rename(kept)
         Path("listing").rename(cached)
     assert not gate.passed
-    assert "no longer to be had: before" in gate.detail
+    assert "no longer available: before" in gate.detail
 
 
 @pytest.mark.usefixtures("content")

@@ -28,6 +28,9 @@ def main():
     if what == "tell":
         print(Path.cwd(), os.environ["COLOUR"], sys.argv, LOADED_BY != os.getpid(), sys.stdin.read())
         print("to the error stream", file=sys.stderr)
+    elif what == "seek":
+        sys.stdout.reconfigure(errors="replace")
+        print(sys.stdout.seekable())
     elif what == "exit":
         sys.exit(sys.argv[2] if len(sys.argv) > 2 else 3)
     elif what == "raise":
@@ -87,6 +90,11 @@ def test_a_command_keeps_its_folder_environment_arguments_and_streams(tmp_path: 
     )
     assert done.stdout.strip() == f"{tmp_path} blue ['ecgforge', 'tell', 'a b'] True typed"
     assert done.stderr.strip() == "to the error stream"
+
+
+def test_a_command_knows_its_own_streams_and_not_those_of_the_server() -> None:
+    """The server was started while the output of tests went to a file, in which one can seek; the command's goes to a pipe."""
+    assert subprocess.run([*COMMAND, "seek"], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import typer
 from ecgforge import __version__, outputs, warm
 from ecgforge.console import shown
 from ecgforge.dvc import lock
-from ecgforge.errors import explained
+from ecgforge.errors import EcgforgeError, explained
 
 app = typer.Typer(
     help="Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the study; these are its stages.",
@@ -59,6 +59,7 @@ def check(params: ParamsFile = PARAMS) -> None:
     from ecgforge.stages import parameters
 
     found = parameters.read(params)
+    _refuse_git_that_refuses()
     print(f"{params} is valid; the profile in use is '{found.profile}' of {', '.join(found.profiles)}.")
 
 
@@ -306,7 +307,7 @@ def lineage(reference: Reference, out: Annotated[Path | None, typer.Option(help=
 def verify(
     references: Annotated[list[str] | None, typer.Argument(help="As for lineage; none means all versions that have an alias.")] = None,
 ) -> None:
-    """Recompute the digests of a lineage, and say what no longer matches or is no longer to be had."""
+    """Recompute the digests of a lineage, and say what no longer matches or is no longer available."""
     from ecgforge.stages import lineage as stage
 
     stage.verify(references or [])
@@ -372,14 +373,25 @@ def repro(
 ) -> None:
     """Do what `dvc repro` does, with independent cells side by side."""
     from ecgforge import cells
-    from ecgforge.tracking import store
+    from ecgforge.tracking import runs, store
 
+    _refuse_git_that_refuses()
     store.initialise()
+    runs.end_killed()
     code = cells.repro(targets or [], jobs)
     if not code and not targets:
         typer.echo("Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics show, dvc plots show")
         typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
     raise typer.Exit(code)
+
+
+def _refuse_git_that_refuses() -> None:
+    """Say at once where git does not answer: runs and versions would have no commit, and no version could be promoted."""
+    from ecgforge.tracking import store
+
+    problem = store.git_problem()
+    if problem:
+        raise EcgforgeError(problem)
 
 
 def main() -> None:

@@ -132,6 +132,8 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    # The server's own streams know what its files can do, such as seek.
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, errors="backslashreplace", closefd=False) for number in (1, 2))  # noqa: SIM115
     request = json.loads(data)
     os.environ.clear()
     os.environ.update(request["environment"])

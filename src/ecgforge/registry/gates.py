@@ -138,7 +138,7 @@ def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None], s
     renamed = 0 if same is None else len(_keys(test[same], "id") - _keys(seen, "id"))
     found = f"{records} records, {patients} patients" + (f", {renamed} recordings under other names" if renamed else "")
     figure = found if not lost else UNKNOWN
-    detail = f"no longer to be had: {', '.join(lost)}" if lost else f"of {len(test)}, seen in training or validation"
+    detail = f"no longer available: {', '.join(lost)}" if lost else f"of {len(test)}, seen in training or validation"
     if not trained_on:
         detail = "what it learned from is in no lineage"
     known = bool(trained_on) and not lost

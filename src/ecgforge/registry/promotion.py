@@ -136,7 +136,7 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
     """Ask all gates of a version.
 
     Raises:
-        EcgforgeError: it is champion already, its tags do not go with its name, its files are not to be had, it takes other records or
+        EcgforgeError: it is champion already, its tags do not go with its name, its files are not available, it takes other records or
             tells other rhythms than those of the test records, or no records drawn as a generator draws were scored.
     """
     check_tags(version)
@@ -234,7 +234,7 @@ def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndar
     """Return a classifier of the registry, its answers on test records, `[records, rhythms]` in the order of theirs, and MB of weights.
 
     Raises:
-        EcgforgeError: its files are not to be had, it takes other records, or it tells other rhythms apart.
+        EcgforgeError: its files are not available, it takes other records, or it tells other rhythms apart.
     """
     with versions.files(version) as folder:
         differing = serving.differences(folder, test.about, version.label)

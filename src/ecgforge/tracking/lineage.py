@@ -60,7 +60,7 @@ class Node:
 
     @property
     def lost(self) -> bool:
-        """Whether it, or a fact about it, is not to be had."""
+        """Whether it, or a fact about it, is not available."""
         told = [self.facts.get(name, "") for name in ("run", "commit", "content", "version")]
         return any(word in fact for fact in told for word in (GONE, UNKNOWN))
 

@@ -48,6 +48,7 @@ CHARTS = {  # what they compare, and a filter of runs
 }
 INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
 REASON = "ecgforge.reason"
+WAS_KILLED = "its process was killed"
 THREADS = "system.threads"
 AT_WORK = Path(".ecgforge/running")  # a file for each run, which its process holds locked; what a killed process leaves is not locked
 BEST = "best"  # tag of a study's best trial
@@ -391,7 +392,7 @@ def end_killed(run_ids: Iterable[str] = ()) -> None:
         with suppress(Timeout), FileLock(mark, timeout=0):
             found = store.run(run_id)
             if found and found.info.status == "RUNNING":
-                patiently(store.client().log_batch, run_id, tags=_tags({REASON: "its process was killed"}))
+                patiently(store.client().log_batch, run_id, tags=_tags({REASON: WAS_KILLED}))
                 patiently(store.client().set_terminated, run_id, "KILLED")
             mark.unlink(missing_ok=True)
 
@@ -399,8 +400,9 @@ def end_killed(run_ids: Iterable[str] = ()) -> None:
 def end_lost(identity: str, reason: str) -> None:
     """End the run of a trial that no process will take up again, FAILED and with the reason; one that has ended stays as it is."""
     client = store.client()
-    words = f"tags.`{CELL}` = '{identity}' and attributes.status = 'RUNNING'"
-    for found in patiently(client.search_runs, [_experiment(client, TUNING)], words):
+    for found in patiently(client.search_runs, [_experiment(client, TUNING)], f"tags.`{CELL}` = '{identity}'"):
+        if found.info.status != "RUNNING" and found.data.tags.get(REASON) != WAS_KILLED:
+            continue
         patiently(client.log_batch, found.info.run_id, tags=_tags({REASON: reason}))
         patiently(client.set_terminated, found.info.run_id, "FAILED")
 
