@@ -207,7 +207,7 @@ def main() -> None:
         done = False
         while not done and kills < options.kills * 0.8:
             whom = draw.choice(ways)
-            hit = study.killed(repro, 25, events // 4, whom, draw)
+            hit = study.killed(repro, 12, events // 16, whom, draw)
             kills, done = kills + hit, not hit
             rows.append((round_number, "repro", whom, hit))
         study.run(repro)

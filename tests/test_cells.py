@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from dvc.repo import Repo
 
-from ecgforge import cells
+from ecgforge import cells, warm
 from ecgforge.errors import EcgforgeError
 
 ROOT = Path(__file__).parents[1]
@@ -26,19 +27,36 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stages = {
         "early": {"cmd": "sleep 1; echo early > early", "outs": ["early"]},
         "wrong": {"cmd": "echo wrong >&2; exit 3", "outs": ["wrong"]},
-        "slow": {"cmd": "sleep 8; echo slow > slow", "outs": ["slow"]},
+        "slow": {"cmd": "until test -e noticed; do sleep 0.1; done; echo slow > slow", "outs": ["slow"]},
         "after_slow": {"cmd": "cat slow > after_slow", "deps": ["slow"], "outs": ["after_slow"]},
         "after_wrong": {"cmd": "cat wrong > after_wrong", "deps": ["wrong"], "outs": ["after_wrong"]},
     }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
-        subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    Repo.init(str(tmp_path)).close()
     monkeypatch.chdir(tmp_path)
+    # No stage here is one of ecgforge's, so none would use the server that loads torch for them.
+    monkeypatch.setenv(warm.ADDRESS, str(tmp_path / "no-server"))
     return tmp_path
 
 
-def test_a_failure_lets_what_runs_finish_and_starts_no_more(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def with_a_server() -> dict[str, str]:
+    """The environment of a person, in which a study starts a server for its stages."""
+    return {name: value for name, value in os.environ.items() if name != warm.ADDRESS}
+
+
+def test_a_failure_lets_what_runs_finish_and_starts_no_more(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = cells.console.err.print
+
+    def noticed(words: str, **how: str) -> None:
+        say(words, **how)
+        if words.startswith("wrong failed"):
+            Path("noticed").touch()
+
+    monkeypatch.setattr(cells.console.err, "print", noticed)
     assert cells.repro([], 2) == 1
     assert (project / "slow").exists(), "it ran when the other failed, and was waited for"
     assert not (project / "after_slow").exists()
@@ -92,10 +110,16 @@ def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(project: Path,
 
 @pytest.mark.timeout(120)
 def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Path) -> None:
-    stages = {f"long{i}": {"cmd": f"touch ran{i}; sleep 10", "outs": [f"long{i}"]} for i in range(4)}
+    stages = {f"long{i}": {"cmd": f"touch ran{i}; until test -e interrupted; do sleep 0.1; done", "outs": [f"long{i}"]} for i in range(4)}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    program = "from ecgforge import cells; cells.repro([], 1)"
-    command = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    program = (
+        "from pathlib import Path; from ecgforge import cells; pass_on = cells._interrupt_stages\n"
+        "cells._interrupt_stages = lambda: (pass_on(), Path('interrupted').touch())\n"
+        "cells.repro([], 1)"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True, env=with_a_server()
+    )
     while not list(project.glob("ran*")):
         time.sleep(0.1)
     with pytest.raises(EcgforgeError, match=r"is busy.*PID"):
@@ -109,7 +133,7 @@ def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Pat
 def test_when_it_is_killed_its_cells_end_too_and_the_next_run_goes_on(project: Path) -> None:
     stages = {"long": {"cmd": "test -e ran && echo done > long || (touch ran; sleep 60)", "outs": ["long"]}}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    command = subprocess.Popen([sys.executable, "-c", "from ecgforge import cells; cells.repro([], 1)"])
+    command = subprocess.Popen([sys.executable, "-c", "from ecgforge import cells; cells.repro([], 1)"], env=with_a_server())
     while not (project / "ran").exists():
         time.sleep(0.1)
     started = psutil.Process(command.pid).children(recursive=True)
@@ -148,7 +172,9 @@ def test_a_torn_lock_is_restored_and_nothing_runs_again(project: Path, capfd: py
 def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(project: Path) -> None:
     stage = {"cmd": "echo $PPID > worker; echo $$ > stage; echo $TMPDIR > place; sleep 60; touch long", "outs": ["long"]}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"long": stage}}))
-    command = subprocess.Popen([sys.executable, "-m", "ecgforge", "repro", "--jobs", "1"], stderr=subprocess.PIPE, text=True)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "ecgforge", "repro", "--jobs", "1"], stderr=subprocess.PIPE, text=True, env=with_a_server()
+    )
     while not (project / "place").exists() or not (project / "place").read_text():
         time.sleep(0.1)
     process = psutil.Process(int((project / "stage").read_text()))

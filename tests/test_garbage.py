@@ -20,7 +20,7 @@ import registry_project as project
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.stages import collect, reproduce
-from ecgforge.tracking import lineage, runs, store, versions
+from ecgforge.tracking import history, lineage, runs, store, versions
 from ecgforge.tracking.content import Content, Step
 from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.runs import Cell, tracked
@@ -291,6 +291,30 @@ def test_a_study_in_a_folder_of_a_larger_repository(study: Path, tmp_path: Path)
     folder = reproduce._clone(study, project.git("rev-parse", "HEAD"), tmp_path / "clone")
     assert folder == tmp_path / "clone/study"
     assert (folder / "params.yaml").exists()
+
+
+@pytest.mark.usefixtures("study")
+def test_what_a_damaged_entry_of_the_history_could_name_is_kept() -> None:
+    """A former champion has no alias and is known by its entry alone."""
+    first, second = registered("first"), registered("second")
+    history.move(NAME, first.number, "", history.PROMOTED, "", "")
+    history.move(NAME, second.number, first.number, history.PROMOTED, "", "")
+    client = store.client()
+    client.delete_registered_model_alias(NAME, history.FORMER)
+    client.set_model_version_tag(NAME, second.number, WEIGHTS, "1" * 32)
+    client.set_model_version_tag(NAME, registered("third").number, WEIGHTS, "2" * 32)
+    tags = client.get_registered_model(NAME).tags
+    key = min(key for key in tags if key.startswith(history.ENTRY))
+    for damaged, text in ((key, tags[key][:-20]), (f"{history.ENTRY}x", tags[key])):
+        client.delete_registered_model_tag(NAME, key)
+        client.set_registered_model_tag(NAME, damaged, text)
+        with pytest.raises(EcgforgeError, match=f"^{NAME}: the .* so which versions were champion is not known and nothing may be removed"):
+            collect.collect(True)
+        client.delete_registered_model_tag(NAME, damaged)
+        client.set_registered_model_tag(NAME, key, tags[key])
+        assert [one.number for one in versions.versions(NAME)] == ["1", "2", "3"]
+    collect.collect(True)
+    assert [one.number for one in versions.versions(NAME)] == ["1", "2"]
 
 
 # Records that lead elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
 import signal
@@ -400,6 +401,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that the terminal's encoding has no letters for
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name; DVC and MLflow ask for one
+        os.environ["USER"] = f"uid {os.getuid()}"
     try:
         if "DVC_STAGE" in os.environ and warm.ADDRESS not in os.environ:
             lock.keep(Path.cwd())  # plain `dvc` started this stage, and does not write dvc.lock whole

@@ -1,8 +1,8 @@
 """Judge a version by the gates, make it champion, and go back to the one before.
 
 Classifiers, challenger and champion, are asked anew by the weights that the registry keeps, on the same test records; nothing that a
-run said of them is believed. Generators are judged by what a quality run said, the newest that scored records which they drew, as they
-draw, against the current real ones: that run is believed.
+run said of them is believed. Generators are judged by the scores that DVC recorded of the stage `quality`: the newest of records which
+these files drew, as the version draws, against the current real ones. Nothing that MLflow says of scores is believed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from ecgforge.classifiers import base
 from ecgforge.classifiers.baselines import BASELINES
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import md5, whole
 from ecgforge.params import Params
 from ecgforge.records import twins
 from ecgforge.records.leads import LEADS
@@ -39,6 +39,7 @@ from ecgforge.tracking import history, lineage, lookup, recorded, signing, versi
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.models import DIGEST, WEIGHTS
+from ecgforge.tracking.recorded import Scored
 from ecgforge.tracking.runs import CELL, INPUT
 from ecgforge.tracking.served import SAMPLING
 from ecgforge.tracking.store import git
@@ -271,25 +272,37 @@ def latency(classifier: base.Classifier, records: RecordSet) -> float:
 
 
 def _generator(params: Params, version: Version, digest: str, content: Content) -> tuple[list[Gate], pd.DataFrame, str]:
+    scored = _scored(version, digest, content)
+    run = lookup.runs_by_cell().get(scored.cell)  # for a reader; nothing that it says is believed
+    against = f"the floors of {scored.stage} {scored.digest[:8]}" + (f", run {run.run_id}" if run else "")
+    return gates.generator_gates(scored.scores, params.gates.generator), _table(scored.scores), against
+
+
+def _scored(version: Version, digest: str, content: Content) -> Scored:
+    """Find the newest scores of records that a version drew, as it draws.
+
+    Raises:
+        EcgforgeError: DVC has no record of any.
+    """
     dataset, generator = version.tags["dataset"], version.tags["generator"]
-    scored = lookup.quality(dataset, generator, version.tags.get(WEIGHTS, ""), digest)
-    if not scored:
+    files, sampling = _drawing(version)
+    otherwise = False
+    for scored in recorded.quality(dataset, generator, files, digest, content):
+        if sampling is not None and scored.sampling == sampling:
+            return scored
+        otherwise = True
+    if not otherwise:
         raise EcgforgeError(
-            f"the records of {version.label} were not scored against the current data/prepared/{dataset}: run "
+            f"the records of {version.label} were not scored against the current data/prepared/{dataset}, by DVC's records: run "
             f"`dvc repro quality@{dataset}-{generator}` with this generator in models/, and promote it then"
         )
-    sampling = _sampling(version)
-    # Its weights may have been drawn from otherwise since, and scores of such records say nothing of those that it will draw.
-    alike = [one for one in scored if sampling is not None and _drawn_with(content, one.drawn, f"{dataset}/{generator}") == sampling]
-    if not alike:
-        so = "sampling that it does not tell" if sampling is None else json.dumps(sampling)
-        raise EcgforgeError(
-            f"{version.label} draws with {so}, and no records drawn so were scored against the current data/prepared/{dataset}: promote "
-            f"the version that draws as the study does now (`dvc repro --force synthesize@{dataset}-{generator}` registers it), or have "
-            f"the study draw so and run `dvc repro quality@{dataset}-{generator}`"
-        )
-    scores = alike[0].scores
-    return gates.generator_gates(scores, params.gates.generator), _table(scores), f"the floors of run {alike[0].id}"
+    # These files have been drawn from otherwise, and scores of such records say nothing of those that the version draws.
+    so = "sampling that it does not tell" if sampling is None else json.dumps(sampling)
+    raise EcgforgeError(
+        f"{version.label} draws with {so}, and no records drawn so were scored against the current data/prepared/{dataset}: promote "
+        f"the version that draws as the study does now (`dvc repro --force synthesize@{dataset}-{generator}` registers it), or have "
+        f"the study draw so and run `dvc repro quality@{dataset}-{generator}`"
+    )
 
 
 def _table(scores: dict[str, float]) -> pd.DataFrame:
@@ -299,16 +312,13 @@ def _table(scores: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "floor"])
 
 
-def _sampling(version: Version) -> Any:
-    """How a generator's version draws, by its own files; None where they do not tell."""
+def _drawing(version: Version) -> tuple[str, Any]:
+    """What records of a generator's version are drawn with: the digest of its weights and description as DVC knows them, and the sampling,
+    None where its files do not tell."""
     with versions.files(version) as folder:
-        return versions.read_json(folder, SAMPLING, version.label).get("sampling") if (folder / SAMPLING).exists() else None
-
-
-def _drawn_with(content: Content, digest: str, name: str) -> Any:
-    """How synthetic records were drawn, by what their set says of itself; None where it can no longer be had."""
-    about = json.loads(content.read(digest, "about.json", f"data/synthetic/{name}") or b"{}")
-    return about.get("made", {}).get("sampling")
+        sampling = versions.read_json(folder, SAMPLING, version.label).get("sampling") if (folder / SAMPLING).exists() else None
+        (folder / SAMPLING).unlink(missing_ok=True)  # of this copy: it is no part of the trained generator
+        return md5(folder), sampling
 
 
 def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gate]:

@@ -31,7 +31,7 @@ def collect(really: bool) -> None:
     """Print what nothing needs, and remove it where `really` is set.
 
     Raises:
-        EcgforgeError: a stage is at work, which may need what no record names yet.
+        EcgforgeError: a stage is at work, which may need what no record names yet, or the history of champions is damaged.
     """
     store.ensure_reachable()
     content = Content()
@@ -48,12 +48,15 @@ def collect(really: bool) -> None:
         busy = content.at_work() or _at_work(content.root)
         if busy:
             raise EcgforgeError(f"DVC is at work ({busy}), and what it makes is not on record yet: run `ecgforge gc` when it has ended")
+        unread = garbage.unread_history()
+        if unread and really:
+            raise EcgforgeError(unread)
         found = plan(content)
         for kind, names in found.told.items():
             console.out.print(f"{len(names)} {kind}" + (f": {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" if names else ""))
         console.out.print(f"{found.size / 1e6:.1f} MB of files")
         if not really:
-            console.out.print("Nothing was removed: `ecgforge gc --yes` removes these.")
+            console.out.print("Nothing was removed: `ecgforge gc --yes` removes these." if not unread else f"Nothing was removed. {unread}")
             return
         for path in found.files:
             remove(path)

@@ -86,6 +86,17 @@ def _honoured() -> Iterator[Version]:
         yield from (version for version in versions(model.name) if version.number in numbers)
 
 
+def unread_history() -> str:
+    """Say which entry in the history of champions cannot be read, and what to do; empty where all can be."""
+    for model in client().search_registered_models(max_results=1000):
+        for fault in history.damaged(model.name):
+            return (
+                f"{model.name}: {fault}, so which versions were champion is not known and nothing may be removed: write the tag's former "
+                f"text back, or remove the tag if no version that it could name is needed, and see `ecgforge history {model.name}`"
+            )
+    return ""
+
+
 def stale(needed: Needed, unfinished: set[str]) -> Stale:
     """Return what MLflow has that is not needed: versions whose weights and results are no longer any commit's, and runs without a needed
     version that were superseded by a later one of the same cell, failed for good, or used data that is no longer kept.

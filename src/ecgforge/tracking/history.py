@@ -80,15 +80,13 @@ def _entry(text: str) -> Entry | None:
 def faults(name: str) -> list[str]:
     """Say what does not fit: entries that were damaged, removed, changed or written at the same time, and a champion that none of them
     made."""
-    found = [f"the tag {key} is no entry: something else wrote it" for key in _tags(name) if _stamp(key) is None]
+    found = damaged(name)
     earlier, last = {START}, START
-    for key, text in _texts(name).items():
+    for text in _texts(name).values():
         entry = _entry(text)
-        if entry is None:
-            found.append(f"the entry {key.removeprefix(ENTRY)} is damaged and cannot be read")
-        elif entry.after not in earlier:
+        if entry is not None and entry.after not in earlier:
             found.append(f"the entry of {entry.when} follows one that is not there: that one was removed, changed, or both")
-        elif entry.after != last:
+        elif entry is not None and entry.after != last:
             found.append(f"the entry of {entry.when} was written at the same time as another: two moved the champion at once")
         last = _digest(text)
         earlier.add(last)
@@ -97,6 +95,13 @@ def faults(name: str) -> list[str]:
             why = "its process was killed, or another came in between"
             found.append(f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: {why}")
     return found + list(_moved_by_hand(name))
+
+
+def damaged(name: str) -> list[str]:
+    """Say which entries cannot be read: which versions they name is not known."""
+    found = [f"the tag {key} is no entry: something else wrote it" for key in _tags(name) if _stamp(key) is None]
+    texts = _texts(name).items()
+    return found + [f"the entry {key.removeprefix(ENTRY)} is damaged and cannot be read" for key, text in texts if _entry(text) is None]
 
 
 def _moved_by_hand(name: str) -> Iterator[str]:

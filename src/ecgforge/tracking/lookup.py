@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ecgforge.tracking import store
 from ecgforge.tracking.models import WEIGHTS
-from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT, THREADS
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A quality run: its id, the digest of the synthetic record set, and its scores."""
-
-    id: str
-    drawn: str
-    scores: dict[str, float]
+from ecgforge.tracking.runs import CELL, THREADS
 
 
 def runs_by_cell() -> dict[str, Any]:
@@ -28,15 +18,6 @@ def cells_by_weights(model: str) -> dict[str, str]:
     """Return the identity of the cell behind each version of a registered model, by the md5 of its weights."""
     versions = store.client().search_model_versions(f"name = '{model}'")
     return {version.tags[WEIGHTS]: version.tags[CELL] for version in versions if WEIGHTS in version.tags and CELL in version.tags}
-
-
-def quality(dataset: str, generator: str, weights: str, digest: str) -> list[Scored]:
-    """Return the finished quality runs of records that the generator with these weights drew, compared with the real record set that has
-    this digest; the newest first."""
-    drawn = f"{dataset}/{generator}"
-    drawn_by = f"tags.`{DRAWN_BY}{drawn}` = '{weights}' and tags.`{INPUT}{dataset}` = '{digest}'"
-    words = f"attributes.status = 'FINISHED' and tags.kind = 'quality' and {drawn_by}"
-    return [Scored(run.info.run_id, run.data.tags[f"{INPUT}{drawn}"], dict(run.data.metrics)) for run in store.runs(words)]
 
 
 def figure(run_id: str, name: str) -> float | None:

@@ -1,8 +1,14 @@
-"""Whether DVC's records say of a version what its tags say: that the stage which they name made these weights from these inputs."""
+"""What DVC's records say of a version, since whoever can write to MLflow's registry can write anything there: whether the stage that its
+tags name made these weights from these inputs, and how records that a generator drew were scored."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +21,69 @@ from ecgforge.tracking.store import git
 from ecgforge.tracking.versions import Version
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+OVERALL = "all"  # in scores.csv: the scores over all rhythms
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of records that a generator drew, by DVC's record of a stage `quality`.
+
+    Attributes:
+        stage: its name.
+        digest: of the stage's output.
+        sampling: how the records were drawn, by what their set says of itself.
+        scores: values by metric; low, high and floor by metric with `_low`, `_high` and `_floor` behind it.
+        cell: identity of the run that scored them.
+    """
+
+    stage: str
+    digest: str
+    sampling: Any
+    scores: dict[str, float]
+    cell: str
+
+
+def quality(dataset: str, generator: str, files: str, real: str, content: Content) -> Iterator[Scored]:
+    """Yield the scores, the newest first, of records that a generator drew, compared with real ones.
+
+    Args:
+        files: digest of the folder with the generator's weights and description; records of another generator do not count.
+        real: digest of the real record set; scores against another one do not count.
+    """
+    stage, name, seen = f"quality@{dataset}-{generator}", f"{dataset}/{generator}", set()
+    for text in _all_locks(content):
+        record = _record(text, stage) if real in text else {}
+        out, drawn = _digest(record, "outs", f"results/quality/{name}"), _digest(record, "deps", f"data/synthetic/{name}")
+        if _digest(record, "deps", f"data/prepared/{dataset}") != real or (out, drawn) in seen:
+            continue
+        seen.add((out, drawn))
+        made = _made(content.read(drawn, "about.json", f"data/synthetic/{name}"))
+        table, cell = (content.read(out, file, f"results/quality/{name}") for file in ("scores.csv", "cell.txt"))
+        scores = _scores(table or b"")
+        if scores and made.get("generator_md5") == files:
+            yield Scored(stage, out, made.get("sampling"), scores, (cell or b"").decode(errors="replace").strip())
+
+
+def _made(about: bytes | None) -> dict[str, Any]:
+    """What a synthetic set's description says of how it was drawn, nothing where it is gone or damaged."""
+    try:
+        made = json.loads(about or b"{}")["made"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
+def _scores(table: bytes) -> dict[str, float]:
+    """The scores over all rhythms in a scores.csv, nothing where it is gone or damaged; a figure that is missing there is missing here."""
+    columns = {"value": "", "low": "_low", "high": "_high", "floor": "_floor"}
+    found: dict[str, float] = {}
+    try:
+        rows = [row for row in csv.DictReader(io.StringIO(table.decode())) if row["rhythm"] == OVERALL]
+        for row in rows:
+            found |= {row["metric"] + end: float(row[column]) for column, end in columns.items() if row[column]}
+    except (ValueError, TypeError, KeyError, csv.Error):
+        return {}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def missing(version: Version, content: Content) -> str:
@@ -46,16 +115,30 @@ def _locks(commit: str, content: Content) -> Iterator[str]:
         yield git(root, "show", f"{one}:./{LOCK}")
 
 
+def _all_locks(content: Content) -> Iterator[str]:
+    """dvc.lock of the working tree, and of all commits that changed it, the newest first."""
+    lock = content.root / LOCK
+    if lock.is_file():
+        yield lock.read_text(errors="replace")
+    for commit in git(content.root, "log", "--all", "--full-history", "--format=%H", "--", LOCK).split():
+        yield git(content.root, "show", f"{commit}:./{LOCK}")
+
+
 def _record(text: str, stage: str) -> Any:
     try:
         return (yaml.load(text, _LOADER) or {})["stages"][stage]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return {}
 
 
 def _entries(record: Any, kind: str) -> list[dict[str, str]]:
     listed = record.get(kind) if isinstance(record, dict) else None
     return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+def _digest(record: Any, kind: str, path: str) -> str:
+    """The digest of what a stage had or made at a path, empty where its record does not say."""
+    return next((str(entry.get("md5") or "") for entry in _entries(record, kind) if entry.get("path") == path), "")
 
 
 def _holds(entry: dict[str, str], weights: str, content: Content) -> bool:
