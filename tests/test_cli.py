@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import getpass
 import io
 import os
 import re
@@ -156,6 +157,18 @@ def test_a_git_that_does_not_answer_is_named_before_any_work(project: Path, monk
     found = ecgforge(project, command)
     assert (found.returncode, found.stderr) == (1, "ecgforge: git refuses to work in here: fatal: detected dubious ownership\n")
     assert not (project / "mlflow.db").exists()
+
+
+def test_a_user_without_a_name_has_one_for_what_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    for name in ("LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("USER", "")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert ecgforge(tmp_path, "--version").returncode == 0
+    assert getpass.getuser() == f"uid {os.getuid()}"
 
 
 def set_rate(tree: dict[str, Any]) -> None:
