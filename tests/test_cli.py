@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,6 +158,16 @@ def test_a_git_that_does_not_answer_is_named_before_any_work(project: Path, monk
     found = ecgforge(project, command)
     assert (found.returncode, found.stderr) == (1, "ecgforge: git refuses to work in here: fatal: detected dubious ownership\n")
     assert not (project / "mlflow.db").exists()
+
+
+def test_an_error_of_any_kind_on_a_full_disk_is_named_as_such(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr("ecgforge.stages.parameters.read", fail)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    found = ecgforge(project, "check")
+    assert found.stderr == f"ecgforge: No space left on device ({project}): free some space and run this again; what was finished is kept\n"
 
 
 def test_a_user_without_a_name_has_one_for_what_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 LOG = Path(".ecgforge/traceback.txt")
+NEARLY_FULL = 2**23  # bytes that are free
+REMEDY = ": free some space and run this again; what was finished is kept"
 
 
 class EcgforgeError(Exception):
@@ -28,13 +34,23 @@ def explained(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory: close other programs, or lower batch_size, chunk or the number of --jobs"
     if isinstance(error, OSError) and error.strerror:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}" + (": free some space and run this again; what was finished is kept" if full else "")
+        return f"{error.strerror}{where}" + (REMEDY if error.errno in (errno.ENOSPC, errno.EDQUOT) else "")
+    if full := _full():  # libraries in C end a write with any kind of error
+        return f"{os.strerror(errno.ENOSPC)} ({full}){REMEDY}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     kind, place = type(error).__name__, f"{Path(frame.filename).name}, line {frame.lineno}"
     text = " ".join(str(error).split())[:300]
     return f"unexpected {kind} in {place}: {text}; this is a fault of ecgforge, please report it{_logged(error)}"
+
+
+def _full() -> str:
+    """Return the folder that the process writes to and whose disk is full, empty where there is none."""
+    with suppress(OSError):
+        for folder in (str(Path.cwd()), tempfile.gettempdir()):
+            if shutil.disk_usage(folder).free < NEARLY_FULL:
+                return folder
+    return ""
 
 
 def _logged(error: Exception) -> str:

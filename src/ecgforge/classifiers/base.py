@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -120,7 +121,8 @@ def save(classifier: Classifier, backbone: str, folder: Path) -> None:
     """Write weights.safetensors and classifier.json to `folder`; the same weights give the same bytes."""
     with whole(folder) as scratch:
         scratch.mkdir()
-        save_file({key: value.contiguous() for key, value in classifier.state_dict().items()}, scratch / WEIGHTS)
+        tensors = {key: value.contiguous() for key, value in classifier.state_dict().items()}
+        (scratch / WEIGHTS).write_bytes(serialized(tensors))  # by Python, which says when the disk is full
         about = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
         (scratch / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from ecgforge.errors import EcgforgeError
@@ -130,7 +131,8 @@ def save(generator: Generator, folder: Path) -> None:
     }
     with whole(folder) as scratch:
         scratch.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in generator.state_dict().items()}, scratch / WEIGHTS)
+        tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+        (scratch / WEIGHTS).write_bytes(serialized(tensors))  # by Python, which says when the disk is full
         (scratch / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     temporary folder, which may be another file system: a kill then leaves half of it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # torch says nothing of a full disk
+        torch.save(checkpoint, content)
         with whole(Path(path)) as scratch:
-            torch.save(checkpoint, scratch)
+            scratch.write_bytes(content.getbuffer())
 
 
 class Best(ModelCheckpoint):
