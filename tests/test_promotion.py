@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -34,7 +36,7 @@ from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
 from ecgforge.stages import assess
 from ecgforge.stages import promote as stage
-from ecgforge.tracking import history, lineage, lookup, models, runs, signing, store, versions
+from ecgforge.tracking import history, lineage, lookup, models, recorded, runs, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 from ecgforge.tracking.runs import DatasetInput
@@ -85,8 +87,9 @@ def content(registered: Path) -> Iterator[Content]:
     assert Path.cwd() == registered
     with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect("before.db")) as kept:
         kept.backup(now)
+    before = project.git("rev-parse", "HEAD")
     yield Content()
-    project.git("checkout", "-q", ".")
+    project.git("reset", "-q", "--hard", before)
 
 
 def params() -> Params:
@@ -847,6 +850,8 @@ SCORES = {
 
 
 DRAWS = {"steps": 4, "guidance": 1.0}
+UNSCORED = f"of {GENERATOR}/1 were not scored .*: run `dvc repro quality@ptbxl-diffwave`"
+QUALITY, TRAINED, SCORED = "quality@ptbxl-diffwave", Path("models/generators/ptbxl/diffwave"), Path("results/quality/ptbxl/diffwave")
 
 
 def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, float] = DRAWS, drawn_with: dict[str, float] = DRAWS) -> None:
@@ -856,25 +861,56 @@ def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, fl
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     tree = params().active.generators["diffwave"].network | {"layers": 2, "channels": 8}
     made = base.create("diffwave", base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100), tree, __import__("torch").ones(8), seed)
-    folder = Path("models/generators/ptbxl/diffwave")
-    base.save(made, folder)
-    project.record("train_generator@ptbxl-diffwave", folder, [records.folder])
+    base.save(made, TRAINED)
+    project.record("train_generator@ptbxl-diffwave", TRAINED, [records.folder])
     os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
     cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
     with runs.tracked(cell, identity=f"generator {seed}", params={}, inputs=[real]) as run:
         described = models.drawing(sampling, project.RHYTHMS, "mV")
-        models.log_generator(run, *made.exportable(), folder, name=cell.model_name, described=described)
-    if scores is None:
-        return
-    about = Path("data/drawn/about.json")
-    about.parent.mkdir(exist_ok=True)
-    about.write_text(json.dumps({"origin": "synthetic", "made": {"sampling": drawn_with, "weights_md5": md5(folder / base.WEIGHTS)}}))
-    digest = project.folder_to_cache_only(about.parent)
-    drawn = DatasetInput("ptbxl/diffwave", about.parent, digest, "synthetic", "synthetic", md5(folder / base.WEIGHTS))
-    cell = runs.Cell("quality", "ptbxl", 0, True, generator="diffwave")
-    with runs.tracked(cell, identity=f"quality {digest}", params={}, inputs=[real, drawn]) as run:
-        run.summary(scores)
+        models.log_generator(run, *made.exportable(), TRAINED, name=cell.model_name, described=described)
+    if scores is not None:
+        score(scores, drawn_with)
+
+
+def score(
+    scores: dict[str, float], drawn_with: dict[str, float] = DRAWS, stage: str = QUALITY, made: dict[str, str] | None = None, **deps: Path
+) -> None:
+    """Leave what is left of records that the generator in models/ drew, and of their scores: DVC's record, and files in its cache.
+
+    Args:
+        made: what the records say of themselves that is otherwise.
+        deps: what DVC recorded otherwise: the digest of the content at a path, under the path of a dependency with `_` for `/`.
+    """
+    drawn = Path("data/synthetic/ptbxl/diffwave")
+    for folder in (drawn, SCORED):
+        folder.mkdir(parents=True, exist_ok=True)
+    by = {"sampling": drawn_with, "weights_md5": md5(TRAINED / "weights.safetensors"), "generator_md5": md5(TRAINED)}
+    (drawn / "about.json").write_text(json.dumps({"origin": "synthetic", "made": by | (made or {})}))
+    project.folder_to_cache_only(drawn)
+    (SCORED / "scores.csv").write_text(table(scores))
+    (SCORED / "cell.txt").write_text("scored\n")
+    project.record(stage, SCORED, [Path("data/prepared/ptbxl"), drawn])
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    for entry in lock["stages"][stage]["deps"]:
+        entry["md5"] = md5(deps.get(entry["path"].replace("/", "_"), Path(entry["path"])))
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    project.git("commit", "-q", "--amend", "--no-edit", "--allow-empty", "dvc.lock")
+    shutil.rmtree(drawn)
+    shutil.rmtree(SCORED)
+
+
+def table(scores: dict[str, float]) -> str:
+    """scores.csv as the stage writes it."""
+    metrics = [name for name in scores if not re.search("_(low|high|floor)$", name)]
+    rows = [("all", name, *(scores.get(name + end) for end in ("", "_low", "_high", "_floor"))) for name in metrics]
+    rows += [("SR", name, 0.0, 0.0, 0.0, 0.0) for name in metrics]
+    return pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor"]).to_csv(index=False)
+
+
+def judged_generator(number: str = "1") -> promotion.Verdict:
+    """By what lies in the project now."""
+    return promotion.judge(params(), versions.find(f"{GENERATOR}/{number}"), Content())
 
 
 def test_generators_are_judged_by_the_records_that_they_drew(content: Content) -> None:
@@ -948,13 +984,77 @@ def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: Content) ->
     assert verdict.figures.set_index("metric").loc["copied_share", "value"] == 0.9, "by the newest of its own"
 
 
-def test_a_generator_is_not_judged_by_records_that_no_longer_tell_how_they_were_drawn(content: Content) -> None:
+@pytest.mark.usefixtures("content")
+def test_scores_that_mlflow_alone_states_do_not_help() -> None:
+    """A stranger's run, that names the version's own weights, the current real records, and the cell of DVC's record."""
+    generator(1, None)
+    real, drawn = Path("data/prepared/ptbxl"), Path("models")
+    inputs = [
+        DatasetInput("ptbxl", real, md5(real), "real", "simulated"),
+        DatasetInput("ptbxl/diffwave", drawn, md5(drawn), "synthetic", "synthetic", md5(TRAINED / "weights.safetensors")),
+    ]
+    with runs.tracked(runs.Cell("quality", "ptbxl", 0, True, generator="diffwave"), identity="scored", params={}, inputs=inputs) as run:
+        run.summary(SCORES)
+        run.text(table(SCORES), "scores.csv")
+    with pytest.raises(EcgforgeError, match=UNSCORED):
+        judged_generator()
+    score(SCORES | {"copied_share": 0.8})
+    verdict = judged_generator()
+    assert verdict.failed == ["copied"]
+    assert re.fullmatch(rf"the floors of {QUALITY} [0-9a-f]{{8}}, run {run.id}", verdict.against)
+
+
+@pytest.mark.usefixtures("content")
+def test_scores_count_that_dvc_recorded_of_these_files_and_records() -> None:
+    generator(1, None)
+    SCORED.mkdir(parents=True)
+    (SCORED / "scores.csv").write_text(table(SCORES))
+    project.folder_to_cache_only(SCORED)
+    with pytest.raises(EcgforgeError, match=UNSCORED):
+        judged_generator()
+    shutil.rmtree(SCORED)
+    score(SCORES, data_prepared_ptbxl=Path("data/before"))
+    score(SCORES, data_synthetic_ptbxl_diffwave=Path("data/before"))
+    score(SCORES, stage="quality@ptbxl-time_vqvae")
+    score(SCORES, made={"generator_md5": md5(Path("data/before"))})
+    with pytest.raises(EcgforgeError, match=UNSCORED):
+        judged_generator()
+    score(SCORES, DRAWS | {"steps": 5})
+    with pytest.raises(EcgforgeError, match="and no records drawn so were scored"):
+        judged_generator()
+    score(SCORES)
+    verdict = judged_generator()
+    assert (verdict.failed, set(verdict.figures["metric"])) == ([], {name[:-6] for name in SCORES if name.endswith("_floor")})
+    assert re.fullmatch(rf"the floors of {QUALITY} [0-9a-f]{{8}}", verdict.against), "no run is needed"
+
+
+@pytest.mark.usefixtures("content")
+def test_the_newest_scores_count_and_a_record_that_is_not_committed_first() -> None:
     generator(1, SCORES)
-    (version,) = versions.versions(GENERATOR)
-    away = Path("data/drawn-away")
-    digest = md5(Path("data/drawn"))
-    project.cached(digest).rename(away)
-    with pytest.raises(EcgforgeError, match="no records drawn so were scored"):
-        promotion.judge(params(), version, content)
-    away.rename(project.cached(digest))
-    assert promotion.judge(params(), version, content).failed == []
+    score(SCORES | {"copied_share": 0.8})
+    assert judged_generator().failed == ["copied"]
+    project.git("checkout", "-q", "HEAD~1", "--", "dvc.lock")
+    assert judged_generator().failed == [], "the working tree has the older ones"
+
+
+@pytest.mark.usefixtures("content")
+def test_a_description_or_scores_that_are_gone_or_damaged_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator(1, SCORES)
+    texts = (
+        None,
+        b"",
+        b"{",
+        b"[1]",
+        b'{"made": 1}',
+        b"rhythm,metric\nall,a",
+        b"rhythm,metric,value\nall,copied_share,x",
+        b"\0\xff",
+        b"[" * 9999,
+    )
+    given, content, read = {}, Content(), Content.read
+    monkeypatch.setattr(Content, "read", lambda self, digest, file, path: given[file] if file in given else read(self, digest, file, path))
+    for name, text in product(("about.json", "scores.csv"), texts):
+        given = {name: text}
+        assert list(recorded.quality("ptbxl", "diffwave", md5(TRAINED), md5(Path("data/prepared/ptbxl")), content)) == [], (name, text)
+    given = {}
+    assert judged_generator().failed == []
