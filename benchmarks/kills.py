@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,12 +32,12 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from ecgforge import cells, warm  # noqa: E402
 from test_study import environment, make_project, small_params  # noqa: E402
 
 HOOK = """
 import os, signal, sqlite3, sys
-ROOT, LIMIT, WHOM = os.environ["KILL_ROOT"], int(os.environ["KILL_AT"]), os.environ["KILL_WHOM"]
-COUNT = os.open(os.path.join(ROOT, "..", "events"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+ROOT = os.environ["KILL_ROOT"]
 busy = False
 
 
@@ -45,12 +46,15 @@ def happened():
     if busy:
         return
     busy = True
-    os.write(COUNT, b".")
-    if os.fstat(COUNT).st_size == LIMIT:
-        if WHOM == "group":
-            with open(os.path.join(ROOT, "..", "group")) as file:
-                os.killpg(int(file.read()), signal.SIGKILL)
+    count = os.open(os.path.join(ROOT, "..", "events"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(count, b".")
+    with open(os.path.join(ROOT, "..", "plan")) as file:
+        limit, whom, group = (file.read().split() + ["0", "self", "0"])[:3]
+    if os.fstat(count).st_size == int(limit):
+        if whom == "group":
+            os.killpg(int(group), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
+    os.close(count)
     busy = False
 
 
@@ -87,19 +91,32 @@ class Study:
         hooks = folder / "hooks"
         hooks.mkdir(exist_ok=True)
         (hooks / "sitecustomize.py").write_text(HOOK)
+        (folder / "plan").touch()
         self.environment = environment() | {
             "TMPDIR": str(self.scratch),
             "PYTHONPATH": f"{hooks}{os.pathsep}{ROOT / 'src'}",
             "KILL_ROOT": str(self.root),
         }
 
+        # One for all starts: loading what stages need takes most of the time of a start.
+        self.socket = tempfile.mkdtemp(prefix="kills-")
+        command = [sys.executable, "-m", "ecgforge.warm", f"{self.socket}/s", "ecgforge.cli:main", *cells.SLOW]
+        self.server = subprocess.Popen(command, cwd=self.root, env=self.environment, stdin=subprocess.PIPE, start_new_session=True)
+        self.environment[warm.ADDRESS] = f"{self.socket}/s"
+        while not Path(self.environment[warm.ADDRESS]).exists():
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self.server.kill()
+        self.server.wait()
+        shutil.rmtree(self.socket)
+
     def start(self, command: list[str], at: int = 0, whom: str = "self") -> subprocess.Popen[bytes]:
         (self.root / "../events").unlink(missing_ok=True)
-        known = self.environment | {"KILL_AT": str(at), "KILL_WHOM": whom}
         with (self.root / "../log").open("ab") as log:
             log.write(f"\n== {command} at {at} {whom}\n".encode())
-            process = subprocess.Popen(command, cwd=self.root, env=known, stdout=log, stderr=log, start_new_session=True)
-        (self.root / "../group").write_text(str(process.pid))
+            process = subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        (self.root / "../plan").write_text(f"{at} {whom} {process.pid}")
         return process
 
     def run(self, command: list[str]) -> int:
@@ -113,7 +130,8 @@ class Study:
     def processes(self) -> list[psutil.Process]:
         def ours(process: psutil.Process) -> bool:
             try:
-                return process.environ().get("KILL_ROOT") == str(self.root) and process.status() != psutil.STATUS_ZOMBIE
+                ours = process.environ().get("KILL_ROOT") == str(self.root) and process.pid != self.server.pid
+                return ours and process.status() != psutil.STATUS_ZOMBIE
             except psutil.Error:
                 return False
 
@@ -201,13 +219,14 @@ def main() -> None:
     print(f"undisturbed: {events} changes, {time.monotonic() - started:.0f} s", flush=True)
     reference.run(["ecgforge", "gc", "--yes"])
     expected, kills, round_number = reference.state(), 0, 0
+    reference.close()
     while kills < options.kills:
         round_number += 1
         study = Study(folder / f"round-{round_number}", small_params())
         done = False
         while not done and kills < options.kills * 0.8:
             whom = draw.choice(ways)
-            hit = study.killed(repro, 12, events // 16, whom, draw)
+            hit = study.killed(repro, 10, events // 16, whom, draw)
             kills, done = kills + hit, not hit
             rows.append((round_number, "repro", whom, hit))
         study.run(repro)
@@ -217,6 +236,7 @@ def main() -> None:
             killed, found = registry(study, options.kills - kills, draw)
             kills, rows = kills + len(killed), rows + [(round_number, *row) for row in killed]
             losses += _report(round_number, found)
+        study.close()
         print(f"round {round_number}: {kills} kills so far, {len(losses)} losses", flush=True)
         if not losses:
             shutil.rmtree(folder / f"round-{round_number}")
