@@ -102,8 +102,7 @@ class Study:
         self.socket = tempfile.mkdtemp(prefix="kills-")
         command = [sys.executable, "-m", "ecgforge.warm", f"{self.socket}/s", "ecgforge.cli:main", *cells.SLOW]
         self.server = subprocess.Popen(command, cwd=self.root, env=self.environment, stdin=subprocess.PIPE, start_new_session=True)
-        self.environment[warm.ADDRESS] = f"{self.socket}/s"
-        while not Path(self.environment[warm.ADDRESS]).exists():
+        while not Path(self.socket, "s").exists():
             time.sleep(0.1)
 
     def close(self) -> None:
@@ -113,9 +112,12 @@ class Study:
 
     def start(self, command: list[str], at: int = 0, whom: str = "self") -> subprocess.Popen[bytes]:
         (self.root / "../events").unlink(missing_ok=True)
+        loaded = {warm.ADDRESS: f"{self.socket}/s"} if "repro" in command else {}
         with (self.root / "../log").open("ab") as log:
             log.write(f"\n== {command} at {at} {whom}\n".encode())
-            process = subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, cwd=self.root, env=self.environment | loaded, stdout=log, stderr=log, start_new_session=True
+            )
         (self.root / "../plan").write_text(f"{at} {whom} {process.pid}")
         return process
 
