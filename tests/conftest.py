@@ -18,6 +18,9 @@ import pytest
 # Tests interrupt what they start; a shell that runs them in the background would have that ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Each command of DVC's would start a process that reports it to DVC's makers.
+os.environ["DVC_NO_ANALYTICS"] = "1"
+
 LONGEST = ("test_study", "test_sanity", "test_generators", "test_tuning", "test_promotion", "test_lineage", "test_quality", "test_serving")
 
 

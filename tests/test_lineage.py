@@ -14,8 +14,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import mlflow
+import mlflow.cli
 import pytest
 import yaml
+from click.testing import CliRunner
+from dvc.cli import main as dvc
 
 import registry_project as project
 from ecgforge.dvc import lock
@@ -265,8 +268,8 @@ def test_verify_notices_a_changed_file(classifier: versions.Version) -> None:
 
 def test_what_only_the_remote_has_is_found_there(classifier: versions.Version) -> None:
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
-    subprocess.run(["dvc", "remote", "add", "--local", "--default", "--force", "-q", "shelf", "shelf"], check=True)
-    subprocess.run(["dvc", "push", "-q", "synthesize"], check=True)
+    assert dvc(["remote", "add", "--local", "--default", "--force", "-q", "shelf", "shelf"]) == 0
+    assert dvc(["push", "-q", "synthesize"]) == 0
     content = Content()
     files = [project.cached(one) for one in (digest, *content.listing(digest).values())]
     with Gone(Path("data/synthetic/ptbxl/diffwave"), *files):
@@ -298,9 +301,8 @@ def test_a_run_that_is_gone_for_good_is_told_by_its_version(capsys: pytest.Captu
     whole = kinds(lineage.trace(version.label, Content()))
     store.client().delete_run(version.run_id)
     uri = store.configure()
-    subprocess.run(
-        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", uri, "--tracking-uri", uri], check=True, capture_output=True
-    )
+    gc = CliRunner().invoke(mlflow.cli.gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
+    assert gc.exit_code == 0, gc.output
     node = lineage.trace(version.label, Content())
     assert [kind for kind, _ in kinds(node)] == [kind for kind, _ in whole]
     (lost,) = [one for one in node.all() if one.lost]
@@ -548,16 +550,16 @@ def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
     tree = yaml.safe_load(Path("dvc.yaml").read_text())
     tree["stages"]["slow"] = {"cmd": "sleep 600", "outs": ["slow"]}
     Path("dvc.yaml").write_text(yaml.safe_dump(tree))
-    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "slow"], start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "slow"], start_new_session=True)
     try:
         while not Content().at_work():
-            assert dvc.poll() is None
+            assert process.poll() is None
             time.sleep(0.2)
-        with pytest.raises(EcgforgeError, match=rf"DVC is at work \(process {dvc.pid}: .*\).*: run `ecgforge gc` when it has ended"):
+        with pytest.raises(EcgforgeError, match=rf"DVC is at work \(process {process.pid}: .*\).*: run `ecgforge gc` when it has ended"):
             collect.collect(True)
     finally:
-        os.killpg(dvc.pid, signal.SIGKILL)
-        dvc.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     assert project.cached(orphan).exists()
     collect.collect(True)
     assert not project.cached(orphan).exists(), "the list still names the process that was killed"

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from dvc.repo import Repo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenacity import wait_none
@@ -768,7 +769,6 @@ def test_acquire_writes_over_no_folder_of_others(tmp_path: Path, mine: Path, nam
 def reproduced(project: Path) -> bool:
     """Whether `dvc repro acquire@mine` comes to an end, with this environment's ecgforge."""
     from dvc.exceptions import ReproductionError
-    from dvc.repo import Repo
 
     try:
         with chdir(project), Repo() as repo:
@@ -791,7 +791,7 @@ def test_dvc_repro_removes_no_file_of_the_users(tmp_path: Path, mine: Path, monk
     (project / "params.yaml").write_text(yaml.safe_dump(tree))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=project, check=True)
+    Repo.init(str(project)).close()
     shutil.copytree(mine, project / "data/raw/mine")
     before = contents(project / "data/raw/mine")
     assert not reproduced(project)

@@ -70,7 +70,7 @@ def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
     identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return {**kept, "PATH": path, **identity}
+    return {**kept, "PATH": path, **identity, "DVC_NO_ANALYTICS": "1"}
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
