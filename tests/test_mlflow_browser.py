@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -109,3 +113,32 @@ def test_generators_are_compared_in_three_clicks(browser, charts, chart, figure,
     assert "2 matching runs" in page, "of this kind alone"
     shown_figures = page[page.index(figure) :]
     assert all(re.search(rf"\b{figures[place]}\b", shown_figures) for figures in OF_GENERATORS.values()), shown_figures
+
+
+def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]) -> None:
+    origin = charts["Settings"].partition("/#")[0]
+    experiment = re.search(r"experiments/(\d+)", charts["Settings"])[1]
+    request = json.dumps({"experiment_ids": [experiment], "max_results": 100}).encode()
+    done, answers = threading.Event(), []
+
+    def look() -> None:
+        while not done.is_set() or not answers:
+            asked = urllib.request.Request(f"{origin}/ajax-api/2.0/mlflow/runs/search", request, {"Content-Type": "application/json"})
+            with suppress(urllib.error.URLError), urllib.request.urlopen(asked, timeout=WAIT) as answer:  # until the server is up
+                answers.append(json.load(answer))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    cell = runs.Cell("classifier", "ptbxl", 9, True, setting="TrSTeS", backbone="resnet1d", sweep="not among the settings")
+    with runs.tracked(cell, identity="seen while it trains", params={}, inputs=[]) as run:
+        step = 0
+        while len(answers) < 5:
+            run.log({"loss": 1 / (step + 1)}, step)
+            run.flush()
+            step += 1
+    done.set()
+    looking.join()
+    assert len(run.client.get_metric_history(run.id, "loss")) == step
+    seen = [one["info"]["status"] for answer in answers for one in answer["runs"] if one["info"]["run_id"] == run.id]
+    assert "RUNNING" in seen
+    assert run.client.get_run(run.id).info.status == "FINISHED"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,6 +69,14 @@ class Toy:
 
     def points(self) -> dict[int, dict[str, Any]]:
         return {number: point for number, _, point in map(json.loads, (self.folder / "starts.jsonl").read_text().splitlines())}
+
+
+def exit_code(work: Callable[[], Any]) -> int | None:
+    """Do this in a fork of this process, which has loaded what a process of its own would load for seconds; return how the fork ended."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def ended(tried: list[Tried]) -> list[tuple[int, str]]:
@@ -200,13 +210,7 @@ def test_two_workers_do_as_many_as_were_asked_for_and_a_killed_one_is_replaced(t
 
 def test_a_stage_that_was_killed_goes_on(tmp_path: Path) -> None:
     toy = Toy(tmp_path, killed=2)
-    code = (
-        "import sys, test_tuning as t; from pathlib import Path; f = Path(sys.argv[1]); "
-        "t.search.search(t.task(f), t.Toy(f, killed=2), 4, [None])"
-    )
-    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)])
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    assert subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert exit_code(lambda: search.search(task(tmp_path), toy, 4, [None])) == -signal.SIGKILL
     assert toy.starts() == [(0, 0), (1, 0), (2, 0)]
     before = toy.points()
     tried = search.search(task(tmp_path), toy, 4, [None])
@@ -425,10 +429,7 @@ def test_a_trial_that_killed_all_its_workers_has_ended_in_mlflow_too(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     Path("deadly").touch()
-    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)])
-    command = [sys.executable, "-c", "import sys, test_tuning as t; from pathlib import Path; t.deadly_study(Path(sys.argv[1]))"]
-    killed = subprocess.run([*command, str(records.folder)], env=os.environ | {"PYTHONPATH": path}, check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert exit_code(lambda: deadly_study(records.folder)) == -signal.SIGKILL
 
     def states() -> list[tuple[str, str]]:
         (experiment,) = [one for one in store.client().search_experiments() if one.name == "ecgforge-tuning"]
