@@ -101,7 +101,7 @@ class Study:
         # One for all starts: loading what stages need takes most of the time of a start.
         self.socket = tempfile.mkdtemp(prefix="kills-")
         command = [sys.executable, "-m", "ecgforge.warm", f"{self.socket}/s", "ecgforge.cli:main", *cells.SLOW]
-        self.server = subprocess.Popen(command, cwd=self.root, env=self.environment, stdin=subprocess.PIPE, start_new_session=True)
+        self.server = subprocess.Popen(command, cwd=folder, env=self.environment, stdin=subprocess.PIPE, start_new_session=True)
         while not Path(self.socket, "s").exists():
             time.sleep(0.1)
 
