@@ -5,16 +5,19 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint ui lock clean
+.PHONY: help repro test test-fast lint ui lock clean
 
 help: ## Show these targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 repro: $(INSTALLED) ## Set up, then run the study of the profile named in params.yaml, and say where the results are.
 	@ecgforge repro
 
 test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 # as many threads as cores in each of two workers wait for each other
+
+test-fast: $(INSTALLED) ## Run the tests that take no more than a moment each, in a minute or two; `make test` runs them all.
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 
 lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 	ruff check .
