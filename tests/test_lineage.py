@@ -403,7 +403,7 @@ def test_a_version_of_an_experiment_is_clean_and_made_again(capsys: pytest.Captu
     """Its parameters are in no commit of a branch: `dvc exp run` changes params.yaml while the stage runs."""
     changed = ("generators.diffwave.training.denoiser.steps=6", "compute.threads=2")
     settings = [word for one in changed for word in ("-S", f"profiles.demo.{one}")]
-    subprocess.run(["dvc", "exp", "run", "-q", *settings, "--single-item", "train_generator"], check=True)
+    assert dvc(["exp", "run", "-q", *settings, "--single-item", "train_generator"]) == 0
     project.git("checkout", "-q", "params.yaml", "dvc.lock")
     (version,) = versions.versions(GENERATOR)
     found = {gate.name: gate for gate in promotion.provenance(version, lineage.trace(version.label, Content()), Content())}
