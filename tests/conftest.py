@@ -21,7 +21,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Each command of DVC's would start a process that reports it to DVC's makers.
 os.environ["DVC_NO_ANALYTICS"] = "1"
 
-LONGEST = ("test_study", "test_sanity", "test_generators", "test_tuning", "test_promotion", "test_lineage", "test_quality", "test_serving")
+LONGEST = (
+    "test_study",
+    "test_generators",
+    "test_lineage",
+    "test_promotion",
+    "test_tuning",
+    "test_sanity",
+    "test_quality",
+    "test_cells",
+    "test_dag",
+    "test_serving",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,8 @@ from dvc.repo import Repo
 from ecgforge import cells, warm
 from ecgforge.errors import EcgforgeError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -212,7 +214,7 @@ def test_two_runs_at_once_do_each_stage_once(project: Path) -> None:
     stages = {f"s{i}": {"cmd": f"echo x >> ran{i}; sleep 1; touch s{i}", "outs": [f"s{i}"]} for i in range(4)}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     command = [sys.executable, "-m", "ecgforge", "repro", "--jobs", "2"]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_a_server()) for _ in range(2)]
     told = [one.communicate()[1] for one in both]
     assert 0 in {one.returncode for one in both}
     assert "Traceback" not in "".join(told)

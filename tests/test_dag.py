@@ -22,6 +22,8 @@ from ecgforge.params import Params
 from ecgforge.study.plan import workload
 from ecgforge.tuning import space
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 ARMS = [
     f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")

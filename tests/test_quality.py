@@ -367,6 +367,7 @@ def test_unequal_sizes_are_refused() -> None:
         two_sample.accuracy(np.zeros((10, 2)), np.zeros((30, 2)), np.arange(40), 0)
 
 
+@pytest.mark.slow
 def test_a_percentile_interval_keeps_its_confidence() -> None:
     rng = np.random.default_rng(0)
     held, width = 0, []
@@ -549,6 +550,7 @@ def test_memory_does_not_grow_with_training_times_synthetic_records() -> None:
     assert peak < 8 * 4000**2 / 4, "a quarter of a whole matrix of distances"
 
 
+@pytest.mark.slow
 def test_copied_records_are_found_however_they_are_shifted(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     train, test = real
     rng = np.random.default_rng(0)
@@ -648,6 +650,7 @@ def scores_of(table: pd.DataFrame, column: str, rhythm: str = "all") -> dict[str
     return table[table["rhythm"] == rhythm].set_index("metric")[column].to_dict()
 
 
+@pytest.mark.slow
 def test_one_law_scores_as_its_floor_whatever_its_class_mix(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     # Three slow records in four, where the real ones are mostly normal: a comparison of unmatched sets would see that.
     table, points = assess(*real, record_set(tmp_path / "same", {"SR": 30, "SB": 120, "ST": 30}, seed=3), SETTINGS)
@@ -668,6 +671,7 @@ def test_one_law_scores_as_its_floor_whatever_its_class_mix(real: tuple[RecordSe
     assert points.groupby(["view", "kind", "rhythm"]).size().eq(20).all()
 
 
+@pytest.mark.slow
 def test_every_score_is_told_of_each_rhythm(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     """And of a wrong rhythm it is another, while the others stay as they are."""
     made = record_set(tmp_path / "made", {"SR": 40, "SB": 40, "ST": 40}, seed=8)
@@ -696,6 +700,7 @@ def judged(real: tuple[RecordSet, RecordSet], tmp_path_factory: pytest.TempPathF
     return made, assess(*real, made, SETTINGS, classifier=lambda signals: signals.std(axis=2))[0]
 
 
+@pytest.mark.slow
 def test_the_scores_of_a_variation_are_those_of_all_rhythms(
     real: tuple[RecordSet, RecordSet], judged: tuple[RecordSet, pd.DataFrame]
 ) -> None:
@@ -714,6 +719,7 @@ def test_every_score_has_an_interval_about_it_or_a_p_value(judged: tuple[RecordS
     assert (bounded["value"] <= bounded["high"] + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_each_frechet_distance_is_taken_in_its_own_embedding(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     fast = record_set(tmp_path / "fast", {"SR": 30, "SB": 30, "ST": 30}, seed=9, change=1.3)
 
@@ -729,6 +735,7 @@ def test_each_frechet_distance_is_taken_in_its_own_embedding(real: tuple[RecordS
     assert rates > 10, "it sees rates alone, and they are far off"
 
 
+@pytest.mark.slow
 def test_limb_leads_count_where_they_were_made(
     real: tuple[RecordSet, RecordSet], judged: tuple[RecordSet, pd.DataFrame], tmp_path: Path
 ) -> None:
@@ -744,6 +751,7 @@ def test_limb_leads_count_where_they_were_made(
         assert scores_of(table, "value", rhythm)["limb_residual"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_copies_leak_who_was_trained_on(real: tuple[RecordSet, RecordSet]) -> None:
     train, test = real
     table, _ = assess(train, test, train, SETTINGS)
@@ -755,6 +763,7 @@ def test_copies_leak_who_was_trained_on(real: tuple[RecordSet, RecordSet]) -> No
     assert value["copied_share"] == 1
 
 
+@pytest.mark.slow
 def test_a_wrong_heart_rate_is_seen_in_bpm(real: tuple[RecordSet, RecordSet], tmp_path: Path) -> None:
     table, _ = assess(*real, record_set(tmp_path / "fast", {"SR": 30, "SB": 30, "ST": 30}, seed=4, change=1.2), SETTINGS)
     for rhythm, bpm in RATES.items():
@@ -768,6 +777,7 @@ def test_a_wrong_heart_rate_is_seen_in_bpm(real: tuple[RecordSet, RecordSet], tm
     assert value["mmd_p"] == pytest.approx(1 / 50)
 
 
+@pytest.mark.slow
 def test_an_assessment_repeats(real: tuple[RecordSet, RecordSet]) -> None:
     train, test = real
     for first, second in zip(assess(train, test, test, SHORT), assess(train, test, test, SHORT), strict=True):

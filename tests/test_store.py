@@ -374,6 +374,7 @@ def left_by_a_kill(name: str = "killed") -> str:
 
 
 @pytest.mark.usefixtures("study")
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_ended_by_the_next_one() -> None:
     killed = left_by_a_kill()
     with opened("b") as run:

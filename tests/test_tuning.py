@@ -352,6 +352,7 @@ class Shown:
         return [value]
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
