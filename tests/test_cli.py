@@ -287,6 +287,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, number: signal.Signals) -> None:
     edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=3000))
     command = [str(Path(sys.executable).with_name("ecgforge")), "acquire", "ptbxl", "--out", "raw"]

@@ -726,6 +726,7 @@ def test_one_odd_record_does_not_stop_the_others(raw, tmp_path, monkeypatch):
     assert not re.search("Error|Type", str(found))
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "CHUNK", 5)
     for workers in (1, 2):

@@ -57,6 +57,7 @@ def test_a_larger_set_holds_the_smaller_one(real: RecordSet, tmp_path: Path) -> 
     np.testing.assert_allclose(small.signals(), large.signals(np.array(places)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_processes_draw_the_same_bytes(real: RecordSet, tmp_path: Path) -> None:
     drawn(real, tmp_path / "one")
     drawn(real, tmp_path / "two", devices=2)
