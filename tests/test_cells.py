@@ -210,17 +210,17 @@ def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
 
 
 @pytest.mark.timeout(120)
-def test_two_runs_at_once_do_each_stage_once(project: Path) -> None:
+def test_two_runs_at_once_lose_nothing(project: Path) -> None:
+    """One that wants a stage of the other ends and says so, or both do; the next run does the rest."""
     stages = {f"s{i}": {"cmd": f"echo x >> ran{i}; sleep 1; touch s{i}", "outs": [f"s{i}"]} for i in range(4)}
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     command = [sys.executable, "-m", "ecgforge", "repro", "--jobs", "2"]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_a_server()) for _ in range(2)]
     told = [one.communicate()[1] for one in both]
-    assert 0 in {one.returncode for one in both}
     assert "Traceback" not in "".join(told)
     for line, one in zip(told, both, strict=True):
         assert one.returncode == 0 or "busy" in line or "Unable to acquire lock" in line, line
     assert cells.repro([], 1) == 0
     assert sorted(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == sorted(stages)
-    for name in stages:
-        assert (project / name).exists()
+    assert all((project / name).exists() for name in stages)
+    assert all((project / f"ran{i}").read_text() == "x\n" for i in range(4)), "each stage ran once"
