@@ -224,3 +224,17 @@ def test_two_runs_at_once_lose_nothing(project: Path) -> None:
     assert sorted(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == sorted(stages)
     assert all((project / name).exists() for name in stages)
     assert all((project / f"ran{i}").read_text() == "x\n" for i in range(4)), "each stage ran once"
+
+
+def test_a_kill_while_dvc_wrote_its_run_cache_does_not_stop_the_next_run(project: Path) -> None:
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "outs": ["one"]}}}))
+    assert cells.repro([], 1) == 0
+    (project / "dvc.lock").unlink()
+    (record,) = (project / ".dvc/cache/runs").glob("*/*/*")
+    for left in (None, f".{record.name}.partial"):
+        record.unlink()
+        if left:
+            (record.parent / left).write_text("cmd: to")
+        assert cells.repro([], 1) == 0
+        assert [path.name for path in record.parent.iterdir()] == [record.name]
+        (project / "dvc.lock").unlink()

@@ -98,6 +98,7 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
         if mended := lock.mend(Path(repo.root_dir)):
             console.err.print(mended, style="yellow")
         lock.keep(Path(repo.root_dir))
+        lock.mend_run_cache(Path(repo.stage_cache.cache_dir))
         _check_targets(targets, [stage.addressing for stage in repo.index.stages])
         stale = set(repo.status())
         if not stale:

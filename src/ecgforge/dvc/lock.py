@@ -1,4 +1,4 @@
-"""dvc.lock, which a kill of plain `dvc` can tear: a copy of the last good one is kept, and a torn one is restored from it."""
+"""What a kill of DVC can damage. Of dvc.lock a copy of the last good one is kept, and a torn one is restored from it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def mend_list_of_users(root: Path) -> None:
         except ValueError:
             time.sleep(0.1)
     (root / IN_USE).unlink(missing_ok=True)
+
+
+def mend_run_cache(runs: Path) -> None:
+    """Remove what a kill left in DVC's run cache, the folder `runs`: DVC cannot run a stage whose folder there is empty."""
+    for folder in runs.glob("*/*"):
+        for left in folder.glob(".*.partial"):
+            left.unlink()
+        with suppress(OSError):  # it holds records
+            folder.rmdir()
 
 
 def stages(text: str) -> Stages | None:
