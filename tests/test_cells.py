@@ -227,7 +227,7 @@ def test_two_runs_at_once_lose_nothing(project: Path) -> None:
 
 
 def test_a_kill_while_dvc_wrote_its_run_cache_does_not_stop_the_next_run(project: Path) -> None:
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "outs": ["one"]}}}))
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "deps": ["params.yaml"], "outs": ["one"]}}}))
     assert cells.repro([], 1) == 0
     (project / "dvc.lock").unlink()
     (record,) = (project / ".dvc/cache/runs").glob("*/*/*")
