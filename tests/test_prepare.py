@@ -21,7 +21,7 @@ from ecgforge.quality import coherence
 from ecgforge.records import prepare as prepare_module
 from ecgforge.records import splits, wfdb_files
 from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
-from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
+from ecgforge.records.leads import LEADS, STANDARD_LEADS, limb_residual, twelve_leads
 from ecgforge.records.prepare import EXCLUDED_COLUMNS, RawSource, prepare
 from ecgforge.records.preprocessing import prepare_recording, prepare_signal
 from ecgforge.records.record_set import RecordSet
@@ -254,6 +254,43 @@ def test_a_bad_header_is_an_unreadable_file(tmp_path, change):
     assert bad.value.reason == Reason.UNREADABLE_FILE
     assert not re.search("Error|object|Type", bad.value.detail)
     assert len(bad.value.detail) < 300
+
+
+NO_NUMBERS = [
+    *((f"12 {rate} 1000", f"sampling rate {rate}") for rate in ("5e2", "inf", "-500", "500(0)", "1_0")),
+    (f"12 {'5' * 60}x 1000", f"sampling rate {'5' * 40}"),
+    *((f"12 100 {samples}", f"number of samples {samples}") for samples in ("5000.0", "-2", "5_000", "1e3")),
+    *((f"{leads} 100 1000", f"number of leads {leads}") for leads in ("12.0", "-12")),
+]
+NO_FIELDS = [
+    *((f"{gain} 16 0", f"gain {gain}") for gain in ("nan(0)", "inf(0)", "0x10", "nan", "1,000(0)/mV", "1000(0.5)/mV", "10O0(0)/mV")),
+    ("1000(0)/mV 16.0 0", "resolution 16.0"),
+    ("1000(0)/mV 16 0x0", "zero level 0x0"),
+]
+
+
+@pytest.mark.parametrize(("cells", "told"), NO_NUMBERS)
+def test_a_number_of_the_record_line_that_is_none_is_named(tmp_path, cells, told):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", an_edit("r 12 100 1000", f"r {cells}"))
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.detail == f"{told} is no number that WFDB knows"
+
+
+@pytest.mark.parametrize(("cells", "told"), NO_FIELDS)
+def test_a_number_of_a_lead_that_is_none_is_named(tmp_path, cells, told):
+    write_record(tmp_path, "r")
+    rewrite(tmp_path / "r.hea", an_edit("1000.0(0)/mV 16 0", cells))
+    with pytest.raises(BadRecord) as bad:
+        wfdb_files.read(tmp_path, "r")
+    assert bad.value.detail == f"{told} is no number that WFDB knows"
+
+
+@pytest.mark.filterwarnings("error")
+def test_limb_leads_beyond_numbers_compare_to_nothing():
+    huge = {lead: np.full(10, 1e303 * number) for number, lead in enumerate(STANDARD_LEADS, start=1)}
+    assert np.isnan(limb_residual(huge))
 
 
 @pytest.mark.parametrize(("change", "told"), UNSUPPORTED.values(), ids=UNSUPPORTED)

@@ -653,6 +653,12 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
         ('record,patient,rhythm\nc,7,"SR\nward/a,8,SR\n', "line 3: unexpected end of data; look at its quotation marks"),
         ("record,patient,rhythm,rhythm\nc,7,SR,SR\n", "two columns 'rhythm'"),
         (b"record,patient,rhythm\nc,M\xfcller,SR\n", "no text in UTF-8"),
+        ("record;patient;rhythm;age\nc;7;SR;61,5\n", "it has record;patient;rhythm;age: separate cells by commas$"),
+        ("record\tpatient\trhythm\nc\t7\tSR\n", ": separate cells by commas$"),
+        ("Record,Patient,Rhythm\nc,7,SR\n", ": write them as record, patient, rhythm$"),
+        ("record, patient ,rhythm\nc,7,SR\n", ": write them as record, patient, rhythm$"),
+        ("Record; Patient;Rhythm\nc;7;SR\n", ": separate cells by commas, and write them as record, patient, rhythm$"),
+        ("id,name\nc,7\n", "it has id, name$"),
         (f"record,patient,rhythm\n{'a' * 300},7,SR\n", "a name that no file can have"),
     ],
 )
@@ -668,6 +674,28 @@ def test_a_header_that_names_what_no_file_can_be_called_stops_nothing(tmp_path: 
     (mine / "c.hea").write_text(f"c 1 100 10\n{'[' * 5000}.dat 16 1000/mV 16 0 0 0 0 I\n")
     folder.fetch(tmp_path / "raw", own(mine))
     assert (tmp_path / "raw/ward/a.dat").is_file()
+
+
+@pytest.mark.parametrize("name", ["records.csv", "RECORDS.csv", "SYNTHETIC.txt", "SIMULATED.txt", "FILES.txt"])
+@pytest.mark.parametrize("there", [True, False])
+def test_no_record_replaces_the_table_or_marks_the_folder(
+    tmp_path: Path, mine: Path, name: str, there: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mine / "c.hea").write_text(f"c 1 100 10\n{name} 16 1000/mV 16 0 0 0 0 I\n")
+    if there:
+        (mine / name).write_text("record,patient,rhythm\nother,p9,SR\n")
+    acquire(own(mine), tmp_path / "raw", 100)
+    marked = {name} if there and name in folder.MARKS else set()
+    assert set(contents(tmp_path / "raw")) == {"records.csv", "ward/a.hea", "ward/a.dat", "ward/b.hea", "ward/b.dat", "FILES.txt"} | marked
+    assert folder.catalogue(tmp_path / "raw")["path"].tolist() == ["ward/a", "ward/b", "c", "gone"]
+    assert f"the first, c: {name}; rename the file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_of_records_named_as_the_table_is_left_out(tmp_path: Path, mine: Path) -> None:
+    write_record(mine, "records.csv/d")
+    (mine / "mine.csv").write_text("record,patient,rhythm\nrecords.csv/d,1,SR\nward/a,2,SR\n")
+    folder.fetch(tmp_path / "raw", own(mine))
+    assert set(contents(tmp_path / "raw")) == {"records.csv", "ward/a.hea", "ward/a.dat"}
 
 
 def test_header_that_points_outside_is_not_followed(tmp_path: Path, mine: Path) -> None:
@@ -731,8 +759,49 @@ def test_patients_that_differ_in_form_alone_are_one(
     assert f"taken for one: '{one}' and '{other}'" in capsys.readouterr().err
 
 
+EQUAL = [("12345678901234567", "1.2345678901234567e16"), ("0.5", ".5"), (".5", "0.50"), ("0", "-0"), ("5e-1", "0.5"), ("1E3", "1000.00")]
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_patients_of_equal_numbers_are_one(tmp_path: Path, one: str, other: str) -> None:
+    (tmp_path / "records.csv").write_text(f"record,patient,rhythm\na,{one},SR\nb,{other},SR\n")
+    assert folder.catalogue(tmp_path)["patient"].tolist() == [one, one]
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\u00ad", "\ufeff", "\u2060", "\u200d", "\0", "\x1b", "\ufe0f", "\u3164"])
+def test_what_is_not_seen_makes_no_other_patient(tmp_path: Path, unseen: str) -> None:
+    text = f"record,patient,rhythm\na,p{unseen}1,SR\nb,p1{unseen},SR\nc,{unseen}p1,SR\nd,p1,SR\n"
+    (tmp_path / "records.csv").write_text(text, encoding="utf-8")
+    assert folder.catalogue(tmp_path)["patient"].tolist() == ["p1"] * 4
+    (tmp_path / "records.csv").write_text(f"record,patient,rhythm\na,{unseen},SR\n", encoding="utf-8")
+    with pytest.raises(EcgforgeError, match="data row 1 has no patient"):
+        folder.catalogue(tmp_path)
+
+
 def test_patients_that_differ_stay_apart(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["1", "10", "1.5", "p1", "p10", "-1", "100", "1-0", "1/0", "a1b2", "a12b", "e1"]
+    names = [
+        "1",
+        "10",
+        "1.5",
+        "p1",
+        "p10",
+        "-1",
+        "100",
+        "1-0",
+        "1/0",
+        "a1b2",
+        "a12b",
+        "e1",
+        "p 1",
+        "p-1",
+        "p_1",
+        "1_000",
+        "1000",
+        "1e-400",
+        "1e999999999",
+        "9" * 40,
+        "9" * 39 + "8",
+    ]
     (mine / "mine.csv").write_text("record,patient,rhythm\n" + "".join(f"r{name.replace('/', '-')},{name},SR\n" for name in names))
     folder.fetch(tmp_path / "raw", own(mine))
     assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == names

@@ -40,11 +40,14 @@ def limb_residual(leads: Mapping[str, np.ndarray]) -> float:
 
     Returns:
         The root mean square of what III, aVR, aVL and aVF differ by, over that of what they should be, of those that are there: 0 of a
-        recorder, about the square root of 2 of leads that have nothing to do with I and II. NaN where none is there.
+        recorder, about the square root of 2 of leads that have nothing to do with I and II. NaN where none is there, or where numbers
+        overflow.
     """
     there = [lead for lead in STANDARD_LEADS if lead in leads and lead not in LEADS]
     if not there:
         return float("nan")
-    due = dict(zip(STANDARD_LEADS, twelve_leads(np.stack([leads[lead] for lead in LEADS]), "mV"), strict=True))
-    size = np.linalg.norm([due[lead] for lead in there])
-    return float(np.linalg.norm([leads[lead] - due[lead] for lead in there]) / size) if size else float("nan")
+    with np.errstate(over="ignore", invalid="ignore"):
+        due = dict(zip(STANDARD_LEADS, twelve_leads(np.stack([leads[lead] for lead in LEADS]), "mV"), strict=True))
+        size = np.linalg.norm([due[lead] for lead in there])
+        off = np.linalg.norm([leads[lead] - due[lead] for lead in there])
+    return float(off / size) if size and np.isfinite([size, off]).all() else float("nan")

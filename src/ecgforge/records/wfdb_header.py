@@ -31,6 +31,16 @@ _SIGNAL = re.compile(
     (?:\s++(?P<checksum>-?\d++)(?!\S))?(?:\s++(?P<block>-?\d++)(?!\S))?(?:\s++(?P<name>\S.*+))?\s*+""",
     re.VERBOSE,
 )
+# What somebody meant as a number, and a lead's name is not: where a field is none that WFDB knows, it would become part of the name.
+_MEANT = re.compile(r"[-+]*+(?:(?:nan|inf(?:inity)?|0x[\da-f]++|[\d_.,]*\d[\d_.,]*(?:e[-+]?\d*)?)(?:[(/]\S*)?|\.?\d\S*[(/]\S*)", re.I)
+_FIELDS = {
+    "gain": "gain",
+    "resolution": "resolution",
+    "zero": "zero level",
+    "initial": "initial value",
+    "checksum": "checksum",
+    "block": "block size",
+}
 _FORMAT = re.compile(r"\s+(?=\d++(?:x\d++)?(?::\d++)?(?:\+\d++)?(?!\S))")
 
 
@@ -100,11 +110,7 @@ def decoded(content: bytes) -> str:
 def _record_line(line: str, described: int) -> tuple[float, int]:
     """Return sampling rate and samples. A record's name may have blanks, so the number of leads is the last one that fits what follows."""
     cells = line.split()
-    places = [place for place in range(1, len(cells)) if cells[place].isdecimal() and _may_follow(cells[place + 1 : place + 3])]
-    if not places:
-        raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
-    fitting = [place for place in places if int(cells[place][:DIGITS]) == described and (place == 1 or len(cells) > place + 1)]
-    place = fitting[-1] if fitting else places[0]
+    place = _place_of_leads(cells, described)
     if re.search(r"/\d+$", cells[place - 1]):
         raise BadRecord(Reason.NOT_SUPPORTED, f"a record of several segments: {CONVERT}, as one segment")
     count = _whole(cells[place], "number of leads")
@@ -113,10 +119,29 @@ def _record_line(line: str, described: int) -> tuple[float, int]:
     if count != described:
         raise BadRecord(Reason.UNREADABLE_FILE, f"header announces {count} leads and describes {described}")
     found = _RATE.fullmatch(cells[place + 1]) if len(cells) > place + 1 else None
+    if len(cells) > place + 1 and not found:
+        raise _no_number("sampling rate", cells[place + 1])
     rate = float(found["rate"]) if found else DEFAULT_RATE
     if not 0 < rate < math.inf:
         raise BadRecord(Reason.UNREADABLE_FILE, f"sampling rate {cells[place + 1][:40]} Hz")
+    if len(cells) > place + 2 and not cells[place + 2].isdecimal():
+        raise _no_number("number of samples", cells[place + 2])
     return rate, _whole(cells[place + 2], "number of samples") if len(cells) > place + 2 else 0
+
+
+def _place_of_leads(cells: list[str], described: int) -> int:
+    places = [place for place in range(1, len(cells)) if cells[place].isdecimal()]
+    equal = [place for place in places if int(cells[place][:DIGITS]) == described]
+    follow = [place for place in places if _may_follow(cells[place + 1 : place + 3])]
+    if fitting := [place for place in follow if place in equal and (place == 1 or len(cells) > place + 1)]:
+        return fitting[-1]
+    if equal:  # and what follows is wrong
+        return next((place for place in equal if place + 1 < len(cells) and _MEANT.fullmatch(cells[place + 1])), equal[0])
+    if len(cells) > 1 and not cells[1].isdecimal() and _MEANT.fullmatch(cells[1]):
+        raise _no_number("number of leads", cells[1])
+    if not places:
+        raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
+    return places[0]
 
 
 def _may_follow(cells: list[str]) -> bool:
@@ -140,6 +165,7 @@ def _signal(line: str, number: int, folder: Path) -> Signal:
     if found is None:
         raise BadRecord(Reason.UNREADABLE_FILE, f"line {number} of the signals, of the file {name[:80]}, is none that WFDB knows")
     _refuse_unsupported(found)
+    _refuse_no_numbers(found)
     gain = float(found["gain"] or 0)
     if not abs(gain) < math.inf:
         raise BadRecord(Reason.UNREADABLE_FILE, f"gain {found['gain'][:40]}")
@@ -171,6 +197,18 @@ def _refuse_unsupported(found: re.Match[str]) -> None:
         raise BadRecord(Reason.NOT_SUPPORTED, f"several samples of a lead in a frame: {CONVERT}, all leads at one rate")
     if (found["skew"] or "0").lstrip("0"):
         raise BadRecord(Reason.NOT_SUPPORTED, f"leads skewed against each other: {CONVERT}, without skew")
+
+
+def _refuse_no_numbers(found: re.Match[str]) -> None:
+    """Refuse a name that begins with something that was meant as one of the numbers before it."""
+    absent = next((what for field, what in _FIELDS.items() if found[field] is None), "")
+    first = next(iter((found["name"] or "").split(maxsplit=1)), "")
+    if absent and _MEANT.fullmatch(first):
+        raise _no_number(absent, first)
+
+
+def _no_number(what: str, text: str) -> BadRecord:
+    return BadRecord(Reason.UNREADABLE_FILE, f"{what} {text[:40]} is no number that WFDB knows")
 
 
 def _whole(text: str, what: str) -> int:

@@ -20,7 +20,8 @@ from ecgforge.params import FolderSource
 from ecgforge.records.wfdb_header import LARGEST, decoded, file_names
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
 from ecgforge.sources.links import lead_out, refusal
-from ecgforge.sources.tables import read_table
+from ecgforge.sources.registry import FILES
+from ecgforge.sources.tables import read_table, visible
 
 RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
 OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")
@@ -29,6 +30,7 @@ TABLE = "records.csv"  # what `fetch` names the CSV, whatever its name was
 LONGEST = 250  # bytes of a name, less than the 255 that file systems take by an extension
 SYNTHETIC = "SYNTHETIC.txt"
 MARKS = ("SIMULATED.txt", SYNTHETIC)  # files by which a folder says that no patient was recorded
+TAKEN = {name.casefold() for name in (TABLE, *MARKS, FILES)}  # what no file of a record may be called, as some disks ignore case
 COLUMNS = ("record", "patient", "rhythm")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 
@@ -51,23 +53,31 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     table = _table(file)
     _tell_unknown(table)
     paths = [_record_path(cell, source) for cell in table["record"]]
-    left = {}
+    left, taken = {}, {}
     with whole(folder) as scratch:
         scratch.mkdir()
-        if paths == table["record"].str.removesuffix(".hea").tolist():
-            shutil.copyfile(file, scratch / TABLE)
-        else:
-            table.assign(record=paths).to_csv(scratch / TABLE, index=False, lineterminator="\n")
-        for mark in MARKS:
-            _copy_mark(source, mark, scratch)
         for record in dict.fromkeys(paths):
             files = _files(source, record)
+            if name := next((name for name in files if PurePosixPath(name).parts[0].casefold() in TAKEN), ""):
+                taken[record] = name
+                continue
+            files = [name for name in files if (source / name).is_file()]
             if lead_out(source, files) and (reason := refusal(source, record)):
                 left[record] = reason
                 continue
             for name in files:
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, scratch / name)
+        if paths == table["record"].str.removesuffix(".hea").tolist():
+            shutil.copyfile(file, scratch / TABLE)
+        else:
+            table.assign(record=paths).to_csv(scratch / TABLE, index=False, lineterminator="\n")
+        for mark in MARKS:
+            _copy_mark(source, mark, scratch)
+    if taken:
+        record, name = next(iter(taken.items()))
+        told = f"one of which has a name that ecgforge needs ({TABLE}, {', '.join(MARKS)}, {FILES}), are left out"
+        console.err.print(f"{len(taken)} records, of the files of which {told}; the first, {record}: {name[:80]}; rename the file")
     if left:
         record, reason = next(iter(left.items()))
         told = "whose files are links out of the folder, are left out, since what these lead to is not known to be a record"
@@ -144,7 +154,7 @@ def _tell_unknown(table: pd.DataFrame) -> None:
 def _table(file: Path) -> pd.DataFrame:
     absent = f"a folder of records needs a CSV with the columns {', '.join(COLUMNS)}"
     table = read_table(file, COLUMNS, filled=("record", "patient"), absent=absent)
-    return table.apply(lambda cells: cells.str.strip())
+    return table.assign(patient=table["patient"].map(visible)).apply(lambda cells: cells.str.strip())
 
 
 def _record_path(cell: str, source: Path | None = None) -> str:
@@ -177,7 +187,7 @@ def _relative(text: str, source: Path) -> str:
 
 
 def _files(source: Path, record: str) -> list[str]:
-    """Name the files of `record` that exist in `source`."""
+    """Name the header of `record`, if it exists in `source`, and what may be its signal files, there or not."""
     header = f"{record}.hea"
     if not (source / header).is_file():
         return []
@@ -186,13 +196,12 @@ def _files(source: Path, record: str) -> list[str]:
 
 
 def _signal_files(header: Path) -> list[str]:
-    """Name the signal files beside `header` that its lines begin with; one that they name elsewhere is not followed."""
+    """Name what may be the signal files beside `header`, by which its lines begin; one that they name elsewhere is not followed."""
     with header.open("rb") as file:
         text = decoded(file.read(LARGEST))
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     names = dict.fromkeys(name for line in lines[1:] for name in file_names(line.strip()))
-    plain = [name for name in names if PurePosixPath(name).name == name and name != ".." and len(os.fsencode(name)) < LONGEST]
-    return [name for name in plain if (header.parent / name).is_file()]
+    return [name for name in names if PurePosixPath(name).name == name and name != ".." and len(os.fsencode(name)) < LONGEST]
 
 
 def _one_patient(patients: pd.Series) -> pd.Series:
@@ -202,7 +211,15 @@ def _one_patient(patients: pd.Series) -> pd.Series:
 
 
 def _form(patient: str) -> str:
-    text = unicodedata.normalize("NFKC", patient).casefold().strip()
-    if re.fullmatch(r"[+-]?\d+(\.0*)?(e\+?\d{1,2})?", text):
-        return f"{Decimal(text):f}".partition(".")[0]
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", patient).casefold()).strip()
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,9})?", text):
+        return _number(Decimal(text))
     return re.sub(r"(?<!\d)0+(?=\d)", "", " ".join(text.split()))
+
+
+def _number(value: Decimal) -> str:
+    """Write equal values alike, to the last of any number of digits, which rounding would lose."""
+    sign, digits, exponent = value.as_tuple()
+    every = "".join(map(str, digits)).lstrip("0")
+    kept = every.rstrip("0")
+    return f"{'-' * sign}{kept}e{int(exponent) + len(every) - len(kept)}" if kept else "0"

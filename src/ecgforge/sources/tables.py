@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,14 @@ from typing import Any
 import pandas as pd
 
 from ecgforge.errors import EcgforgeError
+
+# Characters that are not seen, of other categories than controls (Cc) and format characters (Cf): joiners, fillers, variation selectors.
+_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+
+def visible(cell: str) -> str:
+    """Return a cell without characters that are not seen, such as NUL, zero-width spaces and soft hyphens; white space stays."""
+    return "".join(letter for letter in _UNSEEN.sub("", cell) if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf"))
 
 
 def read_table(file: Path, columns: Sequence[str], filled: Sequence[str], absent: str) -> pd.DataFrame:
@@ -26,27 +36,45 @@ def read_table(file: Path, columns: Sequence[str], filled: Sequence[str], absent
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            rows = list(_rows(opened, file))
+            lines = _rows(opened, file)
+            header = next(lines, [])
+            _refuse_columns(header, columns, file)
+            rows = list(lines)
     except FileNotFoundError:
         raise EcgforgeError(f"{file} does not exist: {absent}") from None
     except OSError as error:
         raise EcgforgeError(f"{file} cannot be read as CSV: {error.strerror or 'the disk does not give it'}") from None
     except UnicodeDecodeError:
         raise EcgforgeError(f"{file} cannot be read as CSV: it is no text in UTF-8; save it as such") from None
-    if not rows:
-        raise EcgforgeError(f"{file} cannot be read as CSV: it is empty")
-    table = pd.DataFrame(rows[1:], columns=rows[0], dtype=str)
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise EcgforgeError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(rows[0])[:300]}")
-    for column in rows[0]:
-        if column.strip() and rows[0].count(column) > 1:
-            raise EcgforgeError(f"{file} has two columns {column[:80]!r}: take one out")
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     for column in filled:
-        empty = table.index[table[column].str.strip() == ""]
+        empty = table.index[table[column].map(visible).str.strip() == ""]
         if len(empty):
             raise EcgforgeError(f"{file}: data row {empty[0] + 1} has no {column}, so its record cannot be told apart or split by patient")
     return table
+
+
+def _refuse_columns(header: list[str], columns: Sequence[str], file: Path) -> None:
+    if not header:
+        raise EcgforgeError(f"{file} cannot be read as CSV: it is empty")
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise EcgforgeError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(header)[:300]}{_hint(header, columns)}")
+    for column in header:
+        if column.strip() and header.count(column) > 1:
+            raise EcgforgeError(f"{file} has two columns {column[:80]!r}: take one out")
+
+
+def _hint(header: list[str], columns: Sequence[str]) -> str:
+    """Say how the columns would be found, where the header has them in other letters or between other separators."""
+    parts = [part for cell in header for part in re.split(r"[;\t|]", cell)]
+    names = parts if len(parts) == len(header) else [part.strip(" \"'") for part in parts]
+    meant = {visible(name).strip().casefold(): name for name in names}
+    known = [column for column in columns if column.casefold() in meant]
+    advice = ["separate cells by commas"] if len(parts) > len(header) and known else []
+    if any(column not in names for column in known):
+        advice.append(f"write them as {', '.join(columns)}")
+    return f": {', and '.join(advice)}" if advice else ""
 
 
 def _rows(lines: Iterator[str], file: Path) -> Iterator[list[str]]:
