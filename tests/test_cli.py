@@ -11,6 +11,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -325,3 +326,54 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
     assert f"`ecgforge {command[0]}` does not write deep/mine.txt in it" in last_line(ecgforge(tmp_path, *command, "documents"))
     assert "name a new folder" in last_line(ecgforge(tmp_path, *command, "."))
     assert (tmp_path / "documents/deep/mine.txt").read_text() == "the only copy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("lineage", "data/prepared/ptbxl", "--out", "params.yaml"), "params.yaml cannot be written: name a file that ends in .svg"),
+        (("lineage", "data/prepared/ptbxl", "--out", "/"), "/ cannot be written: name a file that ends in .svg"),
+        (("lineage", "data/prepared/ptbxl", "--out", "mine.svg"), "mine.svg exists and was not written by this command: name another file"),
+        (("score", "a", "b", "--out", "."), ". cannot be written: name a file that ends in .csv"),
+        (("score", "ptbxl", "b", "--out", "ptbxl/s.csv"), "ptbxl/s.csv lies in ptbxl, which is read: name a file elsewhere"),
+        (("score", "a", "b", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
+        (("classify", "ptbxl", "--out", "ptbxl/ptbxl_database.csv"), "ptbxl/ptbxl_database.csv lies in ptbxl, which is read"),
+        (("classify", "ptbxl", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
+        (("classify", "ptbxl", "--plot", "mine.svg"), "mine.svg exists and was not written by this command: name another file"),
+    ],
+)
+def test_no_command_writes_over_a_file_of_the_users(project: Path, arguments: tuple[str, ...], told: str) -> None:
+    (project / "mine.csv").write_text("record,patient,rhythm\na,1,SR\n")
+    (project / "mine.svg").write_text("<svg><title>mine</title></svg>")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    assert last_line(ecgforge(project, *arguments)).startswith(f"ecgforge: {told}")
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (project / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("port", "told"), [("99999999", "Invalid value for '--port'"), ("0", "Invalid value for '--port'"), (None, "cannot be used")]
+)
+def test_a_port_that_cannot_be_used_is_one_line(project: Path, port: str | None, told: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found = ecgforge(project, "ui", "--port", port or str(taken.getsockname()[1]))
+    assert told in last_line(found)
+
+
+@pytest.mark.parametrize("name", ["", "[/]", "x:y", "../x", "a'b", "a b"])
+@pytest.mark.parametrize("command", [("history",), ("rollback",), ("promote", "--best")])
+def test_a_model_of_an_odd_name_is_not_registered(project: Path, command: tuple[str, ...], name: str) -> None:
+    found = ecgforge(project, command[0], name, *command[1:])
+    assert last_line(found) == f"ecgforge: no model is registered as '{name}'"
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "9" * 5000, "0x" + "f" * 5000])
+def test_a_scalar_that_is_none_is_one_line(project: Path, value: str) -> None:
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("duration: 10", f"duration: {value}"))
+    found = ecgforge(project, "check")
+    assert "params.yaml" in last_line(found)
+    assert "fault of ecgforge" not in found.stderr
+    assert len(found.stderr) < 1000

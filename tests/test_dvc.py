@@ -95,6 +95,24 @@ def test_other_stages_in_another_order_are_no_cut(root: Path) -> None:
         assert list(found(root)) == names
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_merge_conflict_is_named_as_one(root: Path, kept: bool) -> None:
+    content = text(NAMES).replace("  stage1@a", "<<<<<<< HEAD\n  stage1@a", 1)
+    (root / lock.LOCK).write_text(content)
+    if not kept:
+        (root / lock.KEPT).unlink()
+    with pytest.raises(EcgforgeError, match=r"dvc.lock has a merge conflict: resolve it"):
+        lock.mend(root)
+    assert (root / lock.LOCK).read_text() == content
+
+
+def test_a_folder_in_the_place_of_the_lock_is_named(root: Path) -> None:
+    (root / lock.LOCK).unlink()
+    (root / lock.LOCK).mkdir()
+    with pytest.raises(EcgforgeError, match=r"dvc.lock is a folder: move it away"):
+        lock.mend(root)
+
+
 def test_a_torn_lock_is_not_kept(root: Path) -> None:
     (root / lock.LOCK).write_text(text(NAMES)[:900])
     lock.keep(root)

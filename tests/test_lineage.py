@@ -490,6 +490,22 @@ def test_the_garbage_collector_restores_a_torn_lock_before_it_looks(study: Path,
         (study / lock.KEPT).unlink()
 
 
+@pytest.mark.parametrize("left", [None, "", "schema: '2.0'\nstages: {}\n"])
+def test_the_garbage_collector_removes_nothing_without_a_record_of_the_stages(study: Path, left: str | None) -> None:
+    file = study / "dvc.lock"
+    whole = file.read_text()
+    file.unlink()
+    if left is not None:
+        file.write_text(left)
+    held = sorted(path for path in Path(".dvc/cache").rglob("*") if path.is_file())
+    try:
+        with pytest.raises(EcgforgeError, match=r"[Nn]othing was removed|there is no copy of it"):
+            collect.collect(True)
+        assert sorted(path for path in Path(".dvc/cache").rglob("*") if path.is_file()) == held
+    finally:
+        file.write_text(whole)
+
+
 def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versions.Version) -> None:
     from ecgforge.stages.inputs import UNFINISHED
     from ecgforge.tracking.runs import CELL, Cell, tracked
@@ -660,3 +676,15 @@ def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versio
     found = garbage.stale(garbage.needed(Content()), set())
     assert {ids[run_id] for _, run_id in found.runs if run_id in ids} == {"first", "of lost data"}
     assert classifier.run_id not in {run_id for _, run_id in found.runs}
+
+
+@pytest.mark.usefixtures("study")
+def test_a_version_that_somebody_made_by_hand_has_no_run(classifier: versions.Version) -> None:
+    made = store.client().create_model_version(classifier.name, "file:///etc")
+    try:
+        node = lineage.trace(f"{classifier.name}/{made.version}", Content())
+        assert node.made_from == []
+        with pytest.raises(EcgforgeError, match="do not match or are no longer available"):
+            stage.verify([f"{classifier.name}/{made.version}"])
+    finally:
+        store.client().delete_model_version(classifier.name, made.version)

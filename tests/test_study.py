@@ -108,7 +108,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(study: Path) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{study}/mlflow.db", f"sqlite:///{study}/mlflow.db")
+    return client_of(study)
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    """A copy of the study, for a test that changes it."""
+    return Path(shutil.copytree(study, tmp_path / "project", symlinks=True))
+
+
+def client_of(project: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project}/mlflow.db", f"sqlite:///{project}/mlflow.db")
 
 
 def all_runs(client: MlflowClient) -> list[Any]:
@@ -261,7 +271,8 @@ def test_repeating_a_cell_is_the_same_result_and_not_a_second_one(
     assert len(client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'")) == versions
 
 
-def test_a_clone_gets_the_study_without_running_it(study: Path, tmp_path: Path) -> None:
+def test_a_clone_gets_the_study_without_running_it(copied: Path, tmp_path: Path) -> None:
+    study = copied
     run(study, "git", "add", "dvc.lock")
     run(study, "git", "commit", "--quiet", "-m", "results")
     run(study, "dvc", "remote", "add", "--local", "--default", "--force", "shelf", str(tmp_path / "shelf"))
@@ -297,7 +308,8 @@ def test_tuning_feeds_the_trainings(study: Path, client: MlflowClient) -> None:
     assert repr(wanted) in used
 
 
-def test_the_walk_from_promotion_to_rollback(study: Path, client: MlflowClient, record: Path, tmp_path: Path) -> None:
+def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_path: Path) -> None:
+    study, client = copied, client_of(copied)
     # Trained for a second, a classifier does not pass; those that do are in test_promotion.
     refused = run(study, "ecgforge", "promote", CLASSIFIER, "--best", check=False)
     assert refused.returncode != 0
@@ -345,7 +357,8 @@ def test_the_study_is_compared_in_mlflows_ui(study: Path, browser) -> None:  # n
     assert {name for name in SETTINGS if f"Group: {name}" in page} == set(SETTINGS)
 
 
-def test_mlflow_run_makes_its_stages_runs_children(study: Path, client: MlflowClient) -> None:
+def test_mlflow_run_makes_its_stages_runs_children(copied: Path) -> None:
+    study, client = copied, client_of(copied)
     params = small_params()
     params["profiles"]["demo"]["classifier"]["training"]["weight_decay"] = 0.02
     (study / "params.yaml").write_text(yaml.safe_dump(params))
@@ -384,9 +397,8 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "RUNNING"), (signal.SIGINT, "KILLED")])
-def test_a_training_that_was_stopped_goes_on_as_the_same_run(
-    study: Path, client: MlflowClient, tmp_path: Path, number: signal.Signals, status: str
-) -> None:
+def test_a_training_that_was_stopped_goes_on_as_the_same_run(copied: Path, tmp_path: Path, number: signal.Signals, status: str) -> None:
+    study, client = copied, client_of(copied)
     params = small_params()
     training = params["profiles"]["demo"]["generators"]["diffwave"]["training"]["denoiser"]
     training |= {"steps": 400 if number == signal.SIGKILL else 300, "evaluate_every": 10}

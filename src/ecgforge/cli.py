@@ -348,7 +348,7 @@ def generate(
     model: Annotated[str, typer.Option(help="A generator, such as ecg-generator-diffwave-ptbxl@champion.")],
     rhythm: Annotated[str, typer.Option(help="One of those that it has learned, such as AFIB.")],
     out: Annotated[Path, typer.Option(help="A new folder; it appears whole or not at all.")],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many records.")] = 1,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, max=1_000_000, help="How many records.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
 ) -> None:
     """Draw WFDB records, which say that they are synthetic, from a registered generator."""
@@ -358,7 +358,7 @@ def generate(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000) -> None:
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000) -> None:
     """Open MLflow's UI on the runs and models of the study, and print where in it settings and generators are compared."""
     from ecgforge.tracking import runs, store
 
@@ -417,7 +417,7 @@ def main() -> None:
             raise
         _end(explained(error), 1)
     if code == INTERRUPTED:
-        print("ecgforge: interrupted; the next run goes on from the last checkpoint", file=sys.stderr)
+        print("ecgforge: interrupted; run it again: a training goes on from its last checkpoint", file=sys.stderr)
     sys.exit(code)
 
 

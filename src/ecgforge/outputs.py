@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,3 +74,24 @@ def of_command(command: str, folder: Path) -> Path:
         if other:
             raise EcgforgeError(f"{folder} exists, and `ecgforge {command}` does not write {other[0]} in it: name another folder")
     return folder
+
+
+def check_file(path: Path, ending: str, wrote: re.Pattern[bytes], inputs: Iterable[Path] = ()) -> None:
+    """Check that a command may write the file `path`: call it before the work is done.
+
+    Args:
+        wrote: what an older file of this command starts with. Any other file is somebody's.
+        inputs: folders that are read.
+
+    Raises:
+        EcgforgeError: the name does not end in `ending`, the file was not written by this command, or it lies among what is read.
+    """
+    if path.suffix != ending or path.is_dir():
+        raise EcgforgeError(f"{path} cannot be written: name a file that ends in {ending}")
+    for one in inputs:
+        if one.is_dir() and path.resolve().is_relative_to(one.resolve()) and one.resolve() != Path.cwd().resolve():
+            raise EcgforgeError(f"{path} lies in {one}, which is read: name a file elsewhere")
+    if path.exists():
+        with path.open("rb") as file:
+            if not wrote.match(file.read(4096)):
+                raise EcgforgeError(f"{path} exists and was not written by this command: name another file")

@@ -496,7 +496,7 @@ def read_yaml(path: Path, missing: str) -> Any:
         return YAML(typ="safe").load(path)
     except FileNotFoundError:
         raise EcgforgeError(f"{path} does not exist: {missing}") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, OverflowError) as error:  # ruamel passes on what a date or a number is not
         raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -531,4 +531,8 @@ def _refusal(detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing"
     reason = detail["msg"].removeprefix("Value error, ")
-    return f"{key} = {_SHORT.repr(detail['input'])}: {reason}" if key else reason
+    try:
+        value = _SHORT.repr(detail["input"])
+    except ValueError:
+        value = "a number of thousands of digits"
+    return f"{key} = {value}: {reason}" if key else reason

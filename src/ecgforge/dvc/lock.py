@@ -20,6 +20,7 @@ LOCK = "dvc.lock"
 KEPT, DAMAGED = Path(".ecgforge/dvc.lock"), Path(".ecgforge/dvc.lock.damaged")
 IN_USE, TRIES = Path(".dvc/tmp/rwlock"), 10  # who reads and writes which path
 STAGE = re.compile(r"^  \S", re.MULTILINE)  # where the entry of a stage starts
+CONFLICT = re.compile(r"^<<<<<<< ", re.MULTILINE)
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -47,6 +48,12 @@ def mend(root: Path) -> str:
     """
     if not (root / LOCK).exists():
         return ""
+    if not (root / LOCK).is_file():
+        raise EcgforgeError(f"{LOCK} is a folder: move it away, and restore the file with `git checkout {LOCK}` or `ecgforge repro`")
+    if CONFLICT.search(_text(root / LOCK)):
+        raise EcgforgeError(
+            f"{LOCK} has a merge conflict: resolve it, for instance by `git checkout --ours {LOCK}`, and run `ecgforge repro`"
+        )
     copies = {"the copy of the last finished stage": _text(root / KEPT), "the last commit": _git(root, "show", f"HEAD:./{LOCK}") + "\n"}
     origin, text = next(((origin, text) for origin, text in copies.items() if stages(text) is not None), ("", ""))
     if not _torn(root, stages(text)):

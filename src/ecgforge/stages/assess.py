@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import ecgforge.quality
-from ecgforge import console
+from ecgforge import console, outputs
 from ecgforge.classifiers import base as classifiers
 from ecgforge.files import md5, whole
 from ecgforge.params import Params
@@ -57,6 +58,8 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
 
 def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None:
     """Print the scores of any two record sets over all rhythms, and write all of them to the CSV `out`; nothing is tracked."""
+    if out:
+        outputs.check_file(out, ".csv", re.compile(rb"rhythm,metric,value,"), [real, synthetic])
     records, generated = RecordSet.open(real), RecordSet.open(synthetic)
     with threadpool_limits(params.active.compute.threads):
         found, _ = scores.assess(records.split("train"), records.split("test"), generated.split("train"), params.active.quality)

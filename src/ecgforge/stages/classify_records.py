@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
-from ecgforge import console
+from ecgforge import console, outputs
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.records.prepare import CHUNK, prepared_chunks, tell_cut
@@ -31,7 +32,10 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     Raises:
         EcgforgeError: no such version, its files are not the registered ones, outputs that cannot be, or no record could be classified.
     """
-    _check_outputs(table, plot)
+    if table:
+        outputs.check_file(table, ".csv", re.compile(rb"record,rhythm,[^\r\n]*,reason\n"), named)
+    if plot:
+        outputs.check_file(plot, ".svg", re.compile(rb"<svg [^>]*mm[^>]*>"), named)
     files = records_in(named)
     try:
         version = versions.find(reference)
@@ -103,12 +107,6 @@ def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None
                 yield Answer(name, None, None, f"{verdict.reason}: {verdict.detail}")
             else:
                 yield Answer(name, *next(good), "", verdict.seconds)
-
-
-def _check_outputs(table: Path | None, plot: Path | None) -> None:
-    for path, suffix in ((table, ".csv"), (plot, ".svg")):
-        if path and (path.suffix != suffix or path.is_dir()):
-            raise EcgforgeError(f"{path} cannot be written: name a file that ends in {suffix}")
 
 
 def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:

@@ -45,6 +45,11 @@ def collect(really: bool) -> None:
                     f"{mended}. It may lack what was made last, so nothing was removed: `ecgforge repro` brings it up to date"
                 )
             console.err.print(mended)
+        if really and not _has_stages(content.root):
+            raise EcgforgeError(
+                f"{lock.LOCK} is missing or names no stage, so what the study made would seem to be needed by none. Nothing was removed: "
+                f"`git checkout {lock.LOCK}` or `ecgforge repro` brings it back"
+            )
         busy = content.at_work() or _at_work(content.root)
         if busy:
             raise EcgforgeError(f"DVC is at work ({busy}), and what it makes is not on record yet: run `ecgforge gc` when it has ended")
@@ -62,6 +67,12 @@ def collect(really: bool) -> None:
             remove(path)
         garbage.remove(found.stale)
     console.out.print("Removed.")
+
+
+def _has_stages(root: Path) -> bool:
+    """Whether dvc.lock has a record of a stage, where the project has stages."""
+    file = root / lock.LOCK
+    return not (root / "dvc.yaml").exists() or (file.is_file() and bool(lock.stages(file.read_text(errors="replace"))))
 
 
 def _at_work(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import networkx
 from rich.text import Text
 from rich.tree import Tree
 
-from ecgforge import console
+from ecgforge import console, outputs
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.tracking import history, lineage, signing, store, versions
@@ -21,6 +22,8 @@ WIDTH, HEIGHT, ACROSS, DOWN, ARC = 250, 62, 340, 82, 80  # px: of a box, from bo
 
 def show(reference: str, out: Path | None) -> None:
     """Print the lineage of a version, run, file or folder as a tree, and draw it to the SVG `out`."""
+    if out:
+        outputs.check_file(out, ".svg", re.compile(rb"<svg [^>]*>\s*<title>Lineage of "))
     store.ensure_reachable()
     node = lineage.trace(reference, Content())
     console.out.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))

@@ -118,7 +118,8 @@ class Walker:
         if key not in self._nodes:
             facts = {name: version.tags[name] for name in TOLD if name in version.tags}
             aliases = {"alias": ", ".join(version.aliases)} if version.aliases else {}
-            behind = [("made by", self.run(version.run_id, version.tags)), *self._tuned(version)]
+            made_by = [("made by", self.run(version.run_id, version.tags))] if version.run_id else []  # a version made by hand has none
+            behind = [*made_by, *self._tuned(version)]
             self._nodes[key] = Node("version", version.label, version.tags.get(WEIGHTS, ""), "", aliases | facts, behind, version)
         return self._nodes[key]
 

@@ -243,6 +243,12 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         charts: what they compare -> a filter of runs, in MLflow's words.
     """
     initialise()
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise EcgforgeError(f"port {port} cannot be used ({error.strerror}): name another with --port") from None
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     address = f"http://127.0.0.1:{port}"
     found = client().get_experiment_by_name(experiment)
@@ -253,7 +259,9 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         )
     console.out.print("In a chart view, `Group by` with a tag such as setting, generator or backbone draws the means of its groups.")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    subprocess.run([*command, "--backend-store-uri", configure()], check=False)
+    code = subprocess.run([*command, "--backend-store-uri", configure()], check=False).returncode
+    if code > 0:
+        raise EcgforgeError(f"MLflow's server ended with exit code {code}, see above")
 
 
 def check_active(experiment: Any) -> None:

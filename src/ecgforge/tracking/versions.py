@@ -22,6 +22,7 @@ from ecgforge.tracking.store import absent, client, patiently, tolerating
 
 REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
 SOURCE = re.compile(r"models:/m-[0-9a-f]{32}")
+NAME = re.compile(r"[^/:'\"`\0]+")  # of a registered model: MLflow has none with / or :, and its filters take no quotation marks
 META = "registered_model_meta"  # what MLflow writes beside what it downloads: a version's name and number
 
 
@@ -80,6 +81,8 @@ def _registered_models() -> str:
 def versions(name: str) -> list[Version]:
     """Return all versions of the registered model `name`, oldest first; empty where there is no such model."""
     registry = client()
+    if not NAME.fullmatch(name):
+        return []
     with tolerating("RESOURCE_DOES_NOT_EXIST"):
         aliases = patiently(registry.get_registered_model, name).aliases
         found = sorted(patiently(registry.search_model_versions, f"name = '{name}'"), key=lambda one: int(one.version))
