@@ -337,7 +337,7 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
         (("score", "a", "b", "--out", "."), ". cannot be written: name a file that ends in .csv"),
         (("score", "ptbxl", "b", "--out", "ptbxl/s.csv"), "ptbxl/s.csv lies in ptbxl, which is read: name a file elsewhere"),
         (("score", "a", "b", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
-        (("classify", "ptbxl", "--out", "ptbxl/ptbxl_database.csv"), "ptbxl/ptbxl_database.csv lies in ptbxl, which is read"),
+        (("classify", "ptbxl", "--out", "ptbxl/ptbxl_database.csv"), "ptbxl/ptbxl_database.csv exists and was not written by this"),
         (("classify", "ptbxl", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
         (("classify", "ptbxl", "--plot", "mine.svg"), "mine.svg exists and was not written by this command: name another file"),
     ],

@@ -20,7 +20,7 @@ from ecgforge.report.classified import Answer, page
 from ecgforge.tracking import history, signing, versions
 
 SHOWN = 40  # rows on the terminal
-WIDE = 200  # letters of a line in a file
+WIDEST = 10_000  # columns of a table that no terminal shows
 DRAWN = 20  # records in a plot
 PAYS = 1000  # records for each further process: one starts in 4 s, in which this one reads and prepares some 400
 
@@ -33,9 +33,9 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
         EcgforgeError: no such version, its files are not the registered ones, outputs that cannot be, or no record could be classified.
     """
     if table:
-        outputs.check_file(table, ".csv", re.compile(rb"record,rhythm,[^\r\n]*,reason\n"), named)
+        outputs.check_file(table, ".csv", re.compile(rb"record,rhythm,[^\r\n]*,reason\n"))
     if plot:
-        outputs.check_file(plot, ".svg", re.compile(rb"<svg [^>]*mm[^>]*>"), named)
+        outputs.check_file(plot, ".svg", re.compile(rb"<svg [^>]*mm[^>]*>"))
     files = records_in(named)
     try:
         version = versions.find(reference)
@@ -115,7 +115,8 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
         values = [f"{one:.2f}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
     if not console.out.is_terminal:
-        console.out.width = WIDE
+        console.out.width = WIDEST
+        console.out.width = console.out.measure(table).maximum  # a file has no edge, and a name that is cut cannot be used
     console.out.print(table)
     counts = {rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms}
     told = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
