@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make repro` runs the study, `make test` checks the project.
 PYTHON ?= python3
 VENV := .venv
+ORDER ?= 2596167925 # seed of the random order of tests: the same on every machine; `make test ORDER=1` takes another
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -14,10 +15,10 @@ repro: $(INSTALLED) ## Set up, then run the study of the profile named in params
 	@ecgforge repro
 
 test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 # as many threads as cores in each of two workers wait for each other
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --randomly-seed=$(strip $(ORDER)) --durations 15 # as many threads as cores in each of two workers wait for each other
 
 test-fast: $(INSTALLED) ## Run the tests that take no more than a moment each, in a minute or two; `make test` runs them all.
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --randomly-seed=$(strip $(ORDER)) -m "not slow and not browser"
 
 lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 	ruff check .
