@@ -100,7 +100,7 @@ def told_by(look: Callable[[], Any], *words: str) -> None:
 @pytest.mark.parametrize(("name", "what"), LOADED)
 def test_a_damaged_classifier_is_told(classifier: Path, name: str, what: str) -> None:
     (WEIGHTS if name.startswith("weights") else DESCRIBED)[what](classifier / name)
-    told_by(lambda: classifiers.load(classifier, LABEL), LABEL, name, "train and register the model anew")
+    told_by(lambda: classifiers.load(classifier, LABEL), LABEL, name, "train and register the model again")
     told_by(lambda: classifiers.load(classifier), str(classifier), name, "run `dvc repro` or `dvc pull`")
 
 
@@ -114,7 +114,7 @@ def test_rhythms_that_are_none_are_told(classifier: Path, rhythms: Any) -> None:
 def test_a_damaged_generator_is_told(generator: Path, name: str, what: str) -> None:
     name = name.replace("classifier", "generator")
     (WEIGHTS if name.startswith("weights") else DESCRIBED)[what](generator / name)
-    told_by(lambda: generators.load(generator, LABEL), LABEL, name, "train and register the model anew")
+    told_by(lambda: generators.load(generator, LABEL), LABEL, name, "train and register the model again")
 
 
 @pytest.mark.parametrize("load", [classifiers.load, generators.load])

@@ -408,7 +408,7 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(made: dic
     about.write_text(kept.replace('"mV"', f'"{units}"'))
     try:
         verdict = judged(BETTER, Content())
-        with pytest.raises(EcgforgeError, match=f"{champion.label} .*{why}.*train it anew|{why}.*cannot be judged by each other"):
+        with pytest.raises(EcgforgeError, match=f"{champion.label} .*{why}.*train it again|{why}.*cannot be judged by each other"):
             promotion.answers(champion, RecordSet.open(about.parent).split("test"))
     finally:
         about.write_text(kept)

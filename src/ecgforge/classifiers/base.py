@@ -136,7 +136,7 @@ def load(folder: Path, label: str = "") -> Classifier:
     Raises:
         EcgforgeError: the folder holds no classifier, or not a whole one.
     """
-    named, advice = (label, "train and register the model anew") if label else (str(folder), "run `dvc repro` or `dvc pull`")
+    named, advice = (label, "train and register the model again") if label else (str(folder), "run `dvc repro` or `dvc pull`")
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             raise EcgforgeError(f"{named} is no classifier: {name} is missing; {advice}")

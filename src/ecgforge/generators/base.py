@@ -146,7 +146,7 @@ def load(folder: Path, label: str = "") -> Generator:
         EcgforgeError: the folder holds no generator, or not a whole one.
     """
     folder = Path(folder)
-    named, advice = (label, "train and register the model anew") if label else (str(folder), "run `dvc repro` or `dvc pull`")
+    named, advice = (label, "train and register the model again") if label else (str(folder), "run `dvc repro` or `dvc pull`")
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             raise EcgforgeError(f"{named} is no generator: {name} is missing; {advice}")

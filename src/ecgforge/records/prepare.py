@@ -29,7 +29,7 @@ from ecgforge.workers import obey
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
 LIMB_LEADS = "limb_leads.csv"
-TOLD = 300  # characters of a detail, at most
+DETAIL_LENGTH = 300  # characters, at most
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
 EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
 
@@ -214,7 +214,7 @@ def _prepare_chunk(records: list[tuple[Path, str]], preprocessing: Preprocessing
             signals.append(prepare_recording(recording, preprocessing, amplitude))
             verdicts.append(Verdict("", "", recording.limb_residual, recording.seconds))
         except BadRecord as bad:
-            verdicts.append(Verdict(str(bad.reason), console.shown(" ".join(bad.detail.split()))[:TOLD]))
+            verdicts.append(Verdict(str(bad.reason), console.shown(" ".join(bad.detail.split()))[:DETAIL_LENGTH]))
         except Exception:  # a record that nobody thought of must not stop the others
             logging.getLogger(__name__).debug("%s in %s", path, folder, exc_info=True)
             verdicts.append(Verdict(str(Reason.UNREADABLE_FILE), "its header or samples make no sense together"))

@@ -242,7 +242,7 @@ def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndar
         if differing:
             raise EcgforgeError(
                 f"{version.label} takes other records than those in {test.folder}: {', '.join(differing)}; it cannot be judged by them: "
-                "train it anew, or prepare records as then"
+                "train it again, or prepare the records as they were prepared for it"
             )
         size = (folder / "weights.safetensors").stat().st_size / 1e6
         classifier = base.load(folder, version.label)

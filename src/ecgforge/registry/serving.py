@@ -39,7 +39,7 @@ from ecgforge.tracking.served import Service
 
 PREPROCESSING = "preprocessing.json"
 AMPLITUDES = ("mV", "lead_sd")
-TOLD = 300  # characters of a refusal, at most
+MESSAGE_LENGTH = 300  # characters of a refusal, at most
 MOST = 1000  # records in a request
 CHUNK = 64  # of them that the classifier sees at a time
 
@@ -77,7 +77,7 @@ class Judge:
             raise EcgforgeError(f"{label} is no classifier")
         if not (folder / PREPROCESSING).exists():
             raise EcgforgeError(
-                f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it anew"
+                f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it again"
             )
         preprocessing, amplitude = _taken(folder, label)
         return cls(base.load(folder, label), preprocessing, amplitude)
@@ -121,7 +121,7 @@ class Judge:
 
 
 def _refusal(told: str) -> Refusal:
-    return Refusal(console.shown(" ".join(told[: 2 * TOLD].split()))[:TOLD])
+    return Refusal(console.shown(" ".join(told[: 2 * MESSAGE_LENGTH].split()))[:MESSAGE_LENGTH])
 
 
 def _array(request: Request, duration: float, where: str) -> np.ndarray:
@@ -160,7 +160,7 @@ def _taken(folder: Path, label: str) -> tuple[Preprocessing, str]:
     tree = versions.read_json(folder, PREPROCESSING, label)
     amplitude = tree.pop("amplitude", None)
     if amplitude not in AMPLITUDES:
-        raise EcgforgeError(f"{label}, {PREPROCESSING}: amplitude is none of {', '.join(AMPLITUDES)}; train and register the model anew")
+        raise EcgforgeError(f"{label}, {PREPROCESSING}: amplitude is none of {', '.join(AMPLITUDES)}; train and register the model again")
     return checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), str(amplitude)
 
 

@@ -97,7 +97,7 @@ def check_contents(label: str, folder: Path) -> None:
     """
     for name in sorted(NEEDED):
         if not (folder / name).is_file():
-            raise EcgforgeError(f"{label} lacks {name}: refused; train and register the model anew")
+            raise EcgforgeError(f"{label} lacks {name}: refused; train and register the model again")
     checks: dict[str, Callable[[Path], Iterator[str]]] = {".json": _json, ".safetensors": _safetensors, ".pt2": graphs.faults}
     known = {"MLmodel": _description, "requirements.txt": _requirements, "conda.yaml": _conda, "python_env.yaml": _python_env}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -107,7 +107,7 @@ def check_contents(label: str, folder: Path) -> None:
 
 
 def _refused(label: str, what: str) -> EcgforgeError:
-    return EcgforgeError(f"{label} {what}, and it could execute when it is loaded: refused; train and register the model anew")
+    return EcgforgeError(f"{label} {what}, and it could execute when it is loaded: refused; train and register the model again")
 
 
 def _json(file: Path) -> Iterator[str]:

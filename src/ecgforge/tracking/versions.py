@@ -212,7 +212,7 @@ def check(version: Version, folder: Path) -> None:
 
 
 def _tampered(what: str) -> EcgforgeError:
-    return EcgforgeError(f"{what} are not those that were registered: refused; train and register the model anew")
+    return EcgforgeError(f"{what} are not those that were registered: refused; train and register the model again")
 
 
 def read_json(folder: Path, name: str, label: str) -> dict[str, Any]:
@@ -226,5 +226,5 @@ def read_json(folder: Path, name: str, label: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         tree = None
     if not isinstance(tree, dict):
-        raise EcgforgeError(f"{label}: {name} is damaged; train and register the model anew")
+        raise EcgforgeError(f"{label}: {name} is damaged; train and register the model again")
     return tree
