@@ -107,7 +107,7 @@ def test_a_damaged_classifier_is_told(classifier: Path, name: str, what: str) ->
 @pytest.mark.parametrize("rhythms", ["SR", [], ["SR", "SR"], [1, 2], {"SR": 1}])
 def test_rhythms_that_are_none_are_told(classifier: Path, rhythms: Any) -> None:
     changed(classifier / "classifier.json", rhythms=rhythms)
-    told_by(lambda: classifiers.load(classifier, LABEL), f"{LABEL} is no whole classifier: classifier.json is damaged")
+    told_by(lambda: classifiers.load(classifier, LABEL), f"{LABEL} does not hold a whole classifier: classifier.json is damaged")
 
 
 @pytest.mark.parametrize(("name", "what"), LOADED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,21 +9,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialized
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ecgforge import saved
 from ecgforge.classifiers.registry import classifier_class
-from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
 from ecgforge.params import ClassifierSettings, Section, checked
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 from ecgforge.training.objective import Objective
 
-WEIGHTS, DESCRIPTION = "weights.safetensors", "classifier.json"
+DESCRIPTION = "classifier.json"
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -119,12 +114,8 @@ def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, 
 
 def save(classifier: Classifier, backbone: str, folder: Path) -> None:
     """Write weights.safetensors and classifier.json to `folder`; the same weights give the same bytes."""
-    with whole(folder) as scratch:
-        scratch.mkdir()
-        tensors = {key: value.contiguous() for key, value in classifier.state_dict().items()}
-        (scratch / WEIGHTS).write_bytes(serialized(tensors))  # by Python, which says when the disk is full
-        about = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
-        (scratch / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
+    description = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
+    saved.write(classifier, description, folder, DESCRIPTION)
 
 
 def load(folder: Path, label: str = "") -> Classifier:
@@ -136,25 +127,13 @@ def load(folder: Path, label: str = "") -> Classifier:
     Raises:
         EcgforgeError: the folder holds no classifier, or not a whole one.
     """
-    named, advice = (label, "train and register the model again") if label else (str(folder), "run `dvc repro` or `dvc pull`")
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (folder / name).is_file():
-            raise EcgforgeError(f"{named} is no classifier: {name} is missing; {advice}")
-    try:
-        about = json.loads((folder / DESCRIPTION).read_bytes())
+
+    def described(about: Any, where: str) -> saved.Build[Classifier]:
         kind, rhythms = classifier_class(about["backbone"]), _rhythms(about["rhythms"])
-        network = checked(kind.Network, about["network"], f"{named}, {DESCRIPTION}")
-    except (OSError, KeyError, TypeError, ValueError, RecursionError):
-        raise EcgforgeError(f"{named} is no whole classifier: {DESCRIPTION} is damaged; {advice}") from None
-    try:
-        weights = load_file(folder / WEIGHTS)
-        classifier = kind(network, rhythms, weights["scale"])
-        classifier.load_state_dict(weights)
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError):
-        raise EcgforgeError(
-            f"{named} is no whole classifier: {WEIGHTS} is damaged or of another network than {DESCRIPTION} says; {advice}"
-        ) from None
-    return classifier.eval()
+        network = checked(kind.Network, about["network"], where)
+        return lambda weights: kind(network, rhythms, weights["scale"])
+
+    return saved.read(Path(folder), DESCRIPTION, "classifier", described, label)
 
 
 def _rhythms(named: Any) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,18 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge import saved
 from ecgforge.generators.registry import generator_class, generator_name
 from ecgforge.params import Section, checked
 from ecgforge.records.record_set import RecordSet
 
-WEIGHTS, DESCRIPTION = "weights.safetensors", "generator.json"
+DESCRIPTION = "generator.json"
 
 
 @dataclass(frozen=True)
@@ -129,11 +124,7 @@ def save(generator: Generator, folder: Path) -> None:
         "shape": asdict(generator.shape),
         "network": generator.network.model_dump(mode="json"),
     }
-    with whole(folder) as scratch:
-        scratch.mkdir()
-        tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
-        (scratch / WEIGHTS).write_bytes(serialized(tensors))  # by Python, which says when the disk is full
-        (scratch / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    saved.write(generator, description, folder, DESCRIPTION)
 
 
 def load(folder: Path, label: str = "") -> Generator:
@@ -145,23 +136,10 @@ def load(folder: Path, label: str = "") -> Generator:
     Raises:
         EcgforgeError: the folder holds no generator, or not a whole one.
     """
-    folder = Path(folder)
-    named, advice = (label, "train and register the model again") if label else (str(folder), "run `dvc repro` or `dvc pull`")
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (folder / name).is_file():
-            raise EcgforgeError(f"{named} is no generator: {name} is missing; {advice}")
-    try:
-        about = json.loads((folder / DESCRIPTION).read_bytes())
+
+    def described(about: Any, where: str) -> saved.Build[Generator]:
         kind, shape = generator_class(about["name"]), Shape(**about["shape"])
-        network = checked(kind.Network, about["network"], f"{named}, {DESCRIPTION}")
-    except (OSError, KeyError, TypeError, ValueError, RecursionError):
-        raise EcgforgeError(f"{named} does not hold a whole generator: {DESCRIPTION} is damaged; {advice}") from None
-    try:
-        weights = load_file(folder / WEIGHTS)
-        generator = kind(shape, network, weights["scale"])
-        generator.load_state_dict(weights)
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError):
-        raise EcgforgeError(
-            f"{named} does not hold a whole generator: {WEIGHTS} is damaged or of another network than {DESCRIPTION} says; {advice}"
-        ) from None
-    return generator.eval()
+        network = checked(kind.Network, about["network"], where)
+        return lambda weights: kind(shape, network, weights["scale"])
+
+    return saved.read(Path(folder), DESCRIPTION, "generator", described, label)

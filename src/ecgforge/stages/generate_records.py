@@ -53,7 +53,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             raise EcgforgeError(f"{version.label} is no generator")
         if not (folder / SAMPLING).exists():
             raise EcgforgeError(
-                f"{version.label} does not say how it is drawn from: it was registered by an older ecgforge; train it again"
+                f"{version.label} does not say how to draw from it: an older ecgforge registered it; train it again"
             )
         generator = base.load(folder, version.label)
         kept = checked(Drawing, versions.read_json(folder, SAMPLING, version.label), f"{version.label}, {SAMPLING}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecgforge import saved
 from ecgforge.files import md5
 from ecgforge.generators import base, synthesis
 from ecgforge.outputs import refuse
@@ -29,7 +30,7 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         "dataset": dataset,
         "generator": name,
         "generator_md5": md5(model),
-        "weights_md5": md5(model / base.WEIGHTS),
+        "weights_md5": md5(model / saved.WEIGHTS),
         "learned_from_md5": md5(real),
         "learned_from_origin": source.about.origin,
         "sampling": sampling,
@@ -39,6 +40,6 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
     synthesis.synthesize(base.load(model), name, sampling, wanted, profile.synthesis, profile.compute, source, made, out)
     cell = runs.Cell("generator", dataset, settings.seed, source.about.origin == "simulated", generator=name)
     described = models.drawing(sampling, source.about.rhythms, source.about.units)
-    version = models.log_sampling(cell.model_name, md5(model / base.WEIGHTS), described)
+    version = models.log_sampling(cell.model_name, md5(model / saved.WEIGHTS), described)
     if version:
         print(f"{cell.model_name}/{version} is the same generator, drawn from as these records are: {models.told(sampling)}")
