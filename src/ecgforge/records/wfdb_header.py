@@ -49,7 +49,7 @@ class Signal:
     """A line of a header.
 
     Attributes:
-        file: the name of the signal file, beside the header.
+        file: the name of the signal file, in the header's folder.
         format: one of `SAMPLE_BYTES`.
         offset: bytes of the file before its first sample.
         gain: digital steps of one unit.

@@ -52,9 +52,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
         if not (folder / base.DESCRIPTION).exists():
             raise EcgforgeError(f"{version.label} is no generator")
         if not (folder / SAMPLING).exists():
-            raise EcgforgeError(
-                f"{version.label} does not say how to draw from it: an older ecgforge registered it; train it again"
-            )
+            raise EcgforgeError(f"{version.label} does not say how to draw from it: an older ecgforge registered it; train it again")
         generator = base.load(folder, version.label)
         kept = checked(Drawing, versions.read_json(folder, SAMPLING, version.label), f"{version.label}, {SAMPLING}")
     if rhythm not in kept.rhythms:

@@ -67,7 +67,7 @@ def check(label: str, folder: Path) -> None:
 
 
 def check_names(label: str, folder: Path) -> None:
-    """Check names, kinds and first bytes: what can be told before the files are known to be the registered ones.
+    """Check names, kinds and first bytes: what can be checked before the digest is.
 
     Raises:
         EcgforgeError: a file, folder or link that ecgforge does not write, or a file that is not what its name says.
@@ -143,8 +143,8 @@ def _description(file: Path) -> Iterator[str]:
     flavors = dict(flavors) if isinstance(flavors, dict) else {}
     pytorch, pyfunc = flavors.pop("pytorch", None), flavors.pop("python_function", None)
     yield from (f"the flavour {str(key)[:60]}" for key in flavors)
-    beside = sorted(f"{FILES}/{path.name}" for path in (folder / FILES).glob("*"))
-    if not _is_pytorch(pytorch, beside):
+    extra = sorted(f"{FILES}/{path.name}" for path in (folder / FILES).glob("*"))
+    if not _is_pytorch(pytorch, extra):
         yield "another flavour pytorch"
     if pyfunc is not None and not (isinstance(pyfunc, dict) and _without_version(pyfunc, "python_version") in (OURS, MLFLOWS)):
         yield "another flavour python_function"
@@ -159,13 +159,13 @@ def _description(file: Path) -> Iterator[str]:
         yield "another example"
 
 
-def _is_pytorch(flavour: Any, beside: list[str]) -> bool:
+def _is_pytorch(flavour: Any, extra: list[str]) -> bool:
     if not isinstance(flavour, dict):
         return False
     found = _without_version(flavour, "pytorch_version")
     listed = found.pop("extra_files", None) or []
     named = isinstance(listed, list) and sorted(str(one.get("path")) for one in listed if isinstance(one, dict) and set(one) == {"path"})
-    return found == {"code": None, "model_data": "data"} and named == beside and len(listed) == len(beside)
+    return found == {"code": None, "model_data": "data"} and named == extra and len(listed) == len(extra)
 
 
 def _without_version(flavour: dict[str, Any], key: str) -> dict[str, Any]:

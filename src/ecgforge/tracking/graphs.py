@@ -104,7 +104,7 @@ def _fits(text: str, key: str) -> bool:
 
 
 def _computes(text: str, allowed: Any) -> bool:
-    """Whether `text` is an expression of arithmetic with constants, names and what is `allowed` beside."""
+    """Whether `text` is an expression of arithmetic with constants, names and what `allowed` accepts."""
     try:
         return all(isinstance(node, ARITHMETIC) or allowed(node) for node in ast.walk(ast.parse(text, mode="eval")))
     except SyntaxError:

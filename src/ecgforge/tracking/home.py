@@ -113,7 +113,7 @@ def local(address: str) -> Path | None:
 
 def files(database: Path | None, address: str, owner: str) -> Path | None:
     """Return the folder of files of a run or a model, None where it does not lie among those of this database: the database of a copy may
-    name the original's, and whoever can write to it can name any."""
+    name the original's, and anyone with write access can name any folder."""
     path = local(address)
     if database is None or path is None or path.parts[-2:] != (owner, "artifacts"):
         return None

@@ -1,5 +1,5 @@
-"""What DVC's records say of a version, since whoever can write to MLflow's registry can write anything there: whether the stage that its
-tags name made these weights from these inputs, and how records that a generator drew were scored."""
+"""What DVC's records say of a version: did the stage in its tags make these weights from these inputs, and how were a generator's records
+scored? MLflow alone is no evidence: anyone with write access to the registry can write anything there."""
 
 from __future__ import annotations
 
