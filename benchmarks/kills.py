@@ -25,7 +25,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psutil
 import yaml
 
@@ -33,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from ecgforge import cells, warm  # noqa: E402
+from ecgforge.files import read_csv  # noqa: E402
 from test_study import environment, make_project, small_params  # noqa: E402
 
 HOOK = """
@@ -173,7 +173,7 @@ class Study:
         timed = ("results/ablation", "reports")
         outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"] if not out["path"].startswith(timed)}
         for file in (self.root / "results/ablation").rglob("variations.csv"):
-            outs[file.relative_to(self.root).as_posix()] = pd.read_csv(file).drop(columns=["train_s", "generate_ms"]).to_csv()
+            outs[file.relative_to(self.root).as_posix()] = read_csv(file).drop(columns=["train_s", "generate_ms"]).to_csv()
         models = client.search_logged_models(experiments, max_results=1000)
         versions = [one for model in client.search_registered_models() for one in client.search_model_versions(f"name = '{model.name}'")]
         left = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*.partial")]

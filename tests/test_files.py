@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecgforge.files import md5, whole
+from ecgforge.files import md5, read_csv, whole
 
 
 def test_whole_replaces_only_on_success(tmp_path):
@@ -109,3 +109,12 @@ def test_md5_is_the_digest_that_dvc_records(tmp_path):
     for name in ("table.csv", "set"):
         recorded = yaml.safe_load((tmp_path / f"{name}.dvc").read_text())["outs"][0]["md5"]
         assert md5(tmp_path / name) == recorded
+
+
+def test_numbers_of_a_table_are_those_that_were_written(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("digest,number\n1e3147483648,0.30000000000000004\n")  # the default parser of pandas crashes on the first
+    table = read_csv(file, dtype={"digest": str})
+    assert table["digest"].tolist() == ["1e3147483648"]
+    assert table["number"].tolist() == [0.30000000000000004]
+    assert read_csv(file)["digest"].tolist() != []

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import md5
+from ecgforge.files import md5, read_csv
 from ecgforge.params import FolderSource, Params, Preparation, Preprocessing
 from ecgforge.quality import coherence
 from ecgforge.records import prepare as prepare_module
@@ -130,7 +130,7 @@ def test_a_set_tells_how_far_limb_leads_were_off(tmp_path):
     for number, (name, kept) in enumerate(leads.items()):
         write_record(tmp_path / "raw", name, an_ecg(kept, seed=number), kept)
     prepare({"one": a_raw_source(tmp_path / "raw", a_catalogue(list(leads)))}, tmp_path / "set", PREPROCESSING, PREPARATION)
-    table = pd.read_csv(tmp_path / "set/limb_leads.csv")
+    table = read_csv(tmp_path / "set/limb_leads.csv")
     assert list(table["id"]) == ["a", "c"]
     assert (table["residual"] > 0.1).all()
     records = RecordSet.open(tmp_path / "set")
@@ -613,7 +613,7 @@ def with_bad_records(tmp_path_factory):
 
 def test_every_bad_record_is_set_aside_with_its_reason(with_bad_records):
     out, _, _, reasons = with_bad_records
-    excluded = pd.read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
+    excluded = read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
     assert excluded.columns.tolist() == list(EXCLUDED_COLUMNS)
     assert dict(zip(excluded["path"], excluded["reason"], strict=True)) == {name: str(reason) for name, reason in reasons.items()}
     assert set(excluded["reason"]) == {str(reason) for reason in Reason}
@@ -683,7 +683,7 @@ def test_merged_keeps_origins_and_splits(raw, elsewhere, tmp_path):
 
 
 def excluded(out: Path) -> dict[str, tuple[str, str]]:
-    table = pd.read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
+    table = read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
     return dict(zip(table["dataset"] + "/" + table["id"], zip(table["reason"], table["detail"], strict=True), strict=True))
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import wfdb
 
-from ecgforge.files import md5
+from ecgforge.files import md5, read_csv
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import heart, population, simulated
 
@@ -339,7 +339,7 @@ def settings(layout: str, records: int = 140, seed: int = 3) -> SimulatedSource:
 
 def record_paths(layout: str, folder: Path) -> list[str]:
     if layout == "ptbxl":
-        return pd.read_csv(folder / "ptbxl_database.csv")["filename_lr"].tolist()
+        return read_csv(folder / "ptbxl_database.csv")["filename_lr"].tolist()
     parents = (folder / "RECORDS").read_text().split()
     return [parent + name for parent in parents for name in (folder / parent / "RECORDS").read_text().split()]
 
@@ -382,9 +382,9 @@ def test_mains_are_heard_where_the_sampling_rate_lets_them() -> None:
 def test_ptbxl_tables_are_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "_write_batch", lambda *_: None)  # tables alone
     simulated.write(tmp_path / "raw", settings("ptbxl", records=600))
-    table = pd.read_csv(tmp_path / "raw" / "ptbxl_database.csv")
+    table = read_csv(tmp_path / "raw" / "ptbxl_database.csv")
     codes = table["scp_codes"].map(ast.literal_eval)
-    statements = pd.read_csv(tmp_path / "raw" / "scp_statements.csv", index_col=0)
+    statements = read_csv(tmp_path / "raw" / "scp_statements.csv", index_col=0)
     assert {code for row in codes for code in row} <= set(statements.index)
     rhythmic = set(statements.index[statements["rhythm"] == 1])
     number = codes.map(lambda row: len(rhythmic & set(row)))
@@ -404,7 +404,7 @@ def test_ptbxl_tables_are_as_published(tmp_path: Path, monkeypatch: pytest.Monke
 def test_chapman_headers_are_as_published(chapman: Path) -> None:
     headers = [(chapman / f"{path}.hea").read_text() for path in record_paths("chapman", chapman)]
     codes = [re.search(r"^#Dx: (.*)$", header, re.MULTILINE).group(1).split(",") for header in headers]  # type: ignore[union-attr]
-    names = pd.read_csv(chapman / "ConditionNames_SNOMED-CT.csv", dtype=str)
+    names = read_csv(chapman / "ConditionNames_SNOMED-CT.csv", dtype=str)
     assert list(names.columns) == ["AcronymName", "FullName", "Snomed_CT"]
     assert {code for row in codes for code in row if code} <= set(names["Snomed_CT"])
     assert any(len(row) > 1 for row in codes)

@@ -194,6 +194,8 @@ def test_ptbxl_catalogue_keeps_rows_without_files(tmp_path: Path) -> None:
             for codes in ("{'SR'}", "{'SR': 1 'AFIB': 2}", "{1: 2}", "{'SR': 1")
         ),
         (PTBXL_HEADER + "1,7,old,1,,{},3,a,b\n", "data row 1, age: 'old' is not a number"),
+        (PTBXL_HEADER + "1,7,1e3147483648,1,,{},3,a,b\n", "data row 1, age: '1e3147483648' is not a number"),
+        (PTBXL_HEADER + "1_5,7,50,1,,{},3,a,b\n", "data row 1, ecg_id: '1_5' is not a whole number"),
         (PTBXL_HEADER + "1.5,7,50,1,,{},3,a,b\n", "data row 1, ecg_id: '1.5' is not a whole number"),
         (PTBXL_HEADER + f"{'9' * 5000},7,50,1,,{{}},3,a,b\n", "is not a whole number"),
         (PTBXL_HEADER + "1,7,50,1,,{},inf,a,b\n", "strat_fold"),
@@ -611,6 +613,13 @@ def test_own_records_are_copied_and_read_back(tmp_path: Path, mine: Path) -> Non
     assert [[folder.RHYTHM_CODES[code] for code in codes] for codes in table["codes"]] == [["SR"], ["SB"], ["AFIB"], []]
     assert table["age"].fillna(-1).tolist() == [61, -1, -1, 40]
     assert table["sex"].tolist() == ["male", "female", "", ""]
+
+
+def test_ages_that_are_no_numbers_are_unknown(mine: Path) -> None:
+    ages = ["1e3147483648", "inf", "6_1", " 61 "]  # pandas.to_numeric crashes on the first
+    rows = [f"ward/a,p{number},SR,{age}" for number, age in enumerate(ages)]
+    (mine / "records.csv").write_text("\n".join(["record,patient,rhythm,age", *rows]))
+    assert folder.catalogue(mine)["age"].fillna(-1).tolist() == [-1, -1, -1, 61]
 
 
 def test_what_own_records_say_in_unknown_words_is_told(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

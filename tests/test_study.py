@@ -21,7 +21,7 @@ import yaml
 from mlflow import MlflowClient
 
 from ecgforge import cells, warm
-from ecgforge.files import md5
+from ecgforge.files import md5, read_csv
 from ecgforge.generators import base, train
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
@@ -132,7 +132,7 @@ def of_no_sweep(tags: dict[str, str]) -> bool:
 
 
 def test_the_results_have_every_setting_and_seed(study: Path) -> None:
-    results = pd.read_csv(study / "reports/results.csv", keep_default_na=False)
+    results = read_csv(study / "reports/results.csv", keep_default_na=False)
     keys = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
     assert list(results.columns) == [*keys, "rhythm", "metric", "value"]
     trained = results[(results["backbone"] == "resnet1d") & (results["rhythm"] == "macro") & (results["metric"] == "f1")]
@@ -150,7 +150,7 @@ def test_the_results_have_every_setting_and_seed(study: Path) -> None:
 
 
 def test_every_sweep_has_its_points(study: Path) -> None:
-    results = pd.read_csv(study / "reports/results.csv", keep_default_na=False, dtype={"point": str})
+    results = read_csv(study / "reports/results.csv", keep_default_na=False, dtype={"point": str})
     f1 = results[(results["rhythm"] == "macro") & (results["metric"] == "f1") & (results["sweep"] != "")]
     assert f1["value"].between(0, 1).all()
     found = {sweep: set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True)) for sweep, rows in f1.groupby("sweep")}
@@ -175,15 +175,15 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         "retrained, augmented": {("TrRSTeR", "resnet1d", "")},
         **{f"hospitals{way}": elsewhere for way in both},
     }
-    costs = pd.read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")
+    costs = read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")
     assert list(costs.index) == ["as it is", *variations]
     assert (costs["generate_ms"] > 0).all()
     assert set(costs.index[costs["train_s"] > 0]) == {name for name, change in variations.items() if "network" in change}
 
 
 def test_a_generator_trained_anew_draws_other_records(study: Path, client: MlflowClient) -> None:
-    found = pd.read_csv(study / "results/retrained/ptbxl/diffwave/predictions.csv", keep_default_na=False)
-    own = pd.read_csv(study / "results/classify/ptbxl/diffwave/predictions.csv", keep_default_na=False)
+    found = read_csv(study / "results/retrained/ptbxl/diffwave/predictions.csv", keep_default_na=False)
+    own = read_csv(study / "results/classify/ptbxl/diffwave/predictions.csv", keep_default_na=False)
     probabilities = [name for name in found if name.startswith("p_")]
 
     def of(table: pd.DataFrame, seed: int) -> np.ndarray:
@@ -197,7 +197,7 @@ def test_a_generator_trained_anew_draws_other_records(study: Path, client: Mlflo
 
 
 def test_the_report_judges_every_claim(study: Path) -> None:
-    judged = pd.read_csv(study / "reports/verdicts.csv")
+    judged = read_csv(study / "reports/verdicts.csv")
     assert set(judged["verdict"]) <= {"supported", "contradicted", "undecided"}
     assert len(judged["claim"].unique()) >= 7
     report = (study / "reports/report.html").read_text()
@@ -318,7 +318,7 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
     run(study, "ecgforge", "promote", CLASSIFIER, "--version", first, "--force", "--reason", "the first one")
     assert champion(client) == first
     judged = run(study, "ecgforge", "classify", str(record), "--model", f"{CLASSIFIER}@champion", "--out", str(tmp_path / "first.csv"))
-    table = pd.read_csv(tmp_path / "first.csv")
+    table = read_csv(tmp_path / "first.csv")
     assert len(table) == 1, judged.stdout
 
     with served(f"models:/{CLASSIFIER}@champion", study, tmp_path / "log") as address:
@@ -344,7 +344,7 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
     run(study, "ecgforge", "rollback", CLASSIFIER, "--reason", "the other was broken")
     assert champion(client) == first
     run(study, "ecgforge", "classify", str(record), "--model", f"{CLASSIFIER}@champion", "--out", str(tmp_path / "again.csv"))
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again.csv"), table)
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "again.csv"), table)
     told = run(study, "ecgforge", "history", CLASSIFIER).stdout
     assert [told.count(word) for word in ("promoted", "forced", "rolled back")] == [0, 2, 1]
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import registry_project as project
+from ecgforge.files import read_csv
 from ecgforge.params import Params
 from ecgforge.stages import sweeps
 from ecgforge.stages.trials import Bench, Trial
@@ -55,7 +56,7 @@ def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(arm: 
 def test_a_sweep_without_points_has_empty_tables(arm: sweeps.Arm, tmp_path: Path) -> None:
     sweeps.run("backbones", arm, tmp_path / "none")
     sweeps.on_real(arm.params, "ptbxl", arm.real.folder, tmp_path / "real")
-    assert list(pd.read_csv(tmp_path / "none/cells.csv").columns) == [*predictions.KEYS, "cell"]
+    assert list(read_csv(tmp_path / "none/cells.csv").columns) == [*predictions.KEYS, "cell"]
     both = predictions.read([tmp_path / "none", tmp_path / "real"])
     pd.testing.assert_frame_equal(both, predictions.read([tmp_path / "real"]))
     assert predictions.read([tmp_path / "none"]).empty

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import wfdb
@@ -18,6 +17,7 @@ import wfdb
 from champions import CLASSIFIER, GENERATOR, PARAMS, Bomb, prepared_records, register_classifier, register_generator, stored
 from ecgforge.classifiers import base
 from ecgforge.errors import EcgforgeError
+from ecgforge.files import read_csv
 from ecgforge.generators import synthesis
 from ecgforge.params import FolderSource, Preparation, SimulatedSource
 from ecgforge.records import wfdb_files
@@ -62,7 +62,7 @@ def draw(project: Path, out: Path, *arguments: str, model: str = CHAMPION) -> st
 def test_a_folder_is_classified_as_the_study_tested(project: Path, records: RecordSet, tmp_path: Path) -> None:
     found = ecgforge(project, "classify", "raw", "--out", str(tmp_path / "a.csv"))
     assert found.returncode == 0, found.stderr
-    table = pd.read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")
+    table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")
     assert len(table) == 40
     kept = [f"raw/ptbxl/records100/30000/{int(name):05d}_lr" for name in records.records["id"]]
     expected = base.probabilities(base.load(project / "classifier"), records)
@@ -83,7 +83,7 @@ def test_records_of_another_site_rate_and_format_are_classified(project: Path, t
     plot, out = tmp_path / "page.svg", tmp_path / "a.csv"
     found = ecgforge(project, "classify", *named, "--model", f"{CLASSIFIER}/1", "--plot", str(plot), "--out", str(out))
     assert found.returncode == 0, found.stderr
-    table = pd.read_csv(out)
+    table = read_csv(out)
     assert table["record"].to_list() == [name.removesuffix(".hea") for name in named]
     drawn = ElementTree.fromstring(plot.read_text())
     words = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
@@ -100,7 +100,7 @@ def test_a_bad_record_has_its_reason_and_the_others_are_classified(project: Path
     (tmp_path / "short.hea").write_text((tmp_path / "short.hea").read_text().replace(" 12 100 1000", " 12 500 1000"))
     found = ecgforge(project, "classify", str(tmp_path), str(tmp_path / "absent"), "--out", str(tmp_path / "a.csv"))
     assert found.returncode == 0
-    table = pd.read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
+    table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
     assert table.to_list() == ["", "wrong length: 2 s, and 10 s are needed", "missing file: absent.hea"]
     assert "3 records: 1 " in found.stdout
     assert "2 could not be used" in found.stdout
@@ -124,7 +124,7 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
     (odd / "[old] x/bad.hea").write_text("bad [/red] 1 100(\x1b[31m\n")
     found = ecgforge(project, "classify", str(odd), "--out", str(tmp_path / "a.csv"), "--plot", str(tmp_path / "a.svg"))
     assert found.returncode == 0, found.stderr
-    table = pd.read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
+    table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
     shown = {record.removeprefix(f"{odd}/") for record in table.index}
     good = {"a b", r"latin\xfc", r"esc\x1b[31m", r"two\nlines", "r.mat", "\uffff", "[bold]", f"deep/{header.stem}"}
     assert shown == good | {"[old] x/bad"}

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ecgforge.errors import EcgforgeError
 
@@ -62,20 +62,28 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def read_csv(file: Path | IO[Any], **options: Any) -> pd.DataFrame:
+    """Return `pandas.read_csv` of `file`, with each number as Python reads it.
+
+    The default parser of pandas rounds the last digit, and crashes the process on a text such as 1e3147483648, which a digest may be.
+    """
+    import pandas as pd
+
+    return pd.read_csv(file, float_precision="round_trip", **options)  # noqa: TID251
+
+
 def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
     """Read a CSV that a stage wrote.
 
     Args:
         columns: that it must have.
-        options: of `pandas.read_csv`.
+        options: of `read_csv`.
 
     Raises:
         EcgforgeError: it is missing or damaged.
     """
-    import pandas as pd
-
     try:
-        found = pd.read_csv(file, **options)
+        found = read_csv(file, **options)
     except FileNotFoundError:
         raise EcgforgeError(f"{file} is missing: run `dvc repro` or `dvc pull`") from None
     except (ValueError, OverflowError) as error:  # the errors of the parser and of the decoder are ValueErrors

@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import read_csv, whole
 from ecgforge.outputs import foreign, refuse
 from ecgforge.params import Preprocessing, checked
 from ecgforge.records.leads import LEADS
@@ -157,7 +157,7 @@ def _table(file: Path) -> pd.DataFrame:
     types = {column: float if column == "age" else str for column in COLUMNS}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows of more cells than there are columns
-        table = pd.read_csv(file, index_col=False, dtype=types, keep_default_na=False, na_values={"age": [""]})[list(COLUMNS)]
+        table = read_csv(file, index_col=False, dtype=types, keep_default_na=False, na_values={"age": [""]})[list(COLUMNS)]
     if table.drop(columns="age").isna().any(axis=None):
         raise EcgforgeError(f"{file.name} has a row with fewer cells than columns")
     if unknown := set(table["split"]) - set(SPLITS):

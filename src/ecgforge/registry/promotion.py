@@ -26,7 +26,7 @@ import torch
 from ecgforge.classifiers import base
 from ecgforge.classifiers.baselines import BASELINES
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import md5, whole
+from ecgforge.files import md5, read_csv, whole
 from ecgforge.params import Params
 from ecgforge.records import twins
 from ecgforge.records.leads import LEADS
@@ -345,7 +345,7 @@ def _trained_on(traced: Node, content: Content) -> dict[str, pd.DataFrame | None
     for node in lineage.trained_on(traced):
         table = content.read(node.digest, "records.csv", node.path) if node.real else None
         types = {"id": str, "patient": str, "dataset": str}
-        tables[f"{node.name} {node.digest[:8]}"] = pd.read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
+        tables[f"{node.name} {node.digest[:8]}"] = read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
     return tables
 
 
@@ -360,7 +360,7 @@ def _recordings(test: RecordSet, traced: Node, content: Content) -> np.ndarray |
         signals = np.load(packed, mmap_mode="r", allow_pickle=False)
         if signals.shape[1:] != (len(LEADS), test.about.samples):
             return None
-        rows = np.flatnonzero(pd.read_csv(table, usecols=["split"])["split"] != "test")
+        rows = np.flatnonzero(read_csv(table, usecols=["split"])["split"] != "test")
         parts.append((len(rows), partial(_rows, signals, rows)))
     same = np.zeros(len(test), dtype=bool)
     for group in twins.groups(parts):

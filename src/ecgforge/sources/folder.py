@@ -21,7 +21,7 @@ from ecgforge.records.wfdb_header import LARGEST, decoded, file_names
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
 from ecgforge.sources.links import lead_out, refusal
 from ecgforge.sources.registry import FILES
-from ecgforge.sources.tables import read_table, visible
+from ecgforge.sources.tables import numbers, read_table, visible
 
 RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
 OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")
@@ -122,7 +122,7 @@ def catalogue(folder: Path) -> pd.DataFrame:
 
 
 def _ages(cells: pd.Series) -> pd.Series:
-    ages = pd.to_numeric(cells, errors="coerce").astype(float)
+    ages = numbers(cells)
     return ages.where(ages.abs() < math.inf)
 
 

@@ -72,4 +72,4 @@ def correlations(rhythm: str) -> np.ndarray:
 @cache
 def _table(name: str, index: tuple[str, ...]) -> pd.DataFrame:
     with resources.files(__package__).joinpath(name).open() as file:
-        return pd.read_csv(file).set_index(list(index)).sort_index()
+        return pd.read_csv(file, float_precision="round_trip").set_index(list(index)).sort_index()  # noqa: TID251

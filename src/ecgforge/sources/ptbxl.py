@@ -13,7 +13,7 @@ import pandas as pd
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
-from ecgforge.sources.tables import read_table
+from ecgforge.sources.tables import numbers, read_table
 
 RHYTHM_CODES = rhythm_codes("scp")
 OTHER_RHYTHMS = other_rhythms("scp")
@@ -83,7 +83,7 @@ def _table(folder: Path) -> pd.DataFrame:
 
 def _numbers(cells: pd.Series, folder: Path, kind: type = float) -> pd.Series:
     """Read a column of numbers; where `kind` is float, cells may be empty or nan."""
-    found = pd.to_numeric(cells, errors="coerce").astype(float)
+    found = numbers(cells)
     bad = ~(found.abs() < 2**53)
     bad &= found.notna() | ~cells.str.strip().str.lower().isin(["", "nan"])
     if kind is int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,21 @@ _UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\
 def visible(cell: str) -> str:
     """Return a cell without characters that are not seen, such as NUL, zero-width spaces and soft hyphens; white space stays."""
     return "".join(letter for letter in _UNSEEN.sub("", cell) if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf"))
+
+
+def numbers(cells: pd.Series) -> pd.Series:
+    """Return a column of texts as floats, with NaN for what is no number.
+
+    Python reads them: `pandas.to_numeric` crashes the process on a text such as 1e3147483648.
+    """
+    return cells.map(_number).astype(float)
+
+
+def _number(cell: str) -> float:
+    try:
+        return math.nan if "_" in cell else float(cell)  # Python takes 1_000 for a number
+    except ValueError:
+        return math.nan
 
 
 def read_table(file: Path, columns: Sequence[str], filled: Sequence[str], absent: str) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
         return (run.run_name, run.run_id, address) if run else ("", "", "")
 
     for folder in folders:
-        for row in stored_csv(folder / "cells.csv", [*predictions.KEYS, "cell"], keep_default_na=False).itertuples():
+        for row in stored_csv(folder / "cells.csv", [*predictions.KEYS, "cell"], keep_default_na=False, dtype={"cell": str}).itertuples():
             setting = f"{row.setting} augmented" if row.sweep == AUGMENTATION else row.setting
             kind = "classifier" if row.sweep in ("", AUGMENTATION) else "sweep"
             yield (kind, row.dataset, row.generator, setting, row.backbone, row.seed, *where(row.cell))
