@@ -1,0 +1,300 @@
+"""MkDocs hooks: generate the reference pages during the build, and turn formulas into MathML.
+
+The parameters come from the typed schema, the command line from the Typer app, and the Python API
+from the source files. So these pages always agree with the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import inspect
+import re
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from pydantic import BaseModel
+
+SOURCE = Path(__file__).parents[1] / "src"
+INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.S)
+BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.S)
+WORDS = {
+    "integer": "integer",
+    "number": "number",
+    "string": "text",
+    "boolean": "`true` or `false`",
+    "null": "`null`",
+}
+BOUNDS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "exclusiveMaximum": "< {}",
+}
+API = {  # names, or module.name where several modules define the name: files may move
+    "Record sets": ["RecordSet", "About", "write_record_set"],
+    "Generators": ["base.Generator"],
+    "Classifiers": ["base.Classifier"],
+    "Quality scores": ["assess.assess", "assess.overall"],
+    "Metrics and intervals": ["metrics", "interval", "difference"],
+    "Parameters": ["params.Params"],
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site."""
+    pages = {"parameters": parameters, "command_line": command_line, "python": python_api}
+    for name, page in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=page()))
+    return files
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Replace LaTeX formulas by MathML: a browser shows it without a script."""
+    content = INLINE.sub(lambda found: _formula(found[1], "inline"), content)
+    return BLOCK.sub(lambda found: _formula(found[1], "block"), content)
+
+
+def _formula(latex: str, display: str) -> str:
+    return convert(html.unescape(latex).strip(), display=display)
+
+
+# Parameters
+
+
+def parameters() -> str:
+    """Return the page of all parameters: a table for each section of the schema."""
+    from ecgforge.params import Params
+
+    places: dict[type[BaseModel], list[str]] = {}
+    for place, model in _sections(Params, ""):
+        places.setdefault(model, []).append(place)
+    tables = [line for model, used in places.items() for line in _section(model, used)]
+    return "\n".join([PARAMETERS, *tables, *_networks()])
+
+
+PARAMETERS = """# Parameters
+
+This page is generated from the typed schema. `params.yaml` is the only source of parameters.
+`ecgforge check` validates the file, and `ecgforge params` prints all values with their defaults.
+Unknown keys and values out of range are errors.
+
+Each section below lists the places where it is used. `<name>` stands for a name from `params.yaml`,
+and `[]` for an entry of a list. A name starts with a lower-case letter and has lower-case letters,
+digits and `_`.
+"""
+
+
+def _sections(model: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield the place and the class of a section and of all sections in it."""
+    yield place, model
+    for name, field in model.model_fields.items():
+        for inner, suffix in _models(field.annotation, ""):
+            yield from _sections(inner, f"{place}.{name}".lstrip(".") + suffix)
+
+
+def _models(annotation: Any, suffix: str) -> Iterator[tuple[type[BaseModel], str]]:
+    """Yield the sections in a type, each with the end of its key."""
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation, suffix
+    added = {dict: ".<name>", list: "[]"}.get(getattr(annotation, "__origin__", None), "")
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument, suffix + added)
+
+
+def _section(model: type[BaseModel], places: list[str], title: str = "") -> list[str]:
+    used = ", ".join(f"`{place}`" for place in dict.fromkeys(places) if place)
+    head = [title or f"## {model.__name__}", "", *([f"Used at {used}.", ""] if used else [])]
+    schema, comments = model.model_json_schema(), _comments(model)
+    rows = [
+        _row(
+            f"`{key}`",
+            _type(found),
+            _default(found, key in schema.get("required", [])),
+            found.get("description") or comments.get(key, ""),
+        )
+        for key, found in schema.get("properties", {}).items()
+    ]
+    table = [*_header("key", "value", "default", "meaning"), *rows, ""] if rows else []
+    return [*head, inspect.getdoc(model) or "", "", *table]
+
+
+def _header(*names: str) -> list[str]:
+    return [_row(*names), _row(*("---" for _ in names))]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in cells) + " |"
+
+
+def _default(found: dict[str, Any], required: bool) -> str:
+    if required:
+        return "required"
+    default = found.get("default")
+    if isinstance(default, dict) and default:
+        return "the defaults of the section"
+    return "none" if default in (None, {}, []) else f"`{default}`"
+
+
+def _type(found: dict[str, Any]) -> str:
+    """Describe a JSON schema in words."""
+    if "$ref" in found:
+        name = found["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    if options := found.get("anyOf") or found.get("oneOf"):
+        return " or ".join(dict.fromkeys(_type(option) for option in options))
+    if "const" in found or "enum" in found:
+        return ", ".join(f"`{value}`" for value in found.get("enum", [found.get("const")]))
+    if found.get("type") == "array":
+        parts = found.get("prefixItems") or [found.get("items", {})]
+        return f"list of {', '.join(map(_type, parts))}"
+    if found.get("type") == "object":
+        inner = [found.get("additionalProperties"), *found.get("patternProperties", {}).values()][-1]
+        return f"names, each with {_type(inner)}" if isinstance(inner, dict) else "keys and values"
+    if "pattern" in found:
+        return "name"
+    limits = [text.format(found[name]) for name, text in BOUNDS.items() if name in found]
+    return f"{WORDS.get(found.get('type', ''), 'any value')} {', '.join(limits)}".strip()
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """Return the comment at the end of each field's line, by field."""
+    found: dict[str, str] = {}
+    bases = [one for one in model.__mro__ if issubclass(one, BaseModel) and one is not BaseModel]
+    for base in reversed(bases):
+        source = inspect.cleandoc(f"\n{inspect.getsource(base)}")
+        tokens = tokenize.generate_tokens(StringIO(source).readline)
+        comments = {one.start[0]: one.string for one in tokens if one.type == tokenize.COMMENT}
+        for field in ast.walk(ast.parse(source)):
+            if isinstance(field, ast.AnnAssign) and field.end_lineno in comments:
+                found[ast.unparse(field.target)] = comments[field.end_lineno].lstrip("# ")
+    return found
+
+
+def _networks() -> list[str]:
+    """Describe the sections that a generator or a backbone declares in its own file."""
+    from ecgforge.classifiers.common.registry import CLASSIFIERS, classifier_class
+    from ecgforge.generators.common.registry import GENERATORS, generator_class
+
+    lines = ["## Networks and sampling", "", NETWORKS, ""]
+    for name in GENERATORS:
+        kind = generator_class(name)
+        own = {"network": kind.Network, "sampling": kind.Sampling}
+        lines += _own_sections(name, own, f"profiles.<name>.generators.{name}")
+    for name in CLASSIFIERS:
+        own = {"network": classifier_class(name).Network}
+        lines += _own_sections(name, own, "profiles.<name>.classifier")
+    return lines
+
+
+NETWORKS = "Each generator and each backbone declares these sections in its own file."
+
+
+def _own_sections(name: str, own: dict[str, type[BaseModel]], place: str) -> list[str]:
+    lines = [f"### {name}", ""]
+    for key, model in own.items():
+        for inner, found in _sections(model, f"{place}.{key}"):
+            title = f"#### {found.__name__} {{#{found.__name__.lower()}}}"
+            if found is model:
+                title = f"#### {key} of {name} {{#{name}-{key}}}"
+            lines += _section(found, [inner], title)
+    return lines
+
+
+# Command line
+
+
+def command_line() -> str:
+    """Return the page of all commands."""
+    import typer
+
+    from ecgforge.cli import app
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    pages = [line for name, command in commands.items() for line in _command(name, command)]
+    return "\n".join([COMMANDS, *pages])
+
+
+COMMANDS = """# Command line
+
+This page is generated from the program. `ecgforge COMMAND --help` prints the same text.
+"""
+
+
+def _command(name: str, command: Any) -> list[str]:
+    params = [param for param in command.params if param.name != "help"]
+    usage = " ".join(["ecgforge", name, *map(_usage, params)])
+    help_text = inspect.cleandoc(command.help or "")
+    rows = [
+        _row(
+            ", ".join(f"`{name}`" for name in _names(param)),
+            _default({"default": param.default or None}, param.required),
+            param.help or "",
+        )
+        for param in params
+    ]
+    table = [*_header("argument or option", "default", "meaning"), *rows] if rows else []
+    return [f"## ecgforge {name}", "", help_text, "", "```", usage, "```", "", *table, ""]
+
+
+def _is_argument(param: Any) -> bool:
+    return param.param_type_name == "argument"
+
+
+def _names(param: Any) -> list[str]:
+    return [param.metavar or param.name.upper()] if _is_argument(param) else param.opts
+
+
+def _usage(param: Any) -> str:
+    if _is_argument(param):
+        text = _names(param)[0] + ("..." if param.nargs == -1 and not param.metavar else "")
+    else:
+        longest = max(param.opts, key=len)
+        text = longest if param.is_flag else f"{longest} {param.name.upper()}"
+    return text if param.required else f"[{text}]"
+
+
+# Python API
+
+
+def python_api() -> str:
+    """Return the page of the public Python API; mkdocstrings fills it from the source files."""
+    lines = [PYTHON]
+    for heading, names in API.items():
+        lines += [f"## {heading}", ""]
+        for name in names:
+            lines += [f"::: {_path(name)}", ""]
+    return "\n".join(lines)
+
+
+PYTHON = """# Python API
+
+These classes and functions work without DVC and MLflow. Arrays are NumPy arrays or torch tensors.
+"""
+
+
+def _path(name: str) -> str:
+    """Return the import path of a public class or function of the package."""
+    found = [path for path in _defined() if path.endswith(f".{name}")]
+    if not found:
+        raise LookupError(f"docs/hooks.py: no file of the package defines {name}")
+    return found[0]
+
+
+@cache
+def _defined() -> list[str]:
+    """Return the import paths of all public classes and functions of the package."""
+    paths = []
+    for file in sorted((SOURCE / "ecgforge").rglob("*.py")):
+        module = ".".join(file.relative_to(SOURCE).with_suffix("").parts)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                paths.append(f"{module}.{node.name}")
+    return paths
