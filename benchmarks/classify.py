@@ -38,17 +38,17 @@ def main(records: int, workers: int) -> None:
     import numpy as np
     import torch
 
-    from ecgforge.classifiers import base
+    from ecgforge.classifiers.common import registry
+    from ecgforge.commands.classify_records import answers, records_in
     from ecgforge.params import Params, SimulatedSource
-    from ecgforge.records import wfdb_files
-    from ecgforge.records.preprocessing import prepare_recording
+    from ecgforge.preparation.preprocessing import prepare_recording
     from ecgforge.records.rhythms import RHYTHMS
     from ecgforge.registry.serving import Judge
     from ecgforge.sources import simulated
-    from ecgforge.stages.classify_records import answers, records_in
+    from ecgforge.wfdb_io import files as wfdb_files
 
     params = Params.read(Path("params.yaml"))
-    judge = Judge(base.create(params.active.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(), params.preprocessing, "mV")
+    judge = Judge(registry.create(params.active.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(), params.preprocessing, "mV")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("ptbxl", "chapman"):

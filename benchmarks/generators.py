@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from ecgforge.generators import base
-from ecgforge.generators.registry import generator_class
+from ecgforge.generators.common import base, registry
+from ecgforge.generators.common.registry import generator_class
 from ecgforge.params import Params, checked
 
 SHAPE = base.Shape(leads=8, samples=1000, rhythms=7, sampling_rate=100)
@@ -40,7 +40,7 @@ def quickest(work: Any) -> float:
 
 def measure(name: str, profile: str) -> dict[str, float]:
     settings = Params.read(Path("params.yaml")).profiles[profile].generators[name]
-    generator = base.create(name, SHAPE, settings.network, torch.ones(8), seed=0)
+    generator = registry.create(name, SHAPE, settings.network, torch.ones(8), seed=0)
     found = {"parameters_m": sum(parameter.numel() for parameter in generator.parameters()) / 1e6, "train_ms": 0.0}
     for phase in generator.phases:
         batch = settings.training[phase].batch_size

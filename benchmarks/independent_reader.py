@@ -32,13 +32,13 @@ from scipy.signal import resample_poly
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import SimulatedSource
-from ecgforge.records import wfdb_files
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.sources import simulated
 from ecgforge.sources.layouts import LAYOUTS
+from ecgforge.wfdb_io import files as wfdb_files
 
 RATE = 500  # Hz, the reader's
 TABLES = {"ptbxl_database.csv": "ptbxl", "RECORDS": "chapman", "records.csv": "folder"}  # by which a raw folder's layout is known

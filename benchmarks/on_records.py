@@ -32,8 +32,9 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ecgforge.classifiers import base as classifiers
-from ecgforge.generators import base
+from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.classifiers.common.base import probabilities
+from ecgforge.generators.common import registry
 from ecgforge.generators.train import train
 from ecgforge.params import Params, checked
 from ecgforge.quality import distribution, manifold, memorisation, physiology, two_sample
@@ -81,7 +82,7 @@ def trained(params: Params, name: str, seed: int, real: RecordSet, folder: Path)
             cost.write_text(json.dumps(before + (time.process_time() - spent) / 60))
             print(f"{name} {seed}: step {step} " + " ".join(f"{key} {value:.4f}" for key, value in curves.items()), flush=True)
 
-        base.save(train(name, settings, real, params.active.compute, folder / "checkpoints", log), folder / "model")
+        registry.save(train(name, settings, real, params.active.compute, folder / "checkpoints", log), folder / "model")
     return folder / "model"
 
 
@@ -105,7 +106,7 @@ def drawn(model: Path, sampling: dict[str, Any], wanted: RecordSet, out: Path, s
     """Draw a record of the rhythm of each of `wanted`, unless they are there."""
     if out.exists():
         return RecordSet.open(out)
-    generator = base.load(model)
+    generator = registry.load(model)
     chosen = checked(type(generator).Sampling, sampling, "sampling")
     seeds = np.random.SeedSequence([seed, len(wanted)]).generate_state(len(wanted), np.uint64) >> np.uint64(1)
     names = [f"synthetic-{number}" for number in range(len(wanted))]
@@ -159,7 +160,7 @@ class Judge:
             classifier = classifiers.create(settings, self.train.about.rhythms, records.scale(), seed)
             arguments = (classifier.objective(), made, [validation], settings.training, self.params.active.compute)
             fit(*arguments, seed=seed, folder=self.folder / f"{name}-checkpoints", log=lambda *_: None)
-            found = classifiers.probabilities(classifier, self.test).argmax(axis=1)
+            found = probabilities(classifier, self.test).argmax(axis=1)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(f1_score(self.test.labels, found, average="macro")))
         return json.loads(known.read_text())

@@ -20,8 +20,8 @@ import pandas as pd
 import wfdb
 
 from ecgforge.params import Preparation, Preprocessing
+from ecgforge.preparation.prepare import RawSource, prepare
 from ecgforge.records.leads import STANDARD_LEADS
-from ecgforge.records.prepare import RawSource, prepare
 
 SIZES = (1000, 8000)
 WRITTEN = 20

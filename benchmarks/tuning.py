@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from on_records import dealt_out, drawn, learned
 
-from ecgforge.classifiers import base as classifiers
-from ecgforge.generators import base as generators
+from ecgforge.analysis import statistics
+from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.classifiers.common.base import probabilities
+from ecgforge.generators.common import registry as generators
 from ecgforge.generators.train import train
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
-from ecgforge.study import statistics
 from ecgforge.training.batches import Records
 from ecgforge.training.fit import fit
 from ecgforge.tuning import objectives, search, space
@@ -55,7 +56,7 @@ def tested(params: Params, settings: Any, sets: list[RecordSet], real: RecordSet
     classifier = classifiers.create(settings, real.about.rhythms, Records([train_set]).scale(), seed)
     arguments = (classifier.objective(), [train_set], [validation], settings.training, params.active.compute)
     fit(*arguments, seed=seed, folder=folder, log=lambda *_: None)
-    return classifiers.probabilities(classifier, real.split("test"))
+    return probabilities(classifier, real.split("test"))
 
 
 def classifier(params: Params, real: RecordSet, asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
@@ -105,8 +106,8 @@ def main() -> None:
     found = {name: np.stack(one) for name, one in work(params, real, asked).items()}
     test, rhythms = real.split("test"), real.about.rhythms
     people, options = test.records["patient"].to_numpy(), {"confidence": 0.95, "resamples": 2000, "seed": 0}
-    for name, probabilities in found.items():
-        row = statistics.interval(test.labels, probabilities, people, rhythms, **options).set_index(["rhythm", "metric"]).loc["macro", "f1"]
+    for name, estimates in found.items():
+        row = statistics.interval(test.labels, estimates, people, rhythms, **options).set_index(["rhythm", "metric"]).loc["macro", "f1"]
         print(f"{name}: macro-F1 {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {len(test)} test records, {asked.seeds} seeds")
     rows = statistics.difference(test.labels, found["default"], found["tuned"], people, rhythms, **options)
     row = rows.set_index(["rhythm", "metric"]).loc["macro", "f1"]

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ecgforge.classifiers import base as classifiers
-from ecgforge.generators import base as generators
+from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.classifiers.common.base import embed
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import Params, Preparation, SimulatedSource
-from ecgforge.records.prepare import RawSource, prepare
+from ecgforge.preparation.prepare import RawSource, prepare
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.sources import ptbxl, simulated
@@ -38,7 +40,7 @@ def register_classifier(project: Path, records: RecordSet) -> None:
     """Register a classifier whose head tells records apart, as an untrained one's does not."""
     settings, rhythms = PARAMS.active.classifier, records.about.rhythms
     classifier = classifiers.create(settings, rhythms, Records([records]).scale(), seed=0).eval()
-    features, linear = torch.from_numpy(classifiers.embed(classifier, records.signals())).float(), classifier.head[1]
+    features, linear = torch.from_numpy(embed(classifier, records.signals())).float(), classifier.head[1]
     with torch.no_grad():
         linear.weight *= 3 / (features @ linear.weight.T).std(0)[:, None]
         linear.bias.copy_(-linear.weight @ features.mean(0))
@@ -51,9 +53,9 @@ def register_classifier(project: Path, records: RecordSet) -> None:
     history.move(CLASSIFIER, "1", "", history.PROMOTED, "", "")
 
 
-def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") -> generators.Generator:
+def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") -> Generator:
     """A generator whose records have waves: the last layer of an untrained one is zero."""
-    settings, shape = PARAMS.generator("diffwave"), generators.Shape(8, 1000, len(RHYTHMS), 100)
+    settings, shape = PARAMS.generator("diffwave"), Shape(8, 1000, len(RHYTHMS), 100)
     network = settings.network | {"layers": 2, "channels": 8}
     generator = generators.create("diffwave", shape, network, torch.full((8,), 0.2), seed=0)
     noise = torch.Generator().manual_seed(0)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ecgforge.classifiers import base, registry
+from ecgforge.classifiers.common import base, registry
 from ecgforge.files import md5
 from ecgforge.params import Section
 from ecgforge.records.record_set import About, RecordSet, write_record_set
@@ -112,7 +112,7 @@ def register(
     oracle.accuracy.copy_(torch.tensor(accuracy if isinstance(accuracy, list) else [accuracy] * len(rhythms)))
     oracle.confidence.fill_(confidence or float(np.mean(accuracy)))
     folder = Path("models/classifiers/ptbxl/real") / f"seed-{seed}"
-    base.save(oracle, "oracle", folder)
+    registry.save(oracle, "oracle", folder)
     setting, generator = ("TrRSTeR", "diffwave") if synthetic else ("TrRTeR", None)
     cell = runs.Cell("classifier", "ptbxl", seed, True, generator=generator, setting=setting, backbone="oracle")
     learned = [records, *([synthetic] if synthetic else [])]

@@ -19,9 +19,10 @@ from mlflow.models import Model
 from torch import nn
 
 from champions import PARAMS, Bomb
-from ecgforge.classifiers import base
+from ecgforge.classifiers.common import registry
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators import base as generators
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Shape
 from ecgforge.records.record_set import About
 from ecgforge.registry import serving
 from ecgforge.tracking import allowed, models
@@ -49,7 +50,9 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place, network, example = tmp_path_factory.mktemp("version"), Small().eval(), np.zeros((2, 8, 200), np.float32)
     preprocessing = {"sampling_rate": 100, "duration": 2, "band": [0.5, 40], "max_amplitude": 20}
     service = serving.service(About(100, 200, "mV", RHYTHMS, "simulated", {"preprocessing": preprocessing}))
-    base.save(base.create(PARAMS.active.classifier, RHYTHMS, torch.ones(8), 0), PARAMS.active.classifier.backbone, place / "classifier")
+    registry.save(
+        registry.create(PARAMS.active.classifier, RHYTHMS, torch.ones(8), 0), PARAMS.active.classifier.backbone, place / "classifier"
+    )
     signature = models._signature([example], [None], network(torch.from_numpy(example)).detach())
     files, description = sorted((place / "classifier").iterdir()), Model(run_id="0" * 32)
     models._save(network, example, signature, files, service.files, service, description, place / "model")
@@ -70,7 +73,7 @@ def test_what_ecgforge_writes_is_allowed(folder: Path) -> None:
 def test_a_generator_is_allowed(tmp_path: Path) -> None:
     settings = PARAMS.generator("diffwave")
     network = settings.network | {"layers": 2, "channels": 8}
-    made = generators.create("diffwave", generators.Shape(8, 200, 2, 100), network, torch.ones(8), 0)
+    made = generators.create("diffwave", Shape(8, 200, 2, 100), network, torch.ones(8), 0)
     generators.save(made, tmp_path / "made")
     graph, example = made.exportable()
     graph.eval()

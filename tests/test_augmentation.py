@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ecgforge.classifiers.augmentation import augmented
+from ecgforge.classifiers.common.augmentation import augmented
 from ecgforge.params import Augmentation
 
 NONE = {"shift": 0.0, "gain": 0.0, "noise": 0.0, "wander": 0.0, "lead_dropout": 0.0}

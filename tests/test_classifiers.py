@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from ecgforge.classifiers import base, baselines, transformer
-from ecgforge.classifiers.registry import CLASSIFIERS, check_settings
+from ecgforge.classifiers import baselines, transformer
+from ecgforge.classifiers.common import base, registry
+from ecgforge.classifiers.common.registry import CLASSIFIERS, check_settings
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import ClassifierSettings, Compute, Training
 from ecgforge.records.record_set import About, RecordSet, write_record_set
@@ -53,7 +54,7 @@ def settings(backbone: str, **network: Any) -> ClassifierSettings:
 
 
 def create(backbone: str, seed: int = 0) -> base.Classifier:
-    return base.create(settings(backbone), RHYTHMS, torch.full((8,), 0.2), seed)
+    return registry.create(settings(backbone), RHYTHMS, torch.full((8,), 0.2), seed)
 
 
 @pytest.fixture(params=list(CLASSIFIERS))
@@ -106,7 +107,7 @@ def test_every_sample_of_every_lead_counts(classifier: base.Classifier, samples:
 
 
 def test_the_scale_of_the_training_signals_is_part_of_the_model(backbone: str) -> None:
-    small, large = (base.create(settings(backbone), RHYTHMS, torch.full((8,), scale), seed=0).eval() for scale in (0.2, 2.0))
+    small, large = (registry.create(settings(backbone), RHYTHMS, torch.full((8,), scale), seed=0).eval() for scale in (0.2, 2.0))
     signals = torch.randn(2, 8, 1000)
     torch.testing.assert_close(small(signals), large(10 * signals))
 
@@ -114,18 +115,18 @@ def test_the_scale_of_the_training_signals_is_part_of_the_model(backbone: str) -
 def test_seeds_decide_the_weights_and_nothing_else_does(backbone: str) -> None:
     scale = torch.ones(8)
     torch.manual_seed(1)
-    first = base.create(settings(backbone), RHYTHMS, scale, seed=0).state_dict()
+    first = registry.create(settings(backbone), RHYTHMS, scale, seed=0).state_dict()
     torch.manual_seed(2)
-    second = base.create(settings(backbone), RHYTHMS, scale, seed=0).state_dict()
-    other = base.create(settings(backbone), RHYTHMS, scale, seed=1).state_dict()
+    second = registry.create(settings(backbone), RHYTHMS, scale, seed=0).state_dict()
+    other = registry.create(settings(backbone), RHYTHMS, scale, seed=1).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
 def test_saved_and_loaded_it_is_the_same_to_the_byte(classifier: base.Classifier, backbone: str, tmp_path: Path) -> None:
-    base.save(classifier, backbone, tmp_path / "a")
-    loaded = base.load(tmp_path / "a")
-    base.save(loaded, backbone, tmp_path / "b")
+    registry.save(classifier, backbone, tmp_path / "a")
+    loaded = registry.load(tmp_path / "a")
+    registry.save(loaded, backbone, tmp_path / "b")
     for name in ("weights.safetensors", "classifier.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     signals = torch.randn(2, 8, 1000)
@@ -144,7 +145,7 @@ def test_every_weight_learns(classifier: base.Classifier) -> None:
 
 def trained(backbone: str, records: RecordSet, folder: Path, steps: int, evaluate_every: int, seed: int) -> tuple[base.Classifier, float]:
     """Train on the training split, and return the classifier with its best macro-F1 on the validation split."""
-    classifier = base.create(settings(backbone), RHYTHMS, torch.full((8,), 0.3), seed=0)
+    classifier = registry.create(settings(backbone), RHYTHMS, torch.full((8,), 0.3), seed=0)
     outcome = fit(
         classifier.objective(),
         [records.split("train")],

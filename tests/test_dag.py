@@ -191,7 +191,7 @@ def test_a_new_generator_runs_its_cells_alone(study: Path) -> None:
 
     edit(study, change)
     (study / "src/ecgforge/generators/flow.py").write_text("# a new generator is one file ...\n")
-    registry = study / "src/ecgforge/generators/registry.py"
+    registry = study / "src/ecgforge/generators/common/registry.py"
     registry.write_text(registry.read_text() + "# ... and a line\n")
     stages = ("tune_generator", "train_generator", "synthesize", "classify", "quality")
     assert status(study) == {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")} | {"report"}
@@ -267,7 +267,7 @@ def test_another_profile_is_one_word(study: Path) -> None:
     ("file", "stages"),
     [
         (
-            "src/ecgforge/generators/time_vqvae.py",
+            "src/ecgforge/generators/time_vqvae/model.py",
             {
                 f"{stage}@{data}-time_vqvae"
                 for stage in ("tune_generator", "train_generator", "synthesize")
@@ -275,11 +275,11 @@ def test_another_profile_is_one_word(study: Path) -> None:
             },
         ),
         (
-            "src/ecgforge/generators/unet.py",
+            "src/ecgforge/generators/diffusion/unet.py",
             cells("tune_generator") | cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation", "retrained"),
         ),
         ("src/ecgforge/study/mixtures.py", TRAINED | {"report"}),
-        ("src/ecgforge/classifiers/registry.py", set()),
+        ("src/ecgforge/classifiers/common/registry.py", set()),
         ("src/ecgforge/report/page.html", {"report"}),
         ("src/ecgforge/tracking/runs.py", set()),
         ("src/ecgforge/tuning/search.py", TUNED),

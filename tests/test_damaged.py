@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from champions import PARAMS
-from ecgforge.classifiers import base as classifiers
+from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.commands import generate_records
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators import base as generators
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Shape
 from ecgforge.records.record_set import About
 from ecgforge.registry.serving import PREPROCESSING, Judge, differences
-from ecgforge.stages import generate_records
 from ecgforge.tracking.served import SAMPLING
 from ecgforge.tracking.versions import Version
 
@@ -38,7 +39,7 @@ def classifier(tmp_path: Path) -> Path:
 @pytest.fixture
 def generator(tmp_path: Path) -> Path:
     network = PARAMS.generator("diffwave").network | {"layers": 1, "channels": 4}
-    generators.save(generators.create("diffwave", generators.Shape(8, 200, 2, 100), network, torch.ones(8), 0), tmp_path / "model")
+    generators.save(generators.create("diffwave", Shape(8, 200, 2, 100), network, torch.ones(8), 0), tmp_path / "model")
     sampling = {"sampling": PARAMS.generator("diffwave").sampling, "rhythms": ABOUT.rhythms, "units": "mV"}
     (tmp_path / "model" / SAMPLING).write_text(json.dumps(sampling))
     return tmp_path / "model"

@@ -30,13 +30,13 @@ from tenacity import wait_none
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import FolderSource, PhysionetSource, Preprocessing
-from ecgforge.records import wfdb_files
+from ecgforge.preparation.preprocessing import prepare_recording
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import STANDARD_LEADS
-from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.sources import chapman, folder, physionet, ptbxl
 from ecgforge.sources.mirror import Mirror
+from ecgforge.wfdb_io import files as wfdb_files
 
 EXAMPLES = int(os.environ.get("ECGFORGE_FUZZ", "500"))
 SECONDS = 5.0  # of processor time for one input

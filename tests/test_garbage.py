@@ -17,9 +17,9 @@ import yaml
 from mlflow.tracking._tracking_service import utils
 
 import registry_project as project
+from ecgforge.commands import collect, reproduce
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.stages import collect, reproduce
 from ecgforge.tracking import history, lineage, runs, store, versions
 from ecgforge.tracking.content import Content, Step
 from ecgforge.tracking.models import WEIGHTS

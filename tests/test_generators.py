@@ -14,11 +14,14 @@ import torch
 from scipy.signal import resample_poly
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators import base, beat_layout, diffusion, rhythm_model, time_vqvae
-from ecgforge.generators.registry import GENERATORS, generator_class, generator_name
+from ecgforge.generators.beat_diffusion import beat_layout, rhythm_model
+from ecgforge.generators.common import base, registry
+from ecgforge.generators.common.registry import GENERATORS, generator_class, generator_name
+from ecgforge.generators.diffusion import diffusion
+from ecgforge.generators.time_vqvae import model as time_vqvae
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
-from ecgforge.sources import heart, population
+from ecgforge.simulator import heart, population
 
 SHAPE = base.Shape(leads=8, samples=200, rhythms=3, sampling_rate=50)
 SCALE = torch.linspace(0.1, 0.8, 8)
@@ -97,7 +100,7 @@ def record_set(folder: Path, signals: torch.Tensor, labels: torch.Tensor) -> Rec
 
 
 def build(name: str) -> base.Generator:
-    return base.create(name, SHAPE, NETWORKS[name], SCALE, seed=0)
+    return registry.create(name, SHAPE, NETWORKS[name], SCALE, seed=0)
 
 
 def sampling(name: str, **changes: object) -> object:
@@ -154,9 +157,9 @@ def test_guidance_and_label_change_the_record(name: str, trained: base.Generator
 
 
 def test_saved_and_loaded_it_is_the_same(name: str, trained: base.Generator, tmp_path) -> None:
-    base.save(trained, tmp_path / "one")
-    loaded = base.load(tmp_path / "one")
-    base.save(loaded, tmp_path / "two")
+    registry.save(trained, tmp_path / "one")
+    loaded = registry.load(tmp_path / "one")
+    registry.save(loaded, tmp_path / "two")
     for file in ("weights.safetensors", "generator.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
@@ -245,24 +248,24 @@ def test_names_and_classes_belong_together(name: str) -> None:
 
 
 def test_unknown_names_and_parameters_are_refused() -> None:
-    with pytest.raises(EcgforgeError, match="'diffwav' is no generator: known are diffwave, time_diffusion, time_vqvae, beat_diffusion"):
+    with pytest.raises(EcgforgeError, match="'diffwav' is no generator: known are beat_diffusion, diffwave, time_diffusion, time_vqvae"):
         generator_class("diffwav")
     with pytest.raises(EcgforgeError, match=r"generators\.diffwave\.network: layers = 0"):
-        base.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "layers": 0}, SCALE, seed=0)
+        registry.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "layers": 0}, SCALE, seed=0)
     with pytest.raises(EcgforgeError, match="depth: unknown key"):
-        base.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "depth": 3}, SCALE, seed=0)
+        registry.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "depth": 3}, SCALE, seed=0)
     with pytest.raises(EcgforgeError, match="multiples of heads"):
-        base.create("time_diffusion", SHAPE, {**NETWORKS["time_diffusion"], "heads": 5}, SCALE, seed=0)
+        registry.create("time_diffusion", SHAPE, {**NETWORKS["time_diffusion"], "heads": 5}, SCALE, seed=0)
 
 
 def test_a_folder_without_a_whole_generator_is_refused(tmp_path) -> None:
     with pytest.raises(EcgforgeError, match=r"generator\.json is missing"):
-        base.load(tmp_path / "nowhere")
-    base.save(build("diffwave"), tmp_path / "model")
+        registry.load(tmp_path / "nowhere")
+    registry.save(build("diffwave"), tmp_path / "model")
     weights = tmp_path / "model" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(EcgforgeError, match="does not hold a whole generator"):
-        base.load(tmp_path / "model")
+        registry.load(tmp_path / "model")
 
 
 def simulated(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,7 +321,7 @@ def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str) -> N
     network, steps, settings = LEARNING[name]
     signals, labels = simulated(80)
     shape = base.Shape(leads=8, samples=400, rhythms=3, sampling_rate=50)
-    generator = base.create(name, shape, network, signals.std(dim=(0, 2)), seed=0)
+    generator = registry.create(name, shape, network, signals.std(dim=(0, 2)), seed=0)
     train(generator, signals, labels, steps, 5e-3)
     asked = torch.arange(3).repeat_interleave(24)
     made = generator.sample(asked, torch.arange(len(asked)), generator_class(name).Sampling(**settings))
@@ -519,7 +522,7 @@ def test_the_bands_sum_to_the_record(samples: int) -> None:
 
 def test_a_record_of_ten_seconds_has_at_least_62_low_tokens() -> None:
     shape = base.Shape(leads=8, samples=1000, rhythms=3, sampling_rate=100)
-    generator = base.create("time_vqvae", shape, NETWORKS["time_vqvae"], SCALE, seed=0)
+    generator = registry.create("time_vqvae", shape, NETWORKS["time_vqvae"], SCALE, seed=0)
     positions = [generator.low_prior.positions, generator.high_prior.positions]
     assert positions == [63, 126]
     low, high = generator.bands(torch.zeros(1, 8, 1000))

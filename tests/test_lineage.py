@@ -21,13 +21,13 @@ from click.testing import CliRunner
 from dvc.cli import main as dvc
 
 import registry_project as project
+from ecgforge.commands import collect, reproduce
+from ecgforge.commands import lineage as stage
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import promotion
-from ecgforge.stages import collect, reproduce
-from ecgforge.stages import lineage as stage
 from ecgforge.stages.inputs import DRAWN
 from ecgforge.tracking import lineage, store, versions
 from ecgforge.tracking.content import Content

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from ecgforge.commands import plan as stage
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, write_record_set
-from ecgforge.stages import plan as stage
 from ecgforge.study import plan
 
 ROOT = Path(__file__).parents[1]

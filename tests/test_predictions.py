@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecgforge.analysis import intervals
 from ecgforge.errors import EcgforgeError
 from ecgforge.study import predictions
 
@@ -27,7 +28,7 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     assert set(found["dataset"]) == {"null"}
     assert list(found["point"].unique()) == ["", "nan"]
     assert found["p_ST"].isna().tolist() == [True] * 6 + [False] * 6
-    assert len(predictions.intervals(found, 0.9, 10)), "patients can be told apart"
+    assert len(intervals.intervals(found, 0.9, 10)), "patients can be told apart"
 
 
 @pytest.mark.parametrize(

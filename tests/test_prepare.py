@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
 from ecgforge.params import FolderSource, Params, Preparation, Preprocessing
+from ecgforge.preparation import prepare as prepare_module
+from ecgforge.preparation import splits
+from ecgforge.preparation.prepare import EXCLUDED_COLUMNS, RawSource, prepare
+from ecgforge.preparation.preprocessing import prepare_recording, prepare_signal
 from ecgforge.quality import coherence
-from ecgforge.records import prepare as prepare_module
-from ecgforge.records import splits, wfdb_files
 from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, limb_residual, twelve_leads
-from ecgforge.records.prepare import EXCLUDED_COLUMNS, RawSource, prepare
-from ecgforge.records.preprocessing import prepare_recording, prepare_signal
 from ecgforge.records.record_set import RecordSet
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
-from ecgforge.records.wfdb_files import Recording
 from ecgforge.sources import folder as own
 from ecgforge.stages import prepare as prepare_stage
+from ecgforge.wfdb_io import files as wfdb_files
+from ecgforge.wfdb_io.files import Recording
 
 PREPROCESSING = Preprocessing(sampling_rate=100, duration=10, band=(0.5, 40), max_amplitude=20)
 PREPARATION = Preparation(max_damaged=1, min_records=2, amplitude="mV")

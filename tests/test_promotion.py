@@ -29,13 +29,13 @@ from typer.testing import CliRunner
 
 import registry_project as project
 from ecgforge.cli import app
+from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
 from ecgforge.stages import assess
-from ecgforge.stages import promote as stage
 from ecgforge.tracking import history, lineage, lookup, models, recorded, runs, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
@@ -856,12 +856,12 @@ QUALITY, TRAINED, SCORED = "quality@ptbxl-diffwave", Path("models/generators/ptb
 
 def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, float] = DRAWS, drawn_with: dict[str, float] = DRAWS) -> None:
     """Register a small generator that draws with `sampling`, and score records that it drew with `drawn_with`."""
-    from ecgforge.generators import base
+    from ecgforge.generators.common import base, registry
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     tree = params().active.generators["diffwave"].network | {"layers": 2, "channels": 8}
-    made = base.create("diffwave", base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100), tree, __import__("torch").ones(8), seed)
-    base.save(made, TRAINED)
+    made = registry.create("diffwave", base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100), tree, __import__("torch").ones(8), seed)
+    registry.save(made, TRAINED)
     project.record("train_generator@ptbxl-diffwave", TRAINED, [records.folder])
     os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
     cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecgforge.analysis.verdicts import Claim, Verdict, any_gain
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params, Swept
 from ecgforge.quality import flags
@@ -24,7 +25,6 @@ from ecgforge.records.leads import LEADS, STANDARD_LEADS
 from ecgforge.records.record_set import COLUMNS, SPLITS, About, write_record_set
 from ecgforge.report import ecg_paper, evidence, figures, page, tables
 from ecgforge.stages import report as stage
-from ecgforge.study.verdicts import Claim, Verdict, any_gain
 
 RHYTHMS = ("SR", "AFIB")
 GENERATORS = ("diffwave", "time_vqvae")

@@ -13,11 +13,11 @@ import torch
 import yaml
 from sklearn.metrics import f1_score
 
-from ecgforge.classifiers import base
+from ecgforge.classifiers.common import base, registry
 from ecgforge.params import Params, Quality, SimulatedSource
+from ecgforge.preparation.prepare import RawSource, prepare
 from ecgforge.quality.assess import assess
 from ecgforge.quality.flags import UNMARKED, beyond_floor, flags
-from ecgforge.records.prepare import RawSource, prepare
 from ecgforge.records.record_set import RecordSet, write_record_set
 from ecgforge.sources import simulated
 from ecgforge.sources.layouts import LAYOUTS
@@ -97,7 +97,7 @@ def f1(
     for name, train in beside.items():
         probabilities = []
         for seed in SEEDS:
-            classifier = base.create(DEMO.classifier, real.about.rhythms, Records(train).scale(), seed)
+            classifier = registry.create(DEMO.classifier, real.about.rhythms, Records(train).scale(), seed)
             place = folder / f"{name}-{seed}"
             validation = [real.split("validation")]
             fit(classifier.objective(), train, validation, training, DEMO.compute, seed=seed, folder=place, log=lambda *_: None)

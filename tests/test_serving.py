@@ -27,7 +27,7 @@ import yaml
 from scipy.signal import resample_poly
 
 from champions import CLASSIFIER, Bomb, prepared_records, register_classifier, stored
-from ecgforge.classifiers import base
+from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
@@ -52,7 +52,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordSet]:
 
 @pytest.fixture(scope="module")
 def classifier(records: RecordSet) -> base.Classifier:
-    return base.load(records.folder.parent / "classifier")
+    return registry.load(records.folder.parent / "classifier")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import wfdb
 
 from ecgforge.files import md5, read_csv
 from ecgforge.params import SimulatedSource
-from ecgforge.sources import heart, population, simulated
+from ecgforge.simulator import heart, population
+from ecgforge.sources import simulated
 
 RHYTHMS = ("SR", "SB", "ST", "SA", "AFIB", "AFLT", "SVT")
 RATE = 500  # Hz
@@ -125,7 +126,7 @@ def test_frontal_axis_is_the_one_drawn() -> None:
 
 
 def test_qt_follows_rr_from_beat_to_beat() -> None:
-    from ecgforge.sources.beats import Beats
+    from ecgforge.simulator.beats import Beats
 
     slow_then_fast = Beats(np.cumsum([0, *[1.2] * 15, *[0.6] * 15]), np.nan)
     qt = heart._qt(np.array([0.4]), [slow_then_fast])[0]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student_t
 
-from ecgforge.study import statistics
+from ecgforge.analysis import statistics
+from ecgforge.study import metrics
 
 RHYTHMS = ("SR", "SB", "AFIB")
 BOOTSTRAP = {"confidence": 0.95, "resamples": 400, "seed": 0}
@@ -34,7 +35,7 @@ def skilled(truth: np.ndarray, accuracy: np.ndarray | float, rng: np.random.Gene
 
 def test_figures_of_a_small_case_by_hand() -> None:
     truth = np.array([0, 0, 0, 0, 1, 1, 2])
-    table = statistics.metrics(truth, one_hot([0, 0, 0, 1, 1, 0, 2]), RHYTHMS)
+    table = metrics.metrics(truth, one_hot([0, 0, 0, 1, 1, 0, 2]), RHYTHMS)
     assert figure(table, "macro", "accuracy") == pytest.approx(5 / 7)
     assert figure(table, "macro", "balanced_accuracy") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
     assert figure(table, "macro", "precision") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
@@ -47,14 +48,14 @@ def test_figures_of_a_small_case_by_hand() -> None:
 def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
     # Every record is called SR, yet the order of the probabilities is perfect.
     truth = np.array([0, 0, 1, 1])
-    table = statistics.metrics(truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), ("SR", "SB"))
+    table = metrics.metrics(truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), ("SR", "SB"))
     assert figure(table, "macro", "auroc") == 1
     assert figure(table, "SB", "recall") == 0
 
 
 def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() -> None:
     truth = np.array([0, 0, 1, 1])
-    table = statistics.metrics(truth, one_hot([0, 2, 1, 1]), RHYTHMS)
+    table = metrics.metrics(truth, one_hot([0, 2, 1, 1]), RHYTHMS)
     assert table[table["rhythm"] == "AFIB"][["metric", "value"]].to_numpy().tolist() == [["support", 0]]
     assert figure(table, "macro", "accuracy") == 0.75
     assert figure(table, "macro", "recall") == 0.75
@@ -63,7 +64,7 @@ def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() ->
 
 def test_shapes_that_disagree_are_refused() -> None:
     with pytest.raises(ValueError, match="4 records, 3 rhythms"):
-        statistics.metrics(np.zeros(4, int), np.zeros((4, 2)), RHYTHMS)
+        metrics.metrics(np.zeros(4, int), np.zeros((4, 2)), RHYTHMS)
 
 
 @settings(max_examples=30, deadline=None)
@@ -72,7 +73,7 @@ def test_the_bootstrap_judges_as_metrics_does(seed: int, records: int, ties: boo
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, records)
     probabilities = rng.random((records, 3)).round(1 if ties else 6)
-    expected = statistics.metrics(truth, probabilities, RHYTHMS).set_index(["rhythm", "metric"])["value"].drop("support", level=1)
+    expected = metrics.metrics(truth, probabilities, RHYTHMS).set_index(["rhythm", "metric"])["value"].drop("support", level=1)
     found = statistics.interval(truth, probabilities[None], np.arange(records), RHYTHMS, confidence=0.95, resamples=5, seed=0)
     pd.testing.assert_series_equal(
         found.set_index(["rhythm", "metric"])["mean"].sort_index(), expected.sort_index(), check_names=False, check_dtype=False
@@ -86,8 +87,8 @@ def test_weights_are_repeated_records(seed: int) -> None:
     truth, probabilities = rng.integers(0, 3, 20), rng.random((20, 3)).round(1)
     weights = rng.integers(0, 4, 20)
     repeated = np.repeat(np.arange(20), weights)
-    weighted = statistics._figures(truth, probabilities, weights[None].astype(float))
-    plain = statistics._figures(truth[repeated], probabilities[repeated], np.ones((1, len(repeated))))
+    weighted = metrics.weighted_metrics(truth, probabilities, weights[None].astype(float))
+    plain = metrics.weighted_metrics(truth[repeated], probabilities[repeated], np.ones((1, len(repeated))))
     np.testing.assert_allclose(weighted, plain)
 
 
@@ -100,7 +101,7 @@ def test_interval_repeats_and_holds_its_mean() -> None:
     assert (table["low"] <= table["mean"]).all()
     assert (table["mean"] <= table["high"]).all()
     assert set(table["seeds"]) == {3}
-    accuracies = [figure(statistics.metrics(truth, run, RHYTHMS), "macro", "accuracy") for run in runs]
+    accuracies = [figure(metrics.metrics(truth, run, RHYTHMS), "macro", "accuracy") for run in runs]
     assert figure(table, "macro", "accuracy", "mean") == pytest.approx(np.mean(accuracies))
 
 
@@ -218,8 +219,8 @@ def test_differences_are_second_less_first_and_rarely_significant_by_chance() ->
         found.append(figure(there, "macro", "f1", "p") < 0.05)
     assert np.mean(found) < 0.1
     assert figure(there, "macro", "f1", "estimate") == pytest.approx(
-        np.mean([figure(statistics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in second])
-        - np.mean([figure(statistics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in first])
+        np.mean([figure(metrics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in second])
+        - np.mean([figure(metrics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in first])
     )
 
 

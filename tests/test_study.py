@@ -22,7 +22,8 @@ from mlflow import MlflowClient
 
 from ecgforge import cells, warm
 from ecgforge.files import md5, read_csv
-from ecgforge.generators import base, train
+from ecgforge.generators import train
+from ecgforge.generators.common import registry
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.sweeps import KINDS
@@ -423,7 +424,7 @@ def test_a_training_that_was_stopped_goes_on_as_the_same_run(copied: Path, tmp_p
     profile = Params.model_validate(params).active
     records = RecordSet.open(study / "data/prepared/ptbxl")
     whole = train.train("diffwave", profile.generators["diffwave"], records, profile.compute, tmp_path / "c", lambda *_: None)
-    base.save(whole, tmp_path / "whole")
+    registry.save(whole, tmp_path / "whole")
     assert md5(tmp_path / "whole") == md5(study / "models/generators/ptbxl/diffwave")
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators import base, synthesis
+from ecgforge.generators import synthesis
+from ecgforge.generators.common import base, registry
 from ecgforge.params import Compute, Synthesis
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 
@@ -31,7 +32,7 @@ def real(tmp_path: Path) -> RecordSet:
 
 def generator() -> base.Generator:
     network = {"channels": [16, 24], "attention_levels": 1, "heads": 2, "patch": 8, "label_dropout": 0.1, "shift": 3.0}
-    return base.create("time_diffusion", base.Shape(8, 200, 3, 50), network, torch.linspace(0.1, 0.8, 8), seed=0).eval()
+    return registry.create("time_diffusion", base.Shape(8, 200, 3, 50), network, torch.linspace(0.1, 0.8, 8), seed=0).eval()
 
 
 def drawn(real: RecordSet, out: Path, devices: int = 1, **changed: object) -> RecordSet:

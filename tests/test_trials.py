@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ecgforge.classifiers import base
+from ecgforge.classifiers.common import registry
 from ecgforge.params import ClassifierSettings, Params, Training
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.stages import trials
@@ -58,7 +58,7 @@ def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None =
     )
     network = {"widths": [8, 16, 16], "stem_stride": 2, "kernel": 5, "dropout": 0.1}
     settings = ClassifierSettings(backbone="resnet1d", network=network, training=training)
-    classifier, steps = base.create(settings, RHYTHMS, torch.ones(8), seed=0), []
+    classifier, steps = registry.create(settings, RHYTHMS, torch.ones(8), seed=0), []
     watched = Watched(records.folder, records.about, records.records, records.rows)
     trial = trials.Trial("TrSTeR", Diet([watched], [records]), records, start=folder, method="gradual", settings=settings)
     outcome = trials._fit(classifier, trial, PARAMS, training, seed, folder, lambda _, step: steps.append(step))

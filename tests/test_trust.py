@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 import registry_project as project
 from champions import PARAMS
+from ecgforge.commands import classify_records, lineage
+from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
-from ecgforge.stages import classify_records, lineage
-from ecgforge.stages import promote as stage
 from ecgforge.tracking import history, recorded, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node

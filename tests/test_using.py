@@ -15,18 +15,18 @@ import torch
 import wfdb
 
 from champions import CLASSIFIER, GENERATOR, PARAMS, Bomb, prepared_records, register_classifier, register_generator, stored
-from ecgforge.classifiers import base
+from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
 from ecgforge.generators import synthesis
 from ecgforge.params import FolderSource, Preparation, SimulatedSource
-from ecgforge.records import wfdb_files
 from ecgforge.records.leads import LEADS, STANDARD_LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.sources import folder as own
 from ecgforge.sources import simulated
 from ecgforge.stages import prepare as prepare_stage
 from ecgforge.tracking import store
+from ecgforge.wfdb_io import files as wfdb_files
 from test_cli import ecgforge, last_line
 
 CHAMPION, STANDARDISED = f"{GENERATOR}@champion", "ecg-generator-diffwave-chapman"
@@ -65,7 +65,7 @@ def test_a_folder_is_classified_as_the_study_tested(project: Path, records: Reco
     table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")
     assert len(table) == 40
     kept = [f"raw/ptbxl/records100/30000/{int(name):05d}_lr" for name in records.records["id"]]
-    expected = base.probabilities(base.load(project / "classifier"), records)
+    expected = base.probabilities(registry.load(project / "classifier"), records)
     rhythms = list(records.about.rhythms)
     np.testing.assert_allclose(table.loc[kept, rhythms].to_numpy(float), expected, atol=1e-5)
     assert table.loc[kept, "rhythm"].to_list() == [rhythms[index] for index in expected.argmax(1)]
@@ -174,7 +174,7 @@ def test_synthetic_records_say_so_and_are_read_back(project: Path, tmp_path: Pat
 
 def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path) -> None:
     from champions import RHYTHMS
-    from ecgforge.generators import base as generators
+    from ecgforge.generators.common import registry as generators
 
     draw(project, tmp_path / "drawn", "-n", "2", "--seed", "7")
     generator = generators.load(project / GENERATOR)

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgforge.study import statistics, verdicts
-from ecgforge.study.claims import STUDYS_OWN, claims
+from ecgforge.analysis import verdicts
+from ecgforge.analysis.claims import STUDYS_OWN, claims
+from ecgforge.study import metrics
 
 RHYTHMS = ["SR", "AFIB", "ST"]
 RECORDS = 240
@@ -64,7 +65,7 @@ def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> No
     found = study({arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed})
     assert word(found, "On merged datasets they help by all metrics") == expected
     judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 100)
-    assert set(judged[1].comparisons["metric"]) == set(statistics.OVERALL)
+    assert set(judged[1].comparisons["metric"]) == set(metrics.OVERALL)
     assert word(found, "Synthetic records beside those of one dataset") == "not tested", "merged is not one dataset"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecgforge.classifiers import base
+from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import ClassifierSettings, Params
 from ecgforge.tracking import models, runs, store, versions
@@ -36,8 +36,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def register(project: Path, seed: int) -> None:
     settings: ClassifierSettings = Params.read(ROOT / "params.yaml").active.classifier
-    classifier = base.create(settings, RHYTHMS, torch.ones(8), seed)
-    base.save(classifier, settings.backbone, project / f"seed-{seed}")
+    classifier = classifiers.create(settings, RHYTHMS, torch.ones(8), seed)
+    classifiers.save(classifier, settings.backbone, project / f"seed-{seed}")
     cell = runs.Cell("classifier", "merged", seed, True, setting="TrRTeR", backbone=settings.backbone)
     with runs.tracked(cell, identity=f"cell-{seed}", params={}, inputs=[]) as run:
         example = np.zeros((2, 8, 1000), np.float32)
@@ -70,7 +70,7 @@ def test_words_that_mean_no_version_are_told_so(words: str, told: str) -> None:
 def test_files_are_those_that_were_saved(registry: Path) -> None:
     with versions.files(versions.find("ecg-classifier-merged/1")) as folder:
         assert (folder / "weights.safetensors").read_bytes() == (registry / "seed-0" / "weights.safetensors").read_bytes()
-        assert base.load(folder).rhythms == RHYTHMS
+        assert classifiers.load(folder).rhythms == RHYTHMS
     assert not folder.exists()
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecgforge.study import statistics
-from ecgforge.study.verdicts import FEWEST
-from ecgforge.study.worth import COLUMNS, _equal, worth
+from ecgforge.analysis import statistics
+from ecgforge.analysis.verdicts import FEWEST
+from ecgforge.analysis.worth import COLUMNS, _equal, worth
 
 RHYTHMS = ["SR", "AFIB"]
 FEW, SOME, ALL = ("scratch", "10"), ("scratch", "50"), ("", "")  # shares of the real records from scratch

@@ -70,8 +70,8 @@ def plan(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Say, before anything runs, how many cells a profile needs, and roughly how long they take on this machine."""
+    from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
-    from ecgforge.stages import plan as stage
 
     stage.show(parameters.read(params).with_profile(profile))
 
@@ -274,8 +274,8 @@ def promote(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Judge a version by the gates in the parameters and, if it passes, make it champion, with a verdict and a model card."""
+    from ecgforge.commands import promote as stage
     from ecgforge.stages import parameters
-    from ecgforge.stages import promote as stage
 
     stage.promote(parameters.read(params), name, version, best, dry_run, force, reason)
 
@@ -283,7 +283,7 @@ def promote(
 @app.command()
 def rollback(name: Model, reason: Reason = "") -> None:
     """Make the former champion champion again."""
-    from ecgforge.stages import promote as stage
+    from ecgforge.commands import promote as stage
 
     stage.rollback(name, reason)
 
@@ -291,7 +291,7 @@ def rollback(name: Model, reason: Reason = "") -> None:
 @app.command()
 def history(name: Model) -> None:
     """Say who made which version champion, when, why, and on what evidence."""
-    from ecgforge.stages import promote as stage
+    from ecgforge.commands import promote as stage
 
     stage.show(name)
 
@@ -299,7 +299,7 @@ def history(name: Model) -> None:
 @app.command()
 def lineage(reference: Reference, out: Annotated[Path | None, typer.Option(help="An SVG of it, for any browser.")] = None) -> None:
     """Print and draw where a model or a record set comes from: run, parameters, commit, record sets, generators, down to the source."""
-    from ecgforge.stages import lineage as stage
+    from ecgforge.commands import lineage as stage
 
     stage.show(reference, out)
 
@@ -309,7 +309,7 @@ def verify(
     references: Annotated[list[str] | None, typer.Argument(help="As for lineage; none means all versions that have an alias.")] = None,
 ) -> None:
     """Recompute the digests of a lineage, and say what no longer matches or is no longer available."""
-    from ecgforge.stages import lineage as stage
+    from ecgforge.commands import lineage as stage
 
     stage.verify(references or [])
 
@@ -317,7 +317,7 @@ def verify(
 @app.command()
 def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/number.")]) -> None:
     """Train a version again, from its commit and data, in a scratch folder, and compare the weights."""
-    from ecgforge.stages import reproduce as stage
+    from ecgforge.commands import reproduce as stage
 
     stage.reproduce(version)
 
@@ -325,7 +325,7 @@ def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/nu
 @app.command()
 def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False) -> None:
     """List what neither a commit nor the lineage of an aliased version needs: files of DVC's cache, runs, versions, checkpoints."""
-    from ecgforge.stages import collect as stage
+    from ecgforge.commands import collect as stage
 
     stage.collect(yes)
 
@@ -338,7 +338,7 @@ def classify(
     plot: Annotated[Path | None, typer.Option(help="An SVG of the first records on ECG paper, with their probabilities.")] = None,
 ) -> None:
     """Classify records of any sampling rate and order of leads with a registered classifier."""
-    from ecgforge.stages import classify_records as stage
+    from ecgforge.commands import classify_records as stage
 
     stage.classify(records, model, out, plot)
 
@@ -352,7 +352,7 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
 ) -> None:
     """Draw WFDB records, which say that they are synthetic, from a registered generator."""
-    from ecgforge.stages import generate_records as stage
+    from ecgforge.commands import generate_records as stage
 
     stage.generate(model, rhythm, number, seed, out)
 

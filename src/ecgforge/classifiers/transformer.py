@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from ecgforge.classifiers.base import Classifier
+from ecgforge.classifiers.common.base import Classifier
 from ecgforge.params import Positive, Section
 
 
@@ -85,3 +85,6 @@ class Transformer(Classifier):
         tokens = self.token(patches(signals, self.patch))
         places = positions(tokens.shape[1], tokens.shape[2], tokens.device)
         return self.layers(tokens + places).mean(1)
+
+
+BACKBONE = Transformer

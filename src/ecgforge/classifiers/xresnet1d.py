@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ecgforge.classifiers.base import Classifier
-from ecgforge.classifiers.convolution import Kernel, convolution
+from ecgforge.classifiers.common.base import Classifier
+from ecgforge.classifiers.common.convolution import Kernel, convolution
 from ecgforge.params import Positive, Section
 
 EXPANSION = 4  # channels that leave a bottleneck for each one within
@@ -91,3 +91,6 @@ class XResNet1d(Classifier):
         rows = signals.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         found = self.blocks(self.stem(rows)).squeeze(2)
         return torch.cat([found.mean(-1), found.amax(-1)], dim=1)
+
+
+BACKBONE = XResNet1d

@@ -1,1 +1,1 @@
-"""Generators of ECG records by rhythm: pure torch, one contract (`base.Generator`), one registry (`registry.GENERATORS`)."""
+"""Generators of ECG records by rhythm: pure torch, one contract (`common.base.Generator`), one package for each."""

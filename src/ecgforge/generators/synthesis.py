@@ -18,7 +18,7 @@ import torch
 
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators.base import Generator
+from ecgforge.generators.common.base import Generator
 from ecgforge.params import Compute, Section, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
 from ecgforge.workers import obey

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ecgforge.generators import base
+from ecgforge.generators.common import base, registry
 from ecgforge.params import Compute, GeneratorSettings
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
@@ -26,7 +26,7 @@ def train(name: str, settings: GeneratorSettings, records: RecordSet, compute: C
     about = records.about
     train_split, validation = records.split("train"), records.split("validation")
     shape = base.Shape(len(LEADS), about.samples, len(about.rhythms), about.sampling_rate)
-    generator = base.create(name, shape, settings.network, Records([train_split]).scale(), settings.seed)
+    generator = registry.create(name, shape, settings.network, Records([train_split]).scale(), settings.seed)
     done = 0
     for number, phase in enumerate(generator.phases):
 

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from ecgforge.files import stored_csv
-from ecgforge.records.prepare import LIMB_LEADS
+from ecgforge.preparation.prepare import LIMB_LEADS
 from ecgforge.records.record_set import RecordSet
 
 ALIKE = 1 - 1e-6  # greatest correlation whose Fisher transform is told: of a lead and its copy it is infinite

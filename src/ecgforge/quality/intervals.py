@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binomtest
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]  # of what was measured of two samples
 
@@ -54,10 +55,8 @@ def percentile(
 
 def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
     """Interval of a share of `count` independent records (Wilson, J Am Stat Assoc 22:209, 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return (float(centre - half) if share > 0 else 0.0), (float(centre + half) if share < 1 else 1.0)
+    low, high = binomtest(round(share * count), count).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)
 
 
 def hanley_mcneil(area: float, positive: int, negative: int, confidence: float) -> tuple[float, float]:

@@ -69,6 +69,7 @@ def ks(first: np.ndarray, second: np.ndarray) -> float:
 
     Values that are NaN are left out, so read it beside their share; NaN where a sample has no value at all.
     """
+    # scipy.stats.ks_2samp finds the same number, and a p-value that takes ten times as long: intervals need 200 of these each.
     first, second = np.sort(first[~np.isnan(first)]), np.sort(second[~np.isnan(second)])
     if not (len(first) and len(second)):
         return np.nan

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ecgforge.study import statistics
+from ecgforge.study import metrics
 
 if TYPE_CHECKING:
     from ecgforge.registry.promotion import Verdict
@@ -49,10 +49,10 @@ def _data(verdict: Verdict) -> list[str]:
 
 def _figures(verdict: Verdict) -> list[str]:
     table = verdict.figures
-    macro = table[table["rhythm"] == statistics.MACRO]
+    macro = table[table["rhythm"] == metrics.MACRO]
     lines = ["| on test records | value | interval over test patients |", "| --- | --- | --- |"]
     chosen = [(row, f"macro {row['metric']}") for row in macro.to_dict("records") if row["metric"] in ("f1", "auroc", "recall")]
-    recalls = table[(table["rhythm"] != statistics.MACRO) & (table["metric"] == "recall")]
+    recalls = table[(table["rhythm"] != metrics.MACRO) & (table["metric"] == "recall")]
     chosen += [(row, f"recall {row['rhythm']}") for row in recalls.to_dict("records")]
     return lines + [f"| {name} | {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} |" for row, name in chosen]
 

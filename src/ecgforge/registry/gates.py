@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ecgforge.analysis import statistics
 from ecgforge.params import ClassifierGates, GeneratorGates
-from ecgforge.study import statistics
+from ecgforge.study import metrics
 
 BINS = 15
 UNKNOWN = "unknown"
@@ -74,7 +75,7 @@ def _macro_f1(test: Test, rival: str, margin: float, confidence: float, resample
         resamples=resamples,
         seed=0,
     )
-    row = table[(table["rhythm"] == statistics.MACRO) & (table["metric"] == "f1")].iloc[0]
+    row = table[(table["rhythm"] == metrics.MACRO) & (table["metric"] == "f1")].iloc[0]
     figure = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     name = "macro_f1" if test.champion else f"macro_f1.{rival}"
     detail = f"macro-F1 less that of {rival}, {confidence:.0%} interval over test patients"
@@ -107,18 +108,19 @@ def _joined(*parts: str) -> str:
 
 def recalls(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.Series:
     """Return the recall of each rhythm that the test records have."""
-    table = statistics.metrics(truth, probabilities, rhythms)
-    rows = table[(table["metric"] == "recall") & (table["rhythm"] != statistics.MACRO)]
+    table = metrics.metrics(truth, probabilities, rhythms)
+    rows = table[(table["metric"] == "recall") & (table["rhythm"] != metrics.MACRO)]
     return rows.set_index("rhythm")["value"]
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the expected calibration error: |accuracy - confidence| in bins of equal width of the likeliest rhythm's probability,
     weighted by records (Guo et al., ICML 2017, eq. 3). Few records make it larger than it is."""
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bin_of, correct - confidence, BINS)
-    return float(np.abs(gaps).sum() / len(truth))
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    found, labels = torch.from_numpy(np.asarray(probabilities)), torch.from_numpy(np.asarray(truth))
+    return float(multiclass_calibration_error(found, labels, found.shape[1], n_bins=BINS, norm="l1"))
 
 
 def leakage(test: pd.DataFrame, trained_on: Mapping[str, pd.DataFrame | None], same: np.ndarray | None = None) -> Gate:

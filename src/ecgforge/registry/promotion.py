@@ -23,17 +23,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ecgforge.classifiers import base
+from ecgforge.analysis import statistics
 from ecgforge.classifiers.baselines import BASELINES
+from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv, whole
 from ecgforge.params import Params
-from ecgforge.records import twins
+from ecgforge.preparation import twins
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
-from ecgforge.study import statistics
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking import history, lineage, lookup, recorded, signing, versions
 from ecgforge.tracking.content import Content
@@ -245,7 +245,7 @@ def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndar
                 "train it again, or prepare the records as they were prepared for it"
             )
         size = (folder / "weights.safetensors").stat().st_size / 1e6
-        classifier = base.load(folder, version.label)
+        classifier = registry.load(folder, version.label)
     if set(classifier.rhythms) != set(test.about.rhythms):
         raise EcgforgeError(
             f"{version.label} tells {', '.join(classifier.rhythms)} apart, and the test records in {test.folder} have "

@@ -23,19 +23,19 @@ import torch
 from pydantic import Field
 
 from ecgforge import console
-from ecgforge.classifiers import base
-from ecgforge.classifiers.base import Classifier
+from ecgforge.classifiers.common import registry
+from ecgforge.classifiers.common.base import Classifier
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Preprocessing, Section, checked
-from ecgforge.records import wfdb_files
+from ecgforge.preparation.preprocessing import prepare_recording
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import LEADS
-from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import About
-from ecgforge.records.wfdb_files import MAX_RATE
 from ecgforge.tracking import history, signing, versions
 from ecgforge.tracking.refusal import Refusal
 from ecgforge.tracking.served import Service
+from ecgforge.wfdb_io import files as wfdb_files
+from ecgforge.wfdb_io.files import MAX_RATE
 
 PREPROCESSING = "preprocessing.json"
 AMPLITUDES = ("mV", "lead_sd")
@@ -80,7 +80,7 @@ class Judge:
                 f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it again"
             )
         preprocessing, amplitude = _taken(folder, label)
-        return cls(base.load(folder, label), preprocessing, amplitude)
+        return cls(registry.load(folder, label), preprocessing, amplitude)
 
     @torch.inference_mode()
     def probabilities(self, signals: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ecgforge.analysis.verdicts import Verdict
 from ecgforge.report import figures
 from ecgforge.study.settings import AUGMENTATION, augmented
-from ecgforge.study.verdicts import Verdict
 
 Line = tuple[str, str]  # sweep, setting
 CURVES: dict[str, dict[Line, str]] = {  # sweeps whose points are percentages, by the figure that shows them; each with its name in words

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from ecgforge.analysis.verdicts import FEWEST, SMALL, Verdict
 from ecgforge.files import whole
 from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.report import ecg_paper, evidence, figures, tables
 from ecgforge.study.settings import AUGMENTED, SETTINGS, augmented
-from ecgforge.study.verdicts import FEWEST, SMALL, Verdict
 
 RHYTHMS = {
     "SR": "sinus rhythm",

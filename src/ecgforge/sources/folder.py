@@ -17,11 +17,11 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.outputs import expanded
 from ecgforge.params import FolderSource
-from ecgforge.records.wfdb_header import LARGEST, decoded, file_names
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
 from ecgforge.sources.links import lead_out, refusal
 from ecgforge.sources.registry import FILES
 from ecgforge.sources.tables import numbers, read_table, visible
+from ecgforge.wfdb_io.header import LARGEST, decoded, file_names
 
 RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
 OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ecgforge.records import wfdb_files
 from ecgforge.records.exclusions import BadRecord
+from ecgforge.wfdb_io import files as wfdb_files
 
 
 def lead_out(folder: Path, names: Iterable[str]) -> bool:

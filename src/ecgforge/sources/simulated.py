@@ -17,8 +17,8 @@ from rich.progress import track
 
 from ecgforge.files import whole
 from ecgforge.params import SimulatedSource
-from ecgforge.sources import heart, population
-from ecgforge.sources.noise import Recorder
+from ecgforge.simulator import heart, population
+from ecgforge.simulator.noise import Recorder
 
 DURATION = 10  # s
 MARK = "simulated by ecgforge"

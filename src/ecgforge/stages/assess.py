@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 
 import ecgforge.quality
 from ecgforge import console, outputs
-from ecgforge.classifiers import base as classifiers
+from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.classifiers.common.base import embed
 from ecgforge.files import md5, whole
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
@@ -37,11 +38,11 @@ def quality(params: Params, dataset: str, generator: str, real: Path, synthetic:
     inputs = record_inputs([("real", records), ("synthetic", generated)])
     given = digests(inputs) | {"classifier": md5(classifier)}
     identity = runs.identity(cell, settings.model_dump(), given, [ecgforge.quality, beats])
-    embed = partial(classifiers.embed, classifiers.load(classifier))
+    features = partial(embed, classifiers.load(classifier))
     # Two stages side by side with as many threads as there are cores each take four times as long as alone.
     threads = threadpool_limits(params.active.compute.threads)
     with threads, runs.tracked(cell, identity=identity, params=settings.model_dump(), inputs=inputs) as run:
-        found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings, embed)
+        found, views = scores.assess(records.split("train"), records.split("test"), generated.split("train"), settings, features)
         overall = found[found["rhythm"] == ALL]
         for row in overall.dropna(subset="value").to_dict("records"):
             beside = {name: row[name] for name in ("low", "high", "floor", "ceiling") if pd.notna(row[name])}

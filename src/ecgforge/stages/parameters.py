@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecgforge.classifiers.registry import check_settings as check_classifier
+from ecgforge.classifiers.common.registry import check_settings as check_classifier
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators.registry import check_settings as check_generator
+from ecgforge.generators.common.registry import check_settings as check_generator
 from ecgforge.outputs import overlap
 from ecgforge.params import Params, checked, read_yaml
 from ecgforge.sources.registry import read_from

@@ -10,8 +10,8 @@ from pathlib import Path
 from ecgforge.errors import EcgforgeError
 from ecgforge.outputs import refuse
 from ecgforge.params import Params
-from ecgforge.records.prepare import RawSource, few_records
-from ecgforge.records.prepare import prepare as prepare_records
+from ecgforge.preparation.prepare import RawSource, few_records
+from ecgforge.preparation.prepare import prepare as prepare_records
 from ecgforge.records.record_set import SPLITS, About
 from ecgforge.sources.folder import MARKS
 from ecgforge.sources.layouts import LAYOUTS

@@ -11,15 +11,16 @@ from typing import Any
 
 import pandas as pd
 
+from ecgforge.analysis import intervals, verdicts
+from ecgforge.analysis.claims import claims
+from ecgforge.analysis.worth import worth
 from ecgforge.files import stored_csv, whole
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
 from ecgforge.stages.sweeps import KINDS
-from ecgforge.study import predictions, verdicts
-from ecgforge.study.claims import claims
+from ecgforge.study import predictions
 from ecgforge.study.settings import AUGMENTATION
-from ecgforge.study.worth import worth
 from ecgforge.tracking import lookup, store
 from ecgforge.tracking.runs import uncommitted
 
@@ -45,12 +46,12 @@ def report(params: Params, out: Path) -> None:
     swept = list(_swept(params))
     everything = predictions.read([*folders, *swept])
     found = _main(everything)
-    summary = predictions.intervals(found, study.confidence, study.resamples)
+    summary = intervals.intervals(found, study.confidence, study.resamples)
     judged = verdicts.judge(everything, claims(everything, params.active.classifier.backbone), study.confidence, study.resamples)
     inputs = page.ReportInputs(
         results=predictions.results(found),
         summary=summary,
-        sweeps=predictions.intervals(everything, study.confidence, study.resamples),
+        sweeps=intervals.intervals(everything, study.confidence, study.resamples),
         worth=worth(everything, params.active.classifier.backbone, study.confidence, study.resamples),
         variations=_variations(params),
         verdicts=judged,

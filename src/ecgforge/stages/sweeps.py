@@ -18,8 +18,9 @@ import pandas as pd
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
-from ecgforge.generators import base as generators
 from ecgforge.generators import synthesis
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Generator
 from ecgforge.generators.train import train as train_generator
 from ecgforge.params import GeneratorSettings, Params
 from ecgforge.quality import assess
@@ -246,7 +247,7 @@ def _shared(records: RecordSet, percent: float, seed: int) -> RecordSet:
     return records.select(pd.Series(records.rows).isin([row for rows in kept for row in rows]).to_numpy())
 
 
-def _trained(arm: Arm, settings: GeneratorSettings, records: RecordSet, sweep: str, point: str) -> generators.Generator:
+def _trained(arm: Arm, settings: GeneratorSettings, records: RecordSet, sweep: str, point: str) -> Generator:
     """Train a generator as a tracked run of a sweep; it is not registered."""
     seed = settings.seed
     cell = runs.Cell("generator", arm.dataset, seed, arm.simulated, generator=arm.generator, sweep=sweep, point=point)
@@ -261,7 +262,7 @@ def _trained(arm: Arm, settings: GeneratorSettings, records: RecordSet, sweep: s
 
 @contextmanager
 def _drawn(
-    arm: Arm, purpose: str, generator: generators.Generator, sampling: dict[str, Any], wanted: synthesis.Counts, further: int = 0
+    arm: Arm, purpose: str, generator: Generator, sampling: dict[str, Any], wanted: synthesis.Counts, further: int = 0
 ) -> Iterator[RecordSet]:
     """Draw records that are needed for the length of a block, in a folder of their own, `further` seeds away from the study's."""
     profile, folder = arm.params.active, DRAWN / f"{arm.dataset}-{arm.generator}-{purpose.replace(' ', '-')}"

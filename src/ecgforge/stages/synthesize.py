@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ecgforge import saved
 from ecgforge.files import md5
-from ecgforge.generators import base, synthesis
+from ecgforge.generators import synthesis
+from ecgforge.generators.common import registry
 from ecgforge.outputs import refuse
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.tracking import models, runs, store
+from ecgforge.training import saved
 
 
 def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
@@ -37,7 +38,7 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         "synthesis": profile.synthesis.model_dump(),
     }
     wanted = synthesis.counts(source.about.rhythms, profile.synthesis, len(source.split("train")))
-    synthesis.synthesize(base.load(model), name, sampling, wanted, profile.synthesis, profile.compute, source, made, out)
+    synthesis.synthesize(registry.load(model), name, sampling, wanted, profile.synthesis, profile.compute, source, made, out)
     cell = runs.Cell("generator", dataset, settings.seed, source.about.origin == "simulated", generator=name)
     described = models.drawing(sampling, source.about.rhythms, source.about.units)
     version = models.log_sampling(cell.model_name, md5(model / saved.WEIGHTS), described)

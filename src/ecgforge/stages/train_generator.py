@@ -7,8 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 from ecgforge.files import remove
-from ecgforge.generators import base, beat_layout, diffusion, registry, rhythm_model, unet
 from ecgforge.generators import train as training
+from ecgforge.generators.beat_diffusion import beat_layout, rhythm_model
+from ecgforge.generators.common import base, registry
+from ecgforge.generators.diffusion import diffusion, unet
 from ecgforge.params import Params
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
@@ -26,7 +28,7 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
     identity = runs.identity(cell, tree, digests(inputs), code_of(name))
     with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
         generator = training.train(name, settings, records, params.active.compute, checkpoints(identity), run.log)
-        base.save(generator, out)
+        registry.save(generator, out)
         run.summary({"weights": sum(parameter.numel() for parameter in generator.parameters())})
         described = models.drawing(settings.sampling, records.about.rhythms, records.about.units)
         models.log_generator(run, *generator.exportable(), out, name=cell.model_name, described=described)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecgforge.classifiers import augmentation, base, convolution, registry
+from ecgforge.classifiers.common import augmentation, base, convolution, registry
 from ecgforge.files import md5, remove
 from ecgforge.params import ClassifierSettings, Method, Params, Training
 from ecgforge.records.leads import LEADS
@@ -77,12 +77,14 @@ class Bench:
         identity = runs.identity(cell, tree, digests(inputs) | weights | _chosen(trial), code)
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs, resume_file=curves(identity)) as run:
             rhythms = trial.meal.train[0].about.rhythms
-            classifier = base.load(trial.start) if trial.start else base.create(settings, rhythms, Records(trial.meal.train).scale(), seed)
+            classifier = (
+                registry.load(trial.start) if trial.start else registry.create(settings, rhythms, Records(trial.meal.train).scale(), seed)
+            )
             outcome = _fit(classifier, trial, self.params, settings.training, seed, checkpoints(identity), run.log)
             found = _predict(classifier, trial.test)
             run.summary({**predictions.summary(found, rhythms), "best_validation_macro_f1": outcome.best, "steps": outcome.steps})
             if folder:
-                base.save(classifier, settings.backbone, folder)
+                registry.save(classifier, settings.backbone, folder)
                 example = np.zeros((2, len(LEADS), trial.test.about.samples), np.float32)
                 # Of the test records, since synthetic ones do not say how those were prepared that they are like.
                 service, files = serving.service(trial.test.about), sorted(folder.iterdir())
@@ -97,7 +99,7 @@ class Bench:
         inputs, weights = record_inputs([("test", trial.test)]), md5(trial.start)
         identity = runs.identity(cell, tree, digests(inputs) | {"classifier": weights} | _chosen(trial), code_of(settings.backbone))
         with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
-            found = _predict(base.load(trial.start), trial.test)
+            found = _predict(registry.load(trial.start), trial.test)
             run.summary(predictions.summary(found, trial.test.about.rhythms))
             run.tag("classifier.md5", weights)
         self._add(trial, seed, settings.backbone, identity, found)

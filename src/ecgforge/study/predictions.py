@@ -12,7 +12,7 @@ import pandas as pd
 
 from ecgforge.files import damaged, stored_csv, whole
 from ecgforge.records.record_set import RecordSet
-from ecgforge.study import statistics
+from ecgforge.study import metrics
 
 KEYS = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
 FACTS = ["id", "patient", "truth"]  # of a test record
@@ -67,7 +67,7 @@ def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, floa
     """Return the figures of one classifier's predictions, named for MLflow: over all rhythms, and the recall of each."""
     figures = {}
     for row in _metrics(predictions, classes).to_dict("records"):
-        if row["rhythm"] == statistics.MACRO:
+        if row["rhythm"] == metrics.MACRO:
             figures[f"test_{row['metric']}"] = float(row["value"])
         elif row["metric"] == "recall":
             figures[f"test_recall_{row['rhythm']}"] = float(row["value"])
@@ -76,7 +76,7 @@ def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, floa
 
 def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     truth = pd.Categorical(predictions["truth"], categories=list(classes)).codes
-    return statistics.metrics(np.asarray(truth), predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(), classes)
+    return metrics.metrics(np.asarray(truth), predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(), classes)
 
 
 def write(tested: Sequence[Tested], folder: Path) -> None:
@@ -109,31 +109,6 @@ def _predictions(file: Path) -> pd.DataFrame:
     if len(found) and not all(pd.api.types.is_numeric_dtype(kind) for kind in numbers.dtypes):
         raise damaged(file, "a seed or a probability is no number")
     return found
-
-
-def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:
-    """Return every figure over all rhythms as a mean over seeds with its interval: see `statistics.interval`.
-
-    Returns:
-        Rows of the keys but the seed, and metric, mean, low, high, seeds.
-    """
-    parts = []
-    for keys, group in predictions.groupby(KEYS[:-1], sort=False):
-        truth, probabilities, patients = stacked(group)
-        found = statistics.interval(truth, probabilities, patients, rhythms(group), confidence=confidence, resamples=resamples, seed=0)
-        macro = found[found["rhythm"] == statistics.MACRO].drop(columns="rhythm")
-        parts.append(macro.assign(**dict(zip(KEYS[:-1], keys, strict=True)))[[*KEYS[:-1], *macro.columns]])
-    return pd.concat(parts, ignore_index=True)
-
-
-def stacked(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay the predictions of one setting's seeds over each other: truth `[records]`, probabilities `[seeds, records, rhythms]`,
-    patients `[records]`."""
-    classes = rhythms(group)
-    seeds = [one.sort_values("id", kind="stable") for _, one in group.groupby("seed", sort=True)]
-    truth = np.asarray(pd.Categorical(seeds[0]["truth"], categories=classes).codes)
-    probabilities = np.stack([one[[PROBABILITY + rhythm for rhythm in classes]].to_numpy() for one in seeds])
-    return truth, probabilities, seeds[0]["patient"].to_numpy()
 
 
 def confusions(predictions: pd.DataFrame) -> pd.DataFrame:

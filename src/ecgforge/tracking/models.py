@@ -85,7 +85,7 @@ def log_generator(
 
     Args:
         network, example: as `Generator.exportable` returns them, batch of 2.
-        folder: weights.safetensors and generator.json, as `ecgforge.generators.base.save` writes them.
+        folder: weights.safetensors and generator.json, as `ecgforge.generators.common.base.save` writes them.
         described: JSON files to keep beside these, by name.
     """
     network = _for_export(network)

@@ -15,11 +15,12 @@ from filelock import FileLock
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import f1_score
 
-from ecgforge.classifiers import base as classifiers
+from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.errors import EcgforgeError, TrialError
-from ecgforge.generators import base as generators
 from ecgforge.generators import synthesis
-from ecgforge.generators.registry import generator_class
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Generator
+from ecgforge.generators.common.registry import generator_class
 from ecgforge.generators.train import train
 from ecgforge.params import Compute, GeneratorSettings, TunedClassifierSettings, checked
 from ecgforge.quality import distribution
@@ -118,7 +119,7 @@ class OfGenerator:
         values = [taught(records, signals, labels, self.settings.tuning.seed), 1000 * seconds / len(labels)]
         return values[: len(self.directions)]
 
-    def _trained(self, settings: GeneratorSettings, records: RecordSet, attempt: Attempt, folder: Path, log: Log) -> generators.Generator:
+    def _trained(self, settings: GeneratorSettings, records: RecordSet, attempt: Attempt, folder: Path, log: Log) -> Generator:
         tree = settings.model_dump(include={"seed", "network", "training"})
         model = folder.parent / f"weights-{hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]}"
         phases = generator_class(self.name).phases
@@ -135,7 +136,7 @@ class OfGenerator:
                 generators.save(train(self.name, settings, records, self.compute, folder, log_on), model)
         return generators.load(model)
 
-    def _drawn(self, generator: generators.Generator, settings: GeneratorSettings, rhythms: int) -> tuple[np.ndarray, np.ndarray, float]:
+    def _drawn(self, generator: Generator, settings: GeneratorSettings, rhythms: int) -> tuple[np.ndarray, np.ndarray, float]:
         """Return labels, signals and the seconds that they took."""
         tuning = self.settings.tuning
         wanted = {"validation": dict.fromkeys(map(str, range(rhythms)), tuning.records)}

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ecgforge import saved
-from ecgforge.classifiers.registry import classifier_class
-from ecgforge.params import ClassifierSettings, Section, checked
+from ecgforge.params import Section
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 from ecgforge.training.objective import Objective
 
-DESCRIPTION = "classifier.json"
 Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -102,41 +98,3 @@ def embed(classifier: Classifier, signals: np.ndarray, batch_size: int = 256) ->
     """Return the features of signals in the record set's units, `[records, features]`."""
     parts = torch.from_numpy(signals).split(batch_size)
     return torch.cat([classifier.eval().features(part / classifier.scale[:, None]) for part in parts]).double().numpy()
-
-
-def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int) -> Classifier:
-    """Build a classifier with weights initialised from `seed`; for the other arguments see `Classifier`."""
-    kind = classifier_class(settings.backbone)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return kind(checked(kind.Network, settings.network, "classifier.network"), rhythms, scale)
-
-
-def save(classifier: Classifier, backbone: str, folder: Path) -> None:
-    """Write weights.safetensors and classifier.json to `folder`; the same weights give the same bytes."""
-    description = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
-    saved.write(classifier, description, folder, DESCRIPTION)
-
-
-def load(folder: Path, label: str = "") -> Classifier:
-    """Read what `save` wrote.
-
-    Args:
-        label: of the version whose files these are, for messages.
-
-    Raises:
-        EcgforgeError: the folder holds no classifier, or not a whole one.
-    """
-
-    def described(about: Any, where: str) -> saved.Build[Classifier]:
-        kind, rhythms = classifier_class(about["backbone"]), _rhythms(about["rhythms"])
-        network = checked(kind.Network, about["network"], where)
-        return lambda weights: kind(network, rhythms, weights["scale"])
-
-    return saved.read(Path(folder), DESCRIPTION, "classifier", described, label)
-
-
-def _rhythms(named: Any) -> list[str]:
-    if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named) or len({*named}) < len(named):
-        raise ValueError("its rhythms are no list of different names")
-    return named

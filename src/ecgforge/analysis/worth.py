@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecgforge.study import predictions, statistics
+from ecgforge.analysis import intervals, statistics
+from ecgforge.analysis.verdicts import FEWEST
 from ecgforge.study.settings import AUGMENTATION, augmented
-from ecgforge.study.verdicts import FEWEST
 
 COLUMNS = ["dataset", "generator", "augmented", "percent", "scratch", "tuned", "equal", "low", "high", "fewest"]
 
@@ -49,7 +49,7 @@ def _of_dataset(found: pd.DataFrame, changed: bool, confidence: float, resamples
     tuned = {(name, percent): rows for name, own in tunings.groupby("generator", sort=False) for percent, rows in _by_percent(own).items()}
     if not (scratch and len(whole) and tuned):
         return
-    arms = [predictions.stacked(rows) for rows in (*scratch.values(), whole, *tuned.values())]
+    arms = [intervals.stacked(rows) for rows in (*scratch.values(), whole, *tuned.values())]
     (truth, _, patients), every = arms[0], [probabilities for _, probabilities, _ in arms]
     means, draws = statistics.f1_draws(truth, every, patients, resamples=resamples, seed=0)
     percents = np.array([*scratch, 100.0])

@@ -12,7 +12,7 @@ from scipy.signal import butter, resample_poly, sosfiltfilt
 from ecgforge.params import Preprocessing
 from ecgforge.records.exclusions import BadRecord, Reason
 from ecgforge.records.leads import LEADS
-from ecgforge.records.wfdb_files import MAX_RATE, Recording
+from ecgforge.wfdb_io.files import MAX_RATE, Recording
 
 FILTER_ORDER = 3  # of each pass and each edge
 MAX_TERM = 10_000  # of the ratio of two rates: it bounds the resampler's filter, and any two whole rates have an exact ratio

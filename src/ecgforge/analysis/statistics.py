@@ -8,34 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student_t
 
-MACRO = "macro"
-PER_RHYTHM = ("precision", "recall", "f1", "auroc")
-OVERALL = ("accuracy", "balanced_accuracy", *PER_RHYTHM)
-
-
-def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.DataFrame:
-    """Judge the predictions of one classifier.
-
-    A rhythm that no record has is left out of every mean, and all that is said of it is its support of zero; records taken for it
-    count as errors all the same. AUROC is one rhythm against the rest; a precision with nothing predicted is 0.
-
-    Args:
-        truth: class indices into `rhythms`, `[records]`.
-        probabilities: `[records, rhythms]`; the likeliest rhythm is the prediction.
-        rhythms: in class order.
-
-    Returns:
-        Rows of rhythm (`macro` or one), metric, value: accuracy, balanced_accuracy, precision, recall, f1 and auroc of `macro`, the
-        last four and support of each rhythm.
-
-    Raises:
-        ValueError: shapes disagree, or there is no record.
-    """
-    _check(truth, probabilities[None], rhythms)
-    values = _figures(truth, probabilities, np.ones((1, len(truth))))[0]
-    found = _keys(rhythms).assign(value=values).dropna()
-    support = pd.DataFrame({"rhythm": list(rhythms), "metric": "support", "value": np.bincount(truth, minlength=len(rhythms))})
-    return pd.concat([found, support], ignore_index=True)
+from ecgforge.study.metrics import check_shapes, f1_of_counts, metric_keys, nan_mean, weighted_counts, weighted_metrics
 
 
 def interval(
@@ -72,13 +45,13 @@ def interval(
     Returns:
         Rows of rhythm (`macro` or one), metric, mean, low, high, seeds.
     """
-    _check(truth, probabilities, rhythms)
+    check_shapes(truth, probabilities, rhythms)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, resamples, rng)
     found, draws = _resampled(truth, probabilities, weights, rng)
-    mean = _mean(found, axis=0)
+    mean = nan_mean(found, axis=0)
     low, high = np.clip(_t_limits(mean, draws, [found], confidence), 0, 1)
-    table = _keys(rhythms).assign(mean=mean, low=low, high=high, seeds=len(probabilities))
+    table = metric_keys(rhythms).assign(mean=mean, low=low, high=high, seeds=len(probabilities))
     return table.dropna(subset="mean").reset_index(drop=True)
 
 
@@ -106,17 +79,17 @@ def difference(
         Rows of rhythm, metric, estimate, low, high, p; p is two-sided, from the share of resamples on the far side of zero, and no
         smaller than 2 / (1 + resamples). It is not corrected for the number of comparisons.
     """
-    _check(truth, first, rhythms)
-    _check(truth, second, rhythms)
+    check_shapes(truth, first, rhythms)
+    check_shapes(truth, second, rhythms)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, resamples, rng)
     first_found, first_draws = _resampled(truth, first, weights, rng, auroc)
     second_found, second_draws = _resampled(truth, second, weights, rng, auroc)
-    estimate, draws = _mean(second_found, axis=0) - _mean(first_found, axis=0), second_draws - first_draws
+    estimate, draws = nan_mean(second_found, axis=0) - nan_mean(first_found, axis=0), second_draws - first_draws
     low, high = _t_limits(estimate, draws, [first_found, second_found], confidence)
     beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
     p = np.minimum(1, 2 * (1 + beyond) / (1 + resamples))
-    table = _keys(rhythms).assign(estimate=estimate, low=low, high=high, p=p)
+    table = metric_keys(rhythms).assign(estimate=estimate, low=low, high=high, p=p)
     return table.dropna(subset="estimate").reset_index(drop=True)
 
 
@@ -142,29 +115,12 @@ def f1_draws(
     means, draws = [], []
     for probabilities in arms:
         seeds = len(probabilities)
-        by_seed = np.stack([_mean(_f1(*_counts(truth, one, weights)), axis=1) for one in probabilities])
+        by_seed = np.stack([nan_mean(f1_of_counts(*weighted_counts(truth, one, weights)), axis=1) for one in probabilities])
         mean, resampled = by_seed[:, 0].mean(), by_seed[:, 1:].mean(axis=0)
         off = rng.standard_t(seeds - 1, resamples) * by_seed[:, 0].std(ddof=1) / np.sqrt(seeds) if seeds > 1 else 0
         means.append(mean)
         draws.append(np.clip(mean + resampled - resampled.mean() + off, 0, 1))
     return np.array(means), np.array(draws)
-
-
-def _check(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> None:
-    if not len(truth) or probabilities.shape[1:] != (len(truth), len(rhythms)):
-        raise ValueError(f"{len(truth)} records, {len(rhythms)} rhythms and probabilities of shape {probabilities.shape}")
-
-
-def _keys(rhythms: Sequence[str]) -> pd.DataFrame:
-    keys = [(MACRO, metric) for metric in OVERALL] + [(rhythm, metric) for metric in PER_RHYTHM for rhythm in rhythms]
-    return pd.DataFrame(keys, columns=["rhythm", "metric"])
-
-
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of the values that are there, NaN where none is."""
-    there = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
 
 
 def _t_limits(estimate: np.ndarray, draws: np.ndarray, by_seed: Sequence[np.ndarray], confidence: float) -> np.ndarray:
@@ -174,12 +130,12 @@ def _t_limits(estimate: np.ndarray, draws: np.ndarray, by_seed: Sequence[np.ndar
         by_seed: of each arm, `[seeds, figures]`. Their part of the spread is known as well as their number allows; that of patients, of
             whom there are many, as well as can be.
     """
-    variance = _mean(np.square(draws - _mean(draws, axis=0)), axis=0)
+    variance = nan_mean(np.square(draws - nan_mean(draws, axis=0)), axis=0)
     doubt = np.zeros_like(variance)
     for figures in by_seed:
         seeds = len(figures)
         if seeds > 1:
-            part = _mean(np.square(figures - _mean(figures, axis=0)), axis=0) / (seeds - 1)
+            part = nan_mean(np.square(figures - nan_mean(figures, axis=0)), axis=0) / (seeds - 1)
             doubt += part**2 / (seeds - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = variance**2 / doubt
@@ -197,52 +153,10 @@ def _patient_weights(patients: np.ndarray, resamples: int, rng: np.random.Genera
 def _resampled(
     truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, rng: np.random.Generator, auroc: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Figures in the order of `_keys`: of each seed, `[seeds, figures]`, and resampled means over seeds, `[resamples, figures]`."""
+    """Figures in the order of `metric_keys`: of each seed, `[seeds, figures]`, and resampled means over seeds, `[resamples, figures]`."""
     once = np.ones((1, len(truth)))
-    by_seed = np.stack([_figures(truth, one, np.concatenate([once, weights]), auroc) for one in probabilities])
+    by_seed = np.stack([weighted_metrics(truth, one, np.concatenate([once, weights]), auroc) for one in probabilities])
     seeds = len(by_seed)
     drawn = rng.integers(seeds, size=(len(weights), max(1, seeds - 1)))
     draws = by_seed[drawn, 1 + np.arange(len(weights))[:, None]]
-    return by_seed[:, 0], _mean(draws, axis=1)
-
-
-def _counts(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Records of each rhythm, taken for it, and rightly so, under each row of record weights: each `[rows, rhythms]`."""
-    classes = np.arange(probabilities.shape[1])
-    is_class, is_predicted = truth[:, None] == classes, probabilities.argmax(axis=1)[:, None] == classes
-    return weights @ is_class, weights @ is_predicted, weights @ (is_class & is_predicted)
-
-
-def _f1(support: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(support > 0, 2 * hits / (support + predicted), np.nan)
-
-
-def _figures(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, auroc: bool = True) -> np.ndarray:
-    """The figures of `metrics` under each row of record weights, `[rows, figures]`, in the order of `_keys`; AUROC is NaN if not asked
-    for."""
-    support, predicted, hits = _counts(truth, probabilities, weights)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = hits / support
-        precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 0)
-    areas = np.full_like(recall, np.nan)
-    if auroc:
-        areas = np.stack([_auroc(truth == k, probabilities[:, k], weights) for k in range(probabilities.shape[1])], axis=1)
-    per_rhythm = np.where(support[..., None] > 0, np.stack([precision, recall, _f1(support, predicted, hits), areas], axis=2), np.nan)
-    macro = _mean(per_rhythm, axis=1)
-    accuracy = hits.sum(axis=1) / weights.sum(axis=1)
-    by_metric = per_rhythm.transpose(0, 2, 1).reshape(len(weights), -1)
-    return np.concatenate([accuracy[:, None], macro[:, [PER_RHYTHM.index("recall")]], macro, by_metric], axis=1)
-
-
-def _auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve under each row of weights: the share of pairs in the right order, ties as half."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
-    ordered = weights[:, order]
-    with_score = np.add.reduceat(ordered * positive[order], starts, axis=1)
-    against = np.add.reduceat(ordered, starts, axis=1) - with_score
-    below = np.cumsum(against, axis=1) - against
-    pairs = with_score.sum(axis=1) * against.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.sum(with_score * (below + against / 2), axis=1) / pairs
+    return by_seed[:, 0], nan_mean(draws, axis=1)

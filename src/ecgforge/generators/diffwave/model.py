@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ecgforge.generators.diffusion import Diffusion, DiffusionNetwork, step_embedding
+from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionNetwork, step_embedding
 from ecgforge.params import Positive, Section
 
 STEP_EMBEDDING, STEP_HIDDEN, LABEL_EMBEDDING = 128, 512, 128  # the paper's sizes

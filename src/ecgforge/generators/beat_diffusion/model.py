@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecgforge.generators import beat_layout
-from ecgforge.generators.base import Shape, draw
-from ecgforge.generators.diffusion import Diffusion, DiffusionSampling
-from ecgforge.generators.rhythm_model import SHORTEST, RhythmModel, RhythmNetwork, log_intervals
-from ecgforge.generators.unet import UNet, UNetNetwork
+from ecgforge.generators.beat_diffusion import beat_layout
+from ecgforge.generators.beat_diffusion.rhythm_model import SHORTEST, RhythmModel, RhythmNetwork, log_intervals
+from ecgforge.generators.common.base import Shape, draw
+from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionSampling
+from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
 from ecgforge.params import Positive, Section
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet

@@ -13,7 +13,8 @@ from pydantic import Field
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
-from ecgforge.generators import base, synthesis
+from ecgforge.generators import synthesis
+from ecgforge.generators.common import registry
 from ecgforge.params import Compute, Section, checked
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.sources.folder import SYNTHETIC, TABLE
@@ -49,11 +50,11 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
     if history.CHAMPION in version.aliases:
         history.warn(version.name)
     with signing.files(version) as folder:
-        if not (folder / base.DESCRIPTION).exists():
+        if not (folder / registry.DESCRIPTION).exists():
             raise EcgforgeError(f"{version.label} is no generator")
         if not (folder / SAMPLING).exists():
             raise EcgforgeError(f"{version.label} does not say how to draw from it: an older ecgforge registered it; train it again")
-        generator = base.load(folder, version.label)
+        generator = registry.load(folder, version.label)
         kept = checked(Drawing, versions.read_json(folder, SAMPLING, version.label), f"{version.label}, {SAMPLING}")
     if rhythm not in kept.rhythms:
         raise EcgforgeError(f"{version.label} has not learned the rhythm '{rhythm}': known are {', '.join(kept.rhythms)}")

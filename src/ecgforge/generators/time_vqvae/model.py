@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
 
-from ecgforge.generators.base import Generator, Shape, draw
+from ecgforge.generators.common.base import Generator, Shape, draw
 from ecgforge.params import Positive, Section, Share
 
 CODEBOOK_DECAY = 0.95  # of the running means that codes are

@@ -16,7 +16,7 @@ import numpy as np
 
 from ecgforge.records.exclusions import BadRecord, Reason
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, limb_residual
-from ecgforge.records.wfdb_header import SAMPLE_BYTES, Header, Signal, parse
+from ecgforge.wfdb_io.header import SAMPLE_BYTES, Header, Signal, parse
 
 MILLIVOLTS = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "V": 1e3, "v": 1e3}
 MILLIVOLTS |= {f"{micro}{volt}": 1e-3 for micro in "\u00b5\u03bc" for volt in "Vv"}  # the micro sign, and the Greek letter

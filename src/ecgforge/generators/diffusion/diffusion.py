@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ecgforge.generators.base import Generator, Shape, draw
+from ecgforge.generators.common.base import Generator, Shape, draw
 from ecgforge.params import Positive, Section, Share
 
 MAX_WEIGHT = (

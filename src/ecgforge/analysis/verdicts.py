@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ecgforge.study import predictions, statistics
+from ecgforge.analysis import intervals, statistics
+from ecgforge.study import predictions
+from ecgforge.study.metrics import MACRO
 
 SMALL = 0.02  # of a figure between 0 and 1: a smaller gain is not worth a generator; our choice
 FEWEST = 30  # test patients: resamples of fewer say little about others, so they decide nothing; our choice
@@ -72,11 +74,11 @@ def _judged(by_arm: ByArm, claim: Claim, confidence: float, resamples: int) -> V
 def _compared(by_arm: ByArm, pair: Pair, metrics: tuple[str, ...], confidence: float, resamples: int) -> pd.DataFrame:
     dataset, first, second = pair
     before, after = (by_arm[_key(dataset, arm)] for arm in (first, second))
-    truth, one, patients = predictions.stacked(before)
-    _, other, _ = predictions.stacked(after)
+    truth, one, patients = intervals.stacked(before)
+    _, other, _ = intervals.stacked(after)
     rhythms, auroc = predictions.rhythms(before), "auroc" in metrics
     table = statistics.difference(truth, one, other, patients, rhythms, confidence=confidence, resamples=resamples, seed=0, auroc=auroc)
-    table = table[(table["rhythm"] == statistics.MACRO) & table["metric"].isin(metrics)].drop(columns="rhythm")
+    table = table[(table["rhythm"] == MACRO) & table["metric"].isin(metrics)].drop(columns="rhythm")
     if len(np.unique(patients)) < FEWEST:
         table = table.assign(low=np.nan, high=np.nan)
     return table.assign(dataset=dataset, first=_words(first), second=_words(second))

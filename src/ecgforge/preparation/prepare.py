@@ -19,12 +19,13 @@ import pandas as pd
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Preparation, Preprocessing
-from ecgforge.records import splits, twins, wfdb_files
+from ecgforge.preparation import splits, twins
+from ecgforge.preparation.preprocessing import prepare_recording
 from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS
-from ecgforge.records.preprocessing import prepare_recording
 from ecgforge.records.record_set import SPLITS, About, RecordSetWriter, write_record_set
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
+from ecgforge.wfdb_io import files as wfdb_files
 from ecgforge.workers import obey
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second

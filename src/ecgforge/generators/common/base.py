@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ecgforge import saved
-from ecgforge.generators.registry import generator_class, generator_name
-from ecgforge.params import Section, checked
+from ecgforge.params import Section
 from ecgforge.records.record_set import RecordSet
-
-DESCRIPTION = "generator.json"
 
 
 @dataclass(frozen=True)
@@ -102,44 +97,3 @@ class Generator(nn.Module, ABC):
 def draw(seeds: Tensor, draw_one: Callable[[torch.Generator], Tensor]) -> Tensor:
     """Stack `draw_one` over generators seeded by `seeds`: CPU generators, so that every device gets the same numbers."""
     return torch.stack([draw_one(torch.Generator().manual_seed(int(seed))) for seed in seeds])
-
-
-def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed: int) -> Generator:
-    """Build the generator `name` with weights initialised from `seed`.
-
-    Raises:
-        EcgforgeError: an unknown name, or network parameters that are unknown, missing or out of range.
-    """
-    kind = generator_class(name)
-    settings = checked(kind.Network, network, f"generators.{name}.network")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return kind(shape, settings, scale)
-
-
-def save(generator: Generator, folder: Path) -> None:
-    """Write the generator's weights and description to `folder`, whole; the same weights give the same bytes."""
-    description = {
-        "name": generator_name(type(generator)),
-        "shape": asdict(generator.shape),
-        "network": generator.network.model_dump(mode="json"),
-    }
-    saved.write(generator, description, folder, DESCRIPTION)
-
-
-def load(folder: Path, label: str = "") -> Generator:
-    """Read back what `save` wrote, on the CPU and in evaluation mode.
-
-    Args:
-        label: of the version whose files these are, for messages.
-
-    Raises:
-        EcgforgeError: the folder holds no generator, or not a whole one.
-    """
-
-    def described(about: Any, where: str) -> saved.Build[Generator]:
-        kind, shape = generator_class(about["name"]), Shape(**about["shape"])
-        network = checked(kind.Network, about["network"], where)
-        return lambda weights: kind(shape, network, weights["scale"])
-
-    return saved.read(Path(folder), DESCRIPTION, "generator", described, label)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ecgforge.generators.diffusion import DiffusionNetwork, step_embedding
+from ecgforge.generators.diffusion.diffusion import DiffusionNetwork, step_embedding
 from ecgforge.params import Positive
 
 GROUPS = 8  # of channels that are normalised together

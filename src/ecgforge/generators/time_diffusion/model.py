@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from ecgforge.generators.diffusion import Diffusion
-from ecgforge.generators.unet import UNet, UNetNetwork
+from ecgforge.generators.diffusion.diffusion import Diffusion
+from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
 from ecgforge.params import Section
 
 

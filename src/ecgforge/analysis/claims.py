@@ -9,11 +9,11 @@ from typing import get_args
 
 import pandas as pd
 
+from ecgforge.analysis.verdicts import ARM, Arm, Claim, Pair, always_better, always_worse, any_gain, no_gain, some_arm_gains_everywhere
 from ecgforge.params import Method
-from ecgforge.study import statistics
+from ecgforge.study import metrics
 from ecgforge.study.mixtures import HOWS
 from ecgforge.study.settings import AUGMENTATION, CLASSICAL, augmented
-from ecgforge.study.verdicts import ARM, Arm, Claim, Pair, always_better, always_worse, any_gain, no_gain, some_arm_gains_everywhere
 
 MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
 MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
@@ -49,7 +49,7 @@ def _papers(arms: _Arms) -> list[Claim]:
             True,
             arms.beside(merged, real),
             some_arm_gains_everywhere,
-            statistics.OVERALL,
+            metrics.OVERALL,
         ),
         Claim("Time-VQVAE's records are the best of the three.", True, arms.against(["time_vqvae"], STUDYS_OWN), always_better),
         Claim(

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecgforge.sources import beats
-from ecgforge.sources.beats import Beats, Breath
+from ecgforge.simulator import beats
+from ecgforge.simulator.beats import Beats, Breath
 
 # The vector's weights in I, II, V1-V6: Einthoven's triangle, then Dower's chest leads.
 _LEAD_FIELD = np.array(

@@ -14,7 +14,7 @@ from rich.table import Table
 from ecgforge import console, outputs
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
-from ecgforge.records.prepare import CHUNK, prepared_chunks, tell_cut
+from ecgforge.preparation.prepare import CHUNK, prepared_chunks, tell_cut
 from ecgforge.registry.serving import Judge
 from ecgforge.report.classified import Answer, page
 from ecgforge.tracking import history, signing, versions

@@ -11,8 +11,9 @@ import torch
 from rich.table import Table
 
 from ecgforge import console
-from ecgforge.classifiers import base as classifiers
-from ecgforge.generators import base as generators
+from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import About, RecordSet
@@ -127,8 +128,8 @@ def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
     return found
 
 
-def _generator(params: Params, name: str, rhythms: int) -> generators.Generator:
-    shape = generators.Shape(len(LEADS), _signals(params, 1).shape[-1], rhythms, params.preprocessing.sampling_rate)
+def _generator(params: Params, name: str, rhythms: int) -> Generator:
+    shape = Shape(len(LEADS), _signals(params, 1).shape[-1], rhythms, params.preprocessing.sampling_rate)
     return generators.create(name, shape, params.generator(name).network, torch.ones(len(LEADS)), seed=0)
 
 

@@ -1,0 +1,1 @@
+"""What the study says: statistics, comparisons, claims and verdicts."""

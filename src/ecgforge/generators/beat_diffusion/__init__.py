@@ -1,0 +1,5 @@
+"""BeatDiffusion: see `model`."""
+
+from ecgforge.generators.beat_diffusion.model import BeatDiffusion as GENERATOR
+
+__all__ = ["GENERATOR"]

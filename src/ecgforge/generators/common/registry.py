@@ -1,0 +1,107 @@
+"""Generators by name: a generator is a package in `ecgforge.generators` whose `GENERATOR` is a `base.Generator`."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ecgforge.generators
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import GeneratorSettings, checked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ecgforge.generators.common.base import Generator, Shape
+    from ecgforge.training.saved import Build
+
+DESCRIPTION = "generator.json"
+SHARED = ("common", "diffusion")  # packages that several generators use
+GENERATORS = {
+    found.name: f"ecgforge.generators.{found.name}:GENERATOR"
+    for found in pkgutil.iter_modules(ecgforge.generators.__path__)
+    if found.ispkg and found.name not in SHARED
+}
+
+
+def generator_class(name: str) -> type[Generator]:
+    """Import the class of the generator `name`; the module, and torch with it, is loaded only now.
+
+    Raises:
+        EcgforgeError: no generator has that name.
+    """
+    if name not in GENERATORS:
+        raise EcgforgeError(f"'{name}' is no generator: known are {', '.join(GENERATORS)}")
+    module, attribute = GENERATORS[name].split(":")
+    return getattr(import_module(module), attribute)
+
+
+def generator_name(kind: type[Generator]) -> str:
+    """Return the name of a generator's class."""
+    return next(name for name, path in GENERATORS.items() if kind.__module__.startswith(path.split(":")[0]))
+
+
+def check_settings(name: str, settings: GeneratorSettings, where: str) -> None:
+    """Check what only the generator itself knows of its parameters.
+
+    Raises:
+        EcgforgeError: the generator is unknown, or its network, phases or sampling are not what it takes; names the key.
+    """
+    try:
+        kind = generator_class(name)
+    except EcgforgeError as error:
+        raise EcgforgeError(f"{where}: {error}") from None
+    checked(kind.Network, settings.network, f"{where}.network")
+    checked(kind.Sampling, settings.sampling, f"{where}.sampling")
+    if set(settings.training) != set(kind.phases):
+        raise EcgforgeError(f"{where}.training: {name} has the phases {', '.join(kind.phases)}, not {', '.join(settings.training)}")
+
+
+def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed: int) -> Generator:
+    """Build the generator `name` with weights initialised from `seed`.
+
+    Raises:
+        EcgforgeError: an unknown name, or network parameters that are unknown, missing or out of range.
+    """
+    import torch
+
+    kind = generator_class(name)
+    settings = checked(kind.Network, network, f"generators.{name}.network")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind(shape, settings, scale)
+
+
+def save(generator: Generator, folder: Path) -> None:
+    """Write the generator's weights and description to `folder`, whole; the same weights give the same bytes."""
+    from ecgforge.training import saved
+
+    description = {
+        "name": generator_name(type(generator)),
+        "shape": asdict(generator.shape),
+        "network": generator.network.model_dump(mode="json"),
+    }
+    saved.write(generator, description, folder, DESCRIPTION)
+
+
+def load(folder: Path, label: str = "") -> Generator:
+    """Read back what `save` wrote, on the CPU and in evaluation mode.
+
+    Args:
+        label: of the version whose files these are, for messages.
+
+    Raises:
+        EcgforgeError: the folder holds no generator, or not a whole one.
+    """
+    from ecgforge.generators.common.base import Shape
+    from ecgforge.training import saved
+
+    def described(about: Any, where: str) -> Build[Generator]:
+        kind, shape = generator_class(about["name"]), Shape(**about["shape"])
+        network = checked(kind.Network, about["network"], where)
+        return lambda weights: kind(shape, network, weights["scale"])
+
+    return saved.read(Path(folder), DESCRIPTION, "generator", described, label)

@@ -1,0 +1,5 @@
+"""TimeDiffusion: see `model`."""
+
+from ecgforge.generators.time_diffusion.model import TimeDiffusion as GENERATOR
+
+__all__ = ["GENERATOR"]

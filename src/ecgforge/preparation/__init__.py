@@ -1,0 +1,1 @@
+"""From raw WFDB records to record sets."""
