@@ -106,7 +106,7 @@ def test_records_of_one_patient_count_as_one() -> None:
 def test_calibration_error_is_how_far_confidence_is_from_accuracy(confidence: float, seed: int) -> None:
     found = model(0.8, confidence, seed)
     accuracy = np.mean(found.argmax(axis=1) == TRUTH)
-    assert gates.calibration_error(TRUTH, found) == pytest.approx(abs(accuracy - confidence), abs=1e-6)  # single precision
+    assert gates.calibration_error(TRUTH, found) == pytest.approx(abs(accuracy - confidence), abs=1e-5)  # single precision
 
 
 def test_calibration_error_by_hand() -> None:
