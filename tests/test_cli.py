@@ -331,9 +331,9 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("lineage", "data/prepared/ptbxl", "--out", "params.yaml"), "params.yaml cannot be written: name a file that ends in .svg"),
-        (("lineage", "data/prepared/ptbxl", "--out", "/"), "/ cannot be written: name a file that ends in .svg"),
-        (("lineage", "data/prepared/ptbxl", "--out", "mine.svg"), "mine.svg exists and was not written by this command: name another file"),
+        (("lineage", "data/prepared/ptbxl", "--out", "params.yaml"), "params.yaml cannot be written: name a file that ends in .mmd"),
+        (("lineage", "data/prepared/ptbxl", "--out", "/"), "/ cannot be written: name a file that ends in .mmd"),
+        (("lineage", "data/prepared/ptbxl", "--out", "mine.mmd"), "mine.mmd exists and was not written by this command: name another file"),
         (("score", "a", "b", "--out", "."), ". cannot be written: name a file that ends in .csv"),
         (("score", "ptbxl", "b", "--out", "ptbxl/s.csv"), "ptbxl/s.csv lies in ptbxl, which is read: name a file elsewhere"),
         (("score", "a", "b", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
@@ -345,6 +345,7 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
 def test_no_command_writes_over_a_file_of_the_users(project: Path, arguments: tuple[str, ...], told: str) -> None:
     (project / "mine.csv").write_text("record,patient,rhythm\na,1,SR\n")
     (project / "mine.svg").write_text("<svg><title>mine</title></svg>")
+    (project / "mine.mmd").write_text("flowchart LR")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     assert last_line(ecgforge(project, *arguments)).startswith(f"ecgforge: {told}")
     assert {path: path.read_bytes() for path in before} == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 import mlflow
 import mlflow.cli
@@ -203,13 +203,27 @@ def test_words_that_mean_nothing_are_told_so(study: Path, reference: str, told: 
 
 
 def test_the_tree_and_the_drawing_name_everything(classifier: versions.Version, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    stage.show(classifier.label, tmp_path / "lineage.svg")
+    stage.show(classifier.label, tmp_path / "lineage.mmd")
     printed = " ".join(capsys.readouterr().out.split())
-    drawn = "".join(ElementTree.parse(tmp_path / "lineage.svg").getroot().itertext())
+    chart = (tmp_path / "lineage.mmd").read_text()
+    boxes = dict(re.findall(r'^    (n\d+)\["(.*)"\](?::::lost)?$', chart, re.MULTILINE))
+    arrows = re.findall(r'^    (n\d+) -- "(.+)" --> (n\d+)$', chart, re.MULTILINE)
+    assert len(chart.splitlines()) == 3 + len(boxes) + len(arrows), "all lines are a head, boxes and arrows"
+    assert {end for arrow in arrows for end in (arrow[0], arrow[2])} == set(boxes)
     for kind, name in CHAIN:
-        assert f"{kind} {name}"[:44] in drawn
+        assert any(text.startswith(f"{kind} {name}") for text in boxes.values())
     for words in (f"{NAME}/1", f"{GENERATOR}/1", md5(Path("data/prepared/ptbxl")), "drawn by", "acquired from", "(above)"):
         assert words in printed
+
+
+def test_names_do_not_break_the_flowchart() -> None:
+    odd = lineage.Node("file", 'a"] --> b; <b>#1</b>\nx', facts={"run": lineage.GONE})
+    chart = stage.mermaid(lineage.Node("run", "train", made_from=[("in|put", odd)]))
+    assert chart.splitlines()[3:] == [
+        '    n0["run train"]',
+        '    n1["file a#34;] --#62; b#59; #60;b#62;#35;1#60;/b#62; x"]:::lost',
+        '    n0 -- "in|put" --> n1',
+    ]
 
 
 class Gone:

@@ -297,7 +297,7 @@ def history(name: Model) -> None:
 
 
 @app.command()
-def lineage(reference: Reference, out: Annotated[Path | None, typer.Option(help="An SVG of it, for any browser.")] = None) -> None:
+def lineage(reference: Reference, out: Annotated[Path | None, typer.Option(help="Write it as a Mermaid flowchart, a file .mmd.")] = None) -> None:
     """Print and draw where a model or a record set comes from: run, parameters, commit, record sets, generators, down to the source."""
     from ecgforge.commands import lineage as stage
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from html import escape
 from pathlib import Path
 
-import networkx
 from rich.text import Text
 from rich.tree import Tree
 
@@ -17,20 +15,20 @@ from ecgforge.tracking import history, lineage, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
 
-WIDTH, HEIGHT, ACROSS, DOWN, ARC = 250, 62, 340, 82, 80  # px: of a box, from box to box, and of a line below them
+SUFFIX, WRITTEN = ".mmd", re.compile(rb"%% Lineage of ")  # of a drawing, and what it starts with
 
 
 def show(reference: str, out: Path | None) -> None:
-    """Print the lineage of a version, run, file or folder as a tree, and draw it to the SVG `out`."""
+    """Print the lineage of a version, run, file or folder as a tree, and write it to `out` as a Mermaid flowchart."""
     if out:
-        outputs.check_file(out, ".svg", re.compile(rb"<svg [^>]*>\s*<title>Lineage of "))
+        outputs.check_file(out, SUFFIX, WRITTEN)
     store.ensure_reachable()
     node = lineage.trace(reference, Content())
     console.out.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))
     if out:
         with whole(out) as scratch:
-            scratch.write_text(svg(node))
-        console.out.print(f"Drawn to {out}")
+            scratch.write_text(mermaid(node), encoding="utf-8")
+        console.out.print(f"Flowchart written to {out}")
 
 
 def _branch(tree: Tree, node: Node, shown: set[int]) -> Tree:
@@ -55,55 +53,37 @@ def _title(role: str, node: Node) -> Text:
     return Text.assemble((role, "italic"), ": ", name) if role else Text.assemble(name)
 
 
-def svg(node: Node) -> str:
-    """Return a drawing of the lineage: what a thing was made from stands to its right, and the part that it played on the line."""
-    graph = networkx.DiGraph([(id(one), id(other)) for one in node.all() for _, other in one.made_from])
-    graph.add_node(id(node))
-    depth = {place: column for column, row in enumerate(networkx.topological_generations(graph)) for place in row}
-    places: dict[int, tuple[int, int]] = {}
-    rows: dict[int, int] = {}
-    for other in node.all():
-        column = depth[id(other)]
-        places[id(other)] = (20 + ACROSS * column, 20 + DOWN * rows.get(column, 0))
-        rows[column] = rows.get(column, 0) + 1
-    lines, boxes = [], []
-    for one in node.all():
-        x, y = places[id(one)]
-        boxes.append(_box(x, y, one))
-        lines += [_line(x, y, *places[id(other)], role) for role, other in one.made_from]
-    width, height = ACROSS * len(rows) - ACROSS + WIDTH + 40, DOWN * max(rows.values()) + ARC
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">'
-    title = f"<title>Lineage of {escape(node.name)}</title>"
-    return "\n".join([head, title, f'<rect width="{width}" height="{height}" fill="white"/>', *lines, *boxes, "</svg>"]) + "\n"
+def mermaid(node: Node) -> str:
+    """Return the lineage as a Mermaid flowchart.
 
-
-def _line(x: int, y: int, right: int, down: int, role: str) -> str:
-    """A line from box to box; one that passes others goes below them."""
-    if right - x == ACROSS:
-        way = f"M{x + WIDTH} {y + HEIGHT / 2} L{right} {down + HEIGHT / 2}"
-        place = f'x="{right - 6}" y="{down + HEIGHT / 2 - 6}" text-anchor="end"'
-    else:
-        low = max(y, down) + HEIGHT + ARC
-        way = f"M{x + WIDTH / 2} {y + HEIGHT} C{x + WIDTH / 2} {low} {right + WIDTH / 2} {low} {right + WIDTH / 2} {down + HEIGHT}"
-        place = f'x="{(x + right + WIDTH) / 2}" y="{low - ARC / 3}" text-anchor="middle"'
-    return f'<path d="{way}" stroke="#888" fill="none"/><text {place} font-style="italic" fill="#555">{escape(role)}</text>'
-
-
-def _box(x: int, y: int, node: Node) -> str:
-    facts = [node.facts.get(name, "") for name in ("alias", "setting", "origin", "commit", "version", "content")]
-    texts = [
-        f"{node.kind} {node.name}"[:44],
-        f"md5 {node.digest[:12]}" if node.digest else "",
-        ", ".join(fact for fact in facts if fact)[:46],
+    An arrow leads from each thing to what it was made from, labelled with the part that this played.
+    """
+    lines = [
+        f"%% Lineage of {' '.join(node.name.split())}",
+        "flowchart LR",
+        "    classDef lost stroke:#c00,color:#c00",
     ]
-    colour = "#c00" if node.lost else "#357"
-    rows = "".join(
-        f'<text x="{x + 8}" y="{y + 18 + 17 * row}"{" font-weight=" + chr(34) + "bold" + chr(34) if not row else ""}>{escape(text)}</text>'
-        for row, text in enumerate(texts)
-    )
-    whole_text = escape("\n".join(f"{key}: {value}" for key, value in node.facts.items()))
-    rect = f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5" fill="#f4f7fa" stroke="{colour}"/>'
-    return f"<g><title>{whole_text}</title>{rect}{rows}</g>"
+    ids = {id(one): f"n{number}" for number, one in enumerate(node.all())}
+    for one in node.all():
+        lines.append(f'    {ids[id(one)]}["{_label(one)}"]{":::lost" if one.lost else ""}')
+    for one in node.all():
+        for role, other in one.made_from:
+            lines.append(f'    {ids[id(one)]} -- "{_escaped(role)}" --> {ids[id(other)]}')
+    return "\n".join(lines) + "\n"
+
+
+def _label(node: Node) -> str:
+    shown = ("alias", "setting", "origin", "commit", "version", "content")
+    facts = [node.facts.get(name, "") for name in shown]
+    digest = f"md5 {node.digest[:12]}" if node.digest else ""
+    lines = [f"{node.kind} {node.name}", digest, ", ".join(fact for fact in facts if fact)]
+    return "<br>".join(_escaped(line) for line in lines if line)
+
+
+def _escaped(text: str) -> str:
+    """Return text in one line, with characters special to Mermaid or HTML as Mermaid's entities."""
+    entities = {ord(character): f"#{ord(character)};" for character in '#"<>&;`'}
+    return " ".join(text.split()).translate(entities)
 
 
 def verify(references: list[str]) -> None:
