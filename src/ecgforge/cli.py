@@ -65,6 +65,24 @@ def check(params: ParamsFile = PARAMS) -> None:
 
 
 @app.command()
+def params(
+    profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A YAML file to write them to.")] = None,
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Print the parameters of a profile as YAML, with its base merged and all defaults filled in."""
+    from ecgforge.files import whole
+    from ecgforge.stages import parameters
+
+    text = parameters.resolved(parameters.read(file).with_profile(profile))
+    if out is None:
+        print(text, end="")
+        return
+    with whole(out) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+@app.command()
 def plan(
     profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
     params: ParamsFile = PARAMS,
@@ -297,7 +315,9 @@ def history(name: Model) -> None:
 
 
 @app.command()
-def lineage(reference: Reference, out: Annotated[Path | None, typer.Option(help="Write it as a Mermaid flowchart, a file .mmd.")] = None) -> None:
+def lineage(
+    reference: Reference, out: Annotated[Path | None, typer.Option(help="Write it as a Mermaid flowchart, a file .mmd.")] = None
+) -> None:
     """Print and draw where a model or a record set comes from: run, parameters, commit, record sets, generators, down to the source."""
     from ecgforge.commands import lineage as stage
 
