@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast lint ui lock clean
+.PHONY: help repro test test-fast lint docs ui lock clean
 
 help: ## Show these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 	ruff format --check .
 	mypy
 	lint-imports
+
+docs: $(INSTALLED) ## Build the documentation as a site in the folder site/; warnings are errors.
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "Documentation: site/index.html"
 
 ui: $(INSTALLED) ## Open MLflow's UI on the study's runs and models.
 	@ecgforge ui

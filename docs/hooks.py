@@ -156,7 +156,9 @@ def _type(found: dict[str, Any]) -> str:
         parts = found.get("prefixItems") or [found.get("items", {})]
         return f"list of {', '.join(map(_type, parts))}"
     if found.get("type") == "object":
-        inner = [found.get("additionalProperties"), *found.get("patternProperties", {}).values()][-1]
+        inner = [found.get("additionalProperties"), *found.get("patternProperties", {}).values()][
+            -1
+        ]
         return f"names, each with {_type(inner)}" if isinstance(inner, dict) else "keys and values"
     if "pattern" in found:
         return "name"
