@@ -156,9 +156,8 @@ def _type(found: dict[str, Any]) -> str:
         parts = found.get("prefixItems") or [found.get("items", {})]
         return f"list of {', '.join(map(_type, parts))}"
     if found.get("type") == "object":
-        inner = [found.get("additionalProperties"), *found.get("patternProperties", {}).values()][
-            -1
-        ]
+        named = found.get("patternProperties", {}).values()
+        inner = next(iter(named), found.get("additionalProperties"))
         return f"names, each with {_type(inner)}" if isinstance(inner, dict) else "keys and values"
     if "pattern" in found:
         return "name"
