@@ -9,9 +9,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from ecgforge.cli import app
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Params, checked
+from ecgforge.generators.common.registry import generator_class
+from ecgforge.params import Params, Training, checked
 from ecgforge.stages import parameters
 
 ROOT = Path(__file__).parent.parent
@@ -38,19 +41,32 @@ def test_every_profile_is_valid_whole() -> None:
     ("key", "value", "message"),
     [
         (
-            "profiles.demo.classifier.training.learning_rate",
+            "profiles.demo.classifiers.resnet1d.training.learning_rate",
             5,
-            "profiles.demo.classifier.training.learning_rate = 5: .*less than or equal to 1",
+            "profiles.demo.classifiers.resnet1d.training.learning_rate = 5: .*less than or equal to 1",
         ),
-        ("profiles.demo.classifier.training.learning_rat", 0.1, "profiles.demo.classifier.training.learning_rat: unknown key"),
+        (
+            "profiles.demo.classifiers.resnet1d.training.learning_rat",
+            0.1,
+            "profiles.demo.classifiers.resnet1d.training.learning_rat: unknown key",
+        ),
+        (
+            "profiles.demo.classifiers.xresnet1d.network.depths",
+            [1],
+            "profiles.demo.classifiers.xresnet1d.network: .*as many as widths",
+        ),
         ("profiles.paper.generators.diffwave.network.chanels", 8, "profiles.paper.generators.diffwave.network: chanels: unknown key"),
         ("profiles.demo.generators.time_vqvae.sampling.guidance", -1, "profiles.demo.generators.time_vqvae.sampling: guidance = -1"),
-        ("profiles.sample.classifier.backbone", "resnet2d", "profiles.sample.classifier: 'resnet2d' is no backbone: known are resnet1d"),
+        ("profiles.sample.classifiers.resnet1d.backbone", "xresnet1d", "resnet1d.backbone: the key of an entry is its backbone"),
+        ("backbones", ["resnet1d", "vit"], "profiles.demo.classifiers: 'vit' is listed in backbones but not described here"),
+        ("backbones", ["resnet1d", "resnet1d"], "backbones = .*: resnet1d is there twice"),
+        ("backbones", [], "backbones = .*at least 1 item"),
+        ("profiles.demo.classifiers.resnet1d.tuning", {"n_trials": 3}, "resnet1d.tuning = .*: space: trials need at least one"),
         ("generators", ["diffwave", "gan"], "profiles.demo.generators: 'gan' is listed in generators but not described here"),
         ("datasets", ["ptbxl", "mitbih"], "datasets: 'mitbih' is not one of ptbxl, chapman, merged"),
         ("merged", [], "datasets: 'merged' is not one of ptbxl, chapman"),
         ("merged", [{"first": "ptbxl", "second": "mitbih"}], "merged: 'mitbih' is not one of ptbxl, chapman"),
-        ("profile", "dmo", "profile: 'dmo' is not one of demo, paper, sample"),
+        ("profile", "dmo", "profile: 'dmo' is not one of demo, sample, paper"),
         ("preprocessing.band", [0.5, 60], "band must rise and end below half the sampling rate, 50 Hz"),
         ("profiles.demo.sources.ptbxl.kind", "internet", "profiles.demo.sources.ptbxl.*'simulated', 'physionet', 'folder'"),
         ("profiles.demo.study.seeds", [1, 1], r"profiles.demo.study.seeds = \[1, 1\]: 1 is there twice"),
@@ -81,27 +97,33 @@ def test_a_mistake_is_one_line_that_names_the_key(tree: dict[str, Any], tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_a_classifier_is_in_the_sweep_once(tree: dict[str, Any], tmp_path: Path) -> None:
-    sweeps = tree["profiles"]["demo"]["sweeps"]
-    first = sweeps["backbones"][0]
-    sweeps["backbones"].append(first)
-    with pytest.raises(EcgforgeError, match=f"profiles.demo.sweeps.backbones = .*: {first['backbone']} is there twice"):
-        parameters.read(write(tree, tmp_path))
-    sweeps["backbones"] = [{key: tree["profiles"]["demo"]["classifier"][key] for key in ("backbone", "network", "training")}]
-    with pytest.raises(EcgforgeError, match=r"profiles.demo.sweeps.backbones: resnet1d is the profile's classifier already"):
+def test_the_first_backbone_is_the_studys_classifier(tree: dict[str, Any], tmp_path: Path) -> None:
+    params = parameters.read(write(tree, tmp_path))
+    assert (params.backbone, params.classifier.backbone) == ("resnet1d", "resnet1d")
+    assert [one.backbone for one in params.other_classifiers] == ["xresnet1d", "transformer"]
+    tree["backbones"] = ["transformer", "resnet1d"]
+    params = parameters.read(write(tree, tmp_path))
+    assert params.classifier.network == params.active.classifiers["transformer"].network
+    assert [one.backbone for one in params.other_classifiers] == ["resnet1d"]
+
+
+def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
+    classifiers = tree["profiles"]["sample"]["classifiers"]
+    classifiers["resnet2d"] = classifiers["resnet1d"]
+    with pytest.raises(EcgforgeError, match="profiles.sample.classifiers: 'resnet2d' is no backbone: known are resnet1d"):
         parameters.read(write(tree, tmp_path))
 
 
 def test_sweeps_may_be_nowhere_and_without_points(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
-    tree["profiles"]["demo"]["sweeps"]["backbones"] = []
+    tree["backbones"] = ["resnet1d"]
     tree["profiles"]["demo"]["study"]["synthetic_share"] = 0.6
     assert parameters.read(write(tree, tmp_path)).swept.datasets == []
 
 
 def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
     tree["profiles"]["demo"]["generators"]["gan"] = tree["profiles"]["demo"]["generators"]["diffwave"]
-    with pytest.raises(EcgforgeError, match="'gan' is no generator: known are diffwave, time_diffusion, time_vqvae"):
+    with pytest.raises(EcgforgeError, match="'gan' is no generator: known are beat_diffusion, diffwave"):
         parameters.read(write(tree, tmp_path))
 
 
@@ -116,7 +138,7 @@ def test_an_experiment_of_dvc_can_change_the_profile(tmp_path: Path) -> None:
     assert load_yaml(str(path))["profile"] == "sample"
     changed, before = Params.read(path), Params.read(ROOT / "params.yaml")
     assert changed.active.sources["ptbxl"].mirror == "s3://bucket/ptb-xl"
-    assert changed.profiles["paper"] == before.profiles["paper"]
+    assert changed.profiles["demo"] == before.profiles["demo"]
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
@@ -130,6 +152,139 @@ def test_a_missing_key_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
     del tree["profiles"]["demo"]["synthesis"]["chunk"]
     with pytest.raises(EcgforgeError, match="profiles.demo.synthesis.chunk: missing"):
         Params.read(write(tree, tmp_path))
+
+
+def test_a_profile_states_what_has_no_default_and_no_more(tree: dict[str, Any]) -> None:
+    training = tree["profiles"]["demo"]["generators"]["diffwave"]["training"]["denoiser"]
+    assert "gradient_clip" not in training
+    assert "balance" not in training
+    params = Params.model_validate(tree)
+    found = params.generator("diffwave").training["denoiser"]
+    assert (found.gradient_clip, found.balance, found.weight_decay, found.patience) == (1.0, 0.5, 0.0, None)
+    training |= {"gradient_clip": 0.3, "patience": 4}
+    found = Params.model_validate(tree).generator("diffwave").training["denoiser"]
+    assert (found.gradient_clip, found.patience) == (0.3, 4)
+    assert params.other_classifiers[0].tuning.n_trials == 0, "a classifier without `tuning` is not tuned"
+
+
+# Profiles that build on others
+
+
+def based(tree: dict[str, Any], **profiles: Any) -> dict[str, Any]:
+    return {**tree, "profiles": {"demo": tree["profiles"]["demo"], **profiles}}
+
+
+def test_a_profile_states_what_differs_from_its_base(tree: dict[str, Any]) -> None:
+    change = {
+        "sources": {"ptbxl": {"records": 300}},
+        "study": {"seeds": [5]},
+        "sweeps": {"seeds": [5]},
+        "generators": {"diffwave": {"ablations": {"guidance 2": None, "guidance 3": {"sampling": {"guidance": 3.0}}}}},
+    }
+    other = {"base": "small", "quality": {"records": 30}}
+    found = Params.model_validate(based(tree, other=other, small={"base": "demo", **change})).profiles
+    demo, small = found["demo"], found["small"]
+    assert (small.sources["ptbxl"].records, small.sources["ptbxl"].seed) == (300, demo.sources["ptbxl"].seed)
+    assert small.sources["chapman"] == demo.sources["chapman"]
+    assert (small.study.seeds, small.study.resamples) == ([5], demo.study.resamples), "a list is replaced, not joined"
+    assert list(small.generators["diffwave"].ablations) == ["guidance 3"], "null removes a key"
+    assert (found["other"].quality.records, found["other"].study) == (30, small.study), "a base may have a base"
+    assert list(found) == ["demo", "small", "other"], "a base comes before what builds on it"
+
+
+def test_null_brings_a_default_back(tree: dict[str, Any]) -> None:
+    stated = {"base": "demo", "classifiers": {"resnet1d": {"training": {"patience": None, "weight_decay": None}}}}
+    training = Params.model_validate(based(tree, other=stated)).profiles["other"].classifiers["resnet1d"].training
+    assert (training.patience, training.weight_decay) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "message"),
+    [
+        ({"a": {"base": "dmo"}}, "profiles.a.base: 'dmo' is not one of a, demo$"),
+        ({"a": {"base": ["demo"]}}, r"profiles.a.base: \['demo'\] is not one of a, demo$"),
+        ({"a": {"base": "a"}}, "profiles.a.base: profiles build on each other in a cycle: a -> a$"),
+        ({"a": {"base": "b"}, "b": {"base": "a"}}, "profiles.b.base: profiles build on each other in a cycle: a -> b -> a$"),
+    ],
+)
+def test_a_base_that_cannot_be_is_one_line(tree: dict[str, Any], tmp_path: Path, profiles: Any, message: str) -> None:
+    with pytest.raises(EcgforgeError, match=message) as caught:
+        Params.read(write(based(tree, **profiles), tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_is_named_once_where_it_was_written(tree: dict[str, Any], tmp_path: Path) -> None:
+    demo, other = tree["profiles"]["demo"], {"base": "demo", "quality": {"records": 3}}
+    demo["study"]["seeds"] = [1, 1]
+    demo["sweeps"]["mixtur"] = [3]
+    with pytest.raises(EcgforgeError) as caught:
+        Params.read(write(based(tree, other=other, third={"base": "other"}), tmp_path))
+    keys = [part.split(" = ")[0].split(": unknown")[0].split(": ")[-1] for part in str(caught.value).split("; ")]
+    assert sorted(keys) == ["profiles.demo.study.seeds", "profiles.demo.sweeps.mixtur", "profiles.other.quality.records"]
+
+
+def test_a_network_that_is_wrong_in_the_base_is_named_there(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["profiles"]["demo"]["generators"]["diffwave"]["network"]["chanels"] = 3
+    tree["profiles"] = {"other": {"base": "demo"}, **tree["profiles"]}
+    with pytest.raises(EcgforgeError, match="profiles.demo.generators.diffwave.network: chanels: unknown key"):
+        parameters.read(write(tree, tmp_path))
+
+
+def test_what_tuning_found_changes_no_profile_that_builds_on_the_one_in_use(tree: dict[str, Any], tmp_path: Path) -> None:
+    path = write(based(tree, other={"base": "demo"}), tmp_path)
+    (tmp_path / "c.yaml").write_text("classifiers: {resnet1d: {network: {dropout: 0.44}}}")
+    params = parameters.read(path, [tmp_path / "c.yaml"])
+    assert params.classifier.network["dropout"] == 0.44
+    assert params.with_profile("other").classifier.network["dropout"] == 0.2
+
+
+# The resolved parameters, which the stages depend on
+
+
+def test_the_resolved_tree_is_what_stages_use() -> None:
+    params = parameters.read(ROOT / "params.yaml")
+    for name in params.profiles:
+        used = params.with_profile(name)
+        tree = yaml.safe_load(parameters.resolved(used))
+        for generator, settings in used.active.generators.items():
+            kind, found = generator_class(generator), tree["generators"][generator]
+            assert kind.Network.model_validate(settings.network).model_dump(mode="json") == found["network"]
+            assert kind.Sampling.model_validate(settings.sampling).model_dump(mode="json") == found["sampling"]
+            assert {phase: Training(**one) for phase, one in found["training"].items()} == settings.training
+            assert found["tuning"]["n_trials"] == settings.tuning.n_trials
+        for backbone, classifier in used.active.classifiers.items():
+            assert tree["classifiers"][backbone]["training"] == classifier.training.model_dump(mode="json")
+            assert tree["classifiers"][backbone]["network"] == classifier.network
+        assert tree["sources"].keys() == used.active.sources.keys()
+        assert tree["selected"] == {"sources": params.sources, "generators": params.generators}
+        for key in ("datasets", "merged", "backbones", "swept", "preprocessing"):
+            assert tree[key] == params.model_dump(mode="json")[key]
+        for key in ("preparation", "synthesis", "study", "sweeps", "quality", "compute"):
+            assert tree[key] == used.active.model_dump(mode="json")[key]
+
+
+def test_a_changed_default_changes_the_resolved_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = yaml.safe_load(parameters.resolved(parameters.read(ROOT / "params.yaml")))
+    kind = generator_class("diffwave")
+
+    class Network(kind.Network):
+        label_dropout: float = 0.2
+
+    monkeypatch.setattr(kind, "Network", Network)
+    after = yaml.safe_load(parameters.resolved(parameters.read(ROOT / "params.yaml")))
+    assert after["generators"]["diffwave"]["network"].pop("label_dropout") == 0.2
+    assert before["generators"]["diffwave"]["network"].pop("label_dropout") == 0.1
+    assert after == before
+
+
+def test_the_command_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
+    runner = CliRunner()
+    arguments = ["params", "--params", str(ROOT / "params.yaml"), "--profile", "sample"]
+    printed = runner.invoke(app, arguments, catch_exceptions=False).stdout
+    assert runner.invoke(app, [*arguments, "--out", str(tmp_path / "resolved.yaml")], catch_exceptions=False).stdout == ""
+    assert (tmp_path / "resolved.yaml").read_text() == printed
+    assert yaml.safe_load(printed)["profile"] == "sample"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml"]
 
 
 @given(

@@ -1,8 +1,11 @@
 """The typed form of params.yaml, the only source of parameters.
 
-A section refuses keys that it does not know and values out of range; `Params.read` turns each refusal into a line that
-names the key, the value and what is allowed. Networks and sampling are left open here: every generator and classifier
-declares its own sections beside its code, and the stages check them before any work starts.
+A section refuses unknown keys and values out of range. `Params.read` turns each refusal into one line
+with the key, the value and what is allowed. A field has a default where one value serves every profile.
+A profile with a `base` states only what differs from that profile (see `merge_patch`).
+
+Networks and samplings are open here: each generator and classifier declares its own sections, with their
+defaults, next to its code. `ecgforge.stages.parameters` checks and completes them.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from ecgforge.errors import EcgforgeError
@@ -43,7 +46,7 @@ Seeds = Annotated[list[Seed], Field(min_length=1), _distinct()]
 
 
 class Section(BaseModel):
-    """A part of the parameters: immutable, complete, and closed to keys that it does not know."""
+    """A part of the parameters: immutable, and closed to keys that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,8 +66,8 @@ class PhysionetSource(Section):
     kind: Literal["physionet"]
     layout: Literal["ptbxl", "chapman"]
     mirror: str
-    limit_per_rhythm: Positive | None
-    connections: Annotated[int, Field(ge=1, le=64)]
+    limit_per_rhythm: Positive | None = None  # null takes all records
+    connections: Annotated[int, Field(ge=1, le=64)] = 8
 
 
 class FolderSource(Section):
@@ -80,7 +83,7 @@ Source = Annotated[SimulatedSource | PhysionetSource | FolderSource, Field(discr
 
 
 class Preprocessing(Section):
-    """What every record goes through: see `ecgforge.records.preprocessing`."""
+    """What every record goes through: see `ecgforge.preparation.preprocessing`."""
 
     sampling_rate: Annotated[int, Field(ge=50, le=1000)]  # Hz
     duration: Annotated[float, Field(gt=0, le=60)]  # s
@@ -101,7 +104,7 @@ class Preparation(Section):
     aside, but a larger share of them than `max_damaged` says that the raw records themselves are at fault, and is an error."""
 
     min_records: Positive
-    max_damaged: Share
+    max_damaged: Share = 0.01
     amplitude: Literal["mV", "lead_sd"]
 
 
@@ -115,13 +118,13 @@ class Training(Section):
     steps: Positive
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0, le=1)]
-    weight_decay: Annotated[float, Field(ge=0, le=1)]
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)]
-    gradient_clip: Annotated[float, Field(gt=0)]
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)]  # of the averaged weights that are kept; 0 keeps the last ones
-    balance: Share
+    balance: Share = 0.5
     evaluate_every: Positive  # steps; also the distance of checkpoints
-    patience: Positive | None  # evaluations without improvement; null trains all steps
+    patience: Positive | None = None  # evaluations without improvement; null trains all steps
 
     @model_validator(mode="after")
     def _whole_stretches(self) -> Self:
@@ -149,7 +152,7 @@ class Range(Section):
 class Float(Range):
     """Any number of a range."""
 
-    kind: Literal["float"]
+    kind: Literal["float"] = "float"
 
 
 class Int(Range):
@@ -163,42 +166,58 @@ class Int(Range):
 class Categorical(Section):
     """One of several values, in no order."""
 
-    kind: Literal["categorical"]
+    kind: Literal["categorical"] = "categorical"
     choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
 
 
-Dimension = Annotated[Float | Int | Categorical, Field(discriminator="kind")]
+def _kind(dimension: Any) -> Any:
+    """Return the kind of a dimension that need not state it: `choices` are categorical, a range is one of floats."""
+    if isinstance(dimension, dict):
+        return dimension.get("kind", "categorical" if "choices" in dimension else "float")
+    return getattr(dimension, "kind", None)
+
+
+Dimension = Annotated[
+    Annotated[Float, Tag("float")] | Annotated[Int, Tag("int")] | Annotated[Categorical, Tag("categorical")],
+    Discriminator(_kind),
+]
 
 
 class Tuning(Section):
-    """A study of trials that looks for better parameters on validation records; `space` says by dotted key which, beside it.
+    """A search for better parameters on validation records; `space` gives the range of each one by its dotted key.
 
-    The first trial is of the parameters as they are. `n_trials` are finished in all, so that a higher number adds to what is there,
-    and 0 keeps the parameters; `workers` of them run side by side.
+    The first trial has the parameters of the profile. `n_trials` counts all trials of the study, so a higher
+    number continues it; 0 keeps the parameters. `workers` trials run in parallel.
     """
 
-    n_trials: Annotated[int, Field(ge=0)]
-    workers: Positive
-    seed: Seed
-    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    n_trials: Annotated[int, Field(ge=0)] = 0
+    workers: Positive = 1
+    seed: Seed = 100
+    space: dict[str, Dimension] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_space(self) -> Self:
+        if self.n_trials and not self.space:
+            raise ValueError("space: trials need at least one parameter to change")
+        return self
 
 
 class ClassifierTuning(Tuning):
-    """Of a classifier: a trial is judged by the mean of `repeats` trainings with seeds of their own."""
+    """Of a classifier: the score of a trial is the mean of `repeats` trainings with different seeds."""
 
-    repeats: Positive
+    repeats: Positive = 1
 
 
 class GeneratorTuning(Tuning):
-    """Of a generator: a trial draws `records` of each rhythm. `fast` asks for records that are drawn quickly, too: then the best
-    trial is the best of those that draw no slower than the parameters as they are."""
+    """Of a generator: a trial draws `records` of each rhythm. With `fast`, the search also minimises the time
+    to draw a record, and the best trial is the best of those that are no slower than the first one."""
 
     records: Positive
-    fast: bool
+    fast: bool = False
 
 
 class Ablation(Section):
-    """What a variation of a generator has otherwise: keys of its network and sampling, which replace the generator's own."""
+    """The keys of a generator's network and sampling that a variation changes, merged by `merge_patch`."""
 
     network: dict[str, Any] = Field(default_factory=dict)
     sampling: dict[str, Any] = Field(default_factory=dict)
@@ -207,17 +226,22 @@ class Ablation(Section):
 class GeneratorSettings(Section):
     """A generator's network, the training of each of its phases, its sampling, and variations by name that a sweep compares."""
 
-    seed: Seed
+    seed: Seed = 0
     network: dict[str, Any]
     training: dict[Name, Training]
     sampling: dict[str, Any]
-    ablations: dict[str, Ablation]
+    ablations: dict[str, Ablation] = Field(default_factory=dict)
     tuning: Annotated[GeneratorTuning, Field(exclude=True)]  # what looks for parameters is none of them
 
     def variations(self) -> dict[str, GeneratorSettings]:
         """The settings of each variation, by name."""
         return {
-            name: self.model_copy(update={"network": self.network | change.network, "sampling": self.sampling | change.sampling})
+            name: self.model_copy(
+                update={
+                    "network": merge_patch(self.network, change.network),
+                    "sampling": merge_patch(self.sampling, change.sampling),
+                }
+            )
             for name, change in self.ablations.items()
         }
 
@@ -232,40 +256,35 @@ class Synthesis(Section):
     validation: Positive
     test: Positive
     chunk: Positive  # records held in memory at a time
-    seed: Seed
+    seed: Seed = 100
 
 
 class ClassifierSettings(Section):
-    """A classifier's backbone and its training."""
+    """A classifier's network and its training. `backbone` is the key of the entry in the profile's `classifiers`."""
 
     backbone: Name
     network: dict[str, Any]
     training: Training
-
-
-class TunedClassifierSettings(ClassifierSettings):
-    """Those of the study's classifier, which alone of the classifiers is tuned."""
-
-    tuning: Annotated[ClassifierTuning, Field(exclude=True)]
+    tuning: Annotated[ClassifierTuning, Field(exclude=True)] = ClassifierTuning()  # of the study's classifier alone
 
 
 class Augmentation(Section):
-    """Classical changes of training records: see `ecgforge.classifiers.augmentation`."""
+    """Classical changes of training records: see `ecgforge.classifiers.common.augmentation`."""
 
-    shift: Annotated[float, Field(ge=0)]  # s, the most either way
-    gain: Annotated[float, Field(ge=0, le=1)]  # standard deviation of its logarithm
-    noise: Annotated[float, Field(ge=0, le=1)]  # of a lead's standard deviation
-    wander: Annotated[float, Field(ge=0, le=1)]  # of a lead's standard deviation, baseline
-    lead_dropout: Share  # of leads that are silent
+    shift: Annotated[float, Field(ge=0)] = 2.0  # s, the most either way
+    gain: Annotated[float, Field(ge=0, le=1)] = 0.1  # standard deviation of its logarithm
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # of a lead's standard deviation
+    wander: Annotated[float, Field(ge=0, le=1)] = 0.1  # of a lead's standard deviation, baseline
+    lead_dropout: Share = 0.05  # of leads that are silent
 
 
 class Study(Section):
     """The settings' seeds and statistics. `synthetic_share` is the share of synthetic records in TrRSTeR's training set."""
 
     seeds: Seeds
-    augmentation: Augmentation
+    augmentation: Augmentation = Augmentation()
     synthetic_share: Annotated[float, Field(gt=0, lt=1)]
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     resamples: Positive
 
 
@@ -279,10 +298,9 @@ class Sweeps(Section):
     """The points of each sweep, with `seeds` of its own. Shares are percentages of the real training records."""
 
     seeds: Seeds
-    backbones: Annotated[list[ClassifierSettings], _distinct(lambda one: one.backbone)]  # beside the profile's classifier
     mixture: Percents  # synthetic records beside the real ones
     transfer: Shares  # real records that a classifier of synthetic ones is fine-tuned with
-    methods: Annotated[list[Method], Field(min_length=1), _distinct()]
+    methods: Annotated[list[Method], Field(min_length=1), _distinct()] = ["all", "head", "gradual"]
     fine_tuning: Training
     size: Shares  # real records that a generator learns from
     retrained: Seeds  # of trainings of the generator, each with a classifier of the same seed
@@ -304,7 +322,7 @@ class Quality(Section):
     records: Annotated[int, Field(ge=20)]
     permutations: Annotated[int, Field(ge=1)]
     views: Annotated[list[Literal["pca", "tsne", "umap"]], Field(min_length=1)]  # umap compiles for half a minute in each process
-    seed: Seed
+    seed: Seed = 0
 
 
 class Compute(Section):
@@ -315,8 +333,8 @@ class Compute(Section):
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Positive  # processes or GPUs that draw synthetic records side by side
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    devices: Positive = 1  # processes or GPUs that draw synthetic records side by side
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     threads: Positive
 
 
@@ -327,11 +345,21 @@ class Profile(Section):
     preparation: Preparation
     generators: dict[Name, GeneratorSettings]
     synthesis: Synthesis
-    classifier: TunedClassifierSettings
+    classifiers: dict[Name, ClassifierSettings]
     study: Study
     sweeps: Sweeps
     quality: Quality
     compute: Compute
+
+    @field_validator("classifiers", mode="before")
+    @classmethod
+    def _named_by_their_keys(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        for name, entry in tree.items():
+            if isinstance(entry, dict) and entry.get("backbone", name) != name:
+                raise ValueError(f"{name}.backbone: the key of an entry is its backbone; remove this line")
+        return {name: {"backbone": name} | entry if isinstance(entry, dict) else entry for name, entry in tree.items()}
 
 
 class Hospitals(Section):
@@ -408,6 +436,7 @@ class Params(Section):
     datasets: SomeNames
     merged: Annotated[list[Merged], Field(max_length=1)]
     generators: SomeNames
+    backbones: SomeNames  # the first is the study's classifier; a sweep compares the others with it
     swept: Swept
     preprocessing: Preprocessing
     gates: Gates
@@ -417,6 +446,21 @@ class Params(Section):
     @property
     def active(self) -> Profile:
         return self.profiles[self.profile]
+
+    @property
+    def backbone(self) -> str:
+        """The backbone of the study's classifier."""
+        return self.backbones[0]
+
+    @property
+    def classifier(self) -> ClassifierSettings:
+        """The settings of the study's classifier in the profile in use."""
+        return self.classifier_settings(self.backbone)
+
+    @property
+    def other_classifiers(self) -> list[ClassifierSettings]:
+        """The settings of the classifiers that a sweep compares with the study's."""
+        return [self.classifier_settings(backbone) for backbone in self.backbones[1:]]
 
     def with_profile(self, name: str | None) -> Params:
         """Return these with another profile in use; EcgforgeError if there is no such one."""
@@ -433,6 +477,15 @@ class Params(Section):
     def generator(self, name: str) -> GeneratorSettings:
         """Return a generator's settings in the profile in use; EcgforgeError if it has no such one."""
         return _named(name, self.active.generators, "generator")
+
+    def classifier_settings(self, backbone: str) -> ClassifierSettings:
+        """Return a classifier's settings in the profile in use; EcgforgeError if it has no such one."""
+        return _named(backbone, self.active.classifiers, "classifier")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_bases(cls, tree: Any) -> Any:
+        return expanded(tree)
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -454,8 +507,6 @@ class Params(Section):
         for name, profile in self.profiles.items():
             if unknown := set(profile.sweeps.seeds) - set(profile.study.seeds):
                 raise ValueError(f"profiles.{name}.sweeps.seeds: {min(unknown)} is not one of study.seeds")
-            if profile.classifier.backbone in [one.backbone for one in profile.sweeps.backbones]:
-                raise ValueError(f"profiles.{name}.sweeps.backbones: {profile.classifier.backbone} is the profile's classifier already")
             # As many synthetic records as real ones are no more than half of the whole.
             if profile.synthesis.train == "as_real" and profile.study.synthetic_share > 0.5:
                 share = profile.study.synthetic_share
@@ -463,13 +514,15 @@ class Params(Section):
                     f"profiles.{name}.study.synthetic_share = {share:g}: at most 0.5 with synthesis.train = as_real; lower it, or give "
                     "synthesis.train a number of records of each rhythm"
                 )
-        for kind, listed, described in (
-            ("sources", self.sources, self.active.sources),
-            ("generators", self.generators, self.active.generators),
+        for kind, listed, listed_in in (
+            ("sources", self.sources, "sources"),
+            ("generators", self.generators, "generators"),
+            ("classifiers", self.backbones, "backbones"),
         ):
             for one in listed:
-                if one not in described:
-                    raise ValueError(f"profiles.{self.profile}.{kind}: '{one}' is listed in {kind} but not described here")
+                if one not in getattr(self.active, kind):
+                    where = f"profiles.{self.profile}.{kind}"
+                    raise ValueError(f"{where}: '{one}' is listed in {listed_in} but not described here")
         return self
 
     @classmethod
@@ -500,6 +553,45 @@ def read_yaml(path: Path, missing: str) -> Any:
         raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
+def merge_patch(tree: Any, patch: Any) -> Any:
+    """Return `tree` with the changes in `patch`, by the rules of JSON Merge Patch (RFC 7396).
+
+    Mappings merge key by key, null removes a key (its default then holds), any other value replaces the old one.
+    """
+    if not isinstance(tree, dict) or not isinstance(patch, dict):
+        return patch
+    merged = tree | {key: merge_patch(tree.get(key), value) for key, value in patch.items()}
+    return {key: value for key, value in merged.items() if key not in patch or value is not None}
+
+
+def expanded(tree: Any) -> Any:
+    """Return the tree of a params.yaml with every profile merged onto its `base`; a base comes before what builds on it.
+
+    Raises:
+        ValueError: a base is unknown, or bases form a cycle.
+    """
+    profiles = tree.get("profiles") if isinstance(tree, dict) else None
+    if not isinstance(profiles, dict):
+        return tree
+    found: dict[Any, Any] = {}
+
+    def expand(name: Any, builds: tuple[Any, ...]) -> None:
+        profile = profiles[name]
+        if isinstance(profile, dict) and "base" in profile:
+            base = profile["base"]
+            if not isinstance(base, str) or base not in profiles:
+                raise ValueError(f"profiles.{name}.base: {base!r} is not one of {', '.join(map(str, profiles))}")
+            if base in (chain := (*builds, name)):
+                raise ValueError(f"profiles.{name}.base: profiles build on each other in a cycle: {' -> '.join((*chain, base))}")
+            expand(base, chain)
+            profile = merge_patch(found[base], {key: value for key, value in profile.items() if key != "base"})
+        found.setdefault(name, profile)
+
+    for name in profiles:
+        expand(name, ())
+    return {**tree, "profiles": found}
+
+
 def _named(name: str, known: dict[str, T], what: str) -> T:
     if name not in known:
         raise EcgforgeError(f"'{name}' is no {what} of the profile: known are {', '.join(known)}")
@@ -515,7 +607,25 @@ def checked(section: type[S], tree: Any, where: str) -> S:
     try:
         return section.model_validate(tree)
     except ValidationError as error:
-        raise EcgforgeError(f"{where}: " + "; ".join(_refusal(detail) for detail in error.errors())) from None
+        details = _without_inherited(error.errors(), tree)
+        raise EcgforgeError(f"{where}: " + "; ".join(_refusal(detail) for detail in details)) from None
+
+
+def _without_inherited(details: Sequence[Any], tree: Any) -> list[Any]:
+    """Leave out the errors of a profile that are errors of its base too: they are named where they were written."""
+    profiles = tree.get("profiles") if isinstance(tree, dict) else None
+    if not isinstance(profiles, dict):
+        return list(details)
+    bases = {name: profile.get("base") for name, profile in profiles.items() if isinstance(profile, dict)}
+    known = {(detail["loc"], detail["msg"]) for detail in details}
+
+    def in_base(detail: Any) -> bool:
+        if len(detail["loc"]) < 2:
+            return False
+        section, name, *path = detail["loc"]
+        return section == "profiles" and (("profiles", bases.get(name), *path), detail["msg"]) in known
+
+    return [detail for detail in details if not in_base(detail)]
 
 
 _SHORT = reprlib.Repr()  # however long or deep the value is

@@ -61,7 +61,7 @@ class Transformer(Classifier):
         width: Annotated[int, Field(ge=2, multiple_of=2)]
         layers: Positive
         heads: Positive
-        dropout: Annotated[float, Field(ge=0, lt=1)]
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
         @model_validator(mode="after")
         def _fits(self) -> Self:

@@ -1,4 +1,4 @@
-"""Read the parameters and check them whole, with what generators and classifiers alone know of theirs, before any work starts."""
+"""Read and check the parameters, also what only generators and classifiers know of theirs, before any work starts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ecgforge.classifiers.common.registry import check_settings as check_classifier
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import check_settings as check_generator
 from ecgforge.outputs import overlap
-from ecgforge.params import Params, checked, read_yaml
+from ecgforge.params import Params, Profile, checked, expanded, merge_patch, read_yaml
 from ecgforge.sources.registry import read_from
 from ecgforge.tuning import space
 
@@ -20,10 +22,10 @@ WRITTEN = (Path("data/prepared"), Path("data/synthetic"), Path("models"), Path("
 
 
 def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
-    """Read params.yaml, put what tuning found in place of it, and check every profile in it.
+    """Read params.yaml, replace what tuning found better values for, check every profile and fill in all defaults.
 
     Args:
-        tuned: what `tune-classifier` and `tune-generator` wrote: parts of the profile in use.
+        tuned: files of `tune-classifier` and `tune-generator`: parts of the profile in use.
 
     Raises:
         EcgforgeError: an unknown key, a bad value, an unknown generator or backbone; names the key.
@@ -31,23 +33,45 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
     params = Params.read(path)
     _refuse_own_outputs(params, path)
     if tuned:
-        tree = read_yaml(path, "it was there a moment ago")
+        tree = expanded(read_yaml(path, "it was there a moment ago"))
         for file in tuned:
-            tree["profiles"][params.profile] = space.merged(tree["profiles"][params.profile], _found(file))
+            tree["profiles"][params.profile] = merge_patch(tree["profiles"][params.profile], _found(file))
         params = checked(Params, tree, ", ".join(map(str, (path, *tuned))))
-    for profile_name, profile in params.profiles.items():
-        for name, settings in profile.generators.items():
-            where = f"{path}: profiles.{profile_name}.generators.{name}"
-            check_generator(name, settings, where)
-            for variation, changed in settings.variations().items():
-                check_generator(name, changed, f"{where}.ablations.{variation}")
-            space.check(settings, settings.tuning.space, partial(check_generator, name), f"{where}.tuning.space")
-        where = f"{path}: profiles.{profile_name}.classifier"
-        check_classifier(profile.classifier, where)
-        space.check(profile.classifier, profile.classifier.tuning.space, check_classifier, f"{where}.tuning.space")
-        for number, other in enumerate(profile.sweeps.backbones):
-            check_classifier(other, f"{path}: profiles.{profile_name}.sweeps.backbones.{number}")
-    return params
+    profiles = {name: _completed(profile, f"{path}: profiles.{name}") for name, profile in params.profiles.items()}
+    return params.model_copy(update={"profiles": profiles})
+
+
+def _completed(profile: Profile, where: str) -> Profile:
+    """Return a checked profile in which networks and samplings have the defaults of their classes."""
+    generators, classifiers = {}, {}
+    for name, generator in profile.generators.items():
+        place = f"{where}.generators.{name}"
+        generators[name] = complete = check_generator(name, generator, place)
+        for variation, changed in complete.variations().items():
+            check_generator(name, changed, f"{place}.ablations.{variation}")
+        space.check(complete, complete.tuning.space, partial(check_generator, name), f"{place}.tuning.space")
+    for name, classifier in profile.classifiers.items():
+        place = f"{where}.classifiers"
+        classifiers[name] = settings = check_classifier(classifier, place)
+        space.check(settings, settings.tuning.space, check_classifier, f"{place}.{name}.tuning.space")
+    return profile.model_copy(update={"generators": generators, "classifiers": classifiers})
+
+
+def resolved(params: Params) -> str:
+    """Return the profile in use as YAML, with all defaults and without its name: what the stages depend on.
+
+    Sections are in the order of the schema. `selected` has the names in use of sources and generators, whose
+    settings are under `sources` and `generators`. `params` comes from `read`, or networks lack their defaults.
+    """
+    profile, shared = params.active, params.model_dump(mode="json", exclude={"profiles", "sources", "generators"})
+    tree = profile.model_dump(mode="json")
+    for name, generator in profile.generators.items():
+        tree["generators"][name]["tuning"] = generator.tuning.model_dump(mode="json")
+    for name, classifier in profile.classifiers.items():
+        del tree["classifiers"][name]["backbone"]  # the key says it
+        tree["classifiers"][name]["tuning"] = classifier.tuning.model_dump(mode="json")
+    selected = {"sources": params.sources, "generators": params.generators}
+    return yaml.safe_dump(shared | {"selected": selected} | tree, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _refuse_own_outputs(params: Params, path: Path) -> None:

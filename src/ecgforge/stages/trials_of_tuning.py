@@ -14,7 +14,7 @@ import torch
 import ecgforge.tuning
 from ecgforge import console
 from ecgforge.files import remove
-from ecgforge.params import Compute, GeneratorSettings, Params, TunedClassifierSettings
+from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params
 from ecgforge.quality import distribution
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
@@ -69,10 +69,11 @@ def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> di
         judged = objectives.OfGenerator(generator, drawn, real, params.active.compute)
         code = [*code_of_generator(generator), distribution, ecgforge.tuning]
         return {"generators": {generator: _study(judged, dataset, {"generator": generator}, code, drawn)}}
-    settings = params.active.classifier
+    settings = params.classifier
     objective = objectives.OfClassifier(settings, real, params.active.compute)
     code = [*code_of_classifier(settings.backbone), fit, ecgforge.tuning]
-    return {"classifier": _study(objective, dataset, {"backbone": settings.backbone}, code, settings)}
+    found = _study(objective, dataset, {"backbone": settings.backbone}, code, settings)
+    return {"classifiers": {settings.backbone: found}}
 
 
 def _study(
@@ -80,7 +81,7 @@ def _study(
     dataset: str,
     who: dict[str, str],
     code: Sequence[Any],
-    settings: TunedClassifierSettings | GeneratorSettings,
+    settings: ClassifierSettings | GeneratorSettings,
 ) -> dict[str, Any]:
     """Finish the study and its run, and return the best trial's values as a tree."""
     tuning, records = settings.tuning, RecordSet.open(objective.real)

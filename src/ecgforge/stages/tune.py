@@ -15,7 +15,7 @@ def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path)
     """Write the part of the parameters in `file` that tuning changes for a generator on `dataset`, or for the classifier; nothing at 0
     trials."""
     params, change = Params.read(file), {}
-    if (params.generator(generator) if generator else params.active.classifier).tuning.n_trials:  # else without loading what trials need
+    if (params.generator(generator) if generator else params.classifier).tuning.n_trials:  # else without loading what trials need
         from ecgforge.stages import parameters, trials_of_tuning
 
         change = trials_of_tuning.tuned(parameters.read(file), dataset, generator, real)

@@ -22,7 +22,7 @@ from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator
 from ecgforge.generators.common.registry import generator_class
 from ecgforge.generators.train import train
-from ecgforge.params import Compute, GeneratorSettings, TunedClassifierSettings, checked
+from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, checked
 from ecgforge.quality import distribution
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import Records, in_order
@@ -41,7 +41,7 @@ AT_FAULT = (EcgforgeError, RuntimeError)  # a loss that is not finite; a network
 class OfClassifier:
     """The mean macro-F1 on the validation records of classifiers that are trained on the real training records."""
 
-    settings: TunedClassifierSettings
+    settings: ClassifierSettings
     real: Path
     compute: Compute
 

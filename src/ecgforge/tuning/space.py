@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Categorical, Dimension, Float, Section, checked
+from ecgforge.params import Categorical, Dimension, Float, Section, checked, merge_patch
 
 Point = dict[str, Any]  # values by dotted key
 Space = Mapping[str, Dimension]
@@ -29,19 +29,13 @@ def patch(point: Point) -> dict[str, Any]:
     return tree
 
 
-def merged(tree: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return `tree` with the leaves of `change` in place of its own."""
-    both = {key: merged(tree[key], value) for key, value in change.items() if isinstance(value, dict) and isinstance(tree.get(key), dict)}
-    return tree | change | both
-
-
 def applied(settings: S, point: Point) -> S:
     """Return settings with the values of a point.
 
     Raises:
         EcgforgeError: they do not go together; names the key.
     """
-    tree = merged(settings.model_dump(), patch(point))
+    tree = merge_patch(settings.model_dump(), patch(point))
     kept = {key: value for key, value in settings if key not in tree}
     return checked(type(settings), tree | kept, "tuning")
 
@@ -75,7 +69,7 @@ def corners(space: Space) -> Iterator[Point]:
         yield dict(zip(space, values, strict=True))
 
 
-def check(settings: S, space: Space, check_settings: Callable[[S, str], None], where: str) -> None:
+def check(settings: S, space: Space, check_settings: Callable[[S, str], object], where: str) -> None:
     """Check that trials change parameters that there are, and that whatever they choose can be trained.
 
     Args:

@@ -39,8 +39,14 @@ def classifier_class(backbone: str) -> type[Classifier]:
     return getattr(import_module(module), attribute)
 
 
-def check_settings(settings: ClassifierSettings, where: str) -> None:
+def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettings:
     """Check what only the backbone itself knows of its parameters.
+
+    Args:
+        where: of the section that has an entry for each backbone.
+
+    Returns:
+        The settings, with the defaults of the network.
 
     Raises:
         EcgforgeError: the backbone is unknown, or its network is not what it takes; names the key.
@@ -49,7 +55,8 @@ def check_settings(settings: ClassifierSettings, where: str) -> None:
         kind = classifier_class(settings.backbone)
     except EcgforgeError as error:
         raise EcgforgeError(f"{where}: {error}") from None
-    checked(kind.Network, settings.network, f"{where}.network")
+    network = checked(kind.Network, settings.network, f"{where}.{settings.backbone}.network")
+    return settings.model_copy(update={"network": network.model_dump()})
 
 
 def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int) -> Classifier:

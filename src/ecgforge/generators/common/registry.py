@@ -44,8 +44,11 @@ def generator_name(kind: type[Generator]) -> str:
     return next(name for name, path in GENERATORS.items() if kind.__module__.startswith(path.split(":")[0]))
 
 
-def check_settings(name: str, settings: GeneratorSettings, where: str) -> None:
+def check_settings(name: str, settings: GeneratorSettings, where: str) -> GeneratorSettings:
     """Check what only the generator itself knows of its parameters.
+
+    Returns:
+        The settings, with the defaults of its network and sampling.
 
     Raises:
         EcgforgeError: the generator is unknown, or its network, phases or sampling are not what it takes; names the key.
@@ -54,10 +57,11 @@ def check_settings(name: str, settings: GeneratorSettings, where: str) -> None:
         kind = generator_class(name)
     except EcgforgeError as error:
         raise EcgforgeError(f"{where}: {error}") from None
-    checked(kind.Network, settings.network, f"{where}.network")
-    checked(kind.Sampling, settings.sampling, f"{where}.sampling")
+    network = checked(kind.Network, settings.network, f"{where}.network")
+    sampling = checked(kind.Sampling, settings.sampling, f"{where}.sampling")
     if set(settings.training) != set(kind.phases):
         raise EcgforgeError(f"{where}.training: {name} has the phases {', '.join(kind.phases)}, not {', '.join(settings.training)}")
+    return settings.model_copy(update={"network": network.model_dump(), "sampling": sampling.model_dump()})
 
 
 def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed: int) -> Generator:

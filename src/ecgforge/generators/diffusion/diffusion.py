@@ -41,8 +41,8 @@ class DiffusionNetwork(Section):
     """What all diffusion networks have: `label_dropout` is the share of training records whose rhythm is hidden, and `shift`
     moves the schedule towards noise, where long signals still show their beats (1 is the plain cosine)."""
 
-    label_dropout: Share
-    shift: Annotated[float, Field(gt=0, le=10)]
+    label_dropout: Share = 0.1
+    shift: Annotated[float, Field(gt=0, le=10)] = 3.0
 
 
 class Diffusion(Generator):

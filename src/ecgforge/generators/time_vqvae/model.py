@@ -56,12 +56,12 @@ class TimeVQVAENetwork(Section):
     """`fft` samples a frame, with a quarter of it from frame to frame; `label_dropout` is the share of training records whose
     rhythm is hidden from the priors."""
 
-    fft: Annotated[int, Field(ge=4, multiple_of=4)]
+    fft: Annotated[int, Field(ge=4, multiple_of=4)] = 8
     low: BandNetwork
     high: BandNetwork
     low_prior: PriorNetwork
     high_prior: PriorNetwork
-    label_dropout: Share
+    label_dropout: Share = 0.1
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
