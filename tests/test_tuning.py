@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ SPACE: space.Space = {"training.a": Float(kind="float", low=-5, high=5), "traini
 
 def task(folder: Path, **changes: Any) -> Task:
     defaults = {"training.a": 4.0, "training.b": 900}
-    made = Task("toy", f"sqlite:///{folder / 'tuning.db'}", SPACE, defaults, ("minimize",), seed=1, warmup=None, heartbeat=1)
+    made = Task("toy", f"sqlite:///{folder / 'tuning.db'}", SPACE, defaults, ("minimize",), seed=1, warmup=None)
     return replace(made, **changes)
 
 
@@ -150,16 +149,16 @@ def test_what_tuning_found_takes_the_place_of_the_parameters(tmp_path: Path) -> 
 
     best = {"training.prior.learning_rate": 0.0123, "sampling.guidance": 3.5}
     tune.write({"generators": {"time_vqvae": space.patch(best)}}, tmp_path / "g.yaml")
-    tune.write({"classifier": {"network": {"dropout": 0.33}}}, tmp_path / "c.yaml")
+    tune.write({"classifiers": {"resnet1d": {"network": {"dropout": 0.33}}}}, tmp_path / "c.yaml")
     before = parameters.read(ROOT / "params.yaml")
     params = parameters.read(ROOT / "params.yaml", [tmp_path / "g.yaml", tmp_path / "c.yaml"])
     changed, plain = params.generator("time_vqvae"), before.generator("time_vqvae")
     assert (changed.training["prior"].learning_rate, changed.sampling["guidance"]) == (0.0123, 3.5)
     assert changed.training["autoencoder"] == plain.training["autoencoder"]
-    assert params.active.classifier.network == before.active.classifier.network | {"dropout": 0.33}
+    assert params.classifier.network == before.classifier.network | {"dropout": 0.33}
     assert params.profiles["paper"] == before.profiles["paper"]
 
-    tune.write({"classifier": {"network": {"dropout": 3}}}, tmp_path / "c.yaml")
+    tune.write({"classifiers": {"resnet1d": {"network": {"dropout": 3}}}}, tmp_path / "c.yaml")
     with pytest.raises(EcgforgeError, match="dropout = 3"):
         parameters.read(ROOT / "params.yaml", [tmp_path / "c.yaml"])
     with pytest.raises(EcgforgeError, match="nowhere.yaml does not exist: run `dvc repro`"):
@@ -169,8 +168,8 @@ def test_what_tuning_found_takes_the_place_of_the_parameters(tmp_path: Path) -> 
 def test_what_looks_for_parameters_is_none_of_them() -> None:
     """Else the identity of every training would change with the number of trials."""
     active = Params.read(ROOT / "params.yaml").active
-    assert "tuning" not in active.classifier.model_dump()
-    assert all("tuning" not in settings.model_dump() for settings in active.generators.values())
+    for settings in (*active.classifiers.values(), *active.generators.values()):
+        assert "tuning" not in settings.model_dump()
 
 
 # Studies
@@ -215,8 +214,91 @@ def test_a_stage_that_was_killed_goes_on(tmp_path: Path) -> None:
     before = toy.points()
     tried = search.search(task(tmp_path), toy, 4, [None])
     assert ended(tried) == all_complete(4)
-    assert toy.starts()[3:] == [(3, 0), (2, 3)]
+    assert toy.starts()[3:] == [(2, 3), (3, 0)]
     assert toy.points()[2] == before[2]
+
+
+def test_a_kill_changes_no_trial(tmp_path: Path) -> None:
+    killed, whole = Toy(tmp_path / "killed", killed=2), Toy(tmp_path / "whole")
+    for toy in (killed, whole):
+        toy.folder.mkdir()
+    assert exit_code(lambda: search.search(task(killed.folder), killed, 14, [None])) == -signal.SIGKILL
+    assert search.search(task(killed.folder), killed, 14, [None]) == search.search(task(whole.folder), whole, 14, [None])
+
+
+@dataclass(frozen=True)
+class Curved:
+    """Trials that report a value at each of three steps, and are killed after the second one, `kills` times."""
+
+    folder: Path
+    kills: int = 1
+
+    def __call__(self, attempt: Attempt) -> list[float]:
+        marks = list(self.folder.glob("kill-*"))
+        for step in range(2 if marks else 0, 3):
+            attempt.report(float(step), step)
+            if step == 1 and len(marks) < self.kills:
+                (self.folder / f"kill-{len(marks)}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return [1.0]
+
+
+def test_a_trial_goes_on_with_the_curve_that_it_had(tmp_path: Path) -> None:
+    curved = Curved(tmp_path)
+    assert exit_code(lambda: search.search(task(tmp_path), curved, 1, [None])) == -signal.SIGKILL
+    assert ended(search.search(task(tmp_path), curved, 1, [None])) == all_complete(1)
+    curves = [trial.intermediate_values for trial in search.opened(task(tmp_path)).get_trials()]
+    assert curves == [{0: 0.0, 1: 1.0}, {0: 0.0, 1: 1.0, 2: 2.0}]
+
+
+@dataclass(frozen=True)
+class AlwaysKilled:
+    folder: Path
+
+    def __call__(self, attempt: Attempt) -> list[float]:
+        if attempt.number == 0:
+            (self.folder / "kills").open("a").write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [1.0]
+
+
+def test_a_trial_that_kills_its_worker_each_time_fails_at_last(tmp_path: Path) -> None:
+    objective = AlwaysKilled(tmp_path)
+    for _ in range(search.RETRIES + 1):
+        assert exit_code(lambda: search.search(task(tmp_path), objective, 2, [None])) == -signal.SIGKILL
+    tried = search.search(task(tmp_path), objective, 2, [None])
+    assert ended(tried) == [(0, "failed"), (1, "complete")]
+    assert tried[0].reason == "its worker died too often"
+    assert (tmp_path / "kills").read_text() == "x" * (search.RETRIES + 1)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Trials that run their own study once more, as another process would."""
+
+    folder: Path
+
+    def __call__(self, attempt: Attempt) -> list[float]:
+        code = multiprocessing.get_context("fork").Process(target=self.again)
+        code.start()
+        code.join()
+        return [float(code.exitcode or 0)]
+
+    def again(self) -> None:
+        try:
+            search.search(task(self.folder), Toy(self.folder), 1, [None])
+        except EcgforgeError as error:
+            raise SystemExit(7 if "another process runs the study 'toy'" in str(error) else 8) from None
+
+
+def test_one_process_at_a_time_runs_a_study(tmp_path: Path) -> None:
+    assert search.search(task(tmp_path), Nested(tmp_path), 1, [None])[0].values == (7.0,)
+
+
+def test_a_score_that_is_no_number_fails_the_trial(tmp_path: Path) -> None:
+    tried = search.search(task(tmp_path), lambda attempt: [math.nan if attempt.number else 1.0], 2, [None])
+    assert ended(tried) == [(0, "complete"), (1, "failed")]
+    assert tried[1].reason == "its score is not a finite number"
 
 
 @dataclass(frozen=True)
@@ -254,55 +336,28 @@ class InterruptedInTheThird:
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fewer_trials_than_once_were_asked_for(tmp_path: Path, workers: int) -> None:
-    """The others wait until they are asked for again, and nobody waits for one of them that was interrupted."""
+    """Those beyond are neither run nor waited for, not even one that was interrupted."""
     toy = InterruptedInTheThird(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         search.search(task(tmp_path), toy, 12, [None])
     assert ended(search.search(task(tmp_path), toy, 2, [None])) == all_complete(2)
-    assert search.opened(task(tmp_path)).get_trials()[2].state.name == "RUNNING", "it has not even been waited for"
     assert toy.starts() == [0, 1, 2]
     assert ended(search.search(task(tmp_path), toy, 4, [None] * workers)) == all_complete(4)
     assert (toy.starts()[:3], sorted(toy.starts()[3:])) == ([0, 1, 2], [2, 3])
-    states = [trial.state.name for trial in search.opened(task(tmp_path)).get_trials()]
-    assert states.count("WAITING") == 8
     assert ended(search.search(task(tmp_path), toy, 6, [None])) == all_complete(6)
     assert toy.starts()[5:] == [4, 5]
 
 
-def taken(folder: Path) -> Any:
-    """A study of two trials, whose first was taken by a process that died before its first heartbeat."""
-    study = search.opened(task(folder), frozenset({0}))
-    study.enqueue_trial(task(folder).defaults)
-    study.enqueue_trial({})
-    study.ask()
-    return study
-
-
-def test_a_trial_whose_worker_died_at_once_is_done_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the clock of the machine says on which it was taken."""
-    from datetime import datetime
-
-    class Tomorrow(datetime):
-        @classmethod
-        def now(cls, *_: Any) -> Tomorrow:
-            return cls(2100, 1, 1)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("optuna.storages._rdb.storage.datetime", Tomorrow)
-        taken(tmp_path)
+def test_a_trial_whose_worker_died_at_once_is_done_all_the_same(tmp_path: Path) -> None:
+    """It was taken, and its process died before it chose a point."""
+    study = search.opened(task(tmp_path))
+    assert exit_code(lambda: search._take(task(tmp_path), study, 2)) == 0
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING"]
     toy = Toy(tmp_path)
     tried = search.search(task(tmp_path), toy, 2, [None])
     assert ended(tried) == all_complete(2)
-    assert toy.starts() == [(1, 0), (0, 0)]
+    assert toy.starts() == [(0, 0), (1, 0)]
     assert tried[0].point == task(tmp_path).defaults
-
-
-def test_a_trial_is_put_back_by_one_worker_alone(tmp_path: Path) -> None:
-    silent = taken(tmp_path).get_trials(deepcopy=False)[:1]
-    for _ in range(2):
-        search._put_back(search.opened(task(tmp_path)), silent)
-    states = [trial.state.name for trial in search.opened(task(tmp_path)).get_trials()]
-    assert states == ["FAIL", "WAITING", "WAITING"]
 
 
 def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
@@ -361,7 +416,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    settings = Params.read(ROOT / "params.yaml").active.classifier
+    settings = Params.read(ROOT / "params.yaml").classifier
     cell = runs.Cell("tuning", "ptbxl", 1, True, backbone="resnet1d")
     inputs = stage.record_inputs([("training", records)])
     defaults = {"training.learning_rate": 0.01, "network.dropout": 0.2}
@@ -413,11 +468,11 @@ class Deadly:
 
 
 def deadly_study(folder: Path) -> dict[str, Any]:
-    """Three of these trials, as a stage runs them, with a heartbeat each second."""
+    """Three of these trials, as a stage runs them."""
     from ecgforge.stages import trials_of_tuning as stage
 
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
-    settings, stage.search.Task = params.active.classifier, partial(Task, heartbeat=1)  # type: ignore[attr-defined,assignment]
+    settings = params.classifier
     return stage._study(Deadly(settings, folder, params.active.compute), "ptbxl", {"backbone": "resnet1d"}, [], settings)  # type: ignore[arg-type]
 
 
@@ -441,7 +496,6 @@ def test_a_trial_that_killed_all_its_workers_has_ended_in_mlflow_too(
     assert states() == [("FINISHED", ""), ("RUNNING", "")]
     Path("deadly").unlink()
     monkeypatch.setattr(search, "RETRIES", 0)
-    monkeypatch.setattr(search, "Task", Task)
     deadly_study(records.folder)
     assert states() == [("FINISHED", ""), ("FAILED", "its worker died too often"), ("FINISHED", "")]
 
@@ -495,9 +549,9 @@ def waves(folder: Path, test_seed: int = 0) -> RecordSet:
 
 def small(tree: dict[str, Any]) -> dict[str, Any]:
     demo = tree["profiles"]["demo"]
-    demo["classifier"]["network"] |= {"widths": [4, 8]}
-    demo["classifier"]["training"] |= {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
-    demo["classifier"]["tuning"] |= {"n_trials": 3, "repeats": 2}
+    demo["classifiers"]["resnet1d"]["network"] |= {"widths": [4, 8]}
+    demo["classifiers"]["resnet1d"]["training"] |= {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
+    demo["classifiers"]["resnet1d"]["tuning"] |= {"n_trials": 3, "repeats": 2}
     diffwave = demo["generators"]["diffwave"]
     diffwave["network"] |= {"layers": 2, "channels": 8}
     diffwave["training"]["denoiser"] |= {"steps": 10, "evaluate_every": 5, "warmup_steps": 2, "batch_size": 8}
@@ -523,7 +577,7 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(tmp_path: P
         tune.tune(Path("params.yaml"), "ptbxl", None, Path("set"), Path("out.yaml"))
         written.append(Path("out.yaml").read_bytes())
     assert written[0] == written[1]
-    assert set(yaml.safe_load(written[0])["classifier"]) == {"training", "network"}
+    assert set(yaml.safe_load(written[0])["classifiers"]["resnet1d"]) == {"training", "network"}
     assert list(Path(".ecgforge/unfinished").iterdir()) == []
 
     before = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
