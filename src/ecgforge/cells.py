@@ -26,13 +26,13 @@ from typing import Any
 from ecgforge import console, warm
 from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
+from ecgforge.tracking import mlflow_internals
 from ecgforge.workers import obey
 
 # What most stages load, together 12 s.
 SLOW = (
     "mlflow.pytorch",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "mlflow.store.tracking.sqlalchemy_store",
+    *mlflow_internals.STORES,
     "neurokit2",
     "sklearn.manifold",
     "ecgforge.stages.assess",
@@ -92,9 +92,7 @@ def _temporary_files() -> Iterator[None]:
 
 def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
     """Return the stages to run, each with those of them that come before it."""
-    from dvc.repo import Repo, lock_repo
-
-    with internals.each_file_once(), Repo() as repo, lock_repo(repo):
+    with internals.each_file_once(), internals.locked_repo() as repo:
         if mended := lock.mend(Path(repo.root_dir)):
             console.err.print(mended, style="yellow")
         lock.keep(Path(repo.root_dir))
@@ -184,11 +182,10 @@ def _repro_one(name: str) -> bool:
     import logging
 
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
-        with internals.parameters_looked_up(), internals.whole_writes(), Repo(_wait_for_lock=True) as repo:
+        with internals.parameters_looked_up(), internals.whole_writes(), internals.waiting_repo() as repo:
             repo.reproduce([name], single_item=True)
     except DvcException as error:
         reasons = [str(one) for one in (error, error.__cause__) if one]

@@ -1,4 +1,5 @@
-"""Changes to DVC while a block lasts. All private names of DVC are here; tests/test_dvc.py guards them."""
+"""The only file that uses private names of DVC: what is outside `dvc.api`, `dvc.repo.Repo` and
+`dvc.exceptions`. `tests/test_private_names.py` checks that the installed DVC has them."""
 
 from __future__ import annotations
 
@@ -6,33 +7,32 @@ import functools
 import io
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from ecgforge.dvc import lock
 from ecgforge.files import whole
+from ecgforge.private_names import private
 
 
 @contextmanager
 def each_file_once() -> Iterator[None]:
     """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which is
     most of the time of finding that there is nothing to do."""
-    from dvc.dependency import param
-    from dvc.output import Output
-
+    param, output_class = private("dvc.dependency.param"), private("dvc.output:Output")
     known: dict[str, Any] = {}
-    get_hash = Output.get_hash
+    get_hash = output_class.get_hash
 
-    def remembered(output: Output) -> Any:
+    def remembered(output: Any) -> Any:
         if output.fs_path not in known:
             known[output.fs_path] = get_hash(output)
         return known[output.fs_path]
 
     with (
         patch.object(param, "load_path", functools.cache(param.load_path)),
-        patch.object(Output, "get_hash", remembered),
+        patch.object(output_class, "get_hash", remembered),
         parameters_looked_up(),
     ):
         yield
@@ -41,7 +41,7 @@ def each_file_once() -> Iterator[None]:
 @contextmanager
 def parameters_looked_up() -> Iterator[None]:
     """Within, DVC looks a parameter up by its name; it would walk through all of params.yaml for each."""
-    from dvc.dependency import param
+    param = private("dvc.dependency.param")
 
     def straight(tree: Any, path: str, separator: str) -> Any:
         try:
@@ -59,7 +59,7 @@ def whole_writes() -> Iterator[None]:
 
     DVC empties the file and writes it again, so that a kill leaves a part of it.
     """
-    from dvc.utils.serialize import _common, _yaml
+    common, yaml = private("dvc.utils.serialize._common"), private("dvc.utils.serialize._yaml")
 
     def dump(path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:  # noqa: ARG001
         text = io.StringIO()
@@ -69,5 +69,53 @@ def whole_writes() -> Iterator[None]:
         if Path(path).name == lock.LOCK:
             lock.keep(Path(path).parent)
 
-    with patch.object(_common, "_dump_data", dump), patch.object(_yaml, "_dump_data", dump):
+    with patch.object(common, "_dump_data", dump), patch.object(yaml, "_dump_data", dump):
         yield
+
+
+@contextmanager
+def locked_repo() -> Iterator[Any]:
+    """Open DVC's project in the current folder, and keep other DVC processes from writing to it."""
+    from dvc.repo import Repo
+
+    with Repo() as repo, private("dvc.repo:lock_repo")(repo):
+        yield repo
+
+
+def waiting_repo() -> Any:
+    """Open DVC's project in the current folder; it waits for locks of other DVC processes."""
+    from dvc.repo import Repo
+
+    return Repo(_wait_for_lock=True)
+
+
+def lock_of(file: Path, repo: Any) -> AbstractContextManager[Any]:
+    """Return the lock under which DVC empties a file in its temporary folder and writes it again.
+
+    Raises:
+        DvcException: on entry, where another process holds the lock.
+    """
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    make_lock = private("dvc.lock:make_lock")
+    lock: AbstractContextManager[Any] = make_lock(f"{file}.lock", tmp_dir=str(file.parent), hardlink_lock=hardlink)
+    return lock
+
+
+def lock_error() -> type[Exception]:
+    """Return the class of the error that another process holds a lock."""
+    return _error("dvc.lock:LockError")
+
+
+def scm_error() -> type[Exception]:
+    """Return the class of the error that git has no repository where DVC expects one."""
+    return _error("dvc.scm:SCMError")
+
+
+def no_remote_error() -> type[Exception]:
+    """Return the class of the error that a project has no default remote."""
+    return _error("dvc.config:NoRemoteError")
+
+
+def _error(name: str) -> type[Exception]:
+    found: type[Exception] = private(name)
+    return found

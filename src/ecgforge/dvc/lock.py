@@ -126,9 +126,7 @@ def _restore(root: Path, text: str) -> None:
     kept, torn = stages(text) or {}, _text(root / LOCK)
     newer = stages(torn[: max((found.start() for found in STAGE.finditer(torn)), default=0)]) or {}  # the last one may be cut
     if any(kept.get(name) != entry for name, entry in newer.items()):
-        from dvc.utils.serialize import dumps_yaml
-
-        text = dumps_yaml({"schema": "2.0", "stages": kept | newer})
+        text = yaml.safe_dump({"schema": "2.0", "stages": kept | newer}, sort_keys=False)
     with whole(root / LOCK) as scratch:
         scratch.write_text(text, encoding="utf-8")
 

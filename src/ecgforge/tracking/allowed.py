@@ -16,6 +16,7 @@ import yaml
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.tracking import graphs
+from ecgforge.tracking.mlflow_internals import PICKLE_MODULE
 from ecgforge.tracking.served import DIGEST, FILES, GRAPH, LOADER, WEIGHTS_FILE
 
 EXAMPLES = ("input_example.json", "serving_input_example.json")
@@ -49,7 +50,7 @@ MLFLOWS = {  # of a classifier that is not served by us: MLflow's own loader of 
     "data": "data",
     "env": ENVIRONMENT,
     "loader_module": "mlflow.pytorch",
-    "pickle_module_name": "mlflow.pytorch.pickle_module",
+    "pickle_module_name": PICKLE_MODULE,
 }
 
 

@@ -17,6 +17,7 @@ import psutil
 import yaml
 
 from ecgforge import console
+from ecgforge.dvc import internals
 from ecgforge.dvc.lock import DAMAGED, KEPT
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, whole
@@ -212,15 +213,14 @@ class Content:
         return ""
 
     def _stages_at_work(self, file: Path) -> list[tuple[int, str]]:
-        from dvc.lock import LockError, make_lock
+        from dvc.exceptions import DvcException
 
         try:
-            # Under this lock DVC empties the list and writes it anew.
-            with make_lock(f"{file}.lock", tmp_dir=str(file.parent), hardlink_lock=self.repo.config["core"].get("hardlink_lock", False)):
+            with internals.lock_of(file, self.repo):
                 tree = json.loads(file.read_text())
             named = [*tree.get("write", {}).values(), *chain.from_iterable(tree.get("read", {}).values())]
             return [(int(one["pid"]), str(one["cmd"])) for one in named]
-        except (LockError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        except (DvcException, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
             raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
 
     @contextmanager
@@ -230,12 +230,10 @@ class Content:
         Raises:
             EcgforgeError: DVC itself is writing.
         """
-        from dvc.lock import LockError
-
         with ExitStack() as held:
             try:
                 held.enter_context(self.repo.lock if self.repo else nullcontext())
-            except LockError as error:
+            except internals.lock_error() as error:
                 raise EcgforgeError("DVC is at work: try again when it has ended") from error
             yield
 
@@ -320,13 +318,12 @@ class Content:
     def _opened(self) -> tuple[Any, bool]:
         from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
-        from dvc.scm import SCMError
 
         try:
             return Repo(str(self.root)), False
         except NotDvcRepoError:
             return None, False
-        except SCMError:
+        except internals.scm_error():
             return Repo(str(self.root), config={"core": {"no_scm": True}}), True
         except DvcException as error:
             raise EcgforgeError(f"DVC cannot open the project ({reason(error)})") from error
@@ -337,11 +334,9 @@ class Content:
 
     @cached_property
     def _remote(self) -> Any:
-        from dvc.config import NoRemoteError
-
         try:
             return self.repo.cloud.get_remote_odb() if self.repo else None
-        except NoRemoteError:
+        except internals.no_remote_error():
             return None
 
 

@@ -15,6 +15,8 @@ from ecgforge.files import md5
 from ecgforge.tracking.content import inside
 from ecgforge.tracking.store import project_root
 
+SOURCE_TYPE = "dvc"
+
 
 class DvcSource(DatasetSource):
     """A file or folder under DVC.
@@ -30,7 +32,7 @@ class DvcSource(DatasetSource):
 
     @staticmethod
     def _get_source_type() -> str:
-        return "dvc"
+        return SOURCE_TYPE
 
     def load(self) -> Path:
         """Return the path, having checked that the very content lies there.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 
 class Refusal(MlflowException):
     """A request that is refused, HTTP 400: one line, where MLflow's server would put the whole request before what is wrong with it."""
 
     def __init__(self, told: str) -> None:
-        super().__init__(told, error_code=INVALID_PARAMETER_VALUE)
+        super().__init__(told)
+        self.error_code = "INVALID_PARAMETER_VALUE"
         self.told = told
 
     def serialize_as_json(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecgforge.files import md5
+from ecgforge.tracking import mlflow_internals
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -38,9 +39,8 @@ class Service:
 def describe(model: Model, service: Service, folder: Path) -> None:
     """Write into the description `model` of the files in `folder` how MLflow serves them; the PyTorch flavour stays as it is."""
     from mlflow import pyfunc
-    from mlflow.models.utils import _save_example
 
-    _save_example(model, service.example, str(folder))
+    mlflow_internals.save_example(model, service.example, folder)
     model.signature = _signature()
     model.metadata = {DIGEST: md5(folder / FILES)}
     pyfunc.add_to_model(model, loader_module=service.loader, conda_env="conda.yaml", python_env="python_env.yaml")
@@ -60,6 +60,5 @@ def _signature() -> ModelSignature:
     answer = {"rhythm": DataType.string, "probabilities": Map(DataType.double)}
     inputs, outputs = (Schema([ColSpec(Object([Property(*one) for one in form.items()]))]) for form in (record, answer))
     signature = ModelSignature(inputs, outputs)
-    # MLflow then leaves the check of a request to the model, and that tells what is wrong in one line.
-    signature._is_signature_from_type_hint = True
+    mlflow_internals.leave_checks_to_model(signature)
     return signature

@@ -26,7 +26,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
-from ecgforge.tracking import home
+from ecgforge.tracking import home, mlflow_internals
 from ecgforge.tracking.home import ARTIFACTS
 
 if TYPE_CHECKING:
@@ -368,33 +368,19 @@ def _current(database: Path) -> bool:
 
 def _refuse_newer(database: Path) -> None:
     """Check that the installed MLflow knows the schema of a database, which a newer one may have written."""
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
-    from mlflow.store.db.utils import _get_alembic_config
-
     with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
         tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
         found = ", ".join(one for (one,) in connection.execute("SELECT version_num FROM alembic_version")) if tables else ""
-    try:
-        if found:
-            ScriptDirectory.from_config(_get_alembic_config("")).get_revision(found)
-    except CommandError:
+    if found and not mlflow_internals.schema_known(found):
         raise EcgforgeError(
             f"MLflow's database {database} was written by a newer MLflow than the {version('mlflow')} here (its schema is {found}): "
             "install that version, or set MLFLOW_TRACKING_URI to another place or a server"
-        ) from None
+        )
 
 
 def _upgrade(database: Path, folder: Path) -> None:
-    from mlflow.store.db.utils import _is_empty_database, _upgrade_db, create_sqlalchemy_engine
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     _quieten()
-    engine = create_sqlalchemy_engine(address(database))
-    if not _is_empty_database(engine):
-        _upgrade_db(engine)
-    engine.dispose()
-    SqlAlchemyStore(address(database), str(folder / ARTIFACTS)).engine.dispose()
+    mlflow_internals.create_or_upgrade(address(database), folder / ARTIFACTS)
     with closing(sqlite3.connect(database, timeout=BUSY)) as connection, connection:
         home.note(connection, folder)
         connection.execute(f"PRAGMA user_version = {_stamp()}")
@@ -404,7 +390,7 @@ def _quieten() -> None:
     """Silence what MLflow and its libraries log of errors that they raise as well, with statements of up to a thousand lines."""
     import logging
 
-    for name in ("mlflow.store.db.utils", "alembic", "sqlalchemy"):
+    for name in mlflow_internals.LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -17,6 +17,7 @@ import yaml
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.tracking import allowed
+from ecgforge.tracking.mlflow_internals import local_folder
 from ecgforge.tracking.served import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
 from ecgforge.tracking.store import absent, client, patiently, tolerating
 
@@ -133,11 +134,9 @@ def fetched(version: Version) -> Iterator[Path]:
 
 def _links(version: Version) -> list[str]:
     """The links among the files of a version, where these are on this machine; who fetches them would follow them."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     model = patiently(client().get_logged_model, version.source.rsplit("/", 1)[-1])
-    folder = getattr(get_artifact_repository(model.artifact_location), "artifact_dir", None)
-    return [path.relative_to(folder).as_posix() for path in sorted(Path(folder).rglob("*")) if path.is_symlink()] if folder else []
+    folder = local_folder(model.artifact_location)
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_symlink()] if folder else []
 
 
 @contextmanager
