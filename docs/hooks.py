@@ -73,10 +73,7 @@ def parameters() -> str:
     """Return the page of all parameters: a table for each section of the schema."""
     from ecgforge.params import Params
 
-    places: dict[type[BaseModel], list[str]] = {}
-    for place, model in _sections(Params, ""):
-        places.setdefault(model, []).append(place)
-    tables = [line for model, used in places.items() for line in _section(model, used)]
+    tables = [line for model, used in _places(Params, "").items() for line in _section(model, used)]
     return "\n".join([PARAMETERS, *tables, *_networks()])
 
 
@@ -90,6 +87,14 @@ Each section below lists the places where it is used. `<name>` stands for a name
 and `[]` for an entry of a list. A name starts with a lower-case letter and has lower-case letters,
 digits and `_`.
 """
+
+
+def _places(model: type[BaseModel], place: str) -> dict[type[BaseModel], list[str]]:
+    """Return the places of a section and of all sections in it, by section."""
+    places: dict[type[BaseModel], list[str]] = {}
+    for key, found in _sections(model, place):
+        places.setdefault(found, []).append(key)
+    return places
 
 
 def _sections(model: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -154,7 +159,7 @@ def _type(found: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in found.get("enum", [found.get("const")]))
     if found.get("type") == "array":
         parts = found.get("prefixItems") or [found.get("items", {})]
-        return f"list of {', '.join(map(_type, parts))}"
+        return re.sub(r"(name|integer|number)", r"\1s", f"list of {', '.join(map(_type, parts))}")
     if found.get("type") == "object":
         named = found.get("patternProperties", {}).values()
         inner = next(iter(named), found.get("additionalProperties"))
@@ -201,11 +206,11 @@ NETWORKS = "Each generator and each backbone declares these sections in its own 
 def _own_sections(name: str, own: dict[str, type[BaseModel]], place: str) -> list[str]:
     lines = [f"### {name}", ""]
     for key, model in own.items():
-        for inner, found in _sections(model, f"{place}.{key}"):
+        for found, places in _places(model, f"{place}.{key}").items():
             title = f"#### {found.__name__} {{#{found.__name__.lower()}}}"
             if found is model:
                 title = f"#### {key} of {name} {{#{name}-{key}}}"
-            lines += _section(found, [inner], title)
+            lines += _section(found, places, title)
     return lines
 
 
