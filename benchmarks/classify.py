@@ -48,7 +48,7 @@ def main(records: int, workers: int) -> None:
     from ecgforge.wfdb_io import files as wfdb_files
 
     params = Params.read(Path("params.yaml"))
-    judge = Judge(registry.create(params.active.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(), params.preprocessing, "mV")
+    judge = Judge(registry.create(params.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(), params.preprocessing, "mV")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("ptbxl", "chapman"):

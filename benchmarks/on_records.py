@@ -156,7 +156,7 @@ class Judge:
     def _own(self, made: list[RecordSet], validation: RecordSet, seed: int, name: str) -> float:
         known = self.folder / f"{name}.json"
         if not known.exists():
-            settings, records = self.params.active.classifier, Records(made)
+            settings, records = self.params.classifier, Records(made)
             classifier = classifiers.create(settings, self.train.about.rhythms, records.scale(), seed)
             arguments = (classifier.objective(), made, [validation], settings.training, self.params.active.compute)
             fit(*arguments, seed=seed, folder=self.folder / f"{name}-checkpoints", log=lambda *_: None)

@@ -60,7 +60,7 @@ def tested(params: Params, settings: Any, sets: list[RecordSet], real: RecordSet
 
 
 def classifier(params: Params, real: RecordSet, asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
-    settings = params.active.classifier
+    settings = params.classifier
     best = best_of(objectives.OfClassifier(settings, real.folder, params.active.compute), asked.trials, asked.folder)
     sets = [real.split("train"), real.split("validation")]
     found: dict[str, list[np.ndarray]] = {}
@@ -84,7 +84,7 @@ def generator(params: Params, real: RecordSet, asked: argparse.Namespace, name: 
                 generators.save(train(name, seeded, real, params.active.compute, place / "checkpoints", log), model)
             made = drawn(model, chosen.sampling, learned(real, seed), place / "records", seed)
             sets = [made.split("train"), made.split("validation")]
-            found[how].append(tested(params, params.active.classifier, sets, real, seed, place / "classifier"))
+            found[how].append(tested(params, params.classifier, sets, real, seed, place / "classifier"))
     return found
 
 

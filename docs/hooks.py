@@ -196,7 +196,7 @@ def _networks() -> list[str]:
         lines += _own_sections(name, own, f"profiles.<name>.generators.{name}")
     for name in CLASSIFIERS:
         own = {"network": classifier_class(name).Network}
-        lines += _own_sections(name, own, "profiles.<name>.classifier")
+        lines += _own_sections(name, own, f"profiles.<name>.classifiers.{name}")
     return lines
 
 

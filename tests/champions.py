@@ -38,7 +38,7 @@ def prepared_records(project: Path, amplitude: str = "mV") -> RecordSet:
 
 def register_classifier(project: Path, records: RecordSet) -> None:
     """Register a classifier whose head tells records apart, as an untrained one's does not."""
-    settings, rhythms = PARAMS.active.classifier, records.about.rhythms
+    settings, rhythms = PARAMS.classifier, records.about.rhythms
     classifier = classifiers.create(settings, rhythms, Records([records]).scale(), seed=0).eval()
     features, linear = torch.from_numpy(embed(classifier, records.signals())).float(), classifier.head[1]
     with torch.no_grad():

@@ -184,7 +184,7 @@ def test_a_user_without_a_name_has_one_for_what_asks(tmp_path: Path, monkeypatch
 
 
 def set_rate(tree: dict[str, Any]) -> None:
-    tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 7
+    tree["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["learning_rate"] = 7
 
 
 def unknown_key(tree: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ ABOUT = About(100, 200, "mV", ("SR", "AFIB"), "simulated", {})
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    settings = PARAMS.active.classifier
+    settings = PARAMS.classifier
     classifiers.save(classifiers.create(settings, ABOUT.rhythms, torch.ones(8), 0), settings.backbone, tmp_path / "model")
     (tmp_path / "model" / PREPROCESSING).write_text(json.dumps(PREPARED))
     return tmp_path / "model"

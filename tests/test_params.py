@@ -110,7 +110,7 @@ def test_the_first_backbone_is_the_studys_classifier(tree: dict[str, Any], tmp_p
 def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
     classifiers = tree["profiles"]["sample"]["classifiers"]
     classifiers["resnet2d"] = classifiers["resnet1d"]
-    with pytest.raises(EcgforgeError, match="profiles.sample.classifiers: 'resnet2d' is no backbone: known are resnet1d"):
+    with pytest.raises(EcgforgeError, match="profiles.sample.classifiers.resnet2d: 'resnet2d' is no backbone: known are resnet1d"):
         parameters.read(write(tree, tmp_path))
 
 

@@ -92,12 +92,12 @@ def f1(
     """Macro-F1 of classifiers of few real records, alone and beside each set, on many patients that none has seen."""
     few, test, folder = part(real.split("train"), SHARE, seed=0), hospital(7), tmp_path_factory.mktemp("classifiers")
     beside = {"alone": [few], "copies": [few, few], **{name: [few, sets[name]] for name in ("noise", "simulator")}}
-    training = DEMO.classifier.training.model_copy(update={"steps": STEPS, "patience": None})
+    training = DEMO.classifiers["resnet1d"].training.model_copy(update={"steps": STEPS, "patience": None})
     found = {}
     for name, train in beside.items():
         probabilities = []
         for seed in SEEDS:
-            classifier = registry.create(DEMO.classifier, real.about.rhythms, Records(train).scale(), seed)
+            classifier = registry.create(DEMO.classifiers["resnet1d"], real.about.rhythms, Records(train).scale(), seed)
             place = folder / f"{name}-{seed}"
             validation = [real.split("validation")]
             fit(classifier.objective(), train, validation, training, DEMO.compute, seed=seed, folder=place, log=lambda *_: None)

@@ -53,17 +53,17 @@ def small_params() -> dict[str, Any]:
     demo["generators"]["diffwave"]["training"]["denoiser"] |= {"steps": 20, "evaluate_every": 5, "warmup_steps": 2, "batch_size": 8}
     demo["generators"]["diffwave"]["ablations"]["plain cosine schedule"] = {"network": {"shift": 1.0}}  # one that is trained
     demo["synthesis"] |= {"train": 24, "validation": 3, "test": 4}
-    demo["classifier"]["network"] |= {"widths": [8, 16]}
-    demo["classifier"]["training"] |= {"steps": 40, "evaluate_every": 20, "warmup_steps": 2}
+    demo["classifiers"]["resnet1d"]["network"] |= {"widths": [8, 16]}
+    demo["classifiers"]["resnet1d"]["training"] |= {"steps": 40, "evaluate_every": 20, "warmup_steps": 2}
     demo["study"] |= {"seeds": [0, 1], "resamples": 50}
     short = {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
-    for other in demo["sweeps"]["backbones"]:
-        other["training"] |= short
-    demo["sweeps"]["backbones"][0]["network"] |= {"widths": [4, 8], "depths": [1, 1]}
+    for other in ("xresnet1d", "transformer"):
+        demo["classifiers"][other]["training"] |= short
+    demo["classifiers"]["xresnet1d"]["network"] |= {"widths": [4, 8], "depths": [1, 1]}
     demo["sweeps"]["fine_tuning"] |= short | {"steps": 30}
     demo["sweeps"] |= {"mixture": [50], "transfer": [25], "size": [50]}
     demo["quality"] |= {"records": 20, "permutations": 20}
-    demo["classifier"]["tuning"] |= {"n_trials": 2, "repeats": 1}
+    demo["classifiers"]["resnet1d"]["tuning"] |= {"n_trials": 2, "repeats": 1}
     return tree
 
 
@@ -361,7 +361,7 @@ def test_the_study_is_compared_in_mlflows_ui(study: Path, browser) -> None:  # n
 def test_mlflow_run_makes_its_stages_runs_children(copied: Path) -> None:
     study, client = copied, client_of(copied)
     params = small_params()
-    params["profiles"]["demo"]["classifier"]["training"]["weight_decay"] = 0.02
+    params["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["weight_decay"] = 0.02
     (study / "params.yaml").write_text(yaml.safe_dump(params))
     before = {one.info.run_id for one in all_runs(client)}
     command = ("mlflow", "run", ".", "--env-manager", "local", "-e", "classifier", "-P", "dataset=ptbxl", "-P", "generator=diffwave")

@@ -35,7 +35,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def register(project: Path, seed: int) -> None:
-    settings: ClassifierSettings = Params.read(ROOT / "params.yaml").active.classifier
+    settings: ClassifierSettings = Params.read(ROOT / "params.yaml").classifier
     classifier = classifiers.create(settings, RHYTHMS, torch.ones(8), seed)
     classifiers.save(classifier, settings.backbone, project / f"seed-{seed}")
     cell = runs.Cell("classifier", "merged", seed, True, setting="TrRTeR", backbone=settings.backbone)

@@ -51,9 +51,9 @@ def _completed(profile: Profile, where: str) -> Profile:
             check_generator(name, changed, f"{place}.ablations.{variation}")
         space.check(complete, complete.tuning.space, partial(check_generator, name), f"{place}.tuning.space")
     for name, classifier in profile.classifiers.items():
-        place = f"{where}.classifiers"
+        place = f"{where}.classifiers.{name}"
         classifiers[name] = settings = check_classifier(classifier, place)
-        space.check(settings, settings.tuning.space, check_classifier, f"{place}.{name}.tuning.space")
+        space.check(settings, settings.tuning.space, check_classifier, f"{place}.tuning.space")
     return profile.model_copy(update={"generators": generators, "classifiers": classifiers})
 
 

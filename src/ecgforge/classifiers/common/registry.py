@@ -42,9 +42,6 @@ def classifier_class(backbone: str) -> type[Classifier]:
 def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettings:
     """Check what only the backbone itself knows of its parameters.
 
-    Args:
-        where: of the section that has an entry for each backbone.
-
     Returns:
         The settings, with the defaults of the network.
 
@@ -55,7 +52,7 @@ def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettin
         kind = classifier_class(settings.backbone)
     except EcgforgeError as error:
         raise EcgforgeError(f"{where}: {error}") from None
-    network = checked(kind.Network, settings.network, f"{where}.{settings.backbone}.network")
+    network = checked(kind.Network, settings.network, f"{where}.network")
     return settings.model_copy(update={"network": network.model_dump()})
 
 
