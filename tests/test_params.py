@@ -277,14 +277,11 @@ def test_a_changed_default_changes_the_resolved_tree(monkeypatch: pytest.MonkeyP
     assert after == before
 
 
-def test_the_command_writes_the_same_bytes_each_time(tmp_path: Path) -> None:
-    runner = CliRunner()
+def test_the_command_prints_the_same_bytes_each_time() -> None:
     arguments = ["params", "--params", str(ROOT / "params.yaml"), "--profile", "sample"]
-    printed = runner.invoke(app, arguments, catch_exceptions=False).stdout
-    assert runner.invoke(app, [*arguments, "--out", str(tmp_path / "resolved.yaml")], catch_exceptions=False).stdout == ""
-    assert (tmp_path / "resolved.yaml").read_text() == printed
-    assert yaml.safe_load(printed)["profile"] == "sample"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml"]
+    printed = [CliRunner().invoke(app, arguments, catch_exceptions=False).stdout for _ in range(2)]
+    assert printed[0] == printed[1]
+    assert yaml.safe_load(printed[0])["profile"] == "sample"
 
 
 @given(
