@@ -58,7 +58,7 @@ def _completed(profile: Profile, where: str) -> Profile:
 
 
 def resolved(params: Params) -> str:
-    """Return the profile in use as YAML, with all defaults and without its name: what the stages depend on.
+    """Return the parameters in use as YAML, with all defaults: the sections of the profile are at the top level.
 
     Sections are in the order of the schema. `selected` has the names in use of sources and generators, whose
     settings are under `sources` and `generators`. `params` comes from `read`, or networks lack their defaults.
