@@ -1,7 +1,7 @@
 """MkDocs hooks: generate the reference pages during the build, and turn formulas into MathML.
 
-The parameters come from the typed schema, the command line from the Typer app, and the Python API
-from the source files. So these pages always agree with the code.
+The parameters come from the typed schema, the command line from the Typer app, the Python API from
+the source files, and the stages from dvc.yaml. So these pages always agree with the code.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-SOURCE = Path(__file__).parents[1] / "src"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.S)
 BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.S)
 WORDS = {
@@ -50,7 +52,12 @@ API = {  # names, or module.name where several modules define the name: files ma
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages to the site."""
-    pages = {"parameters": parameters, "command_line": command_line, "python": python_api}
+    pages = {
+        "parameters": parameters,
+        "command_line": command_line,
+        "python": python_api,
+        "stages": stages,
+    }
     for name, page in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=page()))
     return files
@@ -74,7 +81,7 @@ def parameters() -> str:
     from ecgforge.params import Params
 
     tables = [line for model, used in _places(Params, "").items() for line in _section(model, used)]
-    return "\n".join([PARAMETERS, *tables, *_networks()])
+    return "\n".join([PARAMETERS, *tables, *_in_own_files()])
 
 
 PARAMETERS = """# Parameters
@@ -184,12 +191,13 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def _networks() -> list[str]:
-    """Describe the sections that a generator or a backbone declares in its own file."""
+def _in_own_files() -> list[str]:
+    """Describe the sections that a generator, backbone or sweep declares in its own file."""
     from ecgforge.classifiers.common.registry import CLASSIFIERS, classifier_class
     from ecgforge.generators.common.registry import GENERATORS, generator_class
+    from ecgforge.sweeps.common.registry import SWEEPS, get
 
-    lines = ["## Networks and sampling", "", NETWORKS, ""]
+    lines = ["## Sections of generators, backbones and sweeps", "", OWN_FILES, ""]
     for name in GENERATORS:
         kind = generator_class(name)
         own = {"network": kind.Network, "sampling": kind.Sampling}
@@ -197,10 +205,14 @@ def _networks() -> list[str]:
     for name in CLASSIFIERS:
         own = {"network": classifier_class(name).Network}
         lines += _own_sections(name, own, f"profiles.<name>.classifiers.{name}")
+    for name in SWEEPS:
+        model = get(name).Parameters
+        if model.model_fields:
+            lines += _own_sections(name, {name: model}, "profiles.<name>.sweeps")
     return lines
 
 
-NETWORKS = "Each generator and each backbone declares these sections in its own file."
+OWN_FILES = "Each generator, backbone and sweep declares these sections in its own file."
 
 
 def _own_sections(name: str, own: dict[str, type[BaseModel]], place: str) -> list[str]:
@@ -209,7 +221,7 @@ def _own_sections(name: str, own: dict[str, type[BaseModel]], place: str) -> lis
         for found, places in _places(model, f"{place}.{key}").items():
             title = f"#### {found.__name__} {{#{found.__name__.lower()}}}"
             if found is model:
-                title = f"#### {key} of {name} {{#{name}-{key}}}"
+                title = f"#### {place}.{key} {{#{name}-{key}}}".replace("profiles.<name>.", "")
             lines += _section(found, places, title)
     return lines
 
@@ -304,3 +316,42 @@ def _defined() -> list[str]:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 paths.append(f"{module}.{node.name}")
     return paths
+
+
+# Stages
+
+
+def stages() -> str:
+    """Return the page of all stages in dvc.yaml."""
+    tree = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    rows = [
+        _row(
+            f"`{name}`",
+            stage.get("desc", ""),
+            ", ".join(stage.get("matrix", {})) or "-",
+            ", ".join(f"`{path}`" for path in _outputs(stage)),
+        )
+        for name, stage in tree.items()
+    ]
+    return "\n".join([STAGES, *_header("stage", "result", "a cell for each", "writes"), *rows])
+
+
+STAGES = """# Stages
+
+This page is generated from `dvc.yaml`. A stage has a cell for each entry of its matrix. DVC runs a
+cell again only if something that it depends on changed.
+`dvc repro classify@ptbxl-diffwave` runs one cell with its dependencies.
+
+The first stage writes the parameters of the profile in use with all defaults. The other stages
+depend on single parameters. So a changed default in the code runs only the stages that use it.
+
+A stage reads paths and writes paths. An output appears only when it is complete. The command of
+each stage is on the page [Command line](command_line.md).
+"""
+
+
+def _outputs(stage: dict[str, Any]) -> Iterator[str]:
+    """Yield the outputs of a stage, with `<name>` for the values of its matrix."""
+    for entry in (one for key in ("outs", "metrics", "plots") for one in stage.get(key, [])):
+        path = entry if isinstance(entry, str) else next(iter(entry))
+        yield re.sub(r"\$\{(?:item\.)?(?:\w+\.)*(\w+)\}", r"<\1>", path)
