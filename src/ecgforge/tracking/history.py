@@ -1,21 +1,22 @@
-"""Who made which version champion, when, why, and on what evidence: tags of the registered model, to which entries are only added.
+"""Who made which version champion, when, why, and on what evidence.
 
-MLflow moves aliases silently, without history and without compare-and-set. So every move goes through `move`: one at a time where the store
-is a file of this machine, and everywhere only as long as the champion is the one that the move was judged against. Where two move at once
-on a server, each writes its entry before it looks for others', so at least one of them sees the other and gives up.
+Each change of champion is a tag of the registered model; tags are added and never changed. MLflow
+moves aliases without a record and without compare-and-set, so every change goes through `move`: it
+writes the entry first, and sets the alias only if the champion is still the one that the change was
+judged against and no other entry was written. Of two at once on a server, one at least gives up.
 """
 
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from itertools import groupby
 
 from filelock import FileLock
@@ -30,8 +31,7 @@ CHAMPION, FORMER = "champion", "former"
 ENTRY = "history."
 GATE = "gate."
 PROMOTED, FORCED, ROLLED_BACK = "promoted", "forced", "rolled back"
-START = "start"
-STAMP = "%Y%m%dT%H%M%S.%f"
+KEY = re.compile(r"history\.(\d{6})-[0-9a-f]{6}")  # of an entry: its place among them, and what makes it unique
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class Entry:
         version, former: the numbers of the new champion and the one before; empty where there is none.
         reason: in words.
         evidence: where the verdict is, and its md5.
-        after: md5 of the entry before, so that one that was removed or changed shows.
     """
 
     when: str
@@ -55,7 +54,6 @@ class Entry:
     former: str
     reason: str
     evidence: str
-    after: str
 
 
 def entries(name: str) -> list[Entry]:
@@ -78,28 +76,20 @@ def _entry(text: str) -> Entry | None:
 
 
 def faults(name: str) -> list[str]:
-    """Say what does not fit: entries that were damaged, removed, changed or written at the same time, and a champion that none of them
-    made."""
+    """Say which entries are damaged or had no effect, and whether the champion is one that no entry made."""
     found = damaged(name)
-    earlier, last = {START}, START
-    for text in _texts(name).values():
-        entry = _entry(text)
-        if entry is not None and entry.after not in earlier:
-            found.append(f"the entry of {entry.when} follows one that is not there: that one was removed, changed, or both")
-        elif entry is not None and entry.after != last:
-            found.append(f"the entry of {entry.when} was written at the same time as another: two moved the champion at once")
-        last = _digest(text)
-        earlier.add(last)
     for entry, took_effect in _with_outcome(entries(name), champion(name)):
         if not took_effect:
-            why = "its process was killed, or another came in between"
-            found.append(f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: {why}")
+            found.append(
+                f"the entry of {entry.when} had no effect, version {entry.version} did not become champion: "
+                "its process was killed, or another came in between"
+            )
     return found + list(_moved_by_hand(name))
 
 
 def damaged(name: str) -> list[str]:
     """Say which entries cannot be read: which versions they name is not known."""
-    found = [f"the tag {key} is no entry: something else wrote it" for key in _tags(name) if _stamp(key) is None]
+    found = [f"the tag {key} is no entry: something else wrote it" for key in _tags(name) if not KEY.fullmatch(key)]
     texts = _texts(name).items()
     return found + [f"the entry {key.removeprefix(ENTRY)} is damaged and cannot be read" for key, text in texts if _entry(text) is None]
 
@@ -188,11 +178,12 @@ def move(name: str, number: str, expected: str, action: str, reason: str, eviden
         EcgforgeError: another version has become champion since, or someone else moved the champion at the same time.
     """
     signing.ready()
-    who = author()
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+    entry = Entry(when, author(), action, number, expected, reason, evidence)
     with _alone(name):
         _check(name, expected)
         known = _texts(name)
-        own = _write(name, known, Entry("", who, action, number, expected, reason, evidence, ""))
+        own = _write(name, known, entry)
         # In this order: whoever writes an entry after this look finds ours, or else the champion that we are about to set.
         _check(name, expected)
         _check_undisturbed(name, {*known, own}, number)
@@ -204,32 +195,12 @@ def move(name: str, number: str, expected: str, action: str, reason: str, eviden
         _check_undisturbed(name, {*known, own}, number)
 
 
-def _write(name: str, known: Mapping[str, str], entry: Entry) -> str:
-    """Add an entry, with time and what it follows, to those that are `known`, and return its key."""
-    now = datetime.now(UTC)
-    after = _digest([*known.values()][-1]) if known else START
-    # A key that no other process writes: an entry is never written over.
-    key = f"{ENTRY}{_behind(known, now):{STAMP}}-{secrets.token_hex(3)}"
-    text = json.dumps(asdict(replace(entry, when=f"{now:%Y-%m-%d %H:%M:%S}", after=after)))
-    patiently(client().set_registered_model_tag, name, key, text)
+def _write(name: str, known: Iterable[str], entry: Entry) -> str:
+    """Add an entry behind those that are `known`, and return its key, which no other process writes."""
+    place = 1 + max((int(key.removeprefix(ENTRY).split("-")[0]) for key in known), default=0)
+    key = f"{ENTRY}{place:06d}-{secrets.token_hex(3)}"
+    patiently(client().set_registered_model_tag, name, key, json.dumps(asdict(entry)))
     return key
-
-
-def _behind(known: Mapping[str, str], now: datetime) -> datetime:
-    """The time for a key behind the last that is known, also where that was written by a machine whose clock is ahead."""
-    before = _stamp([*known][-1]) if known else None
-    try:
-        return max(now, before + timedelta(microseconds=1)) if before else now
-    except OverflowError:
-        raise EcgforgeError(f"no entry can follow {[*known][-1]}, which is of the last moment that there is: remove that tag") from None
-
-
-def _stamp(key: str) -> datetime | None:
-    """The time in the key of an entry; None where it is no such key."""
-    try:
-        return datetime.strptime(key.removeprefix(ENTRY).rsplit("-", 1)[0], STAMP).replace(tzinfo=UTC)
-    except ValueError:
-        return None
 
 
 def _set_aliases(name: str, number: str) -> None:
@@ -311,14 +282,10 @@ def _alone(name: str) -> Iterator[None]:
 
 def _texts(name: str) -> dict[str, str]:
     """The entries by key, oldest first."""
-    return {key: text for key, text in _tags(name).items() if _stamp(key)}
+    return {key: text for key, text in _tags(name).items() if KEY.fullmatch(key)}
 
 
 def _tags(name: str) -> dict[str, str]:
     """All tags that are named as entries are, sorted."""
     tags = patiently(client().get_registered_model, name).tags
     return {key: tags[key] for key in sorted(tags) if key.startswith(ENTRY)}
-
-
-def _digest(text: str) -> str:
-    return hashlib.md5(text.encode()).hexdigest()
