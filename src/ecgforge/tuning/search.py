@@ -50,7 +50,7 @@ class Task:
     """A study.
 
     Attributes:
-        name: depends on what is tuned, its inputs, space and code. Studies of one name are one study.
+        name: depends on what is tuned, its inputs, space and code. Equal names mean one study.
         url: of the database, as SQLAlchemy writes it.
         space: what trials choose from.
         defaults: the point of the first trial.
@@ -239,7 +239,7 @@ def _work(task: Task, objective: Objective, n_trials: int) -> None:
 
 
 def _take(task: Task, study: optuna.Study, n_trials: int) -> Trial | None:
-    """Take the first trial that was not run yet, or whose worker was killed; None if none is left."""
+    """Take the first trial that was not run yet or lost its worker; None where none is left."""
     with _lock(task):
         attempts = _attempts(study)
         index = next((one for one in range(n_trials) if _open(attempts.get(one, []))), None)
