@@ -107,10 +107,11 @@ TRAINED = swept() | HOSPITALS | {"sweep_real@ptbxl"}  # cells of sweeps that tra
 
 
 def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
-    """As the README tells: no site of the paper is asked for, and nothing is merged."""
-    told = (ROOT / "README.md").read_text().split("```yaml\n# params.yaml: change these keys")[1].split("```")[0].split("\n", 1)[1]
+    """As the documentation says: no site of the paper is asked for, and nothing is merged."""
+    page = (ROOT / "docs/how-to/own_records.md").read_text()
+    told = page.split("```yaml\n# params.yaml: change these keys")[1].split("```")[0].split("\n", 1)[1]
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
-    tree = space.merged(yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(told))
+    tree = space.merge_patch(yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(told))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
@@ -145,7 +146,7 @@ def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
 
 def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
-        tree["profiles"]["demo"]["classifier"]["training"]["learning_rate"] = 0.5
+        tree["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["learning_rate"] = 0.5
 
     edit(study, change)
     assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED | per_dataset("tune_classifier")
@@ -153,7 +154,7 @@ def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(stud
 
 def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
-        tree["profiles"]["demo"]["classifier"]["tuning"]["n_trials"] = 10
+        tree["profiles"]["demo"]["classifiers"]["resnet1d"]["tuning"]["n_trials"] = 10
         tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["n_trials"] = 5
 
     edit(study, change)
@@ -240,7 +241,7 @@ def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
 
 def test_a_profile_that_is_not_in_use_touches_nothing(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
-        tree["profiles"]["paper"]["classifier"]["training"]["learning_rate"] = 0.5
+        tree["profiles"]["paper"]["classifiers"]["resnet1d"]["training"]["learning_rate"] = 0.5
 
     edit(study, change)
     assert status(study) == set()

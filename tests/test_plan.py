@@ -47,7 +47,7 @@ def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
 
 
 def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
-    found, sweeps, steps = works(params), params.active.sweeps, params.active.classifier.training.steps
+    found, sweeps, steps = works(params), params.active.sweeps, params.classifier.training.steps
     # Three datasets, two seeds and one of sweeps: TrRTeR plain and augmented; of three generators TrSTeR, TrRSTeR and that augmented.
     assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
     assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
@@ -74,7 +74,7 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["retrained"].drawn == {"diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3}
     # Both directions, with records of there as they are and augmented; other classifiers alone with synthetic records, and with both kinds.
     assert found["hospitals"].steps == {"resnet1d": 2 * 2 * len(sweeps.seeds) * steps}
-    backbones = {one.backbone: 3 * len(sweeps.seeds) * one.training.steps for one in sweeps.backbones}
+    backbones = {one.backbone: 3 * len(sweeps.seeds) * one.training.steps for one in params.other_classifiers}
     assert found["backbones"].steps == backbones
     varied = params.generator("diffwave").ablations
     assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}

@@ -31,10 +31,11 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweeps.Arm:
     demo["generators"]["diffwave"]["training"]["denoiser"] |= short
     demo["generators"]["diffwave"]["sampling"]["steps"] = 1
     demo["synthesis"] |= {"train": 12, "validation": 2, "test": 2}
-    demo["classifier"]["network"] |= {"widths": [4]}
-    demo["classifier"]["training"] |= short
+    demo["classifiers"]["resnet1d"]["network"] |= {"widths": [4]}
+    demo["classifiers"]["resnet1d"]["training"] |= short
     demo["study"]["synthetic_share"] = 0.5
-    demo["sweeps"] |= {"seeds": [1], "size": [50], "backbones": []}
+    demo["sweeps"] |= {"seeds": [1], "size": [50]}
+    tree["backbones"] = ["resnet1d"]
     params = Params.model_validate(tree)
     assert params.generator("diffwave").seed not in params.active.sweeps.seeds
     return sweeps.Arm.open(params, "ptbxl", "diffwave", Path("data"), Path("models"))

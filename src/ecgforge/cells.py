@@ -35,13 +35,15 @@ SLOW = (
     *mlflow_internals.STORES,
     "neurokit2",
     "sklearn.manifold",
-    "ecgforge.stages.assess",
+    "ecgforge.stages.ablation",
     "ecgforge.stages.classify",
-    "ecgforge.stages.parameters",
-    "ecgforge.stages.sweeps",
+    "ecgforge.stages.quality",
+    "ecgforge.stages.resolve",
     "ecgforge.stages.synthesize",
     "ecgforge.stages.train_generator",
 )
+
+RESOLVE = "resolve"  # the stage that the others take parameters and code from
 
 
 def repro(targets: list[str], jobs: int) -> int:
@@ -57,12 +59,16 @@ def repro(targets: list[str], jobs: int) -> int:
     lock.mend_list_of_users(Path())
     try:
         stages = _stale_stages(targets)
+        if RESOLVE in stages:  # once it is up to date, DVC knows which others are
+            parameters.read(Path("params.yaml"))
+            if not _repro_one(RESOLVE):
+                return 1
+            stages = _stale_stages(targets)
     except DvcException as error:
         raise EcgforgeError(" ".join(str(error).split())) from None
     if not stages:
         console.err.print("Data and pipelines are up to date.")
         return 0
-    parameters.read(Path("params.yaml"))
     # Threads that share a core spend their time waiting for each other; compute.threads sets those of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):

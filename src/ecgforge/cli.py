@@ -8,14 +8,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ecgforge import __version__, outputs, warm
+from ecgforge import __version__, folders, outputs, warm
 from ecgforge.console import shown
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError, explained
+
+if TYPE_CHECKING:
+    from ecgforge.params import Params
 
 app = typer.Typer(
     help="Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the study; these are its stages.",
@@ -27,17 +30,37 @@ app = typer.Typer(
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters; the only source of them.")]
 
 
-def _replaceable(context: typer.Context, folder: Path) -> Path:
-    return outputs.of_command(context.info_name or "", folder)
-
-
-Out = Annotated[Path, typer.Option(callback=_replaceable, help="What to write; it appears whole or not at all.")]
-Real = Annotated[Path, typer.Option(help="A prepared record set, such as data/prepared/ptbxl.")]
-Synthetic = Annotated[Path, typer.Option(help="A synthetic record set, such as data/synthetic/ptbxl/diffwave.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Where to write [default: as in dvc.yaml]; it appears whole or not at all."),
+]
+Real = Annotated[Path | None, typer.Option(help="A prepared record set [default: data/prepared/DATASET].")]
+Synthetic = Annotated[
+    Path | None,
+    typer.Option(help="A synthetic record set [default: data/synthetic/DATASET/GENERATOR]."),
+]
 Dataset = Annotated[str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")]
 Generator = Annotated[str, typer.Argument(help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters.")]
-Tuned = Annotated[list[Path] | None, typer.Option("--tuned", help="What tuning found, to use in place of the parameters; repeat it.")]
+Tuned = Annotated[
+    list[Path] | None,
+    typer.Option("--tuned", help="What tuning found [default: models/tuning/DATASET]; repeat it."),
+]
 PARAMS = Path("params.yaml")
+
+
+def _out(command: str, given: Path | None, default: Path) -> Path:
+    """Return the output of a command, once it is known that it replaces nothing of other people."""
+    return outputs.of_command(command, given or default)
+
+
+def _read(file: Path, given: list[Path] | None, dataset: str, *tuned: str) -> Params:
+    """Read the parameters, with those that tuning found for a dataset where it ran."""
+    from ecgforge.stages import parameters
+
+    found = [folders.TUNED / dataset / f"{name}.yaml" for name in tuned]
+    return parameters.read(file, given or [one for one in found if one.exists()])
+
+
 INTERRUPTED = 130  # the exit code that typer makes of KeyboardInterrupt
 
 
@@ -67,19 +90,12 @@ def check(params: ParamsFile = PARAMS) -> None:
 @app.command()
 def params(
     profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A YAML file to write them to.")] = None,
     file: ParamsFile = PARAMS,
 ) -> None:
-    """Print the parameters of a profile as YAML, with its base merged and all defaults filled in."""
-    from ecgforge.files import whole
+    """Print the parameters of a profile, with its base merged and all defaults filled in."""
     from ecgforge.stages import parameters
 
-    text = parameters.resolved(parameters.read(file).with_profile(profile))
-    if out is None:
-        print(text, end="")
-        return
-    with whole(out) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    print(parameters.resolved(parameters.read(file).with_profile(profile)), end="")
 
 
 @app.command()
@@ -95,162 +111,193 @@ def plan(
 
 
 @app.command()
+def resolve(
+    out: Annotated[Path, typer.Option(help="A folder.")] = folders.RESOLVED,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write what the stages depend on: resolved parameters, and digests of the code behind each."""
+    from ecgforge.stages import resolve as stage
+
+    stage.resolve(params, out)
+
+
+@app.command()
 def acquire(
-    source: Annotated[str, typer.Argument(help="A name under `sources` in the parameters.")], out: Out, params: ParamsFile = PARAMS
+    source: Annotated[str, typer.Argument(help="A name under `sources` in the parameters.")],
+    out: Out = None,
+    params: ParamsFile = PARAMS,
 ) -> None:
     """Simulate, download or copy the raw WFDB records of a source."""
     from ecgforge.sources import registry
     from ecgforge.stages import parameters
 
     found = parameters.read(params)
-    registry.acquire(found.source(source), out, found.preprocessing.sampling_rate)
+    folder = _out("acquire", out, folders.RAW / source)
+    registry.acquire(found.source(source), folder, found.preprocessing.sampling_rate)
 
 
 @app.command()
 def prepare(
-    raw: Annotated[list[Path], typer.Option(help="A raw folder named like its source; repeat it to merge several.")],
-    out: Out,
+    raw: Annotated[list[Path], typer.Option(help="A raw folder named like its source; repeat it to merge.")],
+    out: Annotated[Path, typer.Option(help="The record set; it appears whole or not at all.")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Turn raw records into a record set: labels, filters, splits, and a table of what was set aside and why."""
+    """Turn raw records into a record set: labels, filters, splits, and a table of exclusions."""
     from ecgforge.params import Params
     from ecgforge.stages import prepare as stage
 
-    stage.prepare(Params.read(params), raw, out)
+    stage.prepare(Params.read(params), raw, _out("prepare", out, out))
 
 
 @app.command()
-def tune_classifier(dataset: Dataset, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
-    """Look for better parameters of the classifier, by trials that are judged on validation records."""
+def tune_classifier(dataset: Dataset, out: Out = None, real: Real = None, params: ParamsFile = PARAMS) -> None:
+    """Look for better parameters of the classifier, by trials judged on validation records."""
     from ecgforge.stages import tune
 
-    tune.tune(params, dataset, None, real, out)
+    file = _out("tune-classifier", out, folders.TUNED / dataset / "classifier.yaml")
+    tune.tune(params, dataset, None, real or folders.PREPARED / dataset, file)
 
 
 @app.command()
-def tune_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, params: ParamsFile = PARAMS) -> None:
-    """Look for better parameters of a generator, its sampling's too, by trials that are judged on validation records."""
+def tune_generator(
+    dataset: Dataset,
+    generator: Generator,
+    out: Out = None,
+    real: Real = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Look for better parameters of a generator, by trials judged on validation records."""
     from ecgforge.stages import tune
 
-    tune.tune(params, dataset, generator, real, out)
+    file = _out("tune-generator", out, folders.TUNED / dataset / f"{generator}.yaml")
+    tune.tune(params, dataset, generator, real or folders.PREPARED / dataset, file)
 
 
 @app.command()
-def train_generator(dataset: Dataset, generator: Generator, real: Real, out: Out, tuned: Tuned = None, params: ParamsFile = PARAMS) -> None:
+def train_generator(
+    dataset: Dataset,
+    generator: Generator,
+    out: Out = None,
+    real: Real = None,
+    tuned: Tuned = None,
+    params: ParamsFile = PARAMS,
+) -> None:
     """Train a generator on the training split of a record set, tracked and registered by MLflow."""
-    from ecgforge.stages import parameters
     from ecgforge.stages import train_generator as stage
 
-    stage.train(parameters.read(params, tuned), dataset, generator, real, out)
+    found = _read(params, tuned, dataset, generator)
+    records = real or folders.PREPARED / dataset
+    folder = _out("train-generator", out, folders.GENERATORS / dataset / generator)
+    stage.train(found, dataset, generator, records, folder)
 
 
 @app.command()
 def synthesize(
     dataset: Dataset,
     generator: Generator,
-    model: Annotated[Path, typer.Option(help="A trained generator, such as models/generators/ptbxl/diffwave.")],
-    real: Real,
-    out: Out,
+    out: Out = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A trained generator [default: models/generators/DATASET/GENERATOR]."),
+    ] = None,
+    real: Real = None,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
     """Draw a synthetic record set from a trained generator."""
-    from ecgforge.stages import parameters
     from ecgforge.stages import synthesize as stage
 
-    stage.synthesize(parameters.read(params, tuned), dataset, generator, model, real, out)
+    found = _read(params, tuned, dataset, generator)
+    trained = model or folders.GENERATORS / dataset / generator
+    records = real or folders.PREPARED / dataset
+    folder = _out("synthesize", out, folders.SYNTHETIC / dataset / generator)
+    stage.synthesize(found, dataset, generator, trained, records, folder)
 
 
 @app.command()
-def settings_real(dataset: Dataset, real: Real, models: Out, out: Out, tuned: Tuned = None, params: ParamsFile = PARAMS) -> None:
-    """Train and test the classifier on real records (TrRTeR), with its baselines, once for all generators."""
-    from ecgforge.stages import classify, parameters
-
-    classify.on_real(parameters.read(params, tuned), dataset, real, models, out)
-
-
-@app.command()
-def settings(
+def train_classifier(
     dataset: Dataset,
-    generator: Generator,
-    real: Real,
-    synthetic: Synthetic,
-    baseline: Annotated[Path, typer.Option(help="The classifiers that `settings-real` trained.")],
-    models: Out,
-    out: Out,
+    generator: Annotated[str | None, typer.Argument(help="Of the synthetic records; none means TrRTeR only.")] = None,
+    models: Out = None,
+    out: Out = None,
+    real: Real = None,
+    synthetic: Synthetic = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="The classifiers of TrRTeR [default: models/classifiers/DATASET/real]."),
+    ] = None,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Train and test the classifier in the settings that need synthetic records: TrSTeR, TrRTeS, TrSTeS, TrRSTeR."""
-    from ecgforge.stages import classify as stage
-    from ecgforge.stages import parameters
+    """Train and test the classifier in the settings of the study.
 
-    stage.on_synthetic(parameters.read(params, tuned), dataset, generator, real, synthetic, baseline, models, out)
+    Without a generator: TrRTeR and its baselines. With one: TrSTeR, TrRTeS, TrSTeS and TrRSTeR.
+    """
+    from ecgforge.stages import classify
 
-
-Data = Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")]
-Models = Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")]
-
-
-@app.command()
-def sweep_real(dataset: Dataset, real: Real, out: Out, tuned: Tuned = None, params: ParamsFile = PARAMS) -> None:
-    """Train on real records alone what the sweeps compare with: other classifiers, and growing shares of the records."""
-    from ecgforge.stages import parameters, sweeps
-
-    sweeps.on_real(parameters.read(params, tuned), dataset, real, out)
+    found, place = _read(params, tuned, dataset, "classifier"), generator or folders.REAL
+    records = real or folders.PREPARED / dataset
+    trained = _out("train-classifier", models, folders.CLASSIFIERS / dataset / place)
+    results = _out("train-classifier", out, folders.RESULTS / "classify" / dataset / place)
+    if generator is None:
+        classify.on_real(found, dataset, records, trained, results)
+        return
+    made = synthetic or folders.SYNTHETIC / dataset / generator
+    of_real = baseline or folders.CLASSIFIERS / dataset / folders.REAL
+    classify.on_synthetic(found, dataset, generator, records, made, of_real, trained, results)
 
 
 @app.command()
 def sweep(
-    kind: Annotated[str, typer.Argument(help="backbones, mixture, transfer, size, ablation or retrained.")],
+    name: Annotated[str, typer.Argument(help="Such as mixture, transfer or size.")],
     dataset: Dataset,
-    generator: Generator,
-    data: Data,
-    models: Models,
-    out: Out,
+    generator: Annotated[str | None, typer.Argument(help="Of the synthetic records, where the sweep needs them.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The classifier of the sweep `backbones`.")] = None,
+    trained_on: Annotated[str | None, typer.Option(help="The dataset that `cross_dataset` trains on.")] = None,
+    out: Out = None,
+    data: Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")] = folders.DATA,
+    models: Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")] = folders.MODELS,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Run a comparison past the five settings: other classifiers or mixtures, fine-tuning, fewer real records, ablations, trainings."""
-    from ecgforge.stages import parameters, sweeps
+    """Run one cell of a comparison past the five settings; `ecgforge plan` lists them."""
+    from ecgforge import grid
+    from ecgforge.stages import ablation
+    from ecgforge.stages import sweep as stage
 
-    sweeps.run(kind, sweeps.Arm.open(parameters.read(params, tuned), dataset, generator, data, models), out)
-
-
-@app.command()
-def hospitals(
-    here: Annotated[str, typer.Argument(help="The dataset to train on.")],
-    there: Annotated[str, typer.Argument(help="The dataset to test on.")],
-    generator: Generator,
-    data: Data,
-    models: Models,
-    out: Out,
-    tuned: Tuned = None,
-    params: ParamsFile = PARAMS,
-) -> None:
-    """Train on one dataset and test on another, with real records alone and with synthetic ones of either."""
-    from ecgforge.stages import parameters, sweeps
-
-    found = parameters.read(params, tuned)
-    home, away = (sweeps.Arm.open(found, name, generator, data, models) for name in (here, there))
-    sweeps.hospitals(home, away, out)
+    given = {"trained_on": trained_on, "dataset": dataset, "generator": generator, "backbone": backbone}
+    item = {key: value for key, value in given.items() if value is not None}
+    generators = [generator] if generator and not trained_on else []
+    found = _read(params, tuned, trained_on or dataset, "classifier", *generators)
+    results = _out("sweep", out, grid.results(name, item))
+    if name == "ablation":
+        ablation.ablation(found, item, data, models, results)
+    else:
+        stage.sweep(found, name, item, data, models, results)
 
 
 @app.command()
 def quality(
     dataset: Dataset,
     generator: Generator,
-    real: Real,
-    synthetic: Synthetic,
-    classifiers: Annotated[Path, typer.Option(help="What `settings-real` trained, such as models/classifiers/ptbxl/real.")],
-    out: Out,
+    out: Out = None,
+    real: Real = None,
+    synthetic: Synthetic = None,
+    classifiers: Annotated[
+        Path | None,
+        typer.Option(help="The classifiers of TrRTeR [default: models/classifiers/DATASET/real]."),
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Score synthetic records against real ones, each score beside what real records get against real ones."""
+    """Score synthetic records against real ones, each score next to its real-vs-real baseline."""
     from ecgforge.params import Params
-    from ecgforge.stages import assess
+    from ecgforge.stages import quality as stage
 
-    assess.quality(Params.read(params), dataset, generator, real, synthetic, classifiers, out)
+    records = real or folders.PREPARED / dataset
+    made = synthetic or folders.SYNTHETIC / dataset / generator
+    trained = classifiers or folders.CLASSIFIERS / dataset / folders.REAL
+    results = _out("quality", out, folders.RESULTS / "quality" / dataset / generator)
+    stage.quality(Params.read(params), dataset, generator, records, made, trained, results)
 
 
 @app.command()
@@ -261,19 +308,19 @@ def score(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Score any record set against a real one, whoever made it: the same scores as the study's, without tracking."""
+    from ecgforge.commands import score as stage
     from ecgforge.params import Params
-    from ecgforge.stages import assess
 
-    assess.score(Params.read(params), real, synthetic, out)
+    stage.score(Params.read(params), real, synthetic, out)
 
 
 @app.command()
-def report(out: Out = Path("reports"), params: ParamsFile = PARAMS) -> None:
+def report(out: Out = None, params: ParamsFile = PARAMS) -> None:
     """Gather all results into reports/: results.csv, metrics.json, plots, and report.html."""
     from ecgforge.params import Params
     from ecgforge.stages import report as stage
 
-    stage.report(Params.read(params), out)
+    stage.report(Params.read(params), _out("report", out, folders.REPORTS))
 
 
 Reference = Annotated[str, typer.Argument(help="name@alias, name/number, a run id, or a file or folder under models/ or data/.")]

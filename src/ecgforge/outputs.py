@@ -46,16 +46,13 @@ def foreign(folder: Path, known: Iterable[str]) -> list[str]:
 
 
 # What is in the folders that commands replace; acquire, prepare and synthesize look more closely, and tuning writes files.
-CLASSIFIERS = ("weights.safetensors", "classifier.json", "predictions.csv", "cells.csv")
-SWEEPS = ("predictions.csv", "cells.csv", "variations.csv")
+CLASSIFIERS = ("weights.safetensors", "classifier.json", "predictions.csv", "runs.csv")
+SWEEPS = ("predictions.csv", "runs.csv", "variations.csv")
 HOLD = {
     "train-generator": ("weights.safetensors", "generator.json"),
-    "settings-real": CLASSIFIERS,
-    "settings": CLASSIFIERS,
-    "sweep-real": SWEEPS,
+    "train-classifier": CLASSIFIERS,
     "sweep": SWEEPS,
-    "hospitals": SWEEPS,
-    "quality": ("cell.txt", "scores.csv", "views.csv"),
+    "quality": ("fingerprint.txt", "scores.csv", "views.csv"),
     "report": ("results.csv", "confusions.csv", "verdicts.csv", "metrics.json", "report.html", "*.svg"),
 }
 

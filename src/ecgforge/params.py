@@ -24,7 +24,7 @@ S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")
 
 
-def _distinct(name: Callable[[Any], object] = lambda one: one) -> AfterValidator:
+def distinct(name: Callable[[Any], object] = lambda one: one) -> AfterValidator:
     """Refuse a list that has one `name` twice: results are kept by it, and those of both would pass for one."""
 
     def check(listed: Sequence[Any]) -> Sequence[Any]:
@@ -40,9 +40,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Names = Annotated[list[Name], _distinct()]
+Names = Annotated[list[Name], distinct()]
 SomeNames = Annotated[Names, Field(min_length=1)]
-Seeds = Annotated[list[Seed], Field(min_length=1), _distinct()]
+Seeds = Annotated[list[Seed], Field(min_length=1), distinct()]
 
 
 class Section(BaseModel):
@@ -290,30 +290,25 @@ class Study(Section):
 
 Method = Literal["all", "head", "gradual"]  # which weights a fine-tuning moves
 UNFREEZINGS = 3  # of a gradual one: the head, the upper half, all
-Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), _distinct("{:g}".format)]
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1), _distinct("{:g}".format)]
+Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), distinct("{:g}".format)]
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1), distinct("{:g}".format)]
 
 
 class Sweeps(Section):
-    """The points of each sweep, with `seeds` of its own. Shares are percentages of the real training records."""
+    """The seeds of the sweeps, and a section for each sweep.
+
+    A sweep declares its section next to its code, see `ecgforge.sweeps`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
     seeds: Seeds
-    mixture: Percents  # synthetic records beside the real ones
-    transfer: Shares  # real records that a classifier of synthetic ones is fine-tuned with
-    methods: Annotated[list[Method], Field(min_length=1), _distinct()] = ["all", "head", "gradual"]
-    fine_tuning: Training
-    size: Shares  # real records that a generator learns from
-    retrained: Seeds  # of trainings of the generator, each with a classifier of the same seed
 
-    @model_validator(mode="after")
-    def _methods_take_as_many_steps(self) -> Self:
-        whole = UNFREEZINGS * self.fine_tuning.evaluate_every
-        if "gradual" in self.methods and self.fine_tuning.steps % whole:
-            raise ValueError(
-                f"fine_tuning.steps = {self.fine_tuning.steps}: gradual unfreezing takes a third of them {UNFREEZINGS} times, each a "
-                f"multiple of evaluate_every; choose a multiple of {whole}"
-            )
-        return self
+    @property
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The sections of sweeps by name."""
+        return self.__pydantic_extra__
 
 
 class Quality(Section):
@@ -362,7 +357,7 @@ class Profile(Section):
         return {name: {"backbone": name} | entry if isinstance(entry, dict) else entry for name, entry in tree.items()}
 
 
-class Hospitals(Section):
+class DatasetPair(Section):
     """Two datasets: train on one, test on the other."""
 
     train: Name
@@ -382,13 +377,15 @@ class Merged(Section):
         return self
 
 
-class Swept(Section):
-    """Where the sweeps run: a cell for each dataset and generator, and for each pair of hospitals; nowhere, where lists are empty."""
+class SweepTargets(Section):
+    """Where the sweeps run: a cell for each combination; nowhere, where lists are empty."""
 
     datasets: Names
     generators: Names
-    retrained: Names  # generators that are trained anew: a claim that one is the best needs all of them
-    hospitals: Annotated[list[Hospitals], _distinct(lambda pair: f"{pair.train} to {pair.test}")]
+    sweeps: Names
+    backbones: Names  # classifiers that are compared with the study's
+    generator_seeds: Names  # generators that are trained from several seeds
+    cross_dataset: Annotated[list[DatasetPair], distinct(lambda pair: f"{pair.train} to {pair.test}")]
 
 
 class ClassifierGates(Section):
@@ -436,8 +433,8 @@ class Params(Section):
     datasets: SomeNames
     merged: Annotated[list[Merged], Field(max_length=1)]
     generators: SomeNames
-    backbones: SomeNames  # the first is the study's classifier; a sweep compares the others with it
-    swept: Swept
+    backbone: Name  # of the study's classifier
+    sweep_targets: SweepTargets
     preprocessing: Preprocessing
     gates: Gates
     signing: Signing = Signing()
@@ -448,19 +445,9 @@ class Params(Section):
         return self.profiles[self.profile]
 
     @property
-    def backbone(self) -> str:
-        """The backbone of the study's classifier."""
-        return self.backbones[0]
-
-    @property
     def classifier(self) -> ClassifierSettings:
         """The settings of the study's classifier in the profile in use."""
         return self.classifier_settings(self.backbone)
-
-    @property
-    def other_classifiers(self) -> list[ClassifierSettings]:
-        """The settings of the classifiers that a sweep compares with the study's."""
-        return [self.classifier_settings(backbone) for backbone in self.backbones[1:]]
 
     def with_profile(self, name: str | None) -> Params:
         """Return these with another profile in use; EcgforgeError if there is no such one."""
@@ -491,15 +478,18 @@ class Params(Section):
     def _names_agree(self) -> Self:
         if self.profile not in self.profiles:
             raise ValueError(f"profile: '{self.profile}' is not one of {', '.join(self.profiles)}")
-        pairs = [dataset for pair in self.swept.hospitals for dataset in (pair.train, pair.test)]
+        targets = self.sweep_targets
+        if self.backbone in targets.backbones:
+            raise ValueError(f"sweep_targets.backbones: {self.backbone} is the study's classifier")
+        pairs = [dataset for pair in targets.cross_dataset for dataset in (pair.train, pair.test)]
         joined = [source for pair in self.merged for source in (pair.first, pair.second)]
         for listed, known, where in (
             (joined, self.sources, "merged"),
             (self.datasets, [*self.sources, *["merged" for _ in self.merged]], "datasets"),
-            (self.swept.datasets, self.datasets, "swept.datasets"),
-            (self.swept.generators, self.generators, "swept.generators"),
-            (self.swept.retrained, self.generators, "swept.retrained"),
-            (pairs, self.datasets, "swept.hospitals"),
+            (targets.datasets, self.datasets, "sweep_targets.datasets"),
+            (targets.generators, self.generators, "sweep_targets.generators"),
+            (targets.generator_seeds, self.generators, "sweep_targets.generator_seeds"),
+            (pairs, self.datasets, "sweep_targets.cross_dataset"),
         ):
             for one in listed:
                 if one not in known:
@@ -517,12 +507,13 @@ class Params(Section):
         for kind, listed, listed_in in (
             ("sources", self.sources, "sources"),
             ("generators", self.generators, "generators"),
-            ("classifiers", self.backbones, "backbones"),
+            ("classifiers", [self.backbone], "backbone"),
+            ("classifiers", targets.backbones, "sweep_targets.backbones"),
         ):
             for one in listed:
                 if one not in getattr(self.active, kind):
                     where = f"profiles.{self.profile}.{kind}"
-                    raise ValueError(f"{where}: '{one}' is listed in {listed_in} but not described here")
+                    raise ValueError(f"{where}: '{one}' is named in {listed_in} but not described here")
         return self
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -13,13 +13,13 @@ from ecgforge.analysis.verdicts import ARM, Arm, Claim, Pair, always_better, alw
 from ecgforge.params import Method
 from ecgforge.study import metrics
 from ecgforge.study.mixtures import HOWS
-from ecgforge.study.settings import AUGMENTATION, CLASSICAL, augmented
 
 MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
 MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
 STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
 
 Place = tuple[str, str]  # dataset, generator
+Row = dict[Any, Any]
 
 
 def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
@@ -29,7 +29,7 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
     which generator is the best, where all of them were: a difference between two trainings is none between two generators.
 
     Args:
-        found: predictions of all cells, from which datasets, generators and the points of sweeps are taken.
+        found: the grid, rows with the columns `KEYS`, see `ecgforge.grid`.
         backbone: the study's classifier.
     """
     arms = _Arms(found, backbone)
@@ -81,7 +81,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             "With few real records, pre-training helps more than classical augmentation does.",
             "With few real records, pre-training still helps beside classical augmentation.",
             lambda first, second: arms.swept(
-                FINE_TUNINGS, "TrSTeR", second, lambda row: arms.arm("TrRTeR", sweep=augmented("scratch", first), point=row["point"])
+                FINE_TUNINGS, "TrSTeR", second, lambda row: arms.arm("TrRTeR", sweep="scratch", point=row["point"], augmented=first)
             ),
         ),
         *_rivals(
@@ -89,7 +89,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             "With few real records, a generator of those few helps more than classical augmentation does.",
             "With few real records, a generator of those few still helps beside classical augmentation.",
             lambda first, second: arms.swept(
-                ["size"], "TrRSTeR", second, lambda row: arms.arm("TrRTeR", row["generator"], augmented("size", first), row["point"])
+                ["size"], "TrRSTeR", second, lambda row: arms.arm("TrRTeR", row["generator"], "size", row["point"], augmented=first)
             ),
         ),
         *_rivals(
@@ -100,7 +100,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
                 ["backbones"],
                 "TrRSTeR",
                 second,
-                lambda row: arms.arm("TrRTeR", sweep=augmented("backbones", first), backbone=row["backbone"]),
+                lambda row: arms.arm("TrRTeR", sweep="backbones", backbone=row["backbone"], augmented=first),
             ),
         ),
         *_rivals(
@@ -146,42 +146,57 @@ class _Arms:
         """All that was run, a row for each dataset and arm."""
         return self.found[["dataset", *ARM]].drop_duplicates()
 
-    def arm(self, setting: str, generator: str = "", sweep: str = "", point: str = "", backbone: str = "") -> Arm:
-        return {"setting": setting, "generator": generator, "backbone": backbone or self.backbone, "sweep": sweep, "point": point}
+    def arm(
+        self,
+        setting: str,
+        generator: str = "",
+        sweep: str = "",
+        point: str = "",
+        backbone: str = "",
+        augmented: bool = False,
+    ) -> Arm:
+        place = {"generator": generator, "backbone": backbone or self.backbone}
+        return {"setting": setting, **place, "sweep": sweep, "point": point, "augmented": augmented}
 
-    def real(self, changed: bool) -> Arm:
-        """All real records alone, `changed` classically or not."""
-        return self.arm("TrRTeR", sweep=AUGMENTATION, point=CLASSICAL) if changed else self.arm("TrRTeR")
+    def real(self, augmented: bool) -> Arm:
+        """All real records, without synthetic ones."""
+        return self.arm("TrRTeR", augmented=augmented)
 
-    def anew(self, changed: bool = False) -> set[Place]:
-        """Where the generator was trained for several seeds."""
-        rows = self.found[self.found["sweep"] == augmented("retrained", changed)]
+    def retrained(self, augmented: bool = False) -> set[Place]:
+        """Where the generator was trained from several seeds."""
+        swept = self.found["sweep"] == "generator_seeds"
+        rows = self.found[swept & (self.found["augmented"] == augmented)]
         trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
         return set(trainings[trainings > 1].index)
 
-    def beside(self, places: list[Place], before: Arm, changed: bool = False) -> list[Pair]:
-        """Real and synthetic records, `changed` classically or not, against `before`."""
-        once, anew = (AUGMENTATION, CLASSICAL) if changed else ("", ""), self.anew(changed)
-        ways = {place: (augmented("retrained", changed), "") if place in anew else once for place in places}
-        return [(dataset, before, self.arm("TrRSTeR", generator, *way)) for (dataset, generator), way in ways.items()]
+    def beside(self, places: list[Place], before: Arm, augmented: bool = False) -> list[Pair]:
+        """Real and synthetic records against `before`."""
+        retrained = self.retrained(augmented)
+        sweeps = {place: "generator_seeds" if place in retrained else "" for place in places}
+        return [
+            (dataset, before, self.arm("TrRSTeR", generator, sweep, augmented=augmented)) for (dataset, generator), sweep in sweeps.items()
+        ]
 
     def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
-        """Synthetic records of some generators alone against those of others."""
+        """Synthetic records of some generators against those of others."""
         rivals = [(dataset, name, other) for dataset in self.datasets for name in names for other in others if name != other]
-        way = "retrained" if all({(dataset, name), (dataset, other)} <= self.anew() for dataset, name, other in rivals) else ""
-        return [(dataset, self.arm("TrSTeR", other, way), self.arm("TrSTeR", name, way)) for dataset, name, other in rivals]
+        compared = {(dataset, one) for dataset, *both in rivals for one in both}
+        sweep = "generator_seeds" if compared <= self.retrained() else ""
+        return [(dataset, self.arm("TrSTeR", other, sweep), self.arm("TrSTeR", name, sweep)) for dataset, name, other in rivals]
 
-    def swept(self, names: Iterable[str], setting: str, changed: bool, before: Callable[[pd.Series], Arm]) -> list[Pair]:
-        """All points of sweeps in a setting, `changed` classically or not, each against what is `before` it."""
-        named = self.points["sweep"].isin([augmented(name, changed) for name in names])
-        rows = self.points[named & (self.points["setting"] == setting) & (self.points["generator"] != "")]
-        return [(row["dataset"], before(row), {key: row[key] for key in ARM}) for _, row in rows.iterrows()]
+    def swept(self, names: Iterable[str], setting: str, augmented: bool, before: Callable[[Row], Arm]) -> list[Pair]:
+        """All points of sweeps in a setting, each against the arm that comes `before` it."""
+        named = self.points["sweep"].isin(list(names)) & (self.points["augmented"] == augmented)
+        chosen = named & (self.points["setting"] == setting) & (self.points["generator"] != "")
+        rows = self.points[chosen].to_dict("records")
+        return [(row["dataset"], before(row), {key: row[key] for key in ARM}) for row in rows]
 
     def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
-        """Classifiers of real records and synthetic ones of a kind at another hospital, against those of the same real ones there."""
-        pairs = self.swept(["hospitals"], "TrRSTeR", second, lambda row: self._at_home(row, first))
+        """Real and synthetic records of a kind, tested on another dataset, against real ones."""
+        pairs = self.swept(["cross_dataset"], "TrRSTeR", second, lambda row: self._at_home(row, first))
         return [pair for pair in pairs if pair[2]["point"].endswith(f", {kind}")]
 
-    def _at_home(self, row: pd.Series, changed: bool) -> Arm:
-        home = row["point"].split(",")[0]
-        return self.arm("TrRTeR", row["generator"], augmented("hospitals", changed), f"{home}, real")
+    def _at_home(self, row: Row, augmented: bool) -> Arm:
+        point = f"{row['point'].split(',')[0]}, real"
+        place = (row["generator"], "cross_dataset", point)
+        return self.arm("TrRTeR", *place, augmented=augmented)

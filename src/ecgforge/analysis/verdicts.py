@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,10 @@ FEWEST = 30  # test patients: resamples of fewer say little about others, so the
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
-ARM = ("setting", "generator", "backbone", "sweep", "point")  # keys of predictions, beside dataset and seed
-Arm = dict[str, str]  # a value for each of these
+ARM = ("setting", "generator", "backbone", "sweep", "point", "augmented")  # keys of predictions
+Arm = dict[str, Any]  # a value for each of these
 Pair = tuple[str, Arm, Arm]  # dataset, arm, arm that is claimed better
-ByArm = dict[tuple[str, ...], pd.DataFrame]  # predictions of all seeds, by dataset and `ARM`
+ByArm = dict[tuple[Any, ...], pd.DataFrame]  # predictions of all seeds, by dataset and `ARM`
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]  # of rows with low and high: whether they support, whether they contradict
 
 
@@ -84,12 +84,13 @@ def _compared(by_arm: ByArm, pair: Pair, metrics: tuple[str, ...], confidence: f
     return table.assign(dataset=dataset, first=_words(first), second=_words(second))
 
 
-def _key(dataset: str, arm: Arm) -> tuple[str, ...]:
+def _key(dataset: str, arm: Arm) -> tuple[Any, ...]:
     return dataset, *(arm[key] for key in ARM)
 
 
 def _words(arm: Arm) -> str:
-    return " ".join([arm["setting"], *(arm[key] for key in ("generator", "backbone", "sweep", "point") if arm.get(key))])
+    named = [arm[key] for key in ("generator", "backbone", "sweep", "point") if arm.get(key)]
+    return " ".join([arm["setting"], *named, *(["augmented"] if arm["augmented"] else [])])
 
 
 def any_gain(rows: pd.DataFrame) -> tuple[bool, bool]:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from ecgforge.analysis import intervals, statistics
 from ecgforge.analysis.verdicts import FEWEST
-from ecgforge.study.settings import AUGMENTATION, augmented
 
 COLUMNS = ["dataset", "generator", "augmented", "percent", "scratch", "tuned", "equal", "low", "high", "fewest"]
 
@@ -36,16 +35,16 @@ def worth(found: pd.DataFrame, backbone: str, confidence: float, resamples: int)
         {"dataset": dataset, "augmented": changed, **row}
         for dataset, own in found.groupby("dataset", sort=False)
         for changed in (False, True)
-        for row in _of_dataset(own, changed, confidence, resamples)
+        for row in _of_dataset(own[own["augmented"] == changed], confidence, resamples)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _of_dataset(found: pd.DataFrame, changed: bool, confidence: float, resamples: int) -> Iterator[dict[str, Any]]:
+def _of_dataset(found: pd.DataFrame, confidence: float, resamples: int) -> Iterator[dict[str, Any]]:
     real = found[(found["generator"] == "") & (found["setting"] == "TrRTeR")]
-    scratch = _by_percent(real[real["sweep"] == augmented("scratch", changed)])
-    whole = real[real["sweep"] == (AUGMENTATION if changed else "")]
-    tunings = found[(found["sweep"] == augmented("fine-tuning, all", changed)) & (found["setting"] == "TrSTeR")]
+    scratch = _by_percent(real[real["sweep"] == "scratch"])
+    whole = real[real["sweep"] == ""]
+    tunings = found[(found["sweep"] == "fine-tuning, all") & (found["setting"] == "TrSTeR")]
     tuned = {(name, percent): rows for name, own in tunings.groupby("generator", sort=False) for percent, rows in _by_percent(own).items()}
     if not (scratch and len(whole) and tuned):
         return

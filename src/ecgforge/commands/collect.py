@@ -18,7 +18,8 @@ from ecgforge import console
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
-from ecgforge.stages.inputs import DRAWN, LOCK, UNFINISHED, held
+from ecgforge.stages.common.drawn import DRAWN, LOCK, held
+from ecgforge.stages.common.tracked import UNFINISHED
 from ecgforge.tracking import garbage, store
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.garbage import Stale

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from ecgforge import console
 from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.commands import workload
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
-from ecgforge.study import plan
 
 PREPARED = Path("data/prepared")
 PUBLISHED = {"ptbxl": 21799, "chapman": 45152}  # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
@@ -44,7 +44,7 @@ def show(params: Params) -> None:
         table.add_column(heading, justify="right")
     scoring = SCORED + SCORED_RECORD * params.active.quality.records
     cells, total = 0, 0.0
-    for work in plan.workload(params, counts):
+    for work in workload.workload(params, counts):
         seconds = STAGE * work.cells + scoring * work.scored + COMPARED * work.compared
         seconds += sum(LOOP * step[name] * steps for name, steps in work.steps.items())
         seconds += sum(LOOP * training[name] * count for name, count in work.trainings.items())
@@ -119,7 +119,8 @@ def _signals(params: Params, batch: int) -> torch.Tensor:
 def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
     """Seconds that a step of each backbone takes."""
     found = {}
-    for settings in (params.active.classifier, *params.active.sweeps.backbones):
+    others = map(params.classifier_settings, params.sweep_targets.backbones)
+    for settings in (params.classifier, *others):
         classifier = classifiers.create(settings, [str(label) for label in range(rhythms)], torch.ones(len(LEADS)), seed=0).train()
         batch = settings.training.batch_size
         signals, labels = _signals(params, batch), torch.arange(batch) % rhythms

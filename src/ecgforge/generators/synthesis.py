@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,13 +23,6 @@ from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
 from ecgforge.workers import obey
 
 Counts = Mapping[str, Mapping[str, int]]  # records to draw, by split and rhythm
-
-
-def counts(rhythms: tuple[str, ...], synthesis: Synthesis, real_training_records: int) -> Counts:
-    """Return how many records the parameters ask for."""
-    train = math.ceil(real_training_records / len(rhythms)) if synthesis.train == "as_real" else synthesis.train
-    asked = {"train": train, "validation": synthesis.validation, "test": synthesis.test}
-    return {split: dict.fromkeys(rhythms, count) for split, count in asked.items()}
 
 
 def plan(rhythms: tuple[str, ...], wanted: Counts, seed: int) -> pd.DataFrame:
@@ -62,7 +54,7 @@ def synthesize(
 
     Args:
         name: the generator's name; becomes the records' origin.
-        wanted: how many records of each split and rhythm; those of `counts`, where a sweep asks for no others.
+        wanted: how many records of each split and rhythm; those of the parameters, or of a sweep.
         source: the record set that the generator learned from; the synthetic one is of the same kind.
         made: provenance to keep in about.json.
 

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 
 from ecgforge.analysis.verdicts import Verdict
 from ecgforge.report import figures
-from ecgforge.study.settings import AUGMENTATION, augmented
 
 Line = tuple[str, str]  # sweep, setting
 CURVES: dict[str, dict[Line, str]] = {  # sweeps whose points are percentages, by the figure that shows them; each with its name in words
@@ -59,8 +58,8 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
     augmented too, which synthetic ones have to beat; below, all classically augmented.
 
     Args:
-        points: sweep, point (percent), setting, mean, low, high of macro-F1; those of `scratch` too.
-        whole: setting, sweep, mean, low, high of the study's settings, with all records, and of augmentation.
+        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1; those of `scratch` too.
+        whole: setting, augmented, mean, low, high of the study's settings, with all records.
 
     Returns:
         SVG images by title.
@@ -76,7 +75,8 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
 def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) -> pd.DataFrame:
     """The points of a line, led on to all real records where the study's own settings are; percent, mean, low, high."""
     sweep, setting = line
-    rows = points[(points["sweep"] == augmented(sweep, changed)) & (points["setting"] == setting)]
+    of_line = (points["sweep"] == sweep) & (points["setting"] == setting)
+    rows = points[of_line & (points["augmented"] == changed)]
     rows = rows.assign(percent=rows["point"].astype(float))
     if sweep in ON_TO_WHOLE and len(rows) and not (rows["percent"] == 100).any():
         rows = pd.concat([rows, _whole(whole, setting, changed).assign(percent=100.0)], ignore_index=True)
@@ -84,7 +84,7 @@ def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) 
 
 
 def _whole(whole: pd.DataFrame, setting: str, changed: bool) -> pd.DataFrame:
-    return whole[(whole["setting"] == setting) & (whole["sweep"] == (AUGMENTATION if changed else ""))]
+    return whole[(whole["setting"] == setting) & (whole["augmented"] == changed)]
 
 
 def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], pd.DataFrame], whole: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.report import ecg_paper, evidence, figures, tables
-from ecgforge.study.settings import AUGMENTED, SETTINGS, augmented
+from ecgforge.study.settings import AUGMENTED, SETTINGS
 
 RHYTHMS = {
     "SR": "sinus rhythm",
@@ -94,11 +94,11 @@ class ReportInputs:
     Attributes:
         results: dataset, generator, backbone, setting, seed, rhythm (or `macro`), metric, value.
         summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals over seeds and test records.
-        sweeps: dataset, generator, backbone, sweep, point, setting, metric, mean, low, high: the same of the sweeps' points, and of what
-            they are compared with; without a sweep where all real records or the five settings are meant.
-        worth: the columns of `study.worth.worth`.
-        variations: dataset, generator, variation, and a column for each score and cost, as `stages.sweeps.ablation` writes them.
-        verdicts: on the claims, see `study.verdicts`.
+        sweeps: dataset, generator, backbone, sweep, point, setting, augmented, metric, mean, low, high: the same of the sweeps' points,
+            and of what they are compared with; without a sweep where all real records or the five settings are meant.
+        worth: the columns of `analysis.worth.worth`.
+        variations: dataset, generator, variation, and a column for each score and cost, as `stages.sweep` writes them.
+        verdicts: on the claims, see `analysis.verdicts`.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
         quality: dataset, generator, rhythm (or `all`), metric, value, low, high, floor, ceiling.
         views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
@@ -226,13 +226,13 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
 
 def _sweeps(points: pd.DataFrame, worth: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """What the sweeps of one dataset found, by generator: curves, how much pre-training is worth, and tables."""
-    whole = points[points["sweep"].isin(["", "augmentation"])]
+    whole = points[points["sweep"] == ""]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
-        own = pd.concat([points[points["sweep"].isin(["scratch", augmented("scratch")])], rows])
+        own = pd.concat([points[points["sweep"] == "scratch"], rows])
         beside = whole[whole["generator"].isin(["", generator])]
         images = evidence.curves(own, beside)
         varied = tables.variations(variations[variations["generator"] == generator], rows)
-        others = points[points["sweep"].isin(["backbones", augmented("backbones")]) & (points["generator"] == "")]
+        others = points[(points["sweep"] == "backbones") & (points["generator"] == "")]
         backbones = tables.backbones(pd.concat([others, rows, beside]))
         elsewhere = list(tables.elsewhere(rows))
         trainings = list(tables.trainings(rows))

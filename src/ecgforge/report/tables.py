@@ -12,6 +12,7 @@ from ecgforge.files import stored_csv
 from ecgforge.quality import flags
 from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.study import settings
+from ecgforge.sweeps.ablation import UNCHANGED
 
 # Settings that test on real records come first: they answer the question.
 SETTINGS = tuple(sorted({**settings.SETTINGS, **settings.AUGMENTED}, key=lambda name: not name.removesuffix(" augmented").endswith("TeR")))
@@ -114,7 +115,6 @@ def _beyond(found: dict[tuple[str, str, str], Row], generator: str, rhythm: str)
     return sum(row["beyond"] for row in rows), sum(row["judged"] for row in rows)
 
 
-AS_IT_IS = "as it is"
 COSTS = {"train_s": "training, s", "generate_ms": "drawing, ms a record"}
 JUDGED = ("c2st_accuracy", "rr_variation_w1", "heart_rate_w1", "recall", "coverage", "nearest_ratio")
 
@@ -123,7 +123,8 @@ def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
     """A row a variation of one generator: a few scores, TrSTeR's macro-F1, that of the study for the generator as it is, and costs."""
     columns = [name for name in (*JUDGED, *COSTS) if name in table]
     trained = points[points["setting"] == "TrSTeR"]
-    found = {row["point"] or AS_IT_IS: row for row in trained[trained["sweep"].isin(["", "ablation"])].to_dict("records")}
+    plain = trained[trained["sweep"].isin(["", "ablation"]) & ~trained["augmented"]]
+    found = {row["point"] or UNCHANGED: row for row in plain.to_dict("records")}
     rows = [
         {"name": row["variation"], "values": [row[name] for name in columns], "f1": found.get(row["variation"])}
         for row in table.to_dict("records")
@@ -136,9 +137,8 @@ OF_BACKBONES = ("TrRTeR", "TrRTeR augmented", "TrSTeR", "TrRSTeR", "TrRSTeR augm
 
 def backbones(points: pd.DataFrame) -> list[Row]:
     """A row a classifier, with macro-F1 in each of `OF_BACKBONES`: the study's first, then those of the sweep."""
-    changed = points["sweep"].isin([settings.AUGMENTATION, settings.augmented("backbones")])
-    named = points.assign(setting=points["setting"] + np.where(changed, " augmented", ""))
-    shown = named[changed | points["sweep"].isin(["", "backbones"])]
+    named = points.assign(setting=_with_augmented(points))
+    shown = named[points["sweep"].isin(["", "backbones"])]
     found = {(row["backbone"], row["setting"]): row for row in shown.to_dict("records")}
     names = dict.fromkeys(backbone for backbone, _ in found)
     study = [row["backbone"] for row in shown.to_dict("records") if row["sweep"] == ""]
@@ -150,20 +150,22 @@ def backbones(points: pd.DataFrame) -> list[Row]:
 
 def trainings(points: pd.DataFrame) -> Iterator[Row]:
     """A row a setting in which one generator was trained anew: the study's estimate, of one training, and that of all trainings."""
-    found = {(row["sweep"], row["setting"]): row for row in points.to_dict("records")}
-    for changed, setting in ((False, "TrSTeR"), (False, "TrRSTeR"), (True, "TrRSTeR")):
-        anew = found.get((settings.augmented("retrained", changed), setting))
-        if anew:
-            once = found.get((settings.AUGMENTATION if changed else "", setting))
-            yield {"setting": f"{setting} augmented" if changed else setting, "cells": [once, anew]}
+    named = points.assign(setting=_with_augmented(points))
+    found = {(row["sweep"], row["setting"]): row for row in named.to_dict("records")}
+    for setting in ("TrSTeR", "TrRSTeR", "TrRSTeR augmented"):
+        if several := found.get(("generator_seeds", setting)):
+            yield {"setting": setting, "cells": [found.get(("", setting)), several]}
+
+
+def _with_augmented(points: pd.DataFrame) -> pd.Series:
+    """Name settings, with classical augmentation as settings of their own."""
+    return points["setting"] + np.where(points["augmented"], " augmented", "")
 
 
 def elsewhere(points: pd.DataFrame) -> Iterator[Row]:
     """A row for what a classifier of another hospital was trained on: its estimate here."""
-    for row in points.to_dict("records"):
-        for changed in (False, True):
-            if row["sweep"] == settings.augmented("hospitals", changed):
-                yield {**row, "point": settings.augmented(row["point"], changed)}
+    for row in points[points["sweep"] == "cross_dataset"].to_dict("records"):
+        yield {**row, "point": row["point"] + (", augmented" if row["augmented"] else "")}
 
 
 def counts(records: RecordSet) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Train and test classifiers in the settings of the study. A cell is a dataset, with a generator or without."""
+"""Train and test classifiers in the settings of the study, once a dataset or with a generator."""
 
 from __future__ import annotations
 
@@ -8,58 +8,68 @@ from pathlib import Path
 from ecgforge.classifiers import baselines
 from ecgforge.files import whole
 from ecgforge.params import Params
-from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
-from ecgforge.stages.trials import Bench, Trial
-from ecgforge.study.settings import AUGMENTATION, CLASSICAL, SETTINGS, diet
+from ecgforge.stages.common.classifier_runs import ClassifierRuns
+from ecgforge.stages.common.tracked import Stage
+from ecgforge.study import settings
+from ecgforge.study.experiment import Experiment
+from ecgforge.study.settings import SETTINGS, training_data
 
 
-def on_real(params: Params, dataset: str, real: Path, models_out: Path, out: Path) -> None:
-    """Train on real records and test on real ones (TrRTeR), for every seed; the same with classical augmentation, as a sweep;
-    and the baselines.
+def on_real(params: Params, dataset: str, real: Path, models: Path, out: Path) -> None:
+    """Run TrRTeR for every seed, plain and augmented, and the baselines.
 
-    Writes the classifiers to `models_out`/seed-<n> and `models_out`/augmented/seed-<n>, and their predictions to `out`.
+    Writes the classifiers to `models`/seed-<n> and `models`/augmented/seed-<n>, and their
+    predictions to `out`.
     """
     records = RecordSet.open(real)
-    bench = Bench(params, dataset, None, records.about.origin == "simulated")
-    trial = Trial("TrRTeR", diet("real", records, None, 0, 0), records.split("test"))
-    with whole(models_out) as scratch:
-        for seed in params.active.study.seeds:
-            bench.train(trial, seed, scratch / f"seed-{seed}")
-        for seed in params.active.sweeps.seeds:
-            bench.train(_augmented(trial), seed, scratch / "augmented" / f"seed-{seed}")
+    stage = Stage("classify", params, {"dataset": dataset})
+    runs = ClassifierRuns(stage, records.about.origin == "simulated", models)
+    data, test = training_data("real", records, None, 0, 0), records.split("test")
+    with whole(models) as scratch:
+        for experiment in settings.on_real(params, dataset):
+            folder = scratch / "augmented" if experiment.augmented else scratch
+            chosen = params.classifier_settings(experiment.backbone)
+            runs.train(experiment, data, test, chosen, folder / f"seed-{experiment.seed}")
         for name, judge in baselines.BASELINES.items():
-            bench.baseline(name, judge, trial, [baselines, beats])
-    bench.finish(out)
+            baseline = Experiment("TrRTeR", dataset, name, params.active.study.seeds[0])
+            runs.baseline(baseline, judge, data, test)
+    runs.finish(out)
 
 
 def on_synthetic(
-    params: Params, dataset: str, generator: str, real: Path, synthetic: Path, baseline: Path, models_out: Path, out: Path
+    params: Params,
+    dataset: str,
+    generator: str,
+    real: Path,
+    synthetic: Path,
+    baseline: Path,
+    models: Path,
+    out: Path,
 ) -> None:
-    """Run the settings that need synthetic records, for every seed, with the classifiers in `baseline` where real ones train; and
-    TrRSTeR with classical augmentation, as a sweep.
+    """Run the settings that need synthetic records, for every seed.
 
-    Writes the classifiers to `models_out`/<synthetic, mixed or augmented>/seed-<n>, and their predictions to `out`.
+    Writes the classifiers to `models`/<synthetic, mixed or augmented>/seed-<n>, and their
+    predictions to `out`.
+
+    Args:
+        baseline: the classifiers of `on_real`.
     """
-    study, records, made = params.active.study, RecordSet.open(real), RecordSet.open(synthetic)
-    bench = Bench(params, dataset, generator, records.about.origin == "simulated")
-
-    def trial(name: str, seed: int) -> Trial:
-        setting = SETTINGS[name]
-        meal = diet(setting.trained_on, records, made, study.synthetic_share, seed)
-        return Trial(name, meal, (records if setting.tested_on == "real" else made).split("test"))
-
-    with whole(models_out) as scratch:
-        for seed in study.seeds:
-            name = f"seed-{seed}"
-            bench.train(trial("TrSTeR", seed), seed, scratch / "synthetic" / name)
-            bench.train(trial("TrRSTeR", seed), seed, scratch / "mixed" / name)
-            bench.test(replace(trial("TrSTeS", seed), start=scratch / "synthetic" / name), seed)
-            bench.test(replace(trial("TrRTeS", seed), start=baseline / name), seed)
-        for seed in params.active.sweeps.seeds:
-            bench.train(_augmented(trial("TrRSTeR", seed)), seed, scratch / "augmented" / f"seed-{seed}")
-    bench.finish(out)
-
-
-def _augmented(trial: Trial) -> Trial:
-    return replace(trial, sweep=AUGMENTATION, point=CLASSICAL, augmented=True)
+    sets = {"real": RecordSet.open(real), "synthetic": RecordSet.open(synthetic)}
+    share = params.active.study.synthetic_share
+    stage = Stage("classify", params, {"dataset": dataset, "generator": generator})
+    simulated = sets["real"].about.origin == "simulated"
+    runs = ClassifierRuns(stage, simulated, models)
+    with whole(models) as scratch:
+        for experiment in settings.on_synthetic(params, dataset, generator):
+            setting, seed = SETTINGS[experiment.setting], experiment.seed
+            test, name = sets[setting.tested_on].split("test"), f"seed-{seed}"
+            if not experiment.trains:
+                start = scratch / "synthetic" if setting.trained_on == "synthetic" else baseline
+                runs.test(replace(experiment, start=str((start / name).resolve())), test)
+                continue
+            data = training_data(setting.trained_on, sets["real"], sets["synthetic"], share, seed)
+            kind = "augmented" if experiment.augmented else setting.trained_on
+            chosen = params.classifier_settings(experiment.backbone)
+            runs.train(experiment, data, test, chosen, scratch / kind / name)
+    runs.finish(out)

@@ -13,8 +13,9 @@ from ecgforge.classifiers.common.registry import check_settings as check_classif
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import check_settings as check_generator
 from ecgforge.outputs import overlap
-from ecgforge.params import Params, Profile, checked, expanded, merge_patch, read_yaml
+from ecgforge.params import Params, Profile, Sweeps, checked, expanded, merge_patch, read_yaml
 from ecgforge.sources.registry import read_from
+from ecgforge.sweeps.common import registry as sweeps
 from ecgforge.tuning import space
 
 RAW = Path("data/raw")
@@ -37,12 +38,34 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
         for file in tuned:
             tree["profiles"][params.profile] = merge_patch(tree["profiles"][params.profile], _found(file))
         params = checked(Params, tree, ", ".join(map(str, (path, *tuned))))
-    profiles = {name: _completed(profile, f"{path}: profiles.{name}") for name, profile in params.profiles.items()}
+    needed = _sweeps(params, path)
+    profiles = {
+        name: _completed(profile, f"{path}: profiles.{name}", needed if name == params.profile else set())
+        for name, profile in params.profiles.items()
+    }
     return params.model_copy(update={"profiles": profiles})
 
 
-def _completed(profile: Profile, where: str) -> Profile:
-    """Return a checked profile in which networks and samplings have the defaults of their classes."""
+def _sweeps(params: Params, path: Path) -> set[str]:
+    """Return the sweeps that run somewhere and need their sections."""
+    targets = params.sweep_targets
+    for name in targets.sweeps:
+        if name not in sweeps.OF_GENERATORS:
+            known = ", ".join(sweeps.OF_GENERATORS)
+            raise EcgforgeError(f"{path}: sweep_targets.sweeps: '{name}' is not one of {known}")
+    return {
+        *targets.sweeps,
+        *(["transfer"] if targets.datasets else []),
+        *(["generator_seeds"] if targets.generator_seeds else []),
+    }
+
+
+def _completed(profile: Profile, where: str, needed: set[str]) -> Profile:
+    """Return a checked profile with the defaults of networks, samplings and sweeps.
+
+    Args:
+        needed: sweeps whose sections must be there.
+    """
     generators, classifiers = {}, {}
     for name, generator in profile.generators.items():
         place = f"{where}.generators.{name}"
@@ -54,7 +77,19 @@ def _completed(profile: Profile, where: str) -> Profile:
         place = f"{where}.classifiers.{name}"
         classifiers[name] = settings = check_classifier(classifier, place)
         space.check(settings, settings.tuning.space, check_classifier, f"{place}.tuning.space")
-    return profile.model_copy(update={"generators": generators, "classifiers": classifiers})
+    given = profile.sweeps.sections
+    if unknown := set(given) - set(sweeps.SWEEPS):
+        known = ", ".join(("seeds", *sweeps.SWEEPS))
+        raise EcgforgeError(f"{where}.sweeps.{min(unknown)}: unknown key; known are {known}")
+    sections = {
+        name: checked(sweeps.get(name).Parameters, given.get(name, {}), f"{where}.sweeps.{name}")
+        for name in sweeps.SWEEPS
+        if name in given or name in needed or not sweeps.get(name).requires_parameters
+    }
+    filled = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    complete_sweeps = Sweeps(seeds=profile.sweeps.seeds, **filled)
+    parts = {"generators": generators, "classifiers": classifiers, "sweeps": complete_sweeps}
+    return profile.model_copy(update=parts)
 
 
 def resolved(params: Params) -> str:

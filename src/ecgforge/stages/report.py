@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from ecgforge import folders, grid
 from ecgforge.analysis import intervals, verdicts
 from ecgforge.analysis.claims import claims
 from ecgforge.analysis.worth import worth
@@ -18,20 +19,17 @@ from ecgforge.files import stored_csv, whole
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
-from ecgforge.stages.sweeps import KINDS
 from ecgforge.study import predictions
-from ecgforge.study.settings import AUGMENTATION
 from ecgforge.tracking import lookup, store
 from ecgforge.tracking.runs import uncommitted
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
-RESULTS = Path("results")
-CLASSIFIED, SCORED = RESULTS / "classify", RESULTS / "quality"
+SCORED = folders.RESULTS / "quality"
 RUN_COLUMNS = ["kind", "dataset", "generator", "setting", "backbone", "seed", "run_name", "run_id", "url"]
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
-    "sweeps": "dvc repro sweep_real backbones mixture transfer size ablation retrained hospitals",
+    "sweeps": "dvc repro scratch backbones sweep ablation generator_seeds cross_dataset",
     "quality": "dvc repro quality",
     "data": "dvc repro prepare merge",
     "ui": "make ui",
@@ -42,23 +40,22 @@ def report(params: Params, out: Path) -> None:
     """Write results.csv, confusions.csv, verdicts.csv, metrics.json, plots and report.html to `out`, from the results of all cells."""
     study = params.active.study
     arms = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
-    folders = [CLASSIFIED / dataset / kind for dataset in params.datasets for kind in ("real", *params.generators)]
-    swept = list(_swept(params))
-    everything = predictions.read([*folders, *swept])
+    cells = list(grid.cells(params))
+    everything = predictions.read([cell.results for cell in cells])
     found = _main(everything)
     summary = intervals.intervals(found, study.confidence, study.resamples)
-    judged = verdicts.judge(everything, claims(everything, params.active.classifier.backbone), study.confidence, study.resamples)
+    judged = verdicts.judge(everything, claims(grid.table(params), params.classifier.backbone), study.confidence, study.resamples)
     inputs = page.ReportInputs(
         results=predictions.results(found),
         summary=summary,
         sweeps=intervals.intervals(everything, study.confidence, study.resamples),
-        worth=worth(everything, params.active.classifier.backbone, study.confidence, study.resamples),
-        variations=_variations(params),
+        worth=worth(everything, params.classifier.backbone, study.confidence, study.resamples),
+        variations=_variations(cells),
         verdicts=judged,
         confusions=predictions.confusions(found),
         quality=_scores(arms, "scores"),
         views=_scores(arms, "views"),
-        runs=pd.DataFrame(_runs(params, [*folders, *swept], arms), columns=RUN_COLUMNS),
+        runs=pd.DataFrame(_runs(params, cells, arms), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
         synthetic={arm: SYNTHETIC / arm[0] / arm[1] for arm in arms},
         made=_made(params),
@@ -76,27 +73,16 @@ def report(params: Params, out: Path) -> None:
         page.write(inputs, scratch / "report.html")
 
 
-def _swept(params: Params) -> Iterator[Path]:
-    """The folders of the sweeps' results."""
-    yield from (RESULTS / "sweep_real" / dataset for dataset in params.swept.datasets)
-    for kind in KINDS:
-        chosen = params.swept.retrained if kind == "retrained" else params.swept.generators
-        yield from (RESULTS / kind / dataset / generator for dataset in params.swept.datasets for generator in chosen)
-    for pair in params.swept.hospitals:
-        yield from (RESULTS / "hospitals" / f"{pair.train}-{pair.test}" / generator for generator in params.swept.generators)
-
-
 def _main(everything: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of the five settings and, as settings of their own, of those with classical augmentation."""
-    augmented = everything["sweep"] == AUGMENTATION
-    found = everything[augmented | (everything["sweep"] == "")]
-    names = found["setting"].where(~augmented, found["setting"] + " augmented")
-    return found.assign(setting=names, sweep="", point="")
+    """Predictions of the settings; those with classical augmentation are settings of their own."""
+    found = everything[everything["sweep"] == ""]
+    names = found["setting"].where(~found["augmented"], found["setting"] + " augmented")
+    return found.assign(setting=names, augmented=False)
 
 
-def _variations(params: Params) -> pd.DataFrame:
-    places = [(dataset, generator) for dataset in params.swept.datasets for generator in params.swept.generators]
-    parts = [stored_csv(RESULTS / "ablation" / dataset / generator / "variations.csv", ["variation"]) for dataset, generator in places]
+def _variations(cells: list[grid.Cell]) -> pd.DataFrame:
+    files = [cell.results / "variations.csv" for cell in cells if cell.sweep and cell.sweep.scored]
+    parts = [stored_csv(file, ["variation"]) for file in files]
     return pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
 
 
@@ -123,7 +109,7 @@ def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
     return tree
 
 
-def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
+def _runs(params: Params, cells: list[grid.Cell], arms: list[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
     """Yield the MLflow run of each trained or tested classifier and of each generator, where the tracking store has it."""
     known = lookup.runs_by_cell()
 
@@ -132,17 +118,20 @@ def _runs(params: Params, folders: list[Path], arms: list[tuple[str, str]]) -> I
         address = f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}" if run else ""
         return (run.run_name, run.run_id, address) if run else ("", "", "")
 
-    for folder in folders:
-        for row in stored_csv(folder / "cells.csv", [*predictions.KEYS, "cell"], keep_default_na=False, dtype={"cell": str}).itertuples():
-            setting = f"{row.setting} augmented" if row.sweep == AUGMENTATION else row.setting
-            kind = "classifier" if row.sweep in ("", AUGMENTATION) else "sweep"
-            yield (kind, row.dataset, row.generator, setting, row.backbone, row.seed, *where(row.cell))
+    for cell in cells:
+        columns = [*predictions.KEYS, "fingerprint"]
+        options: dict[str, Any] = {"keep_default_na": False, "dtype": {"fingerprint": str}}
+        for row in stored_csv(cell.results / "runs.csv", columns, **options).itertuples():
+            setting = f"{row.setting} augmented" if row.augmented else row.setting
+            who = (row.dataset, row.generator, setting, row.backbone, row.seed)
+            yield ("sweep" if row.sweep else "classifier", *who, *where(row.fingerprint))
     for dataset, generator in arms:
         weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
-        cell = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)
-        yield ("generator", dataset, generator, "", "", params.generator(generator).seed, *where(cell))
-        cell = (SCORED / dataset / generator / "cell.txt").read_text().strip()
-        yield ("quality", dataset, generator, "", "", params.active.quality.seed, *where(cell))
+        known_as = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)
+        seed = params.generator(generator).seed
+        yield ("generator", dataset, generator, "", "", seed, *where(known_as))
+        scored = (SCORED / dataset / generator / "fingerprint.txt").read_text().strip()
+        yield ("quality", dataset, generator, "", "", params.active.quality.seed, *where(scored))
 
 
 def _made(params: Params) -> dict[str, Any]:

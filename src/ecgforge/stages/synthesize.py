@@ -15,6 +15,7 @@ from ecgforge.generators.common import registry
 from ecgforge.outputs import refuse
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.study import mixtures
 from ecgforge.tracking import models, runs, store
 from ecgforge.training import saved
 
@@ -37,7 +38,7 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         "sampling": sampling,
         "synthesis": profile.synthesis.model_dump(),
     }
-    wanted = synthesis.counts(source.about.rhythms, profile.synthesis, len(source.split("train")))
+    wanted = mixtures.requested(source.about.rhythms, profile.synthesis, len(source.split("train")))
     synthesis.synthesize(registry.load(model), name, sampling, wanted, profile.synthesis, profile.compute, source, made, out)
     cell = runs.Cell("generator", dataset, settings.seed, source.about.origin == "simulated", generator=name)
     described = models.drawing(sampling, source.about.rhythms, source.about.units)

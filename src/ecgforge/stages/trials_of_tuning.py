@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-import ecgforge.tuning
 from ecgforge import console
 from ecgforge.files import remove
 from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params
-from ecgforge.quality import distribution
 from ecgforge.records.record_set import RecordSet
-from ecgforge.stages.inputs import checkpoints, curves, digests, record_inputs
-from ecgforge.stages.train_generator import code_of as code_of_generator
-from ecgforge.stages.trials import code_of as code_of_classifier
+from ecgforge.stages.common.tracked import CURVES, Stage, record_inputs, tracked
 from ecgforge.tracking import runs, store
-from ecgforge.training import fit
 from ecgforge.tuning import objectives, search, space
 from ecgforge.tuning.figures import figures
 
@@ -35,31 +29,41 @@ class Trials:
     """Runs trials of a study, each as a child of the study's run; a process of its own can have it.
 
     Attributes:
-        cell, identity: of the study.
+        cell, fingerprint: of the study.
         parent: the study's run.
+        checkpoints: the study's folder for checkpoints.
     """
 
     objective: objectives.OfClassifier | objectives.OfGenerator
     cell: runs.Cell
-    identity: str
+    fingerprint: str
     inputs: list[runs.DatasetInput]
     parent: str
+    checkpoints: Path
 
     def __call__(self, attempt: search.Attempt) -> list[float]:
-        cell, identity = replace(self.cell, kind="trial", point=str(attempt.number)), self.identity_of(attempt.number)
+        cell = replace(self.cell, kind="trial", point=str(attempt.number))
         tree = space.applied(self.objective.settings, attempt.point).model_dump(exclude={"ablations"})
-        folder = checkpoints(self.identity) / f"trial-{attempt.number}"
-        resume = folder / curves(identity).name
+        folder = self.checkpoints / f"trial-{attempt.number}"
         folder.mkdir(parents=True, exist_ok=True)
-        with runs.tracked(cell, identity=identity, params=tree, inputs=self.inputs, resume_file=resume, parent=self.parent) as run:
+        opened = runs.tracked(
+            cell,
+            fingerprint=self.fingerprint_of(attempt.number),
+            params=tree,
+            inputs=self.inputs,
+            resume_file=folder / CURVES,
+            parent=self.parent,
+        )
+        with opened as run:
             values = self.objective(attempt, folder, run.log)
             run.summary(dict(zip(NAMES, values, strict=False)))
         remove(folder)
         return values
 
-    def identity_of(self, number: int) -> str:
-        """The identity of a trial's run."""
-        return runs.identity(replace(self.cell, kind="trial", point=str(number)), {"study": self.identity}, {}, [])
+    def fingerprint_of(self, number: int) -> str:
+        """Return the fingerprint of a trial's run."""
+        cell = replace(self.cell, kind="trial", point=str(number))
+        return runs.fingerprint(cell, {"study": self.fingerprint}, {}, {})
 
 
 def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any]:
@@ -67,48 +71,49 @@ def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> di
     if generator:
         drawn = params.generator(generator)
         judged = objectives.OfGenerator(generator, drawn, real, params.active.compute)
-        code = [*code_of_generator(generator), distribution, ecgforge.tuning]
-        return {"generators": {generator: _study(judged, dataset, {"generator": generator}, code, drawn)}}
+        stage = Stage("tune_generator", params, {"generator": generator})
+        return {"generators": {generator: _study(stage, judged, dataset, drawn)}}
     settings = params.classifier
     objective = objectives.OfClassifier(settings, real, params.active.compute)
-    code = [*code_of_classifier(settings.backbone), fit, ecgforge.tuning]
-    found = _study(objective, dataset, {"backbone": settings.backbone}, code, settings)
+    found = _study(Stage("tune_classifier", params, {}), objective, dataset, settings)
     return {"classifiers": {settings.backbone: found}}
 
 
 def _study(
+    stage: Stage,
     objective: objectives.OfClassifier | objectives.OfGenerator,
     dataset: str,
-    who: dict[str, str],
-    code: Sequence[Any],
     settings: ClassifierSettings | GeneratorSettings,
 ) -> dict[str, Any]:
     """Finish the study and its run, and return the best trial's values as a tree."""
     tuning, records = settings.tuning, RecordSet.open(objective.real)
-    cell = runs.Cell("tuning", dataset, tuning.seed, records.about.origin == "simulated", **who)
-    inputs = record_inputs([("training", records)])
-    tree = settings.model_dump(exclude={"ablations"}) | {"tuning": tuning.model_dump(exclude={"n_trials", "workers"})}
-    identity = runs.identity(cell, tree, digests(inputs), code)
-    task = search.Task(
-        f"{next(iter(who.values()))} on {dataset} {identity[:12]}",
-        storage(),
-        tuning.space,
-        space.defaults(settings, tuning.space, "tuning.space"),
-        objective.directions,
-        tuning.seed,
-        objective.warmup,
-    )
-    console.err.print(f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {_shown(task.url)}")
-    with runs.tracked(cell, identity=identity, params=tree, inputs=inputs) as run:
-        trials = Trials(objective, cell, identity, inputs, run.id)
+    who = {**stage.item} or {"backbone": stage.params.backbone}
+    simulated = records.about.origin == "simulated"
+    cell = runs.Cell("tuning", dataset, tuning.seed, simulated, **who)  # type: ignore[arg-type]
+    sets = [("training", records)]
+    tree = settings.model_dump(exclude={"ablations"})
+    tree |= {"tuning": tuning.model_dump(exclude={"n_trials", "workers"})}
+    with tracked(stage, cell, tree, sets) as opened:
+        task = search.Task(
+            f"{next(iter(who.values()))} on {dataset} {opened.fingerprint[:12]}",
+            storage(),
+            tuning.space,
+            space.defaults(settings, tuning.space, "tuning.space"),
+            objective.directions,
+            tuning.seed,
+            objective.warmup,
+        )
+        console.err.print(f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {_shown(task.url)}")
+        run, inputs = opened.run, record_inputs(sets)
+        trials = Trials(objective, cell, opened.fingerprint, inputs, run.id, opened.checkpoints)
         tried = search.search(task, trials, tuning.n_trials, places(tuning.workers, objective.compute))
         for one in tried:
             if one.state == "failed":  # where its worker was killed, nobody has ended its run
-                runs.end_lost(trials.identity_of(one.number), one.reason)
+                runs.end_lost(trials.fingerprint_of(one.number), one.reason)
         best = search.best(tried, task.directions)
         _record(run, task, tried, best)
-        run.mark_best(trials.identity_of(best.number))
-    remove(checkpoints(identity))
+        run.mark_best(trials.fingerprint_of(best.number))
+    opened.remove_checkpoints()
     told = f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the parameters as they are"
     console.err.print(f"{task.name}: {told}")
     return space.patch(best.point)

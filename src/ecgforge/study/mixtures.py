@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -9,10 +10,23 @@ from typing import Literal, get_args
 import numpy as np
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.params import Synthesis
 from ecgforge.records.record_set import RecordSet
+from ecgforge.study.settings import TrainingData
 
 How = Literal["proportion", "balance"]
 HOWS: tuple[How, ...] = get_args(How)
+
+
+def requested(rhythms: tuple[str, ...], synthesis: Synthesis, real: int) -> dict[str, dict[str, int]]:
+    """Return how many synthetic records the parameters ask for, by split and rhythm.
+
+    Args:
+        real: the number of real training records.
+    """
+    train = math.ceil(real / len(rhythms)) if synthesis.train == "as_real" else synthesis.train
+    asked = {"train": train, "validation": synthesis.validation, "test": synthesis.test}
+    return {split: dict.fromkeys(rhythms, count) for split, count in asked.items()}
 
 
 def allotment(real: Mapping[str, int], wanted: int, how: How) -> dict[str, int]:
@@ -54,3 +68,16 @@ def part(records: RecordSet, share: float, seed: int) -> RecordSet:
     size = shuffled.groupby("rhythm")["patient"].transform("size")
     kept = shuffled.loc[rank < np.maximum(1, np.ceil(share * size - 1e-9)), "patient"]
     return records.select(records.records["patient"].isin(set(kept)).to_numpy())
+
+
+def share(records: RecordSet, percent: float, seed: int) -> RecordSet:
+    """Select a share of the training and of the validation records: see `part`."""
+    splits = [records.split(split) for split in ("train", "validation")]
+    kept = [part(split, percent / 100, seed).rows for split in splits]
+    return records.select(np.isin(records.rows, np.concatenate(kept)))
+
+
+def share_of(records: RecordSet, percent: float, seed: int) -> TrainingData:
+    """Return a share of the real records to train with, and the same share of those to stop by."""
+    few = share(records, percent, seed)
+    return TrainingData([few.split("train")], [few.split("validation")])

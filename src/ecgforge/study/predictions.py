@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +13,20 @@ import pandas as pd
 from ecgforge.files import damaged, stored_csv, whole
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import metrics
+from ecgforge.study.experiment import KEYS, Experiment
 
-KEYS = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
 FACTS = ["id", "patient", "truth"]  # of a test record
+NUMBERS = ["augmented", "fold", "draw", "seed"]
+TEXTS = [key for key in KEYS if key not in NUMBERS]
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
 
 @dataclass(frozen=True)
-class Who:
-    """Whose predictions these are; `generator` is empty where no synthetic record is used, `sweep` and `point` in the five settings."""
-
-    dataset: str
-    generator: str
-    backbone: str
-    sweep: str
-    point: str
-    setting: str
-    seed: int
-
-
-@dataclass(frozen=True)
 class Tested:
-    """Predictions on test records, whose they are, and the identity of the tracked run that they come from."""
+    """An experiment's predictions on its test records, and the fingerprint of its tracked run."""
 
-    who: Who
-    cell: str
+    experiment: Experiment
+    fingerprint: str
     predictions: pd.DataFrame
 
 
@@ -80,15 +69,18 @@ def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def write(tested: Sequence[Tested], folder: Path) -> None:
-    """Write predictions.csv, and cells.csv with the identity of the run behind each, to `folder`, whole; where nothing was tested, their
-    headers alone."""
-    predictions = [one.predictions.assign(**asdict(one.who))[[*KEYS, *one.predictions.columns]] for one in tested]
-    cells = [{**asdict(one.who), "cell": one.cell} for one in tested]
+    """Write predictions.csv, and runs.csv with the fingerprint of the run behind each, to `folder`,
+    whole; their headers alone where nothing was tested."""
+    columns = [*KEYS, *FACTS]
+    tables = [one.predictions.assign(**one.experiment.keys) for one in tested]
+    tables = [table[[*KEYS, *table.columns.drop(KEYS)]] for table in tables]
+    runs = [{**one.experiment.keys, "fingerprint": one.fingerprint} for one in tested]
     with whole(folder) as scratch:
         scratch.mkdir()
-        found = pd.concat(predictions, ignore_index=True) if predictions else pd.DataFrame(columns=[*KEYS, *FACTS])
+        found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
         found.to_csv(scratch / "predictions.csv", index=False)
-        pd.DataFrame(cells, columns=[*KEYS, "cell"]).to_csv(scratch / "cells.csv", index=False)
+        table = pd.DataFrame(runs, columns=[*KEYS, "fingerprint"])
+        table.to_csv(scratch / "runs.csv", index=False)
 
 
 def read(folders: Iterable[Path]) -> pd.DataFrame:
@@ -104,8 +96,9 @@ def read(folders: Iterable[Path]) -> pd.DataFrame:
 
 def _predictions(file: Path) -> pd.DataFrame:
     # Only probabilities may be missing: a patient called NA is a name. Interned, since each is there many times.
-    found = stored_csv(file, [*KEYS, *FACTS], converters=dict.fromkeys([*KEYS[:-1], *FACTS], sys.intern))
-    numbers = found[["seed", *(column for column in found if column.startswith(PROBABILITY))]]
+    texts = dict.fromkeys([*TEXTS, *FACTS], sys.intern)
+    found = stored_csv(file, [*KEYS, *FACTS], converters=texts)
+    numbers = found[[*NUMBERS, *(column for column in found if column.startswith(PROBABILITY))]]
     if len(found) and not all(pd.api.types.is_numeric_dtype(kind) for kind in numbers.dtypes):
         raise damaged(file, "a seed or a probability is no number")
     return found

@@ -1,14 +1,17 @@
-"""The five settings of the study (arXiv 2411.18456): what a classifier is trained and tested on."""
+"""The five settings of the study (arXiv 2411.18456): training and test records of a classifier."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.study.experiment import Experiment
 
 TrainedOn = Literal["real", "synthetic", "mixed"]
 
@@ -32,58 +35,78 @@ SETTINGS = {
         Setting("TrRSTeR", "mixed", "real"),
     )
 }
-
-AUGMENTATION, CLASSICAL = "augmentation", "classical"  # the sweep of TrRTeR and TrRSTeR with changed records, and its only point
 AUGMENTED = {f"{name} augmented": SETTINGS[name] for name in ("TrRTeR", "TrRSTeR")}
 
 
-def augmented(sweep: str, changed: bool = True) -> str:
-    """Return the name of the arm of a sweep whose training records are `changed` classically, or else the sweep's own."""
-    return f"{sweep}, augmented" if changed else sweep
+def on_real(params: Params, dataset: str) -> Iterator[Experiment]:
+    """Yield the experiments without synthetic records: TrRTeR, plain and augmented."""
+    for seed in params.active.study.seeds:
+        yield Experiment("TrRTeR", dataset, params.backbone, seed)
+    for seed in params.active.sweeps.seeds:
+        yield Experiment("TrRTeR", dataset, params.backbone, seed, augmented=True)
+
+
+def on_synthetic(params: Params, dataset: str, generator: str) -> Iterator[Experiment]:
+    """Yield the experiments with a generator's records; TrRSTeR is also trained augmented."""
+    for seed in params.active.study.seeds:
+
+        def experiment(setting: str, kind: str = "", seed: int = seed) -> Experiment:
+            start = f"{dataset}/{kind}/seed-{seed}" if kind else ""
+            return Experiment(setting, dataset, params.backbone, seed, generator, start=start)
+
+        yield experiment("TrSTeR")
+        yield experiment("TrRSTeR")
+        yield experiment("TrSTeS", f"{generator}/synthetic")
+        yield experiment("TrRTeS", "real")
+    for seed in params.active.sweeps.seeds:
+        plain = Experiment("TrRSTeR", dataset, params.backbone, seed, generator)
+        yield replace(plain, augmented=True)
 
 
 @dataclass(frozen=True)
-class Diet:
+class TrainingData:
     """The record sets that a classifier trains on, and those that stop it early."""
 
     train: list[RecordSet]
     validation: list[RecordSet]
 
 
-def diet(trained_on: TrainedOn, real: RecordSet, synthetic: RecordSet | None, share: float, seed: int) -> Diet:
+def training_data(trained_on: TrainedOn, real: RecordSet, synthetic: RecordSet | None, share: float, seed: int) -> TrainingData:
     """Return the training and validation records of a kind of training.
 
-    Training on synthetic records alone stops early by synthetic records, so that no real one is seen; where real
-    training records are used, real validation records decide.
+    A training on synthetic records alone is stopped by synthetic records, so that it sees no real
+    one. Where real training records are used, real validation records decide.
 
     Args:
         share: of synthetic records in a mixed training set; the real ones are all used.
         seed: decides which synthetic records are mixed in.
     """
     if trained_on == "real":
-        return Diet([real.split("train")], [real.split("validation")])
+        return TrainingData([real.split("train")], [real.split("validation")])
     assert synthetic is not None
     if trained_on == "synthetic":
-        return Diet([synthetic.split("train")], [synthetic.split("validation")])
-    wanted = mixed_in(len(real.split("train")), share)
-    return Diet([real.split("train"), evenly(synthetic.split("train"), wanted, seed)], [real.split("validation")])
+        return TrainingData([synthetic.split("train")], [synthetic.split("validation")])
+    train = real.split("train")
+    mixed_in = evenly(synthetic.split("train"), number_mixed_in(len(train), share), seed)
+    return TrainingData([train, mixed_in], [real.split("validation")])
 
 
-def mixed_in(real: int, share: float) -> int:
-    """Return how many synthetic records beside `real` ones make `share` of the whole."""
+def number_mixed_in(real: int, share: float) -> int:
+    """Return how many synthetic records, added to `real` ones, make `share` of the whole."""
     return round(real * share / (1 - share))
 
 
 def evenly(records: RecordSet, count: int, seed: int) -> RecordSet:
-    """Draw `count` records without replacement, as equally many of each rhythm as there are.
+    """Draw `count` records without replacement, equally many of each rhythm as far as possible.
 
     Raises:
         EcgforgeError: the set holds fewer.
     """
     if count > len(records):
+        needed = -(-count // len(records.about.rhythms))
         raise EcgforgeError(
-            f"{records.folder} has {len(records)} training records and the mixture needs {count}: raise synthesis.train to at least "
-            f"{-(-count // len(records.about.rhythms))}, or lower study.synthetic_share"
+            f"{records.folder} has {len(records)} training records and the mixture needs {count}: "
+            f"raise synthesis.train to at least {needed}, or lower study.synthetic_share"
         )
     rng = np.random.default_rng([seed, 0x5E7])
     order = rng.permutation(len(records))

@@ -16,7 +16,10 @@ from ecgforge.tracking.store import client, has_commit, local_database, patientl
 from ecgforge.tracking.versions import Version, everything, versions
 
 KINDS = ("generator", "classifier", "quality")  # runs of other kinds, such as trials, are left alone
-SAME = ("kind", "dataset", "generator", "setting", "backbone", "sweep", "point", "seed", "dvc.stage", "dvc.exp")
+SAME = (
+    *("kind", "dataset", "generator", "setting", "backbone", "sweep", "point"),
+    *("augmented", "fold", "draw", "seed", "dvc.stage", "dvc.exp"),
+)
 RUN = re.compile(r"[0-9a-f]{32}")
 LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")  # the address of a version that is a logged model
 

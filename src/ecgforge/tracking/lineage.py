@@ -292,7 +292,7 @@ def again(version: Version, folder: Path) -> Path:
     from mlflow import MlflowClient
 
     uri = store.address(folder / store.DATABASE)
-    same = ("dataset", "generator", "setting", "backbone", "sweep", "point", "seed")
+    same = ("dataset", "generator", "setting", "backbone", "sweep", "point", "augmented", "fold", "draw", "seed")
     for one in MlflowClient(uri, uri).search_model_versions(f"name = '{version.name}'"):
         if all(one.tags.get(name) == version.tags.get(name) for name in same):
             return next(folder.glob(f"mlruns/**/{one.source.rsplit('/', 1)[-1]}/artifacts/{FILES}/weights.safetensors"))

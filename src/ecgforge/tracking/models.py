@@ -184,7 +184,7 @@ def _sampled(described: Mapping[str, Any]) -> dict[str, str]:
 
 def _register(run: Run, save: Callable[[Model, Path], None], name: str, weights: str, tags: dict[str, str]) -> str:
     tags = {WEIGHTS: weights, **tags}
-    existing = find_version(name, run.identity, tags)
+    existing = find_version(name, run.fingerprint, tags)
     if existing is not None:
         return str(existing.version)
     from mlflow.models import Model

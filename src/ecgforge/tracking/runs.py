@@ -1,6 +1,6 @@
 """Runs: a cell of the study is one MLflow run, however often it is started, killed, resumed or repeated.
 
-The run of a cell is found by its identity, a digest of what decides its result. Curves are buffered and sent in batches; points
+The run of a cell is found by its fingerprint, a digest of what decides its result. Curves are buffered and sent in batches; points
 that were sent before are not sent again, and points that a killed process still held are kept beside its checkpoint.
 """
 
@@ -14,11 +14,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from filelock import FileLock, Timeout
@@ -42,7 +42,7 @@ TUNING = "ecgforge-tuning"  # an experiment of its own, since trials would bury 
 CELL = "ecgforge.cell"
 NO_SWEEP = "none"
 CHARTS = {  # what they compare, and a filter of runs
-    "Settings": f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}'",
+    "Settings": f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}' and tags.augmented = 'false'",
     "Generators": "tags.kind = 'generator'",
     "Quality": "tags.kind = 'quality'",
 }
@@ -72,6 +72,7 @@ class Cell:
         generator: None where no synthetic record is used.
         setting, backbone: of classifiers.
         sweep, point: the comparison that a classifier belongs to, and where in it.
+        augmented, fold, draw: of classifiers, see `study.experiment`.
     """
 
     kind: Literal["generator", "classifier", "quality", "tuning", "trial"]
@@ -83,6 +84,9 @@ class Cell:
     backbone: str | None = None
     sweep: str | None = None
     point: str | None = None
+    augmented: bool = False
+    fold: int = 0
+    draw: int = 0
 
     @property
     def name(self) -> str:
@@ -96,7 +100,8 @@ class Cell:
             return f"{which}: {self.generator or self.backbone} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
         place = ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
-        return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}"
+        augmented = ", augmented" if self.augmented else ""
+        return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}{augmented}"
 
     @property
     def model_name(self) -> str:
@@ -117,6 +122,8 @@ class Cell:
             "seed": str(self.seed),
             "simulated": str(self.simulated).lower(),
         }
+        if self.kind == "classifier":
+            given |= {"augmented": str(self.augmented).lower(), "fold": str(self.fold), "draw": str(self.draw)}
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -141,21 +148,17 @@ class DatasetInput:
     drawn_by: str = ""
 
 
-def identity(cell: Cell, params: dict[str, Any], inputs: dict[str, str], code: Iterable[Path | ModuleType]) -> str:
-    """Return the digest of all that decides a cell's result: the cell, its parameters, its inputs and the code that runs.
+def fingerprint(
+    cell: Cell, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]
+) -> str:
+    """Return the digest of all that decides a run's result.
 
     Args:
         params: resolved parameters, as JSON has them; their order does not matter.
-        inputs: name -> md5 of each input.
-        code: python files, folders of them, or modules; where they lie does not matter, only what is in them.
+        inputs: md5 of each input by name.
+        code: digests of source files by name.
     """
-    sources = []
-    for source in code:
-        path = Path(source.__file__ or "") if isinstance(source, ModuleType) else Path(source)
-        folder = path.parent if path.name == "__init__.py" else path
-        files = sorted(folder.rglob("*.py")) if folder.is_dir() else [path]
-        sources += [(file.relative_to(folder.parent).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-    tree = {"cell": cell.tags, "params": params, "inputs": inputs, "code": sorted(sources)}
+    tree = {"cell": cell.tags, "params": params, "inputs": dict(inputs), "code": dict(code)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -166,15 +169,15 @@ class Run:
         id: MLflow's.
         name: the cell's.
         experiment_id: where it is.
-        identity: see `identity`.
+        fingerprint: see `fingerprint`.
         provenance: tags that say where the run's results come from; its model versions carry them too.
     """
 
-    def __init__(self, client: MlflowClient, run: Any, identity: str, provenance: dict[str, str], resume_file: Path | None) -> None:
+    def __init__(self, client: MlflowClient, run: Any, fingerprint: str, provenance: dict[str, str], resume_file: Path | None) -> None:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
-        self.identity = identity
+        self.fingerprint = fingerprint
         self.provenance = provenance
         self.client = client
         self._figures: dict[str, float] = dict(run.data.metrics)
@@ -183,7 +186,7 @@ class Run:
         self._points: list[Metric] = []
         self._sent_at = time.monotonic()
         self._wait = SEND_EVERY
-        self._unsent = _Unsent(resume_file, identity) if resume_file else None
+        self._unsent = _Unsent(resume_file, fingerprint) if resume_file else None
         if self._unsent:
             for key, value, step, timestamp in self._unsent.read():
                 self._add(key, value, step, timestamp)
@@ -250,12 +253,12 @@ class Run:
         """Keep a matplotlib figure as the artifact `file`; its ending says in which format."""
         patiently(self.client.log_figure, self.id, figure, file)
 
-    def mark_best(self, identity: str) -> None:
-        """Tag the one of this run's children that has this identity as the best of them, and no other."""
+    def mark_best(self, fingerprint: str) -> None:
+        """Tag the one of this run's children that has this fingerprint as the best of them, and no other."""
         children = f"tags.`mlflow.parentRunId` = '{self.id}'"
         for before in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{BEST}` = 'true'"):
             patiently(self.client.delete_tag, before.info.run_id, BEST)
-        for found in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{CELL}` = '{identity}'"):
+        for found in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{CELL}` = '{fingerprint}'"):
             patiently(self.client.set_tag, found.info.run_id, BEST, "true")
 
     def _start(self, params: dict[str, Any], inputs: list[DatasetInput]) -> None:
@@ -284,7 +287,7 @@ class Run:
 def tracked(
     cell: Cell,
     *,
-    identity: str,
+    fingerprint: str,
     params: dict[str, Any],
     inputs: list[DatasetInput],
     resume_file: Path | None = None,
@@ -295,7 +298,7 @@ def tracked(
     Under `mlflow run`, the project's run becomes the parent, so that any number of stages can have runs of their own.
 
     Args:
-        identity: see `identity`; a run that has it, whatever its state, is taken up again.
+        fingerprint: see `fingerprint`; a run that has it, whatever its state, is taken up again.
         params: resolved parameters, a tree; logged flat, with dots.
         inputs: the record sets that go in.
         resume_file: keeps points of curves until they are sent. Put it where checkpoints are, and what a killed process did
@@ -311,13 +314,13 @@ def tracked(
     store.ensure_reachable()
     client = store.client()
     end_killed()
-    provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: identity}
+    provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: fingerprint}
     provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
     with ExitStack() as stack:
         try:
-            found = _find_or_create(client, cell, identity, parent)
+            found = _find_or_create(client, cell, fingerprint, parent)
             stack.enter_context(_at_work(found.info.run_id))
-            run = Run(client, found, identity, provenance, resume_file)
+            run = Run(client, found, fingerprint, provenance, resume_file)
             run._start(params, inputs)
         except (KeyboardInterrupt, SystemExit, EcgforgeError):
             raise
@@ -397,24 +400,24 @@ def end_killed(run_ids: Iterable[str] = ()) -> None:
             mark.unlink(missing_ok=True)
 
 
-def end_lost(identity: str, reason: str) -> None:
+def end_lost(fingerprint: str, reason: str) -> None:
     """End the run of a trial that no process will take up again, FAILED and with the reason; one that has ended stays as it is."""
     client = store.client()
-    for found in patiently(client.search_runs, [_experiment(client, TUNING)], f"tags.`{CELL}` = '{identity}'"):
+    for found in patiently(client.search_runs, [_experiment(client, TUNING)], f"tags.`{CELL}` = '{fingerprint}'"):
         if found.info.status != "RUNNING" and found.data.tags.get(REASON) != WAS_KILLED:
             continue
         patiently(client.log_batch, found.info.run_id, tags=_tags({REASON: reason}))
         patiently(client.set_terminated, found.info.run_id, "FAILED")
 
 
-def _find_or_create(client: MlflowClient, cell: Cell, identity: str, parent: str | None) -> Any:
+def _find_or_create(client: MlflowClient, cell: Cell, fingerprint: str, parent: str | None) -> Any:
     experiment, others = _experiments(client) if cell.kind not in ("tuning", "trial") else (_experiment(client, TUNING), [])
     # A run whose process was killed outright is still RUNNING here; only its cell can start it again.
-    found = patiently(client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{identity}'", max_results=1)
+    found = patiently(client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{fingerprint}'", max_results=1)
     parent = _parent() if parent is None else parent
     tags = {"mlflow.parentRunId": parent} if parent else {}
     if not found:
-        return client.create_run(experiment, tags={CELL: identity, **tags}, run_name=cell.name)
+        return client.create_run(experiment, tags={CELL: fingerprint, **tags}, run_name=cell.name)
     patiently(client.log_batch, found[0].info.run_id, tags=_tags(tags))
     return found[0]
 
@@ -509,17 +512,17 @@ def _by_content(inputs: list[DatasetInput]) -> list[list[DatasetInput]]:
 
 def _entity(uses: list[DatasetInput], provenance: dict[str, str]) -> Any:
     import mlflow.entities
-    from mlflow.data.meta_dataset import MetaDataset
 
-    from ecgforge.tracking.datasets import DvcSource
+    from ecgforge.tracking.datasets import SOURCE_TYPE, DvcSource
 
     item = uses[0]
     path, root = Path(item.path).absolute(), store.project_root()
     relative = path.relative_to(root) if path.is_relative_to(root) else path
-    dataset = MetaDataset(DvcSource(relative.as_posix(), item.digest, provenance.get("git.commit", "")), item.name, item.digest)
+    source = DvcSource(relative.as_posix(), item.digest, provenance.get("git.commit", ""))
+    dataset = mlflow.entities.Dataset(item.name, item.digest, SOURCE_TYPE, source.to_json())
     contexts = ", ".join(dict.fromkeys(use.context for use in uses))
     tags = {"mlflow.data.context": contexts, "origin": item.origin}
-    return mlflow.entities.DatasetInput(dataset._to_mlflow_entity(), [mlflow.entities.InputTag(key, value) for key, value in tags.items()])
+    return mlflow.entities.DatasetInput(dataset, [mlflow.entities.InputTag(key, value) for key, value in tags.items()])
 
 
 @contextmanager
@@ -552,8 +555,8 @@ def _ending(error: BaseException) -> tuple[str, str]:
 class _Unsent:
     """Points that were logged and not yet sent, in a file, since a killed process takes its buffer with it."""
 
-    def __init__(self, path: Path, identity: str) -> None:
-        self._path, self._identity = path, identity
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self._path, self._identity = path, fingerprint
 
     def read(self) -> list[Point]:
         """Return what an earlier process of the same cell left, and leave a file that holds just that."""

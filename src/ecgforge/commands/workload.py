@@ -1,0 +1,107 @@
+"""The work of a profile before anything runs: cells, trainings, and records to draw."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ecgforge import grid
+from ecgforge.params import Params
+from ecgforge.records.rhythms import RHYTHMS
+from ecgforge.study import mixtures
+
+Counts = Mapping[str, Mapping[str, int]]  # training records by dataset and rhythm
+
+
+@dataclass
+class Work:
+    """The work of all cells of a stage.
+
+    Attributes:
+        cells: cells of DVC.
+        steps: of training, by backbone.
+        trainings: of generators, by generator; a variation counts as one.
+        drawn: synthetic records, by generator.
+        scored: record sets whose quality is measured; without intervals one counts as a third.
+        compared: pairs of a synthetic and a real training record, in search of copies.
+    """
+
+    stage: str
+    cells: int = 0
+    steps: Counter[str] = field(default_factory=Counter)
+    trainings: Counter[str] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
+    scored: float = 0.0
+    compared: int = 0
+
+
+def workload(params: Params, real: Counts) -> Iterator[Work]:
+    """Yield the work of each stage, in the order of the study.
+
+    Args:
+        real: training records of each dataset, by rhythm, known or expected.
+    """
+    yield Work("params", 1)
+    yield Work("acquire", len(params.sources))
+    yield Work("prepare, merge", len(params.sources) + len(params.merged))
+    yield from _tuning(params)
+    yield from _generators(params, real)
+    yield from _classifiers(params, real)
+    yield Work("report", 1)
+
+
+def _tuning(params: Params) -> Iterator[Work]:
+    """Count as if no trial were pruned."""
+    sets, tuning = len(params.datasets), params.classifier.tuning
+    steps = sets * tuning.n_trials * tuning.repeats * params.classifier.training.steps
+    yield Work("tune_classifier", sets, Counter({params.backbone: steps} if steps else {}))
+    work = Work("tune_generator", sets * len(params.generators))
+    for name in params.generators:
+        one = params.generator(name).tuning
+        if one.n_trials:
+            # Trials that differ in sampling only share a training.
+            shared = all(key.startswith("sampling.") for key in one.space)
+            work.trainings[name] = sets * (1 if shared else one.n_trials)
+            work.drawn[name] = sets * one.n_trials * one.records * len(RHYTHMS)
+    yield work
+
+
+def _generators(params: Params, real: Counts) -> Iterator[Work]:
+    train, draw, score = (Work(stage) for stage in ("train_generator", "synthesize", "quality"))
+    for dataset in params.datasets:
+        known = real[dataset]
+        wanted = mixtures.requested(tuple(known), params.active.synthesis, sum(known.values()))
+        for generator in params.generators:
+            for work in (train, draw, score):
+                work.cells += 1
+            train.trainings[generator] += 1
+            draw.drawn[generator] += _total(wanted)
+            score.scored += 1
+            score.compared += sum(wanted["train"].values()) * sum(known.values())
+    yield from (train, draw, score)
+
+
+def _classifiers(params: Params, real: Counts) -> Iterator[Work]:
+    works: dict[str, Work] = {}
+    for cell in grid.cells(params):
+        name = cell.sweep.name if cell.sweep else cell.stage
+        _add(works.setdefault(name, Work(name)), params, cell, real[cell.item["dataset"]])
+    yield from works.values()
+
+
+def _add(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -> None:
+    work.cells += 1
+    for row in cell.experiments:
+        if row.trains:
+            own = cell.sweep.settings(params, row) if cell.sweep else params.classifier
+            work.steps[row.backbone] += own.training.steps
+    for source in cell.sources:
+        if cell.sweep and source.settings:
+            work.trainings[source.generator] += source.is_retrained(params)
+            work.drawn[source.generator] += _total(cell.sweep.wanted(params, real, source))
+            work.scored += cell.sweep.scored / 3
+
+
+def _total(wanted: Mapping[str, Mapping[str, int]]) -> int:
+    return sum(sum(counts.values()) for counts in wanted.values())

@@ -1,0 +1,102 @@
+"""All that the study trains: every cell of DVC with classifiers, and the experiments in it.
+
+The stages, the plan, the claims, the report and the command line read what a study holds from
+here; an experiment is a row, see `study.experiment.Experiment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ecgforge import folders
+from ecgforge.params import Params
+from ecgforge.study import settings
+from ecgforge.study.experiment import KEYS, Experiment
+from ecgforge.sweeps.common.base import Item, Source, Sweep
+from ecgforge.sweeps.common.registry import get
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of DVC that trains classifiers.
+
+    Attributes:
+        stage: its stage in dvc.yaml.
+        item: the values of the stage's matrix.
+        sources: the synthetic records with the experiments that train on them.
+        sweep: None for the settings.
+    """
+
+    stage: str
+    item: Item
+    sources: list[Source]
+    sweep: Sweep | None = None
+
+    @property
+    def results(self) -> Path:
+        """The folder of its predictions."""
+        if self.sweep is None:
+            place = self.item.get("generator", folders.REAL)
+            return folders.RESULTS / "classify" / self.item["dataset"] / place
+        return results(self.sweep.name, self.item)
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """Its rows of the grid."""
+        return [row for source in self.sources for row in source.experiments]
+
+
+def cells(params: Params) -> Iterator[Cell]:
+    """Yield the cells in the order of the stages in dvc.yaml."""
+    for dataset in params.datasets:
+        rows = list(settings.on_real(params, dataset))
+        yield Cell("classify_real", {"dataset": dataset}, [Source(rows)])
+    for item in _pairs(params.datasets, params.generators):
+        rows = list(settings.on_synthetic(params, item["dataset"], item["generator"]))
+        yield Cell("classify", item, [Source(rows, item["generator"])])
+    targets = params.sweep_targets
+    for dataset in targets.datasets:
+        yield _cell(params, "scratch", "scratch", {"dataset": dataset})
+    for dataset in targets.datasets:
+        for backbone in targets.backbones:
+            item = {"dataset": dataset, "backbone": backbone}
+            yield _cell(params, "backbones", "backbones", item)
+    for name in targets.sweeps:
+        for item in _pairs(targets.datasets, targets.generators):
+            yield _cell(params, "sweep", name, {"sweep": name, **item})
+    for item in _pairs(targets.datasets, targets.generators):
+        yield _cell(params, "ablation", "ablation", item)
+    for item in _pairs(targets.datasets, targets.generator_seeds):
+        yield _cell(params, "generator_seeds", "generator_seeds", item)
+    for pair in targets.cross_dataset:
+        for generator in targets.generators:
+            item = {"trained_on": pair.train, "dataset": pair.test, "generator": generator}
+            yield _cell(params, "cross_dataset", "cross_dataset", item)
+
+
+def results(sweep: str, item: Item) -> Path:
+    """Return the folder of a sweep's predictions in one cell, as dvc.yaml names it."""
+    dataset = "-".join(item[key] for key in ("trained_on", "dataset") if key in item)
+    names = (item[key] for key in ("generator", "backbone") if key in item)
+    return folders.RESULTS.joinpath(sweep, dataset, *names)
+
+
+def table(params: Params) -> pd.DataFrame:
+    """Return the grid, a row for each experiment with the columns `KEYS`."""
+    rows = [row.keys for cell in cells(params) for row in cell.experiments]
+    return pd.DataFrame(rows, columns=KEYS)
+
+
+def _cell(params: Params, stage: str, name: str, item: Item) -> Cell:
+    sweep = get(name)
+    return Cell(stage, item, list(sweep.sources(params, item)), sweep)
+
+
+def _pairs(datasets: list[str], generators: list[str]) -> Iterator[dict[str, str]]:
+    for dataset in datasets:
+        for generator in generators:
+            yield {"dataset": dataset, "generator": generator}

@@ -1,0 +1,1 @@
+"""What the stages share: tracked runs, the code that they depend on, classifier runs."""

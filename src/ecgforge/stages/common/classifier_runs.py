@@ -1,0 +1,221 @@
+"""Classifiers of the grid as tracked runs: train and test, or test only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.classifiers.common import augmentation, registry
+from ecgforge.classifiers.common.base import Classifier, probabilities
+from ecgforge.files import md5
+from ecgforge.params import ClassifierSettings, Params, Training
+from ecgforge.records.leads import LEADS
+from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import serving
+from ecgforge.stages.common.tracked import Sets, Stage, TrackedRun, tracked
+from ecgforge.study import predictions
+from ecgforge.study.experiment import Experiment
+from ecgforge.study.settings import TrainingData
+from ecgforge.tracking import models, runs
+from ecgforge.training import fit
+from ecgforge.training.batches import Records
+
+CLASSIFIERS = Path("classifiers")  # in the folder of models
+
+
+@dataclass(frozen=True)
+class ClassifierRuns:
+    """Runs the experiments of one cell of DVC.
+
+    Attributes:
+        stage: the stage at work.
+        simulated: whether the real records are simulated.
+        models: the folder of models, where the classifiers lie that experiments start from.
+    """
+
+    stage: Stage
+    simulated: bool
+    models: Path
+    tested: list[predictions.Tested] = field(default_factory=list)
+    _runs: list[TrackedRun] = field(default_factory=list)
+
+    def train(
+        self,
+        experiment: Experiment,
+        data: TrainingData,
+        test: RecordSet,
+        settings: ClassifierSettings,
+        folder: Path | None = None,
+    ) -> None:
+        """Train and test a classifier; with a `folder`, save it there and register it."""
+        params, seed = self.stage.params, experiment.seed
+        start = self._start(experiment)
+        cell, tree = self._cell(experiment), _tree(params, experiment, data, settings)
+        decides = _rows([*data.train, *data.validation, test])
+        decides |= {"start": md5(start)} if start else {}
+        with tracked(self.stage, cell, tree, _sets(data, test), decides) as opened:
+            rhythms = data.train[0].about.rhythms
+            if start:
+                classifier = registry.load(start)
+            else:
+                scale = Records(data.train).scale()
+                classifier = registry.create(settings, rhythms, scale, seed)
+            outcome = _fit(classifier, experiment, data, params, settings.training, opened)
+            found = predictions.table(test, probabilities(classifier, test))
+            metrics = predictions.summary(found, rhythms)
+            opened.run.summary({**metrics, "best_validation_macro_f1": outcome.best, "steps": outcome.steps})
+            if folder:
+                registry.save(classifier, experiment.backbone, folder)
+                _register(opened.run, classifier, test, rhythms, cell.model_name, folder)
+        self._add(experiment, opened, found)
+
+    def test(self, experiment: Experiment, test: RecordSet) -> None:
+        """Test the classifier that an experiment starts from, as a tracked run of its own."""
+        start = self._start(experiment)
+        assert start
+        weights, cell = md5(start), self._cell(experiment)
+        tree = self.stage.params.classifier_settings(experiment.backbone).model_dump()
+        decides = {"classifier": weights} | _rows([test])
+        with tracked(self.stage, cell, tree, [("test", test)], decides) as opened:
+            found = predictions.table(test, probabilities(registry.load(start), test))
+            opened.run.summary(predictions.summary(found, test.about.rhythms))
+            opened.run.tag("classifier.md5", weights)
+        self._add(experiment, opened, found)
+
+    def baseline(
+        self,
+        experiment: Experiment,
+        judge: Callable[[RecordSet, RecordSet], np.ndarray],
+        data: TrainingData,
+        test: RecordSet,
+    ) -> None:
+        """Train and test a baseline; it has no randomness, and no weights to register."""
+        with tracked(self.stage, self._cell(experiment), {}, _sets(data, test)) as opened:
+            found = predictions.table(test, judge(data.train[0], test))
+            opened.run.summary(predictions.summary(found, test.about.rhythms))
+        self._add(experiment, opened, found)
+
+    def finish(self, out: Path) -> None:
+        """Write the predictions of all experiments to `out`, and remove their checkpoints."""
+        predictions.write(self.tested, out)
+        for one in self._runs:
+            one.remove_checkpoints()
+
+    def _start(self, experiment: Experiment) -> Path | None:
+        return self.models / CLASSIFIERS / experiment.start if experiment.start else None
+
+    def _add(self, experiment: Experiment, opened: TrackedRun, found: pd.DataFrame) -> None:
+        self.tested.append(predictions.Tested(experiment, opened.fingerprint, found))
+        self._runs.append(opened)
+
+    def _cell(self, experiment: Experiment) -> runs.Cell:
+        return runs.Cell(
+            "classifier",
+            experiment.dataset,
+            experiment.seed,
+            self.simulated,
+            generator=experiment.generator or None,
+            setting=experiment.setting,
+            backbone=experiment.backbone,
+            sweep=experiment.sweep or None,
+            point=experiment.point or None,
+            augmented=experiment.augmented,
+            fold=experiment.fold,
+            draw=experiment.draw,
+        )
+
+
+def _register(
+    run: runs.Run,
+    classifier: Classifier,
+    test: RecordSet,
+    rhythms: tuple[str, ...],
+    name: str,
+    folder: Path,
+) -> None:
+    """Register a saved classifier as a new version.
+
+    The preprocessing is that of the test records: synthetic ones do not know how the records were
+    prepared that their generator learned from.
+    """
+    example = np.zeros((2, len(LEADS), test.about.samples), np.float32)
+    service, files = serving.service(test.about), sorted(folder.iterdir())
+    models.log_classifier(run, classifier, example, rhythms, name=name, files=files, service=service)
+
+
+def _tree(params: Params, experiment: Experiment, data: TrainingData, settings: ClassifierSettings) -> dict[str, Any]:
+    """Return the resolved parameters of a training."""
+    tree = settings.model_dump()
+    if experiment.augmented:
+        tree["augmentation"] = params.active.study.augmentation.model_dump()
+    if experiment.method:
+        tree["method"] = experiment.method
+    sizes = {"real": 0, "synthetic": 0}
+    for one in data.train:
+        sizes["synthetic" if one.about.origin == "synthetic" else "real"] += len(one)
+    return tree | {"training_records": sizes}
+
+
+def _sets(data: TrainingData, test: RecordSet) -> Sets:
+    return [*(("training", one) for one in data.train), ("test", test)]
+
+
+def _rows(sets: list[RecordSet]) -> dict[str, str]:
+    """Return digests of which records of their sets are used."""
+    digests = [hashlib.sha256(one.rows.tobytes()).hexdigest() for one in sets]
+    return {f"records {place}": digest for place, digest in enumerate(digests)}
+
+
+def _fit(
+    classifier: Classifier,
+    experiment: Experiment,
+    data: TrainingData,
+    params: Params,
+    training: Training,
+    opened: TrackedRun,
+) -> fit.Outcome:
+    """Train the parts of a classifier that the method moves, phase by phase.
+
+    Gradual unfreezing moves ever more parts from the head down, in equal times (Howard & Ruder,
+    ACL 2018, sec. 3.3).
+    """
+    settings, rate = params.active.study.augmentation, data.train[0].about.sampling_rate
+    change = None
+    if experiment.augmented:
+
+        def change(signals, random):  # type: ignore[no-untyped-def]
+            return augmentation.augmented(signals, settings, rate, random)
+
+    phases = _phases(experiment.method or "all", len(classifier.parts))
+    steps = max(1, training.steps // len(phases) // training.evaluate_every)
+    each = training.model_copy(update={"steps": steps * training.evaluate_every})
+    done = 0
+    for number, parts in enumerate(phases):
+
+        def log(metrics: dict[str, float], step: int, before: int = done) -> None:
+            opened.run.log(metrics, before + step)
+
+        outcome = fit.fit(
+            classifier.objective(parts, change),
+            data.train,
+            data.validation,
+            each,
+            params.active.compute,
+            seed=experiment.seed * len(phases) + number,  # as no phase of another seed
+            folder=opened.checkpoints / f"{parts} parts",
+            log=log,
+        )
+        done += outcome.steps
+    return fit.Outcome(done, outcome.best, outcome.stopped_early)
+
+
+def _phases(method: str, depth: int) -> list[int]:
+    """Return how many of `depth` parts each phase of a fine-tuning moves, from the head down."""
+    phases = {"all": [depth], "head": [1], "gradual": sorted({1, -(-depth // 2), depth})}
+    return phases[method]

@@ -1,0 +1,153 @@
+"""The code that each stage depends on: the import closure of its function, found statically.
+
+`ecgforge params` writes it to code.resolved.yaml, on which the stages in dvc.yaml depend, and the
+fingerprints of runs are taken over it, so that DVC and MLflow agree on what has changed. Comments
+and docstrings do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import ecgforge
+from ecgforge.params import Params
+from ecgforge.sweeps.common.registry import SWEEPS
+
+PACKAGE = Path(ecgforge.__file__).parent
+DATA = (".csv", ".css", ".html", ".yaml")  # files next to a module that it reads
+
+# The modules that a stage starts from. Parts in braces are values of its matrix; registries
+# import them by name, which the closure cannot see.
+SWEEP = ("stages.sweep", "generators.{generator}", "classifiers.{backbone}")
+ROOTS: dict[str, tuple[str, ...]] = {
+    "acquire": ("sources.registry",),
+    "prepare": ("stages.prepare",),
+    "tune_classifier": ("stages.tune", "classifiers.{backbone}"),
+    "tune_generator": ("stages.tune", "generators.{generator}"),
+    "train_generator": ("stages.train_generator", "generators.{generator}"),
+    "synthesize": ("stages.synthesize", "generators.{generator}"),
+    "classify": ("stages.classify", "classifiers.{backbone}"),
+    "quality": ("stages.quality", "classifiers.{backbone}"),
+    "scratch": ("stages.sweep", "sweeps.scratch", "classifiers.{backbone}"),
+    "backbones": ("stages.sweep", "sweeps.backbones", "classifiers.{backbone}"),
+    "sweep": (*SWEEP, "sweeps.{sweep}"),
+    "ablation": (*SWEEP, "stages.ablation", "sweeps.ablation"),
+    "generator_seeds": (*SWEEP, "sweeps.generator_seeds"),
+    "cross_dataset": ("stages.sweep", "sweeps.cross_dataset", "classifiers.{backbone}"),
+    "report": ("stages.report", *(f"sweeps.{name}" for name in SWEEPS)),
+}
+
+# Modules that a stage imports without depending on them, and why. What only they import does not
+# count either.
+EXCEPTIONS = {
+    "console": "progress on the terminal",
+    "dvc": "drives DVC",
+    "errors": "error classes and their texts",
+    "files": "writes whole files, with whatever content",
+    "folders": "the paths are in dvc.yaml",
+    "outputs": "refuses to replace files of other people",
+    "params": "stages depend on the values, see params.resolved.yaml",
+    "registry": "what MLflow keeps of a model; DVC has its weights",
+    "tracking": "records runs, and does not change their results",
+    "warm": "starts stages faster",
+    "workers": "ends worker processes",
+}
+
+
+def files(stage: str, params: Params, item: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of the files that a cell of a stage depends on, by name.
+
+    Args:
+        stage: one of `ROOTS`.
+        item: the values of its matrix, such as generator and sweep.
+    """
+    values = {"backbone": params.backbone, **item}
+    roots = tuple(root.format(**values) for root in ROOTS[stage])
+    return {file.relative_to(PACKAGE).as_posix(): _digest(file) for file in _closure(roots)}
+
+
+def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, dict[str, str]]]]:
+    """Return `files` of all cells: by stage, then by those values of its matrix that matter."""
+    generators, targets = params.generators, params.sweep_targets
+    tree: dict[str, object] = {}
+    for stage in ("acquire", "prepare", "tune_classifier", "classify", "quality", "scratch"):
+        tree[stage] = files(stage, params, {})
+    for stage in ("cross_dataset", "report"):
+        tree[stage] = files(stage, params, {})
+    by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
+    for stage in (*by_generator, "generator_seeds"):
+        tree[stage] = {name: files(stage, params, {"generator": name}) for name in generators}
+    tree["backbones"] = {name: files("backbones", params, {"backbone": name}) for name in targets.backbones}
+    tree["sweep"] = {
+        sweep: {name: files("sweep", params, {"sweep": sweep, "generator": name}) for name in generators} for sweep in targets.sweeps
+    }
+    return tree  # type: ignore[return-value]
+
+
+@cache
+def _closure(roots: tuple[str, ...]) -> list[Path]:
+    """Return the files of some modules and of all that they import, with the data next to them."""
+    waiting, found = list(roots), set[Path]()
+    while waiting:
+        file = _file(waiting.pop())
+        if file and file not in found:
+            found.add(file)
+            waiting += _imports(file)
+    data = {path for file in found for path in file.parent.iterdir() if path.suffix in DATA}
+    return sorted(found | data)
+
+
+def _file(module: str) -> Path | None:
+    """Return the file of a module below the package; None for a name in a module, or an exception."""
+    if module.split(".")[0] in EXCEPTIONS:
+        return None
+    path = PACKAGE.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@cache
+def _imports(file: Path) -> list[str]:
+    """Return what a file imports of the package, also inside functions, as dotted names below it."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found += [name.removeprefix("ecgforge.") for name in names if name.startswith("ecgforge.")]
+    return found + [parent for name in found for parent in _parents(name)]
+
+
+def _parents(module: str) -> Iterator[str]:
+    """Yield the packages that are imported along with a module."""
+    parts = module.split(".")
+    for length in range(1, len(parts)):
+        yield ".".join(parts[:length])
+
+
+@cache
+def _digest(file: Path) -> str:
+    """Return the digest of a file's content; of a Python file, without comments and docstrings."""
+    content = file.read_bytes()
+    if file.suffix == ".py":
+        tree = ast.parse(content)
+        _strip_docstrings(ast.walk(tree))
+        content = ast.unparse(tree).encode()
+    return hashlib.md5(content).hexdigest()
+
+
+def _strip_docstrings(nodes: Iterable[ast.AST]) -> None:
+    for node in nodes:
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        first = node.body[0] if node.body else None
+        is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+        if is_text and isinstance(first.value.value, str):  # type: ignore[union-attr]
+            node.body = node.body[1:] or [ast.Pass()]

@@ -1,0 +1,27 @@
+"""Write what the stages in dvc.yaml depend on, besides data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ecgforge.files import whole
+from ecgforge.stages import parameters
+from ecgforge.stages.common import code
+
+
+def resolve(file: Path, out: Path) -> None:
+    """Write `out`/params.yaml, the resolved parameters, and `out`/code.yaml, digests of the code.
+
+    Args:
+        file: params.yaml.
+    """
+    params = parameters.read(file)
+    texts = {
+        "params.yaml": parameters.resolved(params),
+        "code.yaml": yaml.safe_dump(code.resolved(params)),
+    }
+    for name, text in texts.items():
+        with whole(out / name) as scratch:
+            scratch.write_text(text, encoding="utf-8")

@@ -1,0 +1,182 @@
+"""Run one cell of a sweep: its experiments, on the synthetic records of each of its sources."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgforge.files import remove
+from ecgforge.generators import synthesis
+from ecgforge.generators.common import registry as generators
+from ecgforge.generators.common.base import Generator
+from ecgforge.generators.train import train as train_generator
+from ecgforge.params import Params, Quality
+from ecgforge.records.record_set import RecordSet, aligned
+from ecgforge.stages.common.classifier_runs import ClassifierRuns
+from ecgforge.stages.common.drawn import DRAWN, held
+from ecgforge.stages.common.tracked import Stage, tracked
+from ecgforge.study import mixtures
+from ecgforge.sweeps.common.base import Item, Source, Sweep
+from ecgforge.sweeps.common.registry import OWN_STAGE, get
+from ecgforge.tracking import runs
+
+Score = Callable[[RecordSet, RecordSet, RecordSet, Quality], dict[str, float]]
+
+
+
+def sweep(
+    params: Params,
+    name: str,
+    item: Item,
+    data: Path,
+    models: Path,
+    out: Path,
+    score: Score | None = None,
+) -> None:
+    """Run the experiments of the sweep `name` in one cell and write their predictions to `out`.
+
+    Args:
+        item: the cell: dataset, and generator, backbone or trained_on.
+        data: the folder of prepared/ and synthetic/ record sets.
+        models: the folder of generators/ and classifiers/.
+        score: measures the records of each source, for `out`/variations.csv.
+
+    Raises:
+        EcgforgeError: there is no such sweep.
+    """
+    chosen = get(name)
+    item = {"sweep": name, **item}
+    stage = Stage(name if name in OWN_STAGE else "sweep", params, item)
+    cell = _Cell(chosen, params, item, stage, data, models)
+    classifiers = ClassifierRuns(stage, cell.simulated, models)
+    variations = []
+    for source in chosen.sources(params, item):
+        with cell.records(source) as (synthetic, cost):
+            if score and synthetic is not None:
+                variations.append(cell.scored(source, synthetic, cost, score))
+            for experiment in source.experiments:
+                if not experiment.trains:
+                    classifiers.test(experiment, cell.test)
+                    continue
+                training = chosen.training_data(params, experiment, cell.real, synthetic)
+                settings = chosen.settings(params, experiment)
+                classifiers.train(experiment, training, cell.test, settings)
+    classifiers.finish(out)
+    if score:
+        pd.DataFrame(variations).to_csv(out / "variations.csv", index=False, float_format="%.6g")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One cell of a sweep: its record sets, and the generators that it trains and draws from."""
+
+    sweep: Sweep
+    params: Params
+    item: Item
+    stage: Stage
+    data: Path
+    models: Path
+
+    @property
+    def dataset(self) -> str:
+        return self.item["dataset"]
+
+    @property
+    def real(self) -> RecordSet:
+        """The real records to train with."""
+        return RecordSet.open(self.data / "prepared" / self.item.get("trained_on", self.dataset))
+
+    @property
+    def test(self) -> RecordSet:
+        test = RecordSet.open(self.data / "prepared" / self.dataset).split("test")
+        return self._as_trained(test)
+
+    @property
+    def simulated(self) -> bool:
+        return self.real.about.origin == "simulated"
+
+    def _as_trained(self, records: RecordSet) -> RecordSet:
+        """Keep the rhythms of the training records only, in their order."""
+        rhythms = self.real.about.rhythms
+        return records if records.about.rhythms == rhythms else aligned(records, rhythms)
+
+    @contextmanager
+    def records(self, source: Source) -> Iterator[tuple[RecordSet | None, dict[str, float]]]:
+        """Provide a source's synthetic records, drawn for this sweep if need be, and their cost."""
+        if not source.generator:
+            yield None, {}
+        elif source.settings is None:
+            folder = self.data / "synthetic" / self.dataset / source.generator
+            yield self._as_trained(RecordSet.open(folder)), {}
+        else:
+            started = time.perf_counter()
+            generator, trained = self._generator(source), source.is_retrained(self.params)
+            cost = {"train_s": time.perf_counter() - started if trained else np.nan}
+            with self._drawn(source, generator, cost) as synthetic:
+                yield synthetic, cost
+
+    def scored(self, source: Source, synthetic: RecordSet, cost: dict[str, float], score: Score) -> dict[str, Any]:
+        """Return a row of variations.csv."""
+        real = (self.real.split("train"), self.real.split("test"))
+        quality = self.params.active.quality
+        scores = score(*real, synthetic.split("train"), quality)
+        row = {"dataset": self.dataset, "generator": source.generator, "variation": source.point}
+        return {**row, **cost, **scores}
+
+    def _generator(self, source: Source) -> Generator:
+        if not source.is_retrained(self.params):
+            return generators.load(self.models / "generators" / self.dataset / source.generator)
+        assert source.settings is not None
+        settings, seed = source.settings, source.settings.seed
+        records = self.real
+        if source.percent < 100:
+            records = mixtures.share(records, source.percent, seed)
+        cell = runs.Cell(
+            "generator",
+            self.dataset,
+            seed,
+            self.simulated,
+            generator=source.generator,
+            sweep=self.sweep.name,
+            point=source.point,
+        )
+        tree = settings.model_dump(exclude={"sampling", "ablations"})
+        tree |= {"training_records": {"real": len(records.split("train"))}}
+        compute = self.params.active.compute
+        with tracked(self.stage, cell, tree, [("training", records)]) as opened:
+            generator = train_generator(source.generator, settings, records, compute, opened.checkpoints, opened.run.log)
+        opened.remove_checkpoints()
+        return generator
+
+    @contextmanager
+    def _drawn(self, source: Source, generator: Generator, cost: dict[str, float]) -> Iterator[RecordSet]:
+        """Draw records for the length of a block, in a folder of their own."""
+        assert source.settings is not None
+        profile, sampling = self.params.active, source.settings.sampling
+        # A generator of another seed draws other records than the study's.
+        seed, study = source.settings.seed, self.params.generator(source.generator).seed
+        further = 0 if seed == study else seed
+        drawing = profile.synthesis.model_copy(update={"seed": profile.synthesis.seed + further})
+        wanted = self.sweep.wanted(self.params, self.real.split("train").counts(), source)
+        made = {"sampling": sampling, "wanted": json.loads(json.dumps(wanted))}
+        names = (self.dataset, source.generator, self.sweep.name, source.point)
+        folder = DRAWN / "-".join(names).replace(" ", "-").rstrip("-")
+        with held(folder):
+            try:
+                started = time.perf_counter()
+                arguments = (sampling, wanted, drawing, profile.compute, self.real, made, folder)
+                synthesis.synthesize(generator, source.generator, *arguments)
+                synthetic = RecordSet.open(folder)
+                seconds = time.perf_counter() - started
+                cost["generate_ms"] = 1000 * seconds / max(1, len(synthetic))
+                yield synthetic
+            finally:
+                remove(folder)

@@ -1,0 +1,71 @@
+"""One classifier of the study: a row of the grid, see `ecgforge.grid`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ecgforge.params import Method
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A classifier to train and test, or one to test only.
+
+    Attributes:
+        setting: its training and test records, such as TrRTeR; see `study.settings`.
+        dataset: where the test records are from.
+        backbone: the classifier.
+        seed: of the training.
+        generator: of the synthetic records; empty where none is used.
+        sweep, point: the comparison that it belongs to, and where in it; empty for the settings.
+        augmented: whether training records are classically augmented.
+        start: the trained classifier that it starts from, a folder under models/classifiers.
+        method: the weights that are fine-tuned; None with a `start` means that nothing is trained.
+        trained_on: the dataset of the training records, if other than `dataset`.
+        fold: the test fold that judges.
+        draw: the training of the generator that the synthetic records are from.
+    """
+
+    setting: str
+    dataset: str
+    backbone: str
+    seed: int
+    generator: str = ""
+    sweep: str = ""
+    point: str = ""
+    augmented: bool = False
+    start: str = ""
+    method: Method | None = None
+    trained_on: str = ""
+    fold: int = 0
+    draw: int = 0
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights are trained."""
+        return not self.start or self.method is not None
+
+    @property
+    def home(self) -> str:
+        """The dataset of the training records."""
+        return self.trained_on or self.dataset
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """A value for each of `KEYS`."""
+        return {key: getattr(self, key) for key in KEYS}
+
+
+# The columns by which predictions and metrics are kept. The seed comes last: results are averaged over it.
+KEYS = [
+    *("dataset", "generator", "backbone", "sweep", "point"),
+    *("setting", "augmented", "fold", "draw", "seed"),
+]
+
+
+def plain_and_augmented(experiment: Experiment) -> Iterator[Experiment]:
+    """Yield an experiment, and the same with classically augmented training records."""
+    yield experiment
+    yield replace(experiment, augmented=True)

@@ -1,0 +1,100 @@
+"""The contract of a sweep: which classifiers it trains, on which records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ecgforge.params import ClassifierSettings, GeneratorSettings, Params, Section, checked
+from ecgforge.records.record_set import RecordSet
+from ecgforge.study import mixtures
+from ecgforge.study.experiment import Experiment
+from ecgforge.study.settings import SETTINGS, TrainingData, training_data
+
+Item = Mapping[str, str]  # the cell of DVC: dataset, and generator, backbone or trained_on
+
+
+@dataclass(frozen=True)
+class Source:
+    """Synthetic records, and the experiments that train on them.
+
+    Attributes:
+        experiments: rows of the grid.
+        generator: empty where the experiments use real records only.
+        point: its name in the sweep.
+        settings: of the generator that draws the records for this sweep; None takes those of the
+            study, data/synthetic/<dataset>/<generator>.
+        percent: of the real records that the generator learns from.
+    """
+
+    experiments: list[Experiment]
+    generator: str = ""
+    point: str = ""
+    settings: GeneratorSettings | None = None
+    percent: float = 100
+
+    def is_retrained(self, params: Params) -> bool:
+        """Whether the sweep trains this generator: it differs from the study's in its weights."""
+        if self.settings is None:
+            return False
+        study = params.generator(self.generator)
+        names = ("network", "training", "seed")
+        return self.percent < 100 or any(getattr(self.settings, name) != getattr(study, name) for name in names)
+
+
+class NoParameters(Section):
+    """Of a sweep that has no parameters of its own."""
+
+
+class Sweep(ABC):
+    """A comparison past the five settings.
+
+    Attributes:
+        Parameters: the section `sweeps.<name>` of a profile.
+        scored: whether the quality of each source's records is measured as well.
+    """
+
+    Parameters: ClassVar[type[Section]] = NoParameters
+    scored: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def requires_parameters(self) -> bool:
+        """Whether its section has keys without a default."""
+        return any(field.is_required() for field in self.Parameters.model_fields.values())
+
+    def parameters(self, params: Params) -> Any:
+        """Return this sweep's section of the profile in use, an instance of `Parameters`."""
+        tree = params.active.sweeps.sections.get(self.name, {})
+        return checked(self.Parameters, tree, f"profiles.{params.profile}.sweeps.{self.name}")
+
+    @abstractmethod
+    def sources(self, params: Params, item: Item) -> Iterator[Source]:
+        """Yield the synthetic records of a cell with the experiments that train on them."""
+
+    def wanted(self, params: Params, real: Mapping[str, int], source: Source) -> Mapping[str, Mapping[str, int]]:
+        """Return how many records a source's generator draws, by split and rhythm.
+
+        Args:
+            real: the real training records by rhythm.
+        """
+        return mixtures.requested(tuple(real), params.active.synthesis, sum(real.values()))
+
+    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+        """Return the records of an experiment that trains; those of its setting by default."""
+        share = params.active.study.synthetic_share
+        trained_on = SETTINGS[experiment.setting].trained_on
+        return training_data(trained_on, real, synthetic, share, experiment.seed)
+
+    def settings(self, params: Params, experiment: Experiment) -> ClassifierSettings:
+        """Return the classifier's network and training; those of the profile by default."""
+        return params.classifier_settings(experiment.backbone)
+
+    def experiments(self, params: Params, item: Item) -> list[Experiment]:
+        """Return the rows of the grid in a cell."""
+        return [row for source in self.sources(params, item) for row in source.experiments]

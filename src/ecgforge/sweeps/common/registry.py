@@ -1,0 +1,30 @@
+"""The sweeps by name: the modules of `ecgforge.sweeps`."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+import ecgforge.sweeps
+from ecgforge.errors import EcgforgeError
+from ecgforge.sweeps.common.base import Sweep
+
+SWEEPS = [found.name for found in pkgutil.iter_modules(ecgforge.sweeps.__path__) if found.name != "common"]
+
+# Sweeps with a stage of their own, since their cells or dependencies differ.
+OWN_STAGE = ("ablation", "backbones", "cross_dataset", "generator_seeds", "scratch")
+# Sweeps of the stage `sweep`: a cell for each dataset and generator.
+OF_GENERATORS = [name for name in SWEEPS if name not in OWN_STAGE]
+
+
+def get(name: str) -> Sweep:
+    """Return the sweep `name`.
+
+    Raises:
+        EcgforgeError: there is no such sweep.
+    """
+    if name not in SWEEPS:
+        raise EcgforgeError(f"'{name}' is no sweep: known are {', '.join(SWEEPS)}")
+    sweep: Sweep = import_module(f"ecgforge.sweeps.{name}").SWEEP
+    return sweep
+

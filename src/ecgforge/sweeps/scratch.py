@@ -1,0 +1,31 @@
+"""TrRTeR with shares of the real records: the curve that fine-tuning is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ecgforge.params import Params
+from ecgforge.records.record_set import RecordSet
+from ecgforge.study import mixtures
+from ecgforge.study.experiment import Experiment, plain_and_augmented
+from ecgforge.study.settings import TrainingData
+from ecgforge.sweeps.common.base import Item, Source, Sweep
+from ecgforge.sweeps.common.registry import get
+
+
+class Scratch(Sweep):
+    """New weights, trained with each share that the sweep `transfer` fine-tunes with."""
+
+    def sources(self, params: Params, item: Item) -> Iterator[Source]:
+        rows: list[Experiment] = []
+        for seed in params.active.sweeps.seeds:
+            for percent in sorted({*get("transfer").parameters(params).percents} - {100}):
+                row = (item["dataset"], params.backbone, seed, "", self.name, f"{percent:g}")
+                rows += plain_and_augmented(Experiment("TrRTeR", *row))
+        yield Source(rows)
+
+    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+        return mixtures.share_of(real, float(experiment.point), experiment.seed)
+
+
+SWEEP = Scratch()
