@@ -253,13 +253,20 @@ def _command(name: str, command: Any) -> list[str]:
     rows = [
         _row(
             ", ".join(f"`{name}`" for name in _names(param)),
-            _default({"default": param.default or None}, param.required),
+            _shown_default(param),
             param.help or "",
         )
         for param in params
     ]
     table = [*_header("argument or option", "default", "meaning"), *rows] if rows else []
     return [f"## ecgforge {name}", "", help_text, "", "```", usage, "```", "", *table, ""]
+
+
+def _shown_default(param: Any) -> str:
+    if isinstance(param.show_default, str):
+        return param.show_default
+    unset = param.default is False or param.default == ""
+    return _default({"default": None if unset else param.default}, param.required)
 
 
 def _is_argument(param: Any) -> bool:

@@ -437,7 +437,7 @@ def repro(
     targets: Annotated[
         list[str] | None, typer.Argument(help="Stages or cells, such as report or classify@ptbxl-diffwave; none means all.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells run side by side.")] = max(1, os.cpu_count() or 1),
+    jobs: Annotated[int, typer.Option(min=1, show_default="number of CPU cores", help="Cells run side by side.")] = os.cpu_count() or 1,
 ) -> None:
     """Do what `dvc repro` does, with independent cells side by side."""
     from ecgforge import cells
