@@ -55,11 +55,11 @@ def main() -> None:
     cell = runs.Cell("classifier", "merged", 0, simulated=True, setting="TrRTeR", backbone="resnet1d")
     inputs = [runs.DatasetInput("merged", folder / "merged", "0" * 32 + ".dir", "training", "simulated")]
     for name in ("first run: open and end it", "second run: open and end it"):
-        with timed(name), runs.tracked(cell, identity=name, params={"lr": 0.1}, inputs=inputs):
+        with timed(name), runs.tracked(cell, fingerprint=name, params={"lr": 0.1}, inputs=inputs):
             pass
 
     wall = cpu = 0.0
-    with runs.tracked(cell, identity="curves", params={"lr": 0.1}, inputs=inputs, resume_file=folder / "unsent") as run:
+    with runs.tracked(cell, fingerprint="curves", params={"lr": 0.1}, inputs=inputs, resume_file=folder / "unsent") as run:
         started, busy = time.perf_counter(), time.process_time()
         for step in range(int(TRAINING / STEP)):
             while time.perf_counter() < started + (step + 1) * STEP:
@@ -72,7 +72,7 @@ def main() -> None:
     print(f"{'of the processor time':<58} {cpu:8.2f} s, {cpu / busy:.2%}")
 
     example = np.zeros((2, 8, SAMPLES), dtype=np.float32)
-    with runs.tracked(cell, identity="models", params={"lr": 0.1}, inputs=inputs) as run:
+    with runs.tracked(cell, fingerprint="models", params={"lr": 0.1}, inputs=inputs) as run:
         for number in range(MODELS):
             torch.manual_seed(number)
             network = Network()

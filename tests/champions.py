@@ -46,7 +46,7 @@ def register_classifier(project: Path, records: RecordSet) -> None:
         linear.bias.copy_(-linear.weight @ features.mean(0))
     classifiers.save(classifier, settings.backbone, project / "classifier")
     cell = runs.Cell("classifier", "merged", 0, True, setting="TrRTeR", backbone=settings.backbone)
-    with runs.tracked(cell, identity="classifier", params={}, inputs=[]) as run:
+    with runs.tracked(cell, fingerprint="classifier", params={}, inputs=[]) as run:
         files, example = sorted((project / "classifier").iterdir()), np.zeros((2, 8, records.about.samples), np.float32)
         service = serving.service(records.about)
         models.log_classifier(run, classifier, example, rhythms, name=CLASSIFIER, files=files, service=service)
@@ -64,7 +64,7 @@ def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") 
             weight += 0.05 * torch.randn(weight.shape, generator=noise)
     generators.save(generator.eval(), project / name)
     cell = runs.Cell("generator", "ptbxl", 0, True, generator="diffwave")
-    with runs.tracked(cell, identity=name, params={}, inputs=[]) as run:
+    with runs.tracked(cell, fingerprint=name, params={}, inputs=[]) as run:
         described = {SAMPLING: {"sampling": settings.sampling, "rhythms": RHYTHMS, "units": units}}
         models.log_generator(run, *generator.exportable(), project / name, name=name, described=described)
     history.move(name, "1", "", history.PROMOTED, "", "")

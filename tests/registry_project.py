@@ -20,7 +20,7 @@ from ecgforge.classifiers.common import base, registry
 from ecgforge.files import md5
 from ecgforge.params import Section
 from ecgforge.records.record_set import About, RecordSet, write_record_set
-from ecgforge.stages.inputs import record_inputs
+from ecgforge.stages.common.tracked import record_inputs
 from ecgforge.tracking import models, runs, versions
 from ecgforge.tracking.served import Service
 
@@ -118,7 +118,7 @@ def register(
     learned = [records, *([synthetic] if synthetic else [])]
     inputs = record_inputs([*(("training", one) for one in learned), ("test", records)])
     os.environ["DVC_STAGE"] = "classify@ptbxl-diffwave" if synthetic else "classify_real@ptbxl"
-    with runs.tracked(cell, identity=f"{seed:032x}", params={"seed": seed}, inputs=inputs) as run:
+    with runs.tracked(cell, fingerprint=f"{seed:032x}", params={"seed": seed}, inputs=inputs) as run:
         run.summary({"best_validation_macro_f1": validation})
         example = np.zeros((2, 8, records.about.samples), np.float32)
         number = models.log_classifier(run, oracle, example, rhythms, name=NAME, files=sorted(folder.iterdir()), service=service)

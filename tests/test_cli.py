@@ -87,7 +87,7 @@ def edit(project: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_help_names_every_stage(tmp_path: Path) -> None:
     found = ecgforge(tmp_path, "--help")
     assert found.returncode == 0
-    for command in ("acquire", "prepare", "train-generator", "synthesize", "settings-real", "settings", "quality", "report", "repro"):
+    for command in ("acquire", "prepare", "train-generator", "synthesize", "train-classifier", "sweep", "quality", "report", "repro"):
         assert command in found.stdout
 
 
@@ -101,7 +101,7 @@ def test_help_loads_no_heavy_package() -> None:
     [
         (("promte",), "No such command 'promte'. Did you mean 'promote'? (see 'ecgforge --help')"),
         (("promote",), "Missing argument 'name' (see 'ecgforge promote --help')"),
-        (("acquire", "ptbxl"), "Missing option '--out' (see 'ecgforge acquire --help')"),
+        (("prepare", "--raw", "ptbxl"), "Missing option '--out' (see 'ecgforge prepare --help')"),
         (("ui", "--port", "abc"), "Invalid value for '--port': Input should be a valid integer"),
         (("repro", "--jobs", "0"), "Invalid value for '--jobs': Input should be greater than or equal to 1"),
         (("gc", "--yse"), "No such option: --yse (Possible options: --yes) (see 'ecgforge gc --help')"),
@@ -197,7 +197,7 @@ def unknown_generator(tree: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [(set_rate, "learning_rate = 7"), (unknown_key, "synthesis.trian: unknown key"), (unknown_generator, "'gan' is listed in generators")],
+    [(set_rate, "learning_rate = 7"), (unknown_key, "synthesis.trian: unknown key"), (unknown_generator, "'gan' is named in generators")],
 )
 def test_bad_parameters_are_refused_before_any_work(project: Path, change: Callable[[dict[str, Any]], None], told: str) -> None:
     edit(project, change)
@@ -312,13 +312,14 @@ def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, n
     "command",
     [
         ("train-generator", "ptbxl", "diffwave", "--real", "x", "--out"),
-        ("settings-real", "ptbxl", "--real", "x", "--out", "new", "--models"),
-        ("settings", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--baseline", "x", "--models", "new", "--out"),
-        ("sweep-real", "ptbxl", "--real", "x", "--out"),
+        ("train-classifier", "ptbxl", "--real", "x", "--out", "new", "--models"),
+        ("train-classifier", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--baseline", "x", "--models", "new", "--out"),
+        ("sweep", "size", "ptbxl", "diffwave", "--out"),
+        ("sweep", "ablation", "ptbxl", "diffwave", "--out"),
         ("quality", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--classifiers", "x", "--out"),
         ("report", "--out"),
     ],
-    ids=lambda command: command[0],
+    ids=" ".join,
 )
 def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "documents/deep").mkdir(parents=True)

@@ -58,11 +58,12 @@ def test_every_profile_is_valid_whole() -> None:
         ("profiles.paper.generators.diffwave.network.chanels", 8, "profiles.paper.generators.diffwave.network: chanels: unknown key"),
         ("profiles.demo.generators.time_vqvae.sampling.guidance", -1, "profiles.demo.generators.time_vqvae.sampling: guidance = -1"),
         ("profiles.sample.classifiers.resnet1d.backbone", "xresnet1d", "resnet1d.backbone: the key of an entry is its backbone"),
-        ("backbones", ["resnet1d", "vit"], "profiles.demo.classifiers: 'vit' is listed in backbones but not described here"),
-        ("backbones", ["resnet1d", "resnet1d"], "backbones = .*: resnet1d is there twice"),
-        ("backbones", [], "backbones = .*at least 1 item"),
+        ("backbone", "vit", "profiles.demo.classifiers: 'vit' is named in backbone but not described here"),
+        ("sweep_targets.backbones", ["vit"], "profiles.demo.classifiers: 'vit' is named in sweep_targets.backbones but not described here"),
+        ("sweep_targets.backbones", ["transformer"] * 2, "sweep_targets.backbones = .*: transformer is there twice"),
+        ("sweep_targets.backbones", ["resnet1d"], "sweep_targets.backbones: resnet1d is the study's classifier"),
         ("profiles.demo.classifiers.resnet1d.tuning", {"n_trials": 3}, "resnet1d.tuning = .*: space: trials need at least one"),
-        ("generators", ["diffwave", "gan"], "profiles.demo.generators: 'gan' is listed in generators but not described here"),
+        ("generators", ["diffwave", "gan"], "profiles.demo.generators: 'gan' is named in generators but not described here"),
         ("datasets", ["ptbxl", "mitbih"], "datasets: 'mitbih' is not one of ptbxl, chapman, merged"),
         ("merged", [], "datasets: 'merged' is not one of ptbxl, chapman"),
         ("merged", [{"first": "ptbxl", "second": "mitbih"}], "merged: 'mitbih' is not one of ptbxl, chapman"),
@@ -71,17 +72,29 @@ def test_every_profile_is_valid_whole() -> None:
         ("profiles.demo.sources.ptbxl.kind", "internet", "profiles.demo.sources.ptbxl.*'simulated', 'physionet', 'folder'"),
         ("profiles.demo.study.seeds", [1, 1], r"profiles.demo.study.seeds = \[1, 1\]: 1 is there twice"),
         ("profiles.demo.sweeps.seeds", [0, 0], "profiles.demo.sweeps.seeds = .*: 0 is there twice"),
-        ("profiles.paper.sweeps.mixture", [10, 50, 10.0], "profiles.paper.sweeps.mixture = .*: 10 is there twice"),
-        ("profiles.demo.sweeps.transfer", [1, 1], "profiles.demo.sweeps.transfer = .*: 1 is there twice"),
-        ("profiles.demo.sweeps.size", [25, 25], "profiles.demo.sweeps.size = .*: 25 is there twice"),
-        ("profiles.demo.sweeps.methods", ["all", "all"], "profiles.demo.sweeps.methods = .*: all is there twice"),
+        ("profiles.sample.sweeps.mixture.percents", [10, 50, 10.0], "profiles.sample.sweeps.mixture: percents = .*: 10 is there twice"),
+        ("profiles.demo.sweeps.transfer.percents", [1, 1], "profiles.demo.sweeps.transfer: percents = .*: 1 is there twice"),
+        ("profiles.demo.sweeps.size.percents", [25, 25], "profiles.demo.sweeps.size: percents = .*: 25 is there twice"),
+        ("profiles.demo.sweeps.transfer.methods", ["all", "all"], "profiles.demo.sweeps.transfer: methods = .*: all is there twice"),
+        ("profiles.demo.sweeps.generator_seeds.seeds", [0, 0], "profiles.demo.sweeps.generator_seeds: seeds = .*: 0 is there twice"),
+        ("profiles.demo.sweeps.mixtur", {"percents": [3]}, "profiles.demo.sweeps.mixtur: unknown key; known are seeds, ablation, "),
+        ("profiles.demo.sweeps.size.percent", [25], "profiles.demo.sweeps.size: percent: unknown key"),
         ("sources", ["ptbxl", "chapman", "ptbxl"], "sources = .*: ptbxl is there twice"),
         ("datasets", ["ptbxl", "ptbxl"], "datasets = .*: ptbxl is there twice"),
         ("generators", ["diffwave", "diffwave"], "generators = .*: diffwave is there twice"),
-        ("profiles.demo.sweeps.fine_tuning.steps", 120, r"profiles\.demo\.sweeps.* = .*gradual unfreezing.* a multiple of 90"),
-        ("swept.datasets", ["ptbxl", "ptbxl"], "swept.datasets = .*: ptbxl is there twice"),
-        ("swept.generators", ["diffwave", "diffwave"], "swept.generators = .*: diffwave is there twice"),
-        ("swept.hospitals", [{"train": "ptbxl", "test": "chapman"}] * 2, "swept.hospitals = .*: ptbxl to chapman is there twice"),
+        (
+            "profiles.demo.sweeps.transfer.training.steps",
+            120,
+            r"profiles\.demo\.sweeps\.transfer: training\.steps = 120: .*gradual unfreezing.* a multiple of 90",
+        ),
+        ("sweep_targets.datasets", ["ptbxl", "ptbxl"], "sweep_targets.datasets = .*: ptbxl is there twice"),
+        ("sweep_targets.generators", ["diffwave", "diffwave"], "sweep_targets.generators = .*: diffwave is there twice"),
+        ("sweep_targets.generator_seeds", ["diffwave"] * 2, "sweep_targets.generator_seeds = .*: diffwave is there twice"),
+        ("sweep_targets.sweeps", ["size", "size"], "sweep_targets.sweeps = .*: size is there twice"),
+        ("sweep_targets.sweeps", ["sizes"], "sweep_targets.sweeps: 'sizes' is not one of mixture, size, transfer"),
+        ("sweep_targets.sweeps", ["ablation"], "sweep_targets.sweeps: 'ablation' is not one of mixture, size, transfer"),
+        ("sweep_targets.cross_dataset", [{"train": "ptbxl", "test": "chapman"}] * 2, "cross_dataset = .*: ptbxl to chapman is there twice"),
+        ("sweep_targets.cross_dataset", [{"train": "ptbxl", "test": "mitbih"}], "sweep_targets.cross_dataset: 'mitbih' is not one of"),
         ("merged", [{"first": "ptbxl", "second": "ptbxl"}], "merged.0 = .*: first and second must differ"),
         ("profiles.sample.study.synthetic_share", 0.6, "profiles.sample.study.synthetic_share = 0.6: at most 0.5 with synthesis.train"),
     ],
@@ -97,14 +110,13 @@ def test_a_mistake_is_one_line_that_names_the_key(tree: dict[str, Any], tmp_path
     assert "\n" not in str(caught.value)
 
 
-def test_the_first_backbone_is_the_studys_classifier(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_the_backbone_is_the_studys_classifier(tree: dict[str, Any], tmp_path: Path) -> None:
     params = parameters.read(write(tree, tmp_path))
     assert (params.backbone, params.classifier.backbone) == ("resnet1d", "resnet1d")
-    assert [one.backbone for one in params.other_classifiers] == ["xresnet1d", "transformer"]
-    tree["backbones"] = ["transformer", "resnet1d"]
+    tree["backbone"], tree["sweep_targets"]["backbones"] = "transformer", ["resnet1d"]
     params = parameters.read(write(tree, tmp_path))
+    assert params.classifier.backbone == "transformer"
     assert params.classifier.network == params.active.classifiers["transformer"].network
-    assert [one.backbone for one in params.other_classifiers] == ["resnet1d"]
 
 
 def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
@@ -115,10 +127,10 @@ def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(tree: di
 
 
 def test_sweeps_may_be_nowhere_and_without_points(tree: dict[str, Any], tmp_path: Path) -> None:
-    tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
-    tree["backbones"] = ["resnet1d"]
+    tree["sweep_targets"] = {key: [] for key in tree["sweep_targets"]}
+    tree["profiles"]["demo"]["sweeps"] = {"seeds": [0]}
     tree["profiles"]["demo"]["study"]["synthetic_share"] = 0.6
-    assert parameters.read(write(tree, tmp_path)).swept.datasets == []
+    assert parameters.read(write(tree, tmp_path)).sweep_targets.datasets == []
 
 
 def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
@@ -164,7 +176,7 @@ def test_a_profile_states_what_has_no_default_and_no_more(tree: dict[str, Any]) 
     training |= {"gradient_clip": 0.3, "patience": 4}
     found = Params.model_validate(tree).generator("diffwave").training["denoiser"]
     assert (found.gradient_clip, found.patience) == (0.3, 4)
-    assert params.other_classifiers[0].tuning.n_trials == 0, "a classifier without `tuning` is not tuned"
+    assert params.classifier_settings("transformer").tuning.n_trials == 0, "a classifier without `tuning` is not tuned"
 
 
 # Profiles that build on others
@@ -216,11 +228,11 @@ def test_a_base_that_cannot_be_is_one_line(tree: dict[str, Any], tmp_path: Path,
 def test_an_error_is_named_once_where_it_was_written(tree: dict[str, Any], tmp_path: Path) -> None:
     demo, other = tree["profiles"]["demo"], {"base": "demo", "quality": {"records": 3}}
     demo["study"]["seeds"] = [1, 1]
-    demo["sweeps"]["mixtur"] = [3]
+    demo["synthesis"]["chunks"] = 3
     with pytest.raises(EcgforgeError) as caught:
         Params.read(write(based(tree, other=other, third={"base": "other"}), tmp_path))
     keys = [part.split(" = ")[0].split(": unknown")[0].split(": ")[-1] for part in str(caught.value).split("; ")]
-    assert sorted(keys) == ["profiles.demo.study.seeds", "profiles.demo.sweeps.mixtur", "profiles.other.quality.records"]
+    assert sorted(keys) == ["profiles.demo.study.seeds", "profiles.demo.synthesis.chunks", "profiles.other.quality.records"]
 
 
 def test_a_network_that_is_wrong_in_the_base_is_named_there(tree: dict[str, Any], tmp_path: Path) -> None:
@@ -257,7 +269,7 @@ def test_the_resolved_tree_is_what_stages_use() -> None:
             assert tree["classifiers"][backbone]["network"] == classifier.network
         assert tree["sources"].keys() == used.active.sources.keys()
         assert tree["selected"] == {"sources": params.sources, "generators": params.generators}
-        for key in ("datasets", "merged", "backbones", "swept", "preprocessing"):
+        for key in ("datasets", "merged", "backbone", "sweep_targets", "preprocessing"):
             assert tree[key] == params.model_dump(mode="json")[key]
         for key in ("preparation", "synthesis", "study", "sweeps", "quality", "compute"):
             assert tree[key] == used.active.model_dump(mode="json")[key]

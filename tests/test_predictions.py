@@ -12,6 +12,7 @@ import pytest
 from ecgforge.analysis import intervals
 from ecgforge.errors import EcgforgeError
 from ecgforge.study import predictions
+from ecgforge.study.experiment import Experiment
 
 PATIENTS = ["NA", "nan", "null", "None", "007", "1e3"]
 
@@ -20,8 +21,9 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     facts = pd.DataFrame({"id": PATIENTS, "patient": PATIENTS[::-1], "truth": ["SR", "AFIB"] * 3})
     table = facts.assign(p_SR=np.linspace(0.1, 0.9, 6), p_AFIB=np.linspace(0.9, 0.1, 6))
     other = table.rename(columns={"p_AFIB": "p_ST"}).assign(truth="SR")
-    who = [predictions.Who("null", "", "resnet1d", "", point, "TrRTeR", 0) for point in ("", "nan")]
-    predictions.write([predictions.Tested(who[0], "a", table), predictions.Tested(who[1], "b", other)], tmp_path / "cell")
+    rows = [Experiment("TrRTeR", "null", "resnet1d", 0, point=point) for point in ("", "nan")]
+    tested = [predictions.Tested(rows[0], "a", table), predictions.Tested(rows[1], "b", other)]
+    predictions.write(tested, tmp_path / "cell")
     found = predictions.read([tmp_path / "cell"])
     assert found["patient"].tolist() == PATIENTS[::-1] * 2
     assert found["id"].tolist() == PATIENTS * 2
@@ -45,8 +47,9 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, change: Callable[[bytes], bytes], told: str) -> None:
     facts = pd.DataFrame({"id": PATIENTS, "patient": PATIENTS, "truth": ["SR", "AFIB"] * 3})
-    who = predictions.Who("ptbxl", "", "resnet1d", "", "", "TrRTeR", 0)
-    predictions.write([predictions.Tested(who, "a", facts.assign(p_SR=0.5, p_AFIB=0.5))], tmp_path / "cell")
+    row = Experiment("TrRTeR", "ptbxl", "resnet1d", 0)
+    tested = predictions.Tested(row, "a", facts.assign(p_SR=0.5, p_AFIB=0.5))
+    predictions.write([tested], tmp_path / "cell")
     file = tmp_path / "cell/predictions.csv"
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(EcgforgeError, match=f"^{file} is damaged .*{told}.*: remove it and run `dvc checkout`, or `dvc repro`$"):

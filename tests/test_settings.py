@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.records.record_set import About, RecordSet, write_record_set
-from ecgforge.study.settings import SETTINGS, diet, evenly, mixed_in
+from ecgforge.study.settings import SETTINGS, evenly, number_mixed_in, training_data
 
 RHYTHMS = ("SR", "SB")
 
@@ -58,29 +58,29 @@ def test_the_five_settings_of_the_study() -> None:
 
 @pytest.mark.parametrize("trained_on", ["real", "synthetic", "mixed"])
 def test_test_records_are_never_trained_on_nor_stop_a_training(trained_on: str, real: RecordSet, synthetic: RecordSet) -> None:
-    meal = diet(trained_on, real, synthetic, 0.5, seed=0)  # type: ignore[arg-type]
-    assert all("-test-" not in one for one in ids(meal.train) | ids(meal.validation))
-    assert ids(meal.train).isdisjoint(ids(meal.validation))
+    data = training_data(trained_on, real, synthetic, 0.5, seed=0)  # type: ignore[arg-type]
+    assert all("-test-" not in one for one in ids(data.train) | ids(data.validation))
+    assert ids(data.train).isdisjoint(ids(data.validation))
 
 
 def test_training_on_synthetic_records_alone_sees_no_real_one(real: RecordSet, synthetic: RecordSet) -> None:
-    meal = diet("synthetic", real, synthetic, 0.5, seed=0)
-    assert all(one.startswith("diffwave") for one in ids(meal.train) | ids(meal.validation))
+    data = training_data("synthetic", real, synthetic, 0.5, seed=0)
+    assert all(one.startswith("diffwave") for one in ids(data.train) | ids(data.validation))
 
 
 @given(real_count=st.integers(1, 10_000), share=st.floats(0.05, 0.95))
 def test_the_share_of_a_mixture_is_that_of_the_whole(real_count: int, share: float) -> None:
-    added = mixed_in(real_count, share)
+    added = number_mixed_in(real_count, share)
     assert abs(added - share * (real_count + added)) <= 0.5
 
 
 def test_a_mixture_keeps_all_real_records_and_draws_rhythms_evenly(real: RecordSet, synthetic: RecordSet) -> None:
-    meal = diet("mixed", real, synthetic, 0.5, seed=0)
-    assert len(meal.train[0]) == len(meal.train[1]) == 30
-    assert meal.train[1].counts() == {"SR": 15, "SB": 15}
-    other = diet("mixed", real, synthetic, 0.5, seed=1)
-    assert ids([meal.train[1]]) == ids([diet("mixed", real, synthetic, 0.5, seed=0).train[1]])
-    assert ids([meal.train[1]]) != ids([other.train[1]])
+    data = training_data("mixed", real, synthetic, 0.5, seed=0)
+    assert len(data.train[0]) == len(data.train[1]) == 30
+    assert data.train[1].counts() == {"SR": 15, "SB": 15}
+    other = training_data("mixed", real, synthetic, 0.5, seed=1)
+    assert ids([data.train[1]]) == ids([training_data("mixed", real, synthetic, 0.5, seed=0).train[1]])
+    assert ids([data.train[1]]) != ids([other.train[1]])
 
 
 def test_a_larger_draw_than_there_is_says_which_parameter_to_raise(synthetic: RecordSet) -> None:

@@ -14,6 +14,7 @@ from ecgforge.generators import synthesis
 from ecgforge.generators.common import base, registry
 from ecgforge.params import Compute, Synthesis
 from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.study import mixtures
 
 SAMPLING = {"steps": 2, "guidance": 1.5}
 RHYTHMS = ("SR", "SB", "AFIB")
@@ -38,7 +39,7 @@ def generator() -> base.Generator:
 def drawn(real: RecordSet, out: Path, devices: int = 1, **changed: object) -> RecordSet:
     settings = Synthesis(**{"train": "as_real", "validation": 2, "test": 3, "chunk": 4, "seed": 7, **changed})
     compute = Compute(accelerator="cpu", devices=devices, precision="auto", threads=1)
-    wanted = synthesis.counts(RHYTHMS, settings, len(real.split("train")))
+    wanted = mixtures.requested(RHYTHMS, settings, len(real.split("train")))
     synthesis.synthesize(generator(), "time_diffusion", SAMPLING, wanted, settings, compute, real, {"who": "test"}, out)
     return RecordSet.open(out)
 

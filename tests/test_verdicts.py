@@ -14,7 +14,8 @@ from ecgforge.study import metrics
 
 RHYTHMS = ["SR", "AFIB", "ST"]
 RECORDS = 240
-Arm = tuple[str, str, str, str, str, str]  # dataset, generator, backbone, sweep, point, setting
+KEYS = ["dataset", "generator", "backbone", "sweep", "point", "setting", "augmented"]
+Arm = tuple[str, str, str, str, str, str, bool]  # a value for each of these
 
 
 def predicted(arm: Arm, right: float, seed: int) -> pd.DataFrame:
@@ -23,7 +24,7 @@ def predicted(arm: Arm, right: float, seed: int) -> pd.DataFrame:
     luck = np.random.default_rng(0).permutation(RECORDS) < right * RECORDS
     found = np.where(luck, truth, (truth + 1) % 3)
     table = pd.DataFrame(np.eye(3)[found] * 0.8 + 0.1, columns=[f"p_{rhythm}" for rhythm in RHYTHMS])
-    keys = dict(zip(["dataset", "generator", "backbone", "sweep", "point", "setting"], arm, strict=True))
+    keys = dict(zip(KEYS, arm, strict=True))
     ids = [str(number) for number in range(RECORDS)]
     return table.assign(**keys, seed=seed, id=ids, patient=ids, truth=np.array(RHYTHMS)[truth])
 
@@ -38,8 +39,16 @@ def word(found: pd.DataFrame, beginning: str, resamples: int = 400) -> str:
     return one.word
 
 
-def arm(setting: str, generator: str = "", dataset: str = "ptbxl", sweep: str = "", point: str = "", backbone: str = "resnet1d") -> Arm:
-    return (dataset, generator, backbone, sweep, point, setting)
+def arm(
+    setting: str,
+    generator: str = "",
+    dataset: str = "ptbxl",
+    sweep: str = "",
+    point: str = "",
+    backbone: str = "resnet1d",
+    augmented: bool = False,
+) -> Arm:
+    return (dataset, generator, backbone, sweep, point, setting, augmented)
 
 
 @pytest.mark.parametrize(("mixed", "expected"), [(0.9, "contradicted"), (0.7, "supported"), (0.5, "supported"), (0.73, "undecided")])
@@ -93,7 +102,7 @@ def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
     assert word(once, beginning, resamples) == "supported"
     shares = {"time_vqvae": (0.62, 0.75, 0.9), "diffwave": (0.3, 0.45, 0.6), "time_diffusion": (0.3, 0.45, 0.6)}
     anew = pd.concat(
-        predicted(arm("TrSTeR", name, sweep="retrained"), right, seed) for name in shares for seed, right in enumerate(shares[name])
+        predicted(arm("TrSTeR", name, sweep="generator_seeds"), right, seed) for name in shares for seed, right in enumerate(shares[name])
     )
     assert word(pd.concat([once, anew], ignore_index=True), beginning, resamples) == "undecided"
     for some in (anew[anew["generator"] != "diffwave"], anew[anew["seed"] == 2]):
@@ -101,14 +110,14 @@ def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
 
 
 def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
-    real = {arm("TrRTeR"): 0.7, arm("TrRTeR", sweep="augmentation", point="classical"): 0.7}
-    once = {arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", sweep="augmentation", point="classical"): 0.9}
-    anew = {arm("TrRSTeR", "diffwave", sweep="retrained"): 0.6}
+    real = {arm("TrRTeR"): 0.7, arm("TrRTeR", augmented=True): 0.7}
+    once = {arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", augmented=True): 0.9}
+    anew = {arm("TrRSTeR", "diffwave", sweep="generator_seeds"): 0.6}
     found = study(real | once | anew)
     assert word(found, "Synthetic records beside those of one dataset hardly help") == "supported"
     assert word(found, "Synthetic records help more than classical augmentation") == "contradicted"
     assert word(found, "Beside classical augmentation, synthetic") == "supported", "augmented, the generator was trained once"
-    changed = {arm("TrRSTeR", "diffwave", sweep="retrained, augmented"): 0.6}
+    changed = {arm("TrRSTeR", "diffwave", sweep="generator_seeds", augmented=True): 0.6}
     assert word(study(real | once | anew | changed), "Beside classical augmentation, synthetic") == "contradicted"
 
 
@@ -122,10 +131,10 @@ def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(tuned: f
 
 
 def test_classical_augmentation_is_the_rival() -> None:
-    rivals = {arm("TrRTeR"): 0.5, arm("TrRTeR", sweep="augmentation", point="classical"): 0.8, arm("TrRSTeR", "diffwave"): 0.7}
+    rivals = {arm("TrRTeR"): 0.5, arm("TrRTeR", augmented=True): 0.8, arm("TrRSTeR", "diffwave"): 0.7}
     assert word(study(rivals), "Synthetic records help more than classical augmentation") == "contradicted"
     assert word(study(rivals), "Beside classical augmentation, synthetic") == "not tested"
-    both = {arm("TrRSTeR", "diffwave", sweep="augmentation", point="classical"): 0.95}
+    both = {arm("TrRSTeR", "diffwave", augmented=True): 0.95}
     assert word(study(rivals | both), "Beside classical augmentation, synthetic") == "supported"
 
 
@@ -141,21 +150,21 @@ def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
 def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
     rivals = {
         arm("TrRTeR"): 0.5,
-        arm("TrRTeR", sweep="augmentation", point="classical"): 0.8,
+        arm("TrRTeR", augmented=True): 0.8,
         arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="mixture, balance, augmented", point="50"): 0.99,
+        arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50", augmented=True): 0.99,
         arm("TrRTeR", sweep="scratch", point="5"): 0.4,
-        arm("TrRTeR", sweep="scratch, augmented", point="5"): 0.8,
+        arm("TrRTeR", sweep="scratch", point="5", augmented=True): 0.8,
         arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, all, augmented", point="5"): 0.99,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5", augmented=True): 0.99,
         arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.4,
-        arm("TrRTeR", "diffwave", sweep="size, augmented", point="5"): 0.8,
+        arm("TrRTeR", "diffwave", sweep="size", point="5", augmented=True): 0.8,
         arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="size, augmented", point="5"): 0.99,
+        arm("TrRSTeR", "diffwave", sweep="size", point="5", augmented=True): 0.99,
         arm("TrRTeR", sweep="backbones", backbone="transformer"): 0.4,
-        arm("TrRTeR", sweep="backbones, augmented", backbone="transformer"): 0.8,
+        arm("TrRTeR", sweep="backbones", backbone="transformer", augmented=True): 0.8,
         arm("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="backbones, augmented", backbone="transformer"): 0.99,
+        arm("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer", augmented=True): 0.99,
     }
     found = study(rivals)
     judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 400)
@@ -177,15 +186,15 @@ def test_few_real_records_are_compared_with_as_few() -> None:
     assert word(study(few), "With few real records, a generator of those few helps.") == "contradicted", "those few, and not as many others"
 
 
-def test_hospitals_are_compared_with_the_same_without_synthetic_records() -> None:
+def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -> None:
     there = {
         arm("TrRTeR", dataset="chapman"): 0.9,
-        arm("TrRTeR", "diffwave", "chapman", "hospitals", "ptbxl, real"): 0.5,
-        arm("TrRTeR", "diffwave", "chapman", "hospitals, augmented", "ptbxl, real"): 0.9,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, own synthetic"): 0.8,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals, augmented", "ptbxl, own synthetic"): 0.99,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals", "ptbxl, foreign synthetic"): 0.4,
-        arm("TrRSTeR", "diffwave", "chapman", "hospitals, augmented", "ptbxl, foreign synthetic"): 0.6,
+        arm("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real"): 0.5,
+        arm("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real", augmented=True): 0.9,
+        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, own synthetic"): 0.8,
+        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, own synthetic", augmented=True): 0.99,
+        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, foreign synthetic"): 0.4,
+        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, foreign synthetic", augmented=True): 0.6,
     }
     found = study(there)
     assert word(found, "Synthetic records of its own hospital") == "supported"

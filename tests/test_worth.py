@@ -16,12 +16,19 @@ from ecgforge.analysis.worth import COLUMNS, _equal, worth
 
 RHYTHMS = ["SR", "AFIB"]
 FEW, SOME, ALL = ("scratch", "10"), ("scratch", "50"), ("", "")  # shares of the real records from scratch
-CLASSICAL = ("augmentation", "classical")
 CURVE = {FEW: 0.5, SOME: 0.7, ALL: 0.8}
 STEADY = (0.0, 0.0)
 
 
-def arm(sweep: str, point: str, right: float, generator: str = "", better: tuple[float, ...] = STEADY, records: int = 400) -> pd.DataFrame:
+def arm(
+    sweep: str,
+    point: str,
+    right: float,
+    generator: str = "",
+    better: tuple[float, ...] = STEADY,
+    records: int = 400,
+    augmented: bool = False,
+) -> pd.DataFrame:
     """Predictions of two rhythms, as many records of each, that are right for a share of them: macro-F1 is that share. Each seed is as
     much `better` than it."""
     parts = []
@@ -32,7 +39,8 @@ def arm(sweep: str, point: str, right: float, generator: str = "", better: tuple
         names = [str(number) for number in range(records)]
         parts.append(table.assign(id=names, patient=names, truth=np.array(RHYTHMS)[truth], seed=seed))
     keys = {"dataset": "ptbxl", "generator": generator, "backbone": "resnet1d", "sweep": sweep, "point": point}
-    return pd.concat(parts).assign(**keys, setting="TrSTeR" if generator else "TrRTeR")
+    setting = "TrSTeR" if generator else "TrRTeR"
+    return pd.concat(parts).assign(**keys, setting=setting, augmented=augmented)
 
 
 def study(scratch: dict[tuple[str, str], float], tuned: dict[str, float], **changes: Any) -> pd.DataFrame:
@@ -109,9 +117,9 @@ def test_of_few_patients_there_are_no_limits() -> None:
 
 def test_augmented_records_are_compared_with_augmented_ones() -> None:
     plain = study(CURVE, {"10": 0.75})
-    rival = study({("scratch, augmented", "10"): 0.6, CLASSICAL: 0.9}, {})
-    both = arm("fine-tuning, all, augmented", "10", 0.7, "diffwave")
-    found = worth(pd.concat([plain, rival, both]), "resnet1d", 0.95, 200)
+    rival = [arm(*place, right, augmented=True) for place, right in ((FEW, 0.6), (ALL, 0.9))]
+    both = arm("fine-tuning, all", "10", 0.7, "diffwave", augmented=True)
+    found = worth(pd.concat([plain, *rival, both]), "resnet1d", 0.95, 200)
     assert found[["augmented", "equal"]].to_numpy().tolist() == [[False, pytest.approx(75)], [True, pytest.approx(40)]]
 
 

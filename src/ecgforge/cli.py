@@ -131,8 +131,8 @@ def acquire(
     from ecgforge.sources import registry
     from ecgforge.stages import parameters
 
-    found = parameters.read(params)
     folder = _out("acquire", out, folders.RAW / source)
+    found = parameters.read(params)
     registry.acquire(found.source(source), folder, found.preprocessing.sampling_rate)
 
 
@@ -185,9 +185,9 @@ def train_generator(
     """Train a generator on the training split of a record set, tracked and registered by MLflow."""
     from ecgforge.stages import train_generator as stage
 
+    folder = _out("train-generator", out, folders.GENERATORS / dataset / generator)
     found = _read(params, tuned, dataset, generator)
     records = real or folders.PREPARED / dataset
-    folder = _out("train-generator", out, folders.GENERATORS / dataset / generator)
     stage.train(found, dataset, generator, records, folder)
 
 
@@ -207,10 +207,10 @@ def synthesize(
     """Draw a synthetic record set from a trained generator."""
     from ecgforge.stages import synthesize as stage
 
+    folder = _out("synthesize", out, folders.SYNTHETIC / dataset / generator)
     found = _read(params, tuned, dataset, generator)
     trained = model or folders.GENERATORS / dataset / generator
     records = real or folders.PREPARED / dataset
-    folder = _out("synthesize", out, folders.SYNTHETIC / dataset / generator)
     stage.synthesize(found, dataset, generator, trained, records, folder)
 
 
@@ -235,10 +235,11 @@ def train_classifier(
     """
     from ecgforge.stages import classify
 
-    found, place = _read(params, tuned, dataset, "classifier"), generator or folders.REAL
-    records = real or folders.PREPARED / dataset
+    place = generator or folders.REAL
     trained = _out("train-classifier", models, folders.CLASSIFIERS / dataset / place)
     results = _out("train-classifier", out, folders.RESULTS / "classify" / dataset / place)
+    found = _read(params, tuned, dataset, "classifier")
+    records = real or folders.PREPARED / dataset
     if generator is None:
         classify.on_real(found, dataset, records, trained, results)
         return
@@ -267,9 +268,9 @@ def sweep(
 
     given = {"trained_on": trained_on, "dataset": dataset, "generator": generator, "backbone": backbone}
     item = {key: value for key, value in given.items() if value is not None}
+    results = _out("sweep", out, grid.results(name, item))
     generators = [generator] if generator and not trained_on else []
     found = _read(params, tuned, trained_on or dataset, "classifier", *generators)
-    results = _out("sweep", out, grid.results(name, item))
     if name == "ablation":
         ablation.ablation(found, item, data, models, results)
     else:
@@ -320,7 +321,8 @@ def report(out: Out = None, params: ParamsFile = PARAMS) -> None:
     from ecgforge.params import Params
     from ecgforge.stages import report as stage
 
-    stage.report(Params.read(params), _out("report", out, folders.REPORTS))
+    folder = _out("report", out, folders.REPORTS)
+    stage.report(Params.read(params), folder)
 
 
 Reference = Annotated[str, typer.Argument(help="name@alias, name/number, a run id, or a file or folder under models/ or data/.")]
