@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ def read(folder: Path, name: str, kind: str, described: Callable[[Any, str], Bui
     except DAMAGE:
         raise EcgforgeError(f"{where} does not hold a whole {kind}: {name} is damaged; {advice}") from None
     try:
-        weights = load_file(folder / WEIGHTS)
+        weights = load((folder / WEIGHTS).read_bytes())  # no memory map: who changed the file would end this process
         network = build(weights)
         network.load_state_dict(weights)
     except DAMAGE:
