@@ -59,7 +59,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(name: str) -> Any:
-    return tracked(Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone=name), identity=name, params={}, inputs=[])
+    return tracked(Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone=name), fingerprint=name, params={}, inputs=[])
 
 
 def logged(run: runs.Run) -> str:

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecgforge import grid
 from ecgforge.analysis.verdicts import Claim, Verdict, any_gain
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Params, Swept
+from ecgforge.params import Params
 from ecgforge.quality import flags
 from ecgforge.records import rhythms
 from ecgforge.records.leads import LEADS, STANDARD_LEADS
@@ -128,31 +129,34 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
     rows["worth"] = worth_of("ptbxl", GENERATORS[0])
     rows["variations"] = [
         {"dataset": "ptbxl", "generator": GENERATORS[0], "variation": name, "train_s": cost, "generate_ms": 2.5, "c2st_accuracy": 0.75}
-        for name, cost in ((tables.AS_IT_IS, np.nan), ("guidance 1", 12.5))
+        for name, cost in ((tables.UNCHANGED, np.nan), ("guidance 1", 12.5))
     ]
     return {name: pd.DataFrame(table) for name, table in rows.items()}
 
 
 def sweeps(dataset: str, generator: str) -> list[dict[str, Any]]:
     """Points of every sweep on one dataset and generator, and what they are compared with."""
-    points = [("", "", "", "TrRTeR", 0.6), ("", "augmentation", "classical", "TrRTeR", 0.7), (generator, "", "", "TrSTeR", 0.2)]
-    points += [
-        ("", sweep, point, "TrRTeR", mean) for sweep in ("scratch", "scratch, augmented") for point, mean in (("5", 0.2), ("20", 0.4))
-    ]
+    curve = (("5", 0.2), ("20", 0.4))
+    points = [("", "", "", "TrRTeR", 0.6), (generator, "", "", "TrSTeR", 0.2)]
+    points += [("", "scratch", point, "TrRTeR", mean) for point, mean in curve]
     points += [(generator, "fine-tuning, all", point, "TrSTeR", mean) for point, mean in (("2", 0.1), ("5", 0.32), ("20", 0.65))]
-    points += [(generator, "fine-tuning, all, augmented", "5", "TrSTeR", 0.4)]
     points += [(generator, f"mixture, {how}", "50", "TrRSTeR", 0.5) for how in ("proportion", "balance")]
-    points += [(generator, "mixture, balance, augmented", "50", "TrRSTeR", 0.55)]
     points += [(generator, "size", "20", setting, 0.45) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")]
-    points += [(generator, "size, augmented", "20", setting, 0.46) for setting in ("TrRTeR", "TrRSTeR")]
-    points += [(generator, "ablation", "guidance 1", "TrSTeR", 0.33), (generator, "hospitals", "chapman, real", "TrRTeR", 0.37)]
-    points += [(generator, "hospitals, augmented", "chapman, real", "TrRTeR", 0.39)]
-    points += [(generator, "retrained", "", "TrSTeR", 0.25), (generator, "retrained, augmented", "", "TrRSTeR", 0.65)]
-    rows = [("resnet1d", *point) for point in points]
-    rows += [("majority", "", "", "", "TrRTeR", 0.05)]
-    rows += [("transformer", "" if setting == "TrRTeR" else generator, "backbones", "", setting, 0.41) for setting in ("TrRTeR", "TrSTeR")]
-    rows += [("transformer", "", "backbones, augmented", "", "TrRTeR", 0.43)]
-    keys = ["backbone", "generator", "sweep", "point", "setting", "mean"]
+    points += [(generator, "ablation", "guidance 1", "TrSTeR", 0.33), (generator, "cross_dataset", "chapman, real", "TrRTeR", 0.37)]
+    points += [(generator, "generator_seeds", "", "TrSTeR", 0.25)]
+    changed = [("", "", "", "TrRTeR", 0.7)]
+    changed += [("", "scratch", point, "TrRTeR", mean) for point, mean in curve]
+    changed += [(generator, "fine-tuning, all", "5", "TrSTeR", 0.4), (generator, "mixture, balance", "50", "TrRSTeR", 0.55)]
+    changed += [(generator, "size", "20", setting, 0.46) for setting in ("TrRTeR", "TrRSTeR")]
+    changed += [(generator, "cross_dataset", "chapman, real", "TrRTeR", 0.39), (generator, "generator_seeds", "", "TrRSTeR", 0.65)]
+    rows = [("resnet1d", augmented, *point) for augmented, listed in ((False, points), (True, changed)) for point in listed]
+    rows += [("majority", False, "", "", "", "TrRTeR", 0.05)]
+    rows += [
+        ("transformer", False, "", "backbones", "", "TrRTeR", 0.41),
+        ("transformer", False, generator, "backbones", "", "TrSTeR", 0.41),
+    ]
+    rows += [("transformer", True, "", "backbones", "", "TrRTeR", 0.43)]
+    keys = ["backbone", "augmented", "generator", "sweep", "point", "setting", "mean"]
     return [
         {"dataset": dataset, "metric": "f1", **dict(zip(keys, row, strict=True)), "low": row[-1] - 0.1, "high": row[-1] + 0.1}
         for row in rows
@@ -367,7 +371,7 @@ def test_sweeps_have_curves_and_tables(report):
 
 def test_lines_of_fewer_real_records_lead_on_to_all_of_them(inputs):
     points = tables.models(inputs.sweeps[inputs.sweeps["generator"].isin(["", GENERATORS[0]])])
-    whole = points[points["sweep"].isin(["", "augmentation"])]
+    whole = points[points["sweep"] == ""]
 
     def line(sweep, setting, changed):
         return list(evidence._line(points, whole, (sweep, setting), changed)[["percent", "mean"]].itertuples(index=False, name=None))
@@ -390,7 +394,8 @@ def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):
     assert "No sweeps on chapman: " in some
     assert "dvc repro mixture" in some
     params = Params.read(Path(__file__).parents[1] / "params.yaml")
-    nowhere = params.model_copy(update={"swept": Swept(datasets=[], generators=[], retrained=[], hospitals=[])})
+    targets = params.sweep_targets.model_copy(update={"datasets": [], "generator_seeds": [], "cross_dataset": []})
+    nowhere = list(grid.cells(params.model_copy(update={"sweep_targets": targets})))
     none = told(sweeps=inputs.sweeps[inputs.sweeps["sweep"] == ""], variations=stage._variations(nowhere))
     assert "No sweeps on ptbxl, chapman: " in none
     assert "dvc repro mixture" not in none
@@ -401,7 +406,7 @@ def test_a_curve_has_each_level_once_and_no_baseline():
     image = evidence.curves(points, tables.models(points))["More synthetic records"]
     for words in ("all real records (TrRTeR)", "rare rhythms filled up", "dashed: classically augmented"):
         assert image.count(f">{words}<") == 1, words
-    balanced = points[~points["sweep"].str.startswith("mixture, proportion") & ~points["sweep"].str.contains("augment")]
+    balanced = points[(points["sweep"] != "mixture, proportion") & ~points["augmented"]]
     image = evidence.curves(balanced, tables.models(balanced))["More synthetic records"]
     assert ">rare rhythms filled up<" in image
     for words in ("mixed as the real ones are", "dashed: classically augmented"):
@@ -423,7 +428,8 @@ def test_curves_of_augmented_records_have_a_panel_of_their_own():
     points = tables.models(pd.DataFrame(sweeps("ptbxl", "diffwave")))
     panel = "training records classically augmented"
     assert panel in evidence.curves(points, points)["Pre-training"]
-    images = evidence.curves(points[points["sweep"] != "fine-tuning, all, augmented"], points)
+    tuned = points["sweep"].str.startswith("fine-tuning") & points["augmented"]
+    images = evidence.curves(points[~tuned], points)
     assert panel not in images["Pre-training"], "only the rival was run, which has its place among the others"
     assert panel in images["More synthetic records"]
 

@@ -79,7 +79,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, database: Path | None =
 
 
 def opened(name: str = "a") -> Any:
-    return tracked(CELL, identity=name, params={}, inputs=[])
+    return tracked(CELL, fingerprint=name, params={}, inputs=[])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -364,7 +364,7 @@ def left_by_a_kill(name: str = "killed") -> str:
     """The id of a run whose process was killed outright."""
     code = (
         "import os, signal\nfrom ecgforge.tracking.runs import Cell, tracked\n"
-        f"with tracked(Cell('quality', 'ptbxl', 1, True, generator='diffwave'), identity={name!r}, params={{}}, inputs=[]):\n"
+        f"with tracked(Cell('quality', 'ptbxl', 1, True, generator='diffwave'), fingerprint={name!r}, params={{}}, inputs=[]):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.tracking import models, runs, store, versions
-from ecgforge.tracking.runs import Cell, DatasetInput, Run, identity, tracked
+from ecgforge.tracking.runs import Cell, DatasetInput, Run, fingerprint, tracked
 
 CELL = Cell("classifier", "merged", 1, simulated=True, generator="diffwave", setting="TrSTeR", backbone="resnet1d")
 SAMPLES = 100
@@ -86,7 +86,7 @@ def ready(folder: Path, database: Path) -> MlflowClient:
 
 
 def opened(cell: Cell = CELL, name: str = "a", inputs: Sequence[DatasetInput] = (), resume_file: Path | None = None, **params: Any) -> Any:
-    return tracked(cell, identity=name, params=params, inputs=list(inputs), resume_file=resume_file)
+    return tracked(cell, fingerprint=name, params=params, inputs=list(inputs), resume_file=resume_file)
 
 
 def curve(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -270,29 +270,22 @@ def test_flattening_keeps_every_leaf(tree: Any) -> None:
     assert len(runs.flatten({"root": tree})) == leaves(tree)
 
 
-def test_identity_changes_with_all_that_decides_a_result_and_nothing_else(folder: Path) -> None:
-    def write(where: str, text: str) -> Path:
-        package = folder / where / "package"
-        package.mkdir(parents=True, exist_ok=True)
-        (package / "a.py").write_text(text)
-        return package
-
-    code = write("here", "x = 1")
-    base = identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code])
-    assert base == identity(CELL, {"b": 2, "a": 1}, {"data": "m"}, [write("there", "x = 1")])
+def test_fingerprint_changes_with_all_that_decides_a_result_and_nothing_else() -> None:
+    params, inputs, code = {"a": 1, "b": 2}, {"data": "m", "test": "m"}, {"a.py": "1", "b.py": "1"}
+    base = fingerprint(CELL, params, inputs, code)
+    assert base == fingerprint(CELL, *(dict(reversed(one.items())) for one in (params, inputs, code)))
     others = [
-        identity(replace(CELL, seed=2), {"a": 1, "b": 2}, {"data": "m"}, [code]),
-        identity(replace(CELL, setting="TrRSTeR"), {"a": 1, "b": 2}, {"data": "m"}, [code]),
-        identity(CELL, {"a": 1, "b": 3}, {"data": "m"}, [code]),
-        identity(CELL, {"a": 1, "b": 2}, {"data": "n"}, [code]),
-        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [write("here", "x = 2")]),
-        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code, runs]),
-        # Two files of one name: both count.
-        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code / "a.py", write("there", "x = 3") / "a.py"]),
-        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [code / "a.py", write("there", "x = 4") / "a.py"]),
-        identity(CELL, {"a": 1, "b": 2}, {"data": "m"}, [write("here", "x = 5") / "a.py", code.parent.parent / "there/package/a.py"]),
+        *(fingerprint(replace(CELL, seed=2), params, inputs, code), fingerprint(replace(CELL, setting="TrRSTeR"), params, inputs, code)),
+        *(fingerprint(replace(CELL, **{key: 1}), params, inputs, code) for key in ("augmented", "fold", "draw")),
+        fingerprint(CELL, params | {"b": 3}, inputs, code),
+        fingerprint(CELL, params, inputs | {"data": "n"}, code),
+        fingerprint(CELL, params, {"data": "m", "real": "m"}, code),
+        fingerprint(CELL, params, inputs, code | {"b.py": "2"}),
+        fingerprint(CELL, params, inputs, {"a.py": "2", "b.py": "1"}),
+        fingerprint(CELL, params, inputs, {"a.py": "1"}),
+        fingerprint(CELL, params, inputs, code | {"c.py": "1"}),
     ]
-    assert len({base, *others}) == 10
+    assert len({base, *others}) == 1 + len(others)
 
 
 def test_same_cell_twice_is_one_result(ready: MlflowClient) -> None:
