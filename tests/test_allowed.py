@@ -50,9 +50,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place, network, example = tmp_path_factory.mktemp("version"), Small().eval(), np.zeros((2, 8, 200), np.float32)
     preprocessing = {"sampling_rate": 100, "duration": 2, "band": [0.5, 40], "max_amplitude": 20}
     service = serving.service(About(100, 200, "mV", RHYTHMS, "simulated", {"preprocessing": preprocessing}))
-    registry.save(
-        registry.create(PARAMS.classifier, RHYTHMS, torch.ones(8), 0), PARAMS.classifier.backbone, place / "classifier"
-    )
+    registry.save(registry.create(PARAMS.classifier, RHYTHMS, torch.ones(8), 0), PARAMS.classifier.backbone, place / "classifier")
     signature = models._signature([example], [None], network(torch.from_numpy(example)).detach())
     files, description = sorted((place / "classifier").iterdir()), Model(run_id="0" * 32)
     models._save(network, example, signature, files, service.files, service, description, place / "model")

@@ -17,9 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
+from ecgforge.classifiers.common.registry import CLASSIFIERS
+from ecgforge.commands.workload import workload
 from ecgforge.dvc.internals import each_file_once
+from ecgforge.generators.common.registry import GENERATORS
 from ecgforge.params import Params
-from ecgforge.study.plan import workload
+from ecgforge.stages import resolve
+from ecgforge.stages.common import code
 from ecgforge.tuning import space
 
 pytestmark = pytest.mark.slow
@@ -30,7 +34,7 @@ ARMS = [
 ]
 
 STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-KINDS = ("backbones", "mixture", "transfer", "size", "ablation", "retrained")
+SWEEPS = ("mixture", "transfer", "size")
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -63,6 +67,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
+    resolved(folder)
     with each_file_once():
         dvc(folder, "commit", "--force", "--quiet")
     assert status(folder) == set()
@@ -74,12 +79,23 @@ def study(complete: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(complete, tmp_path / "project"))
 
 
+def resolved(folder: Path) -> None:
+    """Do what the stage `resolve` does, with the source in this folder."""
+    for cached in (code._closure, code._imports, code._digest):
+        cached.cache_clear()
+    with chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code, "PACKAGE", folder / "src/ecgforge")
+        resolve.resolve(Path("params.yaml"), Path("resolved"))
+
+
 def status(folder: Path) -> set[str]:
-    """Return the stages that DVC would run, before it knows whether those before them come out differently."""
+    """Return the stages that DVC would run once `resolve` has run, before it knows whether those
+    before them come out differently."""
     from dvc.repo import Repo
 
+    resolved(folder)
     with chdir(folder), each_file_once(), Repo() as repo:
-        return set(repo.status())
+        return set(repo.status()) - {"resolve"}
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -96,14 +112,20 @@ def per_dataset(stage: str) -> set[str]:
     return {f"{stage}@{dataset}" for dataset in ("ptbxl", "chapman", "merged")}
 
 
-def swept(*kinds: str) -> set[str]:
-    """The cells of these sweeps, or of all."""
-    return {f"{kind}@ptbxl-diffwave" for kind in kinds or KINDS}
+def swept(*names: str) -> set[str]:
+    """The cells of these sweeps, or of all that train the generator's neighbours."""
+    return {
+        f"sweep@{name}-ptbxl-diffwave" if name in SWEEPS else f"{name}@ptbxl-diffwave"
+        for name in names or (*SWEEPS, "ablation", "generator_seeds")
+    }
 
 
+CHANGE = "\nCHANGED = True\n"
+PREPARED = {"prepare@ptbxl", "prepare@chapman", "merge@pair0"}
 TUNED = per_dataset("tune_classifier") | cells("tune_generator")
-HOSPITALS = {"hospitals@pair0-diffwave", "hospitals@pair1-diffwave"}
-TRAINED = swept() | HOSPITALS | {"sweep_real@ptbxl"}  # cells of sweeps that train the study's classifier
+CROSS = {"cross_dataset@pair0-diffwave", "cross_dataset@pair1-diffwave"}
+BACKBONES = {"backbones@ptbxl-xresnet1d", "backbones@ptbxl-transformer"}
+TRAINED = swept() | CROSS | {"scratch@ptbxl"}  # cells of sweeps that train the study's classifier
 
 
 def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
@@ -118,8 +140,8 @@ def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
     params = Params.read(tmp_path / "params.yaml")
     assert params.source("mine").path == "/path/to/records"
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
-    assert {name.split("@")[0] for name in named} == STAGES - {"merge", "hospitals"}
-    assert all("mine" in name for name in named - {"report"})
+    assert {name.split("@")[0] for name in named} == STAGES - {"merge", "cross_dataset"}
+    assert all("mine" in name for name in named - {"report", "resolve"})
     assert len(named) == sum(work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}})), "the plan counts them all"
 
 
@@ -132,21 +154,23 @@ def test_what_the_readme_points_to_in_reports_is_an_output(complete: Path) -> No
 def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
+    tree["sweep_targets"] = {key: [] for key in tree["sweep_targets"]}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
-    assert {name.split("@")[0] for name in named} == STAGES - {"sweep_real", *KINDS, "hospitals"}
+    assert {name.split("@")[0] for name in named} == STAGES - {
+        *("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
+    }
     params = Params.read(tmp_path / "params.yaml")
     works = list(workload(params, {dataset: {"SR": 60, "AFIB": 20} for dataset in params.datasets}))
     assert len(named) == sum(work.cells for work in works), "the plan counts them all"
     assert not any(sum(work.steps.values()) for work in works if not work.cells)
 
 
-def test_a_learning_rate_of_the_classifier_touches_no_generator_and_no_data(study: Path) -> None:
+def test_weight_decay_of_the_classifier_touches_no_generator_and_no_data(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
-        tree["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["learning_rate"] = 0.5
+        tree["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["weight_decay"] = 0.5
 
     edit(study, change)
     assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED | per_dataset("tune_classifier")
@@ -159,24 +183,26 @@ def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) ->
 
     edit(study, change)
     assert status(study) == per_dataset("tune_classifier") | {f"tune_generator@{data}-diffwave" for data in ("ptbxl", "chapman", "merged")}
-    for name, value in (("classifier", "{classifier: {network: {dropout: 0.5}}}"), ("diffwave", "{generators: {diffwave: {}}}")):
+    found = {"classifier": "{classifiers: {resnet1d: {network: {dropout: 0.5}}}}", "diffwave": "{}"}
+    for name, value in found.items():
         (study / f"models/tuning/ptbxl/{name}.yaml").write_text(value)
     touched = status(study) - TUNED
-    trained = {"train_generator@ptbxl-diffwave", "synthesize@ptbxl-diffwave", "classify_real@ptbxl", "sweep_real@ptbxl"}
+    trained = {"train_generator@ptbxl-diffwave", "synthesize@ptbxl-diffwave", "classify_real@ptbxl", "scratch@ptbxl"}
     trained |= {f"classify@ptbxl-{name}" for name in ("diffwave", "time_diffusion", "time_vqvae")}
-    assert touched == trained | swept("mixture", "transfer", "size", "ablation", "retrained") | {"hospitals@pair0-diffwave"}
+    assert touched == trained | swept() | {"cross_dataset@pair0-diffwave"}
 
 
 @pytest.mark.parametrize("sweep", ["mixture", "size"])
 def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path, sweep: str) -> None:
-    edit(study, lambda tree: tree["profiles"]["demo"]["sweeps"][sweep].append(200))
-    assert status(study) == swept(sweep)
+    edit(study, lambda tree: tree["profiles"]["demo"]["sweeps"][sweep]["percents"].append(70))
+    assert status(study) == swept(sweep) | {"report"}
 
 
 def test_sweeps_on_another_generator_are_new_cells(study: Path) -> None:
-    edit(study, lambda tree: tree["swept"].update(generators=["diffwave", "time_vqvae"]))
-    new = {f"{kind}@ptbxl-time_vqvae" for kind in KINDS if kind != "retrained"}
-    assert status(study) == new | {"hospitals@pair0-time_vqvae", "hospitals@pair1-time_vqvae", "report"}
+    edit(study, lambda tree: tree["sweep_targets"].update(generators=["diffwave", "time_vqvae"]))
+    new = {f"sweep@{name}-ptbxl-time_vqvae" for name in SWEEPS} | {"ablation@ptbxl-time_vqvae"}
+    new |= {"cross_dataset@pair0-time_vqvae", "cross_dataset@pair1-time_vqvae"}
+    assert status(study) == new | BACKBONES | {"report"}, "backbones train with the records of all"
 
 
 def test_a_new_seed_touches_no_data_and_no_generator(study: Path) -> None:
@@ -184,26 +210,39 @@ def test_a_new_seed_touches_no_data_and_no_generator(study: Path) -> None:
     assert status(study) == cells("classify") | per_dataset("classify_real") | {"report"}
 
 
-def test_a_new_generator_runs_its_cells_alone(study: Path) -> None:
+def test_a_new_generator_runs_its_cells_alone(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["generators"].append("flow")
         for profile in tree["profiles"].values():
             profile["generators"]["flow"] = profile["generators"]["diffwave"]
 
     edit(study, change)
-    (study / "src/ecgforge/generators/flow.py").write_text("# a new generator is one file ...\n")
-    registry = study / "src/ecgforge/generators/common/registry.py"
-    registry.write_text(registry.read_text() + "# ... and a line\n")
+    shutil.copytree(study / "src/ecgforge/generators/diffwave", study / "src/ecgforge/generators/flow")
+    monkeypatch.setitem(GENERATORS, "flow", GENERATORS["diffwave"])
     stages = ("tune_generator", "train_generator", "synthesize", "classify", "quality")
-    assert status(study) == {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")} | {"report"}
+    expected = {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")}
+    assert status(study) == expected | {"report"}
+
+
+def test_a_new_backbone_runs_its_cells_alone(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["sweep_targets"]["backbones"].append("mlp")
+        for profile in tree["profiles"].values():
+            profile["classifiers"]["mlp"] = profile["classifiers"]["transformer"]
+
+    edit(study, change)
+    folder = study / "src/ecgforge/classifiers"
+    shutil.copy(folder / "transformer.py", folder / "mlp.py")
+    monkeypatch.setitem(CLASSIFIERS, "mlp", CLASSIFIERS["transformer"])
+    assert status(study) == {"backbones@ptbxl-mlp", "report"}
 
 
 def test_augmentation_touches_what_trains_on_real_records(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
-        tree["profiles"]["demo"]["study"]["augmentation"]["gain"] = 0.3
+        tree["profiles"]["demo"]["study"]["augmentation"] = {"gain": 0.3}
 
     edit(study, change)
-    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED - swept("ablation") | {"report"}
+    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED | BACKBONES | {"report"}
 
 
 def test_sampling_is_no_matter_of_training(study: Path) -> None:
@@ -213,20 +252,14 @@ def test_sampling_is_no_matter_of_training(study: Path) -> None:
     edit(study, change)
     drawn = {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
     tuned = {f"tune_generator@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
-    assert status(study) == drawn | tuned | swept("mixture", "size", "ablation", "retrained")
+    assert status(study) == drawn | tuned | swept()
 
 
 def test_the_beat_detector_touches_what_looks_for_beats(study: Path) -> None:
     file = study / "src/ecgforge/records/beats.py"
-    file.write_text(file.read_text() + "# a change\n")
-    touched = (
-        cells("tune_generator")
-        | cells("train_generator")
-        | cells("quality")
-        | per_dataset("classify_real")
-        | swept("size", "ablation", "retrained")
-    )
-    assert status(study) == touched | {"prepare@ptbxl", "prepare@chapman", "merge@pair0"}
+    file.write_text(file.read_text() + CHANGE)
+    touched = cells("quality") | per_dataset("classify_real") | cells("classify")
+    assert status(study) == touched | swept("ablation")
 
 
 def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
@@ -241,7 +274,7 @@ def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
 
 def test_a_profile_that_is_not_in_use_touches_nothing(study: Path) -> None:
     def change(tree: dict[str, Any]) -> None:
-        tree["profiles"]["paper"]["classifiers"]["resnet1d"]["training"]["learning_rate"] = 0.5
+        tree["profiles"]["paper"]["classifiers"]["resnet1d"]["training"]["batch_size"] = 7
 
     edit(study, change)
     assert status(study) == set()
@@ -258,17 +291,20 @@ def test_where_it_runs_is_no_matter_of_what_comes_out(study: Path) -> None:
 def test_another_profile_is_one_word(study: Path) -> None:
     edit(study, lambda tree: tree.update(profile="sample"))
     everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {f"prepare@{source}" for source in ("ptbxl", "chapman")}
-    everything |= {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED
+    everything |= {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
     assert status(study) == everything
+
+
+SETTINGS = per_dataset("classify_real") | cells("classify")
 
 
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
         (
-            "src/ecgforge/generators/time_vqvae/model.py",
+            "generators/time_vqvae/model.py",
             {
                 f"{stage}@{data}-time_vqvae"
                 for stage in ("tune_generator", "train_generator", "synthesize")
@@ -276,17 +312,40 @@ def test_another_profile_is_one_word(study: Path) -> None:
             },
         ),
         (
-            "src/ecgforge/generators/diffusion/unet.py",
-            cells("tune_generator") | cells("train_generator") | cells("synthesize") | swept("mixture", "size", "ablation", "retrained"),
+            "generators/diffusion/unet.py",
+            {
+                f"{stage}@{data}-time_diffusion"
+                for stage in ("tune_generator", "train_generator", "synthesize")
+                for data in ("ptbxl", "chapman", "merged")
+            },
         ),
-        ("src/ecgforge/study/mixtures.py", TRAINED | {"report"}),
-        ("src/ecgforge/classifiers/common/registry.py", set()),
-        ("src/ecgforge/report/page.html", {"report"}),
-        ("src/ecgforge/tracking/runs.py", set()),
-        ("src/ecgforge/tuning/search.py", TUNED),
+        (
+            "classifiers/resnet1d.py",
+            per_dataset("tune_classifier") | SETTINGS | cells("quality") | TRAINED,
+        ),
+        ("classifiers/transformer.py", {"backbones@ptbxl-transformer"}),
+        ("sweeps/mixture.py", swept("mixture") | {"report"}),
+        ("sweeps/transfer.py", swept("transfer") | {"scratch@ptbxl", "report"}),
+        ("sweeps/ablation.py", swept("ablation") | {"report"}),
+        ("study/mixtures.py", cells("synthesize") | TRAINED | BACKBONES | {"report"}),
+        ("sources/ptbxl.py", {f"acquire@{name}" for name in ("ptbxl", "chapman")} | PREPARED),
+        ("preparation/splits.py", PREPARED),
+        ("analysis/statistics.py", {"report"}),
+        ("report/page.html", {"report"}),
+        ("tracking/runs.py", set()),
+        ("tuning/search.py", TUNED),
     ],
 )
 def test_code_touches_the_stages_that_run_it(study: Path, file: str, stages: set[str]) -> None:
-    path = study / file
-    path.write_text(path.read_text() + "\n")
+    path = study / "src/ecgforge" / file
+    path.write_text(path.read_text() + (CHANGE if file.endswith(".py") else "<p>changed</p>"))
     assert status(study) == stages
+
+
+@pytest.mark.parametrize("file", ["analysis/claims.py", "records/record_set.py", "sources/ptbxl.py"])
+def test_comments_and_docstrings_touch_nothing(study: Path, file: str) -> None:
+    path = study / "src/ecgforge" / file
+    source = path.read_text()
+    assert source.startswith('"""')
+    path.write_text('"""Another docstring.' + source[3:] + "\n\n# A comment.\n")
+    assert status(study) == set()

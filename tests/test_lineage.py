@@ -28,7 +28,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import promotion
-from ecgforge.stages.inputs import DRAWN
+from ecgforge.stages.common.drawn import DRAWN
 from ecgforge.tracking import lineage, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.models import SAMPLED, WEIGHTS
@@ -521,10 +521,10 @@ def test_the_garbage_collector_removes_nothing_without_a_record_of_the_stages(st
 
 
 def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versions.Version) -> None:
-    from ecgforge.stages.inputs import UNFINISHED
+    from ecgforge.stages.common.tracked import UNFINISHED
     from ecgforge.tracking.runs import CELL, Cell, tracked
 
-    with pytest.raises(ZeroDivisionError), tracked(Cell("trial", "ptbxl", 0, True), identity="f" * 32, params={}, inputs=[]):  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError), tracked(Cell("trial", "ptbxl", 0, True), fingerprint="f" * 32, params={}, inputs=[]):  # type: ignore[arg-type]
         raise ZeroDivisionError
     for identity in ("f" * 32, "e" * 32, classifier.tags[CELL]):
         (UNFINISHED / identity).mkdir(parents=True)
@@ -543,7 +543,7 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
     cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point="cut off")
     for identity, cut_off in (("cut off", True), ("finished", False), ("cut off later", True)):
         try:
-            with tracked(cell, identity=identity, params={}, inputs=[]):
+            with tracked(cell, fingerprint=identity, params={}, inputs=[]):
                 if cut_off:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -559,7 +559,7 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
 @pytest.mark.usefixtures("elsewhere")
 def test_what_an_unfinished_stage_has_made_so_far_stays(status: str) -> None:
     """Its versions are in no dvc.lock before all of its cells have ended; it goes on from the checkpoints of them all."""
-    from ecgforge.stages.inputs import UNFINISHED
+    from ecgforge.stages.common.tracked import UNFINISHED
     from ecgforge.tracking.runs import CELL
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
@@ -645,7 +645,7 @@ def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) ->
     from ecgforge.tracking.runs import Cell, tracked
 
     cell = Cell("quality", "ptbxl", 0, True, generator="diffwave")
-    with tracked(cell, identity="quality", params={}, inputs=[]) as run:
+    with tracked(cell, fingerprint="quality", params={}, inputs=[]) as run:
         run.text("scores", "scores.txt")
     (file,) = Path("mlruns").rglob("scores.txt")
     assert run.id in file.parts
@@ -659,7 +659,7 @@ def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) ->
 def test_records_of_a_sweep_go_when_it_was_killed_and_no_sooner(study: Path) -> None:
     drawn = study / DRAWN
     program = (
-        "import sys, time; from pathlib import Path; from ecgforge.stages.inputs import held\n"
+        "import sys, time; from pathlib import Path; from ecgforge.stages.common.drawn import held\n"
         "with held(Path(sys.argv[1])): Path(sys.argv[1]).mkdir(); time.sleep(600)"
     )
     sweep = subprocess.Popen([sys.executable, "-c", program, str(drawn / "ptbxl-diffwave-size-50")])
@@ -685,7 +685,7 @@ def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versio
     ids = {}
     for identity, point, given in (("first", "1", real), ("second", "1", real), ("alone", "2", real), ("of lost data", "3", lost)):
         cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point=point)
-        with tracked(cell, identity=identity, params={}, inputs=[given]) as run:
+        with tracked(cell, fingerprint=identity, params={}, inputs=[given]) as run:
             ids[run.id] = identity
     found = garbage.stale(garbage.needed(Content()), set())
     assert {ids[run_id] for _, run_id in found.runs if run_id in ids} == {"first", "of lost data"}

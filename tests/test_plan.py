@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from ecgforge.commands import plan as stage
+from ecgforge.commands import workload
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, write_record_set
-from ecgforge.study import plan
+from ecgforge.sweeps.common.registry import get
 
 ROOT = Path(__file__).parents[1]
 REAL = {"SR": 60, "SB": 20, "ST": 20}
@@ -23,8 +24,8 @@ def params() -> Params:
     return Params.read(ROOT / "params.yaml")
 
 
-def works(params: Params) -> dict[str, plan.Work]:
-    return {work.stage: work for work in plan.workload(params, dict.fromkeys(params.datasets, REAL))}
+def works(params: Params) -> dict[str, workload.Work]:
+    return {work.stage: work for work in workload.workload(params, dict.fromkeys(params.datasets, REAL))}
 
 
 @pytest.mark.parametrize("profile", ["demo", "sample", "paper"])
@@ -47,15 +48,19 @@ def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
 
 
 def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
-    found, sweeps, steps = works(params), params.active.sweeps, params.classifier.training.steps
+    found, steps = works(params), params.classifier.training.steps
+    seeds = len(params.active.sweeps.seeds)
+    mixture, transfer, size = (get(name).parameters(params) for name in ("mixture", "transfer", "size"))
     # Three datasets, two seeds and one of sweeps: TrRTeR plain and augmented; of three generators TrSTeR, TrRSTeR and that augmented.
     assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
     assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
-    assert found["transfer"].steps == {"resnet1d": 2 * len(sweeps.transfer) * len(sweeps.methods) * sweeps.fine_tuning.steps}
-    assert found["mixture"].steps == {"resnet1d": 2 * 2 * len(sweeps.mixture) * len(sweeps.seeds) * steps}
+    tuned = 2 * len(transfer.percents) * len(transfer.methods) * transfer.training.steps
+    assert found["transfer"].steps == {"resnet1d": tuned}
+    assert found["mixture"].steps == {"resnet1d": 2 * 2 * len(mixture.percents) * seeds * steps}
     # Of fewer real records each classifier: real ones alone, and both, plain and augmented, and synthetic ones alone.
-    assert found["size"].steps == {"resnet1d": 5 * len(sweeps.size) * len(sweeps.seeds) * steps}
-    assert found["sweep_real"].steps["resnet1d"] == 2 * len({*sweeps.transfer} - {100}) * len(sweeps.seeds) * steps
+    assert found["size"].steps == {"resnet1d": 5 * len(size.percents) * seeds * steps}
+    assert found["size"].trainings == {"diffwave": len(size.percents)}
+    assert found["scratch"].steps == {"resnet1d": 2 * len({*transfer.percents} - {100}) * seeds * steps}
     # Of each of three rhythms, for each of three datasets.
     drawn = params.active.synthesis
     assert isinstance(drawn.train, int)
@@ -69,13 +74,14 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # 100 real records of each of three datasets, and as many synthetic ones as are asked for of three rhythms, by three generators.
     assert found["quality"].compared == 3 * 3 * 100 * 3 * drawn.train
     # Seeds 0, which is that of the study's own training, and 1.
-    assert found["retrained"].trainings == {"diffwave": 1}
-    assert found["retrained"].steps == {"resnet1d": 2 * 3 * steps}
-    assert found["retrained"].drawn == {"diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3}
-    # Both directions, with records of there as they are and augmented; other classifiers alone with synthetic records, and with both kinds.
-    assert found["hospitals"].steps == {"resnet1d": 2 * 2 * len(sweeps.seeds) * steps}
-    backbones = {one.backbone: 3 * len(sweeps.seeds) * one.training.steps for one in params.other_classifiers}
-    assert found["backbones"].steps == backbones
+    assert found["generator_seeds"].trainings == {"diffwave": 1}
+    assert found["generator_seeds"].steps == {"resnet1d": 2 * 3 * steps}
+    assert found["generator_seeds"].drawn == {"diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3}
+    # Both directions, with records of there as they are and augmented.
+    assert found["cross_dataset"].steps == {"resnet1d": 2 * 2 * seeds * steps}
+    # Other classifiers: real records, and both kinds, plain and augmented; synthetic ones alone.
+    others = map(params.classifier_settings, params.sweep_targets.backbones)
+    assert found["backbones"].steps == {one.backbone: 5 * seeds * one.training.steps for one in others}
     varied = params.generator("diffwave").ablations
     assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}
 

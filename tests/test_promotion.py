@@ -35,7 +35,7 @@ from ecgforge.files import md5
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
-from ecgforge.stages import assess
+from ecgforge.stages import quality as stage
 from ecgforge.tracking import history, lineage, lookup, models, recorded, runs, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
@@ -858,7 +858,7 @@ def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, fl
     os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
     cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
-    with runs.tracked(cell, identity=f"generator {seed}", params={}, inputs=[real]) as run:
+    with runs.tracked(cell, fingerprint=f"generator {seed}", params={}, inputs=[real]) as run:
         described = models.drawing(sampling, project.RHYTHMS, "mV")
         models.log_generator(run, *made.exportable(), TRAINED, name=cell.model_name, described=described)
     if scores is not None:
@@ -881,7 +881,7 @@ def score(
     (drawn / "about.json").write_text(json.dumps({"origin": "synthetic", "made": by | (made or {})}))
     project.folder_to_cache_only(drawn)
     (SCORED / "scores.csv").write_text(table(scores))
-    (SCORED / "cell.txt").write_text("scored\n")
+    (SCORED / "fingerprint.txt").write_text("scored\n")
     project.record(stage, SCORED, [Path("data/prepared/ptbxl"), drawn])
     lock = yaml.safe_load(Path("dvc.lock").read_text())
     for entry in lock["stages"][stage]["deps"]:
@@ -944,12 +944,12 @@ def test_a_quality_run_has_the_intervals_of_its_scores(monkeypatch: pytest.Monke
     columns = ["rhythm", "metric", "value", "low", "high", "floor", "ceiling"]
     rows = [("all", "coverage", 0.9, 0.86, 0.93, 0.95, 0.1), ("all", "mmd2", 0.02, np.nan, np.nan, 0.01, 0.5), ("SR", "psd_db", *[1.0] * 5)]
     found = pd.DataFrame(rows, columns=columns), pd.DataFrame({"view": [], "kind": [], "rhythm": [], "x": [], "y": []})
-    monkeypatch.setattr(assess.scores, "assess", lambda *_: found)
+    monkeypatch.setattr(stage.scores, "assess", lambda *_: found)
     trained = Path("models/classifiers/ptbxl/real")
     shutil.copytree(trained / "seed-1", tmp_path / f"seed-{params().active.study.seeds[0]}")
     real = Path("data/prepared/ptbxl")
-    assess.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
-    run = lookup.runs_by_cell()[(tmp_path / "quality/cell.txt").read_text().strip()]
+    stage.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
+    run = lookup.runs_by_cell()[(tmp_path / "quality/fingerprint.txt").read_text().strip()]
     ends = {"coverage_low": 0.86, "coverage_high": 0.93, "coverage_floor": 0.95, "coverage_ceiling": 0.1}
     assert (
         store.client().get_run(run.run_id).data.metrics
@@ -985,7 +985,7 @@ def test_scores_that_mlflow_alone_states_do_not_help() -> None:
         DatasetInput("ptbxl", real, md5(real), "real", "simulated"),
         DatasetInput("ptbxl/diffwave", drawn, md5(drawn), "synthetic", "synthetic", md5(TRAINED / "weights.safetensors")),
     ]
-    with runs.tracked(runs.Cell("quality", "ptbxl", 0, True, generator="diffwave"), identity="scored", params={}, inputs=inputs) as run:
+    with runs.tracked(runs.Cell("quality", "ptbxl", 0, True, generator="diffwave"), fingerprint="scored", params={}, inputs=inputs) as run:
         run.summary(SCORES)
         run.text(table(SCORES), "scores.csv")
     with pytest.raises(EcgforgeError, match=UNSCORED):

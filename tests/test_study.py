@@ -26,7 +26,7 @@ from ecgforge.generators import train
 from ecgforge.generators.common import registry
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
-from ecgforge.stages.sweeps import KINDS
+from ecgforge.study.experiment import KEYS
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking import runs
 from test_mlflow_browser import compared, ui
@@ -35,7 +35,8 @@ from test_serving import ask, served
 
 ROOT = Path(__file__).parent.parent
 PROJECT = ("dvc.yaml", ".dvcignore", ".gitignore", "MLproject", "python_env.yaml", "requirements.txt")
-STAGES = ("train_generator", "classify_real", "classify", "quality", "sweep_real", *KINDS, "hospitals")
+SWEEPS = ("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
+STAGES = ("train_generator", "classify_real", "classify", "quality", *SWEEPS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -44,7 +45,7 @@ def small_params() -> dict[str, Any]:
     """The demo's parameters, with few records, two of its generators' simplest, and a few steps of each training."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree |= {"datasets": ["ptbxl"], "generators": ["diffwave"]}
-    tree["swept"] |= {"generators": ["diffwave"], "hospitals": [{"train": "ptbxl", "test": "ptbxl"}]}
+    tree["sweep_targets"]["cross_dataset"] = [{"train": "ptbxl", "test": "ptbxl"}]
     demo = tree["profiles"]["demo"]
     for source in demo["sources"].values():
         source["records"] = 160
@@ -60,8 +61,9 @@ def small_params() -> dict[str, Any]:
     for other in ("xresnet1d", "transformer"):
         demo["classifiers"][other]["training"] |= short
     demo["classifiers"]["xresnet1d"]["network"] |= {"widths": [4, 8], "depths": [1, 1]}
-    demo["sweeps"]["fine_tuning"] |= short | {"steps": 30}
-    demo["sweeps"] |= {"mixture": [50], "transfer": [25], "size": [50]}
+    demo["sweeps"]["transfer"]["training"] |= short | {"steps": 30}
+    for name, percent in {"mixture": 50, "transfer": 25, "size": 50}.items():
+        demo["sweeps"][name]["percents"] = [percent]
     demo["quality"] |= {"records": 20, "permutations": 20}
     demo["classifiers"]["resnet1d"]["tuning"] |= {"n_trials": 2, "repeats": 1}
     return tree
@@ -129,19 +131,19 @@ def all_runs(client: MlflowClient) -> list[Any]:
 
 
 def of_no_sweep(tags: dict[str, str]) -> bool:
-    return tags.get("sweep", runs.NO_SWEEP) == runs.NO_SWEEP
+    return tags.get("sweep", runs.NO_SWEEP) == runs.NO_SWEEP and tags.get("augmented") != "true"
 
 
 def test_the_results_have_every_setting_and_seed(study: Path) -> None:
     results = read_csv(study / "reports/results.csv", keep_default_na=False)
-    keys = ["dataset", "generator", "backbone", "sweep", "point", "setting", "seed"]
-    assert list(results.columns) == [*keys, "rhythm", "metric", "value"]
+    assert list(results.columns) == [*KEYS, "rhythm", "metric", "value"]
+    assert results[["fold", "draw"]].eq(0).all(axis=None)
     trained = results[(results["backbone"] == "resnet1d") & (results["rhythm"] == "macro") & (results["metric"] == "f1")]
-    main = trained[trained["sweep"] == ""]
+    main = trained[(trained["sweep"] == "") & ~trained["augmented"]]
     cells = set(zip(main["generator"], main["setting"], main["seed"], strict=True))
     with_synthetic = {("diffwave", setting, seed) for setting in ("TrSTeR", "TrRTeS", "TrSTeS", "TrRSTeR") for seed in (0, 1)}
     assert cells == with_synthetic | {("", "TrRTeR", 0), ("", "TrRTeR", 1)}
-    augmented = trained[trained["sweep"] == "augmentation"]
+    augmented = trained[(trained["sweep"] == "") & trained["augmented"]]
     assert set(zip(augmented["setting"], augmented["seed"], strict=True)) == {("TrRTeR", 0), ("TrRSTeR", 0)}
     assert {"logistic_regression_rr", "majority"} <= set(results["backbone"])
     metrics = json.loads((study / "reports/metrics.json").read_text())
@@ -154,28 +156,36 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     results = read_csv(study / "reports/results.csv", keep_default_na=False, dtype={"point": str})
     f1 = results[(results["rhythm"] == "macro") & (results["metric"] == "f1") & (results["sweep"] != "")]
     assert f1["value"].between(0, 1).all()
-    found = {sweep: set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True)) for sweep, rows in f1.groupby("sweep")}
-    del found["augmentation"]
-    both = ("", ", augmented")
-    methods = {f"fine-tuning, {name}{way}": {("TrSTeR", "resnet1d", "25")} for name in ("all", "head", "gradual") for way in both}
-    mixtures = {f"mixture, {how}{way}": {("TrRSTeR", "resnet1d", "50")} for how in ("proportion", "balance") for way in both}
-    elsewhere = {("TrRTeR", "resnet1d", "ptbxl, real")}
-    elsewhere |= {("TrRSTeR", "resnet1d", f"ptbxl, {whose} synthetic") for whose in ("own", "foreign")}
-    variations = yaml.safe_load((study / "params.yaml").read_text())["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
-    assert found == {
-        **methods,
-        **mixtures,
-        "scratch": {("TrRTeR", "resnet1d", "25")},
-        "scratch, augmented": {("TrRTeR", "resnet1d", "25")},
-        "size": {(setting, "resnet1d", "50") for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")},
-        "size, augmented": {(setting, "resnet1d", "50") for setting in ("TrRTeR", "TrRSTeR")},
-        "backbones": {(setting, name, "") for setting in ("TrRTeR", "TrSTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
-        "backbones, augmented": {(setting, name, "") for setting in ("TrRTeR", "TrRSTeR") for name in ("xresnet1d", "transformer")},
-        "ablation": {("TrSTeR", "resnet1d", name) for name in variations},
-        "retrained": {(setting, "resnet1d", "") for setting in ("TrSTeR", "TrRSTeR")},
-        "retrained, augmented": {("TrRSTeR", "resnet1d", "")},
-        **{f"hospitals{way}": elsewhere for way in both},
+    found = {
+        (sweep, augmented): set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True))
+        for (sweep, augmented), rows in f1.groupby(["sweep", "augmented"])
     }
+    elsewhere = {("TrRTeR", "ptbxl, real")}
+    elsewhere |= {("TrRSTeR", f"ptbxl, {whose} synthetic") for whose in ("own", "foreign")}
+    tree = yaml.safe_load((study / "params.yaml").read_text())
+    variations = tree["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
+    both = {  # plain and augmented
+        **{f"fine-tuning, {name}": {("TrSTeR", "25")} for name in ("all", "head", "gradual")},
+        **{f"mixture, {how}": {("TrRSTeR", "50")} for how in ("proportion", "balance")},
+        "scratch": {("TrRTeR", "25")},
+        "size": {(setting, "50") for setting in ("TrRTeR", "TrRSTeR")},
+        "generator_seeds": {("TrRSTeR", "")},
+        "cross_dataset": elsewhere,
+    }
+    plain = {
+        **both,
+        "size": both["size"] | {("TrSTeR", "50")},
+        "generator_seeds": {("TrSTeR", ""), ("TrRSTeR", "")},
+        "ablation": {("TrSTeR", name) for name in variations},
+    }
+    expected = {
+        (sweep, augmented): {(setting, "resnet1d", point) for setting, point in points}
+        for augmented, sweeps in ((False, plain), (True, both))
+        for sweep, points in sweeps.items()
+    }
+    for augmented, settings in ((False, ("TrRTeR", "TrSTeR", "TrRSTeR")), (True, ("TrRTeR", "TrRSTeR"))):
+        expected["backbones", augmented] = {(setting, name, "") for setting in settings for name in ("xresnet1d", "transformer")}
+    assert found == expected
     costs = read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")
     assert list(costs.index) == ["as it is", *variations]
     assert (costs["generate_ms"] > 0).all()
@@ -183,7 +193,7 @@ def test_every_sweep_has_its_points(study: Path) -> None:
 
 
 def test_a_generator_trained_anew_draws_other_records(study: Path, client: MlflowClient) -> None:
-    found = read_csv(study / "results/retrained/ptbxl/diffwave/predictions.csv", keep_default_na=False)
+    found = read_csv(study / "results/generator_seeds/ptbxl/diffwave/predictions.csv", keep_default_na=False)
     own = read_csv(study / "results/classify/ptbxl/diffwave/predictions.csv", keep_default_na=False)
     probabilities = [name for name in found if name.startswith("p_")]
 
@@ -193,7 +203,7 @@ def test_a_generator_trained_anew_draws_other_records(study: Path, client: Mlflo
     assert set(found["seed"]) == {0, 1}
     np.testing.assert_allclose(of(found, 0), of(own, 0), atol=1e-6, err_msg="the study's own training is one of them")
     assert np.abs(of(found, 1) - of(own, 1)).max() > 0.01
-    trained = [one for one in all_runs(client) if one.data.tags["kind"] == "generator" and one.data.tags.get("sweep") == "retrained"]
+    trained = [one for one in all_runs(client) if one.data.tags["kind"] == "generator" and one.data.tags.get("sweep") == "generator_seeds"]
     assert [(one.data.tags["seed"], one.data.tags["point"]) for one in trained] == [("1", "seed 1")]
 
 
@@ -222,7 +232,7 @@ def test_every_run_says_where_it_comes_from(study: Path, client: MlflowClient) -
     # TrRTeR and the four settings with synthetic records for two seeds, and two baselines.
     assert [one.data.tags["kind"] for one in main].count("classifier") == 12
     generators = [one.data.tags.get("sweep") for one in found if one.data.tags["kind"] == "generator"]
-    assert set(generators) == {None, "ablation", "size", "retrained"}
+    assert set(generators) == {None, "ablation", "size", "generator_seeds"}
     commit = run(study, "git", "rev-parse", "HEAD").stdout.strip()
     for one in found:
         assert one.info.status == "FINISHED"
@@ -253,8 +263,8 @@ def test_models_are_registered_with_their_provenance(client: MlflowClient) -> No
     assert sorted((version.tags["setting"], version.tags["seed"]) for version in plain) == [
         (setting, seed) for setting in ("TrRSTeR", "TrRTeR", "TrSTeR") for seed in ("0", "1")
     ]
-    rest = {version.tags["sweep"] for version in versions if version not in plain}
-    assert rest == {"augmentation"}, "points of a curve are no candidates"
+    rest = {(version.tags["sweep"], version.tags["augmented"]) for version in versions if version not in plain}
+    assert rest == {(runs.NO_SWEEP, "true")}, "points of a curve are no candidates"
     (generator,) = client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'")
     assert generator.tags["input.ptbxl"]
 
@@ -304,7 +314,7 @@ def test_tuning_feeds_the_trainings(study: Path, client: MlflowClient) -> None:
     trials = client.search_runs([client.get_experiment_by_name(runs.TUNING).experiment_id], "tags.kind = 'trial'")
     assert len(trials) == 2
     assert [trial.data.tags.get("best") for trial in trials].count("true") == 1
-    wanted = found.get("classifier", {}).get("training", {}).get("learning_rate")
+    wanted = found["classifiers"]["resnet1d"].get("training", {}).get("learning_rate")
     used = {one.data.params.get("training.learning_rate") for one in all_runs(client) if one.data.tags.get("setting") == "TrRTeR"}
     assert repr(wanted) in used
 
@@ -405,7 +415,7 @@ def test_a_training_that_was_stopped_goes_on_as_the_same_run(copied: Path, tmp_p
     training |= {"steps": 400 if number == signal.SIGKILL else 300, "evaluate_every": 10}
     (study / "params.yaml").write_text(yaml.safe_dump(params))
     before = {one.info.run_id for one in all_runs(client)}
-    stage = ("dvc", "repro", "--single-item", "train_generator@ptbxl-diffwave")
+    stage = ("dvc", "repro", "train_generator@ptbxl-diffwave")
     process = start(study, *stage)
     wait_for(study / ".ecgforge/unfinished", process)
     os.killpg(process.pid, number)

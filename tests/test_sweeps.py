@@ -1,4 +1,4 @@
-"""The sweeps: who is compared with whom, on few records and few steps."""
+"""The sweeps: their rows, and what they compare, on few records and few steps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ import pytest
 import yaml
 
 import registry_project as project
+from ecgforge import grid
+from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
 from ecgforge.params import Params
-from ecgforge.stages import sweeps
-from ecgforge.stages.trials import Bench, Trial
-from ecgforge.study import predictions
-from ecgforge.study.settings import diet
+from ecgforge.records.record_set import RecordSet
+from ecgforge.stages import sweep
+from ecgforge.stages.common.classifier_runs import ClassifierRuns
+from ecgforge.stages.common.tracked import Stage
+from ecgforge.study import mixtures, predictions
+from ecgforge.study.experiment import KEYS, Experiment
+from ecgforge.study.settings import training_data
+from ecgforge.sweeps.common.registry import SWEEPS, get
 
 ROOT = Path(__file__).parents[1]
+ITEM = {"dataset": "ptbxl", "generator": "diffwave"}
 
 
 @pytest.fixture
-def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweeps.Arm:
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     monkeypatch.chdir(tmp_path)
     project.make(tmp_path)
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -34,30 +41,66 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweeps.Arm:
     demo["classifiers"]["resnet1d"]["network"] |= {"widths": [4]}
     demo["classifiers"]["resnet1d"]["training"] |= short
     demo["study"]["synthetic_share"] = 0.5
-    demo["sweeps"] |= {"seeds": [1], "size": [50]}
-    tree["backbones"] = ["resnet1d"]
+    demo["sweeps"]["seeds"], demo["sweeps"]["size"]["percents"] = [1], [50]
+    tree["sweep_targets"]["generators"] = ["diffwave"]
     params = Params.model_validate(tree)
     assert params.generator("diffwave").seed not in params.active.sweeps.seeds
-    return sweeps.Arm.open(params, "ptbxl", "diffwave", Path("data"), Path("models"))
+    return params
 
 
-def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(arm: sweeps.Arm, tmp_path: Path) -> None:
-    sweeps.run("size", arm, tmp_path / "size")
+def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(params: Params, tmp_path: Path) -> None:
+    sweep.sweep(params, "size", ITEM, Path("data"), Path("models"), tmp_path / "size")
     found = predictions.read([tmp_path / "size"])
-    plain, changed = ["TrRTeR", "TrSTeR", "TrRSTeR"], ["TrRTeR", "TrRSTeR"]
-    assert {name: list(rows["setting"].unique()) for name, rows in found.groupby("sweep")} == {"size": plain, "size, augmented": changed}
-    found = found[found["sweep"] == "size"]
-    bench, few = Bench(arm.params, "ptbxl", None, True), sweeps._shared(arm.real, 50, arm.params.generator("diffwave").seed)
-    bench.train(Trial("TrRTeR", diet("real", few, None, 0, 0), arm.real.split("test")), 1)
-    columns = [column for column in found.columns if column.startswith(predictions.PROBABILITY)]
+    settings = {augmented: [*rows["setting"].unique()] for augmented, rows in found.groupby("augmented")}
+    assert settings == {False: ["TrRTeR", "TrSTeR", "TrRSTeR"], True: ["TrRTeR", "TrRSTeR"]}
+    found = found[~found["augmented"]]
+    runs = ClassifierRuns(Stage("classify", params, ITEM), True, Path("models"))
+    real = RecordSet.open(Path("data/prepared/ptbxl"))
+    few = mixtures.share(real, 50, params.generator("diffwave").seed)
+    assert 0 < len(few.split("train")) < len(real.split("train"))
+    row, data = Experiment("TrRTeR", "ptbxl", "resnet1d", 1), training_data("real", few, None, 0, 0)
+    runs.train(row, data, real.split("test"), params.classifier)
+    columns = [name for name in found.columns if name.startswith(predictions.PROBABILITY)]
     own = found.loc[found["setting"] == "TrRTeR", columns].to_numpy()
-    np.testing.assert_array_equal(own, bench.done[0].predictions[columns].to_numpy())
+    np.testing.assert_array_equal(own, runs.tested[0].predictions[columns].to_numpy())
 
 
-def test_a_sweep_without_points_has_empty_tables(arm: sweeps.Arm, tmp_path: Path) -> None:
-    sweeps.run("backbones", arm, tmp_path / "none")
-    sweeps.on_real(arm.params, "ptbxl", arm.real.folder, tmp_path / "real")
-    assert list(read_csv(tmp_path / "none/cells.csv").columns) == [*predictions.KEYS, "cell"]
-    both = predictions.read([tmp_path / "none", tmp_path / "real"])
-    pd.testing.assert_frame_equal(both, predictions.read([tmp_path / "real"]))
+def test_a_sweep_without_points_has_empty_tables(params: Params, tmp_path: Path) -> None:
+    settings = params.active.sweeps.model_copy(update={"seeds": []})
+    active = params.active.model_copy(update={"sweeps": settings})
+    none = params.model_copy(update={"profiles": {params.profile: active}})
+    for name, chosen in {"none": none, "some": params}.items():
+        folders = (Path("data"), Path("models"), tmp_path / name)
+        sweep.sweep(chosen, "scratch", {"dataset": "ptbxl"}, *folders)
+    assert list(read_csv(tmp_path / "none/runs.csv").columns) == [*KEYS, "fingerprint"]
     assert predictions.read([tmp_path / "none"]).empty
+    both = predictions.read([tmp_path / "none", tmp_path / "some"])
+    pd.testing.assert_frame_equal(both, predictions.read([tmp_path / "some"]))
+
+
+def test_no_two_rows_of_the_grid_have_the_same_keys() -> None:
+    params = Params.read(ROOT / "params.yaml")
+    for profile in params.profiles:
+        table = grid.table(params.with_profile(profile))
+        assert len(table) > 50
+        assert not table.duplicated().any()
+        assert table.notna().all(axis=None)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_rows_of_a_sweep_name_their_cell(name: str) -> None:
+    params = Params.read(ROOT / "params.yaml")
+    item = {"dataset": "ptbxl", "generator": "diffwave", "backbone": "transformer"}
+    rows = get(name).experiments(params, item | {"trained_on": "chapman"})
+    assert rows
+    seeds = {*params.active.study.seeds}
+    assert {row.dataset for row in rows} == {"ptbxl"}
+    assert {row.seed for row in rows} <= seeds
+    assert all(row.sweep for row in rows), "rows without a sweep are those of the settings"
+    assert {row.generator for row in rows} <= {"", "diffwave"}
+    assert all(row.setting == "TrRTeR" for row in rows if not row.generator)
+
+
+def test_an_unknown_sweep_is_named() -> None:
+    with pytest.raises(EcgforgeError, match="'mixtures' is no sweep: known are .*mixture"):
+        get("mixtures")

@@ -100,7 +100,11 @@ def one_of(*choices: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("where", "change", "message"),
     [
-        ("classifiers.resnet1d", {"training.learning_rat": floats(1e-3, 0.1)}, "tuning.space.training.learning_rat: there is no such parameter"),
+        (
+            "classifiers.resnet1d",
+            {"training.learning_rat": floats(1e-3, 0.1)},
+            "tuning.space.training.learning_rat: there is no such parameter",
+        ),
         ("classifiers.resnet1d", {"backbone": one_of("resnet1d", "x")}, "tuning.space.backbone: there is no such parameter"),
         ("classifiers.resnet1d", {"training.learning_rate": floats(0.02, 0.1)}, "learning_rate: the value without tuning, 0.015, must lie"),
         ("classifiers.resnet1d", {"training.learning_rate": floats(0.1, 0.001)}, "learning_rate = .*low must be below high"),
@@ -422,13 +426,13 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     defaults = {"training.learning_rate": 0.01, "network.dropout": 0.2}
     chosen = {key: settings.tuning.space[key] for key in defaults}
     shown = task(tmp_path, space=chosen, defaults=defaults, directions=("maximize",), warmup=2)
-    with runs.tracked(cell, identity="study", params={}, inputs=inputs) as run:
+    with runs.tracked(cell, fingerprint="study", params={}, inputs=inputs) as run:
         trials = stage.Trials(Shown(settings), cell, "study", inputs, run.id)
         tried = search.search(shown, trials, 8, [None])
         best = search.best(tried, shown.directions)
         stage._record(run, shown, tried, best)
-        run.mark_best(trials.identity_of(1))
-        run.mark_best(trials.identity_of(best.number))
+        run.mark_best(trials.fingerprint_of(1))
+        run.mark_best(trials.fingerprint_of(best.number))
     assert [one.state for one in tried] == ["complete", "complete", "failed", "complete", "complete", "pruned", "pruned", "pruned"]
 
     client = store.client()

@@ -23,13 +23,12 @@ from ecgforge.preparation import splits, twins
 from ecgforge.preparation.preprocessing import prepare_recording
 from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS
-from ecgforge.records.record_set import SPLITS, About, RecordSetWriter, write_record_set
+from ecgforge.records.record_set import LIMB_LEADS, SPLITS, About, RecordSetWriter, write_record_set
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.wfdb_io import files as wfdb_files
 from ecgforge.workers import obey
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
-LIMB_LEADS = "limb_leads.csv"
 DETAIL_LENGTH = 300  # characters, at most
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
 EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")

@@ -7,8 +7,7 @@ import pandas as pd
 from scipy.stats import wasserstein_distance
 
 from ecgforge.files import stored_csv
-from ecgforge.preparation.prepare import LIMB_LEADS
-from ecgforge.records.record_set import RecordSet
+from ecgforge.records.record_set import LIMB_LEADS, RecordSet
 
 ALIKE = 1 - 1e-6  # greatest correlation whose Fisher transform is told: of a lead and its copy it is infinite
 

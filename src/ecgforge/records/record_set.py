@@ -30,6 +30,7 @@ FILES = ("about.json", "records.csv", "signals.npy")
 FURTHER = ("excluded.csv", "limb_leads.csv")  # of a prepared set
 COLUMNS = ("id", "patient", "dataset", "rhythm", "split", "age", "sex", "origin")
 SPLITS = ("train", "validation", "test")
+LIMB_LEADS = "limb_leads.csv"  # of a set from files with all limb leads: see `quality.coherence`
 
 
 @dataclass(frozen=True)

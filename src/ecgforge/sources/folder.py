@@ -17,9 +17,9 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.outputs import expanded
 from ecgforge.params import FolderSource
+from ecgforge.sources import FILES
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
 from ecgforge.sources.links import lead_out, refusal
-from ecgforge.sources.registry import FILES
 from ecgforge.sources.tables import numbers, read_table, visible
 from ecgforge.wfdb_io.header import LARGEST, decoded, file_names
 

@@ -9,8 +9,8 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import whole
 from ecgforge.outputs import expanded, foreign, refuse
 from ecgforge.params import FolderSource, PhysionetSource, SimulatedSource, Source
+from ecgforge.sources import FILES
 
-FILES = "FILES.txt"  # in a raw folder: the names of all files that were written there
 HEAD = "# Written by `ecgforge acquire`, which replaces the folder while it holds these files alone."
 
 

@@ -31,7 +31,6 @@ from ecgforge.tracking import runs
 Score = Callable[[RecordSet, RecordSet, RecordSet, Quality], dict[str, float]]
 
 
-
 def sweep(
     params: Params,
     name: str,

@@ -10,7 +10,7 @@ from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment, plain_and_augmented
 from ecgforge.study.settings import TrainingData
 from ecgforge.sweeps.common.base import Item, Source, Sweep
-from ecgforge.sweeps.common.registry import get
+from ecgforge.sweeps.transfer import SWEEP as TRANSFER
 
 
 class Scratch(Sweep):
@@ -19,7 +19,7 @@ class Scratch(Sweep):
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
         rows: list[Experiment] = []
         for seed in params.active.sweeps.seeds:
-            for percent in sorted({*get("transfer").parameters(params).percents} - {100}):
+            for percent in sorted({*TRANSFER.parameters(params).percents} - {100}):
                 row = (item["dataset"], params.backbone, seed, "", self.name, f"{percent:g}")
                 rows += plain_and_augmented(Experiment("TrRTeR", *row))
         yield Source(rows)

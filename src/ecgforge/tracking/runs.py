@@ -148,9 +148,7 @@ class DatasetInput:
     drawn_by: str = ""
 
 
-def fingerprint(
-    cell: Cell, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]
-) -> str:
+def fingerprint(cell: Cell, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]) -> str:
     """Return the digest of all that decides a run's result.
 
     Args:

@@ -51,6 +51,8 @@ EXCEPTIONS = {
     "folders": "the paths are in dvc.yaml",
     "outputs": "refuses to replace files of other people",
     "params": "stages depend on the values, see params.resolved.yaml",
+    "stages.common.code": "finds the code, and names all sweeps",
+    "stages.parameters": "reads parameters; stages depend on their values",
     "registry": "what MLflow keeps of a model; DVC has its weights",
     "tracking": "records runs, and does not change their results",
     "warm": "starts stages faster",
@@ -103,7 +105,7 @@ def _closure(roots: tuple[str, ...]) -> list[Path]:
 
 def _file(module: str) -> Path | None:
     """Return the file of a module below the package; None for a name in a module, or an exception."""
-    if module.split(".")[0] in EXCEPTIONS:
+    if any(module == name or module.startswith(f"{name}.") for name in EXCEPTIONS):
         return None
     path = PACKAGE.joinpath(*module.split("."))
     candidates = (path.with_suffix(".py"), path / "__init__.py")

@@ -27,4 +27,3 @@ def get(name: str) -> Sweep:
         raise EcgforgeError(f"'{name}' is no sweep: known are {', '.join(SWEEPS)}")
     sweep: Sweep = import_module(f"ecgforge.sweeps.{name}").SWEEP
     return sweep
-

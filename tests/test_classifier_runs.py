@@ -1,9 +1,10 @@
-"""Trials of classifiers: what the phases of a gradual unfreezing draw, and how they are taken up again."""
+"""Runs of classifiers: what the phases of a gradual unfreezing draw, and how they are taken up again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,10 @@ from safetensors.torch import save
 from ecgforge.classifiers.common import registry
 from ecgforge.params import ClassifierSettings, Params, Training
 from ecgforge.records.record_set import About, RecordSet, write_record_set
-from ecgforge.stages import trials
-from ecgforge.study.settings import Diet
+from ecgforge.stages.common import classifier_runs
+from ecgforge.stages.common.tracked import TrackedRun
+from ecgforge.study.experiment import Experiment
+from ecgforge.study.settings import TrainingData
 from ecgforge.training.fit import Outcome
 
 PARAMS = Params.read(Path(__file__).parent.parent / "params.yaml")
@@ -60,8 +63,11 @@ def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None =
     settings = ClassifierSettings(backbone="resnet1d", network=network, training=training)
     classifier, steps = registry.create(settings, RHYTHMS, torch.ones(8), seed=0), []
     watched = Watched(records.folder, records.about, records.records, records.rows)
-    trial = trials.Trial("TrSTeR", Diet([watched], [records]), records, start=folder, method="gradual", settings=settings)
-    outcome = trials._fit(classifier, trial, PARAMS, training, seed, folder, lambda _, step: steps.append(step))
+    tuned = Experiment("TrSTeR", "ptbxl", "resnet1d", seed, start="a classifier", method="gradual")
+    run = SimpleNamespace(log=lambda _, step: steps.append(step))
+    opened = TrackedRun(run, "", folder)  # type: ignore[arg-type]
+    data = TrainingData([watched], [records])
+    outcome = classifier_runs._fit(classifier, tuned, data, PARAMS, training, opened)
     weights = save({key: value.contiguous() for key, value in classifier.state_dict().items()})
     return outcome, weights, steps, watched.read
 
