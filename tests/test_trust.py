@@ -132,7 +132,7 @@ def stored(number: str) -> Path:
 def strangers(change: Callable[[Path], None], **tags: str) -> versions.Version:
     """Register the files of GOOD once more, changed, with its tags and a digest that fits, as who can write to the registry does."""
     registry, good, made = store.client(), versions.find(f"{NAME}/{GOOD}"), Path("keys/made")
-    shutil.copytree(stored(GOOD), made, ignore=shutil.ignore_patterns(versions.META))
+    shutil.copytree(stored(GOOD), made, ignore=shutil.ignore_patterns(versions.version_note()))
     try:
         change(made)
         before = registry.get_logged_model(good.source.removeprefix("models:/"))
@@ -312,7 +312,7 @@ def change_files(change: Callable[[Path], Any]) -> Callable[[], None]:
     def apply() -> None:
         folder = stored(GOOD)
         change(folder)
-        (folder / versions.META).unlink(missing_ok=True)
+        (folder / versions.version_note()).unlink(missing_ok=True)
         set_tag(DIGEST, md5(folder))
         set_tag(WEIGHTS, md5(folder / FILES / "weights.safetensors"))
 
@@ -446,7 +446,7 @@ def test_keys_that_cannot_be_used_are_told_before_anything_is_written(keyed: Con
 
 @pytest.mark.usefixtures("keyed")
 def test_a_copy_away_from_its_registry_has_no_signature(tmp_path: Path) -> None:
-    away = shutil.copytree(stored(GOOD), tmp_path / "away", ignore=shutil.ignore_patterns(versions.META))
+    away = shutil.copytree(stored(GOOD), tmp_path / "away", ignore=shutil.ignore_patterns(versions.version_note()))
     with pytest.raises(EcgforgeError, match="no version in this registry"):
         mlflow.pyfunc.load_model(str(away))
 

@@ -48,6 +48,14 @@ def create_or_upgrade(uri: str, artifacts: Path) -> None:
     store(uri, str(artifacts)).engine.dispose()
 
 
+def version_note() -> str:
+    """Return the name of the file with a version's name and number that MLflow adds to a download.
+
+    Without it, a changed model that is loaded by MLflow would not be compared with the registry.
+    """
+    return str(private("mlflow.store.artifact.models_artifact_repo:REGISTERED_MODEL_META_FILE_NAME"))
+
+
 def local_folder(location: str) -> Path | None:
     """Return the folder of an artifact location on this machine, None for one elsewhere."""
     found = private("mlflow.store.artifact.artifact_repository_registry:get_artifact_repository")

@@ -17,14 +17,13 @@ import yaml
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.tracking import allowed
-from ecgforge.tracking.mlflow_internals import local_folder
+from ecgforge.tracking.mlflow_internals import local_folder, version_note
 from ecgforge.tracking.served import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
 from ecgforge.tracking.store import absent, client, patiently, tolerating
 
 REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
 SOURCE = re.compile(r"models:/m-[0-9a-f]{32}")
 NAME = re.compile(r"[^/:'\"`\0]+")  # of a registered model: MLflow has none with / or :, and its filters take no quotation marks
-META = "registered_model_meta"  # what MLflow writes beside what it downloads: a version's name and number
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def fetched(version: Version) -> Iterator[Path]:
             raise EcgforgeError(f"the files of {version.label} are no longer available ({' '.join(str(error).split())[:200]})") from error
         if links:
             raise EcgforgeError(f"{version.label} holds {links[0]}, a link, which ecgforge does not write, and it could execute: refused")
-        (folder / META).unlink(missing_ok=True)
+        (folder / version_note()).unlink(missing_ok=True)
         check(version, folder)
         yield folder
 
@@ -151,8 +150,8 @@ def fetched_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
     """
     with tempfile.TemporaryDirectory() as scratch:
         # Links stay links, and are refused.
-        copy = shutil.copytree(folder, Path(scratch) / "model", symlinks=True, ignore=shutil.ignore_patterns(META))
-        version = _registered(folder / META)
+        copy = shutil.copytree(folder, Path(scratch) / "model", symlinks=True, ignore=shutil.ignore_patterns(version_note()))
+        version = _registered(folder / version_note())
         if version:
             check(version, copy)
         else:
