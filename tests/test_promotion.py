@@ -35,7 +35,7 @@ from ecgforge.files import md5
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
-from ecgforge.stages import quality as stage
+from ecgforge.stages import quality as scoring
 from ecgforge.tracking import history, lineage, lookup, models, recorded, runs, signing, store, versions
 from ecgforge.tracking.content import Content
 from ecgforge.tracking.lineage import Node
@@ -944,11 +944,11 @@ def test_a_quality_run_has_the_intervals_of_its_scores(monkeypatch: pytest.Monke
     columns = ["rhythm", "metric", "value", "low", "high", "floor", "ceiling"]
     rows = [("all", "coverage", 0.9, 0.86, 0.93, 0.95, 0.1), ("all", "mmd2", 0.02, np.nan, np.nan, 0.01, 0.5), ("SR", "psd_db", *[1.0] * 5)]
     found = pd.DataFrame(rows, columns=columns), pd.DataFrame({"view": [], "kind": [], "rhythm": [], "x": [], "y": []})
-    monkeypatch.setattr(stage.scores, "assess", lambda *_: found)
+    monkeypatch.setattr(scoring.scores, "assess", lambda *_: found)
     trained = Path("models/classifiers/ptbxl/real")
     shutil.copytree(trained / "seed-1", tmp_path / f"seed-{params().active.study.seeds[0]}")
     real = Path("data/prepared/ptbxl")
-    stage.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
+    scoring.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
     run = lookup.runs_by_cell()[(tmp_path / "quality/fingerprint.txt").read_text().strip()]
     ends = {"coverage_low": 0.86, "coverage_high": 0.93, "coverage_floor": 0.95, "coverage_ceiling": 0.1}
     assert (
