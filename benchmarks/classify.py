@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/classify.py [records] [workers]
 
-Half the records are simulated at 100 Hz and half at 500 Hz, twelve leads of ten seconds each; the classifier is the one of the demo
-profile, untrained. Loading Python's packages and the version's files is left out: it is told apart, by `time ecgforge classify`.
+Half the records are simulated at 100 Hz and half at 500 Hz, twelve leads of ten seconds each; the
+classifier is the one of the demo profile, untrained. Loading Python's packages and the version's
+files is left out: it is told apart, by `time ecgforge classify`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def core_seconds() -> float:
 
 
 def main(records: int, workers: int) -> None:
-    # Here, since the processes that read and prepare load this file, and `ecgforge` spares them the rest.
+    # Here, since the processes that read and prepare load this file, and `ecgforge` spares them the
+    # rest.
     import numpy as np
     import torch
 
@@ -48,28 +50,50 @@ def main(records: int, workers: int) -> None:
     from ecgforge.wfdb_io import files as wfdb_files
 
     params = Params.read(Path("params.yaml"))
-    judge = Judge(registry.create(params.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(), params.preprocessing, "mV")
+    judge = Judge(
+        registry.create(params.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(),
+        params.preprocessing,
+        "mV",
+    )
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("ptbxl", "chapman"):
-            settings = SimulatedSource(kind="simulated", layout=layout, records=records // 2, seed=0)
+            settings = SimulatedSource(
+                kind="simulated", layout=layout, records=records // 2, seed=0
+            )
             simulated.write(Path(folder) / layout, settings)
         files = records_in([Path(folder)])
         for count in sorted({1, workers}):
             start, before = time.perf_counter(), core_seconds()
             good = sum(answer.probabilities is not None for answer in answers(judge, files, count))
             taken, core = time.perf_counter() - start, core_seconds() - before
-            print(f"{good} of {len(files)} records, read and prepared by {count} processes: {len(files) / taken:.0f}/s by the clock")
-            print(f"  {taken:.1f} s, and {core:.1f} s of cores, in which the processes' start is counted")
+            print(
+                f"{good} of {len(files)} records, read and prepared by {count} processes: "
+                f"{len(files) / taken:.0f}/s by the clock"
+            )
+            print(
+                f"  {taken:.1f} s, and {core:.1f} s of cores, in which the processes' start is "
+                "counted"
+            )
         reading, recordings = seconds(lambda file: wfdb_files.read(*file), files)
-        preparing, signals = seconds(lambda one: prepare_recording(one, judge.preprocessing, "mV"), recordings)
-        stacks = [np.stack(signals[start : start + BATCH]) for start in range(0, len(signals), BATCH)]
+        preparing, signals = seconds(
+            lambda one: prepare_recording(one, judge.preprocessing, "mV"), recordings
+        )
+        stacks = [
+            np.stack(signals[start : start + BATCH]) for start in range(0, len(signals), BATCH)
+        ]
         network, _ = seconds(judge.probabilities, stacks)
         whole = reading + preparing + network
         shares = {"reading": reading, "preparing": preparing, "network": network}
-        told = [f"{name} {part / whole:.0%} ({1000 * part / len(files):.1f} ms)" for name, part in shares.items()]
+        told = [
+            f"{name} {part / whole:.0%} ({1000 * part / len(files):.1f} ms)"
+            for name, part in shares.items()
+        ]
         print(f"of a core's time for a record: {', '.join(told)}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, int(sys.argv[2]) if len(sys.argv) > 2 else os.cpu_count() or 1)
+    main(
+        int(sys.argv[1]) if len(sys.argv) > 1 else 1000,
+        int(sys.argv[2]) if len(sys.argv) > 2 else os.cpu_count() or 1,
+    )

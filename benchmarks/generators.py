@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/generators.py [profile] [threads]
 
-Each generator runs in a process of its own, with the networks, batches and sampling of params.yaml. Training is the sum over
-phases; a call is one of the network on a record, guidance counted as two.
+Each generator runs in a process of its own, with the networks, batches and sampling of params.yaml.
+Training is the sum over phases; a call is one of the network on a record, guidance counted as two.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ DRAWN = 32
 
 
 def quickest(work: Any) -> float:
-    """Return the seconds of the quickest of a few repeats after one to warm up: others may be at work on the machine."""
+    """Return the seconds of the quickest of a few repeats after one to warm up: others may be at
+    work on the machine.
+    """
     work()
     seconds = []
     for _ in range(REPEATS):
@@ -41,7 +43,10 @@ def quickest(work: Any) -> float:
 def measure(name: str, profile: str) -> dict[str, float]:
     settings = Params.read(Path("params.yaml")).profiles[profile].generators[name]
     generator = registry.create(name, SHAPE, settings.network, torch.ones(8), seed=0)
-    found = {"parameters_m": sum(parameter.numel() for parameter in generator.parameters()) / 1e6, "train_ms": 0.0}
+    found = {
+        "parameters_m": sum(parameter.numel() for parameter in generator.parameters()) / 1e6,
+        "train_ms": 0.0,
+    }
     for phase in generator.phases:
         batch = settings.training[phase].batch_size
         signals, labels = torch.randn(batch, 8, 1000), torch.arange(batch) % 7
@@ -49,13 +54,17 @@ def measure(name: str, profile: str) -> dict[str, float]:
 
         def step(signals=signals, labels=labels, phase=phase, optimiser=optimiser) -> None:
             optimiser.zero_grad()
-            generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"].backward()
+            generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))[
+                "loss"
+            ].backward()
             optimiser.step()
 
         found["train_ms"] += 1000 * quickest(step) / batch
     sampling = checked(generator_class(name).Sampling, settings.sampling, "sampling")
     labels, seeds = torch.arange(DRAWN) % 7, torch.arange(DRAWN)
-    found["generate_ms"] = 1000 * quickest(lambda: generator.eval().sample(labels, seeds, sampling)) / DRAWN
+    found["generate_ms"] = (
+        1000 * quickest(lambda: generator.eval().sample(labels, seeds, sampling)) / DRAWN
+    )
     steps = sum(value for key, value in settings.sampling.items() if key.endswith("steps"))
     found["calls"] = steps * (1 if settings.sampling["guidance"] == 1 else 2)
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -66,7 +75,10 @@ def main() -> None:
     profile = sys.argv[1] if len(sys.argv) > 1 else "demo"
     threads = sys.argv[2] if len(sys.argv) > 2 else "2"
     print(f"{profile}, {threads} threads")
-    print(f"{'generator':16} {'train':>10} {'generate':>10} {'calls':>6} {'parameters':>11} {'peak memory':>12}")
+    print(
+        f"{'generator':16} {'train':>10} {'generate':>10} {'calls':>6} {'parameters':>11} "
+        f"{'peak memory':>12}"
+    )
     for name in Params.read(Path("params.yaml")).profiles[profile].generators:
         command = [sys.executable, __file__, "measure", name, profile, threads]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

@@ -1,21 +1,24 @@
 """What a reader that knows nothing of this project makes of simulated, generated and real records.
 
-    python benchmarks/independent_reader.py                              # both simulated sites of the demo
-    python benchmarks/independent_reader.py FOLDER [FOLDER ...]          # raw records, or record sets (synthetic ones too)
-    python benchmarks/independent_reader.py --site ptbxl --seeds 1 2 3   # simulated sites of other seeds
+    python benchmarks/independent_reader.py                              # both simulated sites of
+    the demo python benchmarks/independent_reader.py FOLDER [FOLDER ...]          # raw records, or
+    record sets (synthetic ones too) python benchmarks/independent_reader.py --site ptbxl --seeds 1
+    2 3   # simulated sites of other seeds
 
-The reader is openecg (github.com/vitaldb/openecg, Apache-2.0), which carries its weights in its wheel. It sees lead II alone, at 500 Hz,
-and was trained on real records. It is no dependency of this project; it needs no more than
+The reader is openecg (github.com/vitaldb/openecg, Apache-2.0), which carries its weights in its
+wheel. It sees lead II alone, at 500 Hz, and was trained on real records. It is no dependency of
+this project; it needs no more than
 
     pip install "openecg[report]==0.11.0"
 
-in an environment that has ecgforge. Its rhythms are sinus, avb (atrioventricular block), paced, afib, bbb (bundle branch block) and
-ventricular: it has no word for flutter or for supraventricular tachycardia. So the question is not whether it is right. A simulated
-or generated rhythm should be read as the same rhythm of real patients is read.
+in an environment that has ecgforge. Its rhythms are sinus, avb (atrioventricular block), paced,
+afib, bbb (bundle branch block) and ventricular: it has no word for flutter or for supraventricular
+tachycardia. So the question is not whether it is right. A simulated or generated rhythm should be
+read as the same rhythm of real patients is read.
 
-A line for each rhythm: n records; the share of each reading; `rule`, the share that openecg's second opinion, a rule on RR intervals,
-takes for fibrillation; medians of the rate (beats/min) and of the RR intervals' coefficient of variation, by its QRS detector; and P
-waves found for each QRS.
+A line for each rhythm: n records; the share of each reading; `rule`, the share that openecg's
+second opinion, a rule on RR intervals, takes for fibrillation; medians of the rate (beats/min) and
+of the RR intervals' coefficient of variation, by its QRS detector; and P waves found for each QRS.
 """
 
 from __future__ import annotations
@@ -41,22 +44,32 @@ from ecgforge.sources.layouts import LAYOUTS
 from ecgforge.wfdb_io import files as wfdb_files
 
 RATE = 500  # Hz, the reader's
-TABLES = {"ptbxl_database.csv": "ptbxl", "RECORDS": "chapman", "records.csv": "folder"}  # by which a raw folder's layout is known
+# by which a raw folder's layout is known
+TABLES = {"ptbxl_database.csv": "ptbxl", "RECORDS": "chapman", "records.csv": "folder"}
 READINGS = ("sinus", "afib", "avb", "bbb", "ventricular", "paced", "unknown")
 
 Record = tuple[str, np.ndarray, int]  # rhythm, lead II, its sampling rate
 
 
 def records(folder: Path) -> Iterator[Record]:
-    """Yield the records of a record set, or the raw ones of a known layout that show one rhythm of the vocabulary."""
+    """Yield the records of a record set, or the raw ones of a known layout that show one rhythm of
+    the vocabulary.
+    """
     if (folder / "about.json").exists():
         held = RecordSet.open(folder)
         for row, rhythm in enumerate(held.records["rhythm"]):
-            yield rhythm, held.signals(np.array([row]))[0, LEADS.index("II")], held.about.sampling_rate
+            yield (
+                rhythm,
+                held.signals(np.array([row]))[0, LEADS.index("II")],
+                held.about.sampling_rate,
+            )
         return
     known = [layout for table, layout in TABLES.items() if (folder / table).exists()]
     if not known:
-        raise EcgforgeError(f"{folder} is neither a record set nor a folder of raw records: {', '.join(TABLES)} and about.json are missing")
+        raise EcgforgeError(
+            f"{folder} is neither a record set nor a folder of raw records: {', '.join(TABLES)} "
+            "and about.json are missing"
+        )
     layout = LAYOUTS[known[0]]
     for row in layout.catalogue(folder).itertuples():
         try:
@@ -74,30 +87,50 @@ def read(record: Record, codec: Any) -> dict[str, Any]:
     rhythm, lead, rate = record
     lead = resample_poly(lead.astype(float), RATE, rate)
     found = openecg.report(lead, fs=RATE, model=codec)
-    waves = [kind for _, _, kind in openecg.encode(lead.astype(np.float32), fs=RATE, model=codec).events("frame")]
+    waves = [
+        kind
+        for _, _, kind in openecg.encode(lead.astype(np.float32), fs=RATE, model=codec).events(
+            "frame"
+        )
+    ]
     return {
         "rhythm": rhythm,
         "reading": found.rhythm["label"],
         "rule": found.afib_check["is_afib"],
         "rate": found.heart_rate["bpm"],
         "RR variation": found.heart_rate["rr_cv"],
-        "P per QRS": waves.count(openecg.eval.SUPER_P) / max(1, waves.count(openecg.eval.SUPER_QRS)),
+        "P per QRS": waves.count(openecg.eval.SUPER_P)
+        / max(1, waves.count(openecg.eval.SUPER_QRS)),
     }
 
 
 def table(readings: pd.DataFrame) -> pd.DataFrame:
     """Sum up by rhythm."""
-    readings = readings.assign(rhythm=pd.Categorical(readings["rhythm"], RHYTHMS), reading=pd.Categorical(readings["reading"], READINGS))
+    readings = readings.assign(
+        rhythm=pd.Categorical(readings["rhythm"], RHYTHMS),
+        reading=pd.Categorical(readings["reading"], READINGS),
+    )
     shares = pd.crosstab(readings["rhythm"], readings["reading"], normalize="index")
     groups = readings.groupby("rhythm", observed=True)
     medians = groups[["rate", "RR variation", "P per QRS"]].median()
-    return pd.concat([groups.size().rename("n"), shares, groups["rule"].mean(), medians], axis=1).round(2)
+    return pd.concat(
+        [groups.size().rename("n"), shares, groups["rule"].mean(), medians], axis=1
+    ).round(2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="raw records, or record sets; without any, simulated sites")
-    parser.add_argument("--site", nargs="+", choices=["ptbxl", "chapman"], default=["ptbxl", "chapman"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        help="raw records, or record sets; without any, simulated sites",
+    )
+    parser.add_argument(
+        "--site", nargs="+", choices=["ptbxl", "chapman"], default=["ptbxl", "chapman"]
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[11], help="of simulated sites")
     parser.add_argument("--records", type=int, default=400, help="of a simulated site")
     asked = parser.parse_args()
@@ -106,14 +139,25 @@ def main() -> None:
 
         codec = OnnxCodec()
     except ImportError as error:
-        raise SystemExit(f"the reader is missing ({error}): pip install 'openecg[report]==0.11.0'") from None
+        raise SystemExit(
+            f"the reader is missing ({error}): pip install 'openecg[report]==0.11.0'"
+        ) from None
     with tempfile.TemporaryDirectory() as scratch:
         folders = {str(folder): folder for folder in asked.folders}
         if not folders:
-            folders = {f"simulated {site}, seed {seed}": Path(scratch) / f"{site}-{seed}" for site in asked.site for seed in asked.seeds}
+            folders = {
+                f"simulated {site}, seed {seed}": Path(scratch) / f"{site}-{seed}"
+                for site in asked.site
+                for seed in asked.seeds
+            }
             for folder in folders.values():
                 site, seed = folder.name.split("-")
-                simulated.write(folder, SimulatedSource(kind="simulated", layout=site, records=asked.records, seed=int(seed)))
+                simulated.write(
+                    folder,
+                    SimulatedSource(
+                        kind="simulated", layout=site, records=asked.records, seed=int(seed)
+                    ),
+                )
         for name, folder in folders.items():
             try:
                 readings = pd.DataFrame([read(record, codec) for record in records(folder)])

@@ -1,12 +1,14 @@
-"""Kill a small study again and again, restart it until it is done, and compare it with one that nobody disturbed.
+"""Kill a small study again and again, restart it until it is done, and compare it with one that
+nobody disturbed.
 
     python benchmarks/kills.py FOLDER --kills 200
 
-A kill (SIGKILL) hits the process group, one random process of the study, or the process or group that makes the N-th change of a file or
-the N-th commit of a database, N drawn from all of an undisturbed run. When the study is done, every output must have the bytes of the
-undisturbed one, and there must be the same runs, versions and logged models, each run finished, no damaged lock and nothing left over.
-Then promote, rollback, gc and push are killed at their N-th change in the same way. FOLDER/kills.csv lists the kills; each loss is printed,
-and the exit code is 1 if there is one.
+A kill (SIGKILL) hits the process group, one random process of the study, or the process or group
+that makes the N-th change of a file or the N-th commit of a database, N drawn from all of an
+undisturbed run. When the study is done, every output must have the bytes of the undisturbed one,
+and there must be the same runs, versions and logged models, each run finished, no damaged lock and
+nothing left over. Then promote, rollback, gc and push are killed at their N-th change in the same
+way. FOLDER/kills.csv lists the kills; each loss is printed, and the exit code is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from ecgforge import cells, warm  # noqa: E402
 from ecgforge.files import read_csv  # noqa: E402
+from ecgforge.pipeline import cells, warm  # noqa: E402
 from test_study import environment, make_project, small_params  # noqa: E402
 
 HOOK = """
@@ -62,7 +64,8 @@ def hook(event, arguments):
     if event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink") or (
         event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
     ):
-        name = os.path.abspath(os.fsdecode(arguments[0])) if isinstance(arguments[0], (str, bytes)) else ""
+        is_path = isinstance(arguments[0], (str, bytes))
+        name = os.path.abspath(os.fsdecode(arguments[0])) if is_path else ""
         if name.startswith(ROOT):
             happened()
 
@@ -100,8 +103,17 @@ class Study:
 
         # One for all starts: loading what stages need takes most of the time of a start.
         self.socket = tempfile.mkdtemp(prefix="kills-")
-        command = [sys.executable, "-m", "ecgforge.warm", f"{self.socket}/s", "ecgforge.cli:main", *cells.SLOW]
-        self.server = subprocess.Popen(command, cwd=folder, env=self.environment, stdin=subprocess.PIPE, start_new_session=True)
+        command = [
+            sys.executable,
+            "-m",
+            "ecgforge.pipeline.warm",
+            f"{self.socket}/s",
+            "ecgforge.cli:main",
+            *cells.SLOW,
+        ]
+        self.server = subprocess.Popen(
+            command, cwd=folder, env=self.environment, stdin=subprocess.PIPE, start_new_session=True
+        )
         while not Path(self.socket, "s").exists():
             time.sleep(0.1)
 
@@ -116,7 +128,12 @@ class Study:
         with (self.root / "../log").open("ab") as log:
             log.write(f"\n== {command} at {at} {whom}\n".encode())
             process = subprocess.Popen(
-                command, cwd=self.root, env=self.environment | loaded, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.root,
+                env=self.environment | loaded,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         (self.root / "../plan").write_text(f"{at} {whom} {process.pid}")
         return process
@@ -125,21 +142,28 @@ class Study:
         """Run a command undisturbed, and return how many changes it made."""
         process = self.start(command)
         if process.wait():
-            raise SystemExit(f"{command} failed with {process.returncode}: see {self.root.parent / 'log'}")
+            raise SystemExit(
+                f"{command} failed with {process.returncode}: see {self.root.parent / 'log'}"
+            )
         events = self.root / "../events"
         return events.stat().st_size if events.exists() else 0
 
     def processes(self) -> list[psutil.Process]:
         def ours(process: psutil.Process) -> bool:
             try:
-                ours = process.environ().get("KILL_ROOT") == str(self.root) and process.pid != self.server.pid
+                ours = (
+                    process.environ().get("KILL_ROOT") == str(self.root)
+                    and process.pid != self.server.pid
+                )
                 return ours and process.status() != psutil.STATUS_ZOMBIE
             except psutil.Error:
                 return False
 
         return [process for process in psutil.process_iter() if ours(process)]
 
-    def killed(self, command: list[str], seconds: float, events: int, whom: str, draw: random.Random) -> bool:
+    def killed(
+        self, command: list[str], seconds: float, events: int, whom: str, draw: random.Random
+    ) -> bool:
         """Start a command and kill it; return whether it was killed before it ended."""
         at = draw.randint(1, max(1, events)) if whom.startswith("change") else 0
         process = self.start(command, at, whom.rpartition(" ")[2])
@@ -157,7 +181,10 @@ class Study:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         for one in left:
-            print(f"LOSS: {one.pid} {' '.join(one.cmdline())[:100]} goes on a minute after the kill", flush=True)
+            print(
+                f"LOSS: {one.pid} {' '.join(one.cmdline())[:100]} goes on a minute after the kill",
+                flush=True,
+            )
             one.kill()
         return process.returncode != 0
 
@@ -165,17 +192,30 @@ class Study:
         """Return what must be the same, whatever happened."""
         from mlflow import MlflowClient
 
-        client = MlflowClient(f"sqlite:///{self.root}/mlflow.db", f"sqlite:///{self.root}/mlflow.db")
+        client = MlflowClient(
+            f"sqlite:///{self.root}/mlflow.db", f"sqlite:///{self.root}/mlflow.db"
+        )
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, max_results=5000)
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
         # An ablation says how long each variation took, and the page names runs.
         timed = ("results/ablation", "reports")
-        outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"] if not out["path"].startswith(timed)}
+        outs = {
+            out["path"]: out["md5"]
+            for stage in lock.values()
+            for out in stage["outs"]
+            if not out["path"].startswith(timed)
+        }
         for file in (self.root / "results/ablation").rglob("variations.csv"):
-            outs[file.relative_to(self.root).as_posix()] = read_csv(file).drop(columns=["train_s", "generate_ms"]).to_csv()
+            outs[file.relative_to(self.root).as_posix()] = (
+                read_csv(file).drop(columns=["train_s", "generate_ms"]).to_csv()
+            )
         models = client.search_logged_models(experiments, max_results=1000)
-        versions = [one for model in client.search_registered_models() for one in client.search_model_versions(f"name = '{model.name}'")]
+        versions = [
+            one
+            for model in client.search_registered_models()
+            for one in client.search_model_versions(f"name = '{model.name}'")
+        ]
         left = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*.partial")]
         left += [path.name for path in self.scratch.iterdir()]
         left += [
@@ -197,24 +237,37 @@ def differences(undisturbed: dict[str, Any], state: dict[str, Any]) -> list[str]
     found = []
     for what, expected in undisturbed.items():
         if isinstance(expected, Counter):
-            found += [f"{what}: {dict(expected - state[what])} missing"] * bool(expected - state[what])
-            found += [f"{what}: {dict(state[what] - expected)} too many"] * bool(state[what] - expected)
+            found += [f"{what}: {dict(expected - state[what])} missing"] * bool(
+                expected - state[what]
+            )
+            found += [f"{what}: {dict(state[what] - expected)} too many"] * bool(
+                state[what] - expected
+            )
         elif what == "outputs":
-            found += [f"output {path}: other bytes" for path in expected if state[what].get(path) != expected[path]]
+            found += [
+                f"output {path}: other bytes"
+                for path in expected
+                if state[what].get(path) != expected[path]
+            ]
         elif state[what] != expected:
             found.append(f"{what}: {state[what]} in place of {expected}")
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw, folder, losses, rows = random.Random(options.seed), options.folder.resolve(), [], []
     folder.mkdir(parents=True, exist_ok=True)
-    repro, ways = ["ecgforge", "repro", "--jobs", "2"], ("group", "process", "change self", "change group")
+    repro, ways = (
+        ["ecgforge", "repro", "--jobs", "2"],
+        ("group", "process", "change self", "change group"),
+    )
     reference = Study(folder / "undisturbed", small_params())
     started = time.monotonic()
     events = reference.run(repro)
@@ -254,17 +307,31 @@ def _report(number: int, found: list[str]) -> list[str]:
     return found
 
 
-def registry(study: Study, kills: int, draw: random.Random) -> tuple[list[tuple[str, str, bool]], list[str]]:
-    """Kill promote, rollback, gc and push at changes, and run each again; return the kills, and what does not fit afterwards."""
+def registry(
+    study: Study, kills: int, draw: random.Random
+) -> tuple[list[tuple[str, str, bool]], list[str]]:
+    """Kill promote, rollback, gc and push at changes, and run each again; return the kills, and
+    what does not fit afterwards.
+    """
     name, reason = "ecg-classifier-ptbxl", ["--force", "--reason", "a kill"]
     subprocess.run(
-        ["dvc", "remote", "add", "--quiet", "--default", "store", "../remote"], cwd=study.root, env=study.environment, check=True
+        ["dvc", "remote", "add", "--quiet", "--default", "store", "../remote"],
+        cwd=study.root,
+        env=study.environment,
+        check=True,
     )
     rows, found = [], []
     for number in range(kills):
         target = ("promote", "rollback", "gc", "push")[number % 4]
         command = {
-            "promote": ["ecgforge", "promote", name, "--version", str(1 + number // 4 % 2), *reason],
+            "promote": [
+                "ecgforge",
+                "promote",
+                name,
+                "--version",
+                str(1 + number // 4 % 2),
+                *reason,
+            ],
             "rollback": ["ecgforge", "rollback", name],
             "gc": ["ecgforge", "gc", "--yes"],
             "push": ["dvc", "push", "--quiet"],
@@ -274,7 +341,8 @@ def registry(study: Study, kills: int, draw: random.Random) -> tuple[list[tuple[
         hit = study.killed(command, 8, 60, draw.choice(("group", "change self")), draw)
         rows.append((target, "change", hit))
         again = study.start(command).wait()
-        # A champion stays champion: the command that was killed had done its work, or nobody was champion before.
+        # A champion stays champion: the command that was killed had done its work, or nobody was
+        # champion before.
         if again and target in ("gc", "push"):
             found.append(f"{target} after a kill ends with {again}")
         if study.start(["ecgforge", "history", name]).wait() and number > 4:

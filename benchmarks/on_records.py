@@ -1,17 +1,20 @@
-"""How good each generator's records are on real records: beside jittered training records, surrogates without beats, and the floor.
+"""How good each generator's records are on real records: beside jittered training records,
+surrogates without beats, and the baseline.
 
     .venv/bin/python benchmarks/on_records.py data/prepared/ptbxl work/ptbxl
 
-The records are dealt out anew by patient: five tenths to train on, one to validate on, four to be judged by, so that rare rhythms
-have enough records for a verdict. Every generator of the profile is trained with several seeds on the first two, within its CPU time,
-and draws as many records of each rhythm as it was trained on. All rows are judged alike: the share of TrRTeR's macro-F1 that a
-classifier reaches when it is trained on the row alone (TrSTeR) or beside the real training records (TrRSTeR), by the study's own
-classifier ("own") and by random convolutions with ridge regression ("ridge"), which share no code; and the scores of
-`ecgforge.quality`. "Balanced" is TrRSTeR with as many other records, which fill up the rare rhythms. Figures are means over seeds,
-with standard deviations.
+The records are dealt out anew by patient: five tenths to train on, one to validate on, four to be
+judged by, so that rare rhythms have enough records for a verdict. Every generator of the profile is
+trained with several seeds on the first two, within its CPU time, and draws as many records of each
+rhythm as it was trained on. All rows are judged alike: the share of TrRTeR's macro-F1 that a
+classifier reaches when it is trained on the row alone (TrSTeR) or beside the real training records
+(TrRSTeR), by the study's own classifier ("own") and by random convolutions with ridge regression
+("ridge"), which share no code; and the scores of `ecgforge.quality`. "Balanced" is TrRSTeR with as
+many other records, which fill up the rare rhythms. Figures are means over seeds, with standard
+deviations.
 
-Choices are made with `--judged validation`; the test records are for the table alone. What is trained stays in the folder and is
-not trained again; a training that was stopped goes on.
+Choices are made with `--judged validation`; the test records are for the table alone. What is
+trained stays in the folder and is not trained again; a training that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -46,8 +49,17 @@ from ecgforge.training.fit import fit
 SPLITS = ["train"] * 5 + ["validation"] + ["test"] * 4  # of ten folds
 CHUNK = 64  # records drawn at a time
 LONGER = 4  # times the calls, of a long schedule
-REPEATS = 4  # trainings of the study's own classifier on a set, whose mean counts: its figure depends much on its seed
-SHARES = ("TrSTeR own", "TrSTeR ridge", "TrRSTeR own", "TrRSTeR ridge", "balanced own", "balanced ridge")
+# trainings of the study's own classifier on a set, whose mean counts: its figure depends much on
+# its seed
+REPEATS = 4
+SHARES = (
+    "TrSTeR own",
+    "TrSTeR ridge",
+    "TrRSTeR own",
+    "TrRSTeR ridge",
+    "balanced own",
+    "balanced ridge",
+)
 
 
 def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
@@ -55,7 +67,9 @@ def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
     if not folder.exists():
         folds = StratifiedGroupKFold(len(SPLITS), shuffle=True, random_state=0)
         table = records.records.copy()
-        for split, (_, held) in zip(SPLITS, folds.split(table, table["rhythm"], table["patient"]), strict=True):
+        for split, (_, held) in zip(
+            SPLITS, folds.split(table, table["rhythm"], table["patient"]), strict=True
+        ):
             table.loc[held, "split"] = split
         with write_record_set(folder, records.about) as writer:
             writer.append(records.signals(), table)
@@ -63,9 +77,13 @@ def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
 
 
 def jittered(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shift within 5 s, gain by a tenth, and noise of a twentieth of each lead's standard deviation."""
+    """Shift within 5 s, gain by a tenth, and noise of a twentieth of each lead's standard
+    deviation.
+    """
     samples = signals.shape[-1]
-    shifted = np.stack([np.roll(one, rng.integers(-samples // 2, samples // 2), axis=-1) for one in signals])
+    shifted = np.stack(
+        [np.roll(one, rng.integers(-samples // 2, samples // 2), axis=-1) for one in signals]
+    )
     noise = rng.standard_normal(signals.shape) * shifted.std(axis=-1, keepdims=True) / 20
     return (shifted * rng.normal(1, 0.1, (len(signals), 1, 1)) + noise).astype(np.float32)
 
@@ -80,9 +98,16 @@ def trained(params: Params, name: str, seed: int, real: RecordSet, folder: Path)
 
         def log(curves: dict[str, float], step: int) -> None:
             cost.write_text(json.dumps(before + (time.process_time() - spent) / 60))
-            print(f"{name} {seed}: step {step} " + " ".join(f"{key} {value:.4f}" for key, value in curves.items()), flush=True)
+            print(
+                f"{name} {seed}: step {step} "
+                + " ".join(f"{key} {value:.4f}" for key, value in curves.items()),
+                flush=True,
+            )
 
-        registry.save(train(name, settings, real, params.active.compute, folder / "checkpoints", log), folder / "model")
+        registry.save(
+            train(name, settings, real, params.active.compute, folder / "checkpoints", log),
+            folder / "model",
+        )
     return folder / "model"
 
 
@@ -92,35 +117,50 @@ def learned(real: RecordSet, _: int) -> RecordSet:
 
 
 def rare(real: RecordSet, seed: int) -> RecordSet:
-    """As many records as there are training records, drawn from these with repetition so that they fill up the rare rhythms."""
+    """As many records as there are training records, drawn from these with repetition so that they
+    fill up the rare rhythms.
+    """
     train = real.split("train")
     counts = mixtures.allotment(train.counts(), len(train), "balance")
     rng = np.random.default_rng(seed)
     labels = train.labels
-    rows = [rng.choice(np.flatnonzero(labels == label), counts[rhythm]) for label, rhythm in enumerate(train.about.rhythms)]
+    rows = [
+        rng.choice(np.flatnonzero(labels == label), counts[rhythm])
+        for label, rhythm in enumerate(train.about.rhythms)
+    ]
     return train.select(np.concatenate(rows))
 
 
 @torch.inference_mode()
-def drawn(model: Path, sampling: dict[str, Any], wanted: RecordSet, out: Path, seed: int) -> RecordSet:
+def drawn(
+    model: Path, sampling: dict[str, Any], wanted: RecordSet, out: Path, seed: int
+) -> RecordSet:
     """Draw a record of the rhythm of each of `wanted`, unless they are there."""
     if out.exists():
         return RecordSet.open(out)
     generator = registry.load(model)
     chosen = checked(type(generator).Sampling, sampling, "sampling")
-    seeds = np.random.SeedSequence([seed, len(wanted)]).generate_state(len(wanted), np.uint64) >> np.uint64(1)
+    seeds = np.random.SeedSequence([seed, len(wanted)]).generate_state(
+        len(wanted), np.uint64
+    ) >> np.uint64(1)
     names = [f"synthetic-{number}" for number in range(len(wanted))]
     table = wanted.records.assign(id=names, patient=names, origin="synthetic")
     with write_record_set(out, replace(wanted.about, origin="synthetic")) as writer:
         for index in track(in_order(len(wanted), CHUNK), description=out.parent.name):
-            made = generator.sample(torch.from_numpy(wanted.labels[index]), torch.from_numpy(seeds[index].astype(np.int64)), chosen)
+            made = generator.sample(
+                torch.from_numpy(wanted.labels[index]),
+                torch.from_numpy(seeds[index].astype(np.int64)),
+                chosen,
+            )
             writer.append(made.numpy(), table.iloc[index])
     return RecordSet.open(out)
 
 
 def longer(sampling: dict[str, Any]) -> dict[str, Any]:
     """The same sampling with so many times the network calls."""
-    return {key: LONGER * value if key.endswith("steps") else value for key, value in sampling.items()}
+    return {
+        key: LONGER * value if key.endswith("steps") else value for key, value in sampling.items()
+    }
 
 
 REMADE = {"jittered": jittered, "surrogates": distribution.surrogates}
@@ -130,7 +170,9 @@ def remade(wanted: RecordSet, name: str, seed: int, out: Path) -> RecordSet:
     """Write the records of `wanted` anew, each as `REMADE` makes it."""
     if not out.exists():
         with write_record_set(out, replace(wanted.about, origin="synthetic")) as writer:
-            writer.append(REMADE[name](wanted.signals(), np.random.default_rng(seed)), wanted.records)
+            writer.append(
+                REMADE[name](wanted.signals(), np.random.default_rng(seed)), wanted.records
+            )
     return RecordSet.open(out)
 
 
@@ -139,49 +181,95 @@ class Judge:
 
     def __init__(self, params: Params, real: RecordSet, judged: str, folder: Path) -> None:
         self.params, self.folder = params, folder
-        self.train, self.validation, self.test = real.split("train"), real.split("validation"), real.split(judged)
+        self.train, self.validation, self.test = (
+            real.split("train"),
+            real.split("validation"),
+            real.split(judged),
+        )
         self.embedding = distribution.Embedding.fit(self.train.signals(), 0)
-        self.features, self.tested = self.embedding(self.train.signals()), self.embedding(self.test.signals())
+        self.features, self.tested = (
+            self.embedding(self.train.signals()),
+            self.embedding(self.test.signals()),
+        )
         self.rate = real.about.sampling_rate
         self.measured = physiology.measure(self.test.signals(), self.rate)
 
-    def f1(self, made: list[RecordSet], validation: RecordSet, seed: int, name: str) -> tuple[float, float]:
-        """Macro-F1 on the judged records of the study's own classifier and of ridge regression, trained on `made`."""
-        own = [self._own(made, validation, REPEATS * seed + repeat, f"{name}-{repeat}") for repeat in range(REPEATS)]
-        features = np.concatenate([self.features if one is self.train else self.embedding(one.signals()) for one in made])
+    def f1(
+        self, made: list[RecordSet], validation: RecordSet, seed: int, name: str
+    ) -> tuple[float, float]:
+        """Macro-F1 on the judged records of the study's own classifier and of ridge regression,
+        trained on `made`.
+        """
+        own = [
+            self._own(made, validation, REPEATS * seed + repeat, f"{name}-{repeat}")
+            for repeat in range(REPEATS)
+        ]
+        features = np.concatenate(
+            [self.features if one is self.train else self.embedding(one.signals()) for one in made]
+        )
         ridge = RidgeClassifierCV(np.logspace(-1, 5, 13), class_weight="balanced")
         ridge.fit(features, np.concatenate([one.labels for one in made]))
-        return float(np.mean(own)), float(f1_score(self.test.labels, ridge.predict(self.tested), average="macro"))
+        return float(np.mean(own)), float(
+            f1_score(self.test.labels, ridge.predict(self.tested), average="macro")
+        )
 
     def _own(self, made: list[RecordSet], validation: RecordSet, seed: int, name: str) -> float:
         known = self.folder / f"{name}.json"
         if not known.exists():
             settings, records = self.params.classifier, Records(made)
-            classifier = classifiers.create(settings, self.train.about.rhythms, records.scale(), seed)
-            arguments = (classifier.objective(), made, [validation], settings.training, self.params.active.compute)
-            fit(*arguments, seed=seed, folder=self.folder / f"{name}-checkpoints", log=lambda *_: None)
+            classifier = classifiers.create(
+                settings, self.train.about.rhythms, records.scale(), seed
+            )
+            arguments = (
+                classifier.objective(),
+                made,
+                [validation],
+                settings.training,
+                self.params.active.compute,
+            )
+            fit(
+                *arguments,
+                seed=seed,
+                folder=self.folder / f"{name}-checkpoints",
+                log=lambda *_: None,
+            )
             found = probabilities(classifier, self.test).argmax(axis=1)
             known.parent.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(f1_score(self.test.labels, found, average="macro")))
         return json.loads(known.read_text())
 
     def quality(self, made: RecordSet, seed: int) -> dict[str, float]:
-        """Scores of `ecgforge.quality` of as many records of each rhythm as are judged or, where there are fewer, as `made` has."""
+        """Scores of `ecgforge.quality` of as many records of each rhythm as are judged or, where
+        there are fewer, as `made` has.
+        """
         rng = np.random.default_rng(seed)
         pairs = [self._pair(made, label, rng) for label in np.unique(self.test.labels)]
         mine, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
         embedded = self.embedding(made.signals())
         other = physiology.measure(made.signals(mine), self.rate)
-        people = np.concatenate([self.test.records["patient"].to_numpy()[theirs], [f"made {i}" for i in mine]])
+        people = np.concatenate(
+            [self.test.records["patient"].to_numpy()[theirs], [f"made {i}" for i in mine]]
+        )
         row = {"two-sample": two_sample.accuracy(self.tested[theirs], embedded[mine], people, seed)}
         for measure in physiology.MEASURES:
-            row[f"{measure} W1"] = physiology.wasserstein(self.measured[measure].to_numpy()[theirs], other[measure].to_numpy())
+            row[f"{measure} W1"] = physiology.wasserstein(
+                self.measured[measure].to_numpy()[theirs], other[measure].to_numpy()
+            )
         row["no beats"] = float(physiology.undetected(other).mean())
         row |= manifold.scores(self.tested[theirs], embedded[mine], np.zeros(len(mine)))
-        rhythms, synthetic = self.test.records["rhythm"].to_numpy(), made.about.origin == "synthetic"
+        rhythms, synthetic = (
+            self.test.records["rhythm"].to_numpy(),
+            made.about.origin == "synthetic",
+        )
         strange = (self.tested, rhythms) if synthetic else (self.tested[1::2], rhythms[1::2])
-        judged = (embedded, made.records["rhythm"].to_numpy()) if synthetic else (self.tested[::2], rhythms[::2])
-        memory = memorisation.Memory.measure(judged, (self.features, self.train.records["rhythm"].to_numpy()), strange)
+        judged = (
+            (embedded, made.records["rhythm"].to_numpy())
+            if synthetic
+            else (self.tested[::2], rhythms[::2])
+        )
+        memory = memorisation.Memory.measure(
+            judged, (self.features, self.train.records["rhythm"].to_numpy()), strange
+        )
         return row | memory.scores(memorisation.near(memory.strange))
 
     def _pair(self, made: RecordSet, label: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -190,52 +278,97 @@ class Judge:
         return [rng.permutation(side)[:count] for side in sides]
 
 
-def rows(params: Params, real: RecordSet, names: list[str], seeds: int, schedules: bool, judge: Judge, folder: Path) -> Iterator[dict]:
-    real_f1 = np.mean([judge.f1([judge.train], judge.validation, seed, f"real-{seed}") for seed in range(seeds)], axis=0)
-    print(f"{len(judge.train)} training and {len(judge.test)} judged records; TrRTeR own {real_f1[0]:.3f}, ridge {real_f1[1]:.3f}")
-    for name in ["floor", "jittered", "surrogates", *names]:
+def rows(
+    params: Params,
+    real: RecordSet,
+    names: list[str],
+    seeds: int,
+    schedules: bool,
+    judge: Judge,
+    folder: Path,
+) -> Iterator[dict]:
+    real_f1 = np.mean(
+        [judge.f1([judge.train], judge.validation, seed, f"real-{seed}") for seed in range(seeds)],
+        axis=0,
+    )
+    print(
+        f"{len(judge.train)} training and {len(judge.test)} judged records; TrRTeR own "
+        f"{real_f1[0]:.3f}, ridge {real_f1[1]:.3f}"
+    )
+    for name in ["baseline", "jittered", "surrogates", *names]:
         for seed in range(seeds):
             place = folder / f"{name}-{seed}"
-            if name == "floor":
+            if name == "baseline":
                 yield {"set": name, **judge.quality(judge.train, seed)}
                 continue
             made, filling = sets(params, real, name, seed, place)
             if schedules and name not in REMADE:
                 sampling = longer(params.generator(name).sampling)
                 many = drawn(place / "model", sampling, learned(real, seed), place / "longer", seed)
-                yield {"set": f"{name}, {LONGER} x calls", **judge.quality(many.split("train"), seed)}
+                yield {
+                    "set": f"{name}, {LONGER} x calls",
+                    **judge.quality(many.split("train"), seed),
+                }
             synthetic = made.split("train")
-            alone = judge.f1([synthetic], made.split("validation"), seed, f"{name}-{seed}-alone") / real_f1
-            beside = judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-beside") / real_f1
-            filled = judge.f1([judge.train, filling], judge.validation, seed, f"{name}-{seed}-filled") / real_f1
-            yield {"set": name, **dict(zip(SHARES, [*alone, *beside, *filled], strict=True)), **judge.quality(synthetic, seed)}
+            alone = (
+                judge.f1([synthetic], made.split("validation"), seed, f"{name}-{seed}-alone")
+                / real_f1
+            )
+            beside = (
+                judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-beside")
+                / real_f1
+            )
+            filled = (
+                judge.f1([judge.train, filling], judge.validation, seed, f"{name}-{seed}-filled")
+                / real_f1
+            )
+            yield {
+                "set": name,
+                **dict(zip(SHARES, [*alone, *beside, *filled], strict=True)),
+                **judge.quality(synthetic, seed),
+            }
 
 
 def sets(params: Params, real: RecordSet, name: str, seed: int, place: Path) -> list[RecordSet]:
-    """Records of each rhythm as many as real ones, and records that fill up the rare rhythms, of a generator or as `REMADE` makes them."""
+    """Records of each rhythm as many as real ones, and records that fill up the rare rhythms, of a
+    generator or as `REMADE` makes them.
+    """
     wanted = {"records": learned(real, seed), "filling": rare(real, seed)}
     if name in REMADE:
         return [remade(records, name, seed, place / purpose) for purpose, records in wanted.items()]
     model, sampling = trained(params, name, seed, real, place), params.generator(name).sampling
-    return [drawn(model, sampling, records, place / purpose, seed) for purpose, records in wanted.items()]
+    return [
+        drawn(model, sampling, records, place / purpose, seed)
+        for purpose, records in wanted.items()
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("records", type=Path, help="a record set, as `ecgforge prepare` makes it")
-    parser.add_argument("folder", type=Path, help="where trained generators and their records are kept")
+    parser.add_argument(
+        "folder", type=Path, help="where trained generators and their records are kept"
+    )
     parser.add_argument("--profile", default="sample")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--generators", nargs="*", help="those of the profile, unless told")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--schedules", action="store_true", help="beside each generator, itself with more network calls")
+    parser.add_argument(
+        "--schedules",
+        action="store_true",
+        help="beside each generator, itself with more network calls",
+    )
     parser.add_argument("--judged", choices=["validation", "test"], default="test")
     asked = parser.parse_args()
     params = Params.read(asked.params).model_copy(update={"profile": asked.profile})
     real = dealt_out(RecordSet.open(asked.records), asked.folder / "real")
     judge = Judge(params, real, asked.judged, asked.folder / asked.judged)
     names = asked.generators if asked.generators is not None else list(params.active.generators)
-    table = pd.DataFrame(rows(params, real, names, asked.seeds, asked.schedules, judge, asked.folder)).set_index("set")
+    table = pd.DataFrame(
+        rows(params, real, names, asked.seeds, asked.schedules, judge, asked.folder)
+    ).set_index("set")
     groups = table.groupby(level=0, sort=False)
     shown = groups.mean().round(3).astype(str) + " ± " + groups.std().round(3).astype(str)
     print(shown.T.to_string(na_rep="-"))

@@ -1,4 +1,7 @@
-"""How many simulated records a core writes in a second, files included: `python benchmarks/simulate.py [records]`."""
+"""How many simulated records a core writes in a second, files included:
+
+`python benchmarks/simulate.py [records]`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ def main(records: int) -> None:
             wall, core = time.perf_counter(), time.process_time()
             simulated.write(Path(folder) / layout, settings)
             wall, core = time.perf_counter() - wall, time.process_time() - core
-            print(f"{layout}: {records / core:.0f} records per second of a core, {records / wall:.0f} per second by the clock")
+            print(
+                f"{layout}: {records / core:.0f} records per second of a core, "
+                f"{records / wall:.0f} per second by the clock"
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What tracking costs, on a SQLite file in a temporary folder: `python benchmarks/tracking.py`.
 
-The contract: at most 2 % of a run's time. Curves are logged while a stand-in for training computes for half a minute; what is
-opened, ended and registered once a run is told in seconds.
+The contract: at most 2 % of a run's time. Curves are logged while a stand-in for training computes
+for half a minute; what is opened, ended and registered once a run is told in seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ SAMPLES = 1000
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        blocks = [[nn.Conv1d(8 if n == 0 else 64, 64, 7, padding=3), nn.BatchNorm1d(64), nn.ReLU()] for n in range(10)]
+        blocks = [
+            [nn.Conv1d(8 if n == 0 else 64, 64, 7, padding=3), nn.BatchNorm1d(64), nn.ReLU()]
+            for n in range(10)
+        ]
         self.body = nn.Sequential(*[layer for block in blocks for layer in block])
         self.head = nn.Linear(64, 7)
 
@@ -46,20 +49,27 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     with timed("import ecgforge.tracking"):
-        from ecgforge.tracking import models, runs, store
+        from ecgforge.model_versions import models
+        from ecgforge.tracking import runs, store
     with timed("create the database, with the import of MLflow"):
         store.initialise()
     with timed("open it in a process that uses it first"):
         store.client().search_experiments()
 
-    cell = runs.Cell("classifier", "merged", 0, simulated=True, setting="TrRTeR", backbone="resnet1d")
-    inputs = [runs.DatasetInput("merged", folder / "merged", "0" * 32 + ".dir", "training", "simulated")]
+    cell = runs.Cell(
+        "classifier", "merged", 0, simulated=True, setting="TrRTeR", backbone="resnet1d"
+    )
+    inputs = [
+        runs.DatasetInput("merged", folder / "merged", "0" * 32 + ".dir", "training", "simulated")
+    ]
     for name in ("first run: open and end it", "second run: open and end it"):
         with timed(name), runs.tracked(cell, fingerprint=name, params={"lr": 0.1}, inputs=inputs):
             pass
 
     wall = cpu = 0.0
-    with runs.tracked(cell, fingerprint="curves", params={"lr": 0.1}, inputs=inputs, resume_file=folder / "unsent") as run:
+    with runs.tracked(
+        cell, fingerprint="curves", params={"lr": 0.1}, inputs=inputs, resume_file=folder / "unsent"
+    ) as run:
         started, busy = time.perf_counter(), time.process_time()
         for step in range(int(TRAINING / STEP)):
             while time.perf_counter() < started + (step + 1) * STEP:
@@ -68,7 +78,10 @@ def main() -> None:
             run.log({f"curve_{n}": step / (n + 1) for n in range(CURVES)}, step)
             wall, cpu = wall + time.perf_counter() - before, cpu + time.process_time() - before_cpu
         total, busy = time.perf_counter() - started, time.process_time() - busy
-    print(f"{f'curves: {CURVES * TRAINING / STEP:.0f} points while training {total:.0f} s':<58} {wall:8.2f} s, {wall / total:.2%}")
+    print(
+        f"{f'curves: {CURVES * TRAINING / STEP:.0f} points while training {total:.0f} s':<58} "
+        f"{wall:8.2f} s, {wall / total:.2%}"
+    )
     print(f"{'of the processor time':<58} {cpu:8.2f} s, {cpu / busy:.2%}")
 
     example = np.zeros((2, 8, SAMPLES), dtype=np.float32)
@@ -76,7 +89,10 @@ def main() -> None:
         for number in range(MODELS):
             torch.manual_seed(number)
             network = Network()
-            with timed(f"register model {number + 1}" + (", with the import of mlflow.pytorch and Lightning" if number == 0 else "")):
+            with timed(
+                f"register model {number + 1}"
+                + (", with the import of mlflow.pytorch and Lightning" if number == 0 else "")
+            ):
                 models.log_classifier(run, network, example, list("abcdefg"), name=cell.model_name)
 
 

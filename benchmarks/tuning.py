@@ -1,13 +1,18 @@
-"""Does tuning pay? A tuned classifier and a tuned generator against the parameters as they are, on test records that tuning never saw.
+"""Does tuning pay?
+
+A tuned classifier and a tuned generator against the parameters as they are, on test records that
+tuning never saw.
 
     .venv/bin/python benchmarks/tuning.py data/prepared/ptbxl work/tuning --what classifier
 
-The records are dealt out anew by patient as in `on_records.py`, five tenths to train on, one to validate on, four to be judged by, so
-that rare rhythms have enough of them for a verdict. A study of the profile's space looks for parameters on the first two. Then both
-parameter sets are trained with each seed, for as many steps each: the classifier on real records (TrRTeR), the generator to draw as
-many records of each rhythm as there are to train on, which train the profile's classifier (TrSTeR). Where the profile's tuning is `fast`,
-it may choose no sampling that is slower; elsewhere what it chose, which is printed, may cost more to draw. Differences of macro-F1 are
-tuned less default, with the study's bootstrap over seeds and test patients.
+The records are dealt out anew by patient as in `on_records.py`, five tenths to train on, one to
+validate on, four to be judged by, so that rare rhythms have enough of them for a verdict. A study
+of the profile's space looks for parameters on the first two. Then both parameter sets are trained
+with each seed, for as many steps each: the classifier on real records (TrRTeR), the generator to
+draw as many records of each rhythm as there are to train on, which train the profile's classifier
+(TrSTeR). Where the profile's tuning is `fast`, it may choose no sampling that is slower; elsewhere
+what it chose, which is printed, may cost more to draw. Differences of macro-F1 are tuned less
+default, with the study's bootstrap over seeds and test patients.
 """
 
 from __future__ import annotations
@@ -44,55 +49,105 @@ def best_of(objective: Any, trials: int, folder: Path) -> search.Tried:
         tuning.seed,
         objective.warmup,
     )
-    tried = search.search(task, lambda attempt: objective(attempt, folder / f"trial-{attempt.number}", lambda *_: None), trials, [None])
+    tried = search.search(
+        task,
+        lambda attempt: objective(attempt, folder / f"trial-{attempt.number}", lambda *_: None),
+        trials,
+        [None],
+    )
     best = search.best(tried, task.directions)
-    print(f"{len(tried)} trials: validation {tried[0].values} by default, {best.values} by trial {best.number}: {best.point}", flush=True)
+    print(
+        f"{len(tried)} trials: validation {tried[0].values} by default, {best.values} by trial "
+        f"{best.number}: {best.point}",
+        flush=True,
+    )
     return best
 
 
-def tested(params: Params, settings: Any, sets: list[RecordSet], real: RecordSet, seed: int, folder: Path) -> np.ndarray:
+def tested(
+    params: Params, settings: Any, sets: list[RecordSet], real: RecordSet, seed: int, folder: Path
+) -> np.ndarray:
     """Train a classifier, and return its probabilities on the test records."""
     train_set, validation = sets
-    classifier = classifiers.create(settings, real.about.rhythms, Records([train_set]).scale(), seed)
-    arguments = (classifier.objective(), [train_set], [validation], settings.training, params.active.compute)
+    classifier = classifiers.create(
+        settings, real.about.rhythms, Records([train_set]).scale(), seed
+    )
+    arguments = (
+        classifier.objective(),
+        [train_set],
+        [validation],
+        settings.training,
+        params.active.compute,
+    )
     fit(*arguments, seed=seed, folder=folder, log=lambda *_: None)
     return probabilities(classifier, real.split("test"))
 
 
-def classifier(params: Params, real: RecordSet, asked: argparse.Namespace) -> dict[str, list[np.ndarray]]:
+def classifier(
+    params: Params, real: RecordSet, asked: argparse.Namespace
+) -> dict[str, list[np.ndarray]]:
     settings = params.classifier
-    best = best_of(objectives.OfClassifier(settings, real.folder, params.active.compute), asked.trials, asked.folder)
+    best = best_of(
+        objectives.OfClassifier(settings, real.folder, params.active.compute),
+        asked.trials,
+        asked.folder,
+    )
     sets = [real.split("train"), real.split("validation")]
     found: dict[str, list[np.ndarray]] = {}
     for name, chosen in {"default": settings, "tuned": space.applied(settings, best.point)}.items():
-        found[name] = [tested(params, chosen, sets, real, seed, asked.folder / f"{name}-{seed}") for seed in range(asked.seeds)]
+        found[name] = [
+            tested(params, chosen, sets, real, seed, asked.folder / f"{name}-{seed}")
+            for seed in range(asked.seeds)
+        ]
     return found
 
 
-def generator(params: Params, real: RecordSet, asked: argparse.Namespace, name: str) -> dict[str, list[np.ndarray]]:
+def generator(
+    params: Params, real: RecordSet, asked: argparse.Namespace, name: str
+) -> dict[str, list[np.ndarray]]:
     settings = params.generator(name)
-    best = best_of(objectives.OfGenerator(name, settings, real.folder, params.active.compute), asked.trials, asked.folder)
+    best = best_of(
+        objectives.OfGenerator(name, settings, real.folder, params.active.compute),
+        asked.trials,
+        asked.folder,
+    )
     found: dict[str, list[np.ndarray]] = {}
     for how, chosen in {"default": settings, "tuned": space.applied(settings, best.point)}.items():
         found[how] = []
-        alike = all(getattr(chosen, part) == getattr(settings, part) for part in ("network", "training"))
+        alike = all(
+            getattr(chosen, part) == getattr(settings, part) for part in ("network", "training")
+        )
         for seed in range(asked.seeds):
-            place, model = asked.folder / f"{how}-{seed}", asked.folder / f"{'default' if alike else how}-{seed}" / "model"
+            place, model = (
+                asked.folder / f"{how}-{seed}",
+                asked.folder / f"{'default' if alike else how}-{seed}" / "model",
+            )
             if not model.exists():
                 seeded = chosen.model_copy(update={"seed": seed})
                 log = partial(print, how, seed, flush=True)
-                generators.save(train(name, seeded, real, params.active.compute, place / "checkpoints", log), model)
+                generators.save(
+                    train(name, seeded, real, params.active.compute, place / "checkpoints", log),
+                    model,
+                )
             made = drawn(model, chosen.sampling, learned(real, seed), place / "records", seed)
             sets = [made.split("train"), made.split("validation")]
-            found[how].append(tested(params, params.classifier, sets, real, seed, place / "classifier"))
+            found[how].append(
+                tested(params, params.classifier, sets, real, seed, place / "classifier")
+            )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("records", type=Path, help="a record set, as `ecgforge prepare` makes it")
-    parser.add_argument("folder", type=Path, help="where everything is kept; what is there is not done again")
-    parser.add_argument("--what", default="classifier", help="classifier, or the name of a generator")
+    parser.add_argument(
+        "folder", type=Path, help="where everything is kept; what is there is not done again"
+    )
+    parser.add_argument(
+        "--what", default="classifier", help="classifier, or the name of a generator"
+    )
     parser.add_argument("--profile", default="demo")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--trials", type=int, default=20)
@@ -105,13 +160,28 @@ def main() -> None:
     work = classifier if asked.what == "classifier" else partial(generator, name=asked.what)
     found = {name: np.stack(one) for name, one in work(params, real, asked).items()}
     test, rhythms = real.split("test"), real.about.rhythms
-    people, options = test.records["patient"].to_numpy(), {"confidence": 0.95, "resamples": 2000, "seed": 0}
+    people, options = (
+        test.records["patient"].to_numpy(),
+        {"confidence": 0.95, "resamples": 2000, "seed": 0},
+    )
     for name, estimates in found.items():
-        row = statistics.interval(test.labels, estimates, people, rhythms, **options).set_index(["rhythm", "metric"]).loc["macro", "f1"]
-        print(f"{name}: macro-F1 {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {len(test)} test records, {asked.seeds} seeds")
-    rows = statistics.difference(test.labels, found["default"], found["tuned"], people, rhythms, **options)
+        row = (
+            statistics.interval(test.labels, estimates, people, rhythms, **options)
+            .set_index(["rhythm", "metric"])
+            .loc["macro", "f1"]
+        )
+        print(
+            f"{name}: macro-F1 {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), "
+            f"{len(test)} test records, {asked.seeds} seeds"
+        )
+    rows = statistics.difference(
+        test.labels, found["default"], found["tuned"], people, rhythms, **options
+    )
     row = rows.set_index(["rhythm", "metric"]).loc["macro", "f1"]
-    print(f"tuned less default: {row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), p = {row['p']:.3f}")
+    print(
+        f"tuned less default: {row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), p "
+        f"= {row['p']:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def _type(found: dict[str, Any]) -> str:
 
 
 def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """Return the comment at the end of each field's line, by field."""
+    """Return the comment at the end of each field's line, or on the lines above it, by field."""
     found: dict[str, str] = {}
     bases = [one for one in model.__mro__ if issubclass(one, BaseModel) and one is not BaseModel]
     for base in reversed(bases):
@@ -186,8 +186,15 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
         tokens = tokenize.generate_tokens(StringIO(source).readline)
         comments = {one.start[0]: one.string for one in tokens if one.type == tokenize.COMMENT}
         for field in ast.walk(ast.parse(source)):
-            if isinstance(field, ast.AnnAssign) and field.end_lineno in comments:
-                found[ast.unparse(field.target)] = comments[field.end_lineno].lstrip("# ")
+            if not isinstance(field, ast.AnnAssign):
+                continue
+            lines, above = [field.end_lineno or 0], field.lineno - 1
+            while above in comments and source.splitlines()[above - 1].strip().startswith("#"):
+                lines.insert(-1, above)
+                above -= 1
+            words = [comments[line].lstrip("# ") for line in sorted(lines) if line in comments]
+            if words:
+                found[ast.unparse(field.target)] = " ".join(words)
     return found
 
 

@@ -11,13 +11,14 @@ from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.classifiers.common.base import embed
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator, Shape
+from ecgforge.model_versions import history, models
+from ecgforge.model_versions.pyfunc_signature import SAMPLING
 from ecgforge.params import Params, Preparation, SimulatedSource
 from ecgforge.preparation.prepare import RawSource, prepare
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.sources import ptbxl, simulated
-from ecgforge.tracking import history, models, runs, store
-from ecgforge.tracking.served import SAMPLING
+from ecgforge.tracking import runs, store
 from ecgforge.training.batches import Records
 
 PARAMS = Params.read(Path(__file__).parents[1] / "params.yaml")
@@ -30,7 +31,9 @@ def prepared_records(project: Path, amplitude: str = "mV") -> RecordSet:
     raw = project / "raw/ptbxl"
     if not raw.exists():
         simulated.write(raw, SimulatedSource(kind="simulated", layout="ptbxl", records=40, seed=1))
-    source = RawSource(raw, ptbxl.catalogue(raw), ptbxl.RHYTHM_CODES, ptbxl.OTHER_RHYTHMS, simulated=True)
+    source = RawSource(
+        raw, ptbxl.catalogue(raw), ptbxl.RHYTHM_CODES, ptbxl.OTHER_RHYTHMS, simulated=True
+    )
     preparation = Preparation(min_records=1, max_damaged=0, amplitude=amplitude)
     prepare({"ptbxl": source}, project / f"prepared-{amplitude}", PARAMS.preprocessing, preparation)
     return RecordSet.open(project / f"prepared-{amplitude}")
@@ -40,16 +43,24 @@ def register_classifier(project: Path, records: RecordSet) -> None:
     """Register a classifier whose head tells records apart, as an untrained one's does not."""
     settings, rhythms = PARAMS.classifier, records.about.rhythms
     classifier = classifiers.create(settings, rhythms, Records([records]).scale(), seed=0).eval()
-    features, linear = torch.from_numpy(embed(classifier, records.signals())).float(), classifier.head[1]
+    features, linear = (
+        torch.from_numpy(embed(classifier, records.signals())).float(),
+        classifier.head[1],
+    )
     with torch.no_grad():
         linear.weight *= 3 / (features @ linear.weight.T).std(0)[:, None]
         linear.bias.copy_(-linear.weight @ features.mean(0))
     classifiers.save(classifier, settings.backbone, project / "classifier")
     cell = runs.Cell("classifier", "merged", 0, True, setting="TrRTeR", backbone=settings.backbone)
     with runs.tracked(cell, fingerprint="classifier", params={}, inputs=[]) as run:
-        files, example = sorted((project / "classifier").iterdir()), np.zeros((2, 8, records.about.samples), np.float32)
+        files, example = (
+            sorted((project / "classifier").iterdir()),
+            np.zeros((2, 8, records.about.samples), np.float32),
+        )
         service = serving.service(records.about)
-        models.log_classifier(run, classifier, example, rhythms, name=CLASSIFIER, files=files, service=service)
+        models.log_classifier(
+            run, classifier, example, rhythms, name=CLASSIFIER, files=files, service=service
+        )
     history.move(CLASSIFIER, "1", "", history.PROMOTED, "", "")
 
 
@@ -66,7 +77,9 @@ def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") 
     cell = runs.Cell("generator", "ptbxl", 0, True, generator="diffwave")
     with runs.tracked(cell, fingerprint=name, params={}, inputs=[]) as run:
         described = {SAMPLING: {"sampling": settings.sampling, "rhythms": RHYTHMS, "units": units}}
-        models.log_generator(run, *generator.exportable(), project / name, name=name, described=described)
+        models.log_generator(
+            run, *generator.exportable(), project / name, name=name, described=described
+        )
     history.move(name, "1", "", history.PROMOTED, "", "")
     return generator
 

@@ -1,4 +1,5 @@
-"""What all tests share: the order of the files, and one empty MLflow database that each worker makes once.
+"""What all tests share: the order of the files, and one empty MLflow database that each worker
+makes once.
 
 The longest files come first, so that no worker is left with one of them alone at the end.
 """
@@ -36,12 +37,17 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Have MLflow run its sixty migrations for the first database of this process alone, and copy the tables for those after it.
+    """Have MLflow run its sixty migrations for the first database of this process alone, and copy
+    the tables for those after it.
 
     Other processes, forked ones too, still make their own.
     """
@@ -50,15 +56,27 @@ def tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         return
     from mlflow.store.db import utils
 
-    template, create, here = tmp_path_factory.mktemp("mlflow") / "tables.db", utils._initialize_tables, os.getpid()
+    template, create, here = (
+        tmp_path_factory.mktemp("mlflow") / "tables.db",
+        utils._initialize_tables,
+        os.getpid(),
+    )
 
     def initialise(engine: Any) -> None:
         known = template.exists()
-        alike = engine.dialect.name == "sqlite" and engine.url.database and utils._is_empty_database(engine) and os.getpid() == here
+        alike = (
+            engine.dialect.name == "sqlite"
+            and engine.url.database
+            and utils._is_empty_database(engine)
+            and os.getpid() == here
+        )
         if not (known and alike):
             create(engine)
         if alike:
-            with closing(sqlite3.connect(template)) as kept, closing(sqlite3.connect(engine.url.database)) as new:
+            with (
+                closing(sqlite3.connect(template)) as kept,
+                closing(sqlite3.connect(engine.url.database)) as new,
+            ):
                 kept.backup(new) if known else new.backup(kept)
 
     with pytest.MonkeyPatch.context() as patch:

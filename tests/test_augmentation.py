@@ -8,16 +8,21 @@ import torch
 from ecgforge.classifiers.common.augmentation import augmented
 from ecgforge.params import Augmentation
 
-NONE = {"shift": 0.0, "gain": 0.0, "noise": 0.0, "wander": 0.0, "lead_dropout": 0.0}
+NONE = {"timestep_shift": 0.0, "gain": 0.0, "noise": 0.0, "wander": 0.0, "lead_dropout": 0.0}
 RATE = 50
 
 
 def records() -> torch.Tensor:
-    return torch.randn(64, 8, 500, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 2, 8)[:, None]
+    return (
+        torch.randn(64, 8, 500, generator=torch.Generator().manual_seed(0))
+        * torch.linspace(0.1, 2, 8)[:, None]
+    )
 
 
 def changed(seed: int = 1, **settings: float) -> torch.Tensor:
-    return augmented(records(), Augmentation(**{**NONE, **settings}), RATE, torch.Generator().manual_seed(seed))
+    return augmented(
+        records(), Augmentation(**{**NONE, **settings}), RATE, torch.Generator().manual_seed(seed)
+    )
 
 
 def test_nothing_asked_changes_nothing() -> None:
@@ -25,13 +30,19 @@ def test_nothing_asked_changes_nothing() -> None:
 
 
 def test_a_record_depends_on_the_source_of_randomness_alone() -> None:
-    everything = {"shift": 2.0, "gain": 0.1, "noise": 0.1, "wander": 0.1, "lead_dropout": 0.1}
+    everything = {
+        "timestep_shift": 2.0,
+        "gain": 0.1,
+        "noise": 0.1,
+        "wander": 0.1,
+        "lead_dropout": 0.1,
+    }
     assert torch.equal(changed(**everything), changed(**everything))
     assert not torch.equal(changed(**everything), changed(seed=2, **everything))
 
 
 def test_all_leads_of_a_record_move_together_and_no_further_than_asked() -> None:
-    before, after = records(), changed(shift=2.0)
+    before, after = records(), changed(timestep_shift=2.0)
     moved = []
     for one, other in zip(before, after, strict=True):
         shifts = [shift for shift in range(-250, 250) if torch.equal(one.roll(shift, -1), other)]
@@ -53,11 +64,15 @@ def test_noise_and_wander_are_relative_to_the_lead() -> None:
     before = records()
     spread = before.std(dim=2)
     noise = changed(noise=0.3) - before
-    torch.testing.assert_close(noise.std(dim=2) / spread, torch.full((64, 8), 0.3), rtol=0.2, atol=0)
+    torch.testing.assert_close(
+        noise.std(dim=2) / spread, torch.full((64, 8), 0.3), rtol=0.2, atol=0
+    )
     wander = changed(wander=0.3) - before
     power = torch.fft.rfft(wander).abs().square().mean(dim=(0, 1))
     assert power[:8].sum() > 0.95 * power.sum(), "below 0.8 Hz"
-    assert (wander.std(dim=2) / spread).mean() == pytest.approx(0.3 * 0.8 / 2**0.5, rel=0.25), "E|N| = 0.8, of a sine"
+    assert (wander.std(dim=2) / spread).mean() == pytest.approx(0.3 * 0.8 / 2**0.5, rel=0.25), (
+        "E|N| = 0.8, of a sine"
+    )
 
 
 def test_a_dropped_lead_is_flat() -> None:

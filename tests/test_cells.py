@@ -1,4 +1,6 @@
-"""Cells side by side, by the real DVC: what fails stops what comes after it and nothing else, and is told once."""
+"""Cells side by side, by the real DVC: what fails stops what comes after it and nothing else, and
+is told once.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from ecgforge import cells, warm
 from ecgforge.errors import EcgforgeError
+from ecgforge.pipeline import cells, warm
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +31,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stages = {
         "early": {"cmd": "sleep 1; echo early > early", "outs": ["early"]},
         "wrong": {"cmd": "echo wrong >&2; exit 3", "outs": ["wrong"]},
-        "slow": {"cmd": "until test -e noticed; do sleep 0.1; done; echo slow > slow", "outs": ["slow"]},
+        "slow": {
+            "cmd": "until test -e noticed; do sleep 0.1; done; echo slow > slow",
+            "outs": ["slow"],
+        },
         "after_slow": {"cmd": "cat slow > after_slow", "deps": ["slow"], "outs": ["after_slow"]},
-        "after_wrong": {"cmd": "cat wrong > after_wrong", "deps": ["wrong"], "outs": ["after_wrong"]},
+        "after_wrong": {
+            "cmd": "cat wrong > after_wrong",
+            "deps": ["wrong"],
+            "outs": ["after_wrong"],
+        },
     }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     shutil.copy(ROOT / "params.yaml", tmp_path)
@@ -79,11 +88,27 @@ def test_a_failure_lets_what_runs_finish_and_starts_no_more(
 
 
 def test_a_target_that_is_none_is_told_with_what_there_is(project: Path) -> None:
-    stages = {"train": {"matrix": {"data": ["a", "b"]}, "cmd": "echo ${item.data} > ${item.data}", "outs": ["${item.data}"]}}
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages | {"report": {"cmd": "touch report", "outs": ["report"]}}}))
-    with pytest.raises(EcgforgeError, match="'tarin' is no stage and no cell .* are report, train, and cells of these, such as train@a$"):
+    stages = {
+        "train": {
+            "matrix": {"data": ["a", "b"]},
+            "cmd": "echo ${item.data} > ${item.data}",
+            "outs": ["${item.data}"],
+        }
+    }
+    (project / "dvc.yaml").write_text(
+        yaml.safe_dump({"stages": stages | {"report": {"cmd": "touch report", "outs": ["report"]}}})
+    )
+    with pytest.raises(
+        EcgforgeError,
+        match=(
+            "'tarin' is no stage and no cell .* are report, train, and cells of these, such as "
+            "train@a$"
+        ),
+    ):
         cells.repro(["report", "tarin"], 1)
-    with pytest.raises(EcgforgeError, match="'train@c' is no stage and no cell .* are train@a, train@b$"):
+    with pytest.raises(
+        EcgforgeError, match="'train@c' is no stage and no cell .* are train@a, train@b$"
+    ):
         cells.repro(["train@c"], 1)
     assert not (project / "report").exists()
     assert cells.repro(["train@a", "report"], 1) == 0
@@ -102,8 +127,12 @@ def test_a_section_of_the_parameters_that_is_null_is_named(project: Path) -> Non
 
 
 @pytest.mark.timeout(120)
-def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    stages = {f"wrong{i}": {"cmd": f"touch ran{i}; exit 3", "outs": [f"wrong{i}"]} for i in range(6)}
+def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages = {
+        f"wrong{i}": {"cmd": f"touch ran{i}; exit 3", "outs": [f"wrong{i}"]} for i in range(6)
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     assert cells.repro([], 1) == 1
     assert len(list(project.glob("ran*"))) == 1
@@ -112,7 +141,13 @@ def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(project: Path,
 
 @pytest.mark.timeout(120)
 def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Path) -> None:
-    stages = {f"long{i}": {"cmd": f"touch ran{i}; until test -e interrupted; do sleep 0.1; done", "outs": [f"long{i}"]} for i in range(4)}
+    stages = {
+        f"long{i}": {
+            "cmd": f"touch ran{i}; until test -e interrupted; do sleep 0.1; done",
+            "outs": [f"long{i}"],
+        }
+        for i in range(4)
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     program = (
         "from pathlib import Path; from ecgforge import cells; pass_on = cells._interrupt_stages\n"
@@ -120,7 +155,11 @@ def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Pat
         "cells.repro([], 1)"
     )
     command = subprocess.Popen(
-        [sys.executable, "-c", program], start_new_session=True, stderr=subprocess.PIPE, text=True, env=with_a_server()
+        [sys.executable, "-c", program],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=with_a_server(),
     )
     while not list(project.glob("ran*")):
         time.sleep(0.1)
@@ -133,23 +172,36 @@ def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Pat
 
 @pytest.mark.timeout(240)
 def test_when_it_is_killed_its_cells_end_too_and_the_next_run_goes_on(project: Path) -> None:
-    stages = {"long": {"cmd": "test -e ran && echo done > long || (touch ran; sleep 60)", "outs": ["long"]}}
+    stages = {
+        "long": {
+            "cmd": "test -e ran && echo done > long || (touch ran; sleep 60)",
+            "outs": ["long"],
+        }
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    command = subprocess.Popen([sys.executable, "-c", "from ecgforge import cells; cells.repro([], 1)"], env=with_a_server())
+    command = subprocess.Popen(
+        [sys.executable, "-c", "from ecgforge import cells; cells.repro([], 1)"],
+        env=with_a_server(),
+    )
     while not (project / "ran").exists():
         time.sleep(0.1)
     started = psutil.Process(command.pid).children(recursive=True)
     command.kill()
     command.wait()
-    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started):  # until the test's time is over
+    # until the test's time is over
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started):
         time.sleep(0.1)
     assert cells.repro([], 1) == 0
     assert (project / "long").read_text() == "done\n"
 
 
 @pytest.mark.parametrize("left", ["", '{"long": {"write": {"pid"'])
-def test_a_kill_while_dvc_wrote_its_lock_does_not_stop_the_next_run(project: Path, left: str) -> None:
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "outs": ["one"]}}}))
+def test_a_kill_while_dvc_wrote_its_lock_does_not_stop_the_next_run(
+    project: Path, left: str
+) -> None:
+    (project / "dvc.yaml").write_text(
+        yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "outs": ["one"]}}})
+    )
     lock = project / ".dvc/tmp/rwlock"
     lock.parent.mkdir(exist_ok=True)
     lock.write_text(left)
@@ -157,12 +209,18 @@ def test_a_kill_while_dvc_wrote_its_lock_does_not_stop_the_next_run(project: Pat
     assert (project / "one").exists()
 
 
-def test_a_torn_lock_is_restored_and_nothing_runs_again(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    stages = {name: {"cmd": f"echo x >> ran; touch {name}", "outs": [name]} for name in ("one", "two", "three")}
+def test_a_torn_lock_is_restored_and_nothing_runs_again(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages = {
+        name: {"cmd": f"echo x >> ran; touch {name}", "outs": [name]}
+        for name in ("one", "two", "three")
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     assert cells.repro([], 1) == 0
     whole = (project / "dvc.lock").read_text()
-    for left in (whole[:90], whole[: whole.rindex("  t")], ""):  # no YAML, valid YAML with fewer stages, nothing
+    # no YAML, valid YAML with fewer stages, nothing
+    for left in (whole[:90], whole[: whole.rindex("  t")], ""):
         (project / "dvc.lock").write_text(left)
         assert cells.repro([], 1) == 0
         assert "dvc.lock was damaged" in capfd.readouterr().err
@@ -171,11 +229,19 @@ def test_a_torn_lock_is_restored_and_nothing_runs_again(project: Path, capfd: py
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(project: Path) -> None:
-    stage = {"cmd": "echo $PPID > worker; echo $$ > stage; echo $TMPDIR > place; sleep 60; touch long", "outs": ["long"]}
+def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(
+    project: Path,
+) -> None:
+    stage = {
+        "cmd": "echo $PPID > worker; echo $$ > stage; echo $TMPDIR > place; sleep 60; touch long",
+        "outs": ["long"],
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"long": stage}}))
     command = subprocess.Popen(
-        [sys.executable, "-m", "ecgforge", "repro", "--jobs", "1"], stderr=subprocess.PIPE, text=True, env=with_a_server()
+        [sys.executable, "-m", "ecgforge", "repro", "--jobs", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=with_a_server(),
     )
     while not (project / "place").exists() or not (project / "place").read_text():
         time.sleep(0.1)
@@ -184,11 +250,17 @@ def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(
     _, told = command.communicate()
     assert command.returncode == 1
     assert "Traceback" not in told
-    assert "a worker process was killed, perhaps for lack of memory, while these ran: long" in told.strip().split("\n")[-1]
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # until the test's time is over
+    assert (
+        "a worker process was killed, perhaps for lack of memory, while these ran: long"
+        in told.strip().split("\n")[-1]
+    )
+    # until the test's time is over
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.1)
     assert not (project / "long").exists()
-    assert not Path((project / "place").read_text().strip()).exists(), "its temporary files are gone"
+    assert not Path((project / "place").read_text().strip()).exists(), (
+        "its temporary files are gone"
+    )
 
 
 def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
@@ -202,7 +274,11 @@ def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
     key = own.name.split("-")[1]
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = {f"ecgforge-{key}-{dead.pid}-abc": False, f"ecgforge-{key}-{os.getppid()}-abc": True, f"ecgforge-00000000-{dead.pid}-abc": True}
+    left = {
+        f"ecgforge-{key}-{dead.pid}-abc": False,
+        f"ecgforge-{key}-{os.getppid()}-abc": True,
+        f"ecgforge-00000000-{dead.pid}-abc": True,
+    }
     for name in left:
         (place / name / "model").mkdir(parents=True)
     with cells._temporary_files():
@@ -211,11 +287,17 @@ def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
 
 @pytest.mark.timeout(120)
 def test_two_runs_at_once_lose_nothing(project: Path) -> None:
-    """One that wants a stage of the other ends and says so, or both do; the next run does the rest."""
-    stages = {f"s{i}": {"cmd": f"echo x >> ran{i}; sleep 1; touch s{i}", "outs": [f"s{i}"]} for i in range(4)}
+    """One that wants a stage of the other ends and says so, or both do."""
+    stages = {
+        f"s{i}": {"cmd": f"echo x >> ran{i}; sleep 1; touch s{i}", "outs": [f"s{i}"]}
+        for i in range(4)
+    }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     command = [sys.executable, "-m", "ecgforge", "repro", "--jobs", "2"]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_a_server()) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_a_server())
+        for _ in range(2)
+    ]
     told = [one.communicate()[1] for one in both]
     assert "Traceback" not in "".join(told)
     for line, one in zip(told, both, strict=True):
@@ -227,7 +309,11 @@ def test_two_runs_at_once_lose_nothing(project: Path) -> None:
 
 
 def test_a_kill_while_dvc_wrote_its_run_cache_does_not_stop_the_next_run(project: Path) -> None:
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"one": {"cmd": "touch one", "deps": ["params.yaml"], "outs": ["one"]}}}))
+    (project / "dvc.yaml").write_text(
+        yaml.safe_dump(
+            {"stages": {"one": {"cmd": "touch one", "deps": ["params.yaml"], "outs": ["one"]}}}
+        )
+    )
     assert cells.repro([], 1) == 0
     (project / "dvc.lock").unlink()
     (record,) = (project / ".dvc/cache/runs").glob("*/*/*")

@@ -1,4 +1,6 @@
-"""Runs of classifiers: what the phases of a gradual unfreezing draw, and how they are taken up again."""
+"""Runs of classifiers: what the phases of a gradual unfreezing draw, and how they are taken up
+again.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,25 @@ class Watched(RecordSet):
 
 @pytest.fixture
 def records(tmp_path: Path) -> RecordSet:
-    table = pd.DataFrame({"id": [f"r{i}" for i in range(64)], "rhythm": [RHYTHMS[i % 2] for i in range(64)]})
-    table = table.assign(patient=table["id"], dataset="ptbxl", split="train", age=50, sex="", origin="simulated")
-    with write_record_set(tmp_path / "set", About(100, 100, "mV", RHYTHMS, "simulated", {})) as writer:
+    table = pd.DataFrame(
+        {"id": [f"r{i}" for i in range(64)], "rhythm": [RHYTHMS[i % 2] for i in range(64)]}
+    )
+    table = table.assign(
+        patient=table["id"], dataset="ptbxl", split="train", age=50, sex="", origin="simulated"
+    )
+    with write_record_set(
+        tmp_path / "set", About(100, 100, "mV", RHYTHMS, "simulated", {})
+    ) as writer:
         writer.append(np.random.default_rng(0).normal(size=(64, 8, 100)), table)
     return RecordSet.open(tmp_path / "set")
 
 
-def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None = None) -> tuple[Outcome, bytes, list[int], list[bytes]]:
-    """Unfreeze a classifier gradually; return the outcome, its weights, the steps of its curve and the batches it was trained on."""
+def unfrozen(
+    records: RecordSet, seed: int, folder: Path, patience: int | None = None
+) -> tuple[Outcome, bytes, list[int], list[bytes]]:
+    """Unfreeze a classifier gradually; return the outcome, its weights, the steps of its curve and
+    the batches it was trained on.
+    """
     training = Training(
         steps=30,
         batch_size=16,
@@ -55,7 +67,7 @@ def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None =
         warmup_steps=0,
         gradient_clip=1.0,
         ema_decay=0.0,
-        balance=0.0,
+        class_balance_power=0.0,
         evaluate_every=2,
         patience=patience,
     )
@@ -63,7 +75,9 @@ def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None =
     settings = ClassifierSettings(backbone="resnet1d", network=network, training=training)
     classifier, steps = registry.create(settings, RHYTHMS, torch.ones(8), seed=0), []
     watched = Watched(records.folder, records.about, records.records, records.rows)
-    tuned = Experiment("TrSTeR", "ptbxl", "resnet1d", seed, start="a classifier", method="gradual")
+    tuned = Experiment(
+        "TrSTeR", "ptbxl", "resnet1d", seed, start="a classifier", method="gradual_unfreezing"
+    )
     run = SimpleNamespace(log=lambda _, step: steps.append(step))
     opened = TrackedRun(run, "", folder)  # type: ignore[arg-type]
     data = TrainingData([watched], [records])
@@ -72,13 +86,19 @@ def unfrozen(records: RecordSet, seed: int, folder: Path, patience: int | None =
     return outcome, weights, steps, watched.read
 
 
-def test_no_phase_of_an_unfreezing_draws_the_batches_of_another_or_of_another_seed(records: RecordSet, tmp_path: Path) -> None:
-    batches = [batch for seed in range(3) for batch in unfrozen(records, seed, tmp_path / str(seed))[3]]
+def test_no_phase_of_an_unfreezing_draws_the_batches_of_another_or_of_another_seed(
+    records: RecordSet, tmp_path: Path
+) -> None:
+    batches = [
+        batch for seed in range(3) for batch in unfrozen(records, seed, tmp_path / str(seed))[3]
+    ]
     assert len(batches) >= 3 * 30
     assert len(set(batches)) == len(batches)
 
 
-def test_an_unfreezing_that_was_over_is_taken_up_with_the_same_weights(records: RecordSet, tmp_path: Path) -> None:
+def test_an_unfreezing_that_was_over_is_taken_up_with_the_same_weights(
+    records: RecordSet, tmp_path: Path
+) -> None:
     outcome, weights, steps, _ = unfrozen(records, 0, tmp_path / "c", patience=1)
     assert len(steps) < 15, "a phase stopped early"
     again, same, rest, _ = unfrozen(records, 0, tmp_path / "c", patience=1)

@@ -1,4 +1,6 @@
-"""The contract of every registered classifier, what is particular to each of them, and the baselines."""
+"""The contract of every registered classifier, what is particular to each of them, and the
+baselines.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from ecgforge.training.fit import fit
 RHYTHMS = ("SR", "SB", "AFIB")
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet1d": {"widths": [8, 16], "stem_stride": 2, "kernel": 5, "dropout": 0.1},
-    "xresnet1d": {"widths": [8, 16], "depths": [1, 2], "stem_stride": 4, "kernel": 7, "dropout": 0.1},
+    "xresnet1d": {
+        "widths": [8, 16],
+        "depths": [1, 2],
+        "stem_stride": 4,
+        "kernel": 7,
+        "dropout": 0.1,
+    },
     "transformer": {"patch": 40, "width": 32, "layers": 2, "heads": 4, "dropout": 0.1},
 }
 STEPS = {"resnet1d": 100, "xresnet1d": 100, "transformer": 200}
@@ -38,7 +46,7 @@ def training(backbone: str, steps: int, evaluate_every: int = 20) -> Training:
         warmup_steps=5,
         gradient_clip=1.0,
         ema_decay=0.0,
-        balance=0.5,
+        class_balance_power=0.5,
         evaluate_every=evaluate_every,
         patience=None,
     )
@@ -49,7 +57,9 @@ COMPUTE = Compute(accelerator="cpu", devices=1, precision="auto", threads=1)
 
 def settings(backbone: str, **network: Any) -> ClassifierSettings:
     return ClassifierSettings(
-        backbone=backbone, network=NETWORKS[backbone] | network, training=training(backbone, STEPS[backbone], evaluate_every=20)
+        backbone=backbone,
+        network=NETWORKS[backbone] | network,
+        training=training(backbone, STEPS[backbone], evaluate_every=20),
     )
 
 
@@ -86,7 +96,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> RecordSet:
     folder = tmp_path_factory.mktemp("records") / "set"
     with write_record_set(folder, About(100, 1000, "mV", RHYTHMS, "simulated", {})) as writer:
         writer.append(
-            np.stack([beats(rng, rhythm) for rhythm in rhythms]), table.assign(dataset="ptbxl", age=50, sex="", origin="simulated")
+            np.stack([beats(rng, rhythm) for rhythm in rhythms]),
+            table.assign(dataset="ptbxl", age=50, sex="", origin="simulated"),
         )
     return RecordSet.open(folder)
 
@@ -100,14 +111,19 @@ def test_logits_for_any_batch_and_length(classifier: base.Classifier) -> None:
 
 @pytest.mark.parametrize("samples", [1000, 1001])
 def test_every_sample_of_every_lead_counts(classifier: base.Classifier, samples: int) -> None:
-    signals = torch.randn(16, 8, samples, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    signals = torch.randn(
+        16, 8, samples, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     classifier.eval()(signals).square().sum().backward()
     assert signals.grad is not None
     assert (signals.grad != 0).any(0).all()
 
 
 def test_the_scale_of_the_training_signals_is_part_of_the_model(backbone: str) -> None:
-    small, large = (registry.create(settings(backbone), RHYTHMS, torch.full((8,), scale), seed=0).eval() for scale in (0.2, 2.0))
+    small, large = (
+        registry.create(settings(backbone), RHYTHMS, torch.full((8,), scale), seed=0).eval()
+        for scale in (0.2, 2.0)
+    )
     signals = torch.randn(2, 8, 1000)
     torch.testing.assert_close(small(signals), large(10 * signals))
 
@@ -123,7 +139,9 @@ def test_seeds_decide_the_weights_and_nothing_else_does(backbone: str) -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-def test_saved_and_loaded_it_is_the_same_to_the_byte(classifier: base.Classifier, backbone: str, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_is_the_same_to_the_byte(
+    classifier: base.Classifier, backbone: str, tmp_path: Path
+) -> None:
     registry.save(classifier, backbone, tmp_path / "a")
     loaded = registry.load(tmp_path / "a")
     registry.save(loaded, backbone, tmp_path / "b")
@@ -136,15 +154,27 @@ def test_saved_and_loaded_it_is_the_same_to_the_byte(classifier: base.Classifier
 
 def test_every_weight_learns(classifier: base.Classifier) -> None:
     optimiser = torch.optim.SGD(classifier.parameters(), 0.1)
-    for _ in range(2):  # a block that starts as its shortcut passes no gradient to its inner weights before the second step
+    # a block that starts as its shortcut passes no gradient to its inner weights before the second
+    # step
+    for _ in range(2):
         optimiser.zero_grad()
-        classifier.train().objective().loss(torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator())["loss"].backward()
+        classifier.train().objective().loss(
+            torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator()
+        )["loss"].backward()
         optimiser.step()
-    assert [name for name, parameter in classifier.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+    assert [
+        name
+        for name, parameter in classifier.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ] == []
 
 
-def trained(backbone: str, records: RecordSet, folder: Path, steps: int, evaluate_every: int, seed: int) -> tuple[base.Classifier, float]:
-    """Train on the training split, and return the classifier with its best macro-F1 on the validation split."""
+def trained(
+    backbone: str, records: RecordSet, folder: Path, steps: int, evaluate_every: int, seed: int
+) -> tuple[base.Classifier, float]:
+    """Train on the training split, and return the classifier with its best macro-F1 on the
+    validation split.
+    """
     classifier = registry.create(settings(backbone), RHYTHMS, torch.full((8,), 0.3), seed=0)
     outcome = fit(
         classifier.objective(),
@@ -159,8 +189,12 @@ def trained(backbone: str, records: RecordSet, folder: Path, steps: int, evaluat
     return classifier, outcome.best
 
 
-def test_it_learns_and_beats_the_baselines(backbone: str, records: RecordSet, tmp_path: Path) -> None:
-    classifier, best = trained(backbone, records, tmp_path, STEPS[backbone], evaluate_every=20, seed=0)
+def test_it_learns_and_beats_the_baselines(
+    backbone: str, records: RecordSet, tmp_path: Path
+) -> None:
+    classifier, best = trained(
+        backbone, records, tmp_path, STEPS[backbone], evaluate_every=20, seed=0
+    )
     test = records.split("test")
     found = base.probabilities(classifier, test)
     np.testing.assert_allclose(found.sum(axis=1), 1)
@@ -168,12 +202,18 @@ def test_it_learns_and_beats_the_baselines(backbone: str, records: RecordSet, tm
     assert (found.argmax(axis=1) == test.labels).mean() > 0.85
 
 
-def test_training_is_a_function_of_its_seed(backbone: str, records: RecordSet, tmp_path: Path) -> None:
+def test_training_is_a_function_of_its_seed(
+    backbone: str, records: RecordSet, tmp_path: Path
+) -> None:
     weights = []
     for run, seed in enumerate([0, 0, 1]):
         torch.manual_seed(run)  # dropout must not draw from what came before
-        classifier, _ = trained(backbone, records, tmp_path / str(run), steps=4, evaluate_every=2, seed=seed)
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in classifier.parameters()]))
+        classifier, _ = trained(
+            backbone, records, tmp_path / str(run), steps=4, evaluate_every=2, seed=seed
+        )
+        weights.append(
+            torch.cat([parameter.detach().flatten() for parameter in classifier.parameters()])
+        )
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -182,7 +222,9 @@ def test_it_exports_for_any_batch(backbone: str, records: RecordSet, tmp_path: P
     classifier, _ = trained(backbone, records, tmp_path, steps=4, evaluate_every=4, seed=0)
     network = classifier.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    exported = torch.export.export(network, (torch.zeros(2, 8, 1000),), dynamic_shapes=shapes).module()
+    exported = torch.export.export(
+        network, (torch.zeros(2, 8, 1000),), dynamic_shapes=shapes
+    ).module()
     for batch in (1, 5):
         signals = torch.randn(batch, 8, 1000)
         torch.testing.assert_close(exported(signals), network(signals), rtol=1e-4, atol=1e-5)
@@ -193,7 +235,10 @@ def test_it_exports_for_any_batch(backbone: str, records: RecordSet, tmp_path: P
     [
         *((name, "dropot", 0.1, "dropot: unknown key") for name in CLASSIFIERS),
         *((name, "dropout", 1.0, "dropout = 1.0: .* less than 1") for name in CLASSIFIERS),
-        *((name, "widths", [], "widths = \\[\\]: .* at least 1 item") for name in ("resnet1d", "xresnet1d")),
+        *(
+            (name, "widths", [], "widths = \\[\\]: .* at least 1 item")
+            for name in ("resnet1d", "xresnet1d")
+        ),
         *((name, "kernel", 8, "kernel = 8: must be odd") for name in ("resnet1d", "xresnet1d")),
         ("xresnet1d", "depths", [1, 2, 3], "depths must be as many as widths, 2"),
         ("xresnet1d", "depths", [1, 0], "depths.1 = 0: .* greater than or equal to 1"),
@@ -203,7 +248,9 @@ def test_it_exports_for_any_batch(backbone: str, records: RecordSet, tmp_path: P
         ("transformer", "heads", 3, "width must be a multiple of heads, 3"),
     ],
 )
-def test_a_bad_parameter_is_an_error_that_names_the_key(backbone: str, key: str, value: Any, message: str) -> None:
+def test_a_bad_parameter_is_an_error_that_names_the_key(
+    backbone: str, key: str, value: Any, message: str
+) -> None:
     check_settings(settings(backbone), "here")
     with pytest.raises(EcgforgeError, match=f"^here.network.*{message}") as caught:
         check_settings(settings(backbone, **{key: value}), "here")
@@ -213,26 +260,40 @@ def test_a_bad_parameter_is_an_error_that_names_the_key(backbone: str, key: str,
 def test_its_parts_are_all_that_is_trained_each_once(classifier: base.Classifier) -> None:
     parts = [parameter for part in classifier.parts for parameter in part.parameters()]
     assert len(parts) == len({id(parameter) for parameter in parts})
-    assert {id(parameter) for parameter in parts} == {id(parameter) for parameter in classifier.parameters()}
+    assert {id(parameter) for parameter in parts} == {
+        id(parameter) for parameter in classifier.parameters()
+    }
     assert all(any(True for _ in part.parameters()) for part in classifier.parts)
 
 
 def test_parts_that_are_not_trained_stay_as_they_are(classifier: base.Classifier) -> None:
     before = {key: value.clone() for key, value in classifier.state_dict().items()}
     state = classifier.state_dict(keep_vars=True)
-    moving = {id(value) for part in classifier.parts[:2] for value in part.state_dict(keep_vars=True).values()}
+    moving = {
+        id(value)
+        for part in classifier.parts[:2]
+        for value in part.state_dict(keep_vars=True).values()
+    }
     objective = classifier.train().objective(trained=2)
     optimiser = torch.optim.SGD(objective.parameters, 0.1)
     for _ in range(2):
         optimiser.zero_grad()
-        objective.loss(torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator())["loss"].backward()
+        objective.loss(torch.randn(4, 8, 1000), torch.tensor([0, 1, 2, 0]), torch.Generator())[
+            "loss"
+        ].backward()
         optimiser.step()
     changed = {key for key, value in state.items() if not torch.equal(value, before[key])}
     assert changed == {key for key, value in state.items() if id(value) in moving}
 
 
-def test_batches_do_not_change_what_is_predicted(classifier: base.Classifier, records: RecordSet) -> None:
-    np.testing.assert_allclose(base.probabilities(classifier, records, 7), base.probabilities(classifier, records, 64), atol=1e-6)
+def test_batches_do_not_change_what_is_predicted(
+    classifier: base.Classifier, records: RecordSet
+) -> None:
+    np.testing.assert_allclose(
+        base.probabilities(classifier, records, 7),
+        base.probabilities(classifier, records, 64),
+        atol=1e-6,
+    )
 
 
 @pytest.fixture
@@ -242,14 +303,18 @@ def xresnet() -> nn.Module:
 
 def seen(part: nn.Module, inputs: int, samples: int) -> torch.Tensor:
     """Return whether each sample matters to what a part of a block puts out, `[samples]`."""
-    signals = torch.randn(4, inputs, 1, samples, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    signals = torch.randn(
+        4, inputs, 1, samples, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     part.eval()(signals).square().sum().backward()
     assert signals.grad is not None
     return (signals.grad != 0).any(0).any(0).squeeze()
 
 
 def test_a_fresh_xresnet_is_its_shortcuts(xresnet: nn.Module) -> None:
-    """The last block has as many channels in as out, so it starts as the identity; those before as their projections."""
+    """The last block has as many channels in as out, so it starts as the identity; those before as
+    their projections.
+    """
     signals = torch.rand(4, 8, 1, 100)
     for block in xresnet.blocks:
         passed = block(signals)
@@ -260,7 +325,9 @@ def test_a_fresh_xresnet_is_its_shortcuts(xresnet: nn.Module) -> None:
 
 @pytest.mark.parametrize("samples", [50, 51])
 def test_an_xresnet_halves_without_skipping_samples(xresnet: nn.Module, samples: int) -> None:
-    """With the stride in a convolution of kernel 1, on the shortcut or first in the body, every other sample would be lost."""
+    """With the stride in a convolution of kernel 1, on the shortcut or first in the body, every
+    other sample would be lost.
+    """
     halving = xresnet.blocks[1]
     nn.init.ones_(halving.body[-1][-1].weight)
     assert halving(torch.zeros(1, 32, 1, samples)).shape == (1, 64, 1, (samples + 1) // 2)
@@ -282,13 +349,19 @@ def test_a_patch_is_one_moment_of_all_leads() -> None:
     found = transformer.patches(signals, 40)
     assert found.shape == (2, 3, 320)
     torch.testing.assert_close(found[:, 1].unflatten(1, (8, 40)), signals[:, :, 40:80])
-    torch.testing.assert_close(found[:, 2].unflatten(1, (8, 40)), torch.cat([signals[:, :, 80:], torch.zeros(2, 8, 20)], 2))
+    torch.testing.assert_close(
+        found[:, 2].unflatten(1, (8, 40)), torch.cat([signals[:, :, 80:], torch.zeros(2, 8, 20)], 2)
+    )
 
 
 def test_every_patch_hears_every_other() -> None:
     layer = create("transformer").parts[1].eval()
     tokens = torch.randn(1, 25, 32, requires_grad=True)
-    heard = torch.autograd.functional.jacobian(lambda hidden: layer(hidden).square().sum(2), tokens).abs().sum(-1)
+    heard = (
+        torch.autograd.functional.jacobian(lambda hidden: layer(hidden).square().sum(2), tokens)
+        .abs()
+        .sum(-1)
+    )
     assert (heard > 0).all()
 
 
@@ -305,7 +378,9 @@ def test_positions_differ_by_their_distance_alone() -> None:
 
 def test_the_majority_baseline_gives_the_training_shares(records: RecordSet) -> None:
     train = records.split("train").select(np.arange(10))  # rhythms in turn: 4, 3, 3
-    np.testing.assert_allclose(baselines.majority(train, records.split("test")), np.tile([0.4, 0.3, 0.3], (60, 1)))
+    np.testing.assert_allclose(
+        baselines.majority(train, records.split("test")), np.tile([0.4, 0.3, 0.3], (60, 1))
+    )
 
 
 def test_the_regression_on_beat_times_tells_rhythms_that_differ_in_them(records: RecordSet) -> None:
@@ -317,6 +392,8 @@ def test_rr_features_know_nothing_but_beat_times(records: RecordSet, tmp_path: P
     some = records.select(np.arange(9))
     with write_record_set(tmp_path / "flipped", records.about) as writer:
         writer.append(-3 * some.signals(), some.records)
-    np.testing.assert_allclose(baselines.rr_features(RecordSet.open(tmp_path / "flipped")), baselines.rr_features(some))
+    np.testing.assert_allclose(
+        baselines.rr_features(RecordSet.open(tmp_path / "flipped")), baselines.rr_features(some)
+    )
     rates = baselines.rr_features(some)[:, 0]
     np.testing.assert_allclose(rates[some.labels == 1], 45, atol=2)

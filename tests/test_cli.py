@@ -1,4 +1,6 @@
-"""What a person sees: help, and for every mistake one clear line, a non-zero exit, and nothing half-written."""
+"""What a person sees: help, and for every mistake one clear line, a non-zero exit, and nothing
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,12 @@ def ecgforge(folder: Path, *arguments: str) -> Found:
     """Run the command line in this process, since starting one and loading torch takes seconds."""
     out, err = io.StringIO(), io.StringIO()
     before, code = signal.getsignal(signal.SIGTERM), 0
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(sys, "argv", ["ecgforge", *arguments])
         try:
             cli.main()
@@ -87,13 +94,31 @@ def edit(project: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_help_names_every_stage(tmp_path: Path) -> None:
     found = ecgforge(tmp_path, "--help")
     assert found.returncode == 0
-    for command in ("acquire", "prepare", "train-generator", "synthesize", "train-classifier", "sweep", "quality", "report", "repro"):
+    for command in (
+        "acquire",
+        "prepare",
+        "train-generator",
+        "synthesize",
+        "train-classifier",
+        "sweep",
+        "quality",
+        "report",
+        "repro",
+    ):
         assert command in found.stdout
 
 
 def test_help_loads_no_heavy_package() -> None:
-    code = "import sys, ecgforge.cli; print([name for name in ('torch', 'mlflow', 'pandas', 'scipy', 'dvc') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, ecgforge.cli; print([name for name in ('torch', 'mlflow', 'pandas', 'scipy', "
+        "'dvc') if name in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,13 +128,21 @@ def test_help_loads_no_heavy_package() -> None:
         (("promote",), "Missing argument 'name' (see 'ecgforge promote --help')"),
         (("prepare", "--raw", "ptbxl"), "Missing option '--out' (see 'ecgforge prepare --help')"),
         (("ui", "--port", "abc"), "Invalid value for '--port': Input should be a valid integer"),
-        (("repro", "--jobs", "0"), "Invalid value for '--jobs': Input should be greater than or equal to 1"),
-        (("gc", "--yse"), "No such option: --yse (Possible options: --yes) (see 'ecgforge gc --help')"),
+        (
+            ("repro", "--jobs", "0"),
+            "Invalid value for '--jobs': Input should be greater than or equal to 1",
+        ),
+        (
+            ("gc", "--yse"),
+            "No such option: --yse (Possible options: --yes) (see 'ecgforge gc --help')",
+        ),
         (("check", "a", "[b]"), "Got unexpected extra argument(s) (a [b])"),
         (("--frobnicate",), "No such option: --frobnicate"),
     ],
 )
-def test_a_usage_error_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_a_usage_error_is_one_line_and_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
     found = ecgforge(tmp_path, *arguments)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
@@ -121,23 +154,36 @@ def test_version_is_shown(tmp_path: Path) -> None:
 
 
 def test_the_shell_can_complete_commands() -> None:
-    environment = {**os.environ, "_ECGFORGE_COMPLETE": "complete_bash", "COMP_WORDS": "ecgforge pro", "COMP_CWORD": "1"}
+    environment = {
+        **os.environ,
+        "_ECGFORGE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "ecgforge pro",
+        "COMP_CWORD": "1",
+    }
     command = [sys.executable, "-m", "ecgforge"]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout.split() == ["promote"]
+    assert subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    ).stdout.split() == ["promote"]
 
 
 @pytest.mark.parametrize(
     ("error", "told"),
     [  # the last one is a pattern
-        (OSError(errno.ENOSPC, "No space left on device", "mlflow.db"), "No space left on device (mlflow.db): free some space and run"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "mlflow.db"),
+            "No space left on device (mlflow.db): free some space and run",
+        ),
         (MemoryError(), "not enough memory"),
         (
             RuntimeError("a\nb \x1b[31m"),
-            r"unexpected RuntimeError in test_cli.py, line \d+: a b \\x1b\[31m; .* with .ecgforge/traceback.txt$",
+            r"unexpected RuntimeError in test_cli.py, line \d+: a b \\x1b\[31m; .* with "
+            r".ecgforge/traceback.txt$",
         ),
     ],
 )
-def test_an_error_that_nobody_foresaw_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str) -> None:
+def test_an_error_that_nobody_foresaw_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
     def fail(*_: object) -> None:
         raise error
 
@@ -154,24 +200,39 @@ def test_an_error_that_nobody_foresaw_is_one_line(project: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("command", ["check", "repro"])
-def test_a_git_that_does_not_answer_is_named_before_any_work(project: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    monkeypatch.setattr("ecgforge.tracking.store.git_problem", lambda *_: "git refuses to work in here: fatal: detected dubious ownership")
+def test_a_git_that_does_not_answer_is_named_before_any_work(
+    project: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(
+        "ecgforge.tracking.store.git_problem",
+        lambda *_: "git refuses to work in here: fatal: detected dubious ownership",
+    )
     found = ecgforge(project, command)
-    assert (found.returncode, found.stderr) == (1, "ecgforge: git refuses to work in here: fatal: detected dubious ownership\n")
+    assert (found.returncode, found.stderr) == (
+        1,
+        "ecgforge: git refuses to work in here: fatal: detected dubious ownership\n",
+    )
     assert not (project / "mlflow.db").exists()
 
 
-def test_an_error_of_any_kind_on_a_full_disk_is_named_as_such(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_any_kind_on_a_full_disk_is_named_as_such(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("basic_ios::clear: iostream error")
 
     monkeypatch.setattr("ecgforge.stages.parameters.read", fail)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     found = ecgforge(project, "check")
-    assert found.stderr == f"ecgforge: No space left on device ({project}): free some space and run this again; what was finished is kept\n"
+    assert found.stderr == (
+        f"ecgforge: No space left on device ({project}): free some space and run this again; "
+        "what was finished is kept\n"
+    )
 
 
-def test_a_user_without_a_name_has_one_for_what_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name_has_one_for_what_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nobody(_: int) -> None:
         raise KeyError("getpwuid(): uid not found: 12345")
 
@@ -197,9 +258,15 @@ def unknown_generator(tree: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [(set_rate, "learning_rate = 7"), (unknown_key, "synthesis.trian: unknown key"), (unknown_generator, "'gan' is named in generators")],
+    [
+        (set_rate, "learning_rate = 7"),
+        (unknown_key, "synthesis.trian: unknown key"),
+        (unknown_generator, "'gan' is named in generators"),
+    ],
 )
-def test_bad_parameters_are_refused_before_any_work(project: Path, change: Callable[[dict[str, Any]], None], told: str) -> None:
+def test_bad_parameters_are_refused_before_any_work(
+    project: Path, change: Callable[[dict[str, Any]], None], told: str
+) -> None:
     edit(project, change)
     found = ecgforge(project, "acquire", "ptbxl", "--out", "data/raw/ptbxl")
     assert told in last_line(found)
@@ -211,8 +278,14 @@ def test_bad_parameters_are_refused_before_any_work(project: Path, change: Calla
     ("arguments", "told"),
     [
         (("acquire", "mitbih", "--out", "raw"), "'mitbih' is no source"),
-        (("train-generator", "ptbxl", "gan", "--real", "nowhere", "--out", "model"), "'gan' is no generator of the profile"),
-        (("train-generator", "ptbxl", "diffwave", "--real", "nowhere", "--out", "model"), "nowhere is no record set"),
+        (
+            ("train-generator", "ptbxl", "gan", "--real", "nowhere", "--out", "model"),
+            "'gan' is no generator of the profile",
+        ),
+        (
+            ("train-generator", "ptbxl", "diffwave", "--real", "nowhere", "--out", "model"),
+            "nowhere is no record set",
+        ),
         (("prepare", "--raw", "nowhere/ptbxl", "--out", "set"), "ptbxl_database.csv"),
         (("check", "--params", "nowhere.yaml"), "nowhere.yaml does not exist"),
     ],
@@ -258,7 +331,9 @@ def both_missing(record: Path) -> None:
         (both_missing, "missing file"),
     ],
 )
-def test_damaged_records_beyond_the_allowed_share_stop_preparation(project: Path, damage: Callable[[Path], None], told: str) -> None:
+def test_damaged_records_beyond_the_allowed_share_stop_preparation(
+    project: Path, damage: Callable[[Path], None], told: str
+) -> None:
     header = sorted((project / "ptbxl").rglob("*.hea"))[2]
     damage(header.with_suffix(""))
     line = last_line(ecgforge(project, "prepare", "--raw", "ptbxl", "--out", "set"))
@@ -268,7 +343,9 @@ def test_damaged_records_beyond_the_allowed_share_stop_preparation(project: Path
     assert [path.name for path in project.iterdir() if "set" in path.name] == []
 
 
-def test_a_damaged_record_within_the_allowed_share_is_set_aside_with_its_reason(project: Path) -> None:
+def test_a_damaged_record_within_the_allowed_share_is_set_aside_with_its_reason(
+    project: Path,
+) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["profiles"]["demo"]["preparation"]["max_damaged"] = 0.1
 
@@ -279,9 +356,18 @@ def test_a_damaged_record_within_the_allowed_share_is_set_aside_with_its_reason(
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
-    command = [str(Path(sys.executable).with_name("ecgforge")), "prepare", "--raw", "ptbxl", "--out", "set"]
+    command = [
+        str(Path(sys.executable).with_name("ecgforge")),
+        "prepare",
+        "--raw",
+        "ptbxl",
+        "--out",
+        "set",
+    ]
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
-    ended = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, preexec_fn=limit)
+    ended = subprocess.run(
+        command, cwd=project, capture_output=True, text=True, check=False, preexec_fn=limit
+    )
     found = Found(ended.returncode, ended.stdout, ended.stderr)
     assert last_line(found) == "ecgforge: File too large"
     assert [path.name for path in project.iterdir() if "set" in path.name] == []
@@ -289,7 +375,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.slow
-def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, number: signal.Signals) -> None:
+def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(
+    project: Path, number: signal.Signals
+) -> None:
     edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=3000))
     command = [str(Path(sys.executable).with_name("ecgforge")), "acquire", "ptbxl", "--out", "raw"]
     process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True)
@@ -313,10 +401,34 @@ def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, n
     [
         ("train-generator", "ptbxl", "diffwave", "--real", "x", "--out"),
         ("train-classifier", "ptbxl", "--real", "x", "--out", "new", "--models"),
-        ("train-classifier", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--baseline", "x", "--models", "new", "--out"),
+        (
+            "train-classifier",
+            "ptbxl",
+            "diffwave",
+            "--real",
+            "x",
+            "--synthetic",
+            "x",
+            "--baseline",
+            "x",
+            "--models",
+            "new",
+            "--out",
+        ),
         ("sweep", "size", "ptbxl", "diffwave", "--out"),
         ("sweep", "ablation", "ptbxl", "diffwave", "--out"),
-        ("quality", "ptbxl", "diffwave", "--real", "x", "--synthetic", "x", "--classifiers", "x", "--out"),
+        (
+            "quality",
+            "ptbxl",
+            "diffwave",
+            "--real",
+            "x",
+            "--synthetic",
+            "x",
+            "--classifiers",
+            "x",
+            "--out",
+        ),
         ("report", "--out"),
     ],
     ids=" ".join,
@@ -324,7 +436,9 @@ def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(project: Path, n
 def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "documents/deep").mkdir(parents=True)
     (tmp_path / "documents/deep/mine.txt").write_text("the only copy")
-    assert f"`ecgforge {command[0]}` does not write deep/mine.txt in it" in last_line(ecgforge(tmp_path, *command, "documents"))
+    assert f"`ecgforge {command[0]}` does not write deep/mine.txt in it" in last_line(
+        ecgforge(tmp_path, *command, "documents")
+    )
     assert "name a new folder" in last_line(ecgforge(tmp_path, *command, "."))
     assert (tmp_path / "documents/deep/mine.txt").read_text() == "the only copy"
 
@@ -332,18 +446,44 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("lineage", "data/prepared/ptbxl", "--out", "params.yaml"), "params.yaml cannot be written: name a file that ends in .mmd"),
-        (("lineage", "data/prepared/ptbxl", "--out", "/"), "/ cannot be written: name a file that ends in .mmd"),
-        (("lineage", "data/prepared/ptbxl", "--out", "mine.mmd"), "mine.mmd exists and was not written by this command: name another file"),
+        (
+            ("lineage", "data/prepared/ptbxl", "--out", "params.yaml"),
+            "params.yaml cannot be written: name a file that ends in .mmd",
+        ),
+        (
+            ("lineage", "data/prepared/ptbxl", "--out", "/"),
+            "/ cannot be written: name a file that ends in .mmd",
+        ),
+        (
+            ("lineage", "data/prepared/ptbxl", "--out", "mine.mmd"),
+            "mine.mmd exists and was not written by this command: name another file",
+        ),
         (("score", "a", "b", "--out", "."), ". cannot be written: name a file that ends in .csv"),
-        (("score", "ptbxl", "b", "--out", "ptbxl/s.csv"), "ptbxl/s.csv lies in ptbxl, which is read: name a file elsewhere"),
-        (("score", "a", "b", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
-        (("classify", "ptbxl", "--out", "ptbxl/ptbxl_database.csv"), "ptbxl/ptbxl_database.csv exists and was not written by this"),
-        (("classify", "ptbxl", "--out", "mine.csv"), "mine.csv exists and was not written by this command: name another file"),
-        (("classify", "ptbxl", "--plot", "mine.svg"), "mine.svg exists and was not written by this command: name another file"),
+        (
+            ("score", "ptbxl", "b", "--out", "ptbxl/s.csv"),
+            "ptbxl/s.csv lies in ptbxl, which is read: name a file elsewhere",
+        ),
+        (
+            ("score", "a", "b", "--out", "mine.csv"),
+            "mine.csv exists and was not written by this command: name another file",
+        ),
+        (
+            ("classify", "ptbxl", "--out", "ptbxl/ptbxl_database.csv"),
+            "ptbxl/ptbxl_database.csv exists and was not written by this",
+        ),
+        (
+            ("classify", "ptbxl", "--out", "mine.csv"),
+            "mine.csv exists and was not written by this command: name another file",
+        ),
+        (
+            ("classify", "ptbxl", "--plot", "mine.svg"),
+            "mine.svg exists and was not written by this command: name another file",
+        ),
     ],
 )
-def test_no_command_writes_over_a_file_of_the_users(project: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_no_command_writes_over_a_file_of_the_users(
+    project: Path, arguments: tuple[str, ...], told: str
+) -> None:
     (project / "mine.csv").write_text("record,patient,rhythm\na,1,SR\n")
     (project / "mine.svg").write_text("<svg><title>mine</title></svg>")
     (project / "mine.mmd").write_text("flowchart LR")
@@ -354,7 +494,12 @@ def test_no_command_writes_over_a_file_of_the_users(project: Path, arguments: tu
 
 
 @pytest.mark.parametrize(
-    ("port", "told"), [("99999999", "Invalid value for '--port'"), ("0", "Invalid value for '--port'"), (None, "cannot be used")]
+    ("port", "told"),
+    [
+        ("99999999", "Invalid value for '--port'"),
+        ("0", "Invalid value for '--port'"),
+        (None, "cannot be used"),
+    ],
 )
 def test_a_port_that_cannot_be_used_is_one_line(project: Path, port: str | None, told: str) -> None:
     with socket.socket() as taken:
@@ -366,7 +511,9 @@ def test_a_port_that_cannot_be_used_is_one_line(project: Path, port: str | None,
 
 @pytest.mark.parametrize("name", ["", "[/]", "x:y", "../x", "a'b", "a b"])
 @pytest.mark.parametrize("command", [("history",), ("rollback",), ("promote", "--best")])
-def test_a_model_of_an_odd_name_is_not_registered(project: Path, command: tuple[str, ...], name: str) -> None:
+def test_a_model_of_an_odd_name_is_not_registered(
+    project: Path, command: tuple[str, ...], name: str
+) -> None:
     found = ecgforge(project, command[0], name, *command[1:])
     assert last_line(found) == f"ecgforge: no model is registered as '{name}'"
 

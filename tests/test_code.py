@@ -41,7 +41,9 @@ def excepted(name: str) -> bool:
 
 
 def test_stages_depend_on_all_that_they_load() -> None:
-    roots = {stage: [root.format(**VALUES) for root in roots] for stage, roots in code.ROOTS.items()}
+    roots = {
+        stage: [root.format(**VALUES) for root in roots] for stage, roots in code.ROOTS.items()
+    }
     command = [sys.executable, "-W", "ignore", "-c", LOAD, json.dumps(roots)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     loaded = json.loads(printed.splitlines()[-1])
@@ -52,8 +54,13 @@ def test_stages_depend_on_all_that_they_load() -> None:
             allowed |= {one.replace(".", "/") for one in code._imports(code.PACKAGE / name)}
         files = {Path(file).relative_to(code.PACKAGE).as_posix() for file in loaded[stage]}
         ours = {file for file in files if not excepted(file)}
-        # Files that only excepted modules import are loaded, too: they are imported by none of the known ones.
-        missing = {file for file in ours - set(known) - {"__init__.py"} if file.removesuffix(".py").removesuffix("/__init__") in allowed}
+        # Files that only excepted modules import are loaded, too: they are imported by none of the
+        # known ones.
+        missing = {
+            file
+            for file in ours - set(known) - {"__init__.py"}
+            if file.removesuffix(".py").removesuffix("/__init__") in allowed
+        }
         assert not missing, f"{stage} loads {missing} and does not depend on them"
         assert len(known) > 3
 
@@ -86,9 +93,13 @@ def test_every_stage_of_dvc_names_its_code() -> None:
 
 
 def test_readers_of_catalogues_are_code_of_prepare() -> None:
-    assert {"sources/ptbxl.py", "sources/chapman.py", "sources/folder.py"} <= set(code.files("prepare", PARAMS, {}))
+    assert {"sources/ptbxl.py", "sources/chapman.py", "sources/folder.py"} <= set(
+        code.files("prepare", PARAMS, {})
+    )
     assert not [name for name in code.files("prepare", PARAMS, {}) if name.startswith("simulator")]
-    assert {"simulator/heart.py", "simulator/population_quantiles.csv"} <= set(code.files("acquire", PARAMS, {}))
+    assert {"simulator/heart.py", "simulator/population_quantiles.csv"} <= set(
+        code.files("acquire", PARAMS, {})
+    )
 
 
 @pytest.mark.parametrize("name", code.EXCEPTIONS)
@@ -111,7 +122,10 @@ def test_imports_inside_functions_count(tmp_path: Path) -> None:
 
 def test_a_digest_is_of_code_and_not_of_words(tmp_path: Path) -> None:
     digests = []
-    sources = ("def one():\n    return 1\n", '"""Words."""\n# More.\ndef one():\n    """It."""\n    return 1\n')
+    sources = (
+        "def one():\n    return 1\n",
+        '"""Words."""\n# More.\ndef one():\n    """It."""\n    return 1\n',
+    )
     for number, source in enumerate((*sources, "def one():\n    return 2\n")):
         file = tmp_path / f"{number}.py"
         file.write_text(source)

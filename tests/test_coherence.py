@@ -59,8 +59,8 @@ def test_leads_made_one_by_one_are_told() -> None:
     hearts = rng.standard_normal((80, 3, 300))
     signals = np.einsum("lx,nxs->nls", rng.standard_normal((8, 3)), hearts)
     strangers = np.stack([signals[rng.permutation(80), lead] for lead in range(8)], axis=1)
-    floor = error(signals[:40], signals[40:])
-    assert error(signals[:40], strangers[40:]) > 5 * floor
+    baseline = error(signals[:40], signals[40:])
+    assert error(signals[:40], strangers[40:]) > 5 * baseline
 
 
 def test_copies_and_dead_leads_have_finite_scores() -> None:

@@ -1,6 +1,8 @@
-"""The pipeline itself: what a change re-runs and what it leaves alone, asked of DVC on the project's own dvc.yaml.
+"""The pipeline itself: what a change re-runs and what it leaves alone, asked of DVC on the
+project's own dvc.yaml.
 
-Every stage's outputs are stood in for by small files, so that DVC takes the study for complete; nothing is trained here.
+Every stage's outputs are stood in for by small files, so that DVC takes the study for complete;
+nothing is trained here.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 ARMS = [
-    f"{dataset}-{generator}" for dataset in ("ptbxl", "chapman", "merged") for generator in ("diffwave", "time_diffusion", "time_vqvae")
+    f"{dataset}-{generator}"
+    for dataset in ("ptbxl", "chapman", "merged")
+    for generator in ("diffwave", "time_diffusion", "time_vqvae")
 ]
 
 STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
@@ -60,7 +64,9 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(
+        ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     dvc(folder, "init", "--quiet")
     for name in outputs(folder):
@@ -131,9 +137,13 @@ TRAINED = swept() | CROSS | {"scratch@ptbxl"}  # cells of sweeps that train the 
 def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
     """As the documentation says: no site of the paper is asked for, and nothing is merged."""
     page = (ROOT / "docs/how-to/own_records.md").read_text()
-    told = page.split("```yaml\n# params.yaml: change these keys")[1].split("```")[0].split("\n", 1)[1]
+    told = (
+        page.split("```yaml\n# params.yaml: change these keys")[1].split("```")[0].split("\n", 1)[1]
+    )
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
-    tree = space.merge_patch(yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(told))
+    tree = space.merge_patch(
+        yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(told)
+    )
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
@@ -142,13 +152,18 @@ def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
     assert {name.split("@")[0] for name in named} == STAGES - {"merge", "cross_dataset"}
     assert all("mine" in name for name in named - {"report", "resolve"})
-    assert len(named) == sum(work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}})), "the plan counts them all"
+    assert len(named) == sum(
+        work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}})
+    ), "the plan counts them all"
 
 
 def test_what_the_readme_points_to_in_reports_is_an_output(complete: Path) -> None:
     told = set(re.findall(r"`(reports/[\w./]+)`", (ROOT / "README.md").read_text()))
     assert len(told) > 1
-    assert told <= {Path(name).relative_to(complete).as_posix() if Path(name).is_absolute() else name for name in outputs(complete)}
+    assert told <= {
+        Path(name).relative_to(complete).as_posix() if Path(name).is_absolute() else name
+        for name in outputs(complete)
+    }
 
 
 def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
@@ -173,7 +188,9 @@ def test_weight_decay_of_the_classifier_touches_no_generator_and_no_data(study: 
         tree["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["weight_decay"] = 0.5
 
     edit(study, change)
-    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED | per_dataset("tune_classifier")
+    assert status(study) == cells("classify") | per_dataset(
+        "classify_real"
+    ) | TRAINED | per_dataset("tune_classifier")
 
 
 def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) -> None:
@@ -182,12 +199,19 @@ def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) ->
         tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["n_trials"] = 5
 
     edit(study, change)
-    assert status(study) == per_dataset("tune_classifier") | {f"tune_generator@{data}-diffwave" for data in ("ptbxl", "chapman", "merged")}
+    assert status(study) == per_dataset("tune_classifier") | {
+        f"tune_generator@{data}-diffwave" for data in ("ptbxl", "chapman", "merged")
+    }
     found = {"classifier": "{classifiers: {resnet1d: {network: {dropout: 0.5}}}}", "diffwave": "{}"}
     for name, value in found.items():
         (study / f"models/tuning/ptbxl/{name}.yaml").write_text(value)
     touched = status(study) - TUNED
-    trained = {"train_generator@ptbxl-diffwave", "synthesize@ptbxl-diffwave", "classify_real@ptbxl", "scratch@ptbxl"}
+    trained = {
+        "train_generator@ptbxl-diffwave",
+        "synthesize@ptbxl-diffwave",
+        "classify_real@ptbxl",
+        "scratch@ptbxl",
+    }
     trained |= {f"classify@ptbxl-{name}" for name in ("diffwave", "time_diffusion", "time_vqvae")}
     assert touched == trained | swept() | {"cross_dataset@pair0-diffwave"}
 
@@ -217,10 +241,14 @@ def test_a_new_generator_runs_its_cells_alone(study: Path, monkeypatch: pytest.M
             profile["generators"]["flow"] = profile["generators"]["diffwave"]
 
     edit(study, change)
-    shutil.copytree(study / "src/ecgforge/generators/diffwave", study / "src/ecgforge/generators/flow")
+    shutil.copytree(
+        study / "src/ecgforge/generators/diffwave", study / "src/ecgforge/generators/flow"
+    )
     monkeypatch.setitem(GENERATORS, "flow", GENERATORS["diffwave"])
     stages = ("tune_generator", "train_generator", "synthesize", "classify", "quality")
-    expected = {f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")}
+    expected = {
+        f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")
+    }
     assert status(study) == expected | {"report"}
 
 
@@ -242,7 +270,9 @@ def test_augmentation_touches_what_trains_on_real_records(study: Path) -> None:
         tree["profiles"]["demo"]["study"]["augmentation"] = {"gain": 0.3}
 
     edit(study, change)
-    assert status(study) == cells("classify") | per_dataset("classify_real") | TRAINED | BACKBONES | {"report"}
+    assert status(study) == cells("classify") | per_dataset(
+        "classify_real"
+    ) | TRAINED | BACKBONES | {"report"}
 
 
 def test_sampling_is_no_matter_of_training(study: Path) -> None:
@@ -290,8 +320,12 @@ def test_where_it_runs_is_no_matter_of_what_comes_out(study: Path) -> None:
 
 def test_another_profile_is_one_word(study: Path) -> None:
     edit(study, lambda tree: tree.update(profile="sample"))
-    everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {f"prepare@{source}" for source in ("ptbxl", "chapman")}
-    everything |= {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
+    everything = {f"acquire@{source}" for source in ("ptbxl", "chapman")} | {
+        f"prepare@{source}" for source in ("ptbxl", "chapman")
+    }
+    everything |= (
+        {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
+    )
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
     assert status(study) == everything
@@ -342,7 +376,9 @@ def test_code_touches_the_stages_that_run_it(study: Path, file: str, stages: set
     assert status(study) == stages
 
 
-@pytest.mark.parametrize("file", ["analysis/claims.py", "records/record_set.py", "sources/ptbxl.py"])
+@pytest.mark.parametrize(
+    "file", ["analysis/claims.py", "records/record_set.py", "sources/ptbxl.py"]
+)
 def test_comments_and_docstrings_touch_nothing(study: Path, file: str) -> None:
     path = study / "src/ecgforge" / file
     source = path.read_text()

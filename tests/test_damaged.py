@@ -18,20 +18,30 @@ from ecgforge.commands import generate_records
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Shape
+from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.versions import Version
 from ecgforge.records.record_set import About
 from ecgforge.registry.serving import PREPROCESSING, Judge, differences
-from ecgforge.tracking.served import SAMPLING
-from ecgforge.tracking.versions import Version
 
 LABEL = "ecg-model/1"
-PREPARED = {"sampling_rate": 100, "duration": 2, "band": [0.5, 40], "max_amplitude": 20, "amplitude": "mV"}
+PREPARED = {
+    "sampling_rate": 100,
+    "duration": 2,
+    "band": [0.5, 40],
+    "max_amplitude": 20,
+    "amplitude": "mV",
+}
 ABOUT = About(100, 200, "mV", ("SR", "AFIB"), "simulated", {})
 
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
     settings = PARAMS.classifier
-    classifiers.save(classifiers.create(settings, ABOUT.rhythms, torch.ones(8), 0), settings.backbone, tmp_path / "model")
+    classifiers.save(
+        classifiers.create(settings, ABOUT.rhythms, torch.ones(8), 0),
+        settings.backbone,
+        tmp_path / "model",
+    )
     (tmp_path / "model" / PREPROCESSING).write_text(json.dumps(PREPARED))
     return tmp_path / "model"
 
@@ -39,8 +49,15 @@ def classifier(tmp_path: Path) -> Path:
 @pytest.fixture
 def generator(tmp_path: Path) -> Path:
     network = PARAMS.generator("diffwave").network | {"layers": 1, "channels": 4}
-    generators.save(generators.create("diffwave", Shape(8, 200, 2, 100), network, torch.ones(8), 0), tmp_path / "model")
-    sampling = {"sampling": PARAMS.generator("diffwave").sampling, "rhythms": ABOUT.rhythms, "units": "mV"}
+    generators.save(
+        generators.create("diffwave", Shape(8, 200, 2, 100), network, torch.ones(8), 0),
+        tmp_path / "model",
+    )
+    sampling = {
+        "sampling": PARAMS.generator("diffwave").sampling,
+        "rhythms": ABOUT.rhythms,
+        "units": "mV",
+    }
     (tmp_path / "model" / SAMPLING).write_text(json.dumps(sampling))
     return tmp_path / "model"
 
@@ -86,7 +103,9 @@ DESCRIBED = TEXTS | {
     "no name": lambda file: without(file, "backbone" if "backbone" in file.read_text() else "name"),
     "no network": lambda file: without(file, "network"),
 }
-LOADED = [("classifier.json", what) for what in DESCRIBED] + [("weights.safetensors", what) for what in WEIGHTS]
+LOADED = [("classifier.json", what) for what in DESCRIBED] + [
+    ("weights.safetensors", what) for what in WEIGHTS
+]
 
 
 def told_by(look: Callable[[], Any], *words: str) -> None:
@@ -101,21 +120,33 @@ def told_by(look: Callable[[], Any], *words: str) -> None:
 @pytest.mark.parametrize(("name", "what"), LOADED)
 def test_a_damaged_classifier_is_told(classifier: Path, name: str, what: str) -> None:
     (WEIGHTS if name.startswith("weights") else DESCRIBED)[what](classifier / name)
-    told_by(lambda: classifiers.load(classifier, LABEL), LABEL, name, "train and register the model again")
-    told_by(lambda: classifiers.load(classifier), str(classifier), name, "run `dvc repro` or `dvc pull`")
+    told_by(
+        lambda: classifiers.load(classifier, LABEL),
+        LABEL,
+        name,
+        "train and register the model again",
+    )
+    told_by(
+        lambda: classifiers.load(classifier), str(classifier), name, "run `dvc repro` or `dvc pull`"
+    )
 
 
 @pytest.mark.parametrize("rhythms", ["SR", [], ["SR", "SR"], [1, 2], {"SR": 1}])
 def test_rhythms_that_are_none_are_told(classifier: Path, rhythms: Any) -> None:
     changed(classifier / "classifier.json", rhythms=rhythms)
-    told_by(lambda: classifiers.load(classifier, LABEL), f"{LABEL} does not hold a whole classifier: classifier.json is damaged")
+    told_by(
+        lambda: classifiers.load(classifier, LABEL),
+        f"{LABEL} does not hold a whole classifier: classifier.json is damaged",
+    )
 
 
 @pytest.mark.parametrize(("name", "what"), LOADED)
 def test_a_damaged_generator_is_told(generator: Path, name: str, what: str) -> None:
     name = name.replace("classifier", "generator")
     (WEIGHTS if name.startswith("weights") else DESCRIBED)[what](generator / name)
-    told_by(lambda: generators.load(generator, LABEL), LABEL, name, "train and register the model again")
+    told_by(
+        lambda: generators.load(generator, LABEL), LABEL, name, "train and register the model again"
+    )
 
 
 @pytest.mark.parametrize("load", [classifiers.load, generators.load])
@@ -151,9 +182,13 @@ DRAWN_BADLY = TEXTS | {
 
 
 @pytest.mark.parametrize("what", DRAWN_BADLY)
-def test_damaged_sampling_is_told(generator: Path, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_sampling_is_told(
+    generator: Path, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     DRAWN_BADLY[what](generator / SAMPLING)
-    monkeypatch.setattr(generate_records.versions, "find", lambda _: Version("ecg-model", "1", "", "", {}, ()))
+    monkeypatch.setattr(
+        generate_records.versions, "find", lambda _: Version("ecg-model", "1", "", "", {}, ())
+    )
     monkeypatch.setattr(generate_records.signing, "files", lambda _: nullcontext(generator))
     told_by(lambda: generate_records.generate(LABEL, "SR", 1, 0, tmp_path / "out"), LABEL, SAMPLING)
     assert not (tmp_path / "out").exists()

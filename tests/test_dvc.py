@@ -1,4 +1,4 @@
-"""dvc.lock: written whole, torn ones found and restored; and DVC's private names that are changed."""
+"""dvc.lock: written whole, torn ones found and restored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def text(names: list[str], digest: str = "0") -> str:
             "cmd": f"make {name}",
             "deps": [{"path": "src", "hash": "md5", "md5": "f" * 32}],
             "params": {"params.yaml": {"seed": 1, "rate": 0.5}},
-            "outs": [{"path": f"{name}.{k}", "hash": "md5", "md5": digest * 32, "size": 7} for k in (1, 2)],
+            "outs": [
+                {"path": f"{name}.{k}", "hash": "md5", "md5": digest * 32, "size": 7}
+                for k in (1, 2)
+            ],
         }
 
     tree = {"schema": "2.0", "stages": {name: entry(name) for name in names}}
@@ -77,13 +80,17 @@ def test_without_a_copy_the_last_commit_is_restored(root: Path) -> None:
 def test_without_any_copy_a_torn_lock_is_refused_in_one_line(root: Path) -> None:
     (root / lock.KEPT).unlink()
     (root / lock.LOCK).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(EcgforgeError, match=r"^dvc.lock is damaged and there is no copy of it: move it away.*$"):
+    with pytest.raises(
+        EcgforgeError, match=r"^dvc.lock is damaged and there is no copy of it: move it away.*$"
+    ):
         lock.mend(root)
 
 
 def test_a_lock_with_fewer_stages_that_somebody_committed_is_left_alone(root: Path) -> None:
     (root / lock.LOCK).write_text(text(NAMES[:3]))
-    subprocess.run(["git", "hash-object", "-w", lock.LOCK], cwd=root, check=True, capture_output=True)
+    subprocess.run(
+        ["git", "hash-object", "-w", lock.LOCK], cwd=root, check=True, capture_output=True
+    )
     assert lock.mend(root) == ""
     assert list(found(root)) == NAMES[:3]
 
@@ -129,7 +136,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_kill_while_dvc_writes_its_lock_leaves_the_former_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_dvc_writes_its_lock_leaves_the_former_one(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dvc.repo import Repo
     from dvc.utils.serialize import _yaml
 
@@ -154,9 +163,17 @@ def test_the_private_names_that_are_changed_are_those_that_dvc_uses() -> None:
     from dvc.output import Output
     from dvc.utils.serialize import _common, _yaml
 
-    assert "_dump_data(" in inspect.getsource(_common._modify_data), "all changes of dvc.lock go through it"
+    assert "_dump_data(" in inspect.getsource(_common._modify_data), (
+        "all changes of dvc.lock go through it"
+    )
     assert "_dump_data(" in inspect.getsource(_yaml.dump_yaml)
-    assert list(inspect.signature(_common._dump_data).parameters) == ["path", "data", "dumper", "fs", "dumper_args"]
+    assert list(inspect.signature(_common._dump_data).parameters) == [
+        "path",
+        "data",
+        "dumper",
+        "fs",
+        "dumper_args",
+    ]
     assert "load_path(" in inspect.getsource(param)
     assert "dpath.get(" in inspect.getsource(param)
     assert "self.get_hash()" in inspect.getsource(Output)

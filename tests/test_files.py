@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ecgforge.files import md5, read_csv, whole
+from ecgforge.files import atomic_write, md5, read_csv
 
 
 def test_whole_replaces_only_on_success(tmp_path):
     target = tmp_path / "out" / "table.csv"
-    with whole(target) as scratch:
+    with atomic_write(target) as scratch:
         scratch.write_text("first")
         assert not target.exists()
     assert target.read_text() == "first"
-    with pytest.raises(RuntimeError), whole(target) as scratch:  # noqa: PT012
+    with pytest.raises(RuntimeError), atomic_write(target) as scratch:  # noqa: PT012
         scratch.write_text("second")
         raise RuntimeError
     assert target.read_text() == "first"
@@ -22,7 +22,7 @@ def test_whole_replaces_only_on_success(tmp_path):
 
 
 def test_whole_leaves_nothing_of_a_failed_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "set") as scratch:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "set") as scratch:  # noqa: PT012
         scratch.mkdir()
         (scratch / "half").write_text("written")
         raise KeyboardInterrupt
@@ -30,12 +30,12 @@ def test_whole_leaves_nothing_of_a_failed_folder(tmp_path):
 
 
 def test_whole_clears_what_a_killed_process_left(tmp_path):
-    with whole(tmp_path / "set") as scratch:
+    with atomic_write(tmp_path / "set") as scratch:
         scratch.mkdir()
     left = tmp_path / ".set.partial"
     left.mkdir()
     (left / "stale").write_text("from before")
-    with whole(tmp_path / "set") as scratch:
+    with atomic_write(tmp_path / "set") as scratch:
         assert not scratch.exists()
         scratch.mkdir()
         (scratch / "fresh").write_text("now")
@@ -57,12 +57,14 @@ def test_whole_replaces_a_file_in_one_step(tmp_path, monkeypatch):
             return found
 
         monkeypatch.setattr(Path, name, watched)
-    with whole(target) as scratch:
+    with atomic_write(target) as scratch:
         scratch.write_text("new")
     assert set(seen) == {"old", "new"}
 
 
-def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_renames(tmp_path, monkeypatch):
+def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_renames(
+    tmp_path, monkeypatch
+):
     target = tmp_path / "set"
     target.mkdir()
     (target / "kept").write_text("old")
@@ -72,11 +74,11 @@ def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_r
         raise SystemExit  # nothing after the first rename happens
 
     real = Path.rename
-    with monkeypatch.context() as patch, pytest.raises(SystemExit), whole(target) as scratch:  # noqa: PT012
+    with monkeypatch.context() as patch, pytest.raises(SystemExit), atomic_write(target) as scratch:  # noqa: PT012
         scratch.mkdir()
         patch.setattr(Path, "rename", killed)
     assert not target.exists()
-    with pytest.raises(RuntimeError), whole(target) as scratch:
+    with pytest.raises(RuntimeError), atomic_write(target) as scratch:
         raise RuntimeError
     assert (target / "kept").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -85,14 +87,14 @@ def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_r
 def test_whole_moves_nothing_where_nothing_was_written(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "kept").write_text("old")
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "set"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "set"):
         pass
     assert (tmp_path / "set" / "kept").read_text() == "old"
 
 
 def test_whole_writes_no_file_over_a_folder(tmp_path):
     (tmp_path / "set").mkdir()
-    with pytest.raises(IsADirectoryError), whole(tmp_path / "set") as scratch:
+    with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "set") as scratch:
         scratch.write_text("a file")
     assert (tmp_path / "set").is_dir()
 
@@ -105,7 +107,12 @@ def test_md5_is_the_digest_that_dvc_records(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"" if name == "empty" else name.encode() * 3)
     for command in (["init", "--no-scm", "-q"], ["add", "-q", "table.csv", "set"]):
-        subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, check=True, env={"PATH": "", "DVC_NO_ANALYTICS": "1"})
+        subprocess.run(
+            [sys.executable, "-m", "dvc", *command],
+            cwd=tmp_path,
+            check=True,
+            env={"PATH": "", "DVC_NO_ANALYTICS": "1"},
+        )
     for name in ("table.csv", "set"):
         recorded = yaml.safe_load((tmp_path / f"{name}.dvc").read_text())["outs"][0]["md5"]
         assert md5(tmp_path / name) == recorded
@@ -113,7 +120,8 @@ def test_md5_is_the_digest_that_dvc_records(tmp_path):
 
 def test_numbers_of_a_table_are_those_that_were_written(tmp_path):
     file = tmp_path / "table.csv"
-    file.write_text("digest,number\n1e3147483648,0.30000000000000004\n")  # the default parser of pandas crashes on the first
+    # the default parser of pandas crashes on the first
+    file.write_text("digest,number\n1e3147483648,0.30000000000000004\n")
     table = read_csv(file, dtype={"digest": str})
     assert table["digest"].tolist() == ["1e3147483648"]
     assert table["number"].tolist() == [0.30000000000000004]

@@ -1,7 +1,8 @@
-"""Damaged, odd and hostile files and requests: every reader refuses them in one line, in bounded time and memory.
+"""Damaged, odd and hostile files and requests: every reader refuses them in one line, in bounded
+time and memory.
 
-ECGFORGE_FUZZ is the number of inputs over all readers, 500 unless it is given. A further reader is a line in `READERS`: where the files are
-written, what reads them, and what may be raised.
+ECGFORGE_FUZZ is the number of inputs over all readers, 500 unless it is given. A further reader is
+a line in `READERS`: where the files are written, what reads them, and what may be raised.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ EXAMPLES = int(os.environ.get("ECGFORGE_FUZZ", "500"))
 SECONDS = 5.0  # of processor time for one input
 MEMORY = 300e6  # bytes for one input
 PREPROCESSING = Preprocessing(sampling_rate=100, duration=10, band=(0.5, 40), max_amplitude=20)
-TYPES = re.compile(r"\b(\w*Error|NoneType|TypeError|object has no|Traceback|<class|dtype\(|PosixPath)")
+TYPES = re.compile(
+    r"\b(\w*Error|NoneType|TypeError|object has no|Traceback|<class|dtype\(|PosixPath)"
+)
 
 ODD = [
     *(
@@ -64,7 +67,21 @@ ODD = [
         b"\xb5V",
         b"\x1b[31m",
     ),
-    *(b"0", b"-1", b"1", b"1.5", b"1e999", b"-1e999", b"nan", b"inf", b"9" * 20, b"9" * 5000, b"1" + b"0" * 400, b"0x10", b"1_0"),
+    *(
+        b"0",
+        b"-1",
+        b"1",
+        b"1.5",
+        b"1e999",
+        b"-1e999",
+        b"nan",
+        b"inf",
+        b"9" * 20,
+        b"9" * 5000,
+        b"1" + b"0" * 400,
+        b"0x10",
+        b"1_0",
+    ),
     *(
         b"[" * 5000,
         b"{" * 5000,
@@ -122,7 +139,11 @@ def mutated(content: bytes, random: random.Random) -> bytes:
             content = content[:start] + content[start + random.randrange(1, 20) :]
         else:
             place = random.randrange(len(content) + 1)
-            content = content[:place] + random.choice([*ODD, bytes([random.randrange(256)])]) + content[place + how - 6 :]
+            content = (
+                content[:place]
+                + random.choice([*ODD, bytes([random.randrange(256)])])
+                + content[place + how - 6 :]
+            )
     return content
 
 
@@ -137,7 +158,11 @@ class Reader:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {file.relative_to(root).as_posix(): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(root).as_posix(): file.read_bytes()
+        for file in root.rglob("*")
+        if file.is_file()
+    }
 
 
 def made(write: Callable[[Path], object]) -> Callable[[], dict[str, bytes]]:
@@ -157,7 +182,9 @@ def an_ecg(samples: int = 1000) -> np.ndarray:
 
 def a_record(root: Path) -> None:
     layout = {"fmt": ["16"] * 12, "adc_gain": [1000.0] * 12, "baseline": [0] * 12}
-    wfdb.wrsamp("r", 100, ["mV"] * 12, list(STANDARD_LEADS), an_ecg(), write_dir=str(root), **layout)
+    wfdb.wrsamp(
+        "r", 100, ["mV"] * 12, list(STANDARD_LEADS), an_ecg(), write_dir=str(root), **layout
+    )
 
 
 def read_record(root: Path) -> None:
@@ -170,31 +197,43 @@ def a_chapman(root: Path) -> None:
     (root / "WFDBRecords/01/RECORDS").write_text("JS00001\n")
     for path in ("WFDBRecords/01/JS00001", "JS00002"):
         name = Path(path).name
-        header = f"{name} 1 500 10\n{name}.mat 16+24 1000/mV 16 0 0 0 0 I\n#Age: 85\n#Sex: Male\n#Dx: 164889003,59118001\n"
+        header = (
+            f"{name} 1 500 10\n{name}.mat 16+24 1000/mV 16 0 0 0 0 I\n#Age: 85\n#Sex: Male\n#Dx: "
+            "164889003,59118001\n"
+        )
         (root / f"{path}.hea").write_text(header)
         (root / f"{path}.mat").write_bytes(bytes(44))
 
 
 def a_ptbxl(root: Path) -> None:
     head = "ecg_id,patient_id,age,sex,height,scp_codes,strat_fold,filename_lr,filename_hr\n"
-    row = "{0},15709.0,56.0,1, ,\"{{'NORM': 100.0, 'SR': 0.0}}\",3,records100/0000{0}_lr,records500/0000{0}_hr\n"
+    row = (
+        "{0},15709.0,56.0,1, ,\"{{'NORM': 100.0, 'SR': "
+        '0.0}}",3,records100/0000{0}_lr,records500/0000{0}_hr\n'
+    )
     (root / ptbxl.TABLE).write_text(head + row.format(1) + row.format(2))
     (root / "records100").mkdir()
     for number in (1, 2):
-        (root / f"records100/0000{number}_lr.hea").write_text(f"0000{number}_lr 1 100 10\n0000{number}_lr.dat 16 1000/mV 16 0 0 0 0 I\n")
+        (root / f"records100/0000{number}_lr.hea").write_text(
+            f"0000{number}_lr 1 100 10\n0000{number}_lr.dat 16 1000/mV 16 0 0 0 0 I\n"
+        )
         (root / f"records100/0000{number}_lr.dat").write_bytes(bytes(20))
 
 
 def own_records(root: Path) -> None:
     a_record(root)
     (root / "mine.csv").write_text(
-        "record,patient,rhythm,age,sex\nr,7,SR,50,f\nr.hea,7.0,AFIB,,\n./r,p1,164889003,x,male\n", encoding="utf-8-sig"
+        "record,patient,rhythm,age,sex\nr,7,SR,50,f\nr.hea,7.0,AFIB,,\n./r,p1,164889003,x,male\n",
+        encoding="utf-8-sig",
     )
 
 
 def read_own(root: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
-        folder.fetch(Path(out) / "raw", FolderSource(kind="folder", layout="folder", path=str(root), table="mine.csv"))
+        folder.fetch(
+            Path(out) / "raw",
+            FolderSource(kind="folder", layout="folder", path=str(root), table="mine.csv"),
+        )
         assert not list(Path(out).glob("[!r]*"))
         folder.catalogue(Path(out) / "raw")
 
@@ -207,7 +246,9 @@ def a_mirror(root: Path) -> None:
 
 def read_mirror(layout: str) -> Callable[[Path], None]:
     def read(root: Path) -> None:
-        settings = PhysionetSource(kind="physionet", layout=layout, mirror=str(root), limit_per_rhythm=None, connections=2)  # type: ignore[arg-type]
+        settings = PhysionetSource(
+            kind="physionet", layout=layout, mirror=str(root), limit_per_rhythm=None, connections=2
+        )  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory() as out:
             physionet.fetch(Path(out) / "raw", settings, 100, Path(out) / "downloads")
 
@@ -215,10 +256,17 @@ def read_mirror(layout: str) -> Callable[[Path], None]:
 
 
 def a_record_set(root: Path) -> None:
-    columns = {"id": ["a", "b", "c"], "patient": ["a", "b", "c"], "split": ["train", "validation", "test"], "age": [1.0, np.nan, 3.0]}
+    columns = {
+        "id": ["a", "b", "c"],
+        "patient": ["a", "b", "c"],
+        "split": ["train", "validation", "test"],
+        "age": [1.0, np.nan, 3.0],
+    }
     table = pd.DataFrame(columns | {"dataset": "own", "rhythm": "SR", "sex": "", "origin": "real"})
     made = {"preprocessing": PREPROCESSING.model_dump(mode="json")}
-    with write_record_set(root / "set", About(100, 1000, "mV", ("SR", "AFIB"), "real", made)) as writer:
+    with write_record_set(
+        root / "set", About(100, 1000, "mV", ("SR", "AFIB"), "real", made)
+    ) as writer:
         writer.append(np.ones((3, 8, 1000), np.float32), table)
 
 
@@ -233,11 +281,21 @@ READERS = {
     "header": Reader(read_record, made(a_record), ("r.hea",)),
     "signals": Reader(read_record, made(a_record), ("r.dat",)),
     "header and signals": Reader(read_record, made(a_record), ("r.hea", "r.dat")),
-    "RECORDS": Reader(chapman.catalogue, made(a_chapman), ("RECORDS", "WFDBRecords/01/RECORDS", "JS00002.hea")),
+    "RECORDS": Reader(
+        chapman.catalogue, made(a_chapman), ("RECORDS", "WFDBRecords/01/RECORDS", "JS00002.hea")
+    ),
     "ptbxl_database.csv": Reader(ptbxl.catalogue, made(a_ptbxl), (ptbxl.TABLE,)),
     "folder": Reader(read_own, made(own_records), ("mine.csv", "r.hea")),
-    "mirror of ptbxl": Reader(read_mirror("ptbxl"), made(a_mirror), (ptbxl.TABLE, "SHA256SUMS.txt", "records100/00001_lr.hea")),
-    "mirror of chapman": Reader(read_mirror("chapman"), made(a_chapman), ("RECORDS", "WFDBRecords/01/RECORDS", "JS00002.hea")),
+    "mirror of ptbxl": Reader(
+        read_mirror("ptbxl"),
+        made(a_mirror),
+        (ptbxl.TABLE, "SHA256SUMS.txt", "records100/00001_lr.hea"),
+    ),
+    "mirror of chapman": Reader(
+        read_mirror("chapman"),
+        made(a_chapman),
+        ("RECORDS", "WFDBRecords/01/RECORDS", "JS00002.hea"),
+    ),
     "about.json": Reader(read_set, made(a_record_set), ("set/about.json",)),
     "records.csv": Reader(read_set, made(a_record_set), ("set/records.csv",)),
     "signals.npy": Reader(read_set, made(a_record_set), ("set/signals.npy",)),
@@ -251,7 +309,9 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(call: Callable[[], object], allowed: tuple[type[Exception], ...]) -> str:
-    """Return how `call` is refused, empty where it is not; it may take neither long nor much memory."""
+    """Return how `call` is refused, empty where it is not; it may take neither long nor much
+    memory.
+    """
     tracemalloc.start()
     started = time.process_time()
     told = ""
@@ -274,16 +334,21 @@ def fuzz(check: Callable[[Any], None], inputs: st.SearchStrategy[Any]) -> None:
     """Check this test's share of the inputs; with the usual number always the same ones."""
     share = max(1, EXAMPLES // (len(READERS) + 2))
     checks = list(HealthCheck)
-    settings(max_examples=share, deadline=None, derandomize=EXAMPLES <= 500, suppress_health_check=checks, database=None)(
-        given(inputs)(check)
-    )()
+    settings(
+        max_examples=share,
+        deadline=None,
+        derandomize=EXAMPLES <= 500,
+        suppress_health_check=checks,
+        database=None,
+    )(given(inputs)(check))()
 
 
 def run(reader: Reader, random: random.Random) -> None:
     files = dict(reader.sound())
     for name in random.sample(reader.damaged, random.randint(1, len(reader.damaged))):
         files[name] = mutated(files[name], random)
-    # By hand: pytest's folders would be one for all inputs, and what is left of one must not be read with the next.
+    # By hand: pytest's folders would be one for all inputs, and what is left of one must not be
+    # read with the next.
     root = Path(tempfile.mkdtemp(prefix="fuzz"))
     try:
         for name, content in files.items():
@@ -321,15 +386,26 @@ def values(deep: int = 3) -> st.SearchStrategy[Any]:
         st.sampled_from([10**400, -(10**400), 1e308, "I" * 10_000]),
     )
     return st.recursive(
-        simple, lambda some: st.lists(some, max_size=5) | st.dictionaries(st.text(max_size=10), some, max_size=5), max_leaves=deep
+        simple,
+        lambda some: (
+            st.lists(some, max_size=5) | st.dictionaries(st.text(max_size=10), some, max_size=5)
+        ),
+        max_leaves=deep,
     )
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> Any:
     rows = an_ecg().T.tolist()
-    record: dict[str, Any] = {"signals": rows, "sampling_rate": 100.0, "leads": list(STANDARD_LEADS), "units": "mV"}
-    for key in draw(st.lists(st.sampled_from([*record, "other", "row", "value"]), min_size=1, max_size=2)):
+    record: dict[str, Any] = {
+        "signals": rows,
+        "sampling_rate": 100.0,
+        "leads": list(STANDARD_LEADS),
+        "units": "mV",
+    }
+    for key in draw(
+        st.lists(st.sampled_from([*record, "other", "row", "value"]), min_size=1, max_size=2)
+    ):
         if key == "row":
             record["signals"] = [*rows[:5], draw(values()), *rows[6:]]
         elif key == "value":
@@ -357,10 +433,12 @@ def judge() -> Any:
 
 
 def test_odd_requests_are_refused_in_one_line(judge: Any) -> None:
-    from ecgforge.tracking.refusal import Refusal
+    from ecgforge.model_versions.invalid_request import InvalidRequestError
 
     def ask(request: Any) -> None:
-        told = refused(lambda: json.dumps(judge.predict(request), allow_nan=False), (Refusal,))
+        told = refused(
+            lambda: json.dumps(judge.predict(request), allow_nan=False), (InvalidRequestError,)
+        )
         assert len(told) <= 400
 
     fuzz(ask, requests())
@@ -370,10 +448,13 @@ ADDRESS = st.text(alphabet="af:/\\[]@?#%.~ s3zipmerty\0\n0", max_size=20)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_odd_mirrors_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_mirrors_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     def open_mirror(url: str) -> None:
         refused(lambda: Mirror.at(url), (EcgforgeError,))
 
-    fuzz(open_mirror, ADDRESS.filter(lambda url: not re.match("(?i)(https?|s3|gs|ftp|smb)", url)))  # nothing is asked of a network
+    # nothing is asked of a network
+    fuzz(open_mirror, ADDRESS.filter(lambda url: not re.match("(?i)(https?|s3|gs|ftp|smb)", url)))

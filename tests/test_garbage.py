@@ -1,4 +1,6 @@
-"""What the garbage collector frees and what it leaves alone, in projects with untrained models: copies, links, kills, lost git."""
+"""What the garbage collector frees and what it leaves alone, in projects with untrained models:
+copies, links, kills, lost git.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,15 @@ import yaml
 from mlflow.tracking._tracking_service import utils
 
 import registry_project as project
-from ecgforge.commands import collect, reproduce
+from ecgforge.commands import gc as collect
+from ecgforge.commands import reproduce
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking import history, lineage, runs, store, versions
-from ecgforge.tracking.content import Content, Step
-from ecgforge.tracking.models import WEIGHTS
+from ecgforge.model_versions import history, versions
+from ecgforge.model_versions.models import WEIGHTS
+from ecgforge.provenance import lineage
+from ecgforge.provenance.dvc_store import DvcStore, Step
+from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import Cell, tracked
 
 NAME = project.NAME
@@ -59,7 +64,12 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(name: str) -> Any:
-    return tracked(Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone=name), fingerprint=name, params={}, inputs=[])
+    return tracked(
+        Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone=name),
+        fingerprint=name,
+        params={},
+        inputs=[],
+    )
 
 
 def logged(run: runs.Run) -> str:
@@ -79,19 +89,31 @@ def registered(name: str) -> versions.Version:
         model = logged(run)
         if not versions.versions(NAME):
             client.create_registered_model(NAME)
-        client.create_model_version(NAME, f"models:/{model}", run.id, {**run.provenance, WEIGHTS: "0" * 32}, model_id=model)
+        client.create_model_version(
+            NAME, f"models:/{model}", run.id, {**run.provenance, WEIGHTS: "0" * 32}, model_id=model
+        )
     return versions.versions(NAME)[-1]
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    held = (path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts and "tmp" not in path.parts)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in held if not path.name.startswith("mlflow.db")}
+    held = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and ".git" not in path.parts and "tmp" not in path.parts
+    )
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in held
+        if not path.name.startswith("mlflow.db")
+    }
 
 
 # Copies, links, and rows that name anything
 
 
-def test_a_copy_frees_its_own_files_and_none_of_the_originals(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_frees_its_own_files_and_none_of_the_originals(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registered("stale")
     before = files(study)
     shutil.copytree(study, tmp_path / "copy", symlinks=True)
@@ -103,11 +125,19 @@ def test_a_copy_frees_its_own_files_and_none_of_the_originals(study: Path, tmp_p
 
 
 @pytest.mark.parametrize("place", ["the original", "data/prepared", "a link"])
-def test_files_that_do_not_lie_in_the_store_are_left_alone(study: Path, tmp_path: Path, place: str, capsys: Any) -> None:
+def test_files_that_do_not_lie_in_the_store_are_left_alone(
+    study: Path, tmp_path: Path, place: str, capsys: Any
+) -> None:
     """Rows as a copy of an older ecgforge has them, or as someone wrote them."""
     version = registered("stale")
-    model, outside = version.source.removeprefix("models:/"), tmp_path / "original/mlruns/ecgforge/models"
-    address = {"the original": f"{outside}/{model}/artifacts", "data/prepared": f"{study}/data/prepared/ptbxl"}
+    model, outside = (
+        version.source.removeprefix("models:/"),
+        tmp_path / "original/mlruns/ecgforge/models",
+    )
+    address = {
+        "the original": f"{outside}/{model}/artifacts",
+        "data/prepared": f"{study}/data/prepared/ptbxl",
+    }
     shutil.copytree(study / "mlruns/ecgforge/models" / model, outside / model)
     if place == "a link":
         shutil.rmtree(study / "mlruns/ecgforge/models" / model)
@@ -118,22 +148,29 @@ def test_files_that_do_not_lie_in_the_store_are_left_alone(study: Path, tmp_path
     before = files(tmp_path / "original") | files(study / "data")
     collect.collect(True)
     assert files(tmp_path / "original") | files(study / "data") == before
-    assert f"1 left alone, since other projects may need them: {version.label}" in capsys.readouterr().out
+    assert (
+        f"1 left alone, since other projects may need them: {version.label}"
+        in capsys.readouterr().out
+    )
     assert versions.versions(NAME) == [version]
 
 
-def test_a_shared_store_keeps_what_other_projects_made(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_store_keeps_what_other_projects_made(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "shared").mkdir()
     shutil.move(study / "mlflow.db", tmp_path / "shared/mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared/mlflow.db")
     own, others = registered("own"), registered("others")
     store.client().set_model_version_tag(NAME, others.number, "git.commit", "1" * 40)
-    found = collect.plan(Content())
+    found = collect.plan(DvcStore())
     assert [one.label for one in found.stale.versions] == [own.label]
     assert found.stale.left == [others.label]
 
 
-def test_a_cache_or_a_folder_behind_a_link_is_left_alone(study: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_cache_or_a_folder_behind_a_link_is_left_alone(
+    study: Path, tmp_path: Path, capsys: Any
+) -> None:
     project.to_cache_only(tmp_path / "orphan")
     shutil.move(study / ".dvc/cache", tmp_path / "cache")
     (study / ".dvc/cache").symlink_to(tmp_path / "cache")
@@ -144,7 +181,10 @@ def test_a_cache_or_a_folder_behind_a_link_is_left_alone(study: Path, tmp_path: 
     collect.collect(True)
     assert files(tmp_path / "cache") == before
     assert (tmp_path / "drawn/some").exists()
-    assert f"2 left alone, since other projects may need them: {study}/.ecgforge/drawn/some, DVC's cache" in capsys.readouterr().out
+    assert (
+        f"2 left alone, since other projects may need them: {study}/.ecgforge/drawn/some, DVC's "
+        "cache" in capsys.readouterr().out
+    )
 
 
 # What killed processes leave
@@ -154,11 +194,11 @@ def test_a_cache_or_a_folder_behind_a_link_is_left_alone(study: Path, tmp_path: 
 def test_models_that_were_never_registered_go_when_nobody_works_on_their_run() -> None:
     with opened("killed") as run:
         model = logged(run)
-        assert collect.plan(Content()).stale.models == []
+        assert collect.plan(DvcStore()).stale.models == []
     assert list(Path("mlruns").rglob(model))
     registered("other")
     store.client().set_registered_model_alias(NAME, "champion", "1")
-    assert collect.plan(Content()).stale.models == [model]
+    assert collect.plan(DvcStore()).stale.models == [model]
     collect.collect(True)
     assert not list(Path("mlruns").rglob(model))
     found = store.client().search_logged_models([run.experiment_id])
@@ -171,7 +211,7 @@ def test_a_run_that_nobody_works_on_any_more_ends() -> None:
         pass
     store.client().update_run(run.id, "RUNNING")
     with opened("at work") as other:
-        assert collect.plan(Content()).stale.killed == [(run.name, run.id)]
+        assert collect.plan(DvcStore()).stale.killed == [(run.name, run.id)]
         collect.collect(True)
         assert store.run(other.id).info.status == "RUNNING"
     ended = store.run(run.id)
@@ -188,16 +228,22 @@ def test_outputs_that_were_never_completed_go_unless_they_are_all_that_is_left(s
 
 
 @pytest.mark.parametrize(("words", "busy"), [(["prepare"], True), (["ui"], False)])
-def test_nothing_is_removed_while_a_stage_runs_without_dvc(study: Path, tmp_path: Path, words: list[str], busy: bool) -> None:
+def test_nothing_is_removed_while_a_stage_runs_without_dvc(
+    study: Path, tmp_path: Path, words: list[str], busy: bool
+) -> None:
     program = tmp_path / "ecgforge"
     program.write_text("print('ready', flush=True); import time; time.sleep(60)")
     (study / "data/prepared/.a.partial").mkdir(parents=True)
-    with subprocess.Popen([sys.executable, str(program), *words], cwd=study, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, str(program), *words], cwd=study, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         try:
             if busy:
-                with pytest.raises(EcgforgeError, match=f"process {process.pid}: .*ecgforge prepare"):
+                with pytest.raises(
+                    EcgforgeError, match=f"process {process.pid}: .*ecgforge prepare"
+                ):
                     collect.collect(True)
             else:
                 collect.collect(True)
@@ -210,23 +256,31 @@ def test_nothing_is_removed_while_a_stage_runs_without_dvc(study: Path, tmp_path
 
 
 @pytest.mark.usefixtures("study")
-def test_without_the_repository_nothing_is_removed_and_what_is_known_is_said(tmp_path: Path) -> None:
+def test_without_the_repository_nothing_is_removed_and_what_is_known_is_said(
+    tmp_path: Path,
+) -> None:
     version, orphan = registered("stale"), project.to_cache_only(tmp_path / "orphan")
     shutil.rmtree(".git")
-    with pytest.raises(EcgforgeError, match="there is no git repository in .*: what its commits need is not known"):
+    with pytest.raises(
+        EcgforgeError, match="there is no git repository in .*: what its commits need is not known"
+    ):
         collect.collect(True)
     assert project.cached(orphan).exists()
-    facts = lineage.trace(version.label, Content()).made_from[0][1].facts
+    facts = lineage.trace(version.label, DvcStore()).made_from[0][1].facts
     assert facts["commit"].endswith("gone: there is no git repository here")
     with pytest.raises(EcgforgeError, match="there is no git repository in"):
         reproduce.reproduce(version.label)
 
 
 @pytest.mark.usefixtures("study")
-def test_a_git_that_refuses_is_not_taken_for_one_that_knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_git_that_refuses_is_not_taken_for_one_that_knows_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    for call in (lambda: collect.collect(True), Content):
-        with pytest.raises(EcgforgeError, match="git refuses to work in .*: fatal: detected dubious ownership"):
+    for call in (lambda: collect.collect(True), DvcStore):
+        with pytest.raises(
+            EcgforgeError, match="git refuses to work in .*: fatal: detected dubious ownership"
+        ):
             call()
 
 
@@ -248,32 +302,54 @@ def in_a_commit(digests: dict[str, str], around: str = "") -> None:
 def test_records_in_commits_are_found_whatever_their_names_and_damage(tmp_path: Path) -> None:
     orphans = [project.to_cache_only(tmp_path / name) for name in ("a", "b", "c")]
     in_a_commit({"ü ß.dvc": orphans[0], "deep/dvc.lock": orphans[1]}, around="  torn: [")
-    doomed = {path.parent.name + path.name for path in collect.plan(Content()).files}
+    doomed = {path.parent.name + path.name for path in collect.plan(DvcStore()).files}
     assert doomed & {*orphans} == {orphans[2]}
 
 
-@pytest.mark.parametrize("text", ["stages: [1, 2]", "stages:\n  a: 1", "a: [", "- a", "\0", "stages:", "stages:\n  a: {cmd: b, deps: 1}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stages: [1, 2]",
+        "stages:\n  a: 1",
+        "a: [",
+        "- a",
+        "\0",
+        "stages:",
+        "stages:\n  a: {cmd: b, deps: 1}",
+    ],
+)
 def test_a_damaged_lock_is_one_line(study: Path, text: str, tmp_path: Path, capsys: Any) -> None:
     orphan, good = project.to_cache_only(tmp_path / "orphan"), (study / "dvc.lock").read_text()
     (study / "dvc.lock").write_text(f"{text} # {orphan}")
-    with pytest.raises(EcgforgeError, match="dvc.lock is damaged: `ecgforge repro` or `git checkout dvc.lock` restores it"):
-        Content().made_by(orphan)
-    with pytest.raises(EcgforgeError, match="dvc.lock was damaged, .* restored .* `ecgforge repro` brings it up to date"):
+    with pytest.raises(
+        EcgforgeError,
+        match="dvc.lock is damaged: `ecgforge repro` or `git checkout dvc.lock` restores it",
+    ):
+        DvcStore().made_by(orphan)
+    with pytest.raises(
+        EcgforgeError,
+        match="dvc.lock was damaged, .* restored .* `ecgforge repro` brings it up to date",
+    ):
         collect.collect(True)
     collect.collect(True)
     assert project.cached(orphan).exists(), "the damaged one names it"
     (study / "dvc.lock").write_text(f"{text} # {orphan}")
     project.git("commit", "-q", "-a", "-m", "a damaged one")
     (study / "dvc.lock").write_text(good)
-    content = Content()
+    content = DvcStore()
     assert content.made_by(orphan) is None
     assert content.made_by(orphan) is None
     commit = project.git("rev-parse", "--short=8", "HEAD")
-    assert capsys.readouterr().err.count(f"warning: dvc.lock of commit {commit} is damaged and was passed over") == 1
+    assert (
+        capsys.readouterr().err.count(
+            f"warning: dvc.lock of commit {commit} is damaged and was passed over"
+        )
+        == 1
+    )
 
 
 def test_a_study_in_a_folder_of_a_larger_repository(study: Path, tmp_path: Path) -> None:
-    """What any commit of it needs stays, a run in it is clean, and its commit is checked out whole."""
+    """What any commit needs stays, a run in it is clean, its commit is checked out whole."""
     orphan = project.to_cache_only(tmp_path / "orphan")
     shutil.rmtree(".git")
     (tmp_path / "other.txt").write_text("another's")
@@ -283,8 +359,10 @@ def test_a_study_in_a_folder_of_a_larger_repository(study: Path, tmp_path: Path)
     (study / ".dvc/config").write_text("[core]\n    no_scm = true\n")
     project.git("add", ".", "../other.txt")
     in_a_commit({"once.dvc": orphan})
-    content = Content()
-    assert not {path for path in collect.plan(content).files if path.parent.name + path.name == orphan}
+    content = DvcStore()
+    assert not {
+        path for path in collect.plan(content).files if path.parent.name + path.name == orphan
+    }
     (tmp_path / "other.txt").write_text("changed")
     (study / "dvc.lock").write_text((study / "dvc.lock").read_text() + "\n")
     assert not runs.uncommitted()
@@ -308,7 +386,13 @@ def test_what_a_damaged_entry_of_the_history_could_name_is_kept() -> None:
     for damaged, text in ((key, tags[key][:-20]), (f"{history.ENTRY}x", tags[key])):
         client.delete_registered_model_tag(NAME, key)
         client.set_registered_model_tag(NAME, damaged, text)
-        with pytest.raises(EcgforgeError, match=f"^{NAME}: the .* so which versions were champion is not known and nothing may be removed"):
+        with pytest.raises(
+            EcgforgeError,
+            match=(
+                f"^{NAME}: the .* so which versions were champion is not known and nothing may be "
+                "removed"
+            ),
+        ):
             collect.collect(True)
         client.delete_registered_model_tag(NAME, damaged)
         client.set_registered_model_tag(NAME, key, tags[key])
@@ -334,13 +418,17 @@ def test_commands_that_lead_out_of_the_project_are_not_run(command: str) -> None
 
 
 @pytest.mark.parametrize("path", ["../../x", "/tmp/x", "data/../../x"])
-def test_paths_that_lead_out_of_the_project_are_not_written(study: Path, tmp_path: Path, path: str) -> None:
+def test_paths_that_lead_out_of_the_project_are_not_written(
+    study: Path, tmp_path: Path, path: str
+) -> None:
     folder = tmp_path / "scratch/project"
     shutil.copytree(study, folder)
     before = {one for one in tmp_path.rglob("x") if one.exists()}
     with pytest.raises(EcgforgeError, match="leads out of the project: refused"):
-        reproduce._lay_out(Content(), Step("a", "", {}, {path: md5(study / "params.yaml")}, {}), None, folder)
-    assert Content().digest(path) == ""
+        reproduce._lay_out(
+            DvcStore(), Step("a", "", {}, {path: md5(study / "params.yaml")}, {}), None, folder
+        )
+    assert DvcStore().digest(path) == ""
     assert {one for one in tmp_path.rglob("x") if one.exists()} == before
 
 
@@ -351,7 +439,7 @@ def test_a_listing_that_leads_out_of_its_folder_is_not_written(study: Path, tmp_
     project.cached(digest).parent.mkdir(parents=True, exist_ok=True)
     project.cached(digest).write_text(listing)
     with pytest.raises(EcgforgeError, match="would lie outside of it: refused"):
-        Content().copy(digest, "data/a", tmp_path / "scratch/data/a")
+        DvcStore().copy(digest, "data/a", tmp_path / "scratch/data/a")
     assert not (tmp_path / "scratch").exists()
 
 
@@ -367,21 +455,27 @@ def test_links_that_lead_out_of_a_commit_are_refused(study: Path, tmp_path: Path
         reproduce._clone(study, project.git("rev-parse", "HEAD"), tmp_path / "second")
 
 
-# Content that several stages wrote
+# DvcStore that several stages wrote
 
 
 def test_the_stage_is_the_one_that_wrote_the_content_there(study: Path) -> None:
     digest = md5(study / "params.yaml")
-    stages = {name: {"cmd": f"echo {name}", "outs": [{"path": f"data/prepared/{name}", "md5": digest}]} for name in ("first", "second")}
+    stages = {
+        name: {"cmd": f"echo {name}", "outs": [{"path": f"data/prepared/{name}", "md5": digest}]}
+        for name in ("first", "second")
+    }
     (study / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-    content = Content()
+    content = DvcStore()
     for name in ("first", "second"):
         made = content.made_by(digest, f"data/prepared/{name}")
         assert made is not None
         assert made.name == name
     walker = lineage.Walker(content)
     nodes = [walker.data(name, digest, f"data/prepared/{name}") for name in ("first", "second")]
-    assert [(node.name, node.facts["stage"]) for node in nodes] == [("first", "first"), ("second", "second")]
+    assert [(node.name, node.facts["stage"]) for node in nodes] == [
+        ("first", "first"),
+        ("second", "second"),
+    ]
     assert content.made_by(digest, "data/prepared/third") is None
 
 
@@ -389,19 +483,39 @@ def test_parameters_that_were_not_tuned_are_no_part_of_a_lineage(study: Path) ->
     from ecgforge.stages import tune
 
     version = registered("tuned")
-    store.client().set_model_version_tag(NAME, version.number, f"{runs.INPUT}ptbxl", md5(study / "data/prepared/ptbxl"))
+    store.client().set_model_version_tag(
+        NAME, version.number, f"{runs.INPUT}ptbxl", md5(study / "data/prepared/ptbxl")
+    )
     store.client().set_model_version_tag(NAME, version.number, "dvc.stage", "train")
     seen = []
     for change in ({}, {"classifier": {"seed": 1}}):
         tune.write(change, study / f"{lineage.TUNED}ptbxl/diffwave.yaml")
         paths = ("data/prepared/ptbxl", f"{lineage.TUNED}ptbxl/diffwave.yaml")
-        record = {"cmd": "train", "deps": [{"path": path, "md5": md5(study / path)} for path in paths], "outs": []}
-        (study / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"train": record}}))
-        seen.append([role for role, _ in lineage.trace(version.label, Content()).made_from])
+        record = {
+            "cmd": "train",
+            "deps": [{"path": path, "md5": md5(study / path)} for path in paths],
+            "outs": [],
+        }
+        (study / "dvc.lock").write_text(
+            yaml.safe_dump({"schema": "2.0", "stages": {"train": record}})
+        )
+        seen.append([role for role, _ in lineage.trace(version.label, DvcStore()).made_from])
     assert seen == [["made by"], ["made by", "parameters from"]]
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "null", '{"made": [1]}', '{"made": {"by_rhythm": {}}}', '{"made": {"by_rhythm": {"SR": 1}}}'])
-def test_a_record_set_with_a_damaged_description_still_has_a_lineage(study: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        "null",
+        '{"made": [1]}',
+        '{"made": {"by_rhythm": {}}}',
+        '{"made": {"by_rhythm": {"SR": 1}}}',
+    ],
+)
+def test_a_record_set_with_a_damaged_description_still_has_a_lineage(
+    study: Path, text: str
+) -> None:
     (study / "data/prepared/ptbxl/about.json").write_text(text)
-    assert lineage.trace("data/prepared/ptbxl", Content()).name == "ptbxl"
+    assert lineage.trace("data/prepared/ptbxl", DvcStore()).name == "ptbxl"

@@ -26,8 +26,22 @@ from ecgforge.simulator import heart, population
 SHAPE = base.Shape(leads=8, samples=200, rhythms=3, sampling_rate=50)
 SCALE = torch.linspace(0.1, 0.8, 8)
 NETWORKS = {
-    "diffwave": {"layers": 4, "channels": 16, "dilation_cycle": 3, "patch": 8, "label_dropout": 0.1, "shift": 3.0},
-    "time_diffusion": {"channels": [16, 24], "attention_levels": 1, "heads": 2, "patch": 8, "label_dropout": 0.1, "shift": 3.0},
+    "diffwave": {
+        "layers": 4,
+        "channels": 16,
+        "dilation_cycle": 3,
+        "patch": 8,
+        "label_dropout": 0.1,
+        "timestep_shift": 3.0,
+    },
+    "time_diffusion": {
+        "channels": [16, 24],
+        "attention_levels": 1,
+        "heads": 2,
+        "patch": 8,
+        "label_dropout": 0.1,
+        "timestep_shift": 3.0,
+    },
     "time_vqvae": {
         "fft": 8,
         "low": {"channels": 16, "blocks": 1, "halvings": 3, "codes": 16, "code_size": 8},
@@ -42,9 +56,16 @@ NETWORKS = {
         "heads": 2,
         "patch": 8,
         "label_dropout": 0.1,
-        "shift": 3.0,
+        "timestep_shift": 3.0,
         "rhythm": {"width": 16, "parts": 2},
-        "beat": {"channels": [16, 24], "attention_levels": 1, "heads": 2, "patch": 4, "label_dropout": 0.1, "shift": 1.0},
+        "beat": {
+            "channels": [16, 24],
+            "attention_levels": 1,
+            "heads": 2,
+            "patch": 4,
+            "label_dropout": 0.1,
+            "timestep_shift": 1.0,
+        },
     },
 }
 SAMPLINGS = {
@@ -56,24 +77,34 @@ SAMPLINGS = {
 
 
 def records(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Beats at a rate that the label sets, `[count, 8, 200]` at 50 Hz, each lead with the standard deviation that SCALE says."""
+    """Beats at a rate that the label sets, `[count, 8, 200]` at 50 Hz, each lead with the standard
+    deviation that SCALE says.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
     phase = (np.arange(200) / 50 * (0.8 + 0.5 * labels[:, None]) + rng.random((count, 1))) % 1 - 0.5
     beats = np.exp(-0.5 * (phase / 0.03) ** 2) + 0.25 * np.exp(-0.5 * ((phase - 0.3) / 0.08) ** 2)
     beats = (beats - beats.mean(1, keepdims=True)) / beats.std()
     signs = np.array([1, 1, -1, -1, -1, 1, 1, 1])[None, :, None]
-    return torch.tensor(beats[:, None] * signs, dtype=torch.float32) * SCALE[:, None], torch.tensor(labels)
+    return torch.tensor(beats[:, None] * signs, dtype=torch.float32) * SCALE[:, None], torch.tensor(
+        labels
+    )
 
 
 def train(
-    generator: base.Generator, signals: torch.Tensor, labels: torch.Tensor, steps: dict[str, int], learning_rate: float
+    generator: base.Generator,
+    signals: torch.Tensor,
+    labels: torch.Tensor,
+    steps: dict[str, int],
+    learning_rate: float,
 ) -> dict[str, list[float]]:
     """Train each phase for its steps on batches of 16, and return the curve of its loss."""
     curves: dict[str, list[float]] = {}
     for phase in generator.phases:
         optimiser = torch.optim.AdamW(generator.trainable(phase), learning_rate, weight_decay=0.0)
-        rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps[phase], pct_start=0.1)
+        rate = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, learning_rate, steps[phase], pct_start=0.1
+        )
         generator.train()
         for step in range(steps[phase]):
             source = torch.Generator().manual_seed(step)
@@ -92,9 +123,13 @@ def train(
 def record_set(folder: Path, signals: torch.Tensor, labels: torch.Tensor) -> RecordSet:
     names = [str(number) for number in range(len(labels))]
     rhythms = ("SR", "SB", "ST")
-    table = pd.DataFrame({"id": names, "patient": names, "rhythm": [rhythms[label] for label in labels]})
+    table = pd.DataFrame(
+        {"id": names, "patient": names, "rhythm": [rhythms[label] for label in labels]}
+    )
     table = table.assign(dataset="toy", split="train", age=50, sex="", origin="simulated")
-    with write_record_set(folder, About(SHAPE.sampling_rate, SHAPE.samples, "mV", rhythms, "simulated", {})) as writer:
+    with write_record_set(
+        folder, About(SHAPE.sampling_rate, SHAPE.samples, "mV", rhythms, "simulated", {})
+    ) as writer:
         writer.append(signals.numpy(), table)
     return RecordSet.open(folder)
 
@@ -143,7 +178,9 @@ def test_a_record_depends_on_its_seed_and_label_alone(name: str, trained: base.G
     whole = trained.sample(labels, seeds, sampling(name))
     torch.manual_seed(99)
     assert torch.equal(whole, trained.sample(labels, seeds, sampling(name)))
-    one_by_one = torch.cat([trained.sample(labels[i : i + 1], seeds[i : i + 1], sampling(name)) for i in range(5)])
+    one_by_one = torch.cat(
+        [trained.sample(labels[i : i + 1], seeds[i : i + 1], sampling(name)) for i in range(5)]
+    )
     torch.testing.assert_close(whole, one_by_one, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(whole[1], whole[3], rtol=1e-3, atol=1e-4)
     assert not torch.allclose(whole[3], whole[4], atol=1e-2)
@@ -152,8 +189,14 @@ def test_a_record_depends_on_its_seed_and_label_alone(name: str, trained: base.G
 def test_guidance_and_label_change_the_record(name: str, trained: base.Generator) -> None:
     seeds = torch.arange(6)
     plain = trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=1.0))
-    assert not torch.allclose(plain, trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=4.0)), atol=1e-3)
-    assert not torch.allclose(plain, trained.sample(torch.full((6,), 2), seeds, sampling(name, guidance=1.0)), atol=1e-3)
+    assert not torch.allclose(
+        plain,
+        trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=4.0)),
+        atol=1e-3,
+    )
+    assert not torch.allclose(
+        plain, trained.sample(torch.full((6,), 2), seeds, sampling(name, guidance=1.0)), atol=1e-3
+    )
 
 
 def test_saved_and_loaded_it_is_the_same(name: str, trained: base.Generator, tmp_path) -> None:
@@ -164,7 +207,9 @@ def test_saved_and_loaded_it_is_the_same(name: str, trained: base.Generator, tmp
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     labels, seeds = torch.tensor([0, 2]), torch.tensor([1, 2])
-    assert torch.equal(trained.sample(labels, seeds, sampling(name)), loaded.sample(labels, seeds, sampling(name)))
+    assert torch.equal(
+        trained.sample(labels, seeds, sampling(name)), loaded.sample(labels, seeds, sampling(name))
+    )
     assert not loaded.training
     assert json.loads((tmp_path / "one" / "generator.json").read_text())["name"] == name
 
@@ -179,17 +224,24 @@ def test_the_same_noise_gives_the_same_loss(trained: base.Generator) -> None:
     signals, labels = records(8)
     for phase in trained.phases:
         once, again, otherwise = (
-            copy.deepcopy(trained).train().loss(signals, labels, phase, torch.Generator().manual_seed(seed))["loss"] for seed in (3, 3, 4)
+            copy.deepcopy(trained)
+            .train()
+            .loss(signals, labels, phase, torch.Generator().manual_seed(seed))["loss"]
+            for seed in (3, 3, 4)
         )
         assert once == again
-        assert phase in ("autoencoder", "rhythm") or once != otherwise, "only dead codes are drawn at random there"
+        assert phase in ("autoencoder", "rhythm") or once != otherwise, (
+            "only dead codes are drawn at random there"
+        )
 
 
 def test_gradients_reach_all_that_a_phase_trains_and_nothing_else(trained: base.Generator) -> None:
     signals, labels = records(32)
     for phase in trained.phases:
         trained.zero_grad(set_to_none=True)
-        trained.train().loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"].backward()
+        trained.train().loss(signals, labels, phase, torch.Generator().manual_seed(0))[
+            "loss"
+        ].backward()
         trained.eval()
         mine = {id(parameter) for parameter in trained.trainable(phase)}
         for key, parameter in trained.named_parameters():
@@ -210,7 +262,11 @@ def test_bf16_autocast_gives_finite_losses_and_records(name: str, trained: base.
             loss = trained.loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"]
             loss.backward()
             assert loss.isfinite()
-            assert all(parameter.grad.isfinite().all() for parameter in trained.trainable(phase) if parameter.grad is not None)
+            assert all(
+                parameter.grad.isfinite().all()
+                for parameter in trained.trainable(phase)
+                if parameter.grad is not None
+            )
         made = trained.sample(torch.tensor([0, 1, 2]), torch.arange(3), sampling(name))
     assert made.isfinite().all()
     assert made.dtype == torch.float32
@@ -229,7 +285,9 @@ def test_evaluation_leaves_the_state_alone(trained: base.Generator) -> None:
 def test_the_exportable_network_exports_for_any_batch(trained: base.Generator) -> None:
     network, example = trained.exportable()
     batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(network.eval(), example, dynamic_shapes=tuple({0: batch} for _ in example)).module()
+    exported = torch.export.export(
+        network.eval(), example, dynamic_shapes=tuple({0: batch} for _ in example)
+    ).module()
     larger = tuple(torch.cat([part, part, part[:1]]) for part in example)
     torch.testing.assert_close(exported(*larger), network(*larger), rtol=1e-3, atol=1e-4)
 
@@ -248,14 +306,22 @@ def test_names_and_classes_belong_together(name: str) -> None:
 
 
 def test_unknown_names_and_parameters_are_refused() -> None:
-    with pytest.raises(EcgforgeError, match="'diffwav' is no generator: known are beat_diffusion, diffwave, time_diffusion, time_vqvae"):
+    with pytest.raises(
+        EcgforgeError,
+        match=(
+            "'diffwav' is no generator: known are beat_diffusion, diffwave, time_diffusion, "
+            "time_vqvae"
+        ),
+    ):
         generator_class("diffwav")
     with pytest.raises(EcgforgeError, match=r"generators\.diffwave\.network: layers = 0"):
         registry.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "layers": 0}, SCALE, seed=0)
     with pytest.raises(EcgforgeError, match="depth: unknown key"):
         registry.create("diffwave", SHAPE, {**NETWORKS["diffwave"], "depth": 3}, SCALE, seed=0)
     with pytest.raises(EcgforgeError, match="multiples of heads"):
-        registry.create("time_diffusion", SHAPE, {**NETWORKS["time_diffusion"], "heads": 5}, SCALE, seed=0)
+        registry.create(
+            "time_diffusion", SHAPE, {**NETWORKS["time_diffusion"], "heads": 5}, SCALE, seed=0
+        )
 
 
 def test_a_folder_without_a_whole_generator_is_refused(tmp_path) -> None:
@@ -269,21 +335,43 @@ def test_a_folder_without_a_whole_generator_is_refused(tmp_path) -> None:
 
 
 def simulated(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clean ECGs of simulated patients in SB, SR and ST (labels 0, 1, 2), `count` of each: `[3 * count, 8, 400]`, 8 s at 50 Hz, mV."""
+    """Clean ECGs of simulated patients in SB, SR and ST (labels 0, 1, 2), `count` of each:
+
+    `[3 * count, 8, 400]`, 8 s at 50 Hz, mV.
+    """
     patients = population.draw(np.repeat(["SB", "SR", "ST"], count), np.random.default_rng(0))
-    hearts, moments = ([np.random.default_rng([part, i]) for i in range(len(patients))] for part in range(2))
-    signals = resample_poly(heart.simulate(patients, hearts, moments, 200, 8).signals, 1, 4, axis=-1)
+    hearts, moments = (
+        [np.random.default_rng([part, i]) for i in range(len(patients))] for part in range(2)
+    )
+    signals = resample_poly(
+        heart.simulate(patients, hearts, moments, 200, 8).signals, 1, 4, axis=-1
+    )
     return torch.tensor(signals, dtype=torch.float32), torch.arange(3).repeat_interleave(count)
 
 
-LEARNING = {  # network, steps of each phase, sampling: enough to learn what a rate is, in well under a minute
+# network, steps of each phase, sampling: enough to learn what a rate is, in well under a minute
+LEARNING = {
     "diffwave": (
-        {"layers": 6, "channels": 64, "dilation_cycle": 6, "patch": 8, "label_dropout": 0.1, "shift": 3.0},
+        {
+            "layers": 6,
+            "channels": 64,
+            "dilation_cycle": 6,
+            "patch": 8,
+            "label_dropout": 0.1,
+            "timestep_shift": 3.0,
+        },
         {"denoiser": 400},
         {"steps": 12, "guidance": 2.0},
     ),
     "time_diffusion": (
-        {"channels": [48, 64], "attention_levels": 1, "heads": 4, "patch": 8, "label_dropout": 0.1, "shift": 3.0},
+        {
+            "channels": [48, 64],
+            "attention_levels": 1,
+            "heads": 4,
+            "patch": 8,
+            "label_dropout": 0.1,
+            "timestep_shift": 3.0,
+        },
         {"denoiser": 300},
         {"steps": 12, "guidance": 2.0},
     ),
@@ -306,9 +394,16 @@ LEARNING = {  # network, steps of each phase, sampling: enough to learn what a r
             "heads": 4,
             "patch": 8,
             "label_dropout": 0.1,
-            "shift": 3.0,
+            "timestep_shift": 3.0,
             "rhythm": {"width": 32, "parts": 4},
-            "beat": {"channels": [32, 48], "attention_levels": 1, "heads": 4, "patch": 4, "label_dropout": 0.1, "shift": 1.0},
+            "beat": {
+                "channels": [32, 48],
+                "attention_levels": 1,
+                "heads": 4,
+                "patch": 4,
+                "label_dropout": 0.1,
+                "timestep_shift": 1.0,
+            },
         },
         {"rhythm": 500, "beat": 150, "denoiser": 300},
         {"steps": 12, "guidance": 2.0, "beat_steps": 12},
@@ -324,9 +419,14 @@ def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str) -> N
     generator = registry.create(name, shape, network, signals.std(dim=(0, 2)), seed=0)
     train(generator, signals, labels, steps, 5e-3)
     asked = torch.arange(3).repeat_interleave(24)
-    made = generator.sample(asked, torch.arange(len(asked)), generator_class(name).Sampling(**settings))
+    made = generator.sample(
+        asked, torch.arange(len(asked)), generator_class(name).Sampling(**settings)
+    )
     peaks = beats.detect(made.numpy(), 50)
-    slow, usual, fast = (np.median([_rate(peaks[i]) for i in range(24 * label, 24 * label + 24)]) for label in range(3))
+    slow, usual, fast = (
+        np.median([_rate(peaks[i]) for i in range(24 * label, 24 * label + 24)])
+        for label in range(3)
+    )
     assert slow + 5 < usual < fast - 5, (slow, usual, fast)
 
 
@@ -350,20 +450,28 @@ def test_the_schedule_runs_from_the_record_to_pure_noise() -> None:
 def test_the_sampler_recovers_what_a_perfect_network_predicts(guidance: float) -> None:
     generator, truth = build("diffwave"), records(2)[0] / SCALE[:, None]
     generator.denoiser.forward = lambda noisy, _times, _labels: truth.repeat(len(noisy) // 2, 1, 1)
-    made = generator.sample(torch.tensor([0, 1]), torch.tensor([8, 9]), sampling("diffwave", steps=7, guidance=guidance))
+    made = generator.sample(
+        torch.tensor([0, 1]), torch.tensor([8, 9]), sampling("diffwave", steps=7, guidance=guidance)
+    )
     torch.testing.assert_close(made, truth * SCALE[:, None])
 
 
 def test_the_sampler_follows_the_exact_flow_of_gaussian_data() -> None:
-    """Of records from N(0, s^2), the best prediction is known, and the noiseless flow maps noise z to s z."""
+    """Of records from N(0, s^2), the best prediction is known, and the noiseless flow maps noise z
+    to s z.
+    """
     generator, spread = build("diffwave"), 0.3
 
-    def posterior_mean(noisy: torch.Tensor, times: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+    def posterior_mean(
+        noisy: torch.Tensor, times: torch.Tensor, _labels: torch.Tensor
+    ) -> torch.Tensor:
         alpha, sigma = generator.process(times[:, None, None])
         return alpha * spread**2 / (alpha**2 * spread**2 + sigma**2) * noisy
 
     generator.denoiser.forward = posterior_mean
-    made = generator.sample(torch.tensor([0]), torch.tensor([8]), sampling("diffwave", steps=400, guidance=1.0))
+    made = generator.sample(
+        torch.tensor([0]), torch.tensor([8]), sampling("diffwave", steps=400, guidance=1.0)
+    )
     noise = torch.randn((8, 200), generator=torch.Generator().manual_seed(8))
     torch.testing.assert_close(made[0], spread * noise * SCALE[:, None], rtol=0.03, atol=1e-3)
 
@@ -402,7 +510,9 @@ def test_a_beat_map_says_where_in_a_beat_every_sample_is() -> None:
     assert (since[100], until[100], place[100]) == pytest.approx((0.5, 0.5, 0.5))
     assert (since + until)[60:149] == pytest.approx(1.0)
     assert (since + until)[151:269] == pytest.approx(1.2)
-    assert until[0] == pytest.approx(0.5), "before the first beat as after it, an interval is as long as the nearest one"
+    assert until[0] == pytest.approx(0.5), (
+        "before the first beat as after it, an interval is as long as the nearest one"
+    )
     assert (shown[[50, 150, 270]] == 36).all(), "R peaks show the R peak"
     assert shown[[60, 140]].tolist() == [46, 26], "after a beat its T wave, before one its P wave"
     assert (beat_layout.layout(times[:1], 400, 100)[0] == 0).all()
@@ -411,7 +521,8 @@ def test_a_beat_map_says_where_in_a_beat_every_sample_is() -> None:
 def test_a_record_is_its_typical_beat_laid_out_at_its_times() -> None:
     rng = np.random.default_rng(0)
     beat = rng.standard_normal((8, 80))
-    record = np.concatenate([np.roll(np.tile(beat, 5), 30, axis=1)], axis=1)  # R peaks 36 samples into each beat
+    # R peaks 36 samples into each beat
+    record = np.concatenate([np.roll(np.tile(beat, 5), 30, axis=1)], axis=1)
     peaks = np.array([66.0, 146.0, 226.0, 306.0, 386.0])
     typical = beat_layout.typical_beat(record, peaks, 100)
     assert typical.shape == (8, beat_layout.columns(100)) == (8, 96)
@@ -426,41 +537,70 @@ def test_one_odd_beat_is_not_typical() -> None:
     peaks = np.arange(50.0, 600, 100)
     odd = record.copy()
     odd[:, 230:270] += 5
-    np.testing.assert_array_equal(beat_layout.typical_beat(odd, peaks, 100), beat_layout.typical_beat(record, peaks, 100))
+    np.testing.assert_array_equal(
+        beat_layout.typical_beat(odd, peaks, 100), beat_layout.typical_beat(record, peaks, 100)
+    )
     assert (beat_layout.typical_beat(record, np.array([]), 100) == 0).all()
 
 
 def test_what_a_training_remembers_of_beats_changes_nothing() -> None:
     generator, (signals, labels) = build("beat_diffusion").eval(), records(6)
-    losses = [generator.loss(signals, labels, "denoiser", torch.Generator().manual_seed(0))["loss"] for _ in range(2)]
-    other = generator.loss(signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0))["loss"]
+    losses = [
+        generator.loss(signals, labels, "denoiser", torch.Generator().manual_seed(0))["loss"]
+        for _ in range(2)
+    ]
+    other = generator.loss(
+        signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0)
+    )["loss"]
     fresh = build("beat_diffusion").eval()
     assert losses[0] == losses[1]
-    assert fresh.loss(signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0))["loss"] == other
+    assert (
+        fresh.loss(signals.flip(0), labels.flip(0), "beat", torch.Generator().manual_seed(0))[
+            "loss"
+        ]
+        == other
+    )
 
 
-def test_beats_that_are_drawn_too_much_alike_are_stretched_as_far_as_training_beats_vary(tmp_path, monkeypatch) -> None:
+def test_beats_that_are_drawn_too_much_alike_are_stretched_as_far_as_training_beats_vary(
+    tmp_path, monkeypatch
+) -> None:
     generator, (signals, labels) = build("beat_diffusion").eval(), records(60)
     known = record_set(tmp_path / "known", signals, labels)
     times, typical = zip(*generator._beats((signals / SCALE[:, None]).numpy()), strict=True)
-    true = generator._with_levels(torch.from_numpy(np.stack(typical)), signals / SCALE[:, None], generator._layout(times)[1])
+    true = generator._with_levels(
+        torch.from_numpy(np.stack(typical)), signals / SCALE[:, None], generator._layout(times)[1]
+    )
     alike = 0.6 * true
     monkeypatch.setattr(generator, "_drawn_beats", lambda *_: alike)
     generator.finish(known)
-    flat, stretched = (generator._flat(beats) for beats in (true, generator._stretched(alike, labels)))
+    flat, stretched = (
+        generator._flat(beats) for beats in (true, generator._stretched(alike, labels))
+    )
     for label in range(3):
-        own, made = (rows[labels == label] - rows[labels == label].mean(0) for rows in (flat, stretched))
+        own, made = (
+            rows[labels == label] - rows[labels == label].mean(0) for rows in (flat, stretched)
+        )
         torch.testing.assert_close(made, own, atol=2e-3, rtol=1e-3)
         # About the mean that they were drawn about: a model that is off stays so.
-        torch.testing.assert_close(stretched[labels == label].mean(0), 0.6 * flat[labels == label].mean(0), atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            stretched[labels == label].mean(0),
+            0.6 * flat[labels == label].mean(0),
+            atol=2e-3,
+            rtol=1e-3,
+        )
 
 
-def test_beats_that_vary_enough_or_of_a_handful_of_records_stay_as_they_are_drawn(tmp_path, monkeypatch) -> None:
+def test_beats_that_vary_enough_or_of_a_handful_of_records_stay_as_they_are_drawn(
+    tmp_path, monkeypatch
+) -> None:
     generator, (signals, labels) = build("beat_diffusion").eval(), records(3)
     generator.finish(record_set(tmp_path / "few", signals, labels))
     assert generator.beat_stretches.isfinite().all()
     assert ((generator.beat_stretches >= 1) & (generator.beat_stretches <= 2)).all()
-    beats = torch.randn(3, 8, generator.beat.shape.samples, generator=torch.Generator().manual_seed(0))
+    beats = torch.randn(
+        3, 8, generator.beat.shape.samples, generator=torch.Generator().manual_seed(0)
+    )
     monkeypatch.setattr(generator, "_drawn_beats", lambda *_: 50 * beats)
     generator.finish(record_set(tmp_path / "wide", signals, labels))
     torch.testing.assert_close(generator._stretched(beats, labels), beats)
@@ -483,7 +623,8 @@ def test_history_holds_nothing_of_what_comes_next() -> None:
 def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
     rng = np.random.default_rng(0)
     labels = torch.tensor(rng.integers(0, 2, 400))
-    rates = rng.normal(0, 0.2, (400, 1))  # of patients, about the typical one; logarithms, as all of these
+    # of patients, about the typical one; logarithms, as all of these
+    rates = rng.normal(0, 0.2, (400, 1))
     spread = np.where(labels[:, None] == 0, 0.01, 0.2)
     intervals = torch.tensor(rates + spread * rng.standard_normal((400, 12)), dtype=torch.float32)
     with torch.random.fork_rng():
@@ -499,7 +640,9 @@ def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
     source = torch.Generator().manual_seed(0)
     asked = torch.arange(2).repeat_interleave(200)
     with torch.no_grad():
-        drawn = model.draw(asked, torch.rand(400, 12, generator=source), torch.randn(400, 12, generator=source))
+        drawn = model.draw(
+            asked, torch.rand(400, 12, generator=source), torch.randn(400, 12, generator=source)
+        )
     variation = 100 * drawn.std(1) / drawn.mean(1)
     assert 0.5 < variation[:200].median() < 2
     assert 14 < variation[200:].median() < 27
@@ -514,7 +657,10 @@ def test_the_bands_sum_to_the_record(samples: int) -> None:
     signals = torch.randn(2, 8, samples, generator=torch.Generator().manual_seed(0))
     spectrum = time_vqvae.Spectrum(8)
     low, high = spectrum.split(signals)
-    low_part, high_part = spectrum.low_records(low, samples), spectrum.high_records(high, 8, samples)
+    low_part, high_part = (
+        spectrum.low_records(low, samples),
+        spectrum.high_records(high, 8, samples),
+    )
     torch.testing.assert_close(low_part + high_part, signals, rtol=1e-4, atol=1e-5)
     power = torch.fft.rfft(low_part).abs().square().mean(dim=(0, 1))
     assert power[: samples // 8].sum() > 10 * power[samples // 4 :].sum()
@@ -533,7 +679,11 @@ def test_high_tokens_see_the_low_tokens_of_their_own_moment() -> None:
     prior = build("time_vqvae").high_prior.eval()
     seen = []
     prior.layers.forward = lambda hidden: (seen.append(hidden), hidden)[1]
-    tokens, labels, codes = torch.zeros(1, 26, dtype=torch.int64), torch.tensor([0]), torch.randn(24, 8)
+    tokens, labels, codes = (
+        torch.zeros(1, 26, dtype=torch.int64),
+        torch.tensor([0]),
+        torch.randn(24, 8),
+    )
     context = torch.zeros(1, 13, 8)
     changed = context.clone()
     changed[0, 5] = 1
@@ -600,7 +750,9 @@ def test_tokens_are_the_same_under_autocast() -> None:
 def test_perplexity_counts_codes_in_even_use() -> None:
     codebook = time_vqvae.Codebook(10, 2)
     torch.testing.assert_close(codebook.perplexity(torch.arange(5).repeat(7)), torch.tensor(5.0))
-    torch.testing.assert_close(codebook.perplexity(torch.zeros(9, dtype=torch.int64)), torch.tensor(1.0))
+    torch.testing.assert_close(
+        codebook.perplexity(torch.zeros(9, dtype=torch.int64)), torch.tensor(1.0)
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3, 13, 40])
@@ -610,14 +762,18 @@ def test_decoding_leaves_no_token_masked_and_settles_each_once(steps: int) -> No
     forward = prior.forward
     prior.forward = lambda tokens, *rest: (inputs.append(tokens.clone()), forward(tokens, *rest))[1]
     random = torch.rand(3, 2, steps, 13, generator=torch.Generator().manual_seed(0))
-    tokens = time_vqvae.decode_iteratively(prior, torch.tensor([0, 1, 2]), torch.randn(16, 8), None, random, 1.0, 1.0)
+    tokens = time_vqvae.decode_iteratively(
+        prior, torch.tensor([0, 1, 2]), torch.randn(16, 8), None, random, 1.0, 1.0
+    )
     assert ((tokens >= 0) & (tokens < 16)).all()
     assert (inputs[0] == 16).all()
     for before, after in zip(inputs, [*inputs[1:], tokens], strict=True):
         settled = before != 16
         assert torch.equal(before[settled], after[settled])
     masked = [int((batch[0] == 16).sum()) for batch in inputs]
-    assert masked == [math.floor(13 * math.cos(math.pi / 2 * step / steps)) for step in range(steps)]
+    assert masked == [
+        math.floor(13 * math.cos(math.pi / 2 * step / steps)) for step in range(steps)
+    ]
 
 
 def test_decoding_draws_from_the_prior_s_distribution() -> None:
@@ -625,5 +781,12 @@ def test_decoding_draws_from_the_prior_s_distribution() -> None:
     wanted = torch.linspace(1, 3, 16).softmax(0)
     prior.forward = lambda tokens, *_: torch.log(wanted).expand(*tokens.shape, 16)
     random = torch.rand(2000, 2, 1, 13, generator=torch.Generator().manual_seed(0))
-    tokens = time_vqvae.decode_iteratively(prior, torch.zeros(2000, dtype=torch.int64), torch.zeros(16, 8), None, random, 1.0, 1.0)
-    torch.testing.assert_close(torch.bincount(tokens.flatten(), minlength=16) / tokens.numel(), wanted, atol=0.006, rtol=0.05)
+    tokens = time_vqvae.decode_iteratively(
+        prior, torch.zeros(2000, dtype=torch.int64), torch.zeros(16, 8), None, random, 1.0, 1.0
+    )
+    torch.testing.assert_close(
+        torch.bincount(tokens.flatten(), minlength=16) / tokens.numel(),
+        wanted,
+        atol=0.006,
+        rtol=0.05,
+    )

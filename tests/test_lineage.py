@@ -1,4 +1,6 @@
-"""Lineage from what MLflow, DVC and git really hold: whole, with parts gone, verified, made again, and kept by the garbage collector."""
+"""Lineage from what MLflow, DVC and git really hold: whole, with parts gone, verified, made again,
+and kept by the garbage collector.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,21 @@ from click.testing import CliRunner
 from dvc.cli import main as dvc
 
 import registry_project as project
-from ecgforge.commands import collect, reproduce
+from ecgforge.commands import gc as collect
 from ecgforge.commands import lineage as stage
+from ecgforge.commands import reproduce
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
+from ecgforge.model_versions import versions
+from ecgforge.model_versions.models import SAMPLED, WEIGHTS
+from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.provenance import lineage
+from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import promotion
 from ecgforge.stages.common.drawn import DRAWN
-from ecgforge.tracking import lineage, store, versions
-from ecgforge.tracking.content import Content
-from ecgforge.tracking.models import SAMPLED, WEIGHTS
-from ecgforge.tracking.served import SAMPLING
+from ecgforge.tracking import store
 from registry_project import NAME
 
 pytestmark = pytest.mark.slow
@@ -40,7 +45,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The chain of a study, by the stages themselves: records, a generator, its records, and a classifier of both."""
+    """The chain of a study, by the stages themselves: records, a generator, its records, and a
+    classifier of both.
+    """
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("study") / "project"
     folder.mkdir()
@@ -56,19 +63,25 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 TUNED = "models/tuning/ptbxl/diffwave.yaml"
 STAGES = {
     "acquire": ("ecgforge acquire ptbxl --out data/raw/ptbxl", [], ["data/raw/ptbxl"]),
-    "prepare": ("ecgforge prepare --raw data/raw/ptbxl --out data/prepared/ptbxl", ["data/raw/ptbxl"], ["data/prepared/ptbxl"]),
+    "prepare": (
+        "ecgforge prepare --raw data/raw/ptbxl --out data/prepared/ptbxl",
+        ["data/raw/ptbxl"],
+        ["data/prepared/ptbxl"],
+    ),
     "tune_generator": (
         f"ecgforge tune-generator ptbxl diffwave --real data/prepared/ptbxl --out {TUNED}",
         ["data/prepared/ptbxl"],
         [TUNED],
     ),
     "train_generator@ptbxl-diffwave": (
-        f"ecgforge train-generator ptbxl diffwave --real data/prepared/ptbxl --out models/generators/ptbxl/diffwave --tuned {TUNED}",
+        "ecgforge train-generator ptbxl diffwave --real data/prepared/ptbxl --out "
+        f"models/generators/ptbxl/diffwave --tuned {TUNED}",
         ["data/prepared/ptbxl", TUNED],
         ["models/generators/ptbxl/diffwave"],
     ),
     "synthesize@ptbxl-diffwave": (
-        "ecgforge synthesize ptbxl diffwave --model models/generators/ptbxl/diffwave --real data/prepared/ptbxl "
+        "ecgforge synthesize ptbxl diffwave --model models/generators/ptbxl/diffwave --real "
+        "data/prepared/ptbxl "
         "--out data/synthetic/ptbxl/diffwave",
         ["models/generators/ptbxl/diffwave", "data/prepared/ptbxl"],
         ["data/synthetic/ptbxl/diffwave"],
@@ -85,15 +98,31 @@ def make(folder: Path) -> None:
     demo = tree["profiles"]["demo"]
     demo["sources"]["ptbxl"]["records"], demo["preparation"]["min_records"] = 90, 5
     demo["generators"]["diffwave"]["network"] |= {"layers": 2, "channels": 8}
-    demo["generators"]["diffwave"]["training"]["denoiser"] |= {"steps": 4, "evaluate_every": 2, "warmup_steps": 1, "batch_size": 4}
+    demo["generators"]["diffwave"]["training"]["denoiser"] |= {
+        "steps": 4,
+        "evaluate_every": 2,
+        "warmup_steps": 1,
+        "batch_size": 4,
+    }
     demo["synthesis"] |= {"train": 4, "validation": 1, "test": 1}
     demo["generators"]["diffwave"]["tuning"]["n_trials"] = 0
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    (folder / ".gitignore").write_text("/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/shelf\n.*.partial\n")
-    record = {name.split("@")[0]: {"cmd": cmd, "deps": deps, "outs": outs} for name, (cmd, deps, outs) in STAGES.items()}
-    record["train_generator"]["params"] = [f"profiles.demo.generators.diffwave.{part}" for part in ("seed", "network", "training")]
+    (folder / ".gitignore").write_text(
+        "/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/shelf\n.*.partial\n"
+    )
+    record = {
+        name.split("@")[0]: {"cmd": cmd, "deps": deps, "outs": outs}
+        for name, (cmd, deps, outs) in STAGES.items()
+    }
+    record["train_generator"]["params"] = [
+        f"profiles.demo.generators.diffwave.{part}" for part in ("seed", "network", "training")
+    ]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": record}, sort_keys=False))
-    shutil.copytree(project.ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(
+        project.ROOT / "src",
+        folder / "src",
+        ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+    )
     project.git("init", "-q")
     project.git("config", "user.name", "Ada")
     project.git("config", "user.email", "ada@example.org")
@@ -121,7 +150,10 @@ def classifier(study: Path) -> versions.Version:
     known = versions.versions(NAME)
     if known:
         return known[0]
-    sets = [RecordSet.open(Path(one)) for one in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")]
+    sets = [
+        RecordSet.open(Path(one))
+        for one in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")
+    ]
     return project.register(sets[0], 0.9, 1, rhythms=sets[0].about.rhythms, synthetic=sets[1])
 
 
@@ -143,15 +175,23 @@ CHAIN = {
 
 
 def test_the_chain_goes_down_to_the_source(classifier: versions.Version) -> None:
-    node = lineage.trace(classifier.label, Content())
+    node = lineage.trace(classifier.label, DvcStore())
     assert set(kinds(node)) == CHAIN
     found = {(one.kind, one.name): one for one in node.all()}
     assert found["record set", "ptbxl"].digest == md5(Path("data/prepared/ptbxl"))
-    assert found["record set", "ptbxl/diffwave"].digest == md5(Path("data/synthetic/ptbxl/diffwave"))
+    assert found["record set", "ptbxl/diffwave"].digest == md5(
+        Path("data/synthetic/ptbxl/diffwave")
+    )
     run = found["run", "TrRSTeR ptbxl/diffwave oracle seed 1"]
-    assert run.facts["commit"] == project.git("rev-parse", "HEAD~1") or run.facts["commit"] == project.git("rev-parse", "HEAD")
-    assert "training.denoiser.steps=4" in found["run", "diffwave on ptbxl, seed 0"].facts["parameters"]
-    assert [one.name for one in lineage.trained_on(run)] == ["ptbxl"] * 3, "itself, by the generator, and by its tuning"
+    assert run.facts["commit"] == project.git("rev-parse", "HEAD~1") or run.facts[
+        "commit"
+    ] == project.git("rev-parse", "HEAD")
+    assert (
+        "training.denoiser.steps=4" in found["run", "diffwave on ptbxl, seed 0"].facts["parameters"]
+    )
+    assert [one.name for one in lineage.trained_on(run)] == ["ptbxl"] * 3, (
+        "itself, by the generator, and by its tuning"
+    )
     assert not any(one.lost for one in node.all())
 
 
@@ -167,24 +207,37 @@ def test_the_chain_goes_down_to_the_source(classifier: versions.Version) -> None
         (f"{GENERATOR}/1", ("version", f"{GENERATOR}/1")),
     ],
 )
-def test_files_and_folders_have_a_lineage(study: Path, reference: str, first: tuple[str, str]) -> None:
-    found = kinds(lineage.trace(reference, Content(study)))
+def test_files_and_folders_have_a_lineage(
+    study: Path, reference: str, first: tuple[str, str]
+) -> None:
+    found = kinds(lineage.trace(reference, DvcStore(study)))
     assert found[0] == first
     assert found[-1][0] == "source"
 
 
 def test_a_run_has_a_lineage(classifier: versions.Version) -> None:
-    assert set(kinds(lineage.trace(classifier.run_id, Content()))) == CHAIN - {("version", f"{NAME}/1")}
+    assert set(kinds(lineage.trace(classifier.run_id, DvcStore()))) == CHAIN - {
+        ("version", f"{NAME}/1")
+    }
 
 
 @pytest.mark.parametrize(
     ("reference", "told"),
     [
         ("data/prepared/merged", "is not in the working tree"),
-        ("models/generators", "is no model: name one of those in it, such as models/generators/ptbxl/diffwave"),
+        (
+            "models/generators",
+            "is no model: name one of those in it, such as models/generators/ptbxl/diffwave",
+        ),
         ("models/tuning", "models/tuning is no model$"),
-        ("data/prepared", "data/prepared is no record set: name one of those in it, such as data/prepared/ptbxl"),
-        ("data/synthetic/ptbxl", "is no record set: name one of those in it, such as data/synthetic/ptbxl/diffwave"),
+        (
+            "data/prepared",
+            "data/prepared is no record set: name one of those in it, such as data/prepared/ptbxl",
+        ),
+        (
+            "data/synthetic/ptbxl",
+            "is no record set: name one of those in it, such as data/synthetic/ptbxl/diffwave",
+        ),
         ("data/raw", "data/raw is no record set: name one of those in it, such as data/raw/ptbxl"),
         ("data", "data is no record set: name one of those in it, such as data/prepared/ptbxl"),
         ("data/empty", "data/empty is no record set$"),
@@ -199,20 +252,31 @@ def test_words_that_mean_nothing_are_told_so(study: Path, reference: str, told: 
     (study / "data/empty").mkdir(exist_ok=True)
     (study / "data/raw/.gitignore").touch()
     with pytest.raises(EcgforgeError, match=told):
-        lineage.trace(reference, Content(study))
+        lineage.trace(reference, DvcStore(study))
 
 
-def test_the_tree_and_the_drawing_name_everything(classifier: versions.Version, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_tree_and_the_drawing_name_everything(
+    classifier: versions.Version, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     stage.show(classifier.label, tmp_path / "lineage.mmd")
     printed = " ".join(capsys.readouterr().out.split())
     chart = (tmp_path / "lineage.mmd").read_text()
     boxes = dict(re.findall(r'^    (n\d+)\["(.*)"\](?::::lost)?$', chart, re.MULTILINE))
     arrows = re.findall(r'^    (n\d+) -- "(.+)" --> (n\d+)$', chart, re.MULTILINE)
-    assert len(chart.splitlines()) == 3 + len(boxes) + len(arrows), "all lines are a head, boxes and arrows"
+    assert len(chart.splitlines()) == 3 + len(boxes) + len(arrows), (
+        "all lines are a head, boxes and arrows"
+    )
     assert {end for arrow in arrows for end in (arrow[0], arrow[2])} == set(boxes)
     for kind, name in CHAIN:
         assert any(text.startswith(f"{kind} {name}") for text in boxes.values())
-    for words in (f"{NAME}/1", f"{GENERATOR}/1", md5(Path("data/prepared/ptbxl")), "drawn by", "acquired from", "(above)"):
+    for words in (
+        f"{NAME}/1",
+        f"{GENERATOR}/1",
+        md5(Path("data/prepared/ptbxl")),
+        "drawn by",
+        "acquired from",
+        "(above)",
+    ):
         assert words in printed
 
 
@@ -242,8 +306,12 @@ class Gone:
 
 
 def places(classifier: versions.Version) -> dict[str, str]:
-    node, content = lineage.trace(classifier.label, Content()), Content()
-    return {one.name: content.place(one.digest, one.path)[0] for one in node.all() if one.kind in ("record set", "raw records")}
+    node, content = lineage.trace(classifier.label, DvcStore()), DvcStore()
+    return {
+        one.name: content.place(one.digest, one.path)[0]
+        for one in node.all()
+        if one.kind in ("record set", "raw records")
+    }
 
 
 def test_verify_says_where_everything_is(classifier: versions.Version) -> None:
@@ -253,11 +321,15 @@ def test_verify_says_where_everything_is(classifier: versions.Version) -> None:
         assert places(classifier)["ptbxl"] == "in DVC's cache"
 
 
-def test_verify_says_what_is_gone(classifier: versions.Version, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_says_what_is_gone(
+    classifier: versions.Version, capsys: pytest.CaptureFixture[str]
+) -> None:
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
-    signals = Content().listing(digest)["signals.npy"]
+    signals = DvcStore().listing(digest)["signals.npy"]
     with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(signals)):
-        with pytest.raises(EcgforgeError, match=r"1 of 9 do not match or are no longer available: ptbxl/diffwave"):
+        with pytest.raises(
+            EcgforgeError, match=r"1 of 9 do not match or are no longer available: ptbxl/diffwave"
+        ):
             stage.verify([classifier.label])
         assert places(classifier)["ptbxl/diffwave"] == "gone: signals.npy"
     assert "gone: signals.npy" in " ".join(capsys.readouterr().out.split())
@@ -266,15 +338,20 @@ def test_verify_says_what_is_gone(classifier: versions.Version, capsys: pytest.C
 def test_verify_notices_a_changed_file(classifier: versions.Version) -> None:
     table = Path("data/prepared/ptbxl/records.csv")
     kept = table.read_bytes()
-    stored = project.cached(Content().listing(md5(table.parent))["records.csv"])
+    stored = project.cached(DvcStore().listing(md5(table.parent))["records.csv"])
     original = stored.read_bytes()
     table.unlink()
     table.write_bytes(kept + b" ")
     try:
-        assert places(classifier)["ptbxl"] == "in DVC's cache; the working tree holds another version"
+        assert (
+            places(classifier)["ptbxl"] == "in DVC's cache; the working tree holds another version"
+        )
         stored.chmod(0o644)
         stored.write_bytes(kept + b"?")
-        assert places(classifier)["ptbxl"] == "gone: records.csv; the working tree holds another version"
+        assert (
+            places(classifier)["ptbxl"]
+            == "gone: records.csv; the working tree holds another version"
+        )
     finally:
         stored.write_bytes(original)
         table.write_bytes(kept)
@@ -284,11 +361,11 @@ def test_what_only_the_remote_has_is_found_there(classifier: versions.Version) -
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
     assert dvc(["remote", "add", "--local", "--default", "--force", "-q", "shelf", "shelf"]) == 0
     assert dvc(["push", "-q", "synthesize"]) == 0
-    content = Content()
+    content = DvcStore()
     files = [project.cached(one) for one in (digest, *content.listing(digest).values())]
     with Gone(Path("data/synthetic/ptbxl/diffwave"), *files):
         assert places(classifier)["ptbxl/diffwave"] == "in DVC's remote"
-        assert set(kinds(lineage.trace(classifier.label, Content()))) == CHAIN
+        assert set(kinds(lineage.trace(classifier.label, DvcStore()))) == CHAIN
         content.copy(digest, "data/synthetic/ptbxl/diffwave", Path("copy"))
         assert md5(Path("copy")) == digest
     shutil.rmtree("copy")
@@ -300,7 +377,7 @@ def test_facts_that_remain_still_tell_the_chain(classifier: versions.Version) ->
     client = store.client()
     client.delete_run(classifier.run_id)
     with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(digest)):
-        node = lineage.trace(classifier.label, Content())
+        node = lineage.trace(classifier.label, DvcStore())
     client.restore_run(classifier.run_id)
     assert set(kinds(node)) == CHAIN
     (lost,) = [one for one in node.all() if one.lost]
@@ -309,38 +386,53 @@ def test_facts_that_remain_still_tell_the_chain(classifier: versions.Version) ->
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_run_that_is_gone_for_good_is_told_by_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_gone_for_good_is_told_by_its_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     version = project.register(records, 0.9, 1, rhythms=records.about.rhythms)
-    whole = kinds(lineage.trace(version.label, Content()))
+    whole = kinds(lineage.trace(version.label, DvcStore()))
     store.client().delete_run(version.run_id)
     uri = store.configure()
     gc = CliRunner().invoke(mlflow.cli.gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
     assert gc.exit_code == 0, gc.output
-    node = lineage.trace(version.label, Content())
+    node = lineage.trace(version.label, DvcStore())
     assert [kind for kind, _ in kinds(node)] == [kind for kind, _ in whole]
     (lost,) = [one for one in node.all() if one.lost]
     assert lost.facts["run"] == f"{version.run_id}, gone from MLflow"
     assert lost.facts["commit"] == project.git("rev-parse", "HEAD")
-    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer available: its run"):
+    with pytest.raises(
+        EcgforgeError, match="1 of 5 do not match or are no longer available: its run"
+    ):
         stage.verify([version.label])
     assert f"LOST run its run: {version.run_id}, gone from MLflow" in capsys.readouterr().out
     with pytest.raises(EcgforgeError, match=f"MLflow has no run {version.run_id}"):
-        lineage.trace(version.run_id, Content())
+        lineage.trace(version.run_id, DvcStore())
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_a_run_of_no_commit_is_not_verified(capsys: pytest.CaptureFixture[str]) -> None:
     records = RecordSet.open(Path("data/prepared/ptbxl"))
-    version, client = project.register(records, 0.9, 1, rhythms=records.about.rhythms), store.client()
+    version, client = (
+        project.register(records, 0.9, 1, rhythms=records.about.rhythms),
+        store.client(),
+    )
     client.delete_tag(version.run_id, "git.commit")
     client.delete_model_version_tag(NAME, version.number, "git.commit")
-    with pytest.raises(EcgforgeError, match="1 of 5 do not match or are no longer available: TrRTeR ptbxl oracle seed 1"):
+    with pytest.raises(
+        EcgforgeError,
+        match="1 of 5 do not match or are no longer available: TrRTeR ptbxl oracle seed 1",
+    ):
         stage.verify([version.label])
-    assert f"LOST run TrRTeR ptbxl oracle seed 1: {version.run_id}; no commit is known" in capsys.readouterr().out
+    assert (
+        f"LOST run TrRTeR ptbxl oracle seed 1: {version.run_id}; no commit is known"
+        in capsys.readouterr().out
+    )
 
 
-def test_a_version_is_made_again_byte_for_byte(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_is_made_again_byte_for_byte(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert study.exists()
     reproduce.reproduce(f"{GENERATOR}/1")
     assert f"{GENERATOR}/1: identical" in " ".join(capsys.readouterr().out.split())
@@ -367,7 +459,9 @@ def elsewhere(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def synthesized(guidance: float | None = None) -> list[tuple[str, str, str]]:
-    """Draw records anew, with another guidance, and return number, weights and sampling of all versions of the generator."""
+    """Draw records anew, with another guidance, and return number, weights and sampling of all
+    versions of the generator.
+    """
     from ecgforge import cli
 
     if guidance:
@@ -387,8 +481,12 @@ def synthesized(guidance: float | None = None) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_generator_that_is_drawn_from_otherwise_is_another_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """Training registers one that draws as the parameters then say; drawing registers the others, without training again."""
+def test_a_generator_that_is_drawn_from_otherwise_is_another_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Training registers one that draws as the parameters then say; drawing registers the others,
+    without training again.
+    """
     from ecgforge import cli
 
     assert synthesized() == [], "no generator is known here, and none is made up"
@@ -397,30 +495,49 @@ def test_a_generator_that_is_drawn_from_otherwise_is_another_version(capsys: pyt
     assert synthesized() == [("1", weights, 1.0)]
     capsys.readouterr()
     assert synthesized(3.5) == [("1", weights, 1.0), ("2", weights, 3.5)]
-    assert f"{GENERATOR}/2 is the same generator, drawn from as these records are" in capsys.readouterr().out
+    assert (
+        f"{GENERATOR}/2 is the same generator, drawn from as these records are"
+        in capsys.readouterr().out
+    )
     first, second = versions.versions(GENERATOR)
     own = {"sampling", "files.md5"}
-    assert {*first.tags.items()} ^ {*second.tags.items()} == {(key, one.tags[key]) for key in own for one in (first, second)}
+    assert {*first.tags.items()} ^ {*second.tags.items()} == {
+        (key, one.tags[key]) for key in own for one in (first, second)
+    }
     assert second.run_id == first.run_id
-    assert [one.name for one in lineage.trace("data/synthetic/ptbxl/diffwave", Content()).all()][1] == second.label
+    assert [one.name for one in lineage.trace("data/synthetic/ptbxl/diffwave", DvcStore()).all()][
+        1
+    ] == second.label
     mlflow.pytorch.load_model(f"models:/{second.label}")
 
     cli.app(STAGES["train_generator@ptbxl-diffwave"][0].split()[1:], standalone_mode=False)
     assert len(synthesized(1.0)) == 2, "both are known"
-    assert [one.name for one in lineage.trace("data/synthetic/ptbxl/diffwave", Content()).all()][1] == first.label
+    assert [one.name for one in lineage.trace("data/synthetic/ptbxl/diffwave", DvcStore()).all()][
+        1
+    ] == first.label
     store.client().delete_run(first.run_id)
     assert synthesized(2.5)[2:] == [("3", weights, 2.5)], "its run is gone, its files are there"
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_version_of_an_experiment_is_clean_and_made_again(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its parameters are in no commit of a branch: `dvc exp run` changes params.yaml while the stage runs."""
+def test_a_version_of_an_experiment_is_clean_and_made_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its parameters are in no commit of a branch:
+
+    `dvc exp run` changes params.yaml while the stage runs.
+    """
     changed = ("generators.diffwave.training.denoiser.steps=6", "compute.threads=2")
     settings = [word for one in changed for word in ("-S", f"profiles.demo.{one}")]
     assert dvc(["exp", "run", "-q", *settings, "--single-item", "train_generator"]) == 0
     project.git("checkout", "-q", "params.yaml", "dvc.lock")
     (version,) = versions.versions(GENERATOR)
-    found = {gate.name: gate for gate in promotion.provenance(version, lineage.trace(version.label, Content()), Content())}
+    found = {
+        gate.name: gate
+        for gate in promotion.provenance(
+            version, lineage.trace(version.label, DvcStore()), DvcStore()
+        )
+    }
     assert found["commit"].passed
     assert found["provenance"].passed, found["provenance"].detail
     reproduce.reproduce(version.label)
@@ -430,7 +547,13 @@ def test_a_version_of_an_experiment_is_clean_and_made_again(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "command", ["touch exploded", "ecgforge gc --yes", "ecgforge 'train-generator", "ecgforge train-generator; touch a"]
+    "command",
+    [
+        "touch exploded",
+        "ecgforge gc --yes",
+        "ecgforge 'train-generator",
+        "ecgforge train-generator; touch a",
+    ],
 )
 def test_only_a_training_is_run_from_a_record(study: Path, command: str) -> None:
     lock = study / "dvc.lock"
@@ -446,29 +569,45 @@ def test_only_a_training_is_run_from_a_record(study: Path, command: str) -> None
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["by an alias", "by nothing"])
-def test_the_garbage_collector_keeps_what_an_alias_needs(classifier: versions.Version, named: bool, tmp_path: Path) -> None:
-    """All of the lineage of an aliased version stays, though no commit and no dvc.lock knows its data any more."""
+def test_the_garbage_collector_keeps_what_an_alias_needs(
+    classifier: versions.Version, named: bool, tmp_path: Path
+) -> None:
+    """All of the lineage of an aliased version stays, though no commit and no dvc.lock knows its
+    data any more.
+    """
     lock, head = Path("dvc.lock"), project.git("rev-parse", "HEAD")
     kept = lock.read_text()
     client = store.client()
-    node = lineage.trace(classifier.label, Content())
+    node = lineage.trace(classifier.label, DvcStore())
     orphan = project.to_cache_only(tmp_path / "orphan")
     if named:
         client.set_registered_model_alias(NAME, "champion", classifier.number)
     project.git("checkout", "-q", "--orphan", "another")
     lock.unlink()
     project.git("commit", "-q", "-a", "-m", "nothing of before")
-    project.git("branch", "-D", "-q", *[one for one in ("master", "main") if one in project.git("branch").split()])
+    project.git(
+        "branch",
+        "-D",
+        "-q",
+        *[one for one in ("master", "main") if one in project.git("branch").split()],
+    )
     try:
-        found = collect.plan(Content())
+        found = collect.plan(DvcStore())
         doomed = {path.parent.name + path.name for path in found.files}
-        content = Content()
-        needed = {one for part in node.all() if part.path for one in (part.digest, *content.listing(part.digest).values())}
+        content = DvcStore()
+        needed = {
+            one
+            for part in node.all()
+            if part.path
+            for one in (part.digest, *content.listing(part.digest).values())
+        }
         assert orphan in doomed
         assert bool(needed & doomed) != named
         assert bool([one for one in found.stale.versions if one.name in (NAME, GENERATOR)]) != named
         if named:
-            assert not {one.version.run_id for one in node.all() if one.version} & {run_id for _, run_id in found.stale.runs}
+            assert not {one.version.run_id for one in node.all() if one.version} & {
+                run_id for _, run_id in found.stale.runs
+            }
     finally:
         project.git("checkout", "-q", "-f", "-B", "master", head)
         project.git("branch", "-D", "-q", "another")
@@ -478,7 +617,9 @@ def test_the_garbage_collector_keeps_what_an_alias_needs(classifier: versions.Ve
             project.cached(orphan).unlink()
 
 
-def test_the_garbage_collector_removes_only_when_told_to(classifier: versions.Version, tmp_path: Path) -> None:
+def test_the_garbage_collector_removes_only_when_told_to(
+    classifier: versions.Version, tmp_path: Path
+) -> None:
     orphan = project.to_cache_only(tmp_path / "orphan")
     collect.collect(False)
     assert project.cached(orphan).exists()
@@ -490,7 +631,9 @@ def test_the_garbage_collector_removes_only_when_told_to(classifier: versions.Ve
 
 
 @pytest.mark.parametrize("left", [0.3, 0.6, 0.0])
-def test_the_garbage_collector_restores_a_torn_lock_before_it_looks(study: Path, left: float, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_garbage_collector_restores_a_torn_lock_before_it_looks(
+    study: Path, left: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = study / "dvc.lock"
     whole = file.read_text()
     lock.keep(study)
@@ -505,7 +648,9 @@ def test_the_garbage_collector_restores_a_torn_lock_before_it_looks(study: Path,
 
 
 @pytest.mark.parametrize("left", [None, "", "schema: '2.0'\nstages: {}\n"])
-def test_the_garbage_collector_removes_nothing_without_a_record_of_the_stages(study: Path, left: str | None) -> None:
+def test_the_garbage_collector_removes_nothing_without_a_record_of_the_stages(
+    study: Path, left: str | None
+) -> None:
     file = study / "dvc.lock"
     whole = file.read_text()
     file.unlink()
@@ -520,16 +665,21 @@ def test_the_garbage_collector_removes_nothing_without_a_record_of_the_stages(st
         file.write_text(whole)
 
 
-def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versions.Version) -> None:
+def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(
+    classifier: versions.Version,
+) -> None:
     from ecgforge.stages.common.tracked import UNFINISHED
     from ecgforge.tracking.runs import CELL, Cell, tracked
 
-    with pytest.raises(ZeroDivisionError), tracked(Cell("trial", "ptbxl", 0, True), fingerprint="f" * 32, params={}, inputs=[]):  # type: ignore[arg-type]
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracked(Cell("trial", "ptbxl", 0, True), fingerprint="f" * 32, params={}, inputs=[]),
+    ):  # type: ignore[arg-type]
         raise ZeroDivisionError
     for identity in ("f" * 32, "e" * 32, classifier.tags[CELL]):
         (UNFINISHED / identity).mkdir(parents=True)
     store.client().set_registered_model_alias(NAME, "champion", classifier.number)
-    names = {path.name for path in collect.plan(Content()).files if UNFINISHED.name in path.parts}
+    names = {path.name for path in collect.plan(DvcStore()).files if UNFINISHED.name in path.parts}
     store.client().delete_registered_model_alias(NAME, "champion")
     shutil.rmtree(UNFINISHED)
     assert names == {classifier.tags[CELL]}, "the second one's run may be in another store"
@@ -537,10 +687,19 @@ def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(classifier: versi
 
 @pytest.mark.usefixtures("study")
 def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
-    from ecgforge.tracking import garbage
+    from ecgforge.provenance import gc as garbage
     from ecgforge.tracking.runs import Cell, tracked
 
-    cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point="cut off")
+    cell = Cell(
+        "classifier",
+        "ptbxl",
+        0,
+        True,
+        setting="TrRTeR",
+        backbone="oracle",
+        sweep="scratch",
+        point="cut off",
+    )
     for identity, cut_off in (("cut off", True), ("finished", False), ("cut off later", True)):
         try:
             with tracked(cell, fingerprint=identity, params={}, inputs=[]):
@@ -549,8 +708,10 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
         except KeyboardInterrupt:
             pass
     known = {"cut off", "finished", "cut off later", "unknown"}
-    needed = garbage.needed(Content())
-    assert garbage.stale(needed, known).ended & known == {"cut off"}, "of what the last one made nothing is on record yet"
+    needed = garbage.needed(DvcStore())
+    assert garbage.stale(needed, known).ended & known == {"cut off"}, (
+        "of what the last one made nothing is on record yet"
+    )
     needed.cells.add("finished")
     assert garbage.stale(needed, known).ended & known == {"cut off", "finished"}
 
@@ -558,7 +719,9 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
 @pytest.mark.parametrize("status", ["RUNNING", "FINISHED", "KILLED"])
 @pytest.mark.usefixtures("elsewhere")
 def test_what_an_unfinished_stage_has_made_so_far_stays(status: str) -> None:
-    """Its versions are in no dvc.lock before all of its cells have ended; it goes on from the checkpoints of them all."""
+    """Its versions are in no dvc.lock before all of its cells have ended; it goes on from the
+    checkpoints of them all.
+    """
     from ecgforge.stages.common.tracked import UNFINISHED
     from ecgforge.tracking.runs import CELL
 
@@ -567,11 +730,15 @@ def test_what_an_unfinished_stage_has_made_so_far_stays(status: str) -> None:
     store.client().update_run(version.run_id, status)
     checkpoint = UNFINISHED / version.tags[CELL]
     checkpoint.mkdir(parents=True)
-    found = collect.plan(Content())
+    found = collect.plan(DvcStore())
     assert (found.stale.versions, found.stale.runs) == ([], [])
-    assert checkpoint not in [path.relative_to(Path.cwd()) for path in found.files if path.is_relative_to(Path.cwd())]
+    assert checkpoint not in [
+        path.relative_to(Path.cwd()) for path in found.files if path.is_relative_to(Path.cwd())
+    ]
     checkpoint.rmdir()
-    assert collect.plan(Content()).stale.versions == [version], "nothing goes on from it, and nothing knows it"
+    assert collect.plan(DvcStore()).stale.versions == [version], (
+        "nothing goes on from it, and nothing knows it"
+    )
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -580,12 +747,20 @@ def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
     tree = yaml.safe_load(Path("dvc.yaml").read_text())
     tree["stages"]["slow"] = {"cmd": "sleep 600", "outs": ["slow"]}
     Path("dvc.yaml").write_text(yaml.safe_dump(tree))
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "slow"], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "-q", "slow"], start_new_session=True
+    )
     try:
-        while not Content().at_work():
+        while not DvcStore().at_work():
             assert process.poll() is None
             time.sleep(0.2)
-        with pytest.raises(EcgforgeError, match=rf"DVC is at work \(process {process.pid}: .*\).*: run `ecgforge gc` when it has ended"):
+        with pytest.raises(
+            EcgforgeError,
+            match=(
+                rf"DVC is at work \(process {process.pid}: .*\).*: run `ecgforge gc` when it has "
+                r"ended"
+            ),
+        ):
             collect.collect(True)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -597,7 +772,10 @@ def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_nothing_is_removed_while_dvc_writes() -> None:
-    with Content().locked(), pytest.raises(EcgforgeError, match="DVC is at work: try again when it has ended"):
+    with (
+        DvcStore().locked(),
+        pytest.raises(EcgforgeError, match="DVC is at work: try again when it has ended"),
+    ):
         collect.collect(True)
 
 
@@ -605,23 +783,35 @@ def test_nothing_is_removed_while_dvc_writes() -> None:
 def test_an_experiment_at_work_in_a_copy_counts_too() -> None:
     list_of_it = Path(".dvc/tmp/exps/standalone/tmp1/.dvc/tmp/rwlock")
     list_of_it.parent.mkdir(parents=True)
-    list_of_it.write_text(json.dumps({"read": {"params.yaml": [{"pid": os.getpid(), "cmd": "dvc exp run"}]}}))
-    assert Content().at_work() == f"process {os.getpid()}: dvc exp run"
+    list_of_it.write_text(
+        json.dumps({"read": {"params.yaml": [{"pid": os.getpid(), "cmd": "dvc exp run"}]}})
+    )
+    assert DvcStore().at_work() == f"process {os.getpid()}: dvc exp run"
     list_of_it.write_text("{")
-    with pytest.raises(EcgforgeError, match="cannot be read: try again; where no DVC is at work, remove it"):
+    with pytest.raises(
+        EcgforgeError, match="cannot be read: try again; where no DVC is at work, remove it"
+    ):
         collect.collect(True)
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_versions_that_a_rollback_could_go_back_to_stay() -> None:
-    from ecgforge.tracking import history
+    from ecgforge.model_versions import history
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
-    known = [project.register(records, 0.9 + seed / 100, seed, rhythms=records.about.rhythms) for seed in range(1, 5)]
+    known = [
+        project.register(records, 0.9 + seed / 100, seed, rhythms=records.about.rhythms)
+        for seed in range(1, 5)
+    ]
     for before, version in zip(["", "1", "2"], known, strict=False):
         history.move(NAME, version.number, before, history.PROMOTED, "", "")
-    assert [version.aliases for version in versions.versions(NAME)] == [(), ("former",), ("champion",), ()]
-    assert [version.label for version in collect.plan(Content()).stale.versions] == [f"{NAME}/4"]
+    assert [version.aliases for version in versions.versions(NAME)] == [
+        (),
+        ("former",),
+        ("champion",),
+        (),
+    ]
+    assert [version.label for version in collect.plan(DvcStore()).stale.versions] == [f"{NAME}/4"]
     for expected in ("2", "1"):
         assert promotion.rollback(NAME, "")[1] == expected
         collect.collect(True)
@@ -633,15 +823,18 @@ def test_what_any_entry_of_the_stash_knows_stays(tmp_path: Path) -> None:
     orphans = [project.to_cache_only(tmp_path / name) for name in ("first", "second", "third")]
     for number, digest in enumerate(orphans[:2]):
         tree = yaml.safe_load(Path("dvc.lock").read_text())
-        tree["stages"]["once"] = {"cmd": f"echo {number}", "outs": [{"path": "once", "md5": digest}]}
+        tree["stages"]["once"] = {
+            "cmd": f"echo {number}",
+            "outs": [{"path": "once", "md5": digest}],
+        }
         Path("dvc.lock").write_text(yaml.safe_dump(tree))
         project.git("stash")
-    doomed = {path.parent.name + path.name for path in collect.plan(Content()).files}
+    doomed = {path.parent.name + path.name for path in collect.plan(DvcStore()).files}
     assert doomed & {*orphans} == {orphans[2]}
 
 
 def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) -> None:
-    from ecgforge.tracking import garbage
+    from ecgforge.provenance import gc as garbage
     from ecgforge.tracking.runs import Cell, tracked
 
     cell = Cell("quality", "ptbxl", 0, True, generator="diffwave")
@@ -659,7 +852,8 @@ def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) ->
 def test_records_of_a_sweep_go_when_it_was_killed_and_no_sooner(study: Path) -> None:
     drawn = study / DRAWN
     program = (
-        "import sys, time; from pathlib import Path; from ecgforge.stages.common.drawn import held\n"
+        "import sys, time; from pathlib import Path; from ecgforge.stages.common.drawn import "
+        "held\n"
         "with held(Path(sys.argv[1])): Path(sys.argv[1]).mkdir(); time.sleep(600)"
     )
     sweep = subprocess.Popen([sys.executable, "-c", program, str(drawn / "ptbxl-diffwave-size-50")])
@@ -671,23 +865,48 @@ def test_records_of_a_sweep_go_when_it_was_killed_and_no_sooner(study: Path) -> 
         if end:
             sweep.kill()
             sweep.wait()
-        names.append({path.name for path in collect.plan(Content()).files if path.parent == drawn})
+        names.append({path.name for path in collect.plan(DvcStore()).files if path.parent == drawn})
     shutil.rmtree(drawn)
-    assert names == [{".ptbxl-diffwave-mixture.partial"}, {".ptbxl-diffwave-mixture.partial", "ptbxl-diffwave-size-50"}]
+    assert names == [
+        {".ptbxl-diffwave-mixture.partial"},
+        {".ptbxl-diffwave-mixture.partial", "ptbxl-diffwave-size-50"},
+    ]
 
 
 def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versions.Version) -> None:
-    from ecgforge.tracking import garbage
+    from ecgforge.provenance import gc as garbage
     from ecgforge.tracking.runs import Cell, DatasetInput, tracked
 
-    real = DatasetInput("ptbxl", Path("data/prepared/ptbxl"), md5(Path("data/prepared/ptbxl")), "training", "simulated")
-    lost = DatasetInput("ptbxl", Path("data/prepared/ptbxl"), "0" * 32 + ".dir", "training", "simulated")
+    real = DatasetInput(
+        "ptbxl",
+        Path("data/prepared/ptbxl"),
+        md5(Path("data/prepared/ptbxl")),
+        "training",
+        "simulated",
+    )
+    lost = DatasetInput(
+        "ptbxl", Path("data/prepared/ptbxl"), "0" * 32 + ".dir", "training", "simulated"
+    )
     ids = {}
-    for identity, point, given in (("first", "1", real), ("second", "1", real), ("alone", "2", real), ("of lost data", "3", lost)):
-        cell = Cell("classifier", "ptbxl", 0, True, setting="TrRTeR", backbone="oracle", sweep="scratch", point=point)
+    for identity, point, given in (
+        ("first", "1", real),
+        ("second", "1", real),
+        ("alone", "2", real),
+        ("of lost data", "3", lost),
+    ):
+        cell = Cell(
+            "classifier",
+            "ptbxl",
+            0,
+            True,
+            setting="TrRTeR",
+            backbone="oracle",
+            sweep="scratch",
+            point=point,
+        )
         with tracked(cell, fingerprint=identity, params={}, inputs=[given]) as run:
             ids[run.id] = identity
-    found = garbage.stale(garbage.needed(Content()), set())
+    found = garbage.stale(garbage.needed(DvcStore()), set())
     assert {ids[run_id] for _, run_id in found.runs if run_id in ids} == {"first", "of lost data"}
     assert classifier.run_id not in {run_id for _, run_id in found.runs}
 
@@ -696,7 +915,7 @@ def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versio
 def test_a_version_that_somebody_made_by_hand_has_no_run(classifier: versions.Version) -> None:
     made = store.client().create_model_version(classifier.name, "file:///etc")
     try:
-        node = lineage.trace(f"{classifier.name}/{made.version}", Content())
+        node = lineage.trace(f"{classifier.name}/{made.version}", DvcStore())
         assert node.made_from == []
         with pytest.raises(EcgforgeError, match="do not match or are no longer available"):
             stage.verify([f"{classifier.name}/{made.version}"])

@@ -1,4 +1,6 @@
-"""MLflow's own UI in headless Chromium: the charts that compare settings, as `ecgforge ui` says where they are."""
+"""MLflow's own UI in headless Chromium: the charts that compare settings, as `ecgforge ui` says
+where they are.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from ecgforge.tracking import runs
 from test_report_browser import browser, pytestmark, resize  # noqa: F401  # the fixture, and where there is no browser
 
 F1 = {"TrRTeR": (0.8, 0.9), "TrSTeR": (0.4, 0.5), "TrRSTeR": (0.7, 0.9)}  # of two seeds
-OF_GENERATORS = {"diffwave": (0.31, 0.97), "time_vqvae": (0.22, 0.88)}  # loss of training, and accuracy of telling its records
+# loss of training, and accuracy of telling its records
+OF_GENERATORS = {"diffwave": (0.31, 0.97), "time_vqvae": (0.22, 0.88)}
 WAIT = 60  # s, on a busy machine
 
 
@@ -39,7 +42,10 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     track("TrRTeR", 0, 0.1, augmented=True)
     track("TrRTeR", 0, 0.2, sweep="backbones")
     for generator, (loss, accuracy) in OF_GENERATORS.items():
-        for kind, figure in (("generator", {"loss": loss}), ("quality", {"c2st_accuracy": accuracy})):
+        for kind, figure in (
+            ("generator", {"loss": loss}),
+            ("quality", {"c2st_accuracy": accuracy}),
+        ):
             cell = runs.Cell(kind, "ptbxl", 0, True, generator=generator)
             with runs.tracked(cell, fingerprint=f"{kind} {generator}", params={}, inputs=[]) as run:
                 run.summary(figure)
@@ -55,7 +61,14 @@ def ui(project: Path) -> Iterator[dict[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "ecgforge", "ui", "--port", port]
-    server = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    server = subprocess.Popen(
+        command,
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
     assert server.stdout
     try:
         yield dict(server.stdout.readline().strip().split(": ", 1) for _ in runs.CHARTS)
@@ -64,8 +77,19 @@ def ui(project: Path) -> Iterator[dict[str, str]]:
         server.wait()
 
 
-def track(setting: str, seed: int, figure: float, sweep: str | None = None, augmented: bool = False) -> None:
-    cell = runs.Cell("classifier", "ptbxl", seed, True, setting=setting, backbone="resnet1d", sweep=sweep, augmented=augmented)
+def track(
+    setting: str, seed: int, figure: float, sweep: str | None = None, augmented: bool = False
+) -> None:
+    cell = runs.Cell(
+        "classifier",
+        "ptbxl",
+        seed,
+        True,
+        setting=setting,
+        backbone="resnet1d",
+        sweep=sweep,
+        augmented=augmented,
+    )
     with runs.tracked(cell, fingerprint=cell.name, params={"seed": seed}, inputs=[]) as run:
         run.summary({"test_f1": figure})
 
@@ -74,17 +98,29 @@ def until(browser, condition):  # noqa: F811
     from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, WAIT, ignored_exceptions=(StaleElementReferenceException, WebDriverException)).until(condition)
+    return WebDriverWait(
+        browser, WAIT, ignored_exceptions=(StaleElementReferenceException, WebDriverException)
+    ).until(condition)
 
 
 def shown(browser, selector: str, text: str):  # noqa: F811
     return until(
-        browser, lambda one: next((found for found in one.find_elements("css selector", selector) if found.text.strip() == text), None)
+        browser,
+        lambda one: next(
+            (
+                found
+                for found in one.find_elements("css selector", selector)
+                if found.text.strip() == text
+            ),
+            None,
+        ),
     )
 
 
 def compared(browser, address: str, tag: str, figure: str = "test_f1") -> str:  # noqa: F811
-    """Open a chart view that has a chart of `figure`, group its runs by a tag, and return the page's text."""
+    """Open a chart view that has a chart of `figure`, group its runs by a tag, and return the
+    page's text.
+    """
     resize(browser, 1600)  # MLflow draws the charts that are in sight
     until(browser, lambda one: one.get(address) or True)
     browser.execute_script("localStorage.clear()")  # MLflow remembers how another view was grouped
@@ -92,7 +128,12 @@ def compared(browser, address: str, tag: str, figure: str = "test_f1") -> str:  
     shown(browser, "h4", figure)
     shown(browser, "button", "Group by").click()
     shown(browser, "[role^=menuitem]", tag).click()
-    return until(browser, lambda one: text if "Group: " in (text := one.find_element("css selector", "body").text) else None)
+    return until(
+        browser,
+        lambda one: (
+            text if "Group: " in (text := one.find_element("css selector", "body").text) else None
+        ),
+    )
 
 
 @pytest.mark.slow
@@ -107,13 +148,17 @@ def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chart", "figure", "place"), [("Generators", "loss", 0), ("Quality", "c2st_accuracy", 1)])
+@pytest.mark.parametrize(
+    ("chart", "figure", "place"), [("Generators", "loss", 0), ("Quality", "c2st_accuracy", 1)]
+)
 def test_generators_are_compared_in_three_clicks(browser, charts, chart, figure, place):  # noqa: F811
     page = compared(browser, charts[chart], "generator", figure)
     assert {name for name in OF_GENERATORS if f"Group: {name}" in page} == set(OF_GENERATORS)
     assert "2 matching runs" in page, "of this kind alone"
     shown_figures = page[page.index(figure) :]
-    assert all(re.search(rf"\b{figures[place]}\b", shown_figures) for figures in OF_GENERATORS.values()), shown_figures
+    assert all(
+        re.search(rf"\b{figures[place]}\b", shown_figures) for figures in OF_GENERATORS.values()
+    ), shown_figures
 
 
 def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]) -> None:
@@ -124,13 +169,29 @@ def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]
 
     def look() -> None:
         while not done.is_set() or not answers:
-            asked = urllib.request.Request(f"{origin}/ajax-api/2.0/mlflow/runs/search", request, {"Content-Type": "application/json"})
-            with suppress(urllib.error.URLError), urllib.request.urlopen(asked, timeout=WAIT) as answer:  # until the server is up
+            asked = urllib.request.Request(
+                f"{origin}/ajax-api/2.0/mlflow/runs/search",
+                request,
+                {"DvcStore-Type": "application/json"},
+            )
+            # until the server is up
+            with (
+                suppress(urllib.error.URLError),
+                urllib.request.urlopen(asked, timeout=WAIT) as answer,
+            ):
                 answers.append(json.load(answer))
 
     looking = threading.Thread(target=look)
     looking.start()
-    cell = runs.Cell("classifier", "ptbxl", 9, True, setting="TrSTeS", backbone="resnet1d", sweep="not among the settings")
+    cell = runs.Cell(
+        "classifier",
+        "ptbxl",
+        9,
+        True,
+        setting="TrSTeS",
+        backbone="resnet1d",
+        sweep="not among the settings",
+    )
     with runs.tracked(cell, fingerprint="seen while it trains", params={}, inputs=[]) as run:
         step = 0
         while len(answers) < 5:
@@ -140,6 +201,11 @@ def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]
     done.set()
     looking.join()
     assert len(run.client.get_metric_history(run.id, "loss")) == step
-    seen = [one["info"]["status"] for answer in answers for one in answer["runs"] if one["info"]["run_id"] == run.id]
+    seen = [
+        one["info"]["status"]
+        for answer in answers
+        for one in answer["runs"]
+        if one["info"]["run_id"] == run.id
+    ]
     assert "RUNNING" in seen
     assert run.client.get_run(run.id).info.status == "FINISHED"

@@ -43,7 +43,8 @@ def test_every_profile_is_valid_whole() -> None:
         (
             "profiles.demo.classifiers.resnet1d.training.learning_rate",
             5,
-            "profiles.demo.classifiers.resnet1d.training.learning_rate = 5: .*less than or equal to 1",
+            "profiles.demo.classifiers.resnet1d.training.learning_rate = 5: .*less than or equal "
+            "to 1",
         ),
         (
             "profiles.demo.classifiers.resnet1d.training.learning_rat",
@@ -55,51 +56,179 @@ def test_every_profile_is_valid_whole() -> None:
             [1],
             "profiles.demo.classifiers.xresnet1d.network: .*as many as widths",
         ),
-        ("profiles.paper.generators.diffwave.network.chanels", 8, "profiles.paper.generators.diffwave.network: chanels: unknown key"),
-        ("profiles.demo.generators.time_vqvae.sampling.guidance", -1, "profiles.demo.generators.time_vqvae.sampling: guidance = -1"),
-        ("profiles.sample.classifiers.resnet1d.backbone", "xresnet1d", "resnet1d.backbone: the key of an entry is its backbone"),
-        ("backbone", "vit", "profiles.demo.classifiers: 'vit' is named in backbone but not described here"),
-        ("sweep_targets.backbones", ["vit"], "profiles.demo.classifiers: 'vit' is named in sweep_targets.backbones but not described here"),
-        ("sweep_targets.backbones", ["transformer"] * 2, "sweep_targets.backbones = .*: transformer is there twice"),
-        ("sweep_targets.backbones", ["resnet1d"], "sweep_targets.backbones: resnet1d is the study's classifier"),
-        ("profiles.demo.classifiers.resnet1d.tuning", {"n_trials": 3}, "resnet1d.tuning = .*: space: trials need at least one"),
-        ("generators", ["diffwave", "gan"], "profiles.demo.generators: 'gan' is named in generators but not described here"),
-        ("datasets", ["ptbxl", "mitbih"], "datasets: 'mitbih' is not one of ptbxl, chapman, merged"),
+        (
+            "profiles.paper.generators.diffwave.network.chanels",
+            8,
+            "profiles.paper.generators.diffwave.network: chanels: unknown key",
+        ),
+        (
+            "profiles.demo.generators.time_vqvae.sampling.guidance",
+            -1,
+            "profiles.demo.generators.time_vqvae.sampling: guidance = -1",
+        ),
+        (
+            "profiles.sample.classifiers.resnet1d.backbone",
+            "xresnet1d",
+            "resnet1d.backbone: the key of an entry is its backbone",
+        ),
+        (
+            "backbone",
+            "vit",
+            "profiles.demo.classifiers: 'vit' is named in backbone but not described here",
+        ),
+        (
+            "sweep_targets.backbones",
+            ["vit"],
+            "profiles.demo.classifiers: 'vit' is named in sweep_targets.backbones but not "
+            "described here",
+        ),
+        (
+            "sweep_targets.backbones",
+            ["transformer"] * 2,
+            "sweep_targets.backbones = .*: transformer is there twice",
+        ),
+        (
+            "sweep_targets.backbones",
+            ["resnet1d"],
+            "sweep_targets.backbones: resnet1d is the study's classifier",
+        ),
+        (
+            "profiles.demo.classifiers.resnet1d.tuning",
+            {"n_trials": 3},
+            "resnet1d.tuning = .*: space: trials need at least one",
+        ),
+        (
+            "generators",
+            ["diffwave", "gan"],
+            "profiles.demo.generators: 'gan' is named in generators but not described here",
+        ),
+        (
+            "datasets",
+            ["ptbxl", "mitbih"],
+            "datasets: 'mitbih' is not one of ptbxl, chapman, merged",
+        ),
         ("merged", [], "datasets: 'merged' is not one of ptbxl, chapman"),
-        ("merged", [{"first": "ptbxl", "second": "mitbih"}], "merged: 'mitbih' is not one of ptbxl, chapman"),
+        (
+            "merged",
+            [{"first": "ptbxl", "second": "mitbih"}],
+            "merged: 'mitbih' is not one of ptbxl, chapman",
+        ),
         ("profile", "dmo", "profile: 'dmo' is not one of demo, sample, paper"),
-        ("preprocessing.band", [0.5, 60], "band must rise and end below half the sampling rate, 50 Hz"),
-        ("profiles.demo.sources.ptbxl.kind", "internet", "profiles.demo.sources.ptbxl.*'simulated', 'physionet', 'folder'"),
-        ("profiles.demo.study.seeds", [1, 1], r"profiles.demo.study.seeds = \[1, 1\]: 1 is there twice"),
+        (
+            "preprocessing.band",
+            [0.5, 60],
+            "band must rise and end below half the sampling rate, 50 Hz",
+        ),
+        (
+            "profiles.demo.sources.ptbxl.kind",
+            "internet",
+            "profiles.demo.sources.ptbxl.*'simulated', 'physionet', 'folder'",
+        ),
+        (
+            "profiles.demo.study.seeds",
+            [1, 1],
+            r"profiles.demo.study.seeds = \[1, 1\]: 1 is there twice",
+        ),
         ("profiles.demo.sweeps.seeds", [0, 0], "profiles.demo.sweeps.seeds = .*: 0 is there twice"),
-        ("profiles.sample.sweeps.mixture.percents", [10, 50, 10.0], "profiles.sample.sweeps.mixture: percents = .*: 10 is there twice"),
-        ("profiles.demo.sweeps.transfer.percents", [1, 1], "profiles.demo.sweeps.transfer: percents = .*: 1 is there twice"),
-        ("profiles.demo.sweeps.size.percents", [25, 25], "profiles.demo.sweeps.size: percents = .*: 25 is there twice"),
-        ("profiles.demo.sweeps.transfer.methods", ["all", "all"], "profiles.demo.sweeps.transfer: methods = .*: all is there twice"),
-        ("profiles.demo.sweeps.generator_seeds.seeds", [0, 0], "profiles.demo.sweeps.generator_seeds: seeds = .*: 0 is there twice"),
-        ("profiles.demo.sweeps.mixtur", {"percents": [3]}, "profiles.demo.sweeps.mixtur: unknown key; known are seeds, ablation, "),
-        ("profiles.demo.sweeps.size.percent", [25], "profiles.demo.sweeps.size: percent: unknown key"),
+        (
+            "profiles.sample.sweeps.mixture.percents",
+            [10, 50, 10.0],
+            "profiles.sample.sweeps.mixture: percents = .*: 10 is there twice",
+        ),
+        (
+            "profiles.demo.sweeps.transfer.percents",
+            [1, 1],
+            "profiles.demo.sweeps.transfer: percents = .*: 1 is there twice",
+        ),
+        (
+            "profiles.demo.sweeps.size.percents",
+            [25, 25],
+            "profiles.demo.sweeps.size: percents = .*: 25 is there twice",
+        ),
+        (
+            "profiles.demo.sweeps.transfer.methods",
+            ["all", "all"],
+            "profiles.demo.sweeps.transfer: methods = .*: all is there twice",
+        ),
+        (
+            "profiles.demo.sweeps.generator_seeds.seeds",
+            [0, 0],
+            "profiles.demo.sweeps.generator_seeds: seeds = .*: 0 is there twice",
+        ),
+        (
+            "profiles.demo.sweeps.mixtur",
+            {"percents": [3]},
+            "profiles.demo.sweeps.mixtur: unknown key; known are seeds, ablation, ",
+        ),
+        (
+            "profiles.demo.sweeps.size.percent",
+            [25],
+            "profiles.demo.sweeps.size: percent: unknown key",
+        ),
         ("sources", ["ptbxl", "chapman", "ptbxl"], "sources = .*: ptbxl is there twice"),
         ("datasets", ["ptbxl", "ptbxl"], "datasets = .*: ptbxl is there twice"),
         ("generators", ["diffwave", "diffwave"], "generators = .*: diffwave is there twice"),
         (
             "profiles.demo.sweeps.transfer.training.steps",
             120,
-            r"profiles\.demo\.sweeps\.transfer: training\.steps = 120: .*gradual unfreezing.* a multiple of 90",
+            r"profiles\.demo\.sweeps\.transfer: training\.steps = 120: .*gradual unfreezing.* a "
+            r"multiple of 90",
         ),
-        ("sweep_targets.datasets", ["ptbxl", "ptbxl"], "sweep_targets.datasets = .*: ptbxl is there twice"),
-        ("sweep_targets.generators", ["diffwave", "diffwave"], "sweep_targets.generators = .*: diffwave is there twice"),
-        ("sweep_targets.generator_seeds", ["diffwave"] * 2, "sweep_targets.generator_seeds = .*: diffwave is there twice"),
-        ("sweep_targets.sweeps", ["size", "size"], "sweep_targets.sweeps = .*: size is there twice"),
-        ("sweep_targets.sweeps", ["sizes"], "sweep_targets.sweeps: 'sizes' is not one of mixture, size, transfer"),
-        ("sweep_targets.sweeps", ["ablation"], "sweep_targets.sweeps: 'ablation' is not one of mixture, size, transfer"),
-        ("sweep_targets.cross_dataset", [{"train": "ptbxl", "test": "chapman"}] * 2, "cross_dataset = .*: ptbxl to chapman is there twice"),
-        ("sweep_targets.cross_dataset", [{"train": "ptbxl", "test": "mitbih"}], "sweep_targets.cross_dataset: 'mitbih' is not one of"),
-        ("merged", [{"first": "ptbxl", "second": "ptbxl"}], "merged.0 = .*: first and second must differ"),
-        ("profiles.sample.study.synthetic_share", 0.6, "profiles.sample.study.synthetic_share = 0.6: at most 0.5 with synthesis.train"),
+        (
+            "sweep_targets.datasets",
+            ["ptbxl", "ptbxl"],
+            "sweep_targets.datasets = .*: ptbxl is there twice",
+        ),
+        (
+            "sweep_targets.generators",
+            ["diffwave", "diffwave"],
+            "sweep_targets.generators = .*: diffwave is there twice",
+        ),
+        (
+            "sweep_targets.generator_seeds",
+            ["diffwave"] * 2,
+            "sweep_targets.generator_seeds = .*: diffwave is there twice",
+        ),
+        (
+            "sweep_targets.sweeps",
+            ["size", "size"],
+            "sweep_targets.sweeps = .*: size is there twice",
+        ),
+        (
+            "sweep_targets.sweeps",
+            ["sizes"],
+            "sweep_targets.sweeps: 'sizes' is not one of mixture, size, transfer",
+        ),
+        (
+            "sweep_targets.sweeps",
+            ["ablation"],
+            "sweep_targets.sweeps: 'ablation' is not one of mixture, size, transfer",
+        ),
+        (
+            "sweep_targets.cross_dataset",
+            [{"train": "ptbxl", "test": "chapman"}] * 2,
+            "cross_dataset = .*: ptbxl to chapman is there twice",
+        ),
+        (
+            "sweep_targets.cross_dataset",
+            [{"train": "ptbxl", "test": "mitbih"}],
+            "sweep_targets.cross_dataset: 'mitbih' is not one of",
+        ),
+        (
+            "merged",
+            [{"first": "ptbxl", "second": "ptbxl"}],
+            "merged.0 = .*: first and second must differ",
+        ),
+        (
+            "profiles.sample.study.synthetic_share",
+            0.6,
+            "profiles.sample.study.synthetic_share = 0.6: at most 0.5 with synthesis.train",
+        ),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_key(tree: dict[str, Any], tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_a_mistake_is_one_line_that_names_the_key(
+    tree: dict[str, Any], tmp_path: Path, key: str, value: Any, message: str
+) -> None:
     *path, last = key.split(".")
     branch = tree
     for part in path:
@@ -119,10 +248,15 @@ def test_the_backbone_is_the_studys_classifier(tree: dict[str, Any], tmp_path: P
     assert params.classifier.network == params.active.classifiers["transformer"].network
 
 
-def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
     classifiers = tree["profiles"]["sample"]["classifiers"]
     classifiers["resnet2d"] = classifiers["resnet1d"]
-    with pytest.raises(EcgforgeError, match="profiles.sample.classifiers.resnet2d: 'resnet2d' is no backbone: known are resnet1d"):
+    with pytest.raises(
+        EcgforgeError,
+        match="profiles.sample.classifiers.resnet2d: 'resnet2d' is no backbone: known are resnet1d",
+    ):
         parameters.read(write(tree, tmp_path))
 
 
@@ -133,20 +267,30 @@ def test_sweeps_may_be_nowhere_and_without_points(tree: dict[str, Any], tmp_path
     assert parameters.read(write(tree, tmp_path)).sweep_targets.datasets == []
 
 
-def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(tree: dict[str, Any], tmp_path: Path) -> None:
-    tree["profiles"]["demo"]["generators"]["gan"] = tree["profiles"]["demo"]["generators"]["diffwave"]
-    with pytest.raises(EcgforgeError, match="'gan' is no generator: known are beat_diffusion, diffwave"):
+def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    tree["profiles"]["demo"]["generators"]["gan"] = tree["profiles"]["demo"]["generators"][
+        "diffwave"
+    ]
+    with pytest.raises(
+        EcgforgeError, match="'gan' is no generator: known are beat_diffusion, diffwave"
+    ):
         parameters.read(write(tree, tmp_path))
 
 
 def test_an_experiment_of_dvc_can_change_the_profile(tmp_path: Path) -> None:
-    """`dvc exp run -S` writes the file anew, in a style of its own, and reads it with another parser."""
+    """`dvc exp run -S` writes the file anew, in a style of its own, and reads it with another
+    parser.
+    """
     from dvc.utils.hydra import apply_overrides
     from dvc.utils.serialize import load_yaml
 
     path = tmp_path / "params.yaml"
     path.write_bytes((ROOT / "params.yaml").read_bytes())
-    apply_overrides(str(path), ["profile=sample", "profiles.sample.sources.ptbxl.mirror=s3://bucket/ptb-xl"])
+    apply_overrides(
+        str(path), ["profile=sample", "profiles.sample.sources.ptbxl.mirror=s3://bucket/ptb-xl"]
+    )
     assert load_yaml(str(path))["profile"] == "sample"
     changed, before = Params.read(path), Params.read(ROOT / "params.yaml")
     assert changed.active.sources["ptbxl"].mirror == "s3://bucket/ptb-xl"
@@ -172,11 +316,18 @@ def test_a_profile_states_what_has_no_default_and_no_more(tree: dict[str, Any]) 
     assert "balance" not in training
     params = Params.model_validate(tree)
     found = params.generator("diffwave").training["denoiser"]
-    assert (found.gradient_clip, found.balance, found.weight_decay, found.patience) == (1.0, 0.5, 0.0, None)
+    assert (found.gradient_clip, found.balance, found.weight_decay, found.patience) == (
+        1.0,
+        0.5,
+        0.0,
+        None,
+    )
     training |= {"gradient_clip": 0.3, "patience": 4}
     found = Params.model_validate(tree).generator("diffwave").training["denoiser"]
     assert (found.gradient_clip, found.patience) == (0.3, 4)
-    assert params.classifier_settings("transformer").tuning.n_trials == 0, "a classifier without `tuning` is not tuned"
+    assert params.classifier_settings("transformer").tuning.n_trials == 0, (
+        "a classifier without `tuning` is not tuned"
+    )
 
 
 # Profiles that build on others
@@ -191,22 +342,43 @@ def test_a_profile_states_what_differs_from_its_base(tree: dict[str, Any]) -> No
         "sources": {"ptbxl": {"records": 300}},
         "study": {"seeds": [5]},
         "sweeps": {"seeds": [5]},
-        "generators": {"diffwave": {"ablations": {"guidance 2": None, "guidance 3": {"sampling": {"guidance": 3.0}}}}},
+        "generators": {
+            "diffwave": {
+                "ablations": {"guidance 2": None, "guidance 3": {"sampling": {"guidance": 3.0}}}
+            }
+        },
     }
     other = {"base": "small", "quality": {"records": 30}}
-    found = Params.model_validate(based(tree, other=other, small={"base": "demo", **change})).profiles
+    found = Params.model_validate(
+        based(tree, other=other, small={"base": "demo", **change})
+    ).profiles
     demo, small = found["demo"], found["small"]
-    assert (small.sources["ptbxl"].records, small.sources["ptbxl"].seed) == (300, demo.sources["ptbxl"].seed)
+    assert (small.sources["ptbxl"].records, small.sources["ptbxl"].seed) == (
+        300,
+        demo.sources["ptbxl"].seed,
+    )
     assert small.sources["chapman"] == demo.sources["chapman"]
-    assert (small.study.seeds, small.study.resamples) == ([5], demo.study.resamples), "a list is replaced, not joined"
+    assert (small.study.seeds, small.study.resamples) == ([5], demo.study.resamples), (
+        "a list is replaced, not joined"
+    )
     assert list(small.generators["diffwave"].ablations) == ["guidance 3"], "null removes a key"
-    assert (found["other"].quality.records, found["other"].study) == (30, small.study), "a base may have a base"
+    assert (found["other"].quality.records, found["other"].study) == (30, small.study), (
+        "a base may have a base"
+    )
     assert list(found) == ["demo", "small", "other"], "a base comes before what builds on it"
 
 
 def test_null_brings_a_default_back(tree: dict[str, Any]) -> None:
-    stated = {"base": "demo", "classifiers": {"resnet1d": {"training": {"patience": None, "weight_decay": None}}}}
-    training = Params.model_validate(based(tree, other=stated)).profiles["other"].classifiers["resnet1d"].training
+    stated = {
+        "base": "demo",
+        "classifiers": {"resnet1d": {"training": {"patience": None, "weight_decay": None}}},
+    }
+    training = (
+        Params.model_validate(based(tree, other=stated))
+        .profiles["other"]
+        .classifiers["resnet1d"]
+        .training
+    )
     assert (training.patience, training.weight_decay) == (None, 0.0)
 
 
@@ -216,10 +388,15 @@ def test_null_brings_a_default_back(tree: dict[str, Any]) -> None:
         ({"a": {"base": "dmo"}}, "profiles.a.base: 'dmo' is not one of a, demo$"),
         ({"a": {"base": ["demo"]}}, r"profiles.a.base: \['demo'\] is not one of a, demo$"),
         ({"a": {"base": "a"}}, "profiles.a.base: profiles build on each other in a cycle: a -> a$"),
-        ({"a": {"base": "b"}, "b": {"base": "a"}}, "profiles.b.base: profiles build on each other in a cycle: a -> b -> a$"),
+        (
+            {"a": {"base": "b"}, "b": {"base": "a"}},
+            "profiles.b.base: profiles build on each other in a cycle: a -> b -> a$",
+        ),
     ],
 )
-def test_a_base_that_cannot_be_is_one_line(tree: dict[str, Any], tmp_path: Path, profiles: Any, message: str) -> None:
+def test_a_base_that_cannot_be_is_one_line(
+    tree: dict[str, Any], tmp_path: Path, profiles: Any, message: str
+) -> None:
     with pytest.raises(EcgforgeError, match=message) as caught:
         Params.read(write(based(tree, **profiles), tmp_path))
     assert "\n" not in str(caught.value)
@@ -231,18 +408,31 @@ def test_an_error_is_named_once_where_it_was_written(tree: dict[str, Any], tmp_p
     demo["synthesis"]["chunks"] = 3
     with pytest.raises(EcgforgeError) as caught:
         Params.read(write(based(tree, other=other, third={"base": "other"}), tmp_path))
-    keys = [part.split(" = ")[0].split(": unknown")[0].split(": ")[-1] for part in str(caught.value).split("; ")]
-    assert sorted(keys) == ["profiles.demo.study.seeds", "profiles.demo.synthesis.chunks", "profiles.other.quality.records"]
+    keys = [
+        part.split(" = ")[0].split(": unknown")[0].split(": ")[-1]
+        for part in str(caught.value).split("; ")
+    ]
+    assert sorted(keys) == [
+        "profiles.demo.study.seeds",
+        "profiles.demo.synthesis.chunks",
+        "profiles.other.quality.records",
+    ]
 
 
-def test_a_network_that_is_wrong_in_the_base_is_named_there(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_a_network_that_is_wrong_in_the_base_is_named_there(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
     tree["profiles"]["demo"]["generators"]["diffwave"]["network"]["chanels"] = 3
     tree["profiles"] = {"other": {"base": "demo"}, **tree["profiles"]}
-    with pytest.raises(EcgforgeError, match="profiles.demo.generators.diffwave.network: chanels: unknown key"):
+    with pytest.raises(
+        EcgforgeError, match="profiles.demo.generators.diffwave.network: chanels: unknown key"
+    ):
         parameters.read(write(tree, tmp_path))
 
 
-def test_what_tuning_found_changes_no_profile_that_builds_on_the_one_in_use(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_what_tuning_found_changes_no_profile_that_builds_on_the_one_in_use(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
     path = write(based(tree, other={"base": "demo"}), tmp_path)
     (tmp_path / "c.yaml").write_text("classifiers: {resnet1d: {network: {dropout: 0.44}}}")
     params = parameters.read(path, [tmp_path / "c.yaml"])
@@ -260,12 +450,22 @@ def test_the_resolved_tree_is_what_stages_use() -> None:
         tree = yaml.safe_load(parameters.resolved(used))
         for generator, settings in used.active.generators.items():
             kind, found = generator_class(generator), tree["generators"][generator]
-            assert kind.Network.model_validate(settings.network).model_dump(mode="json") == found["network"]
-            assert kind.Sampling.model_validate(settings.sampling).model_dump(mode="json") == found["sampling"]
-            assert {phase: Training(**one) for phase, one in found["training"].items()} == settings.training
+            assert (
+                kind.Network.model_validate(settings.network).model_dump(mode="json")
+                == found["network"]
+            )
+            assert (
+                kind.Sampling.model_validate(settings.sampling).model_dump(mode="json")
+                == found["sampling"]
+            )
+            assert {
+                phase: Training(**one) for phase, one in found["training"].items()
+            } == settings.training
             assert found["tuning"]["n_trials"] == settings.tuning.n_trials
         for backbone, classifier in used.active.classifiers.items():
-            assert tree["classifiers"][backbone]["training"] == classifier.training.model_dump(mode="json")
+            assert tree["classifiers"][backbone]["training"] == classifier.training.model_dump(
+                mode="json"
+            )
             assert tree["classifiers"][backbone]["network"] == classifier.network
         assert tree["sources"].keys() == used.active.sources.keys()
         assert tree["selected"] == {"sources": params.sources, "generators": params.generators}
@@ -297,7 +497,10 @@ def test_the_command_prints_the_same_bytes_each_time() -> None:
 
 
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
 )
 def test_whatever_the_file_holds_the_error_is_one_of_ours(tree: Any) -> None:
     with pytest.raises(EcgforgeError):

@@ -25,12 +25,17 @@ def params() -> Params:
 
 
 def works(params: Params) -> dict[str, workload.Work]:
-    return {work.stage: work for work in workload.workload(params, dict.fromkeys(params.datasets, REAL))}
+    return {
+        work.stage: work for work in workload.workload(params, dict.fromkeys(params.datasets, REAL))
+    }
 
 
 @pytest.mark.parametrize("profile", ["demo", "sample", "paper"])
 def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
-    tree, lists = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree, lists = (
+        yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"],
+        yaml.safe_load((ROOT / "params.yaml").read_text()),
+    )
 
     def length(reference: str) -> int:
         found = lists
@@ -50,54 +55,82 @@ def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
 def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     found, steps = works(params), params.classifier.training.steps
     seeds = len(params.active.sweeps.seeds)
-    mixture, transfer, size = (get(name).parameters(params) for name in ("mixture", "transfer", "size"))
-    # Three datasets, two seeds and one of sweeps: TrRTeR plain and augmented; of three generators TrSTeR, TrRSTeR and that augmented.
+    mixture, transfer, size = (
+        get(name).parameters(params) for name in ("mixture", "transfer", "size")
+    )
+    # Three datasets, two seeds and one of sweeps: TrRTeR plain and augmented; of three generators
+    # TrSTeR, TrRSTeR and that augmented.
     assert found["classify_real"].steps == {"resnet1d": 3 * (2 + 1) * steps}
     assert found["classify"].steps == {"resnet1d": 9 * (2 + 2 + 1) * steps}
     tuned = 2 * len(transfer.percents) * len(transfer.methods) * transfer.training.steps
     assert found["transfer"].steps == {"resnet1d": tuned}
     assert found["mixture"].steps == {"resnet1d": 2 * 2 * len(mixture.percents) * seeds * steps}
-    # Of fewer real records each classifier: real ones alone, and both, plain and augmented, and synthetic ones alone.
+    # Of fewer real records each classifier: real ones alone, and both, plain and augmented, and
+    # synthetic ones alone.
     assert found["size"].steps == {"resnet1d": 5 * len(size.percents) * seeds * steps}
     assert found["size"].trainings == {"diffwave": len(size.percents)}
-    assert found["scratch"].steps == {"resnet1d": 2 * len({*transfer.percents} - {100}) * seeds * steps}
+    assert found["scratch"].steps == {
+        "resnet1d": 2 * len({*transfer.percents} - {100}) * seeds * steps
+    }
     # Of each of three rhythms, for each of three datasets.
     drawn = params.active.synthesis
     assert isinstance(drawn.train, int)
-    assert found["synthesize"].drawn == dict.fromkeys(params.generators, 3 * 3 * (drawn.train + drawn.validation + drawn.test))
-    # 100 real records are 34 of each of three rhythms; beside them 20 and 20 of each for validation and test.
-    as_real = works(params.with_profile("sample"))["synthesize"].drawn
-    assert as_real == dict.fromkeys(params.generators, 3 * 3 * (34 + 20 + 20))
+    assert found["synthesize"].drawn == dict.fromkeys(
+        params.generators, 3 * 3 * (drawn.train + drawn.validation + drawn.test)
+    )
+    # 100 real records are 34 of each of three rhythms; beside them 20 and 20 of each for validation
+    # and test.
+    match_real = works(params.with_profile("sample"))["synthesize"].drawn
+    assert match_real == dict.fromkeys(params.generators, 3 * 3 * (34 + 20 + 20))
     # Half of 100 in proportion are 30, 10, 10; to balance 0, 25, 25.
     assert found["mixture"].drawn == {"diffwave": 30 + 25 + 25}
-    assert (found["quality"].scored, found["ablation"].scored) == (9, pytest.approx((1 + len(params.generator("diffwave").ablations)) / 3))
-    # 100 real records of each of three datasets, and as many synthetic ones as are asked for of three rhythms, by three generators.
+    assert (found["quality"].scored, found["ablation"].scored) == (
+        9,
+        pytest.approx((1 + len(params.generator("diffwave").ablations)) / 3),
+    )
+    # 100 real records of each of three datasets, and as many synthetic ones as are asked for of
+    # three rhythms, by three generators.
     assert found["quality"].compared == 3 * 3 * 100 * 3 * drawn.train
     # Seeds 0, which is that of the study's own training, and 1.
     assert found["generator_seeds"].trainings == {"diffwave": 1}
     assert found["generator_seeds"].steps == {"resnet1d": 2 * 3 * steps}
-    assert found["generator_seeds"].drawn == {"diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3}
+    assert found["generator_seeds"].drawn == {
+        "diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3
+    }
     # Both directions, with records of there as they are and augmented.
     assert found["cross_dataset"].steps == {"resnet1d": 2 * 2 * seeds * steps}
     # Other classifiers: real records, and both kinds, plain and augmented; synthetic ones alone.
     others = map(params.classifier_settings, params.sweep_targets.backbones)
-    assert found["backbones"].steps == {one.backbone: 5 * seeds * one.training.steps for one in others}
+    assert found["backbones"].steps == {
+        one.backbone: 5 * seeds * one.training.steps for one in others
+    }
     varied = params.generator("diffwave").ablations
-    assert found["ablation"].trainings == {"diffwave": sum("network" in change.model_fields_set for change in varied.values())}
+    assert found["ablation"].trainings == {
+        "diffwave": sum("network" in change.model_fields_set for change in varied.values())
+    }
 
 
-def test_prepared_records_count_for_their_own_profile_alone(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_records_count_for_their_own_profile_alone(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     demo, sample = params.with_profile("demo"), params.with_profile("sample")
     prepared_set(demo, stage.PREPARED / "ptbxl")
     assert stage._counts(demo, "ptbxl") == {"SR": 2, "AFIB": 1}
-    assert sum(stage._counts(sample, "ptbxl").values()) > 100, "of the source, since the records are of the demo"
+    assert sum(stage._counts(sample, "ptbxl").values()) > 100, (
+        "of the source, since the records are of the demo"
+    )
     source = demo.active.sources["ptbxl"].model_copy(update={"records": 2000})
     active = demo.active.model_copy(update={"sources": {**demo.active.sources, "ptbxl": source}})
-    assert sum(stage._counts(demo.model_copy(update={"profiles": {"demo": active}}), "ptbxl").values()) == pytest.approx(1600, abs=7)
+    assert sum(
+        stage._counts(demo.model_copy(update={"profiles": {"demo": active}}), "ptbxl").values()
+    ) == pytest.approx(1600, abs=7)
     preparation = demo.active.preparation.model_copy(update={"min_records": 1})
     active = demo.active.model_copy(update={"preparation": preparation})
-    assert sum(stage._counts(demo.model_copy(update={"profiles": {"demo": active}}), "ptbxl").values()) > 100
+    assert (
+        sum(stage._counts(demo.model_copy(update={"profiles": {"demo": active}}), "ptbxl").values())
+        > 100
+    )
 
 
 def prepared_set(params: Params, folder: Path) -> None:
@@ -108,9 +141,21 @@ def prepared_set(params: Params, folder: Path) -> None:
         "by_dataset": {"ptbxl": {"catalogue": params.source("ptbxl").records, "records": 3}},
     }
     ids = ["1", "2", "3"]
-    table = pd.DataFrame({"id": ids, "patient": ids, "dataset": "ptbxl", "rhythm": ["SR", "AFIB", "SR"], "split": "train"})
-    with write_record_set(folder, About(100, 10, "mV", ("SR", "AFIB"), "simulated", made)) as writer:
-        writer.append(np.zeros((3, 8, 10), np.float32), table.assign(age=50.0, sex="F", origin="simulated"))
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "patient": ids,
+            "dataset": "ptbxl",
+            "rhythm": ["SR", "AFIB", "SR"],
+            "split": "train",
+        }
+    )
+    with write_record_set(
+        folder, About(100, 10, "mV", ("SR", "AFIB"), "simulated", made)
+    ) as writer:
+        writer.append(
+            np.zeros((3, 8, 10), np.float32), table.assign(age=50.0, sex="F", origin="simulated")
+        )
 
 
 @pytest.mark.slow

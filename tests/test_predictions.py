@@ -39,20 +39,28 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
         (lambda _: b"", "No columns to parse"),
         (lambda content: content[: len(content) // 20], "no column"),
         (lambda content: content.replace(b"setting", b"sitting"), "no column setting"),
-        (lambda content: content.replace(b",0.5", b",half"), "a seed or a probability is no number"),
+        (
+            lambda content: content.replace(b",0.5", b",half"),
+            "a seed or a probability is no number",
+        ),
         (lambda content: content + b'"', "EOF inside string"),
         (lambda content: content.replace(b"SR", b"\xff\xfe"), "can't decode byte"),
         (lambda _: b"\0" * 300, "no column"),
     ],
 )
-def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, change: Callable[[bytes], bytes], told: str) -> None:
+def test_a_damaged_file_is_named_in_one_line(
+    tmp_path: Path, change: Callable[[bytes], bytes], told: str
+) -> None:
     facts = pd.DataFrame({"id": PATIENTS, "patient": PATIENTS, "truth": ["SR", "AFIB"] * 3})
     row = Experiment("TrRTeR", "ptbxl", "resnet1d", 0)
     tested = predictions.Tested(row, "a", facts.assign(p_SR=0.5, p_AFIB=0.5))
     predictions.write([tested], tmp_path / "cell")
     file = tmp_path / "cell/predictions.csv"
     file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(EcgforgeError, match=f"^{file} is damaged .*{told}.*: remove it and run `dvc checkout`, or `dvc repro`$"):
+    with pytest.raises(
+        EcgforgeError,
+        match=f"^{file} is damaged .*{told}.*: remove it and run `dvc checkout`, or `dvc repro`$",
+    ):
         predictions.read([tmp_path / "cell"])
     file.unlink()
     with pytest.raises(EcgforgeError, match="is missing: run `dvc repro` or `dvc pull`"):

@@ -42,7 +42,9 @@ def an_ecg(leads=STANDARD_LEADS, fs=100, seconds=10.0, rate=70, seed=0):
     rng = np.random.default_rng(seed)
     phase = (np.arange(round(fs * seconds)) / fs * rate / 60) % 1
     pulse = np.exp(-(((phase - 0.5) / 0.03) ** 2))
-    return pulse[:, None] * np.linspace(0.5, 1.5, len(leads)) + 0.01 * rng.normal(size=(len(pulse), len(leads)))
+    return pulse[:, None] * np.linspace(0.5, 1.5, len(leads)) + 0.01 * rng.normal(
+        size=(len(pulse), len(leads))
+    )
 
 
 def write_record(folder, name, signals=None, leads=STANDARD_LEADS, fs=100, units="mV"):
@@ -54,8 +56,12 @@ def write_record(folder, name, signals=None, leads=STANDARD_LEADS, fs=100, units
 
 
 def a_catalogue(ids, codes=None, **columns):
-    table = pd.DataFrame({"id": ids, "patient": ids, "codes": codes or [["SR"]] * len(ids), "path": ids})
-    return table.assign(**{"age": 60.0, "sex": "female", "fold": np.nan, "withdrawn": False, **columns})
+    table = pd.DataFrame(
+        {"id": ids, "patient": ids, "codes": codes or [["SR"]] * len(ids), "path": ids}
+    )
+    return table.assign(
+        **{"age": 60.0, "sex": "female", "fold": np.nan, "withdrawn": False, **columns}
+    )
 
 
 def a_raw_source(folder, catalogue, simulated=False):
@@ -79,28 +85,43 @@ def rewrite(path, change):
 # Reading
 
 
-@pytest.mark.parametrize("leads", [STANDARD_LEADS, STANDARD_LEADS[::-1], ("v6", "aVR", "ii", "V1", "V3", "v2", "V5", "V4", "i", "resp")])
+@pytest.mark.parametrize(
+    "leads",
+    [
+        STANDARD_LEADS,
+        STANDARD_LEADS[::-1],
+        ("v6", "aVR", "ii", "V1", "V3", "v2", "V5", "V4", "i", "resp"),
+    ],
+)
 def test_leads_are_found_by_name(tmp_path, leads):
     signals = an_ecg(leads)
     write_record(tmp_path, "r", signals, leads)
     recording = wfdb_files.read(tmp_path, "r")
     upper = [lead.upper() for lead in leads]
-    np.testing.assert_allclose(recording.signals, np.stack([signals[:, upper.index(lead)] for lead in LEADS]), atol=0.0005)
+    np.testing.assert_allclose(
+        recording.signals, np.stack([signals[:, upper.index(lead)] for lead in LEADS]), atol=0.0005
+    )
     assert (recording.sampling_rate, recording.units) == (100, "mV")
 
 
-@pytest.mark.parametrize(("units", "factor", "read_as"), [("uV", 0.001, "mV"), ("V", 1000, "mV"), ("NU", 1, "NU")])
+@pytest.mark.parametrize(
+    ("units", "factor", "read_as"), [("uV", 0.001, "mV"), ("V", 1000, "mV"), ("NU", 1, "NU")]
+)
 def test_volts_become_millivolts_and_other_units_stay(tmp_path, units, factor, read_as):
     write_record(tmp_path, "r", an_ecg() * 3, units=units)
     recording = wfdb_files.read(tmp_path, "r")
     assert recording.units == read_as
-    np.testing.assert_allclose(recording.signals[0], an_ecg()[:, 0] * 3 * factor, atol=0.0005 * factor)
+    np.testing.assert_allclose(
+        recording.signals[0], an_ecg()[:, 0] * 3 * factor, atol=0.0005 * factor
+    )
 
 
 def test_leads_in_volts_of_different_prefix_agree_and_others_are_refused(tmp_path):
     write_record(tmp_path, "r")
     rewrite(tmp_path / "r.hea", lambda text: text.replace("1000.0(0)/mV", "1000000.0(0)/V", 1))
-    np.testing.assert_allclose(wfdb_files.read(tmp_path, "r").signals[0], an_ecg()[:, 0], atol=0.0005)
+    np.testing.assert_allclose(
+        wfdb_files.read(tmp_path, "r").signals[0], an_ecg()[:, 0], atol=0.0005
+    )
     rewrite(tmp_path / "r.hea", lambda text: text.replace("/V", "/NU", 1))
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
@@ -114,10 +135,18 @@ def test_limb_leads_are_compared_with_what_follows_from_i_and_ii(tmp_path):
     write_record(tmp_path, "made_apart", an_ecg() * np.where(np.arange(12) == 2, 5, 1))
     half = twelve.copy()
     half[2] *= 2  # III twice as large as it should be, and alone
-    write_record(tmp_path, "doubled", half[[0, 1, 2, *range(6, 12)]].T, ("I", "II", "iii", *STANDARD_LEADS[6:]))
+    write_record(
+        tmp_path,
+        "doubled",
+        half[[0, 1, 2, *range(6, 12)]].T,
+        ("I", "II", "iii", *STANDARD_LEADS[6:]),
+    )
     write_record(tmp_path, "eight", an_ecg(LEADS), LEADS)
     write_record(tmp_path, "standardised", twelve.T, units="NU")
-    found = {path.stem: wfdb_files.read(tmp_path, path.stem).limb_residual for path in tmp_path.glob("*.hea")}
+    found = {
+        path.stem: wfdb_files.read(tmp_path, path.stem).limb_residual
+        for path in tmp_path.glob("*.hea")
+    }
     assert found["recorder"] < 0.01
     assert found["volts"] == pytest.approx(found["recorder"])
     assert found["made_apart"] > 1
@@ -130,22 +159,40 @@ def test_a_set_tells_how_far_limb_leads_were_off(tmp_path):
     leads = {"a": STANDARD_LEADS, "b": LEADS, "c": STANDARD_LEADS}
     for number, (name, kept) in enumerate(leads.items()):
         write_record(tmp_path / "raw", name, an_ecg(kept, seed=number), kept)
-    prepare({"one": a_raw_source(tmp_path / "raw", a_catalogue(list(leads)))}, tmp_path / "set", PREPROCESSING, PREPARATION)
+    prepare(
+        {"one": a_raw_source(tmp_path / "raw", a_catalogue(list(leads)))},
+        tmp_path / "set",
+        PREPROCESSING,
+        PREPARATION,
+    )
     table = read_csv(tmp_path / "set/limb_leads.csv")
     assert list(table["id"]) == ["a", "c"]
     assert (table["residual"] > 0.1).all()
     records = RecordSet.open(tmp_path / "set")
     assert len(coherence.limb_residuals(records)) == 2
-    assert len(coherence.limb_residuals(records.select((records.records["id"] == "c").to_numpy()))) == 1
+    assert (
+        len(coherence.limb_residuals(records.select((records.records["id"] == "c").to_numpy())))
+        == 1
+    )
 
 
-@pytest.mark.parametrize("form", [lambda checksum: checksum % 65536, lambda checksum: (checksum + 32768) % 65536 - 32768])
+@pytest.mark.parametrize(
+    "form", [lambda checksum: checksum % 65536, lambda checksum: (checksum + 32768) % 65536 - 32768]
+)
 def test_checksums_may_be_signed_or_unsigned(tmp_path, form):
     write_record(tmp_path, "r", an_ecg() * np.where(np.arange(12) % 2, 1, -1))
     for checksum in wfdb.rdheader(str(tmp_path / "r")).checksum:
-        rewrite(tmp_path / "r.hea", lambda text, checksum=checksum: text.replace(f" {checksum} 0 ", f" {form(checksum)} 0 "))
+        rewrite(
+            tmp_path / "r.hea",
+            lambda text, checksum=checksum: text.replace(
+                f" {checksum} 0 ", f" {form(checksum)} 0 "
+            ),
+        )
     assert wfdb_files.read(tmp_path, "r").signals.shape == (8, 1000)
-    rewrite(tmp_path / "r.hea", lambda text: text.replace(f" {form(checksum)} 0 ", f" {form(checksum) + 1} 0 "))
+    rewrite(
+        tmp_path / "r.hea",
+        lambda text: text.replace(f" {form(checksum)} 0 ", f" {form(checksum) + 1} 0 "),
+    )
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
     assert bad.value.reason == Reason.CHECKSUM_MISMATCH
@@ -160,19 +207,27 @@ def a_link(folder: Path, how: str) -> str:
         (folder / "deep").symlink_to(elsewhere)
         return "deep/r"
     for name in ("r.hea", "r.dat"):
-        (folder / name).symlink_to(elsewhere / name) if how in (name, "both") else (folder / name).write_bytes(
-            (elsewhere / name).read_bytes()
-        )
+        (folder / name).symlink_to(elsewhere / name) if how in (name, "both") else (
+            folder / name
+        ).write_bytes((elsewhere / name).read_bytes())
     return "r"
 
 
 @pytest.mark.parametrize("how", ["r.hea", "r.dat", "both", "folder"])
 def test_links_that_somebody_put_there_are_followed(tmp_path, how):
     path = a_link(tmp_path / "raw", how)
-    np.testing.assert_array_equal(wfdb_files.read(tmp_path / "raw", path).signals, wfdb_files.read(tmp_path / "elsewhere", "r").signals)
+    np.testing.assert_array_equal(
+        wfdb_files.read(tmp_path / "raw", path).signals,
+        wfdb_files.read(tmp_path / "elsewhere", "r").signals,
+    )
 
 
-NAMES = ["../elsewhere/secret.dat", "{elsewhere}/secret.dat", "deep/secret.dat", "..\\elsewhere\\secret.dat"]
+NAMES = [
+    "../elsewhere/secret.dat",
+    "{elsewhere}/secret.dat",
+    "deep/secret.dat",
+    "..\\elsewhere\\secret.dat",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -187,7 +242,9 @@ def test_a_header_names_files_of_its_own_folder_alone(tmp_path, name):
     assert bad.value.reason == Reason.OUTSIDE_FOLDER
 
 
-@pytest.mark.parametrize("path", ["../elsewhere/secret", "{elsewhere}/secret", "deep/../../elsewhere/secret", "", "\0"])
+@pytest.mark.parametrize(
+    "path", ["../elsewhere/secret", "{elsewhere}/secret", "deep/../../elsewhere/secret", "", "\0"]
+)
 def test_a_catalogue_names_files_of_its_folder_alone(tmp_path, path):
     write_record(tmp_path / "elsewhere", "secret")
     write_record(tmp_path / "raw/deep", "r")
@@ -203,7 +260,12 @@ def test_linked_and_plain_raw_folders_give_the_same_bytes(raw, tmp_path):
         (tmp_path / "cache" / file.name).write_bytes(file.read_bytes())
         (tmp_path / "linked" / file.name).symlink_to(tmp_path / "cache" / file.name)
     prepare({"own": raw}, tmp_path / "a", PREPROCESSING, PREPARATION)
-    prepare({"own": a_raw_source(tmp_path / "linked", raw.catalogue)}, tmp_path / "b", PREPROCESSING, PREPARATION)
+    prepare(
+        {"own": a_raw_source(tmp_path / "linked", raw.catalogue)},
+        tmp_path / "b",
+        PREPROCESSING,
+        PREPARATION,
+    )
     assert md5(tmp_path / "a") == md5(tmp_path / "b")
 
 
@@ -238,11 +300,23 @@ BAD_HEADERS = {
 }
 UNSUPPORTED = {
     "several segments": (an_edit("r 12", "r/2 12"), "several segments"),
-    "no signals": (lambda text: text.splitlines()[0].replace("r 12", "r 0"), "no signals in the header"),
+    "no signals": (
+        lambda text: text.splitlines()[0].replace("r 12", "r 0"),
+        "no signals in the header",
+    ),
     "skewed lead": (an_edit("r.dat 16", "r.dat 16:5"), "skew"),
     "several samples a frame": (an_edit("r.dat 16", "r.dat 16x2"), "several samples"),
-    **{f"format {number}": (an_edit("r.dat 16", f"r.dat {number}"), f"format {number}, FLAC: convert") for number in (508, 516, 524)},
-    **{f"format {number}": (an_edit("r.dat 16", f"r.dat {number}"), f"format {number}, packed") for number in (310, 311)},
+    **{
+        f"format {number}": (
+            an_edit("r.dat 16", f"r.dat {number}"),
+            f"format {number}, FLAC: convert",
+        )
+        for number in (508, 516, 524)
+    },
+    **{
+        f"format {number}": (an_edit("r.dat 16", f"r.dat {number}"), f"format {number}, packed")
+        for number in (310, 311)
+    },
 }
 
 
@@ -258,13 +332,22 @@ def test_a_bad_header_is_an_unreadable_file(tmp_path, change):
 
 
 NO_NUMBERS = [
-    *((f"12 {rate} 1000", f"sampling rate {rate}") for rate in ("5e2", "inf", "-500", "500(0)", "1_0")),
+    *(
+        (f"12 {rate} 1000", f"sampling rate {rate}")
+        for rate in ("5e2", "inf", "-500", "500(0)", "1_0")
+    ),
     (f"12 {'5' * 60}x 1000", f"sampling rate {'5' * 40}"),
-    *((f"12 100 {samples}", f"number of samples {samples}") for samples in ("5000.0", "-2", "5_000", "1e3")),
+    *(
+        (f"12 100 {samples}", f"number of samples {samples}")
+        for samples in ("5000.0", "-2", "5_000", "1e3")
+    ),
     *((f"{leads} 100 1000", f"number of leads {leads}") for leads in ("12.0", "-12")),
 ]
 NO_FIELDS = [
-    *((f"{gain} 16 0", f"gain {gain}") for gain in ("nan(0)", "inf(0)", "0x10", "nan", "1,000(0)/mV", "1000(0.5)/mV", "10O0(0)/mV")),
+    *(
+        (f"{gain} 16 0", f"gain {gain}")
+        for gain in ("nan(0)", "inf(0)", "0x10", "nan", "1,000(0)/mV", "1000(0.5)/mV", "10O0(0)/mV")
+    ),
     ("1000(0)/mV 16.0 0", "resolution 16.0"),
     ("1000(0)/mV 16 0x0", "zero level 0x0"),
 ]
@@ -290,7 +373,9 @@ def test_a_number_of_a_lead_that_is_none_is_named(tmp_path, cells, told):
 
 @pytest.mark.filterwarnings("error")
 def test_limb_leads_beyond_numbers_compare_to_nothing():
-    huge = {lead: np.full(10, 1e303 * number) for number, lead in enumerate(STANDARD_LEADS, start=1)}
+    huge = {
+        lead: np.full(10, 1e303 * number) for number, lead in enumerate(STANDARD_LEADS, start=1)
+    }
     assert np.isnan(limb_residual(huge))
 
 
@@ -305,7 +390,13 @@ def test_what_is_whole_and_not_read_is_no_damage(tmp_path, change, told):
 
 
 @pytest.mark.parametrize(
-    "line", ["a.mat 12 100 1000", "my record 1 12 100 1000", "2-b.c/d 12 100/100(0) 1000", "r 12 12 100 1000 0:0 1/1/2000"]
+    "line",
+    [
+        "a.mat 12 100 1000",
+        "my record 1 12 100 1000",
+        "2-b.c/d 12 100/100(0) 1000",
+        "r 12 12 100 1000 0:0 1/1/2000",
+    ],
 )
 @pytest.mark.parametrize("date", ["", " 99:99:99 1/2/06", " 2006", " 1/2/2006", " 12:00:00"])
 def test_a_records_own_name_and_its_date_decide_nothing(tmp_path, line, date):
@@ -330,7 +421,9 @@ def test_headers_beyond_ascii_keep_their_letters(tmp_path, encoding):
     rewrite(tmp_path / "r.hea", lambda text: text.replace("1000.0(0)", "1.0(0)"))
     (tmp_path / "r.dat").write_bytes((1000 * an_ecg()).round().astype("<i2").tobytes())
     text = re.sub(r"(16 0) -?\d+ -?\d+ 0 ", r"\1 ", (tmp_path / "r.hea").read_text())
-    (tmp_path / "r.hea").write_bytes((text.replace("/uV", "/\u00b5V") + "# M\u00fcller\n").encode(encoding))
+    (tmp_path / "r.hea").write_bytes(
+        (text.replace("/uV", "/\u00b5V") + "# M\u00fcller\n").encode(encoding)
+    )
     recording = wfdb_files.read(tmp_path, "r")
     assert recording.units == "mV"
     np.testing.assert_allclose(recording.signals[0], an_ecg()[:, 0], atol=0.001)
@@ -344,7 +437,7 @@ def test_gain_0_is_uncalibrated(tmp_path, gain):
     with pytest.raises(BadRecord, match=r"uncalibrated \(gain 0\), not mV") as bad:
         prepare_recording(recording, PREPROCESSING, "mV")
     assert bad.value.reason == Reason.WRONG_UNITS
-    assert prepare_recording(recording, PREPROCESSING, "lead_sd").shape == (8, 1000)
+    assert prepare_recording(recording, PREPROCESSING, "per_lead_std").shape == (8, 1000)
 
 
 def test_a_gain_without_a_unit_is_of_millivolts_and_no_gain_is_uncalibrated(tmp_path):
@@ -357,9 +450,17 @@ def test_a_gain_without_a_unit_is_of_millivolts_and_no_gain_is_uncalibrated(tmp_
 
 
 def digital(kind: str, samples: int = 1001) -> np.ndarray:
-    """Values that a signal format holds, of twelve leads, the lowest of them, which means invalid, among these."""
-    low = {"80": -(2**7), "8": -100, "212": -(2**11), "24": -(2**23), "32": -(2**31)}.get(kind, -(2**15))
-    return np.random.default_rng(0).integers(low, -low, (samples, 12)) if kind != "8" else np.cumsum(np.full((samples, 12), 3), axis=0)
+    """Values that a signal format holds, of twelve leads, the lowest of them, which means invalid,
+    among these.
+    """
+    low = {"80": -(2**7), "8": -100, "212": -(2**11), "24": -(2**23), "32": -(2**31)}.get(
+        kind, -(2**15)
+    )
+    return (
+        np.random.default_rng(0).integers(low, -low, (samples, 12))
+        if kind != "8"
+        else np.cumsum(np.full((samples, 12), 3), axis=0)
+    )
 
 
 @pytest.mark.parametrize("kind", wfdb_files.TYPES.keys() | {"24", "212"})
@@ -372,15 +473,19 @@ def test_every_format_is_read_as_the_wfdb_library_reads_it(tmp_path, kind, monke
         "160": lambda: (flat + 32768).astype("<u2").tobytes(),
         "24": lambda: (flat % 2**24).astype("<u4").view("u1").reshape(-1, 4)[:, :3].tobytes(),
         "212": lambda: b"".join(
-            bytes([a & 255, (a >> 8 & 15) | (b >> 4 & 240), b & 255]) for a, b in (flat % 4096).reshape(-1, 2).tolist()
+            bytes([a & 255, (a >> 8 & 15) | (b >> 4 & 240), b & 255])
+            for a, b in (flat % 4096).reshape(-1, 2).tolist()
         ),
     }.get(kind, lambda: flat.astype(wfdb_files.TYPES[kind]).tobytes())()
     lines = [
-        f"r.dat {kind} {200 + lead}({lead})/mV 16 0 0 {values[:, lead].sum() % 65536} 0 {name}" for lead, name in enumerate(STANDARD_LEADS)
+        f"r.dat {kind} {200 + lead}({lead})/mV 16 0 0 {values[:, lead].sum() % 65536} 0 {name}"
+        for lead, name in enumerate(STANDARD_LEADS)
     ]
     (folder / "r.hea").write_text("\n".join([f"r 12 100 {len(values)}", *lines]) + "\n")
     (folder / "r.dat").write_bytes(content)
-    expected = wfdb.rdrecord(str(folder / "r")).p_signal.T[[STANDARD_LEADS.index(lead) for lead in LEADS]]
+    expected = wfdb.rdrecord(str(folder / "r")).p_signal.T[
+        [STANDARD_LEADS.index(lead) for lead in LEADS]
+    ]
     np.testing.assert_array_equal(wfdb_files.read(folder, "r").signals, expected)
     monkeypatch.setattr(wfdb_files, "BLOCK", 12 * 64)  # in many blocks
     np.testing.assert_array_equal(wfdb_files.read(folder, "r").signals, expected)
@@ -400,14 +505,23 @@ def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path):
         tracemalloc.stop()
     assert recording.seconds == 1200
     assert recording.signals.shape == (8, 1001)
-    assert peaks["long"] < 2**19 * 8 * 3.5  # three copies of a block, and nothing that is as long as the record
+    # three copies of a block, and nothing that is as long as the record
+    assert peaks["long"] < 2**19 * 8 * 3.5
 
 
 def test_it_is_told_that_longer_records_are_cut(tmp_path, capsys):
     write_record(tmp_path / "raw", "a", np.tile(an_ecg(), (30, 1)))
     write_record(tmp_path / "raw", "b", an_ecg(seed=1))
-    prepare({"own": a_raw_source(tmp_path / "raw", a_catalogue(["a", "b"]))}, tmp_path / "out", PREPROCESSING, PREPARATION)
-    assert "1 record is longer than 10 s, up to 5 min: the first 10 s are used." in capsys.readouterr().err
+    prepare(
+        {"own": a_raw_source(tmp_path / "raw", a_catalogue(["a", "b"]))},
+        tmp_path / "out",
+        PREPROCESSING,
+        PREPARATION,
+    )
+    assert (
+        "1 record is longer than 10 s, up to 5 min: the first 10 s are used."
+        in capsys.readouterr().err
+    )
 
 
 def test_a_header_that_claims_an_absurd_length_is_not_believed(tmp_path):
@@ -429,7 +543,9 @@ def test_a_lead_that_is_there_twice_is_not_guessed(tmp_path):
 
 
 def a_sine(frequency, fs, seconds=10.0, phase=0.4):
-    return np.tile(np.sin(2 * np.pi * frequency * np.arange(round(fs * seconds)) / fs + phase), (len(LEADS), 1))
+    return np.tile(
+        np.sin(2 * np.pi * frequency * np.arange(round(fs * seconds)) / fs + phase), (len(LEADS), 1)
+    )
 
 
 @pytest.mark.parametrize("fs", [100, 128, 250, 257, 360.5, 500, 1000])
@@ -461,13 +577,17 @@ def test_r_peaks_stay_where_they_are():
 def test_a_record_that_ends_within_a_beat_does_not_swing():
     long = an_ecg(LEADS, 500, 30, rate=60).T  # a beat at every half second
     alone = prepare_signal(long[:, 5000 + 260 : 10000 + 260], 500, PREPROCESSING)
-    within = prepare_signal(long, 500, PREPROCESSING.model_copy(update={"duration": 30.0}))[:, 1052:2052]
+    within = prepare_signal(long, 500, PREPROCESSING.model_copy(update={"duration": 30.0}))[
+        :, 1052:2052
+    ]
     assert np.abs(alone - within).max() < 0.3 * long.max()
 
 
 def test_longer_records_are_cut_and_shorter_ones_refused():
     long = a_sine(10, 500, 12)
-    np.testing.assert_array_equal(prepare_signal(long, 500, PREPROCESSING), prepare_signal(long[:, :5000], 500, PREPROCESSING))
+    np.testing.assert_array_equal(
+        prepare_signal(long, 500, PREPROCESSING), prepare_signal(long[:, :5000], 500, PREPROCESSING)
+    )
     with pytest.raises(BadRecord) as bad:
         prepare_signal(long[:, :4999], 500, PREPROCESSING)
     assert bad.value.reason == Reason.WRONG_LENGTH
@@ -475,11 +595,13 @@ def test_longer_records_are_cut_and_shorter_ones_refused():
 
 def test_lead_sd_puts_every_lead_on_its_own_scale():
     recording = Recording(an_ecg(LEADS).T, 100.0, "NU")
-    prepared = prepare_recording(recording, PREPROCESSING, "lead_sd")
+    prepared = prepare_recording(recording, PREPROCESSING, "per_lead_std")
     np.testing.assert_allclose(prepared.std(axis=1), 1, rtol=1e-5)
     assert prepared.dtype == np.float32
     scaled = Recording(recording.signals * np.arange(1, 9)[:, None], 100.0, "mV")
-    np.testing.assert_allclose(prepare_recording(scaled, PREPROCESSING, "lead_sd"), prepared, atol=1e-5)
+    np.testing.assert_allclose(
+        prepare_recording(scaled, PREPROCESSING, "per_lead_std"), prepared, atol=1e-5
+    )
     with pytest.raises(BadRecord, match="NU"):
         prepare_recording(recording, PREPROCESSING, "mV")
 
@@ -492,7 +614,9 @@ def test_absurd_amplitude_is_told_about_the_median_and_in_millivolts_only():
     with pytest.raises(BadRecord, match="V2: 30 mV") as bad:
         prepare_recording(Recording(signals, 100.0, "mV"), PREPROCESSING, "mV")
     assert bad.value.reason == Reason.ABSURD_AMPLITUDE
-    assert prepare_recording(Recording(signals, 100.0, "NU"), PREPROCESSING, "lead_sd").shape == (8, 1000)
+    assert prepare_recording(
+        Recording(signals, 100.0, "NU"), PREPROCESSING, "per_lead_std"
+    ).shape == (8, 1000)
 
 
 # Labels
@@ -521,12 +645,18 @@ def test_a_record_has_one_rhythm_or_none(codes, told):
 
 # Splits
 
-patients = st.lists(st.tuples(st.integers(0, 60), st.sampled_from(RHYTHMS), st.sampled_from([None, 1, 8, 9, 10])), min_size=1, max_size=120)
+patients = st.lists(
+    st.tuples(st.integers(0, 60), st.sampled_from(RHYTHMS), st.sampled_from([None, 1, 8, 9, 10])),
+    min_size=1,
+    max_size=120,
+)
 
 
 def a_table(rows):
     table = pd.DataFrame(rows, columns=["patient", "rhythm", "fold"]).astype({"fold": float})
-    return table.assign(id=[f"{i:03d}" for i in range(len(table))], patient=table["patient"].astype(str))
+    return table.assign(
+        id=[f"{i:03d}" for i in range(len(table))], patient=table["patient"].astype(str)
+    )
 
 
 @given(patients, st.randoms())
@@ -536,7 +666,9 @@ def test_no_patient_is_in_two_splits_and_order_does_not_matter(rows, random):
     assert set(assigned) <= {"train", "validation", "test"}
     assert assigned.groupby(table["patient"]).nunique().max() == 1
     shuffled = table.sample(frac=1, random_state=random.randrange(2**32))
-    pd.testing.assert_series_equal(splits.assign(shuffled).sort_index(), assigned, check_names=False)
+    pd.testing.assert_series_equal(
+        splits.assign(shuffled).sort_index(), assigned, check_names=False
+    )
 
 
 @given(st.dictionaries(st.integers(), st.sampled_from(RHYTHMS), min_size=1, max_size=200))
@@ -551,7 +683,13 @@ def test_each_rhythm_is_split_80_10_10_with_somebody_to_test_on(rhythms):
 
 def test_published_folds_are_followed_and_a_patient_stays_whole():
     rows = [("a", "SR", 1), ("b", "SR", 8), ("c", "SR", 9), ("d", "SR", 10), ("a", "SB", 10)]
-    assert splits.assign(a_table(rows)).tolist() == ["train", "train", "validation", "test", "train"]
+    assert splits.assign(a_table(rows)).tolist() == [
+        "train",
+        "train",
+        "validation",
+        "test",
+        "train",
+    ]
     with pytest.raises(EcgforgeError, match="fold 11"):
         splits.assign(a_table([("a", "SR", 11)]))
 
@@ -574,7 +712,9 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
     for number, name in enumerate(bad, start=10):
         write_record(folder, name, an_ecg(seed=number))
     (folder / "unreadable_file.hea").write_text("not a header")
-    rewrite(folder / "outside_folder.hea", lambda text: text.replace("outside_folder.dat", "../../x"))
+    rewrite(
+        folder / "outside_folder.hea", lambda text: text.replace("outside_folder.dat", "../../x")
+    )
     (folder / "missing_file.dat").unlink()
     (folder / "truncated_file.dat").write_bytes((folder / "truncated_file.dat").read_bytes()[:-2])
     samples = bytearray((folder / "checksum_mismatch.dat").read_bytes())
@@ -595,10 +735,20 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
     write_record(folder, "wrong_units", units="NU")
     rewrite(folder / "not_supported.hea", lambda text: text.replace(".dat 16", ".dat 516"))
     (folder / "same_recording.dat").write_bytes((folder / "good0.dat").read_bytes())
-    (folder / "same_recording.hea").write_text((folder / "good0.hea").read_text().replace("good0", "same_recording"))
-    codes = {"no_rhythm": ["NORM"], "contradictory_rhythms": ["SR", "AFIB"], "rare_rhythm": ["AFLT"]}
+    (folder / "same_recording.hea").write_text(
+        (folder / "good0.hea").read_text().replace("good0", "same_recording")
+    )
+    codes = {
+        "no_rhythm": ["NORM"],
+        "contradictory_rhythms": ["SR", "AFIB"],
+        "rare_rhythm": ["AFLT"],
+    }
     ids = [*good, *bad]
-    catalogue = a_catalogue(ids, [codes.get(name, ["SR"]) for name in ids], withdrawn=[name == "withdrawn" for name in ids])
+    catalogue = a_catalogue(
+        ids,
+        [codes.get(name, ["SR"]) for name in ids],
+        withdrawn=[name == "withdrawn" for name in ids],
+    )
     # The second of two records with one id goes, whatever its file.
     catalogue.loc[catalogue["id"] == "duplicate_id", "id"] = "good0"
     return catalogue, bad
@@ -608,7 +758,9 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
 def with_bad_records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     catalogue, reasons = plant_bad_records(folder / "raw")
-    about = prepare({"own": a_raw_source(folder / "raw", catalogue)}, folder / "out", PREPROCESSING, PREPARATION)
+    about = prepare(
+        {"own": a_raw_source(folder / "raw", catalogue)}, folder / "out", PREPROCESSING, PREPARATION
+    )
     return folder / "out", about, catalogue, reasons
 
 
@@ -616,7 +768,9 @@ def test_every_bad_record_is_set_aside_with_its_reason(with_bad_records):
     out, _, _, reasons = with_bad_records
     excluded = read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
     assert excluded.columns.tolist() == list(EXCLUDED_COLUMNS)
-    assert dict(zip(excluded["path"], excluded["reason"], strict=True)) == {name: str(reason) for name, reason in reasons.items()}
+    assert dict(zip(excluded["path"], excluded["reason"], strict=True)) == {
+        name: str(reason) for name, reason in reasons.items()
+    }
     assert set(excluded["reason"]) == {str(reason) for reason in Reason}
     assert RecordSet.open(out).records["id"].tolist() == ["good0", "good1", "good2", "good3"]
 
@@ -648,7 +802,9 @@ def test_a_rhythm_that_bad_files_make_rare_is_dropped_from_the_middle(raw, tmp_p
     codes = [["AFIB"] if number in (3, 7) else ["SR"] for number in range(12)]
     catalogue = raw.catalogue.assign(codes=codes)
     catalogue.loc[7, "path"] = "gone"
-    about = prepare({"own": a_raw_source(raw.folder, catalogue)}, tmp_path / "out", PREPROCESSING, PREPARATION)
+    about = prepare(
+        {"own": a_raw_source(raw.folder, catalogue)}, tmp_path / "out", PREPROCESSING, PREPARATION
+    )
     assert about.rhythms == ("SR",)
     assert about.made["by_reason"] == {"missing file": 1, "rhythm below min_records": 1}
     records = RecordSet.open(tmp_path / "out")
@@ -668,14 +824,19 @@ def elsewhere(tmp_path_factory, raw):
 
 def test_merged_keeps_origins_and_splits(raw, elsewhere, tmp_path):
     alone = prepare({"one": raw}, tmp_path / "alone", PREPROCESSING, PREPARATION)
-    merged = prepare({"one": raw, "two": elsewhere}, tmp_path / "merged", PREPROCESSING, PREPARATION)
+    merged = prepare(
+        {"one": raw, "two": elsewhere}, tmp_path / "merged", PREPROCESSING, PREPARATION
+    )
     table = RecordSet.open(tmp_path / "merged").records
     assert merged.made["records"] == 2 * alone.made["records"]
     assert merged.origin == "mixed"
     assert table["id"].is_unique
     assert table["id"].iloc[[0, 12]].tolist() == ["one-r00", "two-r00"]
     assert (table["patient"] == table["id"]).all()
-    assert table.groupby("dataset")["origin"].unique().map(list).to_dict() == {"one": ["real"], "two": ["simulated"]}
+    assert table.groupby("dataset")["origin"].unique().map(list).to_dict() == {
+        "one": ["real"],
+        "two": ["simulated"],
+    }
     single = RecordSet.open(tmp_path / "alone").records
     assert table["split"].tolist() == single["split"].tolist() * 2
 
@@ -685,22 +846,40 @@ def test_merged_keeps_origins_and_splits(raw, elsewhere, tmp_path):
 
 def excluded(out: Path) -> dict[str, tuple[str, str]]:
     table = read_csv(out / "excluded.csv", dtype=str, keep_default_na=False)
-    return dict(zip(table["dataset"] + "/" + table["id"], zip(table["reason"], table["detail"], strict=True), strict=True))
+    return dict(
+        zip(
+            table["dataset"] + "/" + table["id"],
+            zip(table["reason"], table["detail"], strict=True),
+            strict=True,
+        )
+    )
 
 
 def copied(raw, folder, names, codes=None, **change):
-    """The records of `raw`, and copies of its first ones under other names, stored in another way."""
+    """The records of `raw`, and copies of its first ones, stored in another way."""
     for file in raw.folder.iterdir():
         (folder / file.name).parent.mkdir(exist_ok=True, parents=True)
         (folder / file.name).write_bytes(file.read_bytes())
     first = wfdb.rdrecord(str(raw.folder / "r00"))
     count = len(first.sig_name)
     for name in names:
-        layout = {"fmt": ["16"] * count, "adc_gain": [1000.0] * count, "baseline": [0] * count, "units": ["mV"] * count} | change
+        layout = {
+            "fmt": ["16"] * count,
+            "adc_gain": [1000.0] * count,
+            "baseline": [0] * count,
+            "units": ["mV"] * count,
+        } | change
         scale = 1000 if layout["units"][0] == "uV" else 1
         order = list(range(count))[::-1]
         leads = [first.sig_name[row] for row in order]
-        wfdb.wrsamp(name, 100, sig_name=leads, p_signal=scale * first.p_signal[:, order], write_dir=str(folder), **layout)
+        wfdb.wrsamp(
+            name,
+            100,
+            sig_name=leads,
+            p_signal=scale * first.p_signal[:, order],
+            write_dir=str(folder),
+            **layout,
+        )
     more = a_catalogue(list(names), codes or [["SR"]] * len(names))
     return a_raw_source(folder, pd.concat([raw.catalogue, more], ignore_index=True))
 
@@ -739,9 +918,18 @@ def test_the_same_recording_at_two_sites_is_kept_once_and_moves_no_split(raw, el
     prepare({"one": raw}, tmp_path / "one", PREPROCESSING, PREPARATION)
     prepare({"two": source}, tmp_path / "two", PREPROCESSING, PREPARATION)
     prepare({"one": raw, "two": source}, tmp_path / "both", PREPROCESSING, PREPARATION)
-    assert excluded(tmp_path / "both") == {"one/one-r04": ("same recording", "the same recording as two-r02")}
-    splits_of = {name: RecordSet.open(tmp_path / name).records.set_index("id")["split"].to_dict() for name in ("one", "two", "both")}
-    alone = {f"{site}-{name}": split for site in ("one", "two") for name, split in splits_of[site].items()}
+    assert excluded(tmp_path / "both") == {
+        "one/one-r04": ("same recording", "the same recording as two-r02")
+    }
+    splits_of = {
+        name: RecordSet.open(tmp_path / name).records.set_index("id")["split"].to_dict()
+        for name in ("one", "two", "both")
+    }
+    alone = {
+        f"{site}-{name}": split
+        for site in ("one", "two")
+        for name, split in splits_of[site].items()
+    }
     assert splits_of["both"] == {name: split for name, split in alone.items() if name != "one-r04"}
 
 
@@ -749,7 +937,13 @@ def test_one_odd_record_does_not_stop_the_others(raw, tmp_path, monkeypatch):
     source = copied(raw, tmp_path / "raw", [])
     rewrite(source.folder / "r03.hea", an_edit("1000.0(0)/mV", f"1000({'9' * 20})/mV"))
     usual = prepare_module.prepare_recording
-    faults = iter([TypeError("unsupported operand type(s) for %: 'NoneType' and 'int'"), MemoryError(), *[None] * 20])
+    faults = iter(
+        [
+            TypeError("unsupported operand type(s) for %: 'NoneType' and 'int'"),
+            MemoryError(),
+            *[None] * 20,
+        ]
+    )
 
     def faulty(*arguments):
         if fault := next(faults):
@@ -759,7 +953,9 @@ def test_one_odd_record_does_not_stop_the_others(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "prepare_recording", faulty)
     prepare({"own": source}, tmp_path / "out", PREPROCESSING, PREPARATION)
     found = excluded(tmp_path / "out")
-    assert {name: reason for name, (reason, _) in found.items()} == dict.fromkeys(["own/r00", "own/r01", "own/r03"], "unreadable file")
+    assert {name: reason for name, (reason, _) in found.items()} == dict.fromkeys(
+        ["own/r00", "own/r01", "own/r03"], "unreadable file"
+    )
     assert found["own/r03"][1] == "baseline of 20 digits, 999999999999999..."
     assert not re.search("Error|Type", str(found))
 
@@ -772,10 +968,17 @@ def test_bytes_do_not_depend_on_workers(raw, tmp_path, monkeypatch):
     assert md5(tmp_path / "1") == md5(tmp_path / "2")
 
 
-@pytest.mark.parametrize("catalogue", [a_catalogue([]), a_catalogue(["gone", "r00"], [["SR"], ["NORM"]])])
+@pytest.mark.parametrize(
+    "catalogue", [a_catalogue([]), a_catalogue(["gone", "r00"], [["SR"], ["NORM"]])]
+)
 def test_nothing_left_is_one_clear_line(raw, tmp_path, catalogue):
     with pytest.raises(EcgforgeError, match="no record of own is left") as error:
-        prepare({"own": a_raw_source(raw.folder, catalogue)}, tmp_path / "out", PREPROCESSING, PREPARATION)
+        prepare(
+            {"own": a_raw_source(raw.folder, catalogue)},
+            tmp_path / "out",
+            PREPROCESSING,
+            PREPARATION,
+        )
     assert ("missing file: 1; no rhythm: 1" in str(error.value)) == (len(catalogue) > 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -785,15 +988,26 @@ def test_a_set_that_nothing_can_be_tested_on_is_refused(tmp_path):
         write_record(tmp_path / "mine", f"r{number}", an_ecg(seed=number))
     # Two patients of each rhythm: all of them go to train.
     table = pd.DataFrame(
-        {"record": [f"r{number}" for number in range(8)], "patient": list("abcd") * 2, "rhythm": ["SR", "SR", "SB", "SB"] * 2}
+        {
+            "record": [f"r{number}" for number in range(8)],
+            "patient": list("abcd") * 2,
+            "rhythm": ["SR", "SR", "SB", "SB"] * 2,
+        }
     )
     table.to_csv(tmp_path / "mine/table.csv", index=False)
-    source = FolderSource(kind="folder", layout="folder", path=str(tmp_path / "mine"), table="table.csv")
+    source = FolderSource(
+        kind="folder", layout="folder", path=str(tmp_path / "mine"), table="table.csv"
+    )
     own.fetch(tmp_path / "raw/own", source)
     params = Params.read(Path(__file__).parents[1] / "params.yaml")
-    active = params.active.model_copy(update={"sources": {"own": source}, "preparation": PREPARATION})
+    active = params.active.model_copy(
+        update={"sources": {"own": source}, "preparation": PREPARATION}
+    )
     params = params.model_copy(update={"profiles": {params.profile: active}})
-    told = r"own: no validation and no test records \(SR: 4 train, 0 validation, 0 test; SB: 4 train.* three patients or more of each"
+    told = (
+        r"own: no validation and no test records \(SR: 4 train, 0 validation, 0 test; SB: 4 "
+        r"train.* three patients or more of each"
+    )
     with pytest.raises(EcgforgeError, match=told):
         prepare_stage.prepare(params, [tmp_path / "raw/own"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -801,7 +1015,9 @@ def test_a_set_that_nothing_can_be_tested_on_is_refused(tmp_path):
 
 def test_too_few_records_name_the_key_and_the_counts(raw, tmp_path):
     settings = PREPARATION.model_copy(update={"min_records": 7})
-    told = "rhythm below min_records: 12; preparation.min_records is 7, and there are 6 of SR, 6 of SB"
+    told = (
+        "rhythm below min_records: 12; preparation.min_records is 7, and there are 6 of SR, 6 of SB"
+    )
     with pytest.raises(EcgforgeError, match=told):
         prepare({"own": raw}, tmp_path / "out", PREPROCESSING, settings)
 
@@ -811,7 +1027,10 @@ def test_records_that_are_all_of_a_kind_that_is_not_read_say_what_helps(raw, tmp
     for header in source.folder.glob("*.hea"):
         rewrite(header, lambda text: text.replace(".dat 16", ".dat 516"))
     settings = PREPARATION.model_copy(update={"max_damaged": 0})
-    with pytest.raises(EcgforgeError, match=r"not supported: 12; the first, r00: .*FLAC: convert the record to format 16") as error:
+    with pytest.raises(
+        EcgforgeError,
+        match=r"not supported: 12; the first, r00: .*FLAC: convert the record to format 16",
+    ) as error:
         prepare({"own": source}, tmp_path / "out", PREPROCESSING, settings)
     assert "again" not in str(error.value)
 
@@ -819,7 +1038,9 @@ def test_records_that_are_all_of_a_kind_that_is_not_read_say_what_helps(raw, tmp
 # What may be written over
 
 
-@pytest.mark.parametrize("name", ["raw/own", "raw", "raw/own/new", "notes", "set_and_notes", "part_of_a_set", "."])
+@pytest.mark.parametrize(
+    "name", ["raw/own", "raw", "raw/own/new", "notes", "set_and_notes", "part_of_a_set", "."]
+)
 def test_prepare_writes_over_record_sets_alone(raw, tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copied(raw, tmp_path / "raw/own", [])
@@ -831,9 +1052,9 @@ def test_prepare_writes_over_record_sets_alone(raw, tmp_path, name, monkeypatch)
     (tmp_path / "part_of_a_set/signals.npy").unlink()
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(EcgforgeError, match="name another folder|name a (new )?folder"):
-        prepare_stage.prepare(None, [Path("raw/own")], Path(name)) if name.startswith("raw") else prepare(
-            {"own": raw}, Path(name), PREPROCESSING, PREPARATION
-        )
+        prepare_stage.prepare(None, [Path("raw/own")], Path(name)) if name.startswith(
+            "raw"
+        ) else prepare({"own": raw}, Path(name), PREPROCESSING, PREPARATION)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     prepare({"own": raw}, Path("set"), PREPROCESSING, PREPARATION)
 
@@ -892,14 +1113,23 @@ def test_kill_leaves_no_output_and_no_workers_and_a_second_run_completes(raw, tm
     script = tmp_path / "many.py"
     script.write_text(MANY)
     out = tmp_path / "prepared" / "own"
-    process = psutil.Popen([sys.executable, script, raw.folder, out, Path(__file__).parent], stderr=subprocess.DEVNULL)
+    process = psutil.Popen(
+        [sys.executable, script, raw.folder, out, Path(__file__).parent], stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: process.io_counters().write_chars > 3e6)  # some 90 of 20,000 records
     workers = process.children()
     assert (out.parent / ".own.partial").exists()
     process.kill()
     process.wait()
     assert not out.exists()
-    wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+    wait_for(
+        lambda: (
+            not any(
+                worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+                for worker in workers
+            )
+        )
+    )
     prepare({"own": raw}, out, PREPROCESSING, PREPARATION)
     assert len(RecordSet.open(out)) == 12
     assert [path.name for path in out.parent.iterdir()] == ["own"]

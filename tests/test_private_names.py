@@ -95,15 +95,29 @@ def foreign(file: Path, own: set[str]) -> Iterator[tuple[str, str]]:
             if package in PUBLIC:
                 packages.add(package)
                 private_module = module not in PUBLIC[package]
-                if private_module or name.startswith("_") or (module, name) == ("dvc.repo", "lock_repo"):
-                    yield package, f"line {node.lineno}: {module} {name}"  # type: ignore[attr-defined]
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and PATH.fullmatch(node.value):
+                if (
+                    private_module
+                    or name.startswith("_")
+                    or (module, name) == ("dvc.repo", "lock_repo")
+                ):
+                    yield package, (f"line {node.lineno}: {module} {name}")  # type: ignore[attr-defined]
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and PATH.fullmatch(node.value)
+        ):
             module = node.value.partition(":")[0]
             package = module.partition(".")[0]
             if module not in PUBLIC[package] and is_module(module):
                 yield package, f"line {node.lineno}: {node.value}"
     for node in nodes:
-        name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "arg", None) if isinstance(node, ast.keyword) else None
+        name = (
+            node.attr
+            if isinstance(node, ast.Attribute)
+            else getattr(node, "arg", None)
+            if isinstance(node, ast.keyword)
+            else None
+        )
         if name and name.startswith("_") and not name.startswith("__") and name not in own:
             for package in packages:
                 yield package, f"line {getattr(node, 'lineno', 0)}: {name}"
@@ -116,7 +130,11 @@ def foreign(file: Path, own: set[str]) -> Iterator[tuple[str, str]]:
 def imported(node: ast.AST) -> list[tuple[str, str]]:
     if isinstance(node, ast.Import):
         return [(one.name, "") for one in node.names]
-    return [(node.module or "", one.name) for one in node.names] if isinstance(node, ast.ImportFrom) else []
+    return (
+        [(node.module or "", one.name) for one in node.names]
+        if isinstance(node, ast.ImportFrom)
+        else []
+    )
 
 
 def dotted(node: ast.AST) -> str:
@@ -141,7 +159,11 @@ def defined(file: Path) -> Iterator[str]:
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and dotted(node.value) == "self":
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and dotted(node.value) == "self"
+        ):
             yield node.attr
 
 
@@ -176,6 +198,9 @@ def test_the_scan_finds_private_names(tmp_path: Path, text: str) -> None:
 
 
 def test_the_scan_lets_public_names_pass(tmp_path: Path) -> None:
-    text = "import mlflow\nfrom mlflow.models import Model\nmlflow.pyfunc.load_model('dvc.stage')\nself._own"
+    text = (
+        "import mlflow\nfrom mlflow.models import "
+        "Model\nmlflow.pyfunc.load_model('dvc.stage')\nself._own"
+    )
     (tmp_path / "one.py").write_text(text)
     assert not list(foreign(tmp_path / "one.py", {"_own"}))

@@ -1,4 +1,6 @@
-"""Promotion in a real MLflow store, a real git repository and a real DVC cache: who becomes champion, and what is written of it."""
+"""Promotion in a real MLflow store, a real git repository and a real DVC cache: who becomes
+champion, and what is written of it.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,30 @@ from ecgforge.cli import app
 from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
+from ecgforge.model_versions import history, lookup, models, signing, versions
 from ecgforge.params import Params
+from ecgforge.provenance import lineage, recorded
+from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.provenance.lineage import Node
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
 from ecgforge.stages import quality as scoring
-from ecgforge.tracking import history, lineage, lookup, models, recorded, runs, signing, store, versions
-from ecgforge.tracking.content import Content
-from ecgforge.tracking.lineage import Node
+from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import DatasetInput
 from registry_project import NAME
 
 pytestmark = pytest.mark.slow
-PREPROCESSING = {"sampling_rate": 100, "duration": project.SAMPLES / 100, "band": [0.5, 40], "max_amplitude": 20}
-SERVICE = serving.service(About(100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING}))
+PREPROCESSING = {
+    "sampling_rate": 100,
+    "duration": project.SAMPLES / 100,
+    "band": [0.5, 40],
+    "max_amplitude": 20,
+}
+SERVICE = serving.service(
+    About(
+        100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING}
+    )
+)
 GOOD, SAME, WORSE, BETTER, UNSURE, LEAKING, DIRTY, OTHERS = (str(number) for number in range(1, 9))
 
 
@@ -72,8 +85,15 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     project.register(records, 0.96, 7)
     Path("edited.py").unlink()
     project.register(records, 0.9, 8, rhythms=("SR", "AFIB", "SVT"))
-    project.record("classify_real@ptbxl", Path("models/classifiers/ptbxl/real"), [records.folder, before.folder])
-    with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect("before.db")) as kept:
+    project.record(
+        "classify_real@ptbxl",
+        Path("models/classifiers/ptbxl/real"),
+        [records.folder, before.folder],
+    )
+    with (
+        closing(sqlite3.connect("mlflow.db")) as now,
+        closing(sqlite3.connect("before.db")) as kept,
+    ):
         now.backup(kept)
     with Path(".git/info/exclude").open("a") as file:
         file.write("before.db\n")
@@ -82,13 +102,16 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def content(registered: Path) -> Iterator[Content]:
+def content(registered: Path) -> Iterator[DvcStore]:
     """The project as it was registered, whatever other tests did to it."""
     assert Path.cwd() == registered
-    with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect("before.db")) as kept:
+    with (
+        closing(sqlite3.connect("mlflow.db")) as now,
+        closing(sqlite3.connect("before.db")) as kept,
+    ):
         kept.backup(now)
     before = project.git("rev-parse", "HEAD")
-    yield Content()
+    yield DvcStore()
     project.git("reset", "-q", "--hard", before)
 
 
@@ -96,11 +119,13 @@ def params() -> Params:
     return Params.read(Path("params.yaml"))
 
 
-def judged(number: str, content: Content) -> promotion.Verdict:
+def judged(number: str, content: DvcStore) -> promotion.Verdict:
     return promotion.judge(params(), versions.find(f"{NAME}/{number}"), content)
 
 
-def promoted(number: str, content: Content, force: bool = False, reason: str = "") -> promotion.Verdict:
+def promoted(
+    number: str, content: DvcStore, force: bool = False, reason: str = ""
+) -> promotion.Verdict:
     return promotion.promote(judged(number, content), content, force, reason)
 
 
@@ -108,26 +133,40 @@ def tags(number: str) -> dict[str, str]:
     return versions.find(f"{NAME}/{number}").tags
 
 
-def test_the_first_champion_leaves_all_that_a_reader_needs(content: Content, tmp_path: Path) -> None:
+def test_the_first_champion_leaves_all_that_a_reader_needs(
+    content: DvcStore, tmp_path: Path
+) -> None:
     verdict = promoted(GOOD, content)
     assert verdict.failed == []
     version = versions.find(f"{NAME}@champion")
     assert version.number == GOOD
-    assert version.tags["verdict"].startswith(f"passed, against the baselines; run {version.run_id}, promotion/")
-    assert {key for key in version.tags if key.startswith("gate.")} == {f"gate.{gate.name}" for gate in verdict.gates}
+    assert version.tags["verdict"].startswith(
+        f"passed, against the baselines; run {version.run_id}, promotion/"
+    )
+    assert {key for key in version.tags if key.startswith("gate.")} == {
+        f"gate.{gate.name}" for gate in verdict.gates
+    }
     assert version.tags["gate.macro_f1.majority"].startswith("passed: +0.")
     client = store.client()
-    kept = {Path(file.path).suffix: file.path for file in client.list_artifacts(version.run_id, "promotion")}
+    kept = {
+        Path(file.path).suffix: file.path
+        for file in client.list_artifacts(version.run_id, "promotion")
+    }
     evidence = Path(client.download_artifacts(version.run_id, kept[".json"], str(tmp_path)))
     card = promotion.card_path(content.root, version).read_text()
     assert client.get_model_version(NAME, GOOD).description == card
     (entry,) = history.entries(NAME)
-    assert (entry.who, entry.action, entry.version, entry.former) == ("Ada", history.PROMOTED, GOOD, "")
+    assert (entry.who, entry.action, entry.version, entry.former) == (
+        "Ada",
+        history.PROMOTED,
+        GOOD,
+        "",
+    )
     assert entry.evidence.endswith(f"md5 {md5(evidence)}")
     assert history.faults(NAME) == []
 
 
-def test_the_card_says_what_a_user_must_know(content: Content) -> None:
+def test_the_card_says_what_a_user_must_know(content: DvcStore) -> None:
     verdict = promoted(GOOD, content)
     card = promotion.card_path(content.root, verdict.version).read_text()
     digest = verdict.version.tags["input.ptbxl"]
@@ -158,9 +197,14 @@ def test_the_card_says_what_a_user_must_know(content: Content) -> None:
     ],
     ids=["the same", "worse", "badly calibrated", "leaking", "from uncommitted code"],
 )
-def test_a_version_that_fails_does_not_become_champion(content: Content, number: str, failed: list[str]) -> None:
+def test_a_version_that_fails_does_not_become_champion(
+    content: DvcStore, number: str, failed: list[str]
+) -> None:
     promoted(GOOD, content)
-    with pytest.raises(EcgforgeError, match=f"failed {', '.join(failed)} and is not made champion; version {GOOD} stays"):
+    with pytest.raises(
+        EcgforgeError,
+        match=f"failed {', '.join(failed)} and is not made champion; version {GOOD} stays",
+    ):
         promoted(number, content)
     assert history.champion(NAME) == GOOD
     assert len(history.entries(NAME)) == 1
@@ -168,7 +212,7 @@ def test_a_version_that_fails_does_not_become_champion(content: Content, number:
     assert tags(number)[f"gate.{failed[0]}"].startswith("failed: ")
 
 
-def test_a_better_one_becomes_champion_and_the_former_is_kept(content: Content) -> None:
+def test_a_better_one_becomes_champion_and_the_former_is_kept(content: DvcStore) -> None:
     promoted(GOOD, content)
     assert promoted(BETTER, content, reason="it is better").failed == []
     assert versions.find(f"{NAME}@champion").number == BETTER
@@ -181,7 +225,7 @@ def test_a_better_one_becomes_champion_and_the_former_is_kept(content: Content) 
         judged(BETTER, content)
 
 
-def test_gates_of_an_earlier_verdict_do_not_linger(content: Content) -> None:
+def test_gates_of_an_earlier_verdict_do_not_linger(content: DvcStore) -> None:
     promoted(WORSE, content)
     assert "gate.macro_f1.majority" in tags(WORSE)
     promoted(BETTER, content)
@@ -199,7 +243,7 @@ def test_a_record_set_that_is_lost_fails_the_leakage_gate() -> None:
     kept.rename(away)
     cached.rename("listing")
     try:
-        (gate,) = [gate for gate in judged(LEAKING, Content()).gates if gate.name == "leakage"]
+        (gate,) = [gate for gate in judged(LEAKING, DvcStore()).gates if gate.name == "leakage"]
     finally:
         away.rename(kept)
         Path("listing").rename(cached)
@@ -212,13 +256,13 @@ def test_a_set_that_left_the_working_tree_is_read_from_the_cache() -> None:
     kept, away = Path("data/before"), Path("before-away")
     kept.rename(away)
     try:
-        (gate,) = [gate for gate in judged(LEAKING, Content()).gates if gate.name == "leakage"]
+        (gate,) = [gate for gate in judged(LEAKING, DvcStore()).gates if gate.name == "leakage"]
     finally:
         away.rename(kept)
     assert gate.figure == "24 records, 24 patients"
 
 
-def test_force_needs_a_reason_and_marks_for_ever(content: Content) -> None:
+def test_force_needs_a_reason_and_marks_for_ever(content: DvcStore) -> None:
     promoted(GOOD, content)
     for reason in ("", "  "):
         with pytest.raises(EcgforgeError, match="give a --reason"):
@@ -227,29 +271,38 @@ def test_force_needs_a_reason_and_marks_for_ever(content: Content) -> None:
     verdict = promoted(WORSE, content, force=True, reason="a demonstration")
     assert history.champion(NAME) == WORSE
     assert tags(WORSE)["forced"].endswith("a demonstration; failed macro_f1, recall")
-    assert "**FORCED past gates that it failed**" in promotion.card_path(content.root, verdict.version).read_text()
+    assert (
+        "**FORCED past gates that it failed**"
+        in promotion.card_path(content.root, verdict.version).read_text()
+    )
     assert history.entries(NAME)[-1].action == history.FORCED
     promotion.rollback(NAME, "")
     assert "forced" in tags(WORSE)
 
 
-def test_force_on_a_version_that_passes_leaves_no_mark(content: Content) -> None:
+def test_force_on_a_version_that_passes_leaves_no_mark(content: DvcStore) -> None:
     promoted(GOOD, content, force=True, reason="for certain")
     assert "forced" not in tags(GOOD)
     assert history.entries(NAME)[-1].action == history.PROMOTED
 
 
-def test_the_champion_is_judged_anew_when_the_test_records_change(content: Content) -> None:
+def test_the_champion_is_judged_anew_when_the_test_records_change(content: DvcStore) -> None:
     promoted(GOOD, content)
     records, before = Path("data/prepared/ptbxl"), Path("kept")
     records.rename(before)
     try:
         # Of the same patients, other recordings: the champion is right about none of them any more.
         changed = project.real_set(records, 3)
-        table = (records / "records.csv").read_text().replace(",SR,", ",X,").replace(",AFIB,", ",SR,").replace(",X,", ",AFIB,")
+        table = (
+            (records / "records.csv")
+            .read_text()
+            .replace(",SR,", ",X,")
+            .replace(",AFIB,", ",SR,")
+            .replace(",X,", ",AFIB,")
+        )
         (records / "records.csv").write_text(table)
         assert len(changed) == len(project.SPLITS)
-        verdict = judged(BETTER, Content())
+        verdict = judged(BETTER, DvcStore())
     finally:
         shutil.rmtree(records)
         before.rename(records)
@@ -260,13 +313,17 @@ def test_the_champion_is_judged_anew_when_the_test_records_change(content: Conte
     assert verdict.test["digest"] != tags(GOOD)["input.ptbxl"]
 
 
-def test_other_rhythms_are_an_error(content: Content) -> None:
-    with pytest.raises(EcgforgeError, match="tells SR, AFIB, SVT apart, and the test records .* have SR, AFIB, ST"):
+def test_other_rhythms_are_an_error(content: DvcStore) -> None:
+    with pytest.raises(
+        EcgforgeError, match="tells SR, AFIB, SVT apart, and the test records .* have SR, AFIB, ST"
+    ):
         judged(OTHERS, content)
 
 
-def test_the_best_is_that_of_the_current_data_by_validation(content: Content) -> None:
-    assert promotion.choose(NAME, None, True, content).number == BETTER, "not 6, whose data are others"
+def test_the_best_is_that_of_the_current_data_by_validation(content: DvcStore) -> None:
+    assert promotion.choose(NAME, None, True, content).number == BETTER, (
+        "not 6, whose data are others"
+    )
     assert promotion.choose(NAME, WORSE, False, content).number == WORSE
     for number, best in ((None, False), (GOOD, True)):
         with pytest.raises(EcgforgeError, match="say which version"):
@@ -282,7 +339,7 @@ def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert history.champion(NAME) == ""
 
 
-def test_rollback_goes_back_step_by_step(content: Content) -> None:
+def test_rollback_goes_back_step_by_step(content: DvcStore) -> None:
     with pytest.raises(EcgforgeError, match="no champion before the present one"):
         promotion.rollback(NAME, "")
     promoted(GOOD, content)
@@ -295,12 +352,20 @@ def test_rollback_goes_back_step_by_step(content: Content) -> None:
         promotion.rollback(NAME, "")
     with pytest.raises(EcgforgeError, match="has no former"):
         versions.find(f"{NAME}@former")
-    assert [entry.action for entry in history.entries(NAME)] == ["promoted", "promoted", "forced", "rolled back", "rolled back"]
+    assert [entry.action for entry in history.entries(NAME)] == [
+        "promoted",
+        "promoted",
+        "forced",
+        "rolled back",
+        "rolled back",
+    ]
     assert history.faults(NAME) == []
 
 
-def killed(number: str, content: Content) -> None:
-    """Leave what a process leaves that promotes a version and dies between writing the entry and setting the aliases."""
+def killed(number: str, content: DvcStore) -> None:
+    """Leave what a process leaves that promotes a version and dies between writing the entry and
+    setting the aliases.
+    """
     client, before = store.client(), history.champion(NAME)
     promoted(number, content)
     client.delete_registered_model_alias(NAME, history.FORMER)
@@ -310,7 +375,7 @@ def killed(number: str, content: Content) -> None:
         client.delete_registered_model_alias(NAME, history.CHAMPION)
 
 
-def test_a_promotion_that_was_killed_is_none(content: Content) -> None:
+def test_a_promotion_that_was_killed_is_none(content: DvcStore) -> None:
     killed(GOOD, content)
     assert history.former(NAME) == ""
     promoted(GOOD, content)
@@ -326,7 +391,7 @@ def test_a_promotion_that_was_killed_is_none(content: Content) -> None:
         promotion.rollback(NAME, "")
 
 
-def test_rollback_goes_back_from_the_champion_that_there_is(content: Content) -> None:
+def test_rollback_goes_back_from_the_champion_that_there_is(content: DvcStore) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
     store.client().set_registered_model_alias(NAME, history.CHAMPION, WORSE)
@@ -334,7 +399,9 @@ def test_rollback_goes_back_from_the_champion_that_there_is(content: Content) ->
     assert promotion.rollback(NAME, "") == (BETTER, GOOD)
 
 
-def test_history_tells_when_the_alias_was_moved(content: Content, capsys: pytest.CaptureFixture[str]) -> None:
+def test_history_tells_when_the_alias_was_moved(
+    content: DvcStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
     client = store.client()
@@ -344,7 +411,7 @@ def test_history_tells_when_the_alias_was_moved(content: Content, capsys: pytest
     assert "moved by other means" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_champion_that_moved_meanwhile_is_noticed(content: Content) -> None:
+def test_a_champion_that_moved_meanwhile_is_noticed(content: DvcStore) -> None:
     verdict = judged(BETTER, content)
     promoted(GOOD, content)
     with pytest.raises(EcgforgeError, match="champion is version 1 by now and no longer nobody"):
@@ -359,7 +426,7 @@ def damage(file: Path) -> None:
 
 
 @pytest.fixture
-def weights(content: Content, tmp_path: Path) -> Iterator[Path]:
+def weights(content: DvcStore, tmp_path: Path) -> Iterator[Path]:
     """The registered weights of GOOD, put back afterwards."""
     model = versions.find(f"{NAME}/{GOOD}").source.removeprefix("models:/")
     file = next(content.root.glob(f"mlruns/**/{model}/artifacts/**/weights.safetensors"))
@@ -370,12 +437,17 @@ def weights(content: Content, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("broken", [damage, Path.unlink], ids=["damaged", "gone"])
 def test_a_broken_champion_does_not_stay_for_ever(
-    content: Content, weights: Path, broken: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+    content: DvcStore,
+    weights: Path,
+    broken: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """There is none before it to go back to."""
     promoted(GOOD, content)
     broken(weights)
-    with pytest.raises(EcgforgeError, match=f"failed champion and is not made champion; version {GOOD} stays"):
+    with pytest.raises(
+        EcgforgeError, match=f"failed champion and is not made champion; version {GOOD} stays"
+    ):
         stage.promote(params(), NAME, BETTER, False, False, False, "")
     told = " ".join(capsys.readouterr().out.split())
     assert f"{NAME}/{BETTER} against the baselines, since {NAME}/{GOOD} cannot be asked" in told
@@ -390,20 +462,25 @@ def test_a_broken_champion_does_not_stay_for_ever(
     ("made", "units", "why"),
     [
         ({"rhythms": ("SR", "AFIB", "SVT")}, "mV", "tells SR, AFIB, SVT apart"),
-        ({"service": SERVICE}, "lead_sd", "units lead_sd in place of mV"),
+        ({"service": SERVICE}, "per_lead_std", "units per_lead_std in place of mV"),
     ],
     ids=["other rhythms", "another unit"],
 )
 @pytest.mark.usefixtures("content")
-def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(made: dict[str, Any], units: str, why: str) -> None:
+def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(
+    made: dict[str, Any], units: str, why: str
+) -> None:
     about = Path("data/prepared/ptbxl/about.json")
     champion = project.register(RecordSet.open(about.parent), 0.9, 9, **made)
     history.move(NAME, champion.number, history.champion(NAME), history.FORCED, "", "")
     kept = about.read_text()
     about.write_text(kept.replace('"mV"', f'"{units}"'))
     try:
-        verdict = judged(BETTER, Content())
-        with pytest.raises(EcgforgeError, match=f"{champion.label} .*{why}.*train it again|{why}.*cannot be judged by each other"):
+        verdict = judged(BETTER, DvcStore())
+        with pytest.raises(
+            EcgforgeError,
+            match=f"{champion.label} .*{why}.*train it again|{why}.*cannot be judged by each other",
+        ):
             promotion.answers(champion, RecordSet.open(about.parent).split("test"))
     finally:
         about.write_text(kept)
@@ -417,38 +494,63 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(made: dic
     ("change", "told"),
     [
         ({}, []),
-        ({"units": "lead_sd"}, ["units lead_sd in place of mV"]),
+        ({"units": "per_lead_std"}, ["units per_lead_std in place of mV"]),
         ({"sampling_rate": 200}, ["sampling rate 200 in place of 100"]),
         ({"samples": 300}, ["samples 300 in place of 200"]),
-        ({"made": {"preprocessing": PREPROCESSING | {"band": [1, 30]}}}, ["band [1, 30] in place of [0.5, 40]"]),
+        (
+            {"made": {"preprocessing": PREPROCESSING | {"band": [1, 30]}}},
+            ["band [1, 30] in place of [0.5, 40]"],
+        ),
         ({"made": {"preprocessing": PREPROCESSING | {"max_amplitude": 9}}}, []),
-        ({"units": "lead_sd", "samples": 300}, ["units lead_sd in place of mV", "samples 300 in place of 200"]),
+        (
+            {"units": "per_lead_std", "samples": 300},
+            ["units per_lead_std in place of mV", "samples 300 in place of 200"],
+        ),
         ({"made": {}}, []),
     ],
 )
-def test_what_records_a_version_takes_is_compared(tmp_path: Path, change: dict[str, Any], told: list[str]) -> None:
+def test_what_records_a_version_takes_is_compared(
+    tmp_path: Path, change: dict[str, Any], told: list[str]
+) -> None:
     """What only sets records aside changes none of those that stay."""
-    about = About(100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING})
-    assert serving.differences(tmp_path, replace(about, **change), NAME) == [], "a version that does not say what it takes"
+    about = About(
+        100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING}
+    )
+    assert serving.differences(tmp_path, replace(about, **change), NAME) == [], (
+        "a version that does not say what it takes"
+    )
     (tmp_path / serving.PREPROCESSING).write_text(json.dumps(SERVICE.files[serving.PREPROCESSING]))
     assert serving.differences(tmp_path, replace(about, **change), NAME) == told
 
 
-def test_a_champion_that_learned_from_the_test_records_is_told(content: Content) -> None:
+def test_a_champion_that_learned_from_the_test_records_is_told(content: DvcStore) -> None:
     history.move(NAME, LEAKING, "", history.FORCED, "", "")
     found = {gate.name: gate for gate in judged(BETTER, content).gates}
     for name in ("macro_f1", "recall"):
-        assert f"{NAME}/{LEAKING} saw 24 records, 24 patients of these in training or validation" in found[name].detail
+        assert (
+            f"{NAME}/{LEAKING} saw 24 records, 24 patients of these in training or validation"
+            in found[name].detail
+        )
     history.move(NAME, GOOD, LEAKING, history.FORCED, "", "")
-    assert "saw" not in {gate.name: gate for gate in judged(BETTER, content).gates}["macro_f1"].detail
+    assert (
+        "saw" not in {gate.name: gate for gate in judged(BETTER, content).gates}["macro_f1"].detail
+    )
 
 
-def test_all_must_come_from_a_source(content: Content) -> None:
-    (gate, _) = promotion.provenance(versions.find(f"{NAME}/{LEAKING}"), lineage.trace(f"{NAME}/{LEAKING}", content), content)
+def test_all_must_come_from_a_source(content: DvcStore) -> None:
+    (gate, _) = promotion.provenance(
+        versions.find(f"{NAME}/{LEAKING}"), lineage.trace(f"{NAME}/{LEAKING}", content), content
+    )
     assert (gate.passed, gate.figure, gate.detail) == (False, "1 missing", "source of before")
     for kind, sourced in (("raw records", False), ("file", False), ("source", True)):
-        records = Node("record set", "records", made_from=[("prepared from", Node(kind, "the end"))])
-        traced = Node("version", NAME, made_from=[("made by", Node("run", "its run", made_from=[("training", records)]))])
+        records = Node(
+            "record set", "records", made_from=[("prepared from", Node(kind, "the end"))]
+        )
+        traced = Node(
+            "version",
+            NAME,
+            made_from=[("made by", Node("run", "its run", made_from=[("training", records)]))],
+        )
         (gate, _) = promotion.provenance(versions.find(f"{NAME}/{GOOD}"), traced, content)
         assert (gate.passed, gate.detail) == (sourced, "" if sourced else "source of the end")
 
@@ -460,7 +562,9 @@ def test_on_the_command_line_a_good_classifier_passes_and_a_better_one_follows()
         assert found.exit_code == 0
         return " ".join(found.output.split())
 
-    assert f"{NAME}/{GOOD} is champion." in ecgforge("promote", NAME, "--version", GOOD, "--reason", "the first one")
+    assert f"{NAME}/{GOOD} is champion." in ecgforge(
+        "promote", NAME, "--version", GOOD, "--reason", "the first one"
+    )
     told = ecgforge("promote", NAME, "--best", "--reason", "the best on validation records")
     assert f"{NAME}/{BETTER} against {NAME}/{GOOD}" in told
     assert f"{NAME}/{BETTER} is champion. Model card: models/cards/{NAME}-{BETTER}.md" in told
@@ -468,11 +572,13 @@ def test_on_the_command_line_a_good_classifier_passes_and_a_better_one_follows()
     assert versions.find(f"{NAME}@former").number == GOOD
     told = ecgforge("history", NAME)
     assert f"version {GOOD} promoted, after nobody: the first one" in told
-    assert f"version {BETTER} promoted, after version {GOOD}: the best on validation records" in told
+    assert (
+        f"version {BETTER} promoted, after version {GOOD}: the best on validation records" in told
+    )
     assert "forced" not in tags(BETTER)
 
 
-def test_each_forcing_leaves_its_mark(content: Content) -> None:
+def test_each_forcing_leaves_its_mark(content: DvcStore) -> None:
     promoted(GOOD, content)
     for reason in ("once", "again"):
         promoted(WORSE, content, force=True, reason=reason)
@@ -486,7 +592,7 @@ def test_each_forcing_leaves_its_mark(content: Content) -> None:
     assert {"gate.macro_f1", "gate.recall"} <= set(tags(WORSE)), "gates stay beside the mark"
 
 
-def test_who_does_not_become_champion_is_not_marked(content: Content) -> None:
+def test_who_does_not_become_champion_is_not_marked(content: DvcStore) -> None:
     verdict = judged(UNSURE, content)
     promoted(GOOD, content)
     with pytest.raises(EcgforgeError, match="by now and no longer nobody"):
@@ -495,7 +601,9 @@ def test_who_does_not_become_champion_is_not_marked(content: Content) -> None:
     assert "FORCED" not in promotion.card_path(content.root, verdict.version).read_text()
 
 
-def test_no_forced_champion_is_without_its_mark(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_forced_champion_is_without_its_mark(
+    content: DvcStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def killed_here(*_: str) -> None:
         raise KeyboardInterrupt
 
@@ -506,30 +614,37 @@ def test_no_forced_champion_is_without_its_mark(content: Content, monkeypatch: p
     assert tags(UNSURE)["forced"].endswith("a try; failed calibration")
 
 
-def test_a_verdict_that_cannot_be_kept_promotes_nobody(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verdict_that_cannot_be_kept_promotes_nobody(
+    content: DvcStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow.tracking._tracking_service import utils
 
     version = project.register(RecordSet.open(Path("data/prepared/ptbxl")), 0.9, 10)
     run = version.run_id
     with closing(sqlite3.connect("mlflow.db")) as database:
-        database.execute("UPDATE runs SET artifact_uri = 'nowhere://at/all' WHERE run_uuid = ?", (run,))
+        database.execute(
+            "UPDATE runs SET artifact_uri = 'nowhere://at/all' WHERE run_uuid = ?", (run,)
+        )
         database.commit()
-    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # it knows the former address
-    with pytest.raises(EcgforgeError, match=f"{version.label} cannot be written to run {run} .*promote again"):
+    # it knows the former address
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())
+    with pytest.raises(
+        EcgforgeError, match=f"{version.label} cannot be written to run {run} .*promote again"
+    ):
         promoted(version.number, content)
     assert history.champion(NAME) == ""
     assert history.entries(NAME) == []
     assert "verdict" not in tags(version.number)
 
 
-def test_a_run_that_was_deleted_keeps_no_verdict(content: Content) -> None:
+def test_a_run_that_was_deleted_keeps_no_verdict(content: DvcStore) -> None:
     store.client().delete_run(versions.find(f"{NAME}/{GOOD}").run_id)
     promoted(GOOD, content)
     (entry,) = history.entries(NAME)
     assert entry.evidence.startswith("tags of the version; md5 ")
 
 
-def test_rollback_past_a_version_that_was_removed(content: Content) -> None:
+def test_rollback_past_a_version_that_was_removed(content: DvcStore) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
     promoted(WORSE, content, force=True, reason="a try")
@@ -542,7 +657,9 @@ def test_rollback_past_a_version_that_was_removed(content: Content) -> None:
         promotion.rollback(NAME, "")
 
 
-def test_champion_and_former_are_never_one(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_champion_and_former_are_never_one(
+    content: DvcStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
 
@@ -557,7 +674,7 @@ def test_champion_and_former_are_never_one(content: Content, monkeypatch: pytest
         versions.find(f"{NAME}@former")
 
 
-def test_an_entry_follows_the_last_one(content: Content) -> None:
+def test_an_entry_follows_the_last_one(content: DvcStore) -> None:
     promoted(GOOD, content)
     client = store.client()
     ((key, text),) = history._texts(NAME).items()
@@ -565,7 +682,10 @@ def test_an_entry_follows_the_last_one(content: Content) -> None:
     client.delete_registered_model_tag(NAME, key)
     promoted(BETTER, content)
     assert [entry.version for entry in history.entries(NAME)] == [GOOD, BETTER]
-    assert [key[: len("history.000010")] for key in history._texts(NAME)] == ["history.000009", "history.000010"]
+    assert [key[: len("history.000010")] for key in history._texts(NAME)] == [
+        "history.000009",
+        "history.000010",
+    ]
     assert history.faults(NAME) == []
 
 
@@ -577,13 +697,29 @@ def test_an_entry_follows_the_last_one(content: Content) -> None:
         "{}",
         "[" * 100_000,
         '{"when": "today"}',
-        json.dumps(dict.fromkeys(("when", "who", "action", "version", "former", "reason", "evidence"), 3)),
-        json.dumps(dict.fromkeys(("when", "who", "action", "version", "former", "reason", "evidence"), "champion")),
+        json.dumps(
+            dict.fromkeys(("when", "who", "action", "version", "former", "reason", "evidence"), 3)
+        ),
+        json.dumps(
+            dict.fromkeys(
+                ("when", "who", "action", "version", "former", "reason", "evidence"), "champion"
+            )
+        ),
     ],
-    ids=["no JSON", "a list", "nothing", "without end", "one field", "numbers", "no number of a version"],
+    ids=[
+        "no JSON",
+        "a list",
+        "nothing",
+        "without end",
+        "one field",
+        "numbers",
+        "no number of a version",
+    ],
 )
 @pytest.mark.usefixtures("content")
-def test_a_damaged_entry_is_told_and_stops_nobody(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_entry_is_told_and_stops_nobody(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number, before in ((GOOD, ""), (BETTER, GOOD), (WORSE, BETTER)):
         history.move(NAME, number, before, history.FORCED, f"number {number}", "")
     key = list(history._texts(NAME))[1]
@@ -593,13 +729,17 @@ def test_a_damaged_entry_is_told_and_stops_nobody(text: str, capsys: pytest.Capt
     assert f"number {GOOD}" in told
     assert f"number {WORSE}" in told
     assert f"the entry {key.removeprefix(history.ENTRY)} is damaged and cannot be read" in told
-    assert promotion.rollback(NAME, "") == (WORSE, BETTER), "the entry after it says who was champion"
+    assert promotion.rollback(NAME, "") == (WORSE, BETTER), (
+        "the entry after it says who was champion"
+    )
     history.move(NAME, WORSE, BETTER, history.FORCED, "", "")
     assert history.champion(NAME) == WORSE
 
 
 @pytest.mark.usefixtures("content")
-def test_a_tag_that_is_no_entry_is_told_and_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tag_that_is_no_entry_is_told_and_not_followed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     history.move(NAME, GOOD, "", history.PROMOTED, "", "")
     for key in ("history.notes", "history.1-abcdef"):
         store.client().set_registered_model_tag(NAME, key, "{}")
@@ -653,7 +793,7 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_before(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Die before the write to MLflow with this number, and yield the names of those that were made."""
+    """Die before the write to MLflow with this number, and yield the names of earlier ones."""
     made: list[str] = []
 
     def counted(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -661,26 +801,33 @@ def killed_before(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
             if len(made) == write:
                 raise Killed
             made.append(call.__name__)
-        return store.patiently(call, *arguments, **options)
+        return store.with_retry(call, *arguments, **options)
 
     with monkeypatch.context() as patch:
         for module in (history, signing):
-            patch.setattr(module, "patiently", counted)
+            patch.setattr(module, "with_retry", counted)
         yield made
 
 
 @pytest.mark.parametrize("act", ["promote", "force", "roll back"])
-def test_whoever_is_killed_between_two_writes_can_go_on(content: Content, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next promotion or rollback ends as if nobody had been killed, and the history tells no one who never was."""
+def test_whoever_is_killed_between_two_writes_can_go_on(
+    content: DvcStore, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next promotion or rollback ends as if nobody had been killed, and the history tells no
+    one who never was.
+    """
     for number, before in ((GOOD, ""), (SAME, GOOD)):
         history.move(NAME, number, before, history.FORCED, "", "")
     verdict = judged(UNSURE if act == "force" else BETTER, content)
-    verdict = replace(verdict, gates=[gate for gate in verdict.gates if gate.name in ("calibration", "leakage")])
+    verdict = replace(
+        verdict, gates=[gate for gate in verdict.gates if gate.name in ("calibration", "leakage")]
+    )
     with closing(sqlite3.connect("mlflow.db")) as now, closing(sqlite3.connect(":memory:")) as kept:
         now.backup(kept)
         with killed_before(100, monkeypatch) as writes:
             act_once(act, verdict, content)
-        # What is written before the entry moves nobody: the gates' tags, their evidence and the card.
+        # What is written before the entry moves nobody: the gates' tags, their evidence and the
+        # card.
         points = range(writes.index("set_registered_model_tag"), len(writes))
         assert len(points) == {"promote": 4, "force": 7, "roll back": 3}[act]
         for point in points:
@@ -695,7 +842,7 @@ def test_whoever_is_killed_between_two_writes_can_go_on(content: Content, act: s
             assert (history.champion(NAME), history.former(NAME)) == expected
 
 
-def act_once(act: str, verdict: promotion.Verdict, content: Content) -> None:
+def act_once(act: str, verdict: promotion.Verdict, content: DvcStore) -> None:
     if act == "roll back":
         promotion.rollback(NAME, "")
     else:
@@ -719,13 +866,19 @@ class Taking(project.Oracle):
 
 
 @pytest.mark.parametrize(("computes", "least", "most"), [(True, 10, 60), (False, 0, 5)])
-def test_latency_is_what_a_version_computes_and_not_what_it_waits_for(computes: bool, least: float, most: float, tmp_path: Path) -> None:
+def test_latency_is_what_a_version_computes_and_not_what_it_waits_for(
+    computes: bool, least: float, most: float, tmp_path: Path
+) -> None:
     """A machine that is busy with others lets it wait."""
     classifier = Taking(project.Oracle.Network(), project.RHYTHMS, torch.ones(8))
     classifier.confidence.fill_(0.5)
     classifier.computes = computes
     threads = torch.get_num_threads()
-    assert least <= promotion.latency(classifier, project.real_set(tmp_path / "records", 0, ["test"] * 3)) <= most
+    assert (
+        least
+        <= promotion.latency(classifier, project.real_set(tmp_path / "records", 0, ["test"] * 3))
+        <= most
+    )
     assert torch.get_num_threads() == threads
 
 
@@ -733,21 +886,27 @@ def test_latency_is_what_a_version_computes_and_not_what_it_waits_for(computes: 
 
 
 @pytest.fixture
-def on_a_server(content: Content, monkeypatch: pytest.MonkeyPatch) -> Content:
+def on_a_server(content: DvcStore, monkeypatch: pytest.MonkeyPatch) -> DvcStore:
     """As where no file lock lets one at a time write."""
     monkeypatch.setattr(history, "_alone", nullcontext)
     return content
 
 
 def moved(number: str) -> bool:
-    """Move as a promotion does that was judged while nobody was champion, and say whether it was told to have worked."""
+    """Move as a promotion does that was judged while nobody was champion, and say whether it was
+    told to have worked.
+    """
     try:
         history.move(NAME, number, "", history.PROMOTED, "", "")
     except EcgforgeError as error:
         told = str(error)
     else:
         return True
-    assert re.search(f"another promotion came in between, of version . by Ada.*history {NAME}|by now and no longer nobody", told)
+    assert re.search(
+        f"another promotion came in between, of version . by Ada.*history {NAME}|by now and no "
+        "longer nobody",
+        told,
+    )
     return False
 
 
@@ -755,14 +914,20 @@ def told_outcome() -> None:
     """Check that the history tells who is champion, and makes no former one of those who lost."""
     now, faults = history.champion(NAME), history.faults(NAME)
     assert not any("other means" in fault for fault in faults)
-    assert sum("had no effect" in fault for fault in faults) == len(history.entries(NAME)) - bool(now)
+    assert sum("had no effect" in fault for fault in faults) == len(history.entries(NAME)) - bool(
+        now
+    )
     assert history.former(NAME) == ""
 
 
 @pytest.mark.usefixtures("on_a_server")
-@pytest.mark.parametrize("place", ["_texts", "_write", "_check", "_check_undisturbed", "_set_aliases", "champion"])
+@pytest.mark.parametrize(
+    "place", ["_texts", "_write", "_check", "_check_undisturbed", "_set_aliases", "champion"]
+)
 @pytest.mark.parametrize("times", [1, 2])
-def test_of_two_who_promote_in_the_same_instant_one_gives_up(monkeypatch: pytest.MonkeyPatch, place: str, times: int) -> None:
+def test_of_two_who_promote_in_the_same_instant_one_gives_up(
+    monkeypatch: pytest.MonkeyPatch, place: str, times: int
+) -> None:
     """The other's whole promotion falls into the first one's, before the call of `place`."""
     original, calls, outcomes = getattr(history, place), [], []
 
@@ -780,7 +945,9 @@ def test_of_two_who_promote_in_the_same_instant_one_gives_up(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("on_a_server")
-def test_two_who_write_at_once_both_give_up_and_the_next_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_who_write_at_once_both_give_up_and_the_next_one_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     original, both = history._write, threading.Barrier(2, timeout=60)
 
     def together(*arguments: Any) -> str:
@@ -808,14 +975,23 @@ def win(folder: Path, number: str, start: float) -> None:
 @pytest.mark.usefixtures("content")
 def test_two_who_promote_at_once_do_not_both_win(registered: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ecgforge.tracking.history", "mlflow.store.model_registry.sqlalchemy_store"])
+    context.set_forkserver_preload(
+        ["ecgforge.model_versions.history", "mlflow.store.model_registry.sqlalchemy_store"]
+    )
     at = time.time() + 8
-    started = [context.Process(target=win, args=(registered, number, at)) for number in (GOOD, BETTER, WORSE)]
+    started = [
+        context.Process(target=win, args=(registered, number, at))
+        for number in (GOOD, BETTER, WORSE)
+    ]
     for process in started:
         process.start()
     for process in started:
         process.join(90)
-    won = [number for process, number in zip(started, (GOOD, BETTER, WORSE), strict=True) if process.exitcode == 0]
+    won = [
+        number
+        for process, number in zip(started, (GOOD, BETTER, WORSE), strict=True)
+        if process.exitcode == 0
+    ]
     assert len(won) == 1
     assert [entry.version for entry in history.entries(NAME)] == won
     assert history.champion(NAME) == won[0]
@@ -827,32 +1003,49 @@ def test_two_who_promote_at_once_do_not_both_win(registered: Path) -> None:
 GENERATOR = "ecg-generator-diffwave-ptbxl"
 SCORES = {
     "c2st_accuracy": 0.6,
-    "c2st_accuracy_floor": 0.5,
+    "c2st_accuracy_baseline": 0.5,
     "coverage": 0.9,
-    "coverage_floor": 0.95,
+    "coverage_baseline": 0.95,
     "heart_rate_w1": 2.0,
-    "heart_rate_w1_floor": 1.0,
-    "rr_variation_w1": 1.0,
-    "rr_variation_w1_floor": 0.5,
+    "heart_rate_w1_baseline": 1.0,
+    "rr_cv_w1": 1.0,
+    "rr_cv_w1_baseline": 0.5,
     "copied_share": 0.01,
-    "copied_share_floor": 0.01,
-    "nearest_ratio": 0.95,
+    "copied_share_baseline": 0.01,
+    "dcr_ratio": 0.95,
     "membership_auc": 0.5,
 }
 
 
 DRAWS = {"steps": 4, "guidance": 1.0}
 UNSCORED = f"of {GENERATOR}/1 were not scored .*: run `dvc repro quality@ptbxl-diffwave`"
-QUALITY, TRAINED, SCORED = "quality@ptbxl-diffwave", Path("models/generators/ptbxl/diffwave"), Path("results/quality/ptbxl/diffwave")
+QUALITY, TRAINED, SCORED = (
+    "quality@ptbxl-diffwave",
+    Path("models/generators/ptbxl/diffwave"),
+    Path("results/quality/ptbxl/diffwave"),
+)
 
 
-def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, float] = DRAWS, drawn_with: dict[str, float] = DRAWS) -> None:
-    """Register a small generator that draws with `sampling`, and score records that it drew with `drawn_with`."""
+def generator(
+    seed: int,
+    scores: dict[str, float] | None,
+    sampling: dict[str, float] = DRAWS,
+    drawn_with: dict[str, float] = DRAWS,
+) -> None:
+    """Register a small generator that draws with `sampling`, and score records that it drew with
+    `drawn_with`.
+    """
     from ecgforge.generators.common import base, registry
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     tree = params().active.generators["diffwave"].network | {"layers": 2, "channels": 8}
-    made = registry.create("diffwave", base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100), tree, __import__("torch").ones(8), seed)
+    made = registry.create(
+        "diffwave",
+        base.Shape(8, project.SAMPLES, len(project.RHYTHMS), 100),
+        tree,
+        __import__("torch").ones(8),
+        seed,
+    )
     registry.save(made, TRAINED)
     project.record("train_generator@ptbxl-diffwave", TRAINED, [records.folder])
     os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
@@ -860,25 +1053,40 @@ def generator(seed: int, scores: dict[str, float] | None, sampling: dict[str, fl
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
     with runs.tracked(cell, fingerprint=f"generator {seed}", params={}, inputs=[real]) as run:
         described = models.drawing(sampling, project.RHYTHMS, "mV")
-        models.log_generator(run, *made.exportable(), TRAINED, name=cell.model_name, described=described)
+        models.log_generator(
+            run, *made.exportable(), TRAINED, name=cell.model_name, described=described
+        )
     if scores is not None:
         score(scores, drawn_with)
 
 
 def score(
-    scores: dict[str, float], drawn_with: dict[str, float] = DRAWS, stage: str = QUALITY, made: dict[str, str] | None = None, **deps: Path
+    scores: dict[str, float],
+    drawn_with: dict[str, float] = DRAWS,
+    stage: str = QUALITY,
+    made: dict[str, str] | None = None,
+    **deps: Path,
 ) -> None:
-    """Leave what is left of records that the generator in models/ drew, and of their scores: DVC's record, and files in its cache.
+    """Leave what is left of records that the generator in models/ drew, and of their scores:
+
+    DVC's record, and files in its cache.
 
     Args:
         made: what the records say of themselves that is otherwise.
-        deps: what DVC recorded otherwise: the digest of the content at a path, under the path of a dependency with `_` for `/`.
+        deps: what DVC recorded otherwise: the digest of the content at a path, under the path of a
+            dependency with `_` for `/`.
     """
     drawn = Path("data/synthetic/ptbxl/diffwave")
     for folder in (drawn, SCORED):
         folder.mkdir(parents=True, exist_ok=True)
-    by = {"sampling": drawn_with, "weights_md5": md5(TRAINED / "weights.safetensors"), "generator_md5": md5(TRAINED)}
-    (drawn / "about.json").write_text(json.dumps({"origin": "synthetic", "made": by | (made or {})}))
+    by = {
+        "sampling": drawn_with,
+        "weights_md5": md5(TRAINED / "weights.safetensors"),
+        "generator_md5": md5(TRAINED),
+    }
+    (drawn / "about.json").write_text(
+        json.dumps({"origin": "synthetic", "made": by | (made or {})})
+    )
     project.folder_to_cache_only(drawn)
     (SCORED / "scores.csv").write_text(table(scores))
     (SCORED / "fingerprint.txt").write_text("scored\n")
@@ -894,98 +1102,172 @@ def score(
 
 def table(scores: dict[str, float]) -> str:
     """scores.csv as the stage writes it."""
-    metrics = [name for name in scores if not re.search("_(low|high|floor)$", name)]
-    rows = [("all", name, *(scores.get(name + end) for end in ("", "_low", "_high", "_floor"))) for name in metrics]
+    metrics = [name for name in scores if not re.search("_(low|high|baseline)$", name)]
+    rows = [
+        ("all", name, *(scores.get(name + end) for end in ("", "_low", "_high", "_baseline")))
+        for name in metrics
+    ]
     rows += [("SR", name, 0.0, 0.0, 0.0, 0.0) for name in metrics]
-    return pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor"]).to_csv(index=False)
+    return pd.DataFrame(
+        rows, columns=["rhythm", "metric", "value", "low", "high", "baseline"]
+    ).to_csv(index=False)
 
 
 def judged_generator(number: str = "1") -> promotion.Verdict:
     """By what lies in the project now."""
-    return promotion.judge(params(), versions.find(f"{GENERATOR}/{number}"), Content())
+    return promotion.judge(params(), versions.find(f"{GENERATOR}/{number}"), DvcStore())
 
 
-def test_generators_are_judged_by_the_records_that_they_drew(content: Content) -> None:
+def test_generators_are_judged_by_the_records_that_they_drew(content: DvcStore) -> None:
     generator(1, SCORES)
-    generator(2, SCORES | {"copied_share": 0.9, "nearest_ratio": 0.1, "membership_auc": 0.95})
+    generator(2, SCORES | {"copied_share": 0.9, "dcr_ratio": 0.1, "membership_auc": 0.95})
     generator(3, None)
     memorising = promotion.judge(params(), versions.find(f"{GENERATOR}/2"), content)
     assert memorising.failed == ["copied", "nearest", "membership"]
-    with pytest.raises(EcgforgeError, match="failed copied, nearest, membership and is not made champion; there is none yet"):
+    with pytest.raises(
+        EcgforgeError,
+        match="failed copied, nearest, membership and is not made champion; there is none yet",
+    ):
         promotion.promote(memorising, content, False, "")
-    with pytest.raises(EcgforgeError, match=r"were not scored .*: run `dvc repro quality@ptbxl-diffwave`"):
+    with pytest.raises(
+        EcgforgeError, match=r"were not scored .*: run `dvc repro quality@ptbxl-diffwave`"
+    ):
         promotion.judge(params(), versions.find(f"{GENERATOR}/3"), content)
-    with pytest.raises(EcgforgeError, match="is a generator: choose with --version N. Those trained on the current data: 1, 2, 3"):
+    with pytest.raises(
+        EcgforgeError,
+        match="is a generator: choose with --version N. Those trained on the current data: 1, 2, 3",
+    ):
         promotion.choose(GENERATOR, None, True, content)
-    verdict = promotion.promote(promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, "")
+    verdict = promotion.promote(
+        promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, ""
+    )
     card = promotion.card_path(content.root, verdict.version).read_text()
     assert "to draw synthetic 10 s ECGs" in card
     assert "| copied_share | 0.01 | 0.01 |" in card
     assert history.champion(GENERATOR) == "1"
 
 
-def test_a_generators_card_has_intervals(content: Content, tmp_path: Path) -> None:
+def test_a_generators_card_has_intervals(content: DvcStore, tmp_path: Path) -> None:
     generator(1, SCORES | {"copied_share_low": 0.005, "copied_share_high": 0.02})
-    verdict = promotion.promote(promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, "")
+    verdict = promotion.promote(
+        promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, ""
+    )
     card = promotion.card_path(content.root, verdict.version).read_text()
     assert "| copied_share | 0.01 | 0.01 | 0.005 to 0.02 |" in card
     assert "| coverage | 0.9 | 0.95 | not known |" in card
     (gate,) = [gate for gate in verdict.gates if gate.name == "copied"]
     assert "95 % interval 0.005 to 0.02" in gate.detail
     client, run = store.client(), verdict.version.run_id
-    (kept,) = [file.path for file in client.list_artifacts(run, "promotion") if file.path.endswith(".json")]
-    figures = {row["metric"]: row for row in json.loads(Path(client.download_artifacts(run, kept, str(tmp_path))).read_text())["figures"]}
-    assert figures["copied_share"] == {"metric": "copied_share", "value": 0.01, "low": 0.005, "high": 0.02, "floor": 0.01}
-    assert figures["coverage"] == {"metric": "coverage", "value": 0.9, "floor": 0.95}
+    (kept,) = [
+        file.path for file in client.list_artifacts(run, "promotion") if file.path.endswith(".json")
+    ]
+    figures = {
+        row["metric"]: row
+        for row in json.loads(
+            Path(client.download_artifacts(run, kept, str(tmp_path))).read_text()
+        )["figures"]
+    }
+    assert figures["copied_share"] == {
+        "metric": "copied_share",
+        "value": 0.01,
+        "low": 0.005,
+        "high": 0.02,
+        "baseline": 0.01,
+    }
+    assert figures["coverage"] == {"metric": "coverage", "value": 0.9, "baseline": 0.95}
 
 
 @pytest.mark.usefixtures("content")
-def test_a_quality_run_has_the_intervals_of_its_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    columns = ["rhythm", "metric", "value", "low", "high", "floor", "ceiling"]
-    rows = [("all", "coverage", 0.9, 0.86, 0.93, 0.95, 0.1), ("all", "mmd2", 0.02, np.nan, np.nan, 0.01, 0.5), ("SR", "psd_db", *[1.0] * 5)]
-    found = pd.DataFrame(rows, columns=columns), pd.DataFrame({"view": [], "kind": [], "rhythm": [], "x": [], "y": []})
+def test_a_quality_run_has_the_intervals_of_its_scores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    columns = ["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
+    rows = [
+        ("all", "coverage", 0.9, 0.86, 0.93, 0.95, 0.1),
+        ("all", "mmd2", 0.02, np.nan, np.nan, 0.01, 0.5),
+        ("SR", "psd_db", *[1.0] * 5),
+    ]
+    found = (
+        pd.DataFrame(rows, columns=columns),
+        pd.DataFrame({"view": [], "kind": [], "rhythm": [], "x": [], "y": []}),
+    )
     monkeypatch.setattr(scoring.scores, "assess", lambda *_: found)
     trained = Path("models/classifiers/ptbxl/real")
     shutil.copytree(trained / "seed-1", tmp_path / f"seed-{params().active.study.seeds[0]}")
     real = Path("data/prepared/ptbxl")
     scoring.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
     run = lookup.runs_by_cell()[(tmp_path / "quality/fingerprint.txt").read_text().strip()]
-    ends = {"coverage_low": 0.86, "coverage_high": 0.93, "coverage_floor": 0.95, "coverage_ceiling": 0.1}
+    ends = {
+        "coverage_low": 0.86,
+        "coverage_high": 0.93,
+        "coverage_baseline": 0.95,
+        "coverage_negative_control": 0.1,
+    }
     assert (
         store.client().get_run(run.run_id).data.metrics
-        == {"beyond_floor_share": 0.5, "coverage": 0.9, "mmd2": 0.02, "mmd2_floor": 0.01, "mmd2_ceiling": 0.5} | ends
+        == {
+            "beyond_baseline_share": 0.5,
+            "coverage": 0.9,
+            "mmd2": 0.02,
+            "mmd2_baseline": 0.01,
+            "mmd2_negative_control": 0.5,
+        }
+        | ends
     )
 
 
-def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: Content) -> None:
-    """One training draws in two ways, a version each, and records of one way are scored last: they say nothing of the other."""
+def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: DvcStore) -> None:
+    """One training draws in two ways, a version each, and records of one way are scored last: they
+    say nothing of the other.
+    """
     other = DRAWS | {"guidance": 9.0}
     copies = SCORES | {"copied_share": 0.9}
     generator(1, None)
     generator(1, SCORES | {"copied_share": 0.8}, other, drawn_with=other)
     first, second = versions.versions(GENERATOR)
     assert first.tags[models.WEIGHTS] == second.tags[models.WEIGHTS]
-    with pytest.raises(EcgforgeError, match=r"1 draws with .*1\.0}, and no records drawn so were .*dvc repro --force synth"):
+    with pytest.raises(
+        EcgforgeError,
+        match=r"1 draws with .*1\.0}, and no records drawn so were .*dvc repro --force synth",
+    ):
         promotion.judge(params(), first, content)
     assert promotion.judge(params(), second, content).failed == ["copied"]
     generator(1, SCORES)
     generator(1, copies, other, drawn_with={"guidance": 9, "steps": 4})
     assert len(versions.versions(GENERATOR)) == 2, "the same weights, drawn from in two ways"
-    assert promotion.judge(params(), first, content).failed == [], "by the scores of its own records, though others are newer"
+    assert promotion.judge(params(), first, content).failed == [], (
+        "by the scores of its own records, though others are newer"
+    )
     verdict = promotion.judge(params(), second, content)
-    assert verdict.figures.set_index("metric").loc["copied_share", "value"] == 0.9, "by the newest of its own"
+    assert verdict.figures.set_index("metric").loc["copied_share", "value"] == 0.9, (
+        "by the newest of its own"
+    )
 
 
 @pytest.mark.usefixtures("content")
 def test_scores_that_mlflow_alone_states_do_not_help() -> None:
-    """A stranger's run, that names the version's own weights, the current real records, and the cell of DVC's record."""
+    """A stranger's run, that names the version's own weights, the current real records, and the
+    cell of DVC's record.
+    """
     generator(1, None)
     real, drawn = Path("data/prepared/ptbxl"), Path("models")
     inputs = [
         DatasetInput("ptbxl", real, md5(real), "real", "simulated"),
-        DatasetInput("ptbxl/diffwave", drawn, md5(drawn), "synthetic", "synthetic", md5(TRAINED / "weights.safetensors")),
+        DatasetInput(
+            "ptbxl/diffwave",
+            drawn,
+            md5(drawn),
+            "synthetic",
+            "synthetic",
+            md5(TRAINED / "weights.safetensors"),
+        ),
     ]
-    with runs.tracked(runs.Cell("quality", "ptbxl", 0, True, generator="diffwave"), fingerprint="scored", params={}, inputs=inputs) as run:
+    with runs.tracked(
+        runs.Cell("quality", "ptbxl", 0, True, generator="diffwave"),
+        fingerprint="scored",
+        params={},
+        inputs=inputs,
+    ) as run:
         run.summary(SCORES)
         run.text(table(SCORES), "scores.csv")
     with pytest.raises(EcgforgeError, match=UNSCORED):
@@ -993,7 +1275,7 @@ def test_scores_that_mlflow_alone_states_do_not_help() -> None:
     score(SCORES | {"copied_share": 0.8})
     verdict = judged_generator()
     assert verdict.failed == ["copied"]
-    assert re.fullmatch(rf"the floors of {QUALITY} [0-9a-f]{{8}}, run {run.id}", verdict.against)
+    assert re.fullmatch(rf"the baselines of {QUALITY} [0-9a-f]{{8}}, run {run.id}", verdict.against)
 
 
 @pytest.mark.usefixtures("content")
@@ -1016,8 +1298,13 @@ def test_scores_count_that_dvc_recorded_of_these_files_and_records() -> None:
         judged_generator()
     score(SCORES)
     verdict = judged_generator()
-    assert (verdict.failed, set(verdict.figures["metric"])) == ([], {name[:-6] for name in SCORES if name.endswith("_floor")})
-    assert re.fullmatch(rf"the floors of {QUALITY} [0-9a-f]{{8}}", verdict.against), "no run is needed"
+    assert (verdict.failed, set(verdict.figures["metric"])) == (
+        [],
+        {name[:-6] for name in SCORES if name.endswith("_baseline")},
+    )
+    assert re.fullmatch(rf"the baselines of {QUALITY} [0-9a-f]{{8}}", verdict.against), (
+        "no run is needed"
+    )
 
 
 @pytest.mark.usefixtures("content")
@@ -1030,7 +1317,9 @@ def test_the_newest_scores_count_and_a_record_that_is_not_committed_first() -> N
 
 
 @pytest.mark.usefixtures("content")
-def test_a_description_or_scores_that_are_gone_or_damaged_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_description_or_scores_that_are_gone_or_damaged_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     generator(1, SCORES)
     texts = (
         None,
@@ -1043,10 +1332,23 @@ def test_a_description_or_scores_that_are_gone_or_damaged_do_not_count(monkeypat
         b"\0\xff",
         b"[" * 9999,
     )
-    given, content, read = {}, Content(), Content.read
-    monkeypatch.setattr(Content, "read", lambda self, digest, file, path: given[file] if file in given else read(self, digest, file, path))
+    given, content, read = {}, DvcStore(), DvcStore.read
+    monkeypatch.setattr(
+        DvcStore,
+        "read",
+        lambda self, digest, file, path: (
+            given[file] if file in given else read(self, digest, file, path)
+        ),
+    )
     for name, text in product(("about.json", "scores.csv"), texts):
         given = {name: text}
-        assert list(recorded.quality("ptbxl", "diffwave", md5(TRAINED), md5(Path("data/prepared/ptbxl")), content)) == [], (name, text)
+        assert (
+            list(
+                recorded.quality(
+                    "ptbxl", "diffwave", md5(TRAINED), md5(Path("data/prepared/ptbxl")), content
+                )
+            )
+            == []
+        ), (name, text)
     given = {}
     assert judged_generator().failed == []

@@ -13,7 +13,14 @@ from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 
 SAMPLES = 100
-ABOUT = About(sampling_rate=100, samples=SAMPLES, units="mV", rhythms=("SR", "AFIB", "ST"), origin="simulated", made={"seed": 1})
+ABOUT = About(
+    sampling_rate=100,
+    samples=SAMPLES,
+    units="mV",
+    rhythms=("SR", "AFIB", "ST"),
+    origin="simulated",
+    made={"seed": 1},
+)
 
 
 def a_table(count: int, first: int = 0) -> pd.DataFrame:
@@ -86,7 +93,10 @@ def test_text_that_looks_missing_stays_text(tmp_path):
     table = a_table(2).assign(id=["NA", "007"], patient=["null", "1e3"])
     with write_record_set(tmp_path / "set", ABOUT) as writer:
         writer.append(the_signals(2), table)
-    assert RecordSet.open(tmp_path / "set").records[["id", "patient"]].to_numpy().tolist() == [["NA", "null"], ["007", "1e3"]]
+    assert RecordSet.open(tmp_path / "set").records[["id", "patient"]].to_numpy().tolist() == [
+        ["NA", "null"],
+        ["007", "1e3"],
+    ]
 
 
 def test_signals_stay_on_disk(tmp_path):
@@ -130,11 +140,27 @@ def change(path, **values):
         ("about.json", lambda path: path.write_text("{"), "damaged"),
         ("about.json", lambda path: path.write_text("{}"), "damaged"),
         ("records.csv", lambda path: path.write_text("id,patient\n1,1\n"), "damaged"),
-        ("records.csv", lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-1])), "shape"),
+        (
+            "records.csv",
+            lambda path: path.write_text("\n".join(path.read_text().splitlines()[:-1])),
+            "shape",
+        ),
         ("records.csv", lambda path: path.write_text(path.read_text().replace("AFIB", "VT")), "VT"),
-        ("records.csv", lambda path: path.write_text(path.read_text().replace("test", "exam")), "split 'exam'"),
-        ("records.csv", lambda path: path.write_text(path.read_text().replace(",male,", ",male,,")), "records.csv is not"),
-        ("records.csv", lambda path: path.write_text(re.sub("train,(4|5)", "train,old", path.read_text())), "records.csv is not"),
+        (
+            "records.csv",
+            lambda path: path.write_text(path.read_text().replace("test", "exam")),
+            "split 'exam'",
+        ),
+        (
+            "records.csv",
+            lambda path: path.write_text(path.read_text().replace(",male,", ",male,,")),
+            "records.csv is not",
+        ),
+        (
+            "records.csv",
+            lambda path: path.write_text(re.sub("train,(4|5)", "train,old", path.read_text())),
+            "records.csv is not",
+        ),
         ("records.csv", lambda path: path.write_bytes(b"\xff\xfe\x00"), "records.csv is not"),
         ("about.json", lambda path: change(path, rhythms=[{}]), "rhythms.0"),
         ("about.json", lambda path: change(path, rhythms="SR"), "rhythms"),
@@ -146,13 +172,33 @@ def change(path, **values):
         ("about.json", lambda path: change(path, units=None), "units"),
         ("about.json", lambda path: path.write_text("[" * 100_000), "about.json is not"),
         ("about.json", lambda path: path.write_text("[]"), "about.json"),
-        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"(20, 8", b"(2e, 8")), "signals.npy is not"),
-        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"(20, 8", b"((((((")), "signals.npy is not"),
-        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<i4'")), "holds int32 and not float32"),
-        ("signals.npy", lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'|O4'")), "signals.npy is not"),
+        (
+            "signals.npy",
+            lambda path: path.write_bytes(path.read_bytes().replace(b"(20, 8", b"(2e, 8")),
+            "signals.npy is not",
+        ),
+        (
+            "signals.npy",
+            lambda path: path.write_bytes(path.read_bytes().replace(b"(20, 8", b"((((((")),
+            "signals.npy is not",
+        ),
+        (
+            "signals.npy",
+            lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'<i4'")),
+            "holds int32 and not float32",
+        ),
+        (
+            "signals.npy",
+            lambda path: path.write_bytes(path.read_bytes().replace(b"'<f4'", b"'|O4'")),
+            "signals.npy is not",
+        ),
         ("signals.npy", lambda path: path.write_bytes(b"PK\x03\x04"), "signals.npy is not"),
         ("signals.npy", lambda path: path.write_bytes(b""), "signals.npy is not"),
-        ("signals.npy", lambda path: (path.unlink(), path.mkdir()), "cannot be read: Is a directory"),
+        (
+            "signals.npy",
+            lambda path: (path.unlink(), path.mkdir()),
+            "cannot be read: Is a directory",
+        ),
     ],
 )
 def test_a_damaged_set_is_told_in_one_line(record_set, name, damage, told):
@@ -176,5 +222,5 @@ def test_limb_leads_obey_einthoven_and_goldberger(seed):
 
 
 def test_limb_leads_are_refused_where_leads_have_scales_of_their_own():
-    with pytest.raises(ValueError, match="lead_sd"):
-        twelve_leads(the_signals(1), "lead_sd")
+    with pytest.raises(ValueError, match="per_lead_std"):
+        twelve_leads(the_signals(1), "per_lead_std")

@@ -22,11 +22,19 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
 DRIVER = shutil.which("chromedriver")
 MM = 96 / 25.4  # CSS pixels
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with chromedriver on the PATH")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no chromium with chromedriver on the PATH"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("study")
-    prepared = {"ptbxl": a_prepared_set(folder / "ptbxl"), "chapman": a_prepared_set(folder / "chapman", test=3, train=20)}
+    prepared = {
+        "ptbxl": a_prepared_set(folder / "ptbxl"),
+        "chapman": a_prepared_set(folder / "chapman", test=3, train=20),
+    }
     page.write(study_inputs(folder, prepared), folder / "report.html")
     return Path(folder / "report.html").as_uri()
 
@@ -59,7 +70,10 @@ def opened(browser, address):
 
 
 def resize(browser, width: int) -> None:
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
 
 
 def test_the_headline_is_visible_and_the_console_is_silent(opened):
@@ -72,36 +86,46 @@ def test_the_headline_is_visible_and_the_console_is_silent(opened):
 def test_nothing_is_loaded_from_elsewhere(opened):
     assert (
         opened.execute_script(
-            "return performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:'))"
+            "return performance.getEntriesByType('resource').map(entry => entry.name).filter(name "
+            "=> !name.startsWith('data:'))"
         )
         == []
     )
 
 
 def test_every_table_has_rows_and_every_image_is_drawn(opened):
-    assert opened.execute_script("return [...document.querySelectorAll('table')].every(table => table.tBodies[0].rows.length > 0)")
+    assert opened.execute_script(
+        "return [...document.querySelectorAll('table')].every(table => "
+        "table.tBodies[0].rows.length > 0)"
+    )
     sizes = opened.execute_async_script("""
         const area = image => image.decode().then(() => image.naturalWidth * image.naturalHeight);
         Promise.all([...document.images].map(area)).then(arguments[0]);
     """)
     assert min(sizes) > 10_000
-    assert opened.execute_script("return [...document.images].every(image => image.alt.length > 20)")
+    assert opened.execute_script(
+        "return [...document.images].every(image => image.alt.length > 20)"
+    )
 
 
 def test_ecgs_have_their_true_size(opened):
     width = opened.execute_script(
-        "const trace = document.querySelector('svg.ecg path[data-lead=II]'); return trace.getBBox().width * trace.getScreenCTM().a"
+        "const trace = document.querySelector('svg.ecg path[data-lead=II]'); return "
+        "trace.getBBox().width * trace.getScreenCTM().a"
     )
     assert width == pytest.approx((page.STRIP - 0.01) * 25 * MM, rel=0.001)
     assert opened.execute_script(
-        "return [...document.querySelectorAll('svg.ecg')].every(svg => svg.getAttribute('aria-label').length > 10)"
+        "return [...document.querySelectorAll('svg.ecg')].every(svg => "
+        "svg.getAttribute('aria-label').length > 10)"
     )
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_does_not_overflow(opened, width):
     resize(opened, width)
-    opened.execute_script("document.querySelectorAll('details').forEach(details => details.open = true)")
+    opened.execute_script(
+        "document.querySelectorAll('details').forEach(details => details.open = true)"
+    )
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width
     resize(opened, 1280)
 
@@ -111,7 +135,9 @@ def test_tables_sort_by_value_within_a_dataset(opened):
         const rows = [...document.querySelector('table.sortable').tBodies[0].rows].slice(1);
         return rows.map(row => row.cells[3].textContent.trim().slice(0, 4));
     """
-    button = opened.find_elements("css selector", "table.sortable thead")[0].find_elements("css selector", "button")[3]
+    button = opened.find_elements("css selector", "table.sortable thead")[0].find_elements(
+        "css selector", "button"
+    )[3]
     button.click()
     rising = opened.execute_script(column)
     button.click()
@@ -120,14 +146,17 @@ def test_tables_sort_by_value_within_a_dataset(opened):
     numbers = [float(text) for text in rising if text != "–"]
     assert numbers == sorted(numbers)
     assert len(numbers) == 2
-    assert [text for text in falling if text != "–"] == [f"{number:.2f}" for number in reversed(numbers)]
+    assert [text for text in falling if text != "–"] == [
+        f"{number:.2f}" for number in reversed(numbers)
+    ]
 
 
 def test_one_dataset_can_be_shown_alone(opened):
     choice = opened.find_element("css selector", "#switch select")
     choice.find_element("css selector", "option[value=chapman]").click()
     visible = opened.execute_script("""
-        const parts = [...document.querySelectorAll('[data-dataset]')].filter(part => part.offsetParent);
+        const all = [...document.querySelectorAll('[data-dataset]')];
+        const parts = all.filter(part => part.offsetParent);
         return [...new Set(parts.map(part => part.dataset.dataset))];
     """)
     assert visible == ["chapman"]

@@ -1,4 +1,6 @@
-"""A champion served by `mlflow models serve`, asked over HTTP; and what is refused when it is loaded."""
+"""A champion served by `mlflow models serve`, asked over HTTP; and what is refused when it is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,10 @@ from champions import CLASSIFIER, Bomb, prepared_records, register_classifier, s
 from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
+from ecgforge.model_versions.invalid_request import InvalidRequestError
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry.serving import Judge
 from ecgforge.tracking import store
-from ecgforge.tracking.refusal import Refusal
 
 URI = f"models:/{CLASSIFIER}@champion"
 
@@ -72,7 +74,19 @@ def served(uri: str, project: Path, log: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        uri,
+        "--env-manager",
+        "local",
+        "--port",
+        str(port),
+    ]
     # MLflow starts uvicorn by its name.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{project}/mlflow.db"
@@ -97,7 +111,9 @@ def answers(address: str) -> bool:
 
 
 def ask(address: str, body: Any) -> tuple[int, Any]:
-    request = urllib.request.Request(f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}/invocations", json.dumps(body).encode(), {"DvcStore-Type": "application/json"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
@@ -107,9 +123,16 @@ def ask(address: str, body: Any) -> tuple[int, Any]:
 
 def raw(records: RecordSet, row: int) -> dict[str, Any]:
     """A record as it was published, twelve leads in mV, as the server takes it."""
-    path = next((records.folder.parent / "raw").rglob(f"{int(records.records['id'][row]):05d}_lr.hea")).with_suffix("")
+    path = next(
+        (records.folder.parent / "raw").rglob(f"{int(records.records['id'][row]):05d}_lr.hea")
+    ).with_suffix("")
     found = wfdb.rdrecord(str(path))
-    return {"signals": found.p_signal.T.tolist(), "sampling_rate": found.fs, "leads": found.sig_name, "units": "mV"}
+    return {
+        "signals": found.p_signal.T.tolist(),
+        "sampling_rate": found.fs,
+        "leads": found.sig_name,
+        "units": "mV",
+    }
 
 
 def probabilities(answer: Any) -> np.ndarray:
@@ -117,7 +140,9 @@ def probabilities(answer: Any) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_the_server_answers_as_the_study_tested(server: str, records: RecordSet, classifier: base.Classifier) -> None:
+def test_the_server_answers_as_the_study_tested(
+    server: str, records: RecordSet, classifier: base.Classifier
+) -> None:
     expected = base.probabilities(classifier, records)[:6]
     assert len(set(expected.argmax(1))) > 1
     status, answer = ask(server, {"inputs": [raw(records, row) for row in range(6)]})
@@ -125,7 +150,9 @@ def test_the_server_answers_as_the_study_tested(server: str, records: RecordSet,
     np.testing.assert_allclose(probabilities(answer), expected, atol=1e-5)
     rhythms = list(records.about.rhythms)
     assert [list(one["probabilities"]) for one in answer["predictions"]] == [rhythms] * 6
-    assert [one["rhythm"] for one in answer["predictions"]] == [rhythms[index] for index in expected.argmax(1)]
+    assert [one["rhythm"] for one in answer["predictions"]] == [
+        rhythms[index] for index in expected.argmax(1)
+    ]
 
 
 @pytest.mark.slow
@@ -133,9 +160,15 @@ def test_rate_order_of_leads_and_units_may_be_others(server: str, records: Recor
     one = raw(records, 0)
     signals = np.array(one["signals"])
     order = np.random.default_rng(0).permutation(12)
-    shuffled = one | {"signals": signals[order].tolist(), "leads": [one["leads"][index].lower() for index in order]}
+    shuffled = one | {
+        "signals": signals[order].tolist(),
+        "leads": [one["leads"][index].lower() for index in order],
+    }
     microvolts = one | {"signals": (1000 * signals).tolist(), "units": "uV"}
-    faster = one | {"signals": resample_poly(signals, 5, 1, axis=1, padtype="line").tolist(), "sampling_rate": 500}
+    faster = one | {
+        "signals": resample_poly(signals, 5, 1, axis=1, padtype="line").tolist(),
+        "sampling_rate": 500,
+    }
     found = probabilities(ask(server, {"inputs": [one, shuffled, microvolts, faster]})[1])
     np.testing.assert_allclose(found[1:3], found[[0, 0]], atol=1e-6)
     np.testing.assert_allclose(found[3], found[0], atol=0.02)
@@ -143,64 +176,124 @@ def test_rate_order_of_leads_and_units_may_be_others(server: str, records: Recor
 
 @pytest.mark.slow
 def test_the_example_is_a_request(server: str, records: RecordSet) -> None:
-    example = json.loads((stored(records.folder.parent, CLASSIFIER) / "serving_input_example.json").read_text())
+    example = json.loads(
+        (stored(records.folder.parent, CLASSIFIER) / "serving_input_example.json").read_text()
+    )
     assert ask(server, example)[0] == 200
 
 
 def changed(**changes: Any) -> Callable[[dict[str, Any]], list[Any]]:
-    return lambda one: [{key: change(one[key]) if callable(change) else change for key, change in (one | changes).items()}]
+    return lambda one: [
+        {
+            key: change(one[key]) if callable(change) else change
+            for key, change in (one | changes).items()
+        }
+    ]
 
 
 def with_nan(signals: list[list[float]]) -> list[list[float]]:
-    return [[*row[:5], float("nan"), *row[6:]] if lead == 7 else row for lead, row in enumerate(signals)]
+    return [
+        [*row[:5], float("nan"), *row[6:]] if lead == 7 else row for lead, row in enumerate(signals)
+    ]
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no list": (lambda one: one, "inputs must be a list of records"),
     "second": (lambda one: [one, one | {"units": "NU"}], "inputs[1]: wrong units: NU, not mV"),
-    "no units": (lambda one: [{key: one[key] for key in ("signals", "sampling_rate", "leads")}], "inputs[0]: units: missing"),
+    "no units": (
+        lambda one: [{key: one[key] for key in ("signals", "sampling_rate", "leads")}],
+        "inputs[0]: units: missing",
+    ),
     "a key too many": (lambda one: [one | {"gain": 2}], "inputs[0]: gain: unknown key"),
-    "no rate": (lambda one: [one | {"sampling_rate": None}], "inputs[0]: sampling_rate = None: Input should be a valid number"),
-    "rate of 0": (lambda one: [one | {"sampling_rate": 0}], "inputs[0]: wrong sampling rate: 0 Hz; over 80 Hz"),
-    "rate of NaN": (lambda one: [one | {"sampling_rate": float("nan")}], "inputs[0]: wrong sampling rate: nan Hz"),
+    "no rate": (
+        lambda one: [one | {"sampling_rate": None}],
+        "inputs[0]: sampling_rate = None: Input should be a valid number",
+    ),
+    "rate of 0": (
+        lambda one: [one | {"sampling_rate": 0}],
+        "inputs[0]: wrong sampling rate: 0 Hz; over 80 Hz",
+    ),
+    "rate of NaN": (
+        lambda one: [one | {"sampling_rate": float("nan")}],
+        "inputs[0]: wrong sampling rate: nan Hz",
+    ),
     "rate of a radio": (lambda one: [one | {"sampling_rate": 1e6}], "to 10000 Hz are allowed"),
-    "too short": (lambda one: [one | {"sampling_rate": 500}], "inputs[0]: wrong length: 2 s, and 10 s are needed"),
+    "too short": (
+        lambda one: [one | {"sampling_rate": 500}],
+        "inputs[0]: wrong length: 2 s, and 10 s are needed",
+    ),
     "a lead is missing": (
         lambda one: [one | {"leads": ["X" if lead == "V3" else lead for lead in one["leads"]]}],
         "inputs[0]: missing lead: 0 leads named V3 among",
     ),
     "transposed": (
         lambda one: [one | {"signals": np.transpose(one["signals"]).tolist()}],
-        "inputs[0]: signals has the shape (1000, 12), and needs a row for each of the 12 leads named",
+        "inputs[0]: signals has the shape (1000, 12), and needs a row for each of the 12 leads "
+        "named",
     ),
-    "one row": (lambda one: [one | {"signals": one["signals"][0]}], "signals has the shape (1000,)"),
-    "ragged": (lambda one: [one | {"signals": [*one["signals"][:11], [1.0]]}], "signals must be numbers, a row for each lead"),
+    "one row": (
+        lambda one: [one | {"signals": one["signals"][0]}],
+        "signals has the shape (1000,)",
+    ),
+    "ragged": (
+        lambda one: [one | {"signals": [*one["signals"][:11], [1.0]]}],
+        "signals must be numbers, a row for each lead",
+    ),
     "words": (lambda one: [one | {"signals": "ECG"}], "signals must be numbers"),
-    "NaN": (lambda one: [one | {"signals": with_nan(one["signals"])}], "inputs[0]: non-finite sample: lead V2: invalid samples"),
-    "null": (lambda one: [one | {"signals": [[None] * 1000, *one["signals"][1:]]}], "non-finite sample: lead I"),
-    "flat": (lambda one: [one | {"signals": [[0.0] * 1000, *one["signals"][1:]]}], "inputs[0]: flat lead: lead I"),
-    "a number beyond all": (lambda one: [one | {"signals": [[10**400] * 1000, *one["signals"][1:]]}], "signals must be numbers"),
+    "NaN": (
+        lambda one: [one | {"signals": with_nan(one["signals"])}],
+        "inputs[0]: non-finite sample: lead V2: invalid samples",
+    ),
+    "null": (
+        lambda one: [one | {"signals": [[None] * 1000, *one["signals"][1:]]}],
+        "non-finite sample: lead I",
+    ),
+    "flat": (
+        lambda one: [one | {"signals": [[0.0] * 1000, *one["signals"][1:]]}],
+        "inputs[0]: flat lead: lead I",
+    ),
+    "a number beyond all": (
+        lambda one: [one | {"signals": [[10**400] * 1000, *one["signals"][1:]]}],
+        "signals must be numbers",
+    ),
     "numbers beyond recorders": (
         lambda one: [one | {"signals": [[1e308] * 500 + [-1e308] * 500, *one["signals"][1:]]}],
         "absurd amplitude",
     ),
-    "infinity": (lambda one: [one | {"signals": [[float("inf")] * 1000, *one["signals"][1:]]}], "non-finite sample: lead I"),
+    "infinity": (
+        lambda one: [one | {"signals": [[float("inf")] * 1000, *one["signals"][1:]]}],
+        "non-finite sample: lead I",
+    ),
     "a rate beyond all": (lambda one: [one | {"sampling_rate": 10**400}], "inputs[0]: "),
-    "nested": (lambda one: [one | {"signals": [[[[1.0]]]] * 12}], "signals has the shape (12, 1, 1)"),
+    "nested": (
+        lambda one: [one | {"signals": [[[[1.0]]]] * 12}],
+        "signals has the shape (12, 1, 1)",
+    ),
     "records in records": (lambda one: [[[one]]], "inputs[0]: "),
     "a dictionary": (lambda one: [one | {"signals": {"I": [1.0]}}], "signals must be numbers"),
-    "rows of dictionaries": (lambda one: [one | {"signals": [{"0": 1.0}] * 12}], "signals has the shape (12,)"),
+    "rows of dictionaries": (
+        lambda one: [one | {"signals": [{"0": 1.0}] * 12}],
+        "signals has the shape (12,)",
+    ),
     "many leads": (lambda one: [one | {"leads": ["I"] * 100_000}], "leads"),
     "a long name": (lambda one: [one | {"units": "V" * 100_000}], "units"),
-    "many keys": (lambda one: [one | {f"key{number}": 1 for number in range(10_000)}], "10004 keys"),
+    "many keys": (
+        lambda one: [one | {f"key{number}": 1 for number in range(10_000)}],
+        "10004 keys",
+    ),
     "a key of two lines": (lambda one: [one | {"a\nb\x1b": 1}], "inputs[0]: a b\\x1b: unknown key"),
     "many records": (lambda one: [one] * 5000, "inputs has 5000 records, and at most 1000"),
-    "microvolts as mV": (lambda one: [one | {"signals": (1000 * np.array(one["signals"])).tolist()}], "absurd amplitude"),
+    "microvolts as mV": (
+        lambda one: [one | {"signals": (1000 * np.array(one["signals"])).tolist()}],
+        "absurd amplitude",
+    ),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["second", "NaN", "a number beyond all", "nested", "a key of two lines", "flat"])
+@pytest.mark.parametrize(
+    "what", ["second", "NaN", "a number beyond all", "nested", "a key of two lines", "flat"]
+)
 def test_a_wrong_request_is_400_and_one_line(server: str, records: RecordSet, what: str) -> None:
     change, told = WRONG[what]
     status, answer = ask(server, {"inputs": change(raw(records, 0))})
@@ -210,9 +303,11 @@ def test_a_wrong_request_is_400_and_one_line(server: str, records: RecordSet, wh
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_request_is_refused_in_one_line(judge: Judge, records: RecordSet, what: str) -> None:
+def test_a_wrong_request_is_refused_in_one_line(
+    judge: Judge, records: RecordSet, what: str
+) -> None:
     change, told = WRONG[what]
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         judge.predict(change(raw(records, 0)))
     message = refused.value.message
     assert told in message
@@ -221,7 +316,9 @@ def test_a_wrong_request_is_refused_in_one_line(judge: Judge, records: RecordSet
 
 
 @pytest.mark.parametrize("rate", [257.3, 360.01, 499.99, 9999.99, 9973])
-def test_an_odd_rate_is_answered_in_little_time_and_memory(judge: Judge, records: RecordSet, rate: float) -> None:
+def test_an_odd_rate_is_answered_in_little_time_and_memory(
+    judge: Judge, records: RecordSet, rate: float
+) -> None:
     one, samples = raw(records, 0), math.ceil(10 * rate)
     times = np.arange(samples) / rate
     signals = np.stack([np.interp(times, np.arange(1000) / 100, row) for row in one["signals"]])
@@ -236,7 +333,9 @@ def test_an_odd_rate_is_answered_in_little_time_and_memory(judge: Judge, records
     assert answer["probabilities"] == pytest.approx(expected, abs=0.05)
 
 
-def test_a_long_record_costs_no_more_than_what_is_used_of_it(judge: Judge, records: RecordSet) -> None:
+def test_a_long_record_costs_no_more_than_what_is_used_of_it(
+    judge: Judge, records: RecordSet
+) -> None:
     one = raw(records, 0)
     long = one | {"signals": [row * 60 for row in one["signals"]]}
     tracemalloc.start()
@@ -247,7 +346,9 @@ def test_a_long_record_costs_no_more_than_what_is_used_of_it(judge: Judge, recor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["instances", "dataframe_split", "dataframe_records"])
-def test_other_forms_of_request_are_told_which_one_is_taken(server: str, records: RecordSet, form: str) -> None:
+def test_other_forms_of_request_are_told_which_one_is_taken(
+    server: str, records: RecordSet, form: str
+) -> None:
     status, answer = ask(server, {form: [raw(records, 0)]})
     assert status == 400
     assert "'inputs' key" in answer["message"]
@@ -277,12 +378,16 @@ def kept(records: RecordSet, tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(tmp_path / "kept", folder)
 
 
-def test_what_mlflow_loads_answers_as_the_server(kept: Path, records: RecordSet, classifier: base.Classifier) -> None:
+def test_what_mlflow_loads_answers_as_the_server(
+    kept: Path, records: RecordSet, classifier: base.Classifier
+) -> None:
     served, away = mlflow.pyfunc.load_model(URI), mlflow.pyfunc.load_model(str(kept))
     inputs = [raw(records, row) for row in range(2)]
     assert served.predict(inputs) == away.predict(inputs)
     np.testing.assert_allclose(
-        probabilities({"predictions": served.predict(inputs)}), base.probabilities(classifier, records)[:2], atol=1e-5
+        probabilities({"predictions": served.predict(inputs)}),
+        base.probabilities(classifier, records)[:2],
+        atol=1e-5,
     )
 
 
@@ -293,21 +398,29 @@ def test_tampered_files_are_refused(kept: Path, name: str) -> None:
         mlflow.pyfunc.load_model(URI)
 
 
-def test_who_rewrites_the_description_too_does_not_get_past_the_registry(kept: Path, tmp_path: Path) -> None:
+def test_who_rewrites_the_description_too_does_not_get_past_the_registry(
+    kept: Path, tmp_path: Path
+) -> None:
     tree = json.loads((kept / "extra_files/preprocessing.json").read_text())
     (kept / "extra_files/preprocessing.json").write_text(json.dumps(tree | {"band": [1, 30]}))
     rewrite_digest(kept)
-    with pytest.raises(EcgforgeError, match=f"the files of {CLASSIFIER}/1 are not those that were registered"):
+    with pytest.raises(
+        EcgforgeError, match=f"the files of {CLASSIFIER}/1 are not those that were registered"
+    ):
         mlflow.pyfunc.load_model(URI)
     # Away from the registry nothing else is known, as the documentation says.
-    copy = shutil.copytree(kept, tmp_path / "copy", ignore=shutil.ignore_patterns("registered_model_meta"))
+    copy = shutil.copytree(
+        kept, tmp_path / "copy", ignore=shutil.ignore_patterns("registered_model_meta")
+    )
     assert mlflow.pyfunc.load_model(str(copy)).unwrap_python_model is not None
     flip(copy / "extra_files/weights.safetensors")
     with pytest.raises(EcgforgeError, match="are not those that were registered"):
         mlflow.pyfunc.load_model(str(copy))
 
 
-@pytest.mark.parametrize("name", ["extra_files/weights.safetensors", "data/model.pkl", "extra_files/innocent.json"])
+@pytest.mark.parametrize(
+    "name", ["extra_files/weights.safetensors", "data/model.pkl", "extra_files/innocent.json"]
+)
 def test_pickle_is_refused_and_not_executed(kept: Path, records: RecordSet, name: str) -> None:
     (kept / name).write_bytes(pickle.dumps(Bomb()))
     rewrite_digest(kept)
@@ -316,13 +429,18 @@ def test_pickle_is_refused_and_not_executed(kept: Path, records: RecordSet, name
     assert not list(records.folder.parent.rglob("exploded"))
 
 
-def test_a_model_away_from_its_registry_loads_and_makes_no_database(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_away_from_its_registry_loads_and_makes_no_database(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (kept / "registered_model_meta").write_text(f"model_name: {CLASSIFIER}\nmodel_version: '1'\n")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
     try:
-        assert mlflow.pyfunc.load_model(str(kept)).metadata.flavors["python_function"]["loader_module"] == "ecgforge.registry.serving"
+        assert (
+            mlflow.pyfunc.load_model(str(kept)).metadata.flavors["python_function"]["loader_module"]
+            == "ecgforge.registry.serving"
+        )
         assert mlflow.get_tracking_uri().endswith("elsewhere.db")
     finally:
         mlflow.set_tracking_uri(before)
@@ -334,7 +452,9 @@ def test_the_exported_graph_is_still_there(kept: Path, classifier: base.Classifi
 
     graph, signals = mlflow.pytorch.load_model(URI), torch.randn(3, 8, 1000)
     torch.testing.assert_close(graph(signals), classifier(signals), atol=1e-4, rtol=1e-4)
-    assert store.client().get_model_version(CLASSIFIER, "1").tags["files.md5"] == md5_without_note(kept)
+    assert store.client().get_model_version(CLASSIFIER, "1").tags["files.md5"] == md5_without_note(
+        kept
+    )
 
 
 def md5_without_note(folder: Path) -> str:

@@ -27,7 +27,10 @@ def record_set(folder: Path, origin: str, counts: dict[str, int]) -> RecordSet:
     ]
     table = pd.DataFrame(rows, columns=["id", "rhythm", "split"])
     with write_record_set(folder, About(100, 10, "mV", RHYTHMS, origin, {})) as writer:
-        writer.append(np.zeros((len(rows), 8, 10)), table.assign(patient=table["id"], dataset="ptbxl", age=1, sex="", origin=origin))
+        writer.append(
+            np.zeros((len(rows), 8, 10)),
+            table.assign(patient=table["id"], dataset="ptbxl", age=1, sex="", origin=origin),
+        )
     return RecordSet.open(folder)
 
 
@@ -57,13 +60,17 @@ def test_the_five_settings_of_the_study() -> None:
 
 
 @pytest.mark.parametrize("trained_on", ["real", "synthetic", "mixed"])
-def test_test_records_are_never_trained_on_nor_stop_a_training(trained_on: str, real: RecordSet, synthetic: RecordSet) -> None:
+def test_test_records_are_never_trained_on_nor_stop_a_training(
+    trained_on: str, real: RecordSet, synthetic: RecordSet
+) -> None:
     data = training_data(trained_on, real, synthetic, 0.5, seed=0)  # type: ignore[arg-type]
     assert all("-test-" not in one for one in ids(data.train) | ids(data.validation))
     assert ids(data.train).isdisjoint(ids(data.validation))
 
 
-def test_training_on_synthetic_records_alone_sees_no_real_one(real: RecordSet, synthetic: RecordSet) -> None:
+def test_training_on_synthetic_records_alone_sees_no_real_one(
+    real: RecordSet, synthetic: RecordSet
+) -> None:
     data = training_data("synthetic", real, synthetic, 0.5, seed=0)
     assert all(one.startswith("diffwave") for one in ids(data.train) | ids(data.validation))
 
@@ -74,15 +81,25 @@ def test_the_share_of_a_mixture_is_that_of_the_whole(real_count: int, share: flo
     assert abs(added - share * (real_count + added)) <= 0.5
 
 
-def test_a_mixture_keeps_all_real_records_and_draws_rhythms_evenly(real: RecordSet, synthetic: RecordSet) -> None:
+def test_a_mixture_keeps_all_real_records_and_draws_rhythms_evenly(
+    real: RecordSet, synthetic: RecordSet
+) -> None:
     data = training_data("mixed", real, synthetic, 0.5, seed=0)
     assert len(data.train[0]) == len(data.train[1]) == 30
     assert data.train[1].counts() == {"SR": 15, "SB": 15}
     other = training_data("mixed", real, synthetic, 0.5, seed=1)
-    assert ids([data.train[1]]) == ids([training_data("mixed", real, synthetic, 0.5, seed=0).train[1]])
+    assert ids([data.train[1]]) == ids(
+        [training_data("mixed", real, synthetic, 0.5, seed=0).train[1]]
+    )
     assert ids([data.train[1]]) != ids([other.train[1]])
 
 
 def test_a_larger_draw_than_there_is_says_which_parameter_to_raise(synthetic: RecordSet) -> None:
-    with pytest.raises(EcgforgeError, match="has 90 training records and the mixture needs 101: raise synthesis.train to at least 51"):
+    with pytest.raises(
+        EcgforgeError,
+        match=(
+            "has 90 training records and the mixture needs 101: raise synthesis.train to at least "
+            "51"
+        ),
+    ):
         evenly(synthetic.split("train"), 101, seed=0)

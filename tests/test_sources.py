@@ -41,7 +41,8 @@ from ecgforge.stages import parameters
 
 ROOT = Path(__file__).parent.parent
 PTBXL_HEADER = (
-    "ecg_id,patient_id,age,sex,height,scp_codes,strat_fold,filename_lr,filename_hr\n"  # the columns that are read, and one that is not
+    # the columns that are read, and one that is not
+    "ecg_id,patient_id,age,sex,height,scp_codes,strat_fold,filename_lr,filename_hr\n"
 )
 # ecg_id, patient_id, age, sex, codes, fold
 PTBXL_ROWS = [
@@ -65,7 +66,9 @@ def write_record(root: Path, path: str, suffix: str = "dat", comments: str = "")
     """Write a header and a signal file whose bytes are the record's own."""
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.with_name(f"{file.name}.hea").write_text(f"{file.name} 1 100 10\n{file.name}.{suffix} 16 1000/mV 16 0 0 0 0 I\n{comments}")
+    file.with_name(f"{file.name}.hea").write_text(
+        f"{file.name} 1 100 10\n{file.name}.{suffix} 16 1000/mV 16 0 0 0 0 I\n{comments}"
+    )
     file.with_name(f"{file.name}.{suffix}").write_bytes(hashlib.sha256(path.encode()).digest() * 4)
 
 
@@ -82,7 +85,9 @@ def write_ptbxl(root: Path, rows: list[tuple] = PTBXL_ROWS) -> Path:
 
 
 def write_chapman(root: Path, nested: bool) -> Path:
-    """Write the data set with RECORDS as PhysioNet has them, a list in each folder, or as one list of all records."""
+    """Write the data set with RECORDS as PhysioNet has them, a list in each folder, or as one list
+    of all records.
+    """
     for path, (age, sex, codes) in CHAPMAN.items():
         write_record(root, path, "mat", f"#Age: {age}\n#Sex: {sex}\n#Dx: {codes}\n#Rx: Unknown\n")
     if nested:
@@ -91,23 +96,40 @@ def write_chapman(root: Path, nested: bool) -> Path:
         (root / "WFDBRecords/01/019/RECORDS").write_text("JS00003\nJS00004\n")
     else:
         (root / "RECORDS").write_text("\n".join(CHAPMAN) + "\n")
-    (root / "ConditionNames_SNOMED-CT.csv").write_text("AcronymName,FullName,Snomed_CT\nSR,Sinus Rhythm,426783006\n")
+    (root / "ConditionNames_SNOMED-CT.csv").write_text(
+        "AcronymName,FullName,Snomed_CT\nSR,Sinus Rhythm,426783006\n"
+    )
     return root
 
 
 def write_sums(root: Path) -> None:
     files = sorted(file for file in root.rglob("*") if file.is_file())
-    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.relative_to(root).as_posix()}\n" for file in files]
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.relative_to(root).as_posix()}\n"
+        for file in files
+    ]
     (root / "SHA256SUMS.txt").write_text("".join(lines))
 
 
-def source(mirror: object, layout: str = "ptbxl", limit: int | None = None, connections: int = 4) -> PhysionetSource:
-    tree = {"kind": "physionet", "layout": layout, "mirror": str(mirror), "limit_per_rhythm": limit, "connections": connections}
+def source(
+    mirror: object, layout: str = "ptbxl", limit: int | None = None, connections: int = 4
+) -> PhysionetSource:
+    tree = {
+        "kind": "physionet",
+        "layout": layout,
+        "mirror": str(mirror),
+        "limit_per_rhythm": limit,
+        "connections": connections,
+    }
     return PhysionetSource.model_validate(tree)
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {file.relative_to(root).as_posix(): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(root).as_posix(): file.read_bytes()
+        for file in root.rglob("*")
+        if file.is_file()
+    }
 
 
 @pytest.fixture
@@ -134,7 +156,9 @@ def test_codes_map_to_the_vocabulary_and_contradict_nothing() -> None:
 
 
 def test_codes_are_those_of_the_published_tables() -> None:
-    assert {code: ptbxl.RHYTHM_CODES[code] for code in ("SBRAD", "STACH", "SARRH", "SVTAC", "PSVT")} == {
+    assert {
+        code: ptbxl.RHYTHM_CODES[code] for code in ("SBRAD", "STACH", "SARRH", "SVTAC", "PSVT")
+    } == {
         "SBRAD": "SB",
         "STACH": "ST",
         "SARRH": "SA",
@@ -194,12 +218,24 @@ def test_ptbxl_catalogue_keeps_rows_without_files(tmp_path: Path) -> None:
             for codes in ("{'SR'}", "{'SR': 1 'AFIB': 2}", "{1: 2}", "{'SR': 1")
         ),
         (PTBXL_HEADER + "1,7,old,1,,{},3,a,b\n", "data row 1, age: 'old' is not a number"),
-        (PTBXL_HEADER + "1,7,1e3147483648,1,,{},3,a,b\n", "data row 1, age: '1e3147483648' is not a number"),
-        (PTBXL_HEADER + "1_5,7,50,1,,{},3,a,b\n", "data row 1, ecg_id: '1_5' is not a whole number"),
-        (PTBXL_HEADER + "1.5,7,50,1,,{},3,a,b\n", "data row 1, ecg_id: '1.5' is not a whole number"),
+        (
+            PTBXL_HEADER + "1,7,1e3147483648,1,,{},3,a,b\n",
+            "data row 1, age: '1e3147483648' is not a number",
+        ),
+        (
+            PTBXL_HEADER + "1_5,7,50,1,,{},3,a,b\n",
+            "data row 1, ecg_id: '1_5' is not a whole number",
+        ),
+        (
+            PTBXL_HEADER + "1.5,7,50,1,,{},3,a,b\n",
+            "data row 1, ecg_id: '1.5' is not a whole number",
+        ),
         (PTBXL_HEADER + f"{'9' * 5000},7,50,1,,{{}},3,a,b\n", "is not a whole number"),
         (PTBXL_HEADER + "1,7,50,1,,{},inf,a,b\n", "strat_fold"),
-        (PTBXL_HEADER + "1,7,50,1,,{},3,a,b,\n", "line 2: 9 columns in the header, 10 cells in row 1"),
+        (
+            PTBXL_HEADER + "1,7,50,1,,{},3,a,b,\n",
+            "line 2: 9 columns in the header, 10 cells in row 1",
+        ),
         (PTBXL_HEADER + "x,7,50,1,,{},3,a,b\n", "ecg_id"),
         ("\0\xff", "lacks the columns"),
         ("", "cannot be read as CSV"),
@@ -220,7 +256,11 @@ def test_chapman_catalogue(tmp_path: Path, nested: bool) -> None:
     (root / "WFDBRecords/01/019/JS00004.hea").unlink()
     table = chapman.catalogue(root)
     assert table["path"].tolist() == list(CHAPMAN)
-    assert table["id"].tolist() == table["patient"].tolist() == ["JS00001", "JS00002", "JS00003", "JS00004"]
+    assert (
+        table["id"].tolist()
+        == table["patient"].tolist()
+        == ["JS00001", "JS00002", "JS00003", "JS00004"]
+    )
     assert table["codes"].tolist() == [["164889003", "59118001"], ["426177001", "999"], [], []]
     assert table["age"].tolist()[0] == 85
     assert table["age"].isna().tolist() == [False, True, False, True]
@@ -283,7 +323,7 @@ class SiteHandler(SimpleHTTPRequestHandler):
             return super().do_GET()
         content = (self.site.root / self.path.lstrip("/")).read_bytes()
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("DvcStore-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2])
         self.close_connection = True
@@ -307,8 +347,14 @@ def test_whole_data_set_over_http(site: Site, fetch) -> None:
     out = fetch(source(site.url))
     got = contents(out)
     about = json.loads(got.pop("acquired.json"))
-    assert got == {name: content for name, content in published.items() if not name.startswith("records500")}
-    assert about["chosen"] == about["published"] == {"records": 7, "SB": 1, "SR": 4, "SVT": 1, "none or contradictory": 1}
+    assert got == {
+        name: content for name, content in published.items() if not name.startswith("records500")
+    }
+    assert (
+        about["chosen"]
+        == about["published"]
+        == {"records": 7, "SB": 1, "SR": 4, "SVT": 1, "none or contradictory": 1}
+    )
     assert about["absent"] == []
     assert not any(name.startswith("records500") for name in site.requests)
 
@@ -333,18 +379,25 @@ def test_limit_is_chosen_from_metadata_and_written_to_them(site: Site, fetch, ne
     out = fetch(source(site.url, "chapman", limit=1))
     # JS00003 has no rhythm and JS00004 two.
     assert chapman.catalogue(out)["id"].tolist() == ["JS00001", "JS00002"]
-    assert {name for name in site.requests if name.endswith(".mat")} == {f"{path}.mat" for path in list(CHAPMAN)[:2]}
+    assert {name for name in site.requests if name.endswith(".mat")} == {
+        f"{path}.mat" for path in list(CHAPMAN)[:2]
+    }
     assert {file.stem for file in out.rglob("*.hea")} == {"JS00001", "JS00002"}
     about = json.loads((out / "acquired.json").read_text())
     assert about["published"] == {"records": 4, "AFIB": 1, "SB": 1, "none or contradictory": 2}
     assert about["chosen"] == {"records": 2, "AFIB": 1, "SB": 1}
 
 
-def test_larger_limit_adds_to_a_smaller_one_and_leaves_the_cells_as_published(site: Site, fetch) -> None:
+def test_larger_limit_adds_to_a_smaller_one_and_leaves_the_cells_as_published(
+    site: Site, fetch
+) -> None:
     rows = [
-        (number, 100 + number, 50.0, 0, {"NORM": 80.0, rhythm: 0.0}, 1) for number, rhythm in enumerate(["SR"] * 12 + ["AFIB"] * 5, start=1)
+        (number, 100 + number, 50.0, 0, {"NORM": 80.0, rhythm: 0.0}, 1)
+        for number, rhythm in enumerate(["SR"] * 12 + ["AFIB"] * 5, start=1)
     ]
-    lines = set(write_ptbxl(site.root, rows).joinpath("ptbxl_database.csv").read_text().splitlines())
+    lines = set(
+        write_ptbxl(site.root, rows).joinpath("ptbxl_database.csv").read_text().splitlines()
+    )
     chosen = []
     for limit in (2, 6):
         out = fetch(source(site.url, limit=limit))
@@ -353,7 +406,9 @@ def test_larger_limit_adds_to_a_smaller_one_and_leaves_the_cells_as_published(si
         assert {file.name[:5] for file in out.rglob("*.dat")} == chosen[-1]
     assert chosen[0] < chosen[1]
     assert [len(ids) for ids in chosen] == [4, 11]
-    assert len(fetch(source(site.url)).joinpath("ptbxl_database.csv").read_text().splitlines()) == 18
+    assert (
+        len(fetch(source(site.url)).joinpath("ptbxl_database.csv").read_text().splitlines()) == 18
+    )
 
 
 def test_withdrawn_records_are_not_chosen(site: Site, fetch) -> None:
@@ -366,7 +421,9 @@ def test_withdrawn_records_are_not_chosen(site: Site, fetch) -> None:
 def test_choice_labels_records_as_preparation_does(layout) -> None:
     # Sources and records may not import each other, so the rule stands in both.
     some = [*list(layout.RHYTHM_CODES)[:8], *sorted(layout.OTHER_RHYTHMS)[:2], "NORM"]
-    for codes in (list(codes) for length in range(4) for codes in itertools.combinations(some, length)):
+    for codes in (
+        list(codes) for length in range(4) for codes in itertools.combinations(some, length)
+    ):
         try:
             expected = rhythm_of(codes, layout.RHYTHM_CODES, layout.OTHER_RHYTHMS)
         except BadRecord:
@@ -380,7 +437,9 @@ def test_choice_does_not_depend_on_the_order_of_the_catalogue(order: list[int]) 
     table = pd.DataFrame({"id": [f"{number:05d}" for number in range(9)], "withdrawn": False})
     rhythms = pd.Series(["SR"] * 5 + ["SB"] * 3 + [None], dtype=object)
     expected = set(physionet.choose(table, rhythms, 2)["id"])
-    shuffled = physionet.choose(table.iloc[order].reset_index(drop=True), rhythms.iloc[order].reset_index(drop=True), 2)
+    shuffled = physionet.choose(
+        table.iloc[order].reset_index(drop=True), rhythms.iloc[order].reset_index(drop=True), 2
+    )
     assert set(shuffled["id"]) == expected
     assert len(expected) == 4
 
@@ -392,7 +451,9 @@ def test_run_after_a_cut_fetches_only_what_is_missing(site: Site, fetch, tmp_pat
         fetch(source(site.url, connections=1))
     assert not (tmp_path / "raw").exists()
     landed = {
-        name for name in (f"records100/00000/{row[0]:05d}_lr.dat" for row in PTBXL_ROWS) if any((tmp_path / "downloads").glob(f"*/{name}"))
+        name
+        for name in (f"records100/00000/{row[0]:05d}_lr.dat" for row in PTBXL_ROWS)
+        if any((tmp_path / "downloads").glob(f"*/{name}"))
     }
     assert "records100/00000/00005_lr.dat" in landed
     assert "records100/00000/00006_lr.dat" not in landed
@@ -401,7 +462,9 @@ def test_run_after_a_cut_fetches_only_what_is_missing(site: Site, fetch, tmp_pat
     site.broken = set()
     site.requests.clear()
     out = fetch(source(site.url, connections=1))
-    assert (out / "records100/00000/00006_lr.dat").read_bytes() == (site.root / "records100/00000/00006_lr.dat").read_bytes()
+    assert (out / "records100/00000/00006_lr.dat").read_bytes() == (
+        site.root / "records100/00000/00006_lr.dat"
+    ).read_bytes()
     assert landed.isdisjoint(site.requests)
     assert "ptbxl_database.csv" not in site.requests
 
@@ -432,7 +495,9 @@ def test_checksums_are_verified_and_name_the_file(site: Site, fetch, tmp_path: P
     assert (fetch(source(site.url)) / "records100/00000/00002_lr.dat").read_bytes() == good
 
 
-def test_landed_file_that_no_longer_has_its_sum_is_fetched_again(site: Site, fetch, tmp_path: Path) -> None:
+def test_landed_file_that_no_longer_has_its_sum_is_fetched_again(
+    site: Site, fetch, tmp_path: Path
+) -> None:
     write_ptbxl(site.root)
     write_sums(site.root)
     fetch(source(site.url))
@@ -445,7 +510,9 @@ def test_records_that_the_mirror_lacks_are_listed(site: Site, fetch) -> None:
     write_ptbxl(site.root)
     (site.root / "records100/00000/00003_lr.dat").unlink()
     out = fetch(source(site.url))
-    assert json.loads((out / "acquired.json").read_text())["absent"] == ["records100/00000/00003_lr"]
+    assert json.loads((out / "acquired.json").read_text())["absent"] == [
+        "records100/00000/00003_lr"
+    ]
     assert len(ptbxl.catalogue(out)) == len(PTBXL_ROWS)
 
 
@@ -466,16 +533,34 @@ def test_unreachable_mirror_is_named_with_the_alternatives(tmp_path: Path) -> No
         physionet.fetch(tmp_path / "raw", source(url), 100, tmp_path / "downloads")
     assert time.monotonic() - start < 8
     message = str(caught.value)
-    assert all(words in message for words in (url, "`mirror`", "https://", "s3://", "folder", "profile: demo"))
+    assert all(
+        words in message
+        for words in (url, "`mirror`", "https://", "s3://", "folder", "profile: demo")
+    )
     assert "\n" not in message
     assert not (tmp_path / "raw").exists()
 
 
-ODD = ["http://[::1", "http://", "s3://", "zip://::", "::", "://", "", " ", "~nobody-here/x", "http://a b/c", "file://", "\0"]
+ODD = [
+    "http://[::1",
+    "http://",
+    "s3://",
+    "zip://::",
+    "::",
+    "://",
+    "",
+    " ",
+    "~nobody-here/x",
+    "http://a b/c",
+    "file://",
+    "\0",
+]
 
 
 @pytest.mark.parametrize("mirror", ["nowhere", "nosuch://bucket/ptb-xl"])
-def test_mirror_that_is_none_is_named_with_the_alternatives(tmp_path: Path, fetch, mirror: str) -> None:
+def test_mirror_that_is_none_is_named_with_the_alternatives(
+    tmp_path: Path, fetch, mirror: str
+) -> None:
     mirror = str(tmp_path / mirror) if "://" not in mirror else mirror
     with pytest.raises(EcgforgeError, match="profile: demo") as caught:
         fetch(source(mirror))
@@ -483,7 +568,9 @@ def test_mirror_that_is_none_is_named_with_the_alternatives(tmp_path: Path, fetc
 
 
 @pytest.mark.parametrize("mirror", ODD)
-def test_odd_mirrors_are_one_line(fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str) -> None:
+def test_odd_mirrors_are_one_line(
+    fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EcgforgeError) as caught:
         fetch(source(mirror))
@@ -491,7 +578,9 @@ def test_odd_mirrors_are_one_line(fetch, tmp_path: Path, monkeypatch: pytest.Mon
     assert "Error" not in str(caught.value)
 
 
-def test_a_mirror_may_be_in_the_users_home(tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_may_be_in_the_users_home(
+    tmp_path: Path, fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_ptbxl(tmp_path / "home/mirror")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert len(list(fetch(source("~/mirror")).rglob("*.dat"))) == len(PTBXL_ROWS)
@@ -501,7 +590,10 @@ def valid_record(root: Path, path: str) -> None:
     """A record whose header has the right checksum."""
     write_record(root, path)
     header = root / f"{path}.hea"
-    total = int(np.frombuffer((root / f"{path}.dat").read_bytes(), "<i2")[:10].sum(dtype=np.int64)) % 65536
+    total = (
+        int(np.frombuffer((root / f"{path}.dat").read_bytes(), "<i2")[:10].sum(dtype=np.int64))
+        % 65536
+    )
     header.write_text(header.read_text().replace("16 0 0 0 0 I", f"16 0 0 {total} 0 I"))
 
 
@@ -521,7 +613,14 @@ def test_a_mirror_of_links_is_followed_to_records_alone(tmp_path: Path, fetch, s
     (root / "LICENSE.txt").write_text("free")
     (root / "SIMULATED.txt").write_text("not real")
     plain = contents(fetch(source(root)))
-    names = [*(name for name in plain if not name.endswith((".txt", ".json", "00137_lr.dat", "00137_lr.hea"))), "ptbxl_database.csv"]
+    names = [
+        *(
+            name
+            for name in plain
+            if not name.endswith((".txt", ".json", "00137_lr.dat", "00137_lr.hea"))
+        ),
+        "ptbxl_database.csv",
+    ]
     if sums:
         write_sums(root)
     linked(root, tmp_path / "cache", *dict.fromkeys(names), "LICENSE.txt", "SIMULATED.txt")
@@ -534,9 +633,18 @@ def test_a_mirror_of_links_is_followed_to_records_alone(tmp_path: Path, fetch, s
     assert b"a private file" not in b"".join(got.values())
     assert json.loads(got.pop("acquired.json"))["absent"] == ["records100/00000/00003_lr"]
     assert b"No patient was recorded" in got.pop("SIMULATED.txt")
-    left = {"acquired.json", "SIMULATED.txt", "LICENSE.txt", "scp_statements.csv", secret, secret.replace(".dat", ".hea")}
+    left = {
+        "acquired.json",
+        "SIMULATED.txt",
+        "LICENSE.txt",
+        "scp_statements.csv",
+        secret,
+        secret.replace(".dat", ".hea"),
+    }
     assert got == {name: content for name, content in plain.items() if name not in left}
-    assert not (tmp_path / "downloads").exists() or not list((tmp_path / "downloads").rglob("*.dat"))
+    assert not (tmp_path / "downloads").exists() or not list(
+        (tmp_path / "downloads").rglob("*.dat")
+    )
 
 
 @pytest.mark.parametrize("mirror", ["nowhere"])
@@ -552,7 +660,8 @@ def test_table_that_names_files_outside_is_refused(tmp_path: Path, fetch, name: 
     root = write_ptbxl(tmp_path / "mirror")
     text = (root / "ptbxl_database.csv").read_text().replace("records100/00000/00003_lr", name)
     (root / "ptbxl_database.csv").write_text(text)
-    for place in (tmp_path, tmp_path / "downloads"):  # a file there already must not be taken for one that landed
+    # a file there already must not be taken for one that landed
+    for place in (tmp_path, tmp_path / "downloads"):
         write_record(place, "secret_lr")
     with pytest.raises(EcgforgeError, match="outside the data set"):
         fetch(source(root))
@@ -610,7 +719,12 @@ def test_own_records_are_copied_and_read_back(tmp_path: Path, mine: Path) -> Non
     table = folder.catalogue(out)
     assert table["id"].tolist() == table["path"].tolist() == ["ward/a", "ward/b", "c", "gone"]
     assert table["patient"].tolist() == ["p1", "p1", "p2", "p3"]
-    assert [[folder.RHYTHM_CODES[code] for code in codes] for codes in table["codes"]] == [["SR"], ["SB"], ["AFIB"], []]
+    assert [[folder.RHYTHM_CODES[code] for code in codes] for codes in table["codes"]] == [
+        ["SR"],
+        ["SB"],
+        ["AFIB"],
+        [],
+    ]
     assert table["age"].fillna(-1).tolist() == [61, -1, -1, 40]
     assert table["sex"].tolist() == ["male", "female", "", ""]
 
@@ -622,16 +736,23 @@ def test_ages_that_are_no_numbers_are_unknown(mine: Path) -> None:
     assert folder.catalogue(mine)["age"].fillna(-1).tolist() == [-1, -1, -1, 61]
 
 
-def test_what_own_records_say_in_unknown_words_is_told(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_own_records_say_in_unknown_words_is_told(
+    tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder.fetch(tmp_path / "raw", own(mine))
     told = " ".join(capsys.readouterr().err.split())
     assert "1 cells of the column age mean nothing here ('n/a'): known are years" in told
     assert "1 cells of the column sex mean nothing here ('x'): known are male, m, female, f" in told
     assert "column rhythm" not in told
-    (mine / "mine.csv").write_text("record,patient,rhythm,sex\nc,7,Vorhofflimmern,0\nward/a,8,vorhofflimmern,f\nward/b,9,164889003,\n")
+    (mine / "mine.csv").write_text(
+        "record,patient,rhythm,sex\nc,7,Vorhofflimmern,0\nward/a,8,vorhofflimmern,f\nward/b,9,164889003,\n"
+    )
     folder.fetch(tmp_path / "raw", own(mine))
     told = " ".join(capsys.readouterr().err.split())
-    assert "2 cells of the column rhythm mean nothing here ('VORHOFFLIMMERN'): known are SR, SB, ST, SA, AFIB, AFLT, SVT, and SCP" in told
+    assert (
+        "2 cells of the column rhythm mean nothing here ('VORHOFFLIMMERN'): known are SR, SB, ST, "
+        "SA, AFIB, AFLT, SVT, and SCP" in told
+    )
     assert "1 cells of the column sex mean nothing here ('0')" in told
 
 
@@ -657,35 +778,55 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
         ("record,patient,rhythm\n,p,SR\n", "data row 1 has no record"),
         ('record,patient,rhythm\n"a\nb",p,SR\n', "outside the folder"),
         ("record,patient,rhythm\nc,7,SR,\n", "line 2: 3 columns in the header, 4 cells in row 1"),
-        ("record,patient,rhythm,age\nc,7,SR,50\nward/a,7,AFIB, old,50\n", "line 3: 4 columns in the header, 5 cells in row 2"),
+        (
+            "record,patient,rhythm,age\nc,7,SR,50\nward/a,7,AFIB, old,50\n",
+            "line 3: 4 columns in the header, 5 cells in row 2",
+        ),
         ("record,patient,rhythm\nc,7\n", "line 2: 3 columns in the header, 2 cells in row 1"),
-        ('record,patient,rhythm\nc,7,"SR\nward/a,8,SR\n', "line 3: unexpected end of data; look at its quotation marks"),
+        (
+            'record,patient,rhythm\nc,7,"SR\nward/a,8,SR\n',
+            "line 3: unexpected end of data; look at its quotation marks",
+        ),
         ("record,patient,rhythm,rhythm\nc,7,SR,SR\n", "two columns 'rhythm'"),
         (b"record,patient,rhythm\nc,M\xfcller,SR\n", "no text in UTF-8"),
-        ("record;patient;rhythm;age\nc;7;SR;61,5\n", "it has record;patient;rhythm;age: separate cells by commas$"),
+        (
+            "record;patient;rhythm;age\nc;7;SR;61,5\n",
+            "it has record;patient;rhythm;age: separate cells by commas$",
+        ),
         ("record\tpatient\trhythm\nc\t7\tSR\n", ": separate cells by commas$"),
         ("Record,Patient,Rhythm\nc,7,SR\n", ": write them as record, patient, rhythm$"),
         ("record, patient ,rhythm\nc,7,SR\n", ": write them as record, patient, rhythm$"),
-        ("Record; Patient;Rhythm\nc;7;SR\n", ": separate cells by commas, and write them as record, patient, rhythm$"),
+        (
+            "Record; Patient;Rhythm\nc;7;SR\n",
+            ": separate cells by commas, and write them as record, patient, rhythm$",
+        ),
         ("id,name\nc,7\n", "it has id, name$"),
         (f"record,patient,rhythm\n{'a' * 300},7,SR\n", "a name that no file can have"),
     ],
 )
-def test_own_records_that_cannot_be_taken(tmp_path: Path, mine: Path, text: str | bytes | None, says: str) -> None:
+def test_own_records_that_cannot_be_taken(
+    tmp_path: Path, mine: Path, text: str | bytes | None, says: str
+) -> None:
     write_record(tmp_path, "outside")
-    (mine / "mine.csv").unlink() if text is None else (mine / "mine.csv").write_bytes(text.encode() if isinstance(text, str) else text)
+    (mine / "mine.csv").unlink() if text is None else (mine / "mine.csv").write_bytes(
+        text.encode() if isinstance(text, str) else text
+    )
     with pytest.raises(EcgforgeError, match=says):
         folder.fetch(tmp_path / "raw", own(mine))
     assert not (tmp_path / "raw").exists()
 
 
-def test_a_header_that_names_what_no_file_can_be_called_stops_nothing(tmp_path: Path, mine: Path) -> None:
+def test_a_header_that_names_what_no_file_can_be_called_stops_nothing(
+    tmp_path: Path, mine: Path
+) -> None:
     (mine / "c.hea").write_text(f"c 1 100 10\n{'[' * 5000}.dat 16 1000/mV 16 0 0 0 0 I\n")
     folder.fetch(tmp_path / "raw", own(mine))
     assert (tmp_path / "raw/ward/a.dat").is_file()
 
 
-@pytest.mark.parametrize("name", ["records.csv", "RECORDS.csv", "SYNTHETIC.txt", "SIMULATED.txt", "FILES.txt"])
+@pytest.mark.parametrize(
+    "name", ["records.csv", "RECORDS.csv", "SYNTHETIC.txt", "SIMULATED.txt", "FILES.txt"]
+)
 @pytest.mark.parametrize("there", [True, False])
 def test_no_record_replaces_the_table_or_marks_the_folder(
     tmp_path: Path, mine: Path, name: str, there: bool, capsys: pytest.CaptureFixture[str]
@@ -695,7 +836,11 @@ def test_no_record_replaces_the_table_or_marks_the_folder(
         (mine / name).write_text("record,patient,rhythm\nother,p9,SR\n")
     acquire(own(mine), tmp_path / "raw", 100)
     marked = {name} if there and name in folder.MARKS else set()
-    assert set(contents(tmp_path / "raw")) == {"records.csv", "ward/a.hea", "ward/a.dat", "ward/b.hea", "ward/b.dat", "FILES.txt"} | marked
+    assert (
+        set(contents(tmp_path / "raw"))
+        == {"records.csv", "ward/a.hea", "ward/a.dat", "ward/b.hea", "ward/b.dat", "FILES.txt"}
+        | marked
+    )
     assert folder.catalogue(tmp_path / "raw")["path"].tolist() == ["ward/a", "ward/b", "c", "gone"]
     assert f"the first, c: {name}; rename the file" in " ".join(capsys.readouterr().err.split())
 
@@ -715,7 +860,9 @@ def test_header_that_points_outside_is_not_followed(tmp_path: Path, mine: Path) 
     assert not list(tmp_path.joinpath("raw").rglob("secret*"))
 
 
-def test_links_of_own_records_are_followed_to_records_alone(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_links_of_own_records_are_followed_to_records_alone(
+    tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("ward/a", "ward/b", "c"):
         valid_record(mine, name)
     folder.fetch(tmp_path / "plain", own(mine))
@@ -733,11 +880,16 @@ def test_links_of_own_records_are_followed_to_records_alone(tmp_path: Path, mine
     got = contents(tmp_path / "raw")
     assert set(got) == {"records.csv", "ward/a.hea", "ward/a.dat", "SIMULATED.txt"}
     assert b"root:x" not in b"".join(got.values())
-    assert "2 records, whose files are links out of the folder, are left out" in capsys.readouterr().err
+    assert (
+        "2 records, whose files are links out of the folder, are left out"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("form", ["absolute", "resolved", "home", "backslashes", "dots", "header"])
-def test_paths_in_the_csv_may_be_written_in_other_ways(tmp_path: Path, mine: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_the_csv_may_be_written_in_other_ways(
+    tmp_path: Path, mine: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "link").symlink_to(mine)
     forms = {
@@ -755,20 +907,38 @@ def test_paths_in_the_csv_may_be_written_in_other_ways(tmp_path: Path, mine: Pat
     assert contents(mine)["ward/a.dat"] == contents(tmp_path / "raw")["ward/a.dat"]
 
 
-ALIKE = [("1", "1.0"), ("007", "7"), ("p1", "P1"), ("p01", "p1"), ("1", "1."), ("A 1", "a  1"), ("\uff11", "1"), ("1e2", "100")]
+ALIKE = [
+    ("1", "1.0"),
+    ("007", "7"),
+    ("p1", "P1"),
+    ("p01", "p1"),
+    ("1", "1."),
+    ("A 1", "a  1"),
+    ("\uff11", "1"),
+    ("1e2", "100"),
+]
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 def test_patients_that_differ_in_form_alone_are_one(
     tmp_path: Path, mine: Path, one: str, other: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (mine / "mine.csv").write_text(f"record,patient,rhythm\nc,{one},SR\nward/a,{other},SR\nward/b,p10,SR\n")
+    (mine / "mine.csv").write_text(
+        f"record,patient,rhythm\nc,{one},SR\nward/a,{other},SR\nward/b,p10,SR\n"
+    )
     folder.fetch(tmp_path / "raw", own(mine))
     assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == [" ".join([one]), one, "p10"]
     assert f"taken for one: '{one}' and '{other}'" in capsys.readouterr().err
 
 
-EQUAL = [("12345678901234567", "1.2345678901234567e16"), ("0.5", ".5"), (".5", "0.50"), ("0", "-0"), ("5e-1", "0.5"), ("1E3", "1000.00")]
+EQUAL = [
+    ("12345678901234567", "1.2345678901234567e16"),
+    ("0.5", ".5"),
+    (".5", "0.50"),
+    ("0", "-0"),
+    ("5e-1", "0.5"),
+    ("1E3", "1000.00"),
+]
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL)
@@ -777,17 +947,23 @@ def test_patients_of_equal_numbers_are_one(tmp_path: Path, one: str, other: str)
     assert folder.catalogue(tmp_path)["patient"].tolist() == [one, one]
 
 
-@pytest.mark.parametrize("unseen", ["\u200b", "\u00ad", "\ufeff", "\u2060", "\u200d", "\0", "\x1b", "\ufe0f", "\u3164"])
+@pytest.mark.parametrize(
+    "unseen", ["\u200b", "\u00ad", "\ufeff", "\u2060", "\u200d", "\0", "\x1b", "\ufe0f", "\u3164"]
+)
 def test_what_is_not_seen_makes_no_other_patient(tmp_path: Path, unseen: str) -> None:
     text = f"record,patient,rhythm\na,p{unseen}1,SR\nb,p1{unseen},SR\nc,{unseen}p1,SR\nd,p1,SR\n"
     (tmp_path / "records.csv").write_text(text, encoding="utf-8")
     assert folder.catalogue(tmp_path)["patient"].tolist() == ["p1"] * 4
-    (tmp_path / "records.csv").write_text(f"record,patient,rhythm\na,{unseen},SR\n", encoding="utf-8")
+    (tmp_path / "records.csv").write_text(
+        f"record,patient,rhythm\na,{unseen},SR\n", encoding="utf-8"
+    )
     with pytest.raises(EcgforgeError, match="data row 1 has no patient"):
         folder.catalogue(tmp_path)
 
 
-def test_patients_that_differ_stay_apart(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_patients_that_differ_stay_apart(
+    tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [
         "1",
         "10",
@@ -811,7 +987,10 @@ def test_patients_that_differ_stay_apart(tmp_path: Path, mine: Path, capsys: pyt
         "9" * 40,
         "9" * 39 + "8",
     ]
-    (mine / "mine.csv").write_text("record,patient,rhythm\n" + "".join(f"r{name.replace('/', '-')},{name},SR\n" for name in names))
+    (mine / "mine.csv").write_text(
+        "record,patient,rhythm\n"
+        + "".join(f"r{name.replace('/', '-')},{name},SR\n" for name in names)
+    )
     folder.fetch(tmp_path / "raw", own(mine))
     assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == names
     assert "taken for one" not in capsys.readouterr().err
@@ -834,7 +1013,9 @@ def test_acquire_replaces_what_it_wrote_and_nothing_else(tmp_path: Path, mine: P
 
 
 @pytest.mark.parametrize("name", ["other", "mine", "mine/new", ".", "mine/.."])
-def test_acquire_writes_over_no_folder_of_others(tmp_path: Path, mine: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acquire_writes_over_no_folder_of_others(
+    tmp_path: Path, mine: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "other/deep").mkdir(parents=True)
     (tmp_path / "other/deep/mine.txt").write_text("the only copy")
     monkeypatch.chdir(tmp_path)
@@ -857,15 +1038,27 @@ def reproduced(project: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_dvc_repro_removes_no_file_of_the_users(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dvc_repro_removes_no_file_of_the_users(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "project"
     (project / "src/ecgforge").mkdir(parents=True)
     shutil.copy(ROOT / "dvc.yaml", project)
     for name in ("records", "sources"):
-        shutil.copytree(ROOT / "src/ecgforge" / name, project / "src/ecgforge" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"sources": ["mine"], "datasets": ["mine"], "merged": []}
+        shutil.copytree(
+            ROOT / "src/ecgforge" / name,
+            project / "src/ecgforge" / name,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
+        "sources": ["mine"],
+        "datasets": ["mine"],
+        "merged": [],
+    }
     tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
-    tree["profiles"]["demo"]["sources"] = {"mine": own(mine).model_dump() | {"path": "data/raw/mine"}}
+    tree["profiles"]["demo"]["sources"] = {
+        "mine": own(mine).model_dump() | {"path": "data/raw/mine"}
+    }
     (project / "params.yaml").write_text(yaml.safe_dump(tree))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
@@ -879,7 +1072,8 @@ def test_dvc_repro_removes_no_file_of_the_users(tmp_path: Path, mine: Path, monk
     (project / "params.yaml").write_text(yaml.safe_dump(tree))
     for change in (b"first" * 30, b"second" * 30):
         (mine / "c.dat").write_bytes(change)
-        acquire(own(mine), project / "data/raw/mine", 100)  # what an earlier run left is written over
+        # what an earlier run left is written over
+        acquire(own(mine), project / "data/raw/mine", 100)
     assert reproduced(project)
     assert (project / "data/raw/mine/c.dat").read_bytes() == b"second" * 30
 
@@ -908,18 +1102,27 @@ def test_a_source_that_is_read_where_the_study_writes_is_refused(
     monkeypatch.chdir(tmp_path)
     named = path.format(tmp_path)
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree["profiles"]["demo"]["sources"]["mine"] = (own(Path(named)) if kind == "path" else source(named)).model_dump()
+    tree["profiles"]["demo"]["sources"]["mine"] = (
+        own(Path(named)) if kind == "path" else source(named)
+    ).model_dump()
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(EcgforgeError, match=rf"profiles.demo.sources.mine.{kind} = .*keep your own records outside data/"):
+    with pytest.raises(
+        EcgforgeError,
+        match=rf"profiles.demo.sources.mine.{kind} = .*keep your own records outside data/",
+    ):
         parameters.read(Path("params.yaml"))
 
 
-def test_a_source_next_to_what_the_study_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_next_to_what_the_study_writes_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     near, far = source("data/mirror"), source("s3://bucket/data/raw/far")
     named = {"mine": own(Path("records")), "near": near, "far": far}
-    tree["profiles"]["demo"]["sources"] |= {name: settings.model_dump() for name, settings in named.items()}
+    tree["profiles"]["demo"]["sources"] |= {
+        name: settings.model_dump() for name, settings in named.items()
+    }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     assert parameters.read(Path("params.yaml")).source("mine")
 
@@ -929,7 +1132,9 @@ def test_folder_of_records_that_does_not_exist(tmp_path: Path) -> None:
         folder.fetch(tmp_path / "raw", own(tmp_path / "nowhere"))
 
 
-def test_sources_are_told_apart_by_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_told_apart_by_their_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_chapman(tmp_path / "mirror", nested=False)
     acquire(source("mirror", "chapman"), tmp_path / "raw", 100)

@@ -14,7 +14,9 @@ TIMES = np.arange(1000) / RATE
 
 
 def apart(first: np.ndarray, second: np.ndarray, sampling_rate: float) -> float:
-    return spectrum.distance(spectrum.log_psd(first, sampling_rate), spectrum.log_psd(second, sampling_rate))
+    return spectrum.distance(
+        spectrum.log_psd(first, sampling_rate), spectrum.log_psd(second, sampling_rate)
+    )
 
 
 def noise(records: int = 60, seed: int = 0) -> np.ndarray:
@@ -30,7 +32,9 @@ def tones(*frequencies: float) -> np.ndarray:
 @pytest.mark.parametrize("rate", [100, 500])
 def test_white_noise_has_the_density_of_its_variance(rate: int) -> None:
     # A variance of 0.04 spread over half of the sampling rate.
-    density = 10 ** spectrum.log_psd(0.2 * np.random.default_rng(0).standard_normal((40, 8, 10 * rate)), rate)
+    density = 10 ** spectrum.log_psd(
+        0.2 * np.random.default_rng(0).standard_normal((40, 8, 10 * rate)), rate
+    )
     assert density.shape == (40, 8, 159)  # 0.5 to 40 Hz by quarters
     assert density.mean() == pytest.approx(0.04 / (rate / 2), rel=0.02)
 
@@ -39,11 +43,13 @@ def test_the_mean_distance_of_spectra_is_in_decibels() -> None:
     first = noise()
     assert apart(first, first, RATE) == 0
     assert apart(first, 10 * first, RATE) == pytest.approx(20)
-    # Only one lead of eight differs: a mean over leads first, as of one signal, would say something else.
+    # Only one lead of eight differs: a mean over leads first, as of one signal, would say something
+    # else.
     changed = first.copy()
     changed[:, 3] *= 10
     assert apart(first, changed, RATE) == pytest.approx(20 / 8)
-    # Powers are averaged in dB: of the mean power, half of the records a thousandfold would be 57 dB and not 30.
+    # Powers are averaged in dB: of the mean power, half of the records a thousandfold would be 57
+    # dB and not 30.
     assert apart(first, np.concatenate([first, 1000 * first]), RATE) == pytest.approx(30)
 
 
@@ -56,9 +62,9 @@ def test_differences_do_not_cancel() -> None:
 
 def test_sets_of_one_law_are_near_and_muscle_noise_is_not() -> None:
     smooth = np.apply_along_axis(lambda x: np.convolve(x, np.ones(10) / 10, "same"), -1, noise(200))
-    floor = apart(smooth[:100], smooth[100:], RATE)
-    assert floor < 0.5
-    assert apart(smooth[:100], smooth[100:] + 0.3 * noise(100, seed=1), RATE) > 10 * floor
+    baseline = apart(smooth[:100], smooth[100:], RATE)
+    assert baseline < 0.5
+    assert apart(smooth[:100], smooth[100:] + 0.3 * noise(100, seed=1), RATE) > 10 * baseline
 
 
 def test_nothing_beyond_the_band_counts() -> None:
@@ -80,7 +86,9 @@ def test_band_powers_of_tones() -> None:
     np.testing.assert_allclose(shares, [[0.1, 0.9, 0]] * 2, atol=0.01)
     np.testing.assert_allclose(spectrum.band_power(tones(30), RATE), [[0, 0, 1]] * 2, atol=0.01)
     # White noise: 4.5, 10 and 25 Hz of 39.5.
-    np.testing.assert_allclose(spectrum.band_power(noise(), RATE).mean(), np.array([4.5, 10, 25]) / 39.5, atol=0.02)
+    np.testing.assert_allclose(
+        spectrum.band_power(noise(), RATE).mean(), np.array([4.5, 10, 25]) / 39.5, atol=0.02
+    )
 
 
 def test_every_lead_counts_as_much_and_dead_ones_do_not() -> None:

@@ -26,8 +26,12 @@ def figure(table: pd.DataFrame, rhythm: str, metric: str, column: str = "value")
     return float(table[(table["rhythm"] == rhythm) & (table["metric"] == metric)][column].item())
 
 
-def skilled(truth: np.ndarray, accuracy: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
-    """Probabilities, `[records, rhythms]`, of a classifier that is right with the given chance on each record."""
+def skilled(
+    truth: np.ndarray, accuracy: np.ndarray | float, rng: np.random.Generator
+) -> np.ndarray:
+    """Probabilities, `[records, rhythms]`, of a classifier that is right with the given chance on
+    each record.
+    """
     wrong = (truth + rng.integers(1, 3, len(truth))) % 3
     predicted = np.where(rng.random(len(truth)) < accuracy, truth, wrong)
     return (one_hot(predicted) + 0.2 * rng.random((len(truth), 3))) / 2
@@ -39,7 +43,8 @@ def test_figures_of_a_small_case_by_hand() -> None:
     assert figure(table, "macro", "accuracy") == pytest.approx(5 / 7)
     assert figure(table, "macro", "balanced_accuracy") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
     assert figure(table, "macro", "precision") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
-    # The mean of the rhythms' F1, not the F1 of mean precision and mean recall, and not weighted by support.
+    # The mean of the rhythms' F1, not the F1 of mean precision and mean recall, and not weighted by
+    # support.
     assert figure(table, "macro", "f1") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
     assert figure(table, "SB", "auroc") == pytest.approx((1 / 2 + 4 / 5) / 2)
     assert [figure(table, rhythm, "support") for rhythm in RHYTHMS] == [4, 2, 1]
@@ -48,7 +53,9 @@ def test_figures_of_a_small_case_by_hand() -> None:
 def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
     # Every record is called SR, yet the order of the probabilities is perfect.
     truth = np.array([0, 0, 1, 1])
-    table = metrics.metrics(truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), ("SR", "SB"))
+    table = metrics.metrics(
+        truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), ("SR", "SB")
+    )
     assert figure(table, "macro", "auroc") == 1
     assert figure(table, "SB", "recall") == 0
 
@@ -56,7 +63,9 @@ def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
 def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() -> None:
     truth = np.array([0, 0, 1, 1])
     table = metrics.metrics(truth, one_hot([0, 2, 1, 1]), RHYTHMS)
-    assert table[table["rhythm"] == "AFIB"][["metric", "value"]].to_numpy().tolist() == [["support", 0]]
+    assert table[table["rhythm"] == "AFIB"][["metric", "value"]].to_numpy().tolist() == [
+        ["support", 0]
+    ]
     assert figure(table, "macro", "accuracy") == 0.75
     assert figure(table, "macro", "recall") == 0.75
     assert figure(table, "macro", "f1") == pytest.approx((2 / 3 + 1) / 2)
@@ -73,10 +82,25 @@ def test_the_bootstrap_judges_as_metrics_does(seed: int, records: int, ties: boo
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, records)
     probabilities = rng.random((records, 3)).round(1 if ties else 6)
-    expected = metrics.metrics(truth, probabilities, RHYTHMS).set_index(["rhythm", "metric"])["value"].drop("support", level=1)
-    found = statistics.interval(truth, probabilities[None], np.arange(records), RHYTHMS, confidence=0.95, resamples=5, seed=0)
+    expected = (
+        metrics.metrics(truth, probabilities, RHYTHMS)
+        .set_index(["rhythm", "metric"])["value"]
+        .drop("support", level=1)
+    )
+    found = statistics.interval(
+        truth,
+        probabilities[None],
+        np.arange(records),
+        RHYTHMS,
+        confidence=0.95,
+        resamples=5,
+        seed=0,
+    )
     pd.testing.assert_series_equal(
-        found.set_index(["rhythm", "metric"])["mean"].sort_index(), expected.sort_index(), check_names=False, check_dtype=False
+        found.set_index(["rhythm", "metric"])["mean"].sort_index(),
+        expected.sort_index(),
+        check_names=False,
+        check_dtype=False,
     )
 
 
@@ -88,7 +112,9 @@ def test_weights_are_repeated_records(seed: int) -> None:
     weights = rng.integers(0, 4, 20)
     repeated = np.repeat(np.arange(20), weights)
     weighted = metrics.weighted_metrics(truth, probabilities, weights[None].astype(float))
-    plain = metrics.weighted_metrics(truth[repeated], probabilities[repeated], np.ones((1, len(repeated))))
+    plain = metrics.weighted_metrics(
+        truth[repeated], probabilities[repeated], np.ones((1, len(repeated)))
+    )
     np.testing.assert_allclose(weighted, plain)
 
 
@@ -97,7 +123,9 @@ def test_interval_repeats_and_holds_its_mean() -> None:
     truth = rng.integers(0, 3, 120)
     runs = np.stack([skilled(truth, 0.8, rng) for _ in range(3)])
     table = statistics.interval(truth, runs, np.arange(120), RHYTHMS, **BOOTSTRAP)
-    pd.testing.assert_frame_equal(table, statistics.interval(truth, runs, np.arange(120), RHYTHMS, **BOOTSTRAP))
+    pd.testing.assert_frame_equal(
+        table, statistics.interval(truth, runs, np.arange(120), RHYTHMS, **BOOTSTRAP)
+    )
     assert (table["low"] <= table["mean"]).all()
     assert (table["mean"] <= table["high"]).all()
     assert set(table["seeds"]) == {3}
@@ -109,7 +137,9 @@ def test_interval_of_one_seed_is_the_binomial_one() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 3, 400)
     run = skilled(truth, 0.8, rng)
-    table = statistics.interval(truth, run[None], np.arange(400), RHYTHMS, confidence=0.95, resamples=2000, seed=0)
+    table = statistics.interval(
+        truth, run[None], np.arange(400), RHYTHMS, confidence=0.95, resamples=2000, seed=0
+    )
     share = figure(table, "macro", "accuracy", "mean")
     width = figure(table, "macro", "accuracy", "high") - figure(table, "macro", "accuracy", "low")
     assert width == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.1)
@@ -121,8 +151,14 @@ def test_records_of_a_patient_are_resampled_together() -> None:
     patients = np.repeat(np.arange(60), 4)
     truth = np.repeat(rng.integers(0, 3, 60), 4)
     run = np.repeat(skilled(truth[::4], 0.75, rng), 4, axis=0)[None]
-    tables = [statistics.interval(truth, run, who, RHYTHMS, **BOOTSTRAP) for who in (patients, np.arange(240))]
-    by_patient, by_record = (figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low") for t in tables)
+    tables = [
+        statistics.interval(truth, run, who, RHYTHMS, **BOOTSTRAP)
+        for who in (patients, np.arange(240))
+    ]
+    by_patient, by_record = (
+        figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low")
+        for t in tables
+    )
     assert by_patient == pytest.approx(2 * by_record, rel=0.2)
 
 
@@ -131,20 +167,36 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     truth = rng.integers(0, 3, 2000)
     steady = np.stack([skilled(truth, 0.8, rng) for _ in range(4)])
     moody = np.stack([skilled(truth, accuracy, rng) for accuracy in (0.6, 0.75, 0.85, 1.0)])
-    tables = [statistics.interval(truth, runs, np.arange(2000), RHYTHMS, **BOOTSTRAP) for runs in (steady, moody)]
-    widths = [figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low") for t in tables]
+    tables = [
+        statistics.interval(truth, runs, np.arange(2000), RHYTHMS, **BOOTSTRAP)
+        for runs in (steady, moody)
+    ]
+    widths = [
+        figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low")
+        for t in tables
+    ]
     assert widths[1] > 3 * widths[0]
 
 
 def coverage(seeds: int, spread: float, studies: int = 100) -> float:
-    """How often the interval holds the accuracy of the law, over test records, patients' difficulty and training seeds."""
+    """How often the interval holds the accuracy of the law, over test records, patients' difficulty
+    and training seeds.
+    """
     held = 0
     for study in range(studies):
         rng = np.random.default_rng([study, seeds])
         truth, difficulty = rng.integers(0, 3, 100), rng.normal(0, 0.1, 100)
-        runs = np.stack([skilled(truth, 0.75 + difficulty + rng.normal(0, spread), rng) for _ in range(seeds)])
-        table = statistics.interval(truth, runs, np.arange(100), RHYTHMS, confidence=0.95, resamples=200, seed=study)
-        held += figure(table, "macro", "accuracy", "low") <= 0.75 <= figure(table, "macro", "accuracy", "high")
+        runs = np.stack(
+            [skilled(truth, 0.75 + difficulty + rng.normal(0, spread), rng) for _ in range(seeds)]
+        )
+        table = statistics.interval(
+            truth, runs, np.arange(100), RHYTHMS, confidence=0.95, resamples=200, seed=study
+        )
+        held += (
+            figure(table, "macro", "accuracy", "low")
+            <= 0.75
+            <= figure(table, "macro", "accuracy", "high")
+        )
     return held / studies
 
 
@@ -160,24 +212,43 @@ def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
     first = skilled(truth, 0.7, rng)
     better = rng.random(300) < 0.1
     second = np.where(better[:, None], one_hot(truth), first)
-    paired = statistics.difference(truth, first[None], second[None], np.arange(300), RHYTHMS, **BOOTSTRAP)
+    paired = statistics.difference(
+        truth, first[None], second[None], np.arange(300), RHYTHMS, **BOOTSTRAP
+    )
     gain = figure(paired, "macro", "accuracy", "estimate")
-    apart = [statistics.interval(truth, run[None], np.arange(300), RHYTHMS, **BOOTSTRAP) for run in (first, second)]
-    unpaired = np.hypot(*(figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low") for t in apart))
-    assert gain == pytest.approx(np.mean(second.argmax(1) == truth) - np.mean(first.argmax(1) == truth))
-    assert figure(paired, "macro", "accuracy", "high") - figure(paired, "macro", "accuracy", "low") < 0.6 * unpaired
+    apart = [
+        statistics.interval(truth, run[None], np.arange(300), RHYTHMS, **BOOTSTRAP)
+        for run in (first, second)
+    ]
+    unpaired = np.hypot(
+        *(
+            figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low")
+            for t in apart
+        )
+    )
+    assert gain == pytest.approx(
+        np.mean(second.argmax(1) == truth) - np.mean(first.argmax(1) == truth)
+    )
+    assert (
+        figure(paired, "macro", "accuracy", "high") - figure(paired, "macro", "accuracy", "low")
+        < 0.6 * unpaired
+    )
     assert figure(paired, "macro", "accuracy", "low") > 0
     assert figure(paired, "macro", "accuracy", "p") == pytest.approx(2 / 401)
 
 
 @pytest.mark.parametrize("hits", [(30, 60), (30, 60, 75), (20, 40, 60, 80)])
 def test_limits_over_few_seeds_are_those_of_a_t_law_for_the_mean(hits: tuple[int, ...]) -> None:
-    """One patient has all records, so that only seeds vary: the limits are those of a mean of k numbers, with k - 1 degrees of freedom."""
+    """One patient has all records, so that only seeds vary: the limits are those of a mean of k
+    numbers, with k - 1 degrees of freedom.
+    """
     truth = np.zeros(100, int)
     second = np.stack([one_hot(np.where(np.arange(100) < hit, 0, 1), 2) for hit in hits])
     first = one_hot(np.ones(100, int), 2)[None]
     options = BOOTSTRAP | {"resamples": 20_000}
-    found = statistics.difference(truth, first, second, np.zeros(100, int), ("SR", "SB"), **options, auroc=False)
+    found = statistics.difference(
+        truth, first, second, np.zeros(100, int), ("SR", "SB"), **options, auroc=False
+    )
     row = found[(found["rhythm"] == "macro") & (found["metric"] == "accuracy")].iloc[0]
     values = np.array(hits) / 100
     half = student_t.ppf(0.975, len(hits) - 1) * values.std(ddof=1) / np.sqrt(len(hits))
@@ -191,13 +262,18 @@ def test_an_interval_that_holds_with_many_others_is_as_wide_as_it_says(compariso
     truth = rng.integers(0, 3, 400)
     first, second = (skilled(truth, accuracy, rng) for accuracy in (0.6, 0.7))
     together = {"confidence": 1 - 0.05 / comparisons, "resamples": 300, "seed": 0}
-    table = statistics.difference(truth, first[None], second[None], np.arange(400), RHYTHMS, **together)
+    table = statistics.difference(
+        truth, first[None], second[None], np.arange(400), RHYTHMS, **together
+    )
     right = (second.argmax(1) == truth).astype(float) - (first.argmax(1) == truth)
     expected = 2 * NormalDist().inv_cdf(1 - 0.025 / comparisons) * right.std() / np.sqrt(400)
     width = figure(table, "macro", "accuracy", "high") - figure(table, "macro", "accuracy", "low")
-    # 300 resamples alone reach some 2.9 standard deviations to each side, and 3.1 and 3.7 are needed.
+    # 300 resamples alone reach some 2.9 standard deviations to each side, and 3.1 and 3.7 are
+    # needed.
     assert width == pytest.approx(expected, rel=0.05)
-    assert table[["low", "high"]].mean(axis=1).to_numpy() == pytest.approx(table["estimate"].to_numpy())
+    assert table[["low", "high"]].mean(axis=1).to_numpy() == pytest.approx(
+        table["estimate"].to_numpy()
+    )
 
 
 def test_a_setting_does_not_differ_from_itself() -> None:
@@ -215,7 +291,9 @@ def test_differences_are_second_less_first_and_rarely_significant_by_chance() ->
         rng = np.random.default_rng(study)
         truth = rng.integers(0, 3, 80)
         first, second = (np.stack([skilled(truth, 0.7, rng) for _ in range(3)]) for _ in range(2))
-        there = statistics.difference(truth, first, second, np.arange(80), RHYTHMS, confidence=0.95, resamples=200, seed=study)
+        there = statistics.difference(
+            truth, first, second, np.arange(80), RHYTHMS, confidence=0.95, resamples=200, seed=study
+        )
         found.append(figure(there, "macro", "f1", "p") < 0.05)
     assert np.mean(found) < 0.1
     assert figure(there, "macro", "f1", "estimate") == pytest.approx(
@@ -227,7 +305,9 @@ def test_differences_are_second_less_first_and_rarely_significant_by_chance() ->
 def test_a_difference_without_auroc_is_the_same_but_for_it() -> None:
     rng = np.random.default_rng(0)
     truth, patients = np.arange(60) % 3, np.arange(60)
-    first, second = (np.stack([skilled(truth, chance, rng) for _ in range(2)]) for chance in (0.5, 0.8))
+    first, second = (
+        np.stack([skilled(truth, chance, rng) for _ in range(2)]) for chance in (0.5, 0.8)
+    )
     whole = statistics.difference(truth, first, second, patients, RHYTHMS, **BOOTSTRAP)
     short = statistics.difference(truth, first, second, patients, RHYTHMS, auroc=False, **BOOTSTRAP)
     assert "auroc" not in set(short["metric"])

@@ -1,4 +1,6 @@
-"""The tracking store in projects that are moved, copied, oddly named, damaged, or of a git that gives no answer."""
+"""The tracking store in projects that are moved, copied, oddly named, damaged, or of a git that
+gives no answer.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ CELL = Cell("quality", "ptbxl", 1, simulated=True, generator="diffwave")
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No address and no run of a former test's, and none of this one's for the next."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", runs.PARENT, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "DVC_STAGE"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_RUN_ID",
+        runs.PARENT,
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+        "DVC_STAGE",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
@@ -51,7 +60,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+def study(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Path:
     """A project with a run and a model, each with a file; the current folder."""
     folder = tmp_path / "study"
     enter(folder, monkeypatch, empty)
@@ -62,7 +73,9 @@ def study(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         model = client.create_logged_model(run.experiment_id, "model", run.id)
         client.log_model_artifact(model.model_id, str(folder / "weights"))
     client.create_registered_model("model")
-    client.create_model_version("model", f"models:/{model.model_id}", run.id, model_id=model.model_id)
+    client.create_model_version(
+        "model", f"models:/{model.model_id}", run.id, model_id=model.model_id
+    )
     capsys.readouterr()
     return folder
 
@@ -83,7 +96,11 @@ def opened(name: str = "a") -> Any:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def works_alone(folder: Path) -> None:
@@ -104,7 +121,11 @@ def works_alone(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["elsewhere", "study2", "100% ü #1 [x]; a&b"])
 def test_a_project_that_was_moved_works_and_writes_nothing_outside(
-    study: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    study: Path,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     moved = tmp_path / name
     study.rename(moved)
@@ -117,24 +138,35 @@ def test_a_project_that_was_moved_works_and_writes_nothing_outside(
     moved.rename(study)
     enter(study, monkeypatch)
     works_alone(study)
-    assert f"mlflow.db came from {moved}: its runs and models now have their files in {study}/mlruns\n" in capsys.readouterr().err
+    assert (
+        f"mlflow.db came from {moved}: its runs and models now have their files in {study}/mlruns\n"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_copy_and_its_original_do_not_touch_each_other(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_and_its_original_do_not_touch_each_other(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "study" / "copy"
     shutil.copytree(study, tmp_path / "scratch", symlinks=True)
     shutil.move(tmp_path / "scratch", copy)
-    before = {name: content for name, content in files(study).items() if not name.startswith("copy/")}
+    before = {
+        name: content for name, content in files(study).items() if not name.startswith("copy/")
+    }
     enter(copy, monkeypatch)
     works_alone(copy)
-    assert {name: content for name, content in files(study).items() if not name.startswith("copy/")} == before
+    assert {
+        name: content for name, content in files(study).items() if not name.startswith("copy/")
+    } == before
     before = files(copy)
     enter(study, monkeypatch)
     works_alone(study)
     assert files(copy) == before
 
 
-def test_a_database_without_a_note_says_where_it_was_made(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_without_a_note_says_where_it_was_made(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with closing(sqlite3.connect("mlflow.db")) as connection, connection:
         connection.execute(f"DROP TABLE {home.NOTE}")
         connection.execute("PRAGMA user_version = 1")
@@ -159,19 +191,27 @@ def test_addresses_elsewhere_stay(empty: Path, tmp_path: Path) -> None:
     }
     with closing(sqlite3.connect(database)) as connection, connection:
         for number, address in enumerate(given):
-            connection.execute("INSERT INTO runs (run_uuid, artifact_uri) VALUES (?, ?)", [str(number), address])
+            connection.execute(
+                "INSERT INTO runs (run_uuid, artifact_uri) VALUES (?, ?)", [str(number), address]
+            )
     home.follow(database)
     with closing(sqlite3.connect(database)) as connection:
-        assert [row[0] for row in connection.execute("SELECT artifact_uri FROM runs ORDER BY run_uuid")] == list(given.values())
+        assert [
+            row[0] for row in connection.execute("SELECT artifact_uri FROM runs ORDER BY run_uuid")
+        ] == list(given.values())
 
 
-def test_files_that_did_not_come_along_are_named(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_files_that_did_not_come_along_are_named(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     enter(tmp_path / "alone", monkeypatch, study / "mlflow.db")
     store.initialise()
     assert f"which is not there yet: copy {study}/mlruns to it" in capsys.readouterr().err
 
 
-def test_a_link_to_a_project_is_no_other_place(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_link_to_a_project_is_no_other_place(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     (tmp_path / "link").symlink_to(study)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/link/mlflow.db")
     store.initialise()
@@ -179,7 +219,9 @@ def test_a_link_to_a_project_is_no_other_place(study: Path, tmp_path: Path, monk
     assert store.runs()[0].info.artifact_uri.startswith(str(study))
 
 
-def test_a_store_of_another_place_follows_that_place(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_another_place_follows_that_place(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The address of a database outside the project: its files lie next to it."""
     kept = tmp_path / "kept"
     study.rename(kept)
@@ -192,18 +234,32 @@ def test_a_store_of_another_place_follows_that_place(study: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["100% study", "a#b", "ü Übung [x]", "a;b&c", "50%", "it's"])
-def test_odd_names_work(empty: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_names_work(
+    empty: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     enter(tmp_path / name, monkeypatch, empty)
     with opened() as run:
         run.text("scores", "scores.txt")
-    assert mlflow.artifacts.load_text(f"{store.run(run.id).info.artifact_uri}/scores.txt") == "scores"
+    assert (
+        mlflow.artifacts.load_text(f"{store.run(run.id).info.artifact_uri}/scores.txt") == "scores"
+    )
     assert {path.name for path in tmp_path.iterdir()} == {name}
 
 
-@pytest.mark.parametrize(("name", "letters"), [("what?", "?"), ("hundred%20percent", "%20"), ("a%3Fb", "%3F"), ("no\udce4utf8", "\\xe4")])
-def test_names_that_mlflow_misreads_are_refused_by_name(tmp_path: Path, name: str, letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "letters"),
+    [("what?", "?"), ("hundred%20percent", "%20"), ("a%3Fb", "%3F"), ("no\udce4utf8", "\\xe4")],
+)
+def test_names_that_mlflow_misreads_are_refused_by_name(
+    tmp_path: Path, name: str, letters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     enter(tmp_path / name, monkeypatch)
-    for call in (store.initialise, store.client, store.ensure_reachable, lambda: opened().__enter__()):
+    for call in (
+        store.initialise,
+        store.client,
+        store.ensure_reachable,
+        lambda: opened().__enter__(),
+    ):
         with pytest.raises(EcgforgeError, match="rename the folder") as refusal:
             call()
         assert f"misreads '{letters}'" in str(refusal.value)
@@ -244,35 +300,54 @@ def newer(database: Path) -> None:
         (garbage, "not a database.*move it away"),
         (folder, "it is a folder.*move it away"),
         (emptied, "it is empty, and mlruns is not.*move it away"),
-        (newer, "was written by a newer MLflow than .* here .its schema is f00d.: install that version"),
+        (
+            newer,
+            "was written by a newer MLflow than .* here .its schema is f00d.: install that version",
+        ),
     ],
 )
-def test_a_damaged_store_is_one_line_everywhere(empty: Path, tmp_path: Path, damage: Any, words: str, monkeypatch: Any) -> None:
+def test_a_damaged_store_is_one_line_everywhere(
+    empty: Path, tmp_path: Path, damage: Any, words: str, monkeypatch: Any
+) -> None:
     enter(tmp_path / "study", monkeypatch, empty)
     damage(Path("mlflow.db"))
     before = files(Path())
-    for call in (store.initialise, store.client, store.ensure_reachable, store.runs, lambda: opened().__enter__()):
+    for call in (
+        store.initialise,
+        store.client,
+        store.ensure_reachable,
+        store.runs,
+        lambda: opened().__enter__(),
+    ):
         with pytest.raises(EcgforgeError, match=words) as refusal:
             call()
         assert "\n" not in str(refusal.value)
-    assert {name: content for name, content in files(Path()).items() if not name.endswith(".lock")} == before
+    assert {
+        name: content for name, content in files(Path()).items() if not name.endswith(".lock")
+    } == before
 
 
 def test_damage_that_only_a_query_meets_is_one_line_too(study: Path) -> None:
     with closing(sqlite3.connect("mlflow.db")) as connection:
-        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
+        page = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'runs'"
+        ).fetchone()[0]
         size = connection.execute("PRAGMA page_size").fetchone()[0]
     with Path("mlflow.db").open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"x" * size)
     assert (study / "mlflow.db").exists()
     for call in (store.runs, lambda: opened().__enter__()):
-        with pytest.raises(EcgforgeError, match="mlflow.db cannot be used .*malformed.: move it away") as refusal:
+        with pytest.raises(
+            EcgforgeError, match="mlflow.db cannot be used .*malformed.: move it away"
+        ) as refusal:
             call()
         assert "\n" not in str(refusal.value)
 
 
-def test_a_former_folder_that_may_not_be_looked_into_is_no_hindrance(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_former_folder_that_may_not_be_looked_into_is_no_hindrance(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A project that was copied from another person's folder."""
     moved, stat = tmp_path / "moved", os.stat
     study.rename(moved)
@@ -289,7 +364,9 @@ def test_a_former_folder_that_may_not_be_looked_into_is_no_hindrance(study: Path
 
 @pytest.mark.usefixtures("study")
 def test_a_store_that_cannot_be_written_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and Path(path).name == "mlflow.db"))
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not (mode & os.W_OK and Path(path).name == "mlflow.db")
+    )
     with pytest.raises(EcgforgeError, match="it is read-only.*make it writable"):
         store.client()
 
@@ -299,7 +376,13 @@ def test_a_deleted_experiment_is_named_with_the_way_back() -> None:
     client = store.client()
     experiment = client.get_experiment_by_name(runs.EXPERIMENT).experiment_id
     client.delete_experiment(experiment)
-    with pytest.raises(EcgforgeError, match=f"'ecgforge' was deleted: .*mlflow experiments restore -x {experiment}`"), opened("c"):
+    with (
+        pytest.raises(
+            EcgforgeError,
+            match=f"'ecgforge' was deleted: .*mlflow experiments restore -x {experiment}`",
+        ),
+        opened("c"),
+    ):
         pass
     with pytest.raises(EcgforgeError, match="was deleted"):
         store.serve(5000, runs.EXPERIMENT, runs.CHARTS)
@@ -311,9 +394,15 @@ def test_a_deleted_experiment_is_named_with_the_way_back() -> None:
 @pytest.mark.usefixtures("study")
 def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect("mlflow.db")) as connection, connection:
-        connection.execute("CREATE TRIGGER full BEFORE INSERT ON metrics BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END")
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON metrics BEGIN SELECT RAISE(ABORT, 'database or "
+            "disk is full'); END"
+        )
     with (
-        pytest.raises(EcgforgeError, match="no space is left on the disk .*: make room and run the stage again") as refusal,
+        pytest.raises(
+            EcgforgeError,
+            match="no space is left on the disk .*: make room and run the stage again",
+        ) as refusal,
         opened() as run,
     ):
         run.summary({f"figure {number}": number for number in range(300)})
@@ -321,7 +410,9 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert "(database or disk is full)" in str(refusal.value)
     assert "INSERT" not in capsys.readouterr().err
     with pytest.raises(EcgforgeError, match="no space is left on the disk"), opened():
-        raise RuntimeError("writing a checkpoint failed") from OSError(28, "No space left on device")
+        raise RuntimeError("writing a checkpoint failed") from OSError(
+            28, "No space left on device"
+        )
     assert store.run(run.id).info.status == "FAILED"
 
 
@@ -340,7 +431,9 @@ def test_a_reader_that_is_open_does_not_stop_a_training() -> None:
     def read() -> None:
         reader = MlflowClient(store.configure(), store.configure())
         while not done.is_set():
-            seen.extend(run.data.metrics for run in reader.search_runs([experiment], max_results=10))
+            seen.extend(
+                run.data.metrics for run in reader.search_runs([experiment], max_results=10)
+            )
 
     experiment = store.client().get_experiment_by_name(runs.EXPERIMENT).experiment_id
     polling = threading.Thread(target=read)
@@ -364,7 +457,8 @@ def left_by_a_kill(name: str = "killed") -> str:
     """The id of a run whose process was killed outright."""
     code = (
         "import os, signal\nfrom ecgforge.tracking.runs import Cell, tracked\n"
-        f"with tracked(Cell('quality', 'ptbxl', 1, True, generator='diffwave'), fingerprint={name!r}, params={{}}, inputs=[]):\n"
+        "with tracked(Cell('quality', 'ptbxl', 1, True, generator='diffwave'), "
+        f"fingerprint={name!r}, params={{}}, inputs=[]):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
@@ -396,22 +490,36 @@ def test_a_run_whose_process_was_killed_is_ended_by_the_next_one() -> None:
 
 def git(*arguments: str, folder: Path | None = None) -> None:
     subprocess.run(
-        ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", *arguments], cwd=folder, check=True, capture_output=True
+        ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
     )
 
 
 @pytest.mark.usefixtures("study")
-def test_no_repository_is_no_problem_and_a_git_that_refuses_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_repository_is_no_problem_and_a_git_that_refuses_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert store.git_problem() == ""
     git("init", "-q")
     assert store.git_problem() == ""
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with pytest.raises(EcgforgeError, match="without their commit: git refuses .*dubious ownership.*--add safe.directory"), opened("b"):
+    with (
+        pytest.raises(
+            EcgforgeError,
+            match="without their commit: git refuses .*dubious ownership.*--add safe.directory",
+        ),
+        opened("b"),
+    ):
         pass
     assert [run.data.tags["ecgforge.cell"] for run in store.runs()] == ["a"], "nothing was started"
     monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
     monkeypatch.setenv("PATH", str(Path.cwd()))
-    assert store.git_problem() == f"git is not installed, and {Path.cwd()} is a git repository: install git"
+    assert (
+        store.git_problem()
+        == f"git is not installed, and {Path.cwd()} is a git repository: install git"
+    )
     shutil.rmtree(".git")
     assert store.git_problem() == ""
 
@@ -421,7 +529,9 @@ def test_a_damaged_repository_is_told_from_none(tmp_path: Path) -> None:
     assert "not a git repository" in store.git_problem(tmp_path)
 
 
-def test_what_changes_elsewhere_in_a_larger_repository_is_not_the_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_elsewhere_in_a_larger_repository_is_not_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, inner = tmp_path / "study", tmp_path / "study" / "src"
     inner.mkdir(parents=True)
     for path in ("study/params.yaml", "study/dvc.lock", "study/src/a.py", "other.txt"):

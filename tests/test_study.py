@@ -1,4 +1,7 @@
-"""A small study from end to end, by the tools that people use: DVC, MLflow and the command line, in a copy of the project."""
+"""A small study from end to end, by the tools that people use:
+
+DVC, MLflow and the command line, in a copy of the project.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,11 @@ import wfdb
 import yaml
 from mlflow import MlflowClient
 
-from ecgforge import cells, warm
 from ecgforge.files import md5, read_csv
 from ecgforge.generators import train
 from ecgforge.generators.common import registry
 from ecgforge.params import Params
+from ecgforge.pipeline import cells, warm
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study.experiment import KEYS
 from ecgforge.study.settings import SETTINGS
@@ -34,7 +37,14 @@ from test_report_browser import CHROMIUM, DRIVER, browser  # noqa: F401  # the f
 from test_serving import ask, served
 
 ROOT = Path(__file__).parent.parent
-PROJECT = ("dvc.yaml", ".dvcignore", ".gitignore", "MLproject", "python_env.yaml", "requirements.txt")
+PROJECT = (
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    "MLproject",
+    "python_env.yaml",
+    "requirements.txt",
+)
 SWEEPS = ("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
 STAGES = ("train_generator", "classify_real", "classify", "quality", *SWEEPS)
 
@@ -42,7 +52,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def small_params() -> dict[str, Any]:
-    """The demo's parameters, with few records, two of its generators' simplest, and a few steps of each training."""
+    """The demo's parameters, with few records, two of its generators' simplest, and a few steps of
+    each training.
+    """
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree |= {"datasets": ["ptbxl"], "generators": ["diffwave"]}
     tree["sweep_targets"]["cross_dataset"] = [{"train": "ptbxl", "test": "ptbxl"}]
@@ -51,11 +63,23 @@ def small_params() -> dict[str, Any]:
         source["records"] = 160
     demo["preparation"]["min_records"] = 8
     demo["generators"]["diffwave"]["network"] |= {"layers": 3, "channels": 16}
-    demo["generators"]["diffwave"]["training"]["denoiser"] |= {"steps": 20, "evaluate_every": 5, "warmup_steps": 2, "batch_size": 8}
-    demo["generators"]["diffwave"]["ablations"]["plain cosine schedule"] = {"network": {"shift": 1.0}}  # one that is trained
+    demo["generators"]["diffwave"]["training"]["denoiser"] |= {
+        "steps": 20,
+        "evaluate_every": 5,
+        "warmup_steps": 2,
+        "batch_size": 8,
+    }
+    # one that is trained
+    demo["generators"]["diffwave"]["ablations"]["plain cosine schedule"] = {
+        "network": {"timestep_shift": 1.0}
+    }
     demo["synthesis"] |= {"train": 24, "validation": 3, "test": 4}
     demo["classifiers"]["resnet1d"]["network"] |= {"widths": [8, 16]}
-    demo["classifiers"]["resnet1d"]["training"] |= {"steps": 40, "evaluate_every": 20, "warmup_steps": 2}
+    demo["classifiers"]["resnet1d"]["training"] |= {
+        "steps": 40,
+        "evaluate_every": 20,
+        "warmup_steps": 2,
+    }
     demo["study"] |= {"seeds": [0, 1], "resamples": 50}
     short = {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
     for other in ("xresnet1d", "transformer"):
@@ -70,14 +94,22 @@ def small_params() -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))
+    }
     path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
-    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    identity = {
+        f"GIT_{who}_{what}": "test@example.org"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     return {**kept, "PATH": path, **identity, "DVC_NO_ANALYTICS": "1"}
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    found = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
     assert not check or found.returncode == 0, f"{command}\n{found.stdout}\n{found.stderr}"
     return found
 
@@ -86,7 +118,9 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
     folder.mkdir(parents=True)
     for name in PROJECT:
         shutil.copy(ROOT / name, folder / name)
-    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(
+        ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "init", "--quiet")
@@ -126,7 +160,9 @@ def client_of(project: Path) -> MlflowClient:
 
 def all_runs(client: MlflowClient) -> list[Any]:
     """All runs of the study, without those of tuning."""
-    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()], max_results=1000)
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()], max_results=1000
+    )
     return [one for one in found if one.data.tags.get("kind") not in ("tuning", "trial")]
 
 
@@ -138,13 +174,24 @@ def test_the_results_have_every_setting_and_seed(study: Path) -> None:
     results = read_csv(study / "reports/results.csv", keep_default_na=False)
     assert list(results.columns) == [*KEYS, "rhythm", "metric", "value"]
     assert results[["fold", "draw"]].eq(0).all(axis=None)
-    trained = results[(results["backbone"] == "resnet1d") & (results["rhythm"] == "macro") & (results["metric"] == "f1")]
+    trained = results[
+        (results["backbone"] == "resnet1d")
+        & (results["rhythm"] == "macro")
+        & (results["metric"] == "f1")
+    ]
     main = trained[(trained["sweep"] == "") & ~trained["augmented"]]
     cells = set(zip(main["generator"], main["setting"], main["seed"], strict=True))
-    with_synthetic = {("diffwave", setting, seed) for setting in ("TrSTeR", "TrRTeS", "TrSTeS", "TrRSTeR") for seed in (0, 1)}
+    with_synthetic = {
+        ("diffwave", setting, seed)
+        for setting in ("TrSTeR", "TrRTeS", "TrSTeS", "TrRSTeR")
+        for seed in (0, 1)
+    }
     assert cells == with_synthetic | {("", "TrRTeR", 0), ("", "TrRTeR", 1)}
     augmented = trained[(trained["sweep"] == "") & trained["augmented"]]
-    assert set(zip(augmented["setting"], augmented["seed"], strict=True)) == {("TrRTeR", 0), ("TrRSTeR", 0)}
+    assert set(zip(augmented["setting"], augmented["seed"], strict=True)) == {
+        ("TrRTeR", 0),
+        ("TrRSTeR", 0),
+    }
     assert {"logistic_regression_rr", "majority"} <= set(results["backbone"])
     metrics = json.loads((study / "reports/metrics.json").read_text())
     assert set(metrics) == {"ptbxl"}
@@ -154,7 +201,9 @@ def test_the_results_have_every_setting_and_seed(study: Path) -> None:
 
 def test_every_sweep_has_its_points(study: Path) -> None:
     results = read_csv(study / "reports/results.csv", keep_default_na=False, dtype={"point": str})
-    f1 = results[(results["rhythm"] == "macro") & (results["metric"] == "f1") & (results["sweep"] != "")]
+    f1 = results[
+        (results["rhythm"] == "macro") & (results["metric"] == "f1") & (results["sweep"] != "")
+    ]
     assert f1["value"].between(0, 1).all()
     found = {
         (sweep, augmented): set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True))
@@ -165,7 +214,10 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     tree = yaml.safe_load((study / "params.yaml").read_text())
     variations = tree["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
     both = {  # plain and augmented
-        **{f"fine-tuning, {name}": {("TrSTeR", "25")} for name in ("all", "head", "gradual")},
+        **{
+            f"fine-tuning, {name}": {("TrSTeR", "25")}
+            for name in ("full", "linear_probe", "gradual_unfreezing")
+        },
         **{f"mixture, {how}": {("TrRSTeR", "50")} for how in ("proportion", "balance")},
         "scratch": {("TrRTeR", "25")},
         "size": {(setting, "50") for setting in ("TrRTeR", "TrRSTeR")},
@@ -183,27 +235,48 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         for augmented, sweeps in ((False, plain), (True, both))
         for sweep, points in sweeps.items()
     }
-    for augmented, settings in ((False, ("TrRTeR", "TrSTeR", "TrRSTeR")), (True, ("TrRTeR", "TrRSTeR"))):
-        expected["backbones", augmented] = {(setting, name, "") for setting in settings for name in ("xresnet1d", "transformer")}
+    for augmented, settings in (
+        (False, ("TrRTeR", "TrSTeR", "TrRSTeR")),
+        (True, ("TrRTeR", "TrRSTeR")),
+    ):
+        expected["backbones", augmented] = {
+            (setting, name, "") for setting in settings for name in ("xresnet1d", "transformer")
+        }
     assert found == expected
-    costs = read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index("variation")
+    costs = read_csv(study / "results/ablation/ptbxl/diffwave/variations.csv").set_index(
+        "variation"
+    )
     assert list(costs.index) == ["as it is", *variations]
     assert (costs["generate_ms"] > 0).all()
-    assert set(costs.index[costs["train_s"] > 0]) == {name for name, change in variations.items() if "network" in change}
+    assert set(costs.index[costs["train_s"] > 0]) == {
+        name for name, change in variations.items() if "network" in change
+    }
 
 
 def test_a_generator_trained_anew_draws_other_records(study: Path, client: MlflowClient) -> None:
-    found = read_csv(study / "results/generator_seeds/ptbxl/diffwave/predictions.csv", keep_default_na=False)
+    found = read_csv(
+        study / "results/generator_seeds/ptbxl/diffwave/predictions.csv", keep_default_na=False
+    )
     own = read_csv(study / "results/classify/ptbxl/diffwave/predictions.csv", keep_default_na=False)
     probabilities = [name for name in found if name.startswith("p_")]
 
     def of(table: pd.DataFrame, seed: int) -> np.ndarray:
-        return table[(table["setting"] == "TrSTeR") & (table["seed"] == seed)].sort_values("id")[probabilities].to_numpy()
+        return (
+            table[(table["setting"] == "TrSTeR") & (table["seed"] == seed)]
+            .sort_values("id")[probabilities]
+            .to_numpy()
+        )
 
     assert set(found["seed"]) == {0, 1}
-    np.testing.assert_allclose(of(found, 0), of(own, 0), atol=1e-6, err_msg="the study's own training is one of them")
+    np.testing.assert_allclose(
+        of(found, 0), of(own, 0), atol=1e-6, err_msg="the study's own training is one of them"
+    )
     assert np.abs(of(found, 1) - of(own, 1)).max() > 0.01
-    trained = [one for one in all_runs(client) if one.data.tags["kind"] == "generator" and one.data.tags.get("sweep") == "generator_seeds"]
+    trained = [
+        one
+        for one in all_runs(client)
+        if one.data.tags["kind"] == "generator" and one.data.tags.get("sweep") == "generator_seeds"
+    ]
     assert [(one.data.tags["seed"], one.data.tags["point"]) for one in trained] == [("1", "seed 1")]
 
 
@@ -231,17 +304,26 @@ def test_every_run_says_where_it_comes_from(study: Path, client: MlflowClient) -
     main = [one for one in found if of_no_sweep(one.data.tags)]
     # TrRTeR and the four settings with synthetic records for two seeds, and two baselines.
     assert [one.data.tags["kind"] for one in main].count("classifier") == 12
-    generators = [one.data.tags.get("sweep") for one in found if one.data.tags["kind"] == "generator"]
+    generators = [
+        one.data.tags.get("sweep") for one in found if one.data.tags["kind"] == "generator"
+    ]
     assert set(generators) == {None, "ablation", "size", "generator_seeds"}
     commit = run(study, "git", "rev-parse", "HEAD").stdout.strip()
     for one in found:
         assert one.info.status == "FINISHED"
         tags = one.data.tags
-        assert (tags["dataset"], tags["git.commit"], tags["git.dirty"], tags["simulated"]) == ("ptbxl", commit, "false", "true")
+        assert (tags["dataset"], tags["git.commit"], tags["git.dirty"], tags["simulated"]) == (
+            "ptbxl",
+            commit,
+            "false",
+            "true",
+        )
         assert tags["dvc.stage"].partition("@")[0] in STAGES
         assert one.inputs.dataset_inputs
     curves = next(one for one in main if one.data.tags["kind"] == "generator")
-    assert [point.step for point in client.get_metric_history(curves.info.run_id, "train_loss")] == [5, 10, 15, 20]
+    assert [
+        point.step for point in client.get_metric_history(curves.info.run_id, "train_loss")
+    ] == [5, 10, 15, 20]
 
 
 def test_inputs_carry_the_digests_of_dvc(study: Path, client: MlflowClient) -> None:
@@ -251,8 +333,13 @@ def test_inputs_carry_the_digests_of_dvc(study: Path, client: MlflowClient) -> N
     for one in all_runs(client):
         for item in one.inputs.dataset_inputs:
             found[json.loads(item.dataset.source)["path"]] = item.dataset.digest
-    kept = {path: digest for path, digest in found.items() if not path.startswith(".ecgforge/drawn/")}  # those of sweeps are not kept
-    assert kept == {path: digests[path] for path in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")}
+    # those of sweeps are not kept
+    kept = {
+        path: digest for path, digest in found.items() if not path.startswith(".ecgforge/drawn/")
+    }
+    assert kept == {
+        path: digests[path] for path in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")
+    }
 
 
 def test_models_are_registered_with_their_provenance(client: MlflowClient) -> None:
@@ -263,7 +350,11 @@ def test_models_are_registered_with_their_provenance(client: MlflowClient) -> No
     assert sorted((version.tags["setting"], version.tags["seed"]) for version in plain) == [
         (setting, seed) for setting in ("TrRSTeR", "TrRTeR", "TrSTeR") for seed in ("0", "1")
     ]
-    rest = {(version.tags["sweep"], version.tags["augmented"]) for version in versions if version not in plain}
+    rest = {
+        (version.tags["sweep"], version.tags["augmented"])
+        for version in versions
+        if version not in plain
+    }
     assert rest == {(runs.NO_SWEEP, "true")}, "points of a curve are no candidates"
     (generator,) = client.search_model_versions("name = 'ecg-generator-diffwave-ptbxl'")
     assert generator.tags["input.ptbxl"]
@@ -286,14 +377,26 @@ def test_a_clone_gets_the_study_without_running_it(copied: Path, tmp_path: Path)
     study = copied
     run(study, "git", "add", "dvc.lock")
     run(study, "git", "commit", "--quiet", "-m", "results")
-    run(study, "dvc", "remote", "add", "--local", "--default", "--force", "shelf", str(tmp_path / "shelf"))
+    run(
+        study,
+        "dvc",
+        "remote",
+        "add",
+        "--local",
+        "--default",
+        "--force",
+        "shelf",
+        str(tmp_path / "shelf"),
+    )
     run(study, "dvc", "push")
     run(tmp_path, "git", "clone", "--quiet", str(study), "clone")
     clone = tmp_path / "clone"
     run(clone, "dvc", "remote", "add", "--local", "--default", "shelf", str(tmp_path / "shelf"))
     run(clone, "dvc", "pull")
     assert md5(clone / "data/synthetic") == md5(study / "data/synthetic")
-    assert (clone / "reports/results.csv").read_bytes() == (study / "reports/results.csv").read_bytes()
+    assert (clone / "reports/results.csv").read_bytes() == (
+        study / "reports/results.csv"
+    ).read_bytes()
     assert "up to date" in run(clone, "dvc", "repro").stdout
 
 
@@ -311,11 +414,17 @@ def champion(client: MlflowClient) -> str:
 
 def test_tuning_feeds_the_trainings(study: Path, client: MlflowClient) -> None:
     found = yaml.safe_load((study / "models/tuning/ptbxl/classifier.yaml").read_text())
-    trials = client.search_runs([client.get_experiment_by_name(runs.TUNING).experiment_id], "tags.kind = 'trial'")
+    trials = client.search_runs(
+        [client.get_experiment_by_name(runs.TUNING).experiment_id], "tags.kind = 'trial'"
+    )
     assert len(trials) == 2
     assert [trial.data.tags.get("best") for trial in trials].count("true") == 1
     wanted = found["classifiers"]["resnet1d"].get("training", {}).get("learning_rate")
-    used = {one.data.params.get("training.learning_rate") for one in all_runs(client) if one.data.tags.get("setting") == "TrRTeR"}
+    used = {
+        one.data.params.get("training.learning_rate")
+        for one in all_runs(client)
+        if one.data.tags.get("setting") == "TrRTeR"
+    }
     assert repr(wanted) in used
 
 
@@ -325,10 +434,33 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
     refused = run(study, "ecgforge", "promote", CLASSIFIER, "--best", check=False)
     assert refused.returncode != 0
     assert "is not made champion; there is none yet" in refused.stderr
-    first = next(str(version.version) for version in client.search_model_versions(f"name = '{CLASSIFIER}'") if "verdict" in version.tags)
-    run(study, "ecgforge", "promote", CLASSIFIER, "--version", first, "--force", "--reason", "the first one")
+    first = next(
+        str(version.version)
+        for version in client.search_model_versions(f"name = '{CLASSIFIER}'")
+        if "verdict" in version.tags
+    )
+    run(
+        study,
+        "ecgforge",
+        "promote",
+        CLASSIFIER,
+        "--version",
+        first,
+        "--force",
+        "--reason",
+        "the first one",
+    )
     assert champion(client) == first
-    judged = run(study, "ecgforge", "classify", str(record), "--model", f"{CLASSIFIER}@champion", "--out", str(tmp_path / "first.csv"))
+    judged = run(
+        study,
+        "ecgforge",
+        "classify",
+        str(record),
+        "--model",
+        f"{CLASSIFIER}@champion",
+        "--out",
+        str(tmp_path / "first.csv"),
+    )
     table = read_csv(tmp_path / "first.csv")
     assert len(table) == 1, judged.stdout
 
@@ -336,13 +468,32 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
         signal, fields = wfdb.rdsamp(str(record))
         status, answer = ask(
             address,
-            {"inputs": [{"signals": signal.T.tolist(), "sampling_rate": fields["fs"], "leads": fields["sig_name"], "units": "mV"}]},
+            {
+                "inputs": [
+                    {
+                        "signals": signal.T.tolist(),
+                        "sampling_rate": fields["fs"],
+                        "leads": fields["sig_name"],
+                        "units": "mV",
+                    }
+                ]
+            },
         )
     assert status == 200, answer
     assert answer["predictions"][0]["rhythm"] == table["rhythm"][0]
 
     other = next(number for number in ("1", "2", "3") if number != first)
-    run(study, "ecgforge", "promote", CLASSIFIER, "--version", other, "--force", "--reason", "to see it break")
+    run(
+        study,
+        "ecgforge",
+        "promote",
+        CLASSIFIER,
+        "--version",
+        other,
+        "--force",
+        "--reason",
+        "to see it break",
+    )
     source = client.get_model_version(CLASSIFIER, other).source.removeprefix("models:/")
     weights = next((study / "mlruns").rglob(f"{source}/**/weights.safetensors"))
     whole = weights.read_bytes()
@@ -354,7 +505,16 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
 
     run(study, "ecgforge", "rollback", CLASSIFIER, "--reason", "the other was broken")
     assert champion(client) == first
-    run(study, "ecgforge", "classify", str(record), "--model", f"{CLASSIFIER}@champion", "--out", str(tmp_path / "again.csv"))
+    run(
+        study,
+        "ecgforge",
+        "classify",
+        str(record),
+        "--model",
+        f"{CLASSIFIER}@champion",
+        "--out",
+        str(tmp_path / "again.csv"),
+    )
     pd.testing.assert_frame_equal(read_csv(tmp_path / "again.csv"), table)
     told = run(study, "ecgforge", "history", CLASSIFIER).stdout
     assert [told.count(word) for word in ("promoted", "forced", "rolled back")] == [0, 2, 1]
@@ -374,7 +534,19 @@ def test_mlflow_run_makes_its_stages_runs_children(copied: Path) -> None:
     params["profiles"]["demo"]["classifiers"]["resnet1d"]["training"]["weight_decay"] = 0.02
     (study / "params.yaml").write_text(yaml.safe_dump(params))
     before = {one.info.run_id for one in all_runs(client)}
-    command = ("mlflow", "run", ".", "--env-manager", "local", "-e", "classifier", "-P", "dataset=ptbxl", "-P", "generator=diffwave")
+    command = (
+        "mlflow",
+        "run",
+        ".",
+        "--env-manager",
+        "local",
+        "-e",
+        "classifier",
+        "-P",
+        "dataset=ptbxl",
+        "-P",
+        "generator=diffwave",
+    )
     uri = f"sqlite:///{study}/mlflow.db"
     found = subprocess.run(
         [*command, "--experiment-name", "projects"],
@@ -389,13 +561,22 @@ def test_mlflow_run_makes_its_stages_runs_children(copied: Path) -> None:
     (parent,) = [one for one in new if "mlflow.parentRunId" not in one.data.tags]
     children = [one for one in new if one is not parent]
     assert {one.data.tags["mlflow.parentRunId"] for one in children} == {parent.info.run_id}
-    assert len(children) == 12, "TrRTeR and four settings for two seeds, two augmented ones; the baselines have no weight decay"
+    assert len(children) == 12, (
+        "TrRTeR and four settings for two seeds, two augmented ones; the baselines have no weight "
+        "decay"
+    )
     assert {one.info.status for one in new} == {"FINISHED"}
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -407,8 +588,12 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, "RUNNING"), (signal.SIGINT, "KILLED")])
-def test_a_training_that_was_stopped_goes_on_as_the_same_run(copied: Path, tmp_path: Path, number: signal.Signals, status: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, "RUNNING"), (signal.SIGINT, "KILLED")]
+)
+def test_a_training_that_was_stopped_goes_on_as_the_same_run(
+    copied: Path, tmp_path: Path, number: signal.Signals, status: str
+) -> None:
     study, client = copied, client_of(copied)
     params = small_params()
     training = params["profiles"]["demo"]["generators"]["diffwave"]["training"]["denoiser"]
@@ -428,12 +613,21 @@ def test_a_training_that_was_stopped_goes_on_as_the_same_run(copied: Path, tmp_p
     (finished,) = [one for one in all_runs(client) if one.info.run_id not in before]
     assert (finished.info.run_id, finished.info.status) == (stopped.info.run_id, "FINISHED")
     steps = [point.step for point in client.get_metric_history(finished.info.run_id, "train_loss")]
-    assert steps == list(range(10, training["steps"] + 1, 10)), "no point is missing and none is there twice"
+    assert steps == list(range(10, training["steps"] + 1, 10)), (
+        "no point is missing and none is there twice"
+    )
     assert list((study / ".ecgforge/unfinished").iterdir()) == []
 
     profile = Params.model_validate(params).active
     records = RecordSet.open(study / "data/prepared/ptbxl")
-    whole = train.train("diffwave", profile.generators["diffwave"], records, profile.compute, tmp_path / "c", lambda *_: None)
+    whole = train.train(
+        "diffwave",
+        profile.generators["diffwave"],
+        records,
+        profile.compute,
+        tmp_path / "c",
+        lambda *_: None,
+    )
     registry.save(whole, tmp_path / "whole")
     assert md5(tmp_path / "whole") == md5(study / "models/generators/ptbxl/diffwave")
 

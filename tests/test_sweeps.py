@@ -48,10 +48,14 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return params
 
 
-def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(params: Params, tmp_path: Path) -> None:
+def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
+    params: Params, tmp_path: Path
+) -> None:
     sweep.sweep(params, "size", ITEM, Path("data"), Path("models"), tmp_path / "size")
     found = predictions.read([tmp_path / "size"])
-    settings = {augmented: [*rows["setting"].unique()] for augmented, rows in found.groupby("augmented")}
+    settings = {
+        augmented: [*rows["setting"].unique()] for augmented, rows in found.groupby("augmented")
+    }
     assert settings == {False: ["TrRTeR", "TrSTeR", "TrRSTeR"], True: ["TrRTeR", "TrRSTeR"]}
     found = found[~found["augmented"]]
     runs = ClassifierRuns(Stage("classify", params, ITEM), True, Path("models"))

@@ -1,4 +1,6 @@
-"""Drawing record sets: every record from its own seed, whole or not at all, on as many processes as asked."""
+"""Drawing record sets: every record from its own seed, whole or not at all, on as many processes as
+asked.
+"""
 
 from __future__ import annotations
 
@@ -26,35 +28,70 @@ def real(tmp_path: Path) -> RecordSet:
     with write_record_set(tmp_path / "real", About(50, 200, "mV", RHYTHMS, "real", {})) as writer:
         ids = [str(number) for number in range(14)]
         rhythms = [RHYTHMS[number % 3] for number in range(14)]
-        rows = pd.DataFrame({"id": ids, "patient": ids, "dataset": "ptbxl", "rhythm": rhythms, "split": "train"})
-        writer.append(rng.standard_normal((14, 8, 200)).astype(np.float32), rows.assign(age=np.nan, sex="", origin="real"))
+        rows = pd.DataFrame(
+            {"id": ids, "patient": ids, "dataset": "ptbxl", "rhythm": rhythms, "split": "train"}
+        )
+        writer.append(
+            rng.standard_normal((14, 8, 200)).astype(np.float32),
+            rows.assign(age=np.nan, sex="", origin="real"),
+        )
     return RecordSet.open(tmp_path / "real")
 
 
 def generator() -> base.Generator:
-    network = {"channels": [16, 24], "attention_levels": 1, "heads": 2, "patch": 8, "label_dropout": 0.1, "shift": 3.0}
-    return registry.create("time_diffusion", base.Shape(8, 200, 3, 50), network, torch.linspace(0.1, 0.8, 8), seed=0).eval()
+    network = {
+        "channels": [16, 24],
+        "attention_levels": 1,
+        "heads": 2,
+        "patch": 8,
+        "label_dropout": 0.1,
+        "timestep_shift": 3.0,
+    }
+    return registry.create(
+        "time_diffusion", base.Shape(8, 200, 3, 50), network, torch.linspace(0.1, 0.8, 8), seed=0
+    ).eval()
 
 
 def drawn(real: RecordSet, out: Path, devices: int = 1, **changed: object) -> RecordSet:
-    settings = Synthesis(**{"train": "as_real", "validation": 2, "test": 3, "chunk": 4, "seed": 7, **changed})
+    settings = Synthesis(
+        **{"train": "match_real", "validation": 2, "test": 3, "chunk": 4, "seed": 7, **changed}
+    )
     compute = Compute(accelerator="cpu", devices=devices, precision="auto", threads=1)
     wanted = mixtures.requested(RHYTHMS, settings, len(real.split("train")))
-    synthesis.synthesize(generator(), "time_diffusion", SAMPLING, wanted, settings, compute, real, {"who": "test"}, out)
+    synthesis.synthesize(
+        generator(),
+        "time_diffusion",
+        SAMPLING,
+        wanted,
+        settings,
+        compute,
+        real,
+        {"who": "test"},
+        out,
+    )
     return RecordSet.open(out)
 
 
 def test_every_rhythm_has_as_many_records_in_each_split(real: RecordSet, tmp_path: Path) -> None:
     made = drawn(real, tmp_path / "made")
-    assert made.split("train").counts() == dict.fromkeys(RHYTHMS, 5), "14 real ones, spread evenly and rounded up"
+    assert made.split("train").counts() == dict.fromkeys(RHYTHMS, 5), (
+        "14 real ones, spread evenly and rounded up"
+    )
     assert made.split("validation").counts() == dict.fromkeys(RHYTHMS, 2)
     assert made.split("test").counts() == dict.fromkeys(RHYTHMS, 3)
-    assert (made.about.origin, made.about.units, made.about.made) == ("synthetic", "mV", {"who": "test"})
+    assert (made.about.origin, made.about.units, made.about.made) == (
+        "synthetic",
+        "mV",
+        {"who": "test"},
+    )
     assert len(np.unique(made.signals().round(6), axis=0)) == len(made), "no record twice"
 
 
 def test_a_larger_set_holds_the_smaller_one(real: RecordSet, tmp_path: Path) -> None:
-    small, large = drawn(real, tmp_path / "small", train=2), drawn(real, tmp_path / "large", train=6, chunk=5)
+    small, large = (
+        drawn(real, tmp_path / "small", train=2),
+        drawn(real, tmp_path / "large", train=6, chunk=5),
+    )
     places = [large.records["id"].tolist().index(one) for one in small.records["id"]]
     np.testing.assert_allclose(small.signals(), large.signals(np.array(places)), atol=1e-5)
 
@@ -64,13 +101,17 @@ def test_several_processes_draw_the_same_bytes(real: RecordSet, tmp_path: Path) 
     drawn(real, tmp_path / "one")
     drawn(real, tmp_path / "two", devices=2)
     for file in ("signals.npy", "records.csv", "about.json"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), (
+            file
+        )
 
 
 def test_a_signal_that_is_not_finite_is_an_error_and_leaves_nothing(
     real: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(synthesis.Artist, "draw", lambda _, chunk: np.full((len(chunk), 8, 200), np.nan, np.float32))
+    monkeypatch.setattr(
+        synthesis.Artist, "draw", lambda _, chunk: np.full((len(chunk), 8, 200), np.nan, np.float32)
+    )
     with pytest.raises(EcgforgeError, match="time_diffusion gave signals that are not finite"):
         drawn(real, tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -1,4 +1,6 @@
-"""Tracking with the real MLflow on a SQLite file: one run a cell, whatever happens to its processes."""
+"""Tracking with the real MLflow on a SQLite file: one run a cell, whatever happens to its
+processes.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +34,31 @@ from torch import Tensor, nn
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking import models, runs, store, versions
+from ecgforge.model_versions import models, versions
+from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import Cell, DatasetInput, Run, fingerprint, tracked
 
-CELL = Cell("classifier", "merged", 1, simulated=True, generator="diffwave", setting="TrSTeR", backbone="resnet1d")
+CELL = Cell(
+    "classifier",
+    "merged",
+    1,
+    simulated=True,
+    generator="diffwave",
+    setting="TrSTeR",
+    backbone="resnet1d",
+)
 SAMPLES = 100
 
 # One server imports what this module does, once, and forks for every process of these tests.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["ecgforge.tracking.models", "hypothesis", "mlflow.store.tracking.sqlalchemy_store", "pytest"])
+processes.set_forkserver_preload(
+    [
+        "ecgforge.model_versions.models",
+        "hypothesis",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "pytest",
+    ]
+)
 
 
 def in_folder(folder: Path, work: Callable[..., None], *arguments: Any) -> None:
@@ -49,8 +67,12 @@ def in_folder(folder: Path, work: Callable[..., None], *arguments: Any) -> None:
     work(*arguments)
 
 
-def in_processes(folder: Path, work: Callable[..., None], arguments: list[tuple[Any, ...]]) -> list[int | None]:
-    started = [processes.Process(target=in_folder, args=(folder, work, *given)) for given in arguments]
+def in_processes(
+    folder: Path, work: Callable[..., None], arguments: list[tuple[Any, ...]]
+) -> list[int | None]:
+    started = [
+        processes.Process(target=in_folder, args=(folder, work, *given)) for given in arguments
+    ]
     for process in started:
         process.start()
     for process in started:
@@ -70,7 +92,14 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project, with an environment that MLflow and DVC have not touched."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in ("MLFLOW_RUN_ID", runs.PARENT, "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "DVC_STAGE", "DVC_EXP_NAME"):
+    for name in (
+        "MLFLOW_RUN_ID",
+        runs.PARENT,
+        "MLFLOW_EXPERIMENT_ID",
+        "MLFLOW_EXPERIMENT_NAME",
+        "DVC_STAGE",
+        "DVC_EXP_NAME",
+    ):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     for name, value in store.SETTINGS.items():
@@ -85,8 +114,16 @@ def ready(folder: Path, database: Path) -> MlflowClient:
     return store.client()
 
 
-def opened(cell: Cell = CELL, name: str = "a", inputs: Sequence[DatasetInput] = (), resume_file: Path | None = None, **params: Any) -> Any:
-    return tracked(cell, fingerprint=name, params=params, inputs=list(inputs), resume_file=resume_file)
+def opened(
+    cell: Cell = CELL,
+    name: str = "a",
+    inputs: Sequence[DatasetInput] = (),
+    resume_file: Path | None = None,
+    **params: Any,
+) -> Any:
+    return tracked(
+        cell, fingerprint=name, params=params, inputs=list(inputs), resume_file=resume_file
+    )
 
 
 def curve(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -101,7 +138,9 @@ def status(client: MlflowClient, run: Run) -> tuple[str, str | None]:
 # Where runs are kept
 
 
-def test_eight_processes_that_initialise_at_once_leave_a_working_database(database: Path, ready: MlflowClient) -> None:
+def test_eight_processes_that_initialise_at_once_leave_a_working_database(
+    database: Path, ready: MlflowClient
+) -> None:
     with opened() as run:
         run.summary({"f1": 0.5})
     assert ready.get_run(run.id).data.metrics == {"f1": 0.5}
@@ -121,7 +160,9 @@ def test_ready_database_is_recognised_without_importing_mlflow() -> None:
 
 
 @pytest.mark.usefixtures("ready")
-def test_readiness_goes_with_the_database_and_with_the_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_goes_with_the_database_and_with_the_version(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert store._ready(folder / "mlflow.db")
     monkeypatch.setattr(store, "version", lambda _: "99.0")
     assert not store._ready(folder / "mlflow.db")
@@ -139,14 +180,19 @@ def test_database_that_mlflow_made_is_adopted(folder: Path, ready: MlflowClient)
 
 
 def test_file_that_is_no_database_is_refused_and_left_alone(folder: Path) -> None:
-    (folder / "mlflow.db").write_text("notes, and quite a few of them, so that there is a header's worth of bytes to look at, " * 2)
+    (folder / "mlflow.db").write_text(
+        "notes, and quite a few of them, so that there is a header's worth of bytes to look at, "
+        * 2
+    )
     before = (folder / "mlflow.db").read_bytes()
     with pytest.raises(EcgforgeError, match=r"mlflow\.db cannot be used .*move it away"), opened():
         pass
     assert (folder / "mlflow.db").read_bytes() == before
 
 
-def test_relative_uri_means_one_file_from_every_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_uri_means_one_file_from_every_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "params.yaml").touch()
     deep = folder / "src" / "deep"
     deep.mkdir(parents=True)
@@ -156,7 +202,9 @@ def test_relative_uri_means_one_file_from_every_folder(folder: Path, monkeypatch
         assert store.configure() == f"sqlite:///{folder}/mlflow.db"
 
 
-def test_experiments_in_temporary_copies_belong_to_the_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experiments_in_temporary_copies_belong_to_the_project(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = folder / ".dvc" / "tmp" / "exps" / "tmp12"
     copy.mkdir(parents=True)
     (copy / "params.yaml").touch()
@@ -170,7 +218,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "postgresql://me:secret@127.0.0.1:{port}/db", "http://no-such-host.invalid"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:{port}",
+        "postgresql://me:secret@127.0.0.1:{port}/db",
+        "http://no-such-host.invalid",
+    ],
+)
 def test_unreachable_server_is_told_quickly(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = uri.format(port=free_port())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -202,10 +257,15 @@ def test_plain_folders_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
 # One cell, one run
 
 
-def test_run_carries_the_contract(folder: Path, ready: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_carries_the_contract(
+    folder: Path, ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DVC_STAGE", "classify@merged-diffwave")
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
-    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"]):
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"],
+    ):
         subprocess.run(["git", *command], check=True)
     (folder / ".gitignore").write_text("mlflow.db*\nmlruns\n.gitignore\n")
     (folder / "dvc.lock").touch()
@@ -215,7 +275,9 @@ def test_run_carries_the_contract(folder: Path, ready: MlflowClient, monkeypatch
         run.log({"loss": 1.0}, 0)
         run.text("hello", "notes/a.txt")
     found = ready.get_run(run.id)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     expected = {
         "git.commit": head,
         "mlflow.source.git.commit": head,
@@ -250,8 +312,14 @@ def test_run_carries_the_contract(folder: Path, ready: MlflowClient, monkeypatch
 def test_names_are_for_people() -> None:
     assert CELL.name == "TrSTeR merged/diffwave resnet1d seed 1"
     assert replace(CELL, generator=None, setting="TrRTeR").name == "TrRTeR merged resnet1d seed 1"
-    assert Cell("generator", "merged", 0, simulated=False, generator="diffwave").name == "diffwave on merged, seed 0"
-    assert Cell("generator", "merged", 0, simulated=False, generator="diffwave").model_name == "ecg-generator-diffwave-merged"
+    assert (
+        Cell("generator", "merged", 0, simulated=False, generator="diffwave").name
+        == "diffwave on merged, seed 0"
+    )
+    assert (
+        Cell("generator", "merged", 0, simulated=False, generator="diffwave").model_name
+        == "ecg-generator-diffwave-merged"
+    )
     assert CELL.model_name == "ecg-classifier-merged"
 
 
@@ -262,7 +330,12 @@ def test_long_values_that_differ_at_the_end_look_different() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.recursive(st.integers() | st.text() | st.none() | st.booleans(), lambda tree: st.dictionaries(st.text("ab", min_size=1), tree)))
+@given(
+    st.recursive(
+        st.integers() | st.text() | st.none() | st.booleans(),
+        lambda tree: st.dictionaries(st.text("ab", min_size=1), tree),
+    )
+)
 def test_flattening_keeps_every_leaf(tree: Any) -> None:
     def leaves(tree: Any) -> int:
         return sum(map(leaves, tree.values())) if isinstance(tree, dict) and tree else 1
@@ -273,10 +346,18 @@ def test_flattening_keeps_every_leaf(tree: Any) -> None:
 def test_fingerprint_changes_with_all_that_decides_a_result_and_nothing_else() -> None:
     params, inputs, code = {"a": 1, "b": 2}, {"data": "m", "test": "m"}, {"a.py": "1", "b.py": "1"}
     base = fingerprint(CELL, params, inputs, code)
-    assert base == fingerprint(CELL, *(dict(reversed(one.items())) for one in (params, inputs, code)))
+    assert base == fingerprint(
+        CELL, *(dict(reversed(one.items())) for one in (params, inputs, code))
+    )
     others = [
-        *(fingerprint(replace(CELL, seed=2), params, inputs, code), fingerprint(replace(CELL, setting="TrRSTeR"), params, inputs, code)),
-        *(fingerprint(replace(CELL, **{key: 1}), params, inputs, code) for key in ("augmented", "fold", "draw")),
+        *(
+            fingerprint(replace(CELL, seed=2), params, inputs, code),
+            fingerprint(replace(CELL, setting="TrRSTeR"), params, inputs, code),
+        ),
+        *(
+            fingerprint(replace(CELL, **{key: 1}), params, inputs, code)
+            for key in ("augmented", "fold", "draw")
+        ),
         fingerprint(CELL, params | {"b": 3}, inputs, code),
         fingerprint(CELL, params, inputs | {"data": "n"}, code),
         fingerprint(CELL, params, {"data": "m", "real": "m"}, code),
@@ -290,7 +371,10 @@ def test_fingerprint_changes_with_all_that_decides_a_result_and_nothing_else() -
 
 def test_same_cell_twice_is_one_result(ready: MlflowClient) -> None:
     for _ in range(2):
-        with opened(lr=0.1, inputs=[DatasetInput("merged", Path("data"), "d" * 32 + ".dir", "training", "real")]) as run:
+        with opened(
+            lr=0.1,
+            inputs=[DatasetInput("merged", Path("data"), "d" * 32 + ".dir", "training", "real")],
+        ) as run:
             for step in range(3):
                 run.log({"loss": 1 / (step + 1)}, step)
             run.summary({"f1": 0.5, "undefined": float("nan")})
@@ -343,7 +427,9 @@ def train_until_killed(folder: Path, send_at: int) -> None:
                 time.sleep(60)
 
 
-def test_killed_run_goes_on_as_the_same_run_without_holes_or_doubles(folder: Path, ready: MlflowClient) -> None:
+def test_killed_run_goes_on_as_the_same_run_without_holes_or_doubles(
+    folder: Path, ready: MlflowClient
+) -> None:
     process = processes.Process(target=in_folder, args=(folder, train_until_killed, folder, 40))
     process.start()
     while not (folder / "checkpoint").exists():
@@ -374,7 +460,9 @@ def test_points_left_by_another_cell_are_not_taken(folder: Path, ready: MlflowCl
     assert curve(ready, run.id, "loss") == [(0, 2.0)]
 
 
-def test_curves_are_sent_in_batches_of_what_mlflow_takes(ready: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_are_sent_in_batches_of_what_mlflow_takes(
+    ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
     send = MlflowClient.log_batch
 
@@ -392,7 +480,9 @@ def test_curves_are_sent_in_batches_of_what_mlflow_takes(ready: MlflowClient, mo
     assert len(curve(ready, run.id, "loss")) == 750
 
 
-def test_server_that_is_away_for_a_while_costs_nothing(ready: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_away_for_a_while_costs_nothing(
+    ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("gone")
 
@@ -406,7 +496,9 @@ def test_server_that_is_away_for_a_while_costs_nothing(ready: MlflowClient, monk
     assert curve(ready, run.id, "loss") == [(0, 1.0), (1, 0.5)]
 
 
-def test_stages_under_mlflow_run_become_its_children(ready: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_under_mlflow_run_become_its_children(
+    ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = ready.create_experiment("project")
     parent = ready.create_run(experiment).info.run_id
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
@@ -448,7 +540,9 @@ def track_some(number: int) -> None:
 
 def test_four_processes_write_to_one_file_at_once(folder: Path, ready: MlflowClient) -> None:
     assert in_processes(folder, track_some, [(number,) for number in range(4)]) == [0] * 4
-    found = ready.search_runs([ready.get_experiment_by_name("ecgforge").experiment_id], max_results=100)
+    found = ready.search_runs(
+        [ready.get_experiment_by_name("ecgforge").experiment_id], max_results=100
+    )
     assert len(found) == 8
     assert {run.info.status for run in found} == {"FINISHED"}
     assert all(len(curve(ready, run.info.run_id, "loss")) == 5 for run in found)
@@ -457,7 +551,9 @@ def test_four_processes_write_to_one_file_at_once(folder: Path, ready: MlflowCli
 # Inputs
 
 
-def test_inputs_are_searchable_and_read_back_as_what_they_are(folder: Path, ready: MlflowClient) -> None:
+def test_inputs_are_searchable_and_read_back_as_what_they_are(
+    folder: Path, ready: MlflowClient
+) -> None:
     data = folder / "data"
     data.mkdir()
     (data / "signals.npy").write_bytes(b"1")
@@ -473,7 +569,10 @@ def test_inputs_are_searchable_and_read_back_as_what_they_are(folder: Path, read
     assert found.info.run_id == run.id
     assert found.data.tags["input.merged"] == digest
     logged = {item.dataset.name: item for item in found.inputs.dataset_inputs}
-    assert {tag.key: tag.value for tag in logged["merged"].tags} == {"mlflow.data.context": "training, test", "origin": "simulated"}
+    assert {tag.key: tag.value for tag in logged["merged"].tags} == {
+        "mlflow.data.context": "training, test",
+        "origin": "simulated",
+    }
     source = mlflow.data.get_source(logged["merged"])
     assert type(source).__name__ == "DvcSource"
     assert (source.path, source.digest, logged["merged"].dataset.digest) == ("data", digest, digest)
@@ -489,7 +588,9 @@ def test_inputs_are_searchable_and_read_back_as_what_they_are(folder: Path, read
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv1d(8, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5))
+        self.body = nn.Sequential(
+            nn.Conv1d(8, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5)
+        )
         self.head = nn.Linear(4, 3)
 
     def forward(self, signals: Tensor) -> Tensor:
@@ -507,15 +608,31 @@ class Denoiser(nn.Module):
 
 
 EXAMPLE = np.sin(np.arange(2 * 8 * SAMPLES, dtype=np.float32)).reshape(2, 8, SAMPLES)
-TENSORS = {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch LongStorage", "collections OrderedDict"}
+TENSORS = {
+    "torch._utils _rebuild_tensor_v2",
+    "torch FloatStorage",
+    "torch LongStorage",
+    "collections OrderedDict",
+}
 
 
 def assert_nothing_executes(folder: Path) -> None:
-    """No artifact is a pickle; inside a pt2 archive, which torch gives one for its example inputs, it names nothing but tensors."""
+    """No artifact is a pickle; inside a pt2 archive, which torch gives one for its example inputs,
+    it names nothing but tensors.
+    """
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert files
     for file in files:
-        assert file.suffix not in {".pkl", ".pickle", ".pth", ".pt", ".bin", ".ckpt", ".joblib", ".npz"}, file
+        assert file.suffix not in {
+            ".pkl",
+            ".pickle",
+            ".pth",
+            ".pt",
+            ".bin",
+            ".ckpt",
+            ".joblib",
+            ".npz",
+        }, file
         assert not file.read_bytes().startswith(b"\x80"), file
         if zipfile.is_zipfile(file):
             assert file.suffix == ".pt2"
@@ -524,8 +641,14 @@ def assert_nothing_executes(folder: Path) -> None:
                 if name.endswith("sample_inputs/model.pt"):
                     archive.extract(name, folder.parent / "unpacked")
                     inner = zipfile.ZipFile(folder.parent / "unpacked" / name)
-                    pickled = inner.read(next(part for part in inner.namelist() if part.endswith("data.pkl")))
-                    used = {argument for code, argument, _ in pickletools.genops(pickled) if code.name in ("GLOBAL", "STACK_GLOBAL")}
+                    pickled = inner.read(
+                        next(part for part in inner.namelist() if part.endswith("data.pkl"))
+                    )
+                    used = {
+                        argument
+                        for code, argument, _ in pickletools.genops(pickled)
+                        if code.name in ("GLOBAL", "STACK_GLOBAL")
+                    }
                     assert used <= TENSORS
                 else:
                     assert not archive.read(name).startswith((b"\x80\x02", b"PK")), name
@@ -538,7 +661,9 @@ def register(run: Run, network: nn.Module) -> str:
 def test_classifier_is_a_version_that_serves_any_batch(folder: Path, ready: MlflowClient) -> None:
     torch.manual_seed(0)
     network = Network()
-    with opened(inputs=[DatasetInput("merged", Path("data"), "d" * 32, "training", "simulated")]) as run:
+    with opened(
+        inputs=[DatasetInput("merged", Path("data"), "d" * 32, "training", "simulated")]
+    ) as run:
         version = register(run, network)
     assert network.training  # the caller's model is left as it was
     uri = f"models:/ecg-classifier-merged/{version}"
@@ -547,16 +672,25 @@ def test_classifier_is_a_version_that_serves_any_batch(folder: Path, ready: Mlfl
     for batch in (1, 3, 7):
         signals = np.random.default_rng(batch).normal(size=(batch, 8, SAMPLES)).astype(np.float32)
         logits = expected(torch.from_numpy(signals)).detach().numpy()
-        np.testing.assert_allclose(loaded(torch.from_numpy(signals)).detach().numpy(), logits, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            loaded(torch.from_numpy(signals)).detach().numpy(), logits, rtol=1e-4, atol=1e-6
+        )
         np.testing.assert_allclose(served.predict(signals), logits, rtol=1e-4, atol=1e-6)
     assert served.metadata.signature.inputs.inputs[0].shape == (-1, 8, SAMPLES)
     np.testing.assert_array_equal(served.input_example, EXAMPLE)
     found = ready.get_model_version("ecg-classifier-merged", version)
     assert found.run_id == run.id
     assert run.provenance.items() <= found.tags.items()
-    expected_tags = {"input.merged": "d" * 32, "ecgforge.cell": "a", "rhythms": "SR, SB, ST", "simulated": "true"}
+    expected_tags = {
+        "input.merged": "d" * 32,
+        "ecgforge.cell": "a",
+        "rhythms": "SR, SB, ST",
+        "simulated": "true",
+    }
     assert expected_tags.items() <= found.tags.items()
-    assert ready.get_run(run.id).outputs.model_outputs[0].model_id == found.source.removeprefix("models:/")
+    assert ready.get_run(run.id).outputs.model_outputs[0].model_id == found.source.removeprefix(
+        "models:/"
+    )
     assert_nothing_executes(folder / "mlruns")
 
 
@@ -577,8 +711,13 @@ def test_same_weights_keep_their_version_and_others_get_their_own(ready: MlflowC
     assert len(ready.search_logged_models([run.experiment_id])) == 2
 
 
-@pytest.mark.parametrize("killed_in", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"])
-def test_a_model_that_a_kill_left_unregistered_is_taken_up_again(ready: MlflowClient, killed_in: str, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    "killed_in",
+    ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"],
+)
+def test_a_model_that_a_kill_left_unregistered_is_taken_up_again(
+    ready: MlflowClient, killed_in: str, monkeypatch: Any
+) -> None:
     torch.manual_seed(0)
     network, before = Network(), getattr(MlflowClient, killed_in)
 
@@ -615,7 +754,9 @@ def test_model_that_does_not_export_leaves_nothing_behind(ready: MlflowClient) -
         models.log_classifier(run, Network(), EXAMPLE[:1], ["SR"], name="ecg-classifier-merged")
 
 
-def test_generator_is_a_version_that_carries_its_own_files(folder: Path, ready: MlflowClient) -> None:
+def test_generator_is_a_version_that_carries_its_own_files(
+    folder: Path, ready: MlflowClient
+) -> None:
     cell = Cell("generator", "merged", 0, simulated=False, generator="diffwave")
     weights = folder / "generator"
     weights.mkdir()
@@ -634,7 +775,10 @@ def test_generator_is_a_version_that_carries_its_own_files(folder: Path, ready: 
     assert found.tags["weights.md5"] == md5(weights / "weights.safetensors")
     assert found.tags["generator"] == "diffwave"
     files = mlflow.artifacts.download_artifacts(f"{uri}/extra_files")
-    assert {file.name for file in Path(files).iterdir()} == {"weights.safetensors", "generator.json"}
+    assert {file.name for file in Path(files).iterdir()} == {
+        "weights.safetensors",
+        "generator.json",
+    }
     signature = mlflow.models.get_model_info(uri).signature
     assert [spec.name for spec in signature.inputs.inputs] == ["noisy", "times", "labels"]
     assert_nothing_executes(folder / "mlruns")

@@ -1,4 +1,6 @@
-"""The training loop: it learns, it resumes to the byte, it stops early, and it says when it diverged."""
+"""The training loop: it learns, it resumes to the byte, it stops early, and it says when it
+diverged.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def training(**changes: object) -> Training:
         "warmup_steps": 4,
         "gradient_clip": 1.0,
         "ema_decay": 0.0,
-        "balance": 0.0,
+        "class_balance_power": 0.0,
         "evaluate_every": 10,
         "patience": None,
     }
@@ -50,15 +52,23 @@ def records(tmp_path: Path) -> RecordSet:
     rng = np.random.default_rng(0)
     labels = np.arange(64) % 4 == 0
     signals = rng.normal(size=(64, 8, SAMPLES)) + labels[:, None, None]
-    table = pd.DataFrame({"id": [f"r{i}" for i in range(64)], "rhythm": np.where(labels, "AFIB", "SR")})
-    table = table.assign(patient=table["id"], dataset="ptbxl", split="train", age=50, sex="", origin="simulated")
-    with write_record_set(tmp_path / "set", About(100, SAMPLES, "mV", ("SR", "AFIB"), "simulated", {})) as writer:
+    table = pd.DataFrame(
+        {"id": [f"r{i}" for i in range(64)], "rhythm": np.where(labels, "AFIB", "SR")}
+    )
+    table = table.assign(
+        patient=table["id"], dataset="ptbxl", split="train", age=50, sex="", origin="simulated"
+    )
+    with write_record_set(
+        tmp_path / "set", About(100, SAMPLES, "mV", ("SR", "AFIB"), "simulated", {})
+    ) as writer:
         writer.append(signals, table)
     return RecordSet.open(tmp_path / "set")
 
 
 class Network(nn.Module):
-    """A linear map with noise and dropout at its input in training, so that a resumed training must find the same of both."""
+    """A linear map with noise and dropout at its input in training, so that a resumed training must
+    find the same of both.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,10 +77,18 @@ class Network(nn.Module):
             self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(8 * SAMPLES, 2))
 
     def objective(self) -> Objective:
-        def loss(signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> dict[str, torch.Tensor]:
-            return {"loss": cross_entropy(self.layers(signals + torch.randn(signals.shape, generator=noise)), labels)}
+        def loss(
+            signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator
+        ) -> dict[str, torch.Tensor]:
+            return {
+                "loss": cross_entropy(
+                    self.layers(signals + torch.randn(signals.shape, generator=noise)), labels
+                )
+            }
 
-        return Objective(self, list(self.parameters()), loss, loss, mean_losses, "loss", higher_is_better=False)
+        return Objective(
+            self, list(self.parameters()), loss, loss, mean_losses, "loss", higher_is_better=False
+        )
 
 
 def scripted(network: Network, figures: Iterable[float]) -> Objective:
@@ -95,12 +113,16 @@ def run(
             raise RuntimeError("cut off")
 
     objective = scripted(network, figures) if figures else network.objective()
-    outcome = fit(objective, [records], [records], settings, compute, seed=3, folder=folder, log=log)
+    outcome = fit(
+        objective, [records], [records], settings, compute, seed=3, folder=folder, log=log
+    )
     return outcome, save(network.state_dict()), steps
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_training_that_was_cut_off_ends_with_the_same_bytes(records: RecordSet, tmp_path: Path, ema_decay: float) -> None:
+def test_a_training_that_was_cut_off_ends_with_the_same_bytes(
+    records: RecordSet, tmp_path: Path, ema_decay: float
+) -> None:
     settings = training(ema_decay=ema_decay)
     outcome, weights, steps = run(records, tmp_path / "whole", settings)
     with pytest.raises(RuntimeError, match="cut off"):
@@ -114,7 +136,9 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(records: RecordSet
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
 @pytest.mark.parametrize("left", [0, 100, 0.5, -1, None])
-def test_a_torn_checkpoint_is_trained_over(records: RecordSet, tmp_path: Path, name: str, left: float | None) -> None:
+def test_a_torn_checkpoint_is_trained_over(
+    records: RecordSet, tmp_path: Path, name: str, left: float | None
+) -> None:
     outcome, weights, _ = run(records, tmp_path / "whole", training())
     with pytest.raises(RuntimeError, match="cut off"):
         run(records, tmp_path / "cut", training(), stop_at=30)
@@ -140,7 +164,9 @@ def test_a_checkpoint_is_written_in_its_own_folder_and_on_disk_before_it_takes_i
     monkeypatch.setenv("TMPDIR", "/nonexistent")  # another file system would make each move a copy
     monkeypatch.setattr(tempfile, "tempdir", None)
     run(records, tmp_path / "c", training(steps=20))
-    assert synced == [str(tmp_path / "c" / f".{name}.ckpt.partial") for name in ("best", "last")] * 2
+    assert (
+        synced == [str(tmp_path / "c" / f".{name}.ckpt.partial") for name in ("best", "last")] * 2
+    )
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -156,7 +182,9 @@ def test_a_training_that_has_ended_is_not_trained_on(
 
 
 @pytest.mark.parametrize(("patience", "stop_at"), [(2, None), (None, None), (None, 40)])
-def test_a_folder_of_checkpoints_can_be_moved(records: RecordSet, tmp_path: Path, patience: int | None, stop_at: int | None) -> None:
+def test_a_folder_of_checkpoints_can_be_moved(
+    records: RecordSet, tmp_path: Path, patience: int | None, stop_at: int | None
+) -> None:
     settings, figures = training(steps=60, patience=patience), [0.5, 0.3, 0.4, 0.45, 0.5, 0.35]
     outcome, weights, _ = run(records, tmp_path / "there", settings, figures=figures)
     if stop_at:
@@ -167,15 +195,30 @@ def test_a_folder_of_checkpoints_can_be_moved(records: RecordSet, tmp_path: Path
     assert run(records, tmp_path / "here", settings, figures=figures[3:])[:2] == (outcome, weights)
 
 
-def test_one_training_uses_one_device_however_many_there_are(records: RecordSet, tmp_path: Path) -> None:
+def test_one_training_uses_one_device_however_many_there_are(
+    records: RecordSet, tmp_path: Path
+) -> None:
     two = COMPUTE.model_copy(update={"devices": 2})
-    assert run(records, tmp_path / "a", training(), compute=two) == run(records, tmp_path / "b", training())
+    assert run(records, tmp_path / "a", training(), compute=two) == run(
+        records, tmp_path / "b", training()
+    )
 
 
 def test_seeds_decide_the_weights(records: RecordSet, tmp_path: Path) -> None:
-    assert run(records, tmp_path / "a", training())[1] == run(records, tmp_path / "b", training())[1]
+    assert (
+        run(records, tmp_path / "a", training())[1] == run(records, tmp_path / "b", training())[1]
+    )
     network = Network()
-    fit(network.objective(), [records], [records], training(), COMPUTE, seed=4, folder=tmp_path / "c", log=lambda *_: None)
+    fit(
+        network.objective(),
+        [records],
+        [records],
+        training(),
+        COMPUTE,
+        seed=4,
+        folder=tmp_path / "c",
+        log=lambda *_: None,
+    )
     assert save(network.state_dict()) != run(records, tmp_path / "d", training())[1]
 
 
@@ -191,13 +234,35 @@ class Slope(nn.Module):
             seen.append(self.number.item())
             return {"loss": self.number.sum()}
 
-        return Objective(self, [self.number], loss, lambda *_: {"loss": torch.zeros(())}, mean_losses, "loss", higher_is_better=False)
+        return Objective(
+            self,
+            [self.number],
+            loss,
+            lambda *_: {"loss": torch.zeros(())},
+            mean_losses,
+            "loss",
+            higher_is_better=False,
+        )
 
 
 @pytest.mark.parametrize("warmup", [0, 5])
-def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine(records: RecordSet, tmp_path: Path, warmup: int) -> None:
-    settings, seen = training(steps=20, warmup_steps=warmup, weight_decay=0.0, learning_rate=0.01), []
-    fit(Slope().objective(seen), [records], [records], settings, COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine(
+    records: RecordSet, tmp_path: Path, warmup: int
+) -> None:
+    settings, seen = (
+        training(steps=20, warmup_steps=warmup, weight_decay=0.0, learning_rate=0.01),
+        [],
+    )
+    fit(
+        Slope().objective(seen),
+        [records],
+        [records],
+        settings,
+        COMPUTE,
+        seed=0,
+        folder=tmp_path / "c",
+        log=lambda *_: None,
+    )
     steps = np.arange(19)
     falling = 0.5 * (1 + np.cos(np.pi * (steps - warmup) / (20 - warmup)))
     expected = 0.01 * np.where(steps < warmup, (steps + 1) / (warmup + 1), falling)
@@ -208,7 +273,16 @@ def test_it_learns(records: RecordSet, tmp_path: Path) -> None:
     network = Network()
     objective = network.objective()
     before = objective.loss(*Records([records])[np.arange(64)], torch.Generator())["loss"].item()
-    outcome = fit(objective, [records], [records], training(steps=100), COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+    outcome = fit(
+        objective,
+        [records],
+        [records],
+        training(steps=100),
+        COMPUTE,
+        seed=0,
+        folder=tmp_path / "c",
+        log=lambda *_: None,
+    )
     assert outcome.best < before / 3
 
 
@@ -222,14 +296,33 @@ def test_it_stops_early_and_keeps_the_best_weights(records: RecordSet, tmp_path:
         return {"loss": next(figures)}
 
     plain = network.objective()
-    objective = Objective(network, plain.parameters, plain.loss, plain.validate, summarise, "loss", higher_is_better=False)
+    objective = Objective(
+        network,
+        plain.parameters,
+        plain.loss,
+        plain.validate,
+        summarise,
+        "loss",
+        higher_is_better=False,
+    )
     settings = training(steps=200, patience=2)
-    outcome = fit(objective, [records], [records], settings, COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+    outcome = fit(
+        objective,
+        [records],
+        [records],
+        settings,
+        COMPUTE,
+        seed=0,
+        folder=tmp_path / "c",
+        log=lambda *_: None,
+    )
     assert outcome == Outcome(40, pytest.approx(0.3), stopped_early=True)
     assert save(network.state_dict()) == kept[1]
 
 
-def test_the_global_generator_decides_nothing_and_is_left_alone(records: RecordSet, tmp_path: Path) -> None:
+def test_the_global_generator_decides_nothing_and_is_left_alone(
+    records: RecordSet, tmp_path: Path
+) -> None:
     weights = []
     for number in range(2):
         torch.manual_seed(number)
@@ -240,17 +333,35 @@ def test_the_global_generator_decides_nothing_and_is_left_alone(records: RecordS
     assert weights[0] == weights[1]
 
 
-def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(records: RecordSet, tmp_path: Path) -> None:
+def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(
+    records: RecordSet, tmp_path: Path
+) -> None:
     network = Network()
     plain, calls = network.objective(), []
 
-    def loss(signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> dict[str, torch.Tensor]:
+    def loss(
+        signals: torch.Tensor, labels: torch.Tensor, noise: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         calls.append(0)
-        return {"loss": plain.loss(signals, labels, noise)["loss"] * (float("nan") if len(calls) > 25 else 1)}
+        return {
+            "loss": plain.loss(signals, labels, noise)["loss"]
+            * (float("nan") if len(calls) > 25 else 1)
+        }
 
-    objective = Objective(network, plain.parameters, loss, plain.validate, mean_losses, "loss", higher_is_better=False)
+    objective = Objective(
+        network, plain.parameters, loss, plain.validate, mean_losses, "loss", higher_is_better=False
+    )
     with pytest.raises(EcgforgeError, match="diverged at step 25.*nan"):
-        fit(objective, [records], [records], training(), COMPUTE, seed=0, folder=tmp_path / "c", log=lambda *_: None)
+        fit(
+            objective,
+            [records],
+            [records],
+            training(),
+            COMPUTE,
+            seed=0,
+            folder=tmp_path / "c",
+            log=lambda *_: None,
+        )
     state = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 20
     assert all(torch.isfinite(value).all() for value in state["state_dict"].values())
@@ -258,12 +369,25 @@ def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(records: Rec
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("figure", ["loss", "beside"])
-def test_a_validation_that_is_not_finite_is_divergence(records: RecordSet, tmp_path: Path, figure: str, value: float) -> None:
+def test_a_validation_that_is_not_finite_is_divergence(
+    records: RecordSet, tmp_path: Path, figure: str, value: float
+) -> None:
     network, logged = Network(), []
     figures = iter([{"loss": 0.5, "beside": 0.5}, {"loss": 0.4, "beside": 0.5, figure: value}])
     objective = replace(network.objective(), summarise=lambda _: next(figures))
-    with pytest.raises(EcgforgeError, match=f"diverged at step 20: validation {figure} is {value};"):
-        fit(objective, [records], [records], training(), COMPUTE, seed=0, folder=tmp_path / "c", log=lambda _, at: logged.append(at))
+    with pytest.raises(
+        EcgforgeError, match=f"diverged at step 20: validation {figure} is {value};"
+    ):
+        fit(
+            objective,
+            [records],
+            [records],
+            training(),
+            COMPUTE,
+            seed=0,
+            folder=tmp_path / "c",
+            log=lambda _, at: logged.append(at),
+        )
     assert logged == [10]
     assert torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)["global_step"] == 10
 
@@ -290,4 +414,6 @@ def test_several_sets_are_read_as_one(records: RecordSet) -> None:
     signals, labels = both[np.array([12, 3, 33])]
     np.testing.assert_array_equal(signals.numpy(), records.signals(np.array([42, 3, 63])))
     np.testing.assert_array_equal(labels.numpy(), records.labels[[42, 3, 63]])
-    np.testing.assert_allclose(Records([records]).scale(7).numpy(), records.signals().std(axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(
+        Records([records]).scale(7).numpy(), records.signals().std(axis=(0, 2)), rtol=1e-5
+    )

@@ -1,4 +1,6 @@
-"""What a stranger who can write to the registry comes to: versions that are refused, and champions whose signature does not fit."""
+"""What a stranger who can write to the registry comes to: versions that are refused, and champions
+whose signature does not fit.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,29 @@ from ecgforge.commands import classify_records, lineage
 from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
+from ecgforge.model_versions import history, signing, versions
+from ecgforge.model_versions.models import WEIGHTS
+from ecgforge.model_versions.pyfunc_signature import DIGEST, FILES
+from ecgforge.provenance import recorded
+from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.provenance.lineage import Node
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
-from ecgforge.tracking import history, recorded, signing, store, versions
-from ecgforge.tracking.content import Content
-from ecgforge.tracking.lineage import Node
-from ecgforge.tracking.models import WEIGHTS
-from ecgforge.tracking.served import DIGEST, FILES
+from ecgforge.tracking import store
 from registry_project import NAME
 
 pytestmark = pytest.mark.slow
-PREPROCESSING = {"sampling_rate": 100, "duration": project.SAMPLES / 100, "band": [0.5, 40], "max_amplitude": 20}
-SERVICE = serving.service(About(100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING}))
+PREPROCESSING = {
+    "sampling_rate": 100,
+    "duration": project.SAMPLES / 100,
+    "band": [0.5, 40],
+    "max_amplitude": 20,
+}
+SERVICE = serving.service(
+    About(
+        100, project.SAMPLES, "mV", project.RHYTHMS, "simulated", {"preprocessing": PREPROCESSING}
+    )
+)
 GOOD, BETTER, WORSE = "1", "2", "3"
 
 
@@ -45,13 +58,19 @@ def write_keys(folder: Path, name: str, key: Any = None) -> None:
     """Write a pair of keys, as `openssl` does."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     plain, pem = serialization.NoEncryption(), serialization.Encoding.PEM
-    (folder / f"{name}.pem").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    (folder / f"{name}.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    )
+    (folder / f"{name}.pub").write_bytes(
+        key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
 
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with three versions and keys in its folder; nobody is champion in before.db, and in signed.db BETTER is, after GOOD."""
+    """A project with three versions and keys in its folder; nobody is champion in before.db, and in
+    signed.db BETTER is, after GOOD.
+    """
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("project")
     patch.chdir(folder)
@@ -71,7 +90,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     copy("mlflow.db", "before.db")
     name_keys("keys/ours.pem", "keys/ours.pub")
     for number in (GOOD, BETTER):
-        promoted(number, Content())
+        promoted(number, DvcStore())
     copy("mlflow.db", "signed.db")
     yield folder
     patch.undo()
@@ -83,17 +102,17 @@ def copy(database: str, target: str) -> None:
 
 
 @pytest.fixture
-def content(registered: Path) -> Iterator[Content]:
+def content(registered: Path) -> Iterator[DvcStore]:
     """The project as it was registered, without keys."""
     assert Path.cwd() == registered
     copy("before.db", "mlflow.db")
     project.git("checkout", "-q", ".")
-    yield Content()
+    yield DvcStore()
     project.git("checkout", "-q", ".")
 
 
 @pytest.fixture
-def keyed(content: Content) -> Content:
+def keyed(content: DvcStore) -> DvcStore:
     """With keys, and two champions one after the other."""
     copy("signed.db", "mlflow.db")
     name_keys("keys/ours.pem", "keys/ours.pub")
@@ -115,7 +134,7 @@ def name_keys(private: str | None, public: str | None) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
 
-def promoted(number: str, content: Content, force: bool = False) -> None:
+def promoted(number: str, content: DvcStore, force: bool = False) -> None:
     verdict = promotion.judge(PARAMS, versions.find(f"{NAME}/{number}"), content)
     promotion.promote(verdict, content, force, "a reason" if force else "")
 
@@ -130,7 +149,9 @@ def stored(number: str) -> Path:
 
 
 def strangers(change: Callable[[Path], None], **tags: str) -> versions.Version:
-    """Register the files of GOOD once more, changed, with its tags and a digest that fits, as who can write to the registry does."""
+    """Register the files of GOOD once more, changed, with its tags and a digest that fits, as who
+    can write to the registry does.
+    """
     registry, good, made = store.client(), versions.find(f"{NAME}/{GOOD}"), Path("keys/made")
     shutil.copytree(stored(GOOD), made, ignore=shutil.ignore_patterns(versions.version_note()))
     try:
@@ -139,10 +160,16 @@ def strangers(change: Callable[[Path], None], **tags: str) -> versions.Version:
         model = registry.create_logged_model(before.experiment_id, NAME, good.run_id)
         registry.log_model_artifacts(model.model_id, str(made))
         registry.finalize_logged_model(model.model_id, "READY")
-        told = good.tags | {DIGEST: md5(made), WEIGHTS: md5(made / FILES / "weights.safetensors")} | tags
+        told = (
+            good.tags
+            | {DIGEST: md5(made), WEIGHTS: md5(made / FILES / "weights.safetensors")}
+            | tags
+        )
     finally:
         shutil.rmtree(made)
-    version = registry.create_model_version(NAME, f"models:/{model.model_id}", good.run_id, told, model_id=model.model_id)
+    version = registry.create_model_version(
+        NAME, f"models:/{model.model_id}", good.run_id, told, model_id=model.model_id
+    )
     return versions.find(f"{NAME}/{version.version}")
 
 
@@ -155,13 +182,22 @@ def with_code(folder: Path) -> None:
 
 
 def with_loader(folder: Path) -> None:
-    (folder / "MLmodel").write_text((folder / "MLmodel").read_text().replace("ecgforge.registry.serving", "antigravity"))
+    (folder / "MLmodel").write_text(
+        (folder / "MLmodel").read_text().replace("ecgforge.registry.serving", "antigravity")
+    )
 
 
-@pytest.mark.parametrize("change", [with_code, with_loader], ids=["a .pyc in code", "another loader"])
-def test_a_strangers_version_is_refused_everywhere(content: Content, change: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "change", [with_code, with_loader], ids=["a .pyc in code", "another loader"]
+)
+def test_a_strangers_version_is_refused_everywhere(
+    content: DvcStore, change: Callable[[Path], None]
+) -> None:
     version = strangers(change)
-    with pytest.raises(EcgforgeError, match=f"{version.label} holds .*it could execute"), versions.files(version):
+    with (
+        pytest.raises(EcgforgeError, match=f"{version.label} holds .*it could execute"),
+        versions.files(version),
+    ):
         pass
     with pytest.raises(EcgforgeError, match="could execute"):
         promotion.judge(PARAMS, version, content)
@@ -174,8 +210,16 @@ def test_a_link_is_not_followed() -> None:
     file = stored(GOOD) / "extra_files/classifier.json"
     file.rename("keys/classifier.json")
     file.symlink_to(Path("keys/classifier.json").resolve())
-    for look in (lambda: versions.files(versions.find(f"{NAME}/{GOOD}")), lambda: versions.fetched_at(stored(GOOD))):
-        with pytest.raises(EcgforgeError, match="holds extra_files/classifier.json, .*could execute"), look():
+    for look in (
+        lambda: versions.files(versions.find(f"{NAME}/{GOOD}")),
+        lambda: versions.fetched_at(stored(GOOD)),
+    ):
+        with (
+            pytest.raises(
+                EcgforgeError, match="holds extra_files/classifier.json, .*could execute"
+            ),
+            look(),
+        ):
             pass
 
 
@@ -190,7 +234,7 @@ def with_other_weights(folder: Path) -> None:
     shutil.copy(stored(BETTER) / "extra_files/weights.safetensors", folder / "extra_files")
 
 
-def test_weights_that_no_record_has_are_not_promoted(content: Content) -> None:
+def test_weights_that_no_record_has_are_not_promoted(content: DvcStore) -> None:
     """Of the right form, with the tags of a version that has a record."""
     Path("unheard").mkdir()
     new = project.Oracle(project.Oracle.Network(), project.RHYTHMS, __import__("torch").ones(8))
@@ -198,7 +242,11 @@ def test_weights_that_no_record_has_are_not_promoted(content: Content) -> None:
     new.confidence += 0.98
     project.base.save(new, "oracle", Path("unheard"))
     try:
-        version = strangers(lambda folder: shutil.copy("unheard/weights.safetensors", folder / "extra_files") and None)
+        version = strangers(
+            lambda folder: (
+                shutil.copy("unheard/weights.safetensors", folder / "extra_files") and None
+            )
+        )
     finally:
         shutil.rmtree("unheard")
     with versions.files(version):
@@ -220,26 +268,37 @@ def test_weights_that_no_record_has_are_not_promoted(content: Content) -> None:
         ({"git.commit": "0" * 40}, "dvc.lock of commit 00000000 or later"),
     ],
 )
-def test_what_the_tags_say_must_be_recorded(content: Content, tags: dict[str, str], why: str) -> None:
+def test_what_the_tags_say_must_be_recorded(
+    content: DvcStore, tags: dict[str, str], why: str
+) -> None:
     assert recorded.missing(versions.find(f"{NAME}/{GOOD}"), content) == ""
     assert why in recorded.missing(strangers(lambda _: None, **tags), content)
 
 
 @pytest.mark.usefixtures("content")
 def test_weights_that_are_not_those_of_the_tag_are_refused() -> None:
-    version = strangers(with_other_weights, **{WEIGHTS: versions.find(f"{NAME}/{GOOD}").tags[WEIGHTS]})
-    with pytest.raises(EcgforgeError, match="are not those that were registered"), versions.files(version):
+    version = strangers(
+        with_other_weights, **{WEIGHTS: versions.find(f"{NAME}/{GOOD}").tags[WEIGHTS]}
+    )
+    with (
+        pytest.raises(EcgforgeError, match="are not those that were registered"),
+        versions.files(version),
+    ):
         pass
 
 
-def test_a_record_counts_before_it_is_committed_and_not_on_another_branch(content: Content) -> None:
+def test_a_record_counts_before_it_is_committed_and_not_on_another_branch(
+    content: DvcStore,
+) -> None:
     good = versions.find(f"{NAME}/{GOOD}")
     lock = Path("dvc.lock").read_text()
     before = project.git("branch", "--show-current")
     project.git("checkout", "-q", "--orphan", "another")
     try:
         project.git("commit", "-q", "-m", "a beginning")
-        assert "a record of stage" not in recorded.missing(good, content), "the commit that it names, and those after it, are still known"
+        assert "a record of stage" not in recorded.missing(good, content), (
+            "the commit that it names, and those after it, are still known"
+        )
         version = strangers(lambda _: None, **{"git.commit": project.git("rev-parse", "HEAD")})
         assert recorded.missing(version, content) == ""
         tree = yaml.safe_load(lock)
@@ -249,14 +308,18 @@ def test_a_record_counts_before_it_is_committed_and_not_on_another_branch(conten
         version = strangers(lambda _: None, **{"git.commit": project.git("rev-parse", "HEAD")})
         assert recorded.missing(version, content) != ""
         Path("dvc.lock").write_text(lock)
-        assert recorded.missing(version, Content()) == "", "as after `dvc repro`"
+        assert recorded.missing(version, DvcStore()) == "", "as after `dvc repro`"
     finally:
         project.git("checkout", "-q", "-f", before)
         project.git("branch", "-q", "-D", "another")
 
 
-@pytest.mark.parametrize("tags", [{"dataset": "chapman"}, {"kind": "generator"}, {"kind": ""}, {"dataset": "../ptbxl"}])
-def test_tags_that_do_not_go_with_the_name_are_told(content: Content, tags: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "tags", [{"dataset": "chapman"}, {"kind": "generator"}, {"kind": ""}, {"dataset": "../ptbxl"}]
+)
+def test_tags_that_do_not_go_with_the_name_are_told(
+    content: DvcStore, tags: dict[str, str]
+) -> None:
     with pytest.raises(EcgforgeError, match="does not go with its name|do not go with its name"):
         promotion.judge(PARAMS, strangers(lambda _: None, **tags), content)
 
@@ -281,7 +344,9 @@ def looked_at(reference: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("keyed")
-def test_a_signed_champion_is_used_and_one_goes_back_to_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signed_champion_is_used_and_one_goes_back_to_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert set(looked_at(f"{NAME}@champion").values()) == {""}
     assert "in the registry, as registered and signed" in capsys.readouterr().out
     assert signing.fault(versions.find(f"{NAME}/{GOOD}")) == "", "it was champion"
@@ -298,12 +363,16 @@ def entry_key() -> str:
 
 def change_entry() -> None:
     text = store.client().get_registered_model(NAME).tags[entry_key()]
-    store.client().set_registered_model_tag(NAME, entry_key(), text.replace('"promoted"', '"forced"'))
+    store.client().set_registered_model_tag(
+        NAME, entry_key(), text.replace('"promoted"', '"forced"')
+    )
 
 
 def change_card() -> None:
     card = store.client().get_model_version(NAME, GOOD).description
-    store.client().update_model_version(NAME, GOOD, card.replace("No medical device", "A medical device"))
+    store.client().update_model_version(
+        NAME, GOOD, card.replace("No medical device", "A medical device")
+    )
 
 
 def change_files(change: Callable[[Path], Any]) -> Callable[[], None]:
@@ -344,18 +413,30 @@ def another_uuid(folder: Path) -> None:
 
 TAMPERED: dict[str, tuple[Callable[[], Any], str]] = {
     "the entry": (change_entry, "changed since: entry"),
-    "no entry": (lambda: store.client().delete_registered_model_tag(NAME, entry_key()), "changed since: entry"),
+    "no entry": (
+        lambda: store.client().delete_registered_model_tag(NAME, entry_key()),
+        "changed since: entry",
+    ),
     "the card": (change_card, "changed since: card"),
     "a tag": (lambda: set_tag("simulated", "false"), "changed since: provenance"),
     "the commit": (lambda: set_tag("git.commit", "0" * 40), "changed since: provenance"),
     "a tag more": (lambda: set_tag("input.more", "0" * 32), "changed since: provenance"),
-    "the weights": (change_files(with_other_weights), "changed since: files/extra_files/weights.safetensors"),
+    "the weights": (
+        change_files(with_other_weights),
+        "changed since: files/extra_files/weights.safetensors",
+    ),
     "MLmodel": (change_files(another_uuid), "changed since: files/MLmodel"),
     "another key": (sign_by_another, "made by another key, or damaged"),
     "another version's": (copy_signature, "changed since: "),
-    "no signature": (lambda: store.client().delete_model_version_tag(NAME, GOOD, signing.SIGNATURE), "is not signed"),
+    "no signature": (
+        lambda: store.client().delete_model_version_tag(NAME, GOOD, signing.SIGNATURE),
+        "is not signed",
+    ),
     "no JSON": (lambda: set_tag(signing.SIGNATURE, "{"), "is damaged"),
-    "no bundle": (lambda: set_tag(signing.SIGNATURE, '{"entry": "a", "bundle": {}}'), "made by another key, or damaged"),
+    "no bundle": (
+        lambda: set_tag(signing.SIGNATURE, '{"entry": "a", "bundle": {}}'),
+        "made by another key, or damaged",
+    ),
 }
 
 
@@ -373,7 +454,9 @@ def test_one_that_was_tampered_with_has_no_good_signature(what: str) -> None:
     assert history.champion(NAME) == BETTER
 
 
-def test_a_champion_without_a_good_signature_is_used_nowhere(keyed: Content, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_champion_without_a_good_signature_is_used_nowhere(
+    keyed: DvcStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     promotion.rollback(NAME, "")
     change_card()
     told = looked_at(f"{NAME}@champion")
@@ -385,14 +468,16 @@ def test_a_champion_without_a_good_signature_is_used_nowhere(keyed: Content, cap
     assert verdict.against == f"{NAME}/{GOOD}, which has no good signature"
 
 
-def test_without_keys_nothing_is_signed_or_asked(content: Content) -> None:
+def test_without_keys_nothing_is_signed_or_asked(content: DvcStore) -> None:
     promoted(GOOD, content)
     assert signing.SIGNATURE not in versions.find(f"{NAME}/{GOOD}").tags
     change_card()
     assert signing.fault(versions.find(f"{NAME}@champion")) == ""
 
 
-def test_a_champion_of_before_the_keys_is_signed_by_promoting_it_once_more(content: Content) -> None:
+def test_a_champion_of_before_the_keys_is_signed_by_promoting_it_once_more(
+    content: DvcStore,
+) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
     with pytest.raises(EcgforgeError, match="is champion already"):
@@ -407,13 +492,13 @@ def test_a_champion_of_before_the_keys_is_signed_by_promoting_it_once_more(conte
         promotion.judge(PARAMS, versions.find(f"{NAME}/{BETTER}"), content)
 
 
-def test_a_former_champion_that_fails_when_it_is_judged_again_stays_signed(keyed: Content) -> None:
+def test_a_former_champion_that_fails_when_it_is_judged_again_stays_signed(keyed: DvcStore) -> None:
     with pytest.raises(EcgforgeError, match="failed macro_f1"):
         promoted(GOOD, keyed)
     assert promotion.rollback(NAME, "") == (BETTER, GOOD)
 
 
-def test_a_tampered_one_is_not_signed_by_judging_it_again(keyed: Content) -> None:
+def test_a_tampered_one_is_not_signed_by_judging_it_again(keyed: DvcStore) -> None:
     set_tag("simulated", "false")
     with pytest.raises(EcgforgeError, match="failed macro_f1"):
         promoted(GOOD, keyed)
@@ -432,11 +517,18 @@ def test_a_tampered_one_is_not_signed_by_judging_it_again(keyed: Content) -> Non
         ("keys/theirs.pem", "keys/ours.pub", "do not belong together"),
     ],
 )
-def test_keys_that_cannot_be_used_are_told_before_anything_is_written(keyed: Content, private: str, public: str, why: str) -> None:
+def test_keys_that_cannot_be_used_are_told_before_anything_is_written(
+    keyed: DvcStore, private: str, public: str, why: str
+) -> None:
     worse = versions.find(f"{NAME}/{WORSE}")
-    verdict = promotion.Verdict(worse, BETTER, "", {}, [], pd.DataFrame(), Node("version", worse.label))
+    verdict = promotion.Verdict(
+        worse, BETTER, "", {}, [], pd.DataFrame(), Node("version", worse.label)
+    )
     name_keys(private, public)
-    for act in (lambda: promotion.promote(verdict, keyed, False, ""), lambda: promotion.rollback(NAME, "")):
+    for act in (
+        lambda: promotion.promote(verdict, keyed, False, ""),
+        lambda: promotion.rollback(NAME, ""),
+    ):
         with pytest.raises(EcgforgeError, match=why) as refusal:
             act()
         assert "\n" not in str(refusal.value)
@@ -446,7 +538,9 @@ def test_keys_that_cannot_be_used_are_told_before_anything_is_written(keyed: Con
 
 @pytest.mark.usefixtures("keyed")
 def test_a_copy_away_from_its_registry_has_no_signature(tmp_path: Path) -> None:
-    away = shutil.copytree(stored(GOOD), tmp_path / "away", ignore=shutil.ignore_patterns(versions.version_note()))
+    away = shutil.copytree(
+        stored(GOOD), tmp_path / "away", ignore=shutil.ignore_patterns(versions.version_note())
+    )
     with pytest.raises(EcgforgeError, match="no version in this registry"):
         mlflow.pyfunc.load_model(str(away))
 
@@ -454,7 +548,9 @@ def test_a_copy_away_from_its_registry_has_no_signature(tmp_path: Path) -> None:
 # A champion that was set by hand
 
 
-def test_a_champion_set_by_hand_is_told_once_wherever_it_is_used(content: Content, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_champion_set_by_hand_is_told_once_wherever_it_is_used(
+    content: DvcStore, capsys: pytest.CaptureFixture[str]
+) -> None:
     promoted(GOOD, content)
     store.client().set_registered_model_alias(NAME, "champion", WORSE)
     for use in (
@@ -468,28 +564,37 @@ def test_a_champion_set_by_hand_is_told_once_wherever_it_is_used(content: Conten
         capsys.readouterr()
         with suppress(EcgforgeError):  # that a record is absent
             use()
-        told = [line for line in capsys.readouterr().err.split("\n") if line.startswith("warning: ")]
+        told = [
+            line for line in capsys.readouterr().err.split("\n") if line.startswith("warning: ")
+        ]
         assert len(told) == 1
-        assert told[0].startswith(f"warning: version {WORSE} of {NAME} was made champion by other means than `ecgforge promote`")
+        assert told[0].startswith(
+            f"warning: version {WORSE} of {NAME} was made champion by other means than `ecgforge "
+            "promote`"
+        )
     assert history.champion(NAME) == GOOD
     capsys.readouterr()
     lineage.verify([])
     assert "warning" not in capsys.readouterr().err
 
 
-def test_gates_say_that_nobody_gated_the_champion(content: Content) -> None:
+def test_gates_say_that_nobody_gated_the_champion(content: DvcStore) -> None:
     store.client().set_registered_model_alias(NAME, "champion", WORSE)
     promoted(BETTER, content)
-    words = f"against {NAME}/{WORSE}, which was made champion by other means than `ecgforge promote`"
+    words = (
+        f"against {NAME}/{WORSE}, which was made champion by other means than `ecgforge promote`"
+    )
     version = versions.find(f"{NAME}/{BETTER}")
     assert version.tags["verdict"].startswith(f"passed, {words}; run ")
     assert words in promotion.card_path(content.root, version).read_text()
 
 
-def test_a_champion_set_by_hand_can_be_gated_afterwards(content: Content) -> None:
+def test_a_champion_set_by_hand_can_be_gated_afterwards(content: DvcStore) -> None:
     promoted(GOOD, content)
     store.client().set_registered_model_alias(NAME, "champion", WORSE)
-    with pytest.raises(EcgforgeError, match=f"{NAME}/{WORSE} failed macro_f1, recall and is not made champion"):
+    with pytest.raises(
+        EcgforgeError, match=f"{NAME}/{WORSE} failed macro_f1, recall and is not made champion"
+    ):
         promoted(WORSE, content)
     store.client().set_registered_model_alias(NAME, "champion", BETTER)
     promoted(BETTER, content)

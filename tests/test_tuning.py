@@ -1,4 +1,5 @@
-"""Tuning: what may be searched, studies that survive kills, what MLflow hears of them, and what becomes of the parameters.
+"""Tuning: what may be searched, studies that survive kills, what MLflow hears of them, and what
+becomes of the parameters.
 
 Workers import this module, so that what is slow to load is loaded where it is needed.
 """
@@ -31,18 +32,32 @@ if TYPE_CHECKING:
     from ecgforge.records.record_set import RecordSet
 
 ROOT = Path(__file__).parent.parent
-SPACE: space.Space = {"training.a": Float(kind="float", low=-5, high=5), "training.b": Int(kind="int", low=1, high=1000, log=True)}
+SPACE: space.Space = {
+    "training.a": Float(kind="float", low=-5, high=5),
+    "training.b": Int(kind="int", low=1, high=1000, log=True),
+}
 
 
 def task(folder: Path, **changes: Any) -> Task:
     defaults = {"training.a": 4.0, "training.b": 900}
-    made = Task("toy", f"sqlite:///{folder / 'tuning.db'}", SPACE, defaults, ("minimize",), seed=1, warmup=None)
+    made = Task(
+        "toy",
+        f"sqlite:///{folder / 'tuning.db'}",
+        SPACE,
+        defaults,
+        ("minimize",),
+        seed=1,
+        warmup=None,
+    )
     return replace(made, **changes)
 
 
 @dataclass(frozen=True)
 class Toy:
-    """Trials of five steps with a checkpoint at each. The trial `killed` kills its process once, at its third step."""
+    """Trials of five steps with a checkpoint at each.
+
+    The trial `killed` kills its process once, at its third step.
+    """
 
     folder: Path
     killed: int = -1
@@ -67,11 +82,18 @@ class Toy:
         return [tuple(json.loads(line)[:2]) for line in lines]
 
     def points(self) -> dict[int, dict[str, Any]]:
-        return {number: point for number, _, point in map(json.loads, (self.folder / "starts.jsonl").read_text().splitlines())}
+        return {
+            number: point
+            for number, _, point in map(
+                json.loads, (self.folder / "starts.jsonl").read_text().splitlines()
+            )
+        }
 
 
 def exit_code(work: Callable[[], Any]) -> int | None:
-    """Do this in a fork of this process, which has loaded what a process of its own would load for seconds; return how the fork ended."""
+    """Do this in a fork of this process, which has loaded what a process of its own would load for
+    seconds; return how the fork ended.
+    """
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     process.join()
@@ -105,16 +127,56 @@ def one_of(*choices: Any) -> dict[str, Any]:
             {"training.learning_rat": floats(1e-3, 0.1)},
             "tuning.space.training.learning_rat: there is no such parameter",
         ),
-        ("classifiers.resnet1d", {"backbone": one_of("resnet1d", "x")}, "tuning.space.backbone: there is no such parameter"),
-        ("classifiers.resnet1d", {"training.learning_rate": floats(0.02, 0.1)}, "learning_rate: the value without tuning, 0.015, must lie"),
-        ("classifiers.resnet1d", {"training.learning_rate": floats(0.1, 0.001)}, "learning_rate = .*low must be below high"),
-        ("classifiers.resnet1d", {"training.weight_decay": floats(0, 1, log=True)}, "weight_decay = .*low must be above 0"),
-        ("classifiers.resnet1d", {"network.dropout": floats(0, 2)}, "a trial could not have .*dropout = 2.*less than 1"),
-        ("classifiers.resnet1d", {"network.kernel": one_of(5, 7)}, "kernel: the value without tuning, 9, must be one"),
-        ("classifiers.resnet1d", {"training.batch_size": floats(8, 64)}, "a trial could not have training.batch_size = 29.392"),
-        ("generators.diffwave", {"sampling.guidance": floats(0.5, 4)}, "diffwave.tuning.space: .*guidance = 0.5"),
-        ("generators.diffwave", {"training.prior.steps": floats(5, 9)}, "space.training.prior.steps: there is no such parameter"),
-        ("generators.diffwave", {"sampling.steps": floats(1, 9, step=2)}, "sampling.steps.step: unknown key"),
+        (
+            "classifiers.resnet1d",
+            {"backbone": one_of("resnet1d", "x")},
+            "tuning.space.backbone: there is no such parameter",
+        ),
+        (
+            "classifiers.resnet1d",
+            {"training.learning_rate": floats(0.02, 0.1)},
+            "learning_rate: the value without tuning, 0.015, must lie",
+        ),
+        (
+            "classifiers.resnet1d",
+            {"training.learning_rate": floats(0.1, 0.001)},
+            "learning_rate = .*low must be below high",
+        ),
+        (
+            "classifiers.resnet1d",
+            {"training.weight_decay": floats(0, 1, log=True)},
+            "weight_decay = .*low must be above 0",
+        ),
+        (
+            "classifiers.resnet1d",
+            {"network.dropout": floats(0, 2)},
+            "a trial could not have .*dropout = 2.*less than 1",
+        ),
+        (
+            "classifiers.resnet1d",
+            {"network.kernel": one_of(5, 7)},
+            "kernel: the value without tuning, 9, must be one",
+        ),
+        (
+            "classifiers.resnet1d",
+            {"training.batch_size": floats(8, 64)},
+            "a trial could not have training.batch_size = 29.392",
+        ),
+        (
+            "generators.diffwave",
+            {"sampling.guidance": floats(0.5, 4)},
+            "diffwave.tuning.space: .*guidance = 0.5",
+        ),
+        (
+            "generators.diffwave",
+            {"training.prior.steps": floats(5, 9)},
+            "space.training.prior.steps: there is no such parameter",
+        ),
+        (
+            "generators.diffwave",
+            {"sampling.steps": floats(1, 9, step=2)},
+            "sampling.steps.step: unknown key",
+        ),
     ],
 )
 def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
@@ -135,12 +197,19 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
 
 def test_without_trials_the_parameters_stay_and_nothing_is_loaded(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ecgforge.stages import tune; tune.tune(Path(sys.argv[1]), 'ptbxl', None, Path('none'), "
-        "Path('c.yaml')); tune.tune(Path(sys.argv[1]), 'ptbxl', 'time_vqvae', Path('none'), Path('g.yaml')); "
+        "import sys; from pathlib import Path; from ecgforge.stages import tune; "
+        "tune.tune(Path(sys.argv[1]), 'ptbxl', None, Path('none'), "
+        "Path('c.yaml')); tune.tune(Path(sys.argv[1]), 'ptbxl', 'time_vqvae', Path('none'), "
+        "Path('g.yaml')); "
         "print([name for name in ('torch', 'mlflow', 'optuna', 'pandas') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(ROOT / "params.yaml")]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "g.yaml"]
     from ecgforge.stages import parameters
 
@@ -202,12 +271,16 @@ def test_more_trials_add_to_what_is_there_and_the_seed_decides_them(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_workers_do_as_many_as_were_asked_for_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
+def test_two_workers_do_as_many_as_were_asked_for_and_a_killed_one_is_replaced(
+    tmp_path: Path,
+) -> None:
     toy = Toy(tmp_path, killed=2, wait=0.1)
     tried = search.search(task(tmp_path), toy, 9, [None, None])
     assert ended(tried) == all_complete(9)
     starts = toy.starts()
-    assert sorted(starts) == sorted([*((number, 0) for number in range(9)), (2, 3)]), "retried from its checkpoint, none lost or repeated"
+    assert sorted(starts) == sorted([*((number, 0) for number in range(9)), (2, 3)]), (
+        "retried from its checkpoint, none lost or repeated"
+    )
     assert len({json.dumps(point) for point in toy.points().values()}) == 9, "no point twice"
 
 
@@ -226,13 +299,19 @@ def test_a_kill_changes_no_trial(tmp_path: Path) -> None:
     killed, whole = Toy(tmp_path / "killed", killed=2), Toy(tmp_path / "whole")
     for toy in (killed, whole):
         toy.folder.mkdir()
-    assert exit_code(lambda: search.search(task(killed.folder), killed, 14, [None])) == -signal.SIGKILL
-    assert search.search(task(killed.folder), killed, 14, [None]) == search.search(task(whole.folder), whole, 14, [None])
+    assert (
+        exit_code(lambda: search.search(task(killed.folder), killed, 14, [None])) == -signal.SIGKILL
+    )
+    assert search.search(task(killed.folder), killed, 14, [None]) == search.search(
+        task(whole.folder), whole, 14, [None]
+    )
 
 
 @dataclass(frozen=True)
 class Curved:
-    """Trials that report a value at each of three steps, and are killed after the second one, `kills` times."""
+    """Trials that report a value at each of three steps, and are killed after the second one,
+    `kills` times.
+    """
 
     folder: Path
     kills: int = 1
@@ -269,7 +348,10 @@ class AlwaysKilled:
 def test_a_trial_that_kills_its_worker_each_time_fails_at_last(tmp_path: Path) -> None:
     objective = AlwaysKilled(tmp_path)
     for _ in range(search.RETRIES + 1):
-        assert exit_code(lambda: search.search(task(tmp_path), objective, 2, [None])) == -signal.SIGKILL
+        assert (
+            exit_code(lambda: search.search(task(tmp_path), objective, 2, [None]))
+            == -signal.SIGKILL
+        )
     tried = search.search(task(tmp_path), objective, 2, [None])
     assert ended(tried) == [(0, "failed"), (1, "complete")]
     assert tried[0].reason == "its worker died too often"
@@ -292,7 +374,9 @@ class Nested:
         try:
             search.search(task(self.folder), Toy(self.folder), 1, [None])
         except EcgforgeError as error:
-            raise SystemExit(7 if "another process runs the study 'toy'" in str(error) else 8) from None
+            raise SystemExit(
+                7 if "another process runs the study 'toy'" in str(error) else 8
+            ) from None
 
 
 def test_one_process_at_a_time_runs_a_study(tmp_path: Path) -> None:
@@ -300,7 +384,9 @@ def test_one_process_at_a_time_runs_a_study(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_no_number_fails_the_trial(tmp_path: Path) -> None:
-    tried = search.search(task(tmp_path), lambda attempt: [math.nan if attempt.number else 1.0], 2, [None])
+    tried = search.search(
+        task(tmp_path), lambda attempt: [math.nan if attempt.number else 1.0], 2, [None]
+    )
     assert ended(tried) == [(0, "complete"), (1, "failed")]
     assert tried[1].reason == "its score is not a finite number"
 
@@ -366,17 +452,33 @@ def test_a_trial_whose_worker_died_at_once_is_done_all_the_same(tmp_path: Path) 
 
 def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(EcgforgeError, match="mend or unset ECGFORGE_TUNING_STORAGE") as caught:
-        search.search(task(tmp_path, url="postgresql+nodriver://me:secret@host/db"), Toy(tmp_path), 1, [None])
+        search.search(
+            task(tmp_path, url="postgresql+nodriver://me:secret@host/db"), Toy(tmp_path), 1, [None]
+        )
     assert "secret" not in str(caught.value)
 
 
 def test_the_front_and_the_best_of_two_objectives() -> None:
     both = ("maximize", "minimize")
     #          default    slower     beaten     faster     equal to 3  failed
-    values = [(0.5, 10.0), (0.9, 20.0), (0.4, 11.0), (0.6, 5.0), (0.6, 5.0), (), (0.2, 1.0), (0.6, 10.0)]
-    tried = [Tried(number, "complete" if pair else "failed", pair, {}, "") for number, pair in enumerate(values)]
+    values = [
+        (0.5, 10.0),
+        (0.9, 20.0),
+        (0.4, 11.0),
+        (0.6, 5.0),
+        (0.6, 5.0),
+        (),
+        (0.2, 1.0),
+        (0.6, 10.0),
+    ]
+    tried = [
+        Tried(number, "complete" if pair else "failed", pair, {}, "")
+        for number, pair in enumerate(values)
+    ]
     assert [one.number for one in search.front(tried, both)] == [1, 3, 4, 6]
-    assert search.best(tried, both).number == 3, "the best of those no slower than the default, the earliest of equals"
+    assert search.best(tried, both).number == 3, (
+        "the best of those no slower than the default, the earliest of equals"
+    )
     assert search.best(tried, ("maximize",)).number == 1
     with pytest.raises(EcgforgeError, match="no trial came to its end; the first one: too large"):
         search.best([Tried(0, "failed", (), {}, "too large")], both)
@@ -396,7 +498,9 @@ def test_gpus_are_dealt_out_to_workers() -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """Trials whose curves rise to the fourth of their number: the second fails, and later ones are pruned or not."""
+    """Trials whose curves rise to the fourth of their number: the second fails, and later ones are
+    pruned or not.
+    """
 
     settings: Any
 
@@ -433,23 +537,50 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
         stage._record(run, shown, tried, best)
         run.mark_best(trials.fingerprint_of(1))
         run.mark_best(trials.fingerprint_of(best.number))
-    assert [one.state for one in tried] == ["complete", "complete", "failed", "complete", "complete", "pruned", "pruned", "pruned"]
+    assert [one.state for one in tried] == [
+        "complete",
+        "complete",
+        "failed",
+        "complete",
+        "complete",
+        "pruned",
+        "pruned",
+        "pruned",
+    ]
 
     client = store.client()
     (experiment,) = [one for one in client.search_experiments() if one.name == "ecgforge-tuning"]
     found = client.search_runs([experiment.experiment_id])
     (parent,) = [one for one in found if "mlflow.parentRunId" not in one.data.tags]
     children = {int(one.data.tags["point"]): one for one in found if one is not parent}
-    assert {one.data.tags["mlflow.parentRunId"] for one in children.values()} == {parent.info.run_id}
+    assert {one.data.tags["mlflow.parentRunId"] for one in children.values()} == {
+        parent.info.run_id
+    }
     words = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
-    assert {number: one.info.status for number, one in children.items()} == {one.number: words[one.state] for one in tried}
+    assert {number: one.info.status for number, one in children.items()} == {
+        one.number: words[one.state] for one in tried
+    }
     assert children[2].data.tags["ecgforge.reason"] == "training diverged at step 1"
     assert children[7].data.tags["ecgforge.reason"].startswith("pruned, among the worst at step 2")
-    assert [point.step for point in client.get_metric_history(children[7].info.run_id, "validation_macro_f1")] == [1, 2]
-    assert [number for number, one in children.items() if one.data.tags.get("best") == "true"] == [best.number] == [0]
-    assert float(children[3].data.params["training.learning_rate"]) == tried[3].point["training.learning_rate"]
+    assert [
+        point.step
+        for point in client.get_metric_history(children[7].info.run_id, "validation_macro_f1")
+    ] == [1, 2]
+    assert (
+        [number for number, one in children.items() if one.data.tags.get("best") == "true"]
+        == [best.number]
+        == [0]
+    )
+    assert (
+        float(children[3].data.params["training.learning_rate"])
+        == tried[3].point["training.learning_rate"]
+    )
     assert parent.data.metrics["best_score"] == parent.data.metrics["default_score"] == 1.0
-    assert (parent.data.metrics["complete"], parent.data.metrics["pruned"], parent.data.metrics["failed"]) == (4, 3, 1)
+    assert (
+        parent.data.metrics["complete"],
+        parent.data.metrics["pruned"],
+        parent.data.metrics["failed"],
+    ) == (4, 3, 1)
     kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert kept >= {"history-score.png", "importances-score.png", "trials.csv"}
 
@@ -477,7 +608,13 @@ def deadly_study(folder: Path) -> dict[str, Any]:
 
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
     settings = params.classifier
-    return stage._study(Deadly(settings, folder, params.active.compute), "ptbxl", {"backbone": "resnet1d"}, [], settings)  # type: ignore[arg-type]
+    return stage._study(
+        Deadly(settings, folder, params.active.compute),
+        "ptbxl",
+        {"backbone": "resnet1d"},
+        [],
+        settings,
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -492,9 +629,14 @@ def test_a_trial_that_killed_all_its_workers_has_ended_in_mlflow_too(
     assert exit_code(lambda: deadly_study(records.folder)) == -signal.SIGKILL
 
     def states() -> list[tuple[str, str]]:
-        (experiment,) = [one for one in store.client().search_experiments() if one.name == "ecgforge-tuning"]
+        (experiment,) = [
+            one for one in store.client().search_experiments() if one.name == "ecgforge-tuning"
+        ]
         found = store.client().search_runs([experiment.experiment_id], "tags.kind = 'trial'")
-        told = {one.data.tags["point"]: (one.info.status, one.data.tags.get("ecgforge.reason", "")) for one in found}
+        told = {
+            one.data.tags["point"]: (one.info.status, one.data.tags.get("ecgforge.reason", ""))
+            for one in found
+        }
         return [told[number] for number in sorted(told)]
 
     assert states() == [("FINISHED", ""), ("RUNNING", "")]
@@ -513,7 +655,9 @@ def test_a_trial_that_killed_all_its_workers_has_ended_in_mlflow_too(
         ("postgresql+psycopg://me:secret@host/studies", "host/studies"),
     ],
 )
-def test_a_database_is_shown_by_its_place_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+def test_a_database_is_shown_by_its_place_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, shown: str
+) -> None:
     from ecgforge.stages import trials_of_tuning as stage
 
     monkeypatch.chdir(tmp_path)
@@ -540,13 +684,23 @@ def waves(folder: Path, test_seed: int = 0) -> RecordSet:
     split = np.repeat(["train", "validation", "test"], [80, 20, 20])
     phase = rng.random((count, 8, 1))
     cycles = np.where(fast, 9, 5)[:, None, None]
-    signals = np.sin(2 * np.pi * (cycles * np.arange(samples) / samples + phase)) + rng.normal(size=(count, 8, samples))
-    table = pd.DataFrame({"id": [f"r{i}" for i in range(count)], "rhythm": np.where(fast, "SR", "AFIB"), "split": split})
+    signals = np.sin(2 * np.pi * (cycles * np.arange(samples) / samples + phase)) + rng.normal(
+        size=(count, 8, samples)
+    )
+    table = pd.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(count)],
+            "rhythm": np.where(fast, "SR", "AFIB"),
+            "split": split,
+        }
+    )
     if test_seed:
         signals[split == "test"] = np.random.default_rng(test_seed).normal(size=(20, 8, samples))
         table.loc[split == "test", "rhythm"] = "SR"
     table = table.assign(patient=table["id"], dataset="ptbxl", age=50, sex="", origin="simulated")
-    with write_record_set(folder, About(20, samples, "mV", ("SR", "AFIB"), "simulated", {})) as writer:
+    with write_record_set(
+        folder, About(20, samples, "mV", ("SR", "AFIB"), "simulated", {})
+    ) as writer:
         writer.append(signals.astype(np.float32), table)
     return RecordSet.open(folder)
 
@@ -554,18 +708,33 @@ def waves(folder: Path, test_seed: int = 0) -> RecordSet:
 def small(tree: dict[str, Any]) -> dict[str, Any]:
     demo = tree["profiles"]["demo"]
     demo["classifiers"]["resnet1d"]["network"] |= {"widths": [4, 8]}
-    demo["classifiers"]["resnet1d"]["training"] |= {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
+    demo["classifiers"]["resnet1d"]["training"] |= {
+        "steps": 20,
+        "evaluate_every": 10,
+        "warmup_steps": 2,
+    }
     demo["classifiers"]["resnet1d"]["tuning"] |= {"n_trials": 3, "repeats": 2}
     diffwave = demo["generators"]["diffwave"]
     diffwave["network"] |= {"layers": 2, "channels": 8}
-    diffwave["training"]["denoiser"] |= {"steps": 10, "evaluate_every": 5, "warmup_steps": 2, "batch_size": 8}
+    diffwave["training"]["denoiser"] |= {
+        "steps": 10,
+        "evaluate_every": 5,
+        "warmup_steps": 2,
+        "batch_size": 8,
+    }
     diffwave["tuning"] |= {"n_trials": 3, "records": 8, "fast": True}
-    diffwave["tuning"]["space"] = {key: value for key, value in diffwave["tuning"]["space"].items() if key.startswith("sampling.")}
+    diffwave["tuning"]["space"] = {
+        key: value
+        for key, value in diffwave["tuning"]["space"].items()
+        if key.startswith("sampling.")
+    }
     return tree
 
 
 @pytest.mark.slow
-def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ecgforge.stages import tune
     from ecgforge.tracking import store
 
@@ -576,7 +745,9 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(tmp_path: P
         folder.mkdir()
         monkeypatch.chdir(folder)
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        Path("params.yaml").write_text(yaml.safe_dump(small(yaml.safe_load((ROOT / "params.yaml").read_text()))))
+        Path("params.yaml").write_text(
+            yaml.safe_dump(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
+        )
         waves(folder / "set", test_seed)
         tune.tune(Path("params.yaml"), "ptbxl", None, Path("set"), Path("out.yaml"))
         written.append(Path("out.yaml").read_bytes())
@@ -584,24 +755,47 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(tmp_path: P
     assert set(yaml.safe_load(written[0])["classifiers"]["resnet1d"]) == {"training", "network"}
     assert list(Path(".ecgforge/unfinished").iterdir()) == []
 
-    before = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
+    before = {
+        one.info.run_id
+        for one in store.client().search_runs(
+            [one.experiment_id for one in store.client().search_experiments()]
+        )
+    }
     tune.tune(Path("params.yaml"), "ptbxl", None, Path("set"), Path("again.yaml"))
-    after = {one.info.run_id for one in store.client().search_runs([one.experiment_id for one in store.client().search_experiments()])}
+    after = {
+        one.info.run_id
+        for one in store.client().search_runs(
+            [one.experiment_id for one in store.client().search_experiments()]
+        )
+    }
     assert Path("again.yaml").read_bytes() == written[1]
     assert after == before, "a study that is done is one result"
 
 
 @pytest.mark.slow
-def test_trials_that_differ_in_sampling_alone_share_a_training(records: RecordSet, tmp_path: Path) -> None:
+def test_trials_that_differ_in_sampling_alone_share_a_training(
+    records: RecordSet, tmp_path: Path
+) -> None:
     from ecgforge.tuning.objectives import OfGenerator, taught
 
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
-    objective = OfGenerator("diffwave", params.generator("diffwave"), records.folder, params.active.compute)
+    objective = OfGenerator(
+        "diffwave", params.generator("diffwave"), records.folder, params.active.compute
+    )
     curves: list[int] = []
-    made = task(tmp_path, space=objective.settings.tuning.space, defaults={"sampling.guidance": 2.0, "sampling.steps": 4})
+    made = task(
+        tmp_path,
+        space=objective.settings.tuning.space,
+        defaults={"sampling.guidance": 2.0, "sampling.steps": 4},
+    )
     made = replace(made, directions=objective.directions)
     tried = search.search(
-        made, lambda attempt: objective(attempt, tmp_path / f"trial-{attempt.number}", lambda _, step: curves.append(step)), 3, [None]
+        made,
+        lambda attempt: objective(
+            attempt, tmp_path / f"trial-{attempt.number}", lambda _, step: curves.append(step)
+        ),
+        3,
+        [None],
     )
     assert ended(tried) == all_complete(3)
     assert curves == [5, 10]
@@ -610,7 +804,15 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(records: RecordSe
     training, random = records.split("train"), np.random.default_rng(0)
     lesson = taught(records, training.signals(), training.labels, 0)
     assert lesson > 0.9
-    assert taught(records, random.normal(size=training.signals().shape).astype(np.float32), training.labels, 0) < lesson - 0.2
+    assert (
+        taught(
+            records,
+            random.normal(size=training.signals().shape).astype(np.float32),
+            training.labels,
+            0,
+        )
+        < lesson - 0.2
+    )
 
 
 def test_losses_that_do_not_compare_prune_nothing() -> None:
@@ -619,4 +821,6 @@ def test_losses_that_do_not_compare_prune_nothing() -> None:
     params = Params.read(ROOT / "params.yaml")
     compute = params.active.compute
     assert OfGenerator("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
-    assert OfGenerator("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup is None, "other codes, other losses"
+    assert (
+        OfGenerator("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup is None
+    ), "other codes, other losses"

@@ -14,7 +14,16 @@ import pytest
 import torch
 import wfdb
 
-from champions import CLASSIFIER, GENERATOR, PARAMS, Bomb, prepared_records, register_classifier, register_generator, stored
+from champions import (
+    CLASSIFIER,
+    GENERATOR,
+    PARAMS,
+    Bomb,
+    prepared_records,
+    register_classifier,
+    register_generator,
+    stored,
+)
 from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
@@ -40,7 +49,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     register_classifier(project, prepared_records(project))
     register_generator(project)
-    register_generator(project, STANDARDISED, "lead_sd")
+    register_generator(project, STANDARDISED, "per_lead_std")
     yield project
     patch.undo()
 
@@ -51,7 +60,9 @@ def records(project: Path) -> RecordSet:
 
 
 def draw(project: Path, out: Path, *arguments: str, model: str = CHAMPION) -> str:
-    found = ecgforge(project, "generate", "--model", model, "--rhythm", "AFIB", "--out", str(out), *arguments)
+    found = ecgforge(
+        project, "generate", "--model", model, "--rhythm", "AFIB", "--out", str(out), *arguments
+    )
     assert found.returncode == 0, found.stderr
     return found.stdout
 
@@ -59,7 +70,9 @@ def draw(project: Path, out: Path, *arguments: str, model: str = CHAMPION) -> st
 # Classify
 
 
-def test_a_folder_is_classified_as_the_study_tested(project: Path, records: RecordSet, tmp_path: Path) -> None:
+def test_a_folder_is_classified_as_the_study_tested(
+    project: Path, records: RecordSet, tmp_path: Path
+) -> None:
     found = ecgforge(project, "classify", "raw", "--out", str(tmp_path / "a.csv"))
     assert found.returncode == 0, found.stderr
     table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")
@@ -75,13 +88,25 @@ def test_a_folder_is_classified_as_the_study_tested(project: Path, records: Reco
     assert "40 records: " in found.stdout
 
 
-def test_records_of_another_site_rate_and_format_are_classified(project: Path, tmp_path: Path) -> None:
+def test_records_of_another_site_rate_and_format_are_classified(
+    project: Path, tmp_path: Path
+) -> None:
     settings = SimulatedSource(kind="simulated", layout="chapman", records=8, seed=2)
     simulated.write(tmp_path / "chapman", settings)
     headers = sorted((tmp_path / "chapman").rglob("*.hea"))
     named = [str(headers[0]), str(headers[1].with_suffix(""))]
     plot, out = tmp_path / "page.svg", tmp_path / "a.csv"
-    found = ecgforge(project, "classify", *named, "--model", f"{CLASSIFIER}/1", "--plot", str(plot), "--out", str(out))
+    found = ecgforge(
+        project,
+        "classify",
+        *named,
+        "--model",
+        f"{CLASSIFIER}/1",
+        "--plot",
+        str(plot),
+        "--out",
+        str(out),
+    )
     assert found.returncode == 0, found.stderr
     table = read_csv(out)
     assert table["record"].to_list() == [name.removesuffix(".hea") for name in named]
@@ -92,16 +117,31 @@ def test_records_of_another_site_rate_and_format_are_classified(project: Path, t
     assert {*STANDARD_LEADS, rhythm, f"{table[rhythm].iloc[-1]:.2f}"} <= set(words)
 
 
-def test_a_bad_record_has_its_reason_and_the_others_are_classified(project: Path, tmp_path: Path) -> None:
+def test_a_bad_record_has_its_reason_and_the_others_are_classified(
+    project: Path, tmp_path: Path
+) -> None:
     header = next((project / "raw").rglob("*.hea"))
     for name in ("short", "good"):
         shutil.copy(header.with_suffix(".dat"), tmp_path / f"{name}.dat")
         (tmp_path / f"{name}.hea").write_text(header.read_text().replace(header.stem, name))
-    (tmp_path / "short.hea").write_text((tmp_path / "short.hea").read_text().replace(" 12 100 1000", " 12 500 1000"))
-    found = ecgforge(project, "classify", str(tmp_path), str(tmp_path / "absent"), "--out", str(tmp_path / "a.csv"))
+    (tmp_path / "short.hea").write_text(
+        (tmp_path / "short.hea").read_text().replace(" 12 100 1000", " 12 500 1000")
+    )
+    found = ecgforge(
+        project,
+        "classify",
+        str(tmp_path),
+        str(tmp_path / "absent"),
+        "--out",
+        str(tmp_path / "a.csv"),
+    )
     assert found.returncode == 0
     table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
-    assert table.to_list() == ["", "wrong length: 2 s, and 10 s are needed", "missing file: absent.hea"]
+    assert table.to_list() == [
+        "",
+        "wrong length: 2 s, and 10 s are needed",
+        "missing file: absent.hea",
+    ]
     assert "3 records: 1 " in found.stdout
     assert "2 could not be used" in found.stdout
     none = ecgforge(project, "classify", str(tmp_path / "absent"), "--out", str(tmp_path / "b.csv"))
@@ -117,16 +157,41 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
         shutil.copy(header.with_suffix(ending), elsewhere / f"{header.stem}{ending}")
     (odd / "[old] x").mkdir(parents=True)
     shutil.copy(header.with_suffix(".dat"), odd)
-    for name in (b"a b", b"latin\xfc", b"esc\x1b[31m", b"two\nlines", b"r.mat", b"\xef\xbf\xbf", b"[bold]"):
+    for name in (
+        b"a b",
+        b"latin\xfc",
+        b"esc\x1b[31m",
+        b"two\nlines",
+        b"r.mat",
+        b"\xef\xbf\xbf",
+        b"[bold]",
+    ):
         (odd / os.fsdecode(name + b".hea")).symlink_to(elsewhere / header.name)
     (odd / "deep").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(odd)
     (odd / "[old] x/bad.hea").write_text("bad [/red] 1 100(\x1b[31m\n")
-    found = ecgforge(project, "classify", str(odd), "--out", str(tmp_path / "a.csv"), "--plot", str(tmp_path / "a.svg"))
+    found = ecgforge(
+        project,
+        "classify",
+        str(odd),
+        "--out",
+        str(tmp_path / "a.csv"),
+        "--plot",
+        str(tmp_path / "a.svg"),
+    )
     assert found.returncode == 0, found.stderr
     table = read_csv(tmp_path / "a.csv", keep_default_na=False).set_index("record")["reason"]
     shown = {record.removeprefix(f"{odd}/") for record in table.index}
-    good = {"a b", r"latin\xfc", r"esc\x1b[31m", r"two\nlines", "r.mat", "\uffff", "[bold]", f"deep/{header.stem}"}
+    good = {
+        "a b",
+        r"latin\xfc",
+        r"esc\x1b[31m",
+        r"two\nlines",
+        "r.mat",
+        "\uffff",
+        "[bold]",
+        f"deep/{header.stem}",
+    }
     assert shown == good | {"[old] x/bad"}
     assert table[table != ""].index.tolist() == [f"{odd}/[old] x/bad"]
     assert "[bold]" in found.stdout
@@ -139,16 +204,25 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
     [
         (
             ("raw", "--model", "ecg-classifier-ptbxl@champion"),
-            f"'ecg-classifier-ptbxl': there are {CLASSIFIER}, {STANDARDISED}, {GENERATOR}; choose a classifier with --model",
+            f"'ecg-classifier-ptbxl': there are {CLASSIFIER}, {STANDARDISED}, {GENERATOR}; choose "
+            "a classifier with --model",
         ),
-        (("raw", "--model", f"{CLASSIFIER}@challenger"), "has no challenger: it has versions 1 to 1 and the aliases champion"),
+        (
+            ("raw", "--model", f"{CLASSIFIER}@challenger"),
+            "has no challenger: it has versions 1 to 1 and the aliases champion",
+        ),
         (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is no classifier"),
         (("classifier",), "the folder classifier holds no WFDB record"),
         (("raw", "--out", "raw"), "raw cannot be written: name a file that ends in .csv"),
-        (("raw", "--plot", "page.png"), "page.png cannot be written: name a file that ends in .svg"),
+        (
+            ("raw", "--plot", "page.png"),
+            "page.png cannot be written: name a file that ends in .svg",
+        ),
     ],
 )
-def test_what_cannot_be_classified_is_one_line(project: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_classified_is_one_line(
+    project: Path, arguments: tuple[str, ...], told: str
+) -> None:
     assert told in last_line(ecgforge(project, "classify", *arguments))
     assert (project / "raw/ptbxl").exists()
 
@@ -157,19 +231,29 @@ def test_what_cannot_be_classified_is_one_line(project: Path, arguments: tuple[s
 
 
 def test_synthetic_records_say_so_and_are_read_back(project: Path, tmp_path: Path) -> None:
-    assert f"3 synthetic records of AFIB are in {tmp_path}/drawn" in draw(project, tmp_path / "drawn", "-n", "3", "--seed", "5")
+    assert f"3 synthetic records of AFIB are in {tmp_path}/drawn" in draw(
+        project, tmp_path / "drawn", "-n", "3", "--seed", "5"
+    )
     assert len(list((tmp_path / "drawn").glob("*.hea"))) == 3
     record = wfdb.rdrecord(str(tmp_path / "drawn/synthetic_AFIB_00001"))
     assert (record.fs, record.sig_len, tuple(record.sig_name)) == (100, 1000, STANDARD_LEADS)
     assert set(record.units) == {"mV"}
     comments = "\n".join(record.comments)
-    for told in ("SYNTHETIC ECG", "no patient", f"{GENERATOR}/1, learned from simulated patients", "rhythm asked for: AFIB", "seed: 5"):
+    for told in (
+        "SYNTHETIC ECG",
+        "no patient",
+        f"{GENERATOR}/1, learned from simulated patients",
+        "rhythm asked for: AFIB",
+        "seed: 5",
+    ):
         assert told in comments
     one, two, three = record.p_signal.T[:3]
     np.testing.assert_allclose(three, two - one, atol=0.0016)
     read = wfdb_files.read(tmp_path / "drawn", "synthetic_AFIB_00001")
     assert (read.units, read.sampling_rate) == ("mV", 100)
-    np.testing.assert_allclose(read.signals, record.p_signal.T[[STANDARD_LEADS.index(lead) for lead in LEADS]])
+    np.testing.assert_allclose(
+        read.signals, record.p_signal.T[[STANDARD_LEADS.index(lead) for lead in LEADS]]
+    )
 
 
 def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path) -> None:
@@ -181,8 +265,13 @@ def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path
     rows = synthesis.plan(RHYTHMS, {"train": {"AFIB": 2}}, 7)
     sampling = type(generator).Sampling(**PARAMS.generator("diffwave").sampling)
     with torch.inference_mode():
-        expected = generator.sample(torch.tensor(rows["label"]), torch.tensor(rows["seed"]), sampling).numpy()
-    found = [wfdb_files.read(tmp_path / "drawn", f"synthetic_AFIB_{number:05d}").signals for number in range(2)]
+        expected = generator.sample(
+            torch.tensor(rows["label"]), torch.tensor(rows["seed"]), sampling
+        ).numpy()
+    found = [
+        wfdb_files.read(tmp_path / "drawn", f"synthetic_AFIB_{number:05d}").signals
+        for number in range(2)
+    ]
     assert np.std(expected) > 0.01
     np.testing.assert_allclose(found, expected, atol=0.0006)
 
@@ -190,30 +279,52 @@ def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path
 def test_the_same_seed_gives_the_same_bytes(project: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         draw(project, tmp_path / name, "-n", "2", "--seed", seed)
-    files = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in "abc"]
+    files = [
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in "abc"
+    ]
     assert files[0] == files[1]
-    assert all(files[0][name] != files[2][name] for name in files[0] if name.endswith((".dat", ".hea")))
+    assert all(
+        files[0][name] != files[2][name] for name in files[0] if name.endswith((".dat", ".hea"))
+    )
 
 
-def test_records_in_standard_deviations_do_not_claim_millivolts(project: Path, tmp_path: Path) -> None:
+def test_records_in_standard_deviations_do_not_claim_millivolts(
+    project: Path, tmp_path: Path
+) -> None:
     draw(project, tmp_path / "drawn", model=f"{STANDARDISED}@champion")
     record = wfdb.rdrecord(str(tmp_path / "drawn/synthetic_AFIB_00000"))
-    assert (tuple(record.sig_name), set(record.units)) == (LEADS, {"lead_sd"})
+    assert (tuple(record.sig_name), set(record.units)) == (LEADS, {"per_lead_std"})
     assert "no amplitudes in mV" in "\n".join(record.comments)
-    assert wfdb_files.read(tmp_path / "drawn", "synthetic_AFIB_00000").units == "lead_sd"
-    assert "wrong units: lead_sd, not mV" in last_line(ecgforge(project, "classify", str(tmp_path / "drawn")))
+    assert wfdb_files.read(tmp_path / "drawn", "synthetic_AFIB_00000").units == "per_lead_std"
+    assert "wrong units: per_lead_std, not mV" in last_line(
+        ecgforge(project, "classify", str(tmp_path / "drawn"))
+    )
 
 
-def test_a_folder_source_reads_them_and_never_takes_them_for_patients(project: Path, tmp_path: Path) -> None:
+def test_a_folder_source_reads_them_and_never_takes_them_for_patients(
+    project: Path, tmp_path: Path
+) -> None:
     sources = {}
     for rhythm in ("AFIB", "SR"):
         draw(project, tmp_path / "drawn" / rhythm, "--rhythm", rhythm, "-n", "3")
         name = f"own_{rhythm.lower()}"
-        sources[name] = FolderSource(kind="folder", layout="folder", path=str(tmp_path / "drawn" / rhythm), table="records.csv")
+        sources[name] = FolderSource(
+            kind="folder",
+            layout="folder",
+            path=str(tmp_path / "drawn" / rhythm),
+            table="records.csv",
+        )
         own.fetch(tmp_path / name, sources[name])
-    active = PARAMS.active.model_copy(update={"sources": sources, "preparation": Preparation(min_records=1, max_damaged=0, amplitude="mV")})
+    active = PARAMS.active.model_copy(
+        update={
+            "sources": sources,
+            "preparation": Preparation(min_records=1, max_damaged=0, amplitude="mV"),
+        }
+    )
     params = PARAMS.model_copy(update={"profiles": {PARAMS.profile: active}})
-    with pytest.raises(EcgforgeError, match=r"own_afib: one rhythm alone \(AFIB: 1 train, 1 validation, 1 test\)"):
+    with pytest.raises(
+        EcgforgeError, match=r"own_afib: one rhythm alone \(AFIB: 1 train, 1 validation, 1 test\)"
+    ):
         prepare_stage.prepare(params, [tmp_path / "own_afib"], tmp_path / "set")
     assert not (tmp_path / "set").exists()
     prepare_stage.prepare(params, [tmp_path / name for name in sources], tmp_path / "set")
@@ -225,20 +336,35 @@ def test_a_folder_source_reads_them_and_never_takes_them_for_patients(project: P
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--model", CHAMPION, "--rhythm", "SVT", "--out", "new"), "has not learned the rhythm 'SVT': known are SR, AFIB, SB"),
-        (("--model", f"{CLASSIFIER}@champion", "--rhythm", "SR", "--out", "new"), f"{CLASSIFIER}/1 is no generator"),
+        (
+            ("--model", CHAMPION, "--rhythm", "SVT", "--out", "new"),
+            "has not learned the rhythm 'SVT': known are SR, AFIB, SB",
+        ),
+        (
+            ("--model", f"{CLASSIFIER}@champion", "--rhythm", "SR", "--out", "new"),
+            f"{CLASSIFIER}/1 is no generator",
+        ),
         (("--model", f"{GENERATOR}/9", "--rhythm", "SR", "--out", "new"), "has no version 9"),
-        (("--model", CHAMPION, "--rhythm", "SR", "--out", "raw"), "raw exists already: name a new folder"),
+        (
+            ("--model", CHAMPION, "--rhythm", "SR", "--out", "raw"),
+            "raw exists already: name a new folder",
+        ),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(project: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_what_cannot_be_drawn_is_one_line(
+    project: Path, arguments: tuple[str, ...], told: str
+) -> None:
     assert told in last_line(ecgforge(project, "generate", *arguments))
     assert not (project / "new").exists()
     assert (project / "raw/ptbxl").exists()
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(KeyboardInterrupt(), "interrupted"), (OSError(28, "No space left on device"), "No space left")]
+    ("error", "told"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (OSError(28, "No space left on device"), "No space left"),
+    ],
 )
 def test_a_drawing_that_stops_leaves_nothing(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: str
@@ -253,14 +379,31 @@ def test_a_drawing_that_stops_leaves_nothing(
     (tmp_path / ".drawn.partial").mkdir()  # what a killed process leaves
     (tmp_path / ".drawn.partial/rest").write_text("")
     monkeypatch.setattr(wfdb, "wrsamp", third_fails)
-    found = ecgforge(project, "generate", "--model", CHAMPION, "--rhythm", "SR", "-n", "4", "--out", str(tmp_path / "drawn"))
+    found = ecgforge(
+        project,
+        "generate",
+        "--model",
+        CHAMPION,
+        "--rhythm",
+        "SR",
+        "-n",
+        "4",
+        "--out",
+        str(tmp_path / "drawn"),
+    )
     assert told in last_line(found)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_signals_that_no_file_holds_are_refused(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthesis.Artist, "draw", lambda *_: np.full((1, 8, 1000), np.nan, np.float32))
-    found = ecgforge(project, "generate", "--model", CHAMPION, "--rhythm", "SR", "--out", str(tmp_path / "drawn"))
+def test_signals_that_no_file_holds_are_refused(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        synthesis.Artist, "draw", lambda *_: np.full((1, 8, 1000), np.nan, np.float32)
+    )
+    found = ecgforge(
+        project, "generate", "--model", CHAMPION, "--rhythm", "SR", "--out", str(tmp_path / "drawn")
+    )
     assert "signals that are not finite" in last_line(found)
     assert list(tmp_path.iterdir()) == []
 
@@ -276,12 +419,20 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("damage", ["tampered", "pickle"])
-def test_tampered_files_and_pickle_are_refused_and_not_executed(project: Path, name: str, damage: str) -> None:
+def test_tampered_files_and_pickle_are_refused_and_not_executed(
+    project: Path, name: str, damage: str
+) -> None:
     file = stored(project, name) / "extra_files/weights.safetensors"
     before = file.read_bytes()
-    file.write_bytes(pickle.dumps(Bomb()) if damage == "pickle" else before[:-1] + bytes([before[-1] ^ 1]))
+    file.write_bytes(
+        pickle.dumps(Bomb()) if damage == "pickle" else before[:-1] + bytes([before[-1] ^ 1])
+    )
     try:
-        told = "could execute" if damage == "pickle" else f"the files of {name}/1 are not those that were registered"
+        told = (
+            "could execute"
+            if damage == "pickle"
+            else f"the files of {name}/1 are not those that were registered"
+        )
         assert told in last_line(ecgforge(project, *COMMANDS[name]))
     finally:
         file.write_bytes(before)
@@ -289,7 +440,11 @@ def test_tampered_files_and_pickle_are_refused_and_not_executed(project: Path, n
     assert not list(project.rglob("exploded"))
 
 
-def test_a_version_that_does_not_know_its_preprocessing_is_told_so(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_does_not_know_its_preprocessing_is_told_so(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ecgforge.registry.serving.PREPROCESSING", "other.json")
-    assert "does not say how its records were prepared" in last_line(ecgforge(project, *COMMANDS[CLASSIFIER]))
+    assert "does not say how its records were prepared" in last_line(
+        ecgforge(project, *COMMANDS[CLASSIFIER])
+    )
     assert store.client().get_model_version(CLASSIFIER, "1")

@@ -1,4 +1,6 @@
-"""Verdicts follow the results: the same claim is supported, contradicted or undecided as the predictions have it."""
+"""Verdicts follow the results: the same claim is supported, contradicted or undecided as the
+predictions have it.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,25 @@ Arm = tuple[str, str, str, str, str, str, bool]  # a value for each of these
 
 
 def predicted(arm: Arm, right: float, seed: int) -> pd.DataFrame:
-    """Predictions that are right for a share of the records, the same ones for every arm of that share."""
+    """Predictions that are right for a share of the records, the same ones for every arm of that
+    share.
+    """
     truth = np.arange(RECORDS) % 3
     luck = np.random.default_rng(0).permutation(RECORDS) < right * RECORDS
     found = np.where(luck, truth, (truth + 1) % 3)
-    table = pd.DataFrame(np.eye(3)[found] * 0.8 + 0.1, columns=[f"p_{rhythm}" for rhythm in RHYTHMS])
+    table = pd.DataFrame(
+        np.eye(3)[found] * 0.8 + 0.1, columns=[f"p_{rhythm}" for rhythm in RHYTHMS]
+    )
     keys = dict(zip(KEYS, arm, strict=True))
     ids = [str(number) for number in range(RECORDS)]
     return table.assign(**keys, seed=seed, id=ids, patient=ids, truth=np.array(RHYTHMS)[truth])
 
 
 def study(shares: dict[Arm, float]) -> pd.DataFrame:
-    return pd.concat([predicted(arm, right, seed) for arm, right in shares.items() for seed in (0, 1)], ignore_index=True)
+    return pd.concat(
+        [predicted(arm, right, seed) for arm, right in shares.items() for seed in (0, 1)],
+        ignore_index=True,
+    )
 
 
 def word(found: pd.DataFrame, beginning: str, resamples: int = 400) -> str:
@@ -51,13 +60,19 @@ def arm(
     return (dataset, generator, backbone, sweep, point, setting, augmented)
 
 
-@pytest.mark.parametrize(("mixed", "expected"), [(0.9, "contradicted"), (0.7, "supported"), (0.5, "supported"), (0.73, "undecided")])
+@pytest.mark.parametrize(
+    ("mixed", "expected"),
+    [(0.9, "contradicted"), (0.7, "supported"), (0.5, "supported"), (0.73, "undecided")],
+)
 def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
     found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): mixed})
     assert word(found, "Synthetic records beside those of one dataset hardly help") == expected
 
 
-@pytest.mark.parametrize(("patients", "expected"), [(verdicts.FEWEST - 1, "undecided"), (verdicts.FEWEST, "contradicted")])
+@pytest.mark.parametrize(
+    ("patients", "expected"),
+    [(verdicts.FEWEST - 1, "undecided"), (verdicts.FEWEST, "contradicted")],
+)
 def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> None:
     found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 1.0})
     few = found[found["id"].astype(int) < patients]
@@ -65,27 +80,49 @@ def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> 
 
 
 def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it() -> None:
-    several = {arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 0.5, arm("TrRSTeR", "time_vqvae"): 0.9}
-    assert word(study(several), "Synthetic records beside those of one dataset hardly help") == "contradicted"
+    several = {
+        arm("TrRTeR"): 0.7,
+        arm("TrRSTeR", "diffwave"): 0.5,
+        arm("TrRSTeR", "time_vqvae"): 0.9,
+    }
+    assert (
+        word(study(several), "Synthetic records beside those of one dataset hardly help")
+        == "contradicted"
+    )
 
 
-@pytest.mark.parametrize(("mixed", "expected"), [(0.9, "supported"), (0.7, "contradicted"), (0.72, "undecided")])
+@pytest.mark.parametrize(
+    ("mixed", "expected"), [(0.9, "supported"), (0.7, "contradicted"), (0.72, "undecided")]
+)
 def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> None:
-    found = study({arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed})
+    found = study(
+        {arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed}
+    )
     assert word(found, "On merged datasets they help by all metrics") == expected
     judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 100)
     assert set(judged[1].comparisons["metric"]) == set(metrics.OVERALL)
-    assert word(found, "Synthetic records beside those of one dataset") == "not tested", "merged is not one dataset"
+    assert word(found, "Synthetic records beside those of one dataset") == "not tested", (
+        "merged is not one dataset"
+    )
 
 
-@pytest.mark.parametrize(("vqvae", "expected"), [(0.9, "supported"), (0.5, "contradicted"), (0.7, "undecided")])
+@pytest.mark.parametrize(
+    ("vqvae", "expected"), [(0.9, "supported"), (0.5, "contradicted"), (0.7, "undecided")]
+)
 def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: str) -> None:
-    found = study({arm("TrSTeR", "diffwave"): 0.7, arm("TrSTeR", "time_diffusion"): 0.4, arm("TrSTeR", "time_vqvae"): vqvae})
+    found = study(
+        {
+            arm("TrSTeR", "diffwave"): 0.7,
+            arm("TrSTeR", "time_diffusion"): 0.4,
+            arm("TrSTeR", "time_vqvae"): vqvae,
+        }
+    )
     assert word(found, "Time-VQVAE's records are the best") == expected
 
 
 @pytest.mark.parametrize(
-    ("best", "beginning"), [("time_vqvae", "Time-VQVAE's records are the best"), ("beat_diffusion", "Beat-Diffusion's")]
+    ("best", "beginning"),
+    [("time_vqvae", "Time-VQVAE's records are the best"), ("beat_diffusion", "Beat-Diffusion's")],
 )
 def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) -> None:
     found = {arm("TrSTeR", "diffwave"): 0.5, arm("TrSTeR", best): 0.9}
@@ -96,17 +133,25 @@ def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) ->
 
 @pytest.mark.parametrize("resamples", [400, 1000])
 def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
-    """One training of a generator was lucky; the three of each that differ by as much say nothing."""
+    """One training was lucky; three of each that differ by as much decide nothing."""
     beginning = "Time-VQVAE's records are the best"
     once = study({arm("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6 for name in STUDYS_OWN})
     assert word(once, beginning, resamples) == "supported"
-    shares = {"time_vqvae": (0.62, 0.75, 0.9), "diffwave": (0.3, 0.45, 0.6), "time_diffusion": (0.3, 0.45, 0.6)}
+    shares = {
+        "time_vqvae": (0.62, 0.75, 0.9),
+        "diffwave": (0.3, 0.45, 0.6),
+        "time_diffusion": (0.3, 0.45, 0.6),
+    }
     anew = pd.concat(
-        predicted(arm("TrSTeR", name, sweep="generator_seeds"), right, seed) for name in shares for seed, right in enumerate(shares[name])
+        predicted(arm("TrSTeR", name, sweep="generator_seeds"), right, seed)
+        for name in shares
+        for seed, right in enumerate(shares[name])
     )
     assert word(pd.concat([once, anew], ignore_index=True), beginning, resamples) == "undecided"
     for some in (anew[anew["generator"] != "diffwave"], anew[anew["seed"] == 2]):
-        assert word(pd.concat([once, some], ignore_index=True), beginning, resamples) == "supported", "not all, and one training of each"
+        assert (
+            word(pd.concat([once, some], ignore_index=True), beginning, resamples) == "supported"
+        ), "not all, and one training of each"
 
 
 def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
@@ -116,30 +161,54 @@ def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
     found = study(real | once | anew)
     assert word(found, "Synthetic records beside those of one dataset hardly help") == "supported"
     assert word(found, "Synthetic records help more than classical augmentation") == "contradicted"
-    assert word(found, "Beside classical augmentation, synthetic") == "supported", "augmented, the generator was trained once"
+    assert word(found, "Beside classical augmentation, synthetic") == "supported", (
+        "augmented, the generator was trained once"
+    )
     changed = {arm("TrRSTeR", "diffwave", sweep="generator_seeds", augmented=True): 0.6}
-    assert word(study(real | once | anew | changed), "Beside classical augmentation, synthetic") == "contradicted"
+    assert (
+        word(study(real | once | anew | changed), "Beside classical augmentation, synthetic")
+        == "contradicted"
+    )
 
 
-@pytest.mark.parametrize(("tuned", "expected"), [(0.5, "supported"), (0.7, "undecided"), (0.9, "contradicted")])
-def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(tuned: float, expected: str) -> None:
-    points = {arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point=point): right for point, right in (("5", 0.2), ("80", tuned))}
+@pytest.mark.parametrize(
+    ("tuned", "expected"), [(0.5, "supported"), (0.7, "undecided"), (0.9, "contradicted")]
+)
+def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(
+    tuned: float, expected: str
+) -> None:
+    points = {
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point=point): right
+        for point, right in (("5", 0.2), ("80", tuned))
+    }
     found = study({arm("TrRTeR"): 0.7, **points})
     assert word(found, "Pre-trained on synthetic records and fine-tuned") == expected
     few = found[found["point"] != "80"]
-    assert word(few, "Pre-trained on synthetic records and fine-tuned") == "not tested", "few real records are no match for all"
+    assert word(few, "Pre-trained on synthetic records and fine-tuned") == "not tested", (
+        "few real records are no match for all"
+    )
 
 
 def test_classical_augmentation_is_the_rival() -> None:
-    rivals = {arm("TrRTeR"): 0.5, arm("TrRTeR", augmented=True): 0.8, arm("TrRSTeR", "diffwave"): 0.7}
-    assert word(study(rivals), "Synthetic records help more than classical augmentation") == "contradicted"
+    rivals = {
+        arm("TrRTeR"): 0.5,
+        arm("TrRTeR", augmented=True): 0.8,
+        arm("TrRSTeR", "diffwave"): 0.7,
+    }
+    assert (
+        word(study(rivals), "Synthetic records help more than classical augmentation")
+        == "contradicted"
+    )
     assert word(study(rivals), "Beside classical augmentation, synthetic") == "not tested"
     both = {arm("TrRSTeR", "diffwave", augmented=True): 0.95}
     assert word(study(rivals | both), "Beside classical augmentation, synthetic") == "supported"
 
 
 def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
-    small, large = {"low": 0.001, "high": verdicts.SMALL - 0.005}, {"low": 0.001, "high": verdicts.SMALL + 0.005}
+    small, large = (
+        {"low": 0.001, "high": verdicts.SMALL - 0.005},
+        {"low": 0.001, "high": verdicts.SMALL + 0.005},
+    )
     arms = {"dataset": "merged", "second": "TrRSTeR"}
     for rule in (verdicts.any_gain, verdicts.some_arm_gains_everywhere):
         assert rule(pd.DataFrame([arms | small])) == (False, True)
@@ -155,8 +224,8 @@ def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
         arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50", augmented=True): 0.99,
         arm("TrRTeR", sweep="scratch", point="5"): 0.4,
         arm("TrRTeR", sweep="scratch", point="5", augmented=True): 0.8,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5", augmented=True): 0.99,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): 0.7,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5", augmented=True): 0.99,
         arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.4,
         arm("TrRTeR", "diffwave", sweep="size", point="5", augmented=True): 0.8,
         arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.7,
@@ -168,9 +237,18 @@ def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
     }
     found = study(rivals)
     judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 400)
-    for words in ("ome mixture", "With few real records, pre-training", "With few real records, a generator", "Other classifiers"):
+    for words in (
+        "ome mixture",
+        "With few real records, pre-training",
+        "With few real records, a generator",
+        "Other classifiers",
+    ):
         plain, rival, beside = (verdict for verdict in judged if words in verdict.claim.text)
-        assert (plain.word, rival.word, beside.word) == ("supported", "contradicted", "supported"), words
+        assert (plain.word, rival.word, beside.word) == (
+            "supported",
+            "contradicted",
+            "supported",
+        ), words
         assert len(plain.comparisons) == len(rival.comparisons) == len(beside.comparisons) == 1
 
 
@@ -178,12 +256,17 @@ def test_few_real_records_are_compared_with_as_few() -> None:
     few = {
         arm("TrRTeR"): 0.9,
         arm("TrRTeR", sweep="scratch", point="5"): 0.4,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, all", point="5"): 0.7,
+        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): 0.7,
         arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.6,
         arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.6,
     }
-    assert word(study(few), "With few real records, pre-training on synthetic ones helps") == "supported"
-    assert word(study(few), "With few real records, a generator of those few helps.") == "contradicted", "those few, and not as many others"
+    assert (
+        word(study(few), "With few real records, pre-training on synthetic ones helps")
+        == "supported"
+    )
+    assert (
+        word(study(few), "With few real records, a generator of those few helps.") == "contradicted"
+    ), "those few, and not as many others"
 
 
 def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -> None:
@@ -192,22 +275,47 @@ def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -
         arm("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real"): 0.5,
         arm("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real", augmented=True): 0.9,
         arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, own synthetic"): 0.8,
-        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, own synthetic", augmented=True): 0.99,
+        arm(
+            "TrRSTeR",
+            "diffwave",
+            "chapman",
+            "cross_dataset",
+            "ptbxl, own synthetic",
+            augmented=True,
+        ): 0.99,
         arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, foreign synthetic"): 0.4,
-        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, foreign synthetic", augmented=True): 0.6,
+        arm(
+            "TrRSTeR",
+            "diffwave",
+            "chapman",
+            "cross_dataset",
+            "ptbxl, foreign synthetic",
+            augmented=True,
+        ): 0.6,
     }
     found = study(there)
     assert word(found, "Synthetic records of its own hospital") == "supported"
-    assert word(found, "At another hospital, synthetic records of the classifier's own help more") == "contradicted"
-    assert word(found, "At another hospital, synthetic records of the classifier's own still") == "supported"
+    assert (
+        word(found, "At another hospital, synthetic records of the classifier's own help more")
+        == "contradicted"
+    )
+    assert (
+        word(found, "At another hospital, synthetic records of the classifier's own still")
+        == "supported"
+    )
     assert word(found, "Synthetic records of the other hospital's patients") == "contradicted"
-    assert word(found, "At another hospital, synthetic records of that one help more") == "contradicted"
+    assert (
+        word(found, "At another hospital, synthetic records of that one help more")
+        == "contradicted"
+    )
     assert word(found, "At another hospital, synthetic records of that one still") == "contradicted"
 
 
 def test_many_comparisons_widen_each_interval() -> None:
     def interval(generators: int) -> float:
-        mixed: dict[Arm, Any] = {arm("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)}
+        mixed: dict[Arm, Any] = {
+            arm("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)
+        }
         found = study({arm("TrRTeR"): 0.7, **mixed})
         rows = verdicts.judge(found, claims(found, "resnet1d"), 0.9, 4000)[0].comparisons
         return float((rows["high"] - rows["low"]).mean())

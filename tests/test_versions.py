@@ -13,8 +13,9 @@ import torch
 
 from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.errors import EcgforgeError
+from ecgforge.model_versions import models, versions
 from ecgforge.params import ClassifierSettings, Params
-from ecgforge.tracking import models, runs, store, versions
+from ecgforge.tracking import runs, store
 
 ROOT = Path(__file__).parents[1]
 RHYTHMS = ("SR", "AFIB")
@@ -38,14 +39,23 @@ def register(project: Path, seed: int) -> None:
     settings: ClassifierSettings = Params.read(ROOT / "params.yaml").classifier
     classifier = classifiers.create(settings, RHYTHMS, torch.ones(8), seed)
     classifiers.save(classifier, settings.backbone, project / f"seed-{seed}")
-    cell = runs.Cell("classifier", "merged", seed, True, setting="TrRTeR", backbone=settings.backbone)
+    cell = runs.Cell(
+        "classifier", "merged", seed, True, setting="TrRTeR", backbone=settings.backbone
+    )
     with runs.tracked(cell, fingerprint=f"cell-{seed}", params={}, inputs=[]) as run:
         example = np.zeros((2, 8, 1000), np.float32)
         files = sorted((project / f"seed-{seed}").iterdir())
         models.log_classifier(run, classifier, example, RHYTHMS, name=cell.model_name, files=files)
 
 
-@pytest.mark.parametrize("words", ["ecg-classifier-merged@champion", "models:/ecg-classifier-merged@champion", "ecg-classifier-merged/2"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ecg-classifier-merged@champion",
+        "models:/ecg-classifier-merged@champion",
+        "ecg-classifier-merged/2",
+    ],
+)
 @pytest.mark.usefixtures("registry")
 def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
     found = versions.find(words)
@@ -56,7 +66,10 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
     ("words", "told"),
     [
         ("ecg-classifier-merged", "means no model version: write name@alias or name/number"),
-        ("ecg-classifier-mergde@champion", "no model is registered as 'ecg-classifier-mergde': there are ecg-classifier-merged$"),
+        (
+            "ecg-classifier-mergde@champion",
+            "no model is registered as 'ecg-classifier-mergde': there are ecg-classifier-merged$",
+        ),
         ("ecg-classifier-merged@chapmion", "it has versions 1 to 2 and the aliases champion"),
         ("ecg-classifier-merged/7", "has no version 7"),
     ],
@@ -69,7 +82,9 @@ def test_words_that_mean_no_version_are_told_so(words: str, told: str) -> None:
 
 def test_files_are_those_that_were_saved(registry: Path) -> None:
     with versions.files(versions.find("ecg-classifier-merged/1")) as folder:
-        assert (folder / "weights.safetensors").read_bytes() == (registry / "seed-0" / "weights.safetensors").read_bytes()
+        assert (folder / "weights.safetensors").read_bytes() == (
+            registry / "seed-0" / "weights.safetensors"
+        ).read_bytes()
         assert classifiers.load(folder).rhythms == RHYTHMS
     assert not folder.exists()
 
@@ -81,7 +96,10 @@ def tampered(registry: Path, name: str) -> Path:
     return stored / name
 
 
-@pytest.mark.parametrize("name", ["extra_files/weights.safetensors", "extra_files/classifier.json", "data/model.pt2", "MLmodel"])
+@pytest.mark.parametrize(
+    "name",
+    ["extra_files/weights.safetensors", "extra_files/classifier.json", "data/model.pt2", "MLmodel"],
+)
 def test_a_changed_file_is_refused(registry: Path, name: str) -> None:
     file = tampered(registry, name)
     before = file.read_bytes()
@@ -110,7 +128,10 @@ def test_pickle_is_refused_and_not_executed(registry: Path, name: str) -> None:
     else:
         file.write_bytes(pickle.dumps(Bomb()))
     try:
-        with pytest.raises(EcgforgeError, match="could execute"), versions.files(versions.find("ecg-classifier-merged/1")):
+        with (
+            pytest.raises(EcgforgeError, match="could execute"),
+            versions.files(versions.find("ecg-classifier-merged/1")),
+        ):
             pass
         assert not (registry / "exploded").exists()
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ecgforge import warm
+from ecgforge.pipeline import warm
 
 ENTRY = """
 import os, subprocess, sys, time
@@ -26,7 +26,8 @@ LOADED_BY = os.getpid()
 def main():
     what = sys.argv[1]
     if what == "tell":
-        print(Path.cwd(), os.environ["COLOUR"], sys.argv, LOADED_BY != os.getpid(), sys.stdin.read())
+        other = LOADED_BY != os.getpid()
+        print(Path.cwd(), os.environ["COLOUR"], sys.argv, other, sys.stdin.read())
         print("to the error stream", file=sys.stderr)
     elif what == "seek":
         sys.stdout.reconfigure(errors="replace")
@@ -51,10 +52,13 @@ def main():
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; from ecgforge import warm; code = warm.run(sys.argv[1:]); sys.exit(99 if code is None else code)",
+    "import sys; from ecgforge import warm; code = warm.run(sys.argv[1:]); sys.exit(99 if code is "
+    "None else code)",
 ]
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are forked on Linux alone")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="processes are forked on Linux alone"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,19 +90,35 @@ def _gone(process: psutil.Process) -> bool:
 def test_a_command_keeps_its_folder_environment_arguments_and_streams(tmp_path: Path) -> None:
     environment = {**os.environ, "COLOUR": "blue"}
     done = subprocess.run(
-        [*COMMAND, "tell", "a b"], cwd=tmp_path, env=environment, input="typed", capture_output=True, text=True, check=True
+        [*COMMAND, "tell", "a b"],
+        cwd=tmp_path,
+        env=environment,
+        input="typed",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == f"{tmp_path} blue ['ecgforge', 'tell', 'a b'] True typed"
     assert done.stderr.strip() == "to the error stream"
 
 
 def test_a_command_knows_its_own_streams_and_not_those_of_the_server() -> None:
-    """The server was started while the output of tests went to a file, in which one can seek; the command's goes to a pipe."""
-    assert subprocess.run([*COMMAND, "seek"], capture_output=True, text=True, check=True).stdout == "False\n"
+    """The server was started while the output of tests went to a file, in which one can seek; the
+    command's goes to a pipe.
+    """
+    assert (
+        subprocess.run([*COMMAND, "seek"], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"), [(["exit"], 3, ""), (["exit", "one line"], 1, "one line"), (["raise"], 1, "ValueError: the reason")]
+    ("arguments", "code", "told"),
+    [
+        (["exit"], 3, ""),
+        (["exit", "one line"], 1, "one line"),
+        (["raise"], 1, "ValueError: the reason"),
+    ],
 )
 def test_a_command_ends_as_it_would_alone(arguments: list[str], code: int, told: str) -> None:
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
@@ -117,7 +137,10 @@ def test_an_interruption_reaches_the_work_once(tmp_path: Path) -> None:
 
 def test_an_interruption_waits_until_it_is_known_who_does_the_work(tmp_path: Path) -> None:
     address = str(tmp_path / "socket")
-    work = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+    work = subprocess.Popen(
+        [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
+        stdout=subprocess.PIPE,
+    )
     assert work.stdout
     work.stdout.readline()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -162,7 +185,9 @@ def test_killed_work_is_a_failed_command(tmp_path: Path) -> None:
     assert command.wait(20) == warm.KILLED
 
 
-def test_without_a_server_the_command_is_left_to_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_server_the_command_is_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv(warm.ADDRESS, str(tmp_path / "nobody"))
     assert warm.run(["exit"]) is None
     monkeypatch.delenv(warm.ADDRESS)
@@ -172,14 +197,16 @@ def test_without_a_server_the_command_is_left_to_itself(monkeypatch: pytest.Monk
 def test_the_server_goes_with_who_started_it() -> None:
     program = """if True:
         import time
-        from ecgforge import warm
+        from ecgforge.pipeline import warm
         with warm.server(["json"], "warm_entry:main"):
             print("up", flush=True)
             for _ in range(600):  # a signal that comes just before a sleep does not end it
                 time.sleep(0.1)
     """
     alone = {key: value for key, value in os.environ.items() if key != warm.ADDRESS}
-    starter = subprocess.Popen([sys.executable, "-c", program], env=alone, stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", program], env=alone, stdout=subprocess.PIPE, text=True
+    )
     assert starter.stdout is not None
     assert starter.stdout.readline() == "up\n"
     (server,) = psutil.Process(starter.pid).children()
@@ -189,12 +216,17 @@ def test_the_server_goes_with_who_started_it() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_folder_for_temporary_files_with_a_long_name_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_for_temporary_files_with_a_long_name_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = tmp_path / ("a" * 90)
     long.mkdir()
     monkeypatch.delenv(warm.ADDRESS)
     monkeypatch.setattr("tempfile.tempdir", str(long))
-    code = "import os, sys, tempfile; from ecgforge import warm; sys.exit(99 if warm.run(['exit', '7']) is None else 7)"
+    code = (
+        "import os, sys, tempfile; from ecgforge import warm; sys.exit(99 if warm.run(['exit', "
+        "'7']) is None else 7)"
+    )
     with warm.server([], "warm_entry:main"):
         deadline = time.monotonic() + 60
         while subprocess.run([sys.executable, "-c", code], check=False).returncode != 7:

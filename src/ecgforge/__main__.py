@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ecgforge import warm
+from ecgforge.pipeline import warm
 
 
 def main() -> None:

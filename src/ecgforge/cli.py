@@ -1,4 +1,8 @@
-"""What a person types. Every command reads params.yaml, takes paths and writes paths; `dvc repro` starts them in their order."""
+"""What a person types.
+
+Every command reads params.yaml, takes paths and writes paths; `dvc repro` starts them in their
+order.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +16,50 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ecgforge import __version__, folders, outputs, warm
+from ecgforge import __version__, folders, outputs
 from ecgforge.console import shown
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError, explained
+from ecgforge.pipeline import warm
 
 if TYPE_CHECKING:
     from ecgforge.params import Params
 
 app = typer.Typer(
-    help="Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the study; these are its stages.",
+    help=(
+        "Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the "
+        "study; these are its stages."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters; the only source of them.")]
+ParamsFile = Annotated[
+    Path, typer.Option("--params", help="The parameters; the only source of them.")
+]
 
 
 Out = Annotated[
     Path | None,
     typer.Option(help="Where to write [default: as in dvc.yaml]; it appears whole or not at all."),
 ]
-Real = Annotated[Path | None, typer.Option(help="A prepared record set [default: data/prepared/DATASET].")]
+Real = Annotated[
+    Path | None, typer.Option(help="A prepared record set [default: data/prepared/DATASET].")
+]
 Synthetic = Annotated[
     Path | None,
     typer.Option(help="A synthetic record set [default: data/synthetic/DATASET/GENERATOR]."),
 ]
-Dataset = Annotated[str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")]
-Generator = Annotated[str, typer.Argument(help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters.")]
+Dataset = Annotated[
+    str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")
+]
+Generator = Annotated[
+    str,
+    typer.Argument(
+        help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters."
+    ),
+]
 Tuned = Annotated[
     list[Path] | None,
     typer.Option("--tuned", help="What tuning found [default: models/tuning/DATASET]; repeat it."),
@@ -72,7 +91,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
 ) -> None:
     pass
 
@@ -84,7 +108,10 @@ def check(params: ParamsFile = PARAMS) -> None:
 
     found = parameters.read(params)
     _refuse_git_that_refuses()
-    print(f"{params} is valid; the profile in use is '{found.profile}' of {', '.join(found.profiles)}.")
+    print(
+        f"{params} is valid; the profile in use is '{found.profile}' of "
+        f"{', '.join(found.profiles)}."
+    )
 
 
 @app.command()
@@ -103,7 +130,9 @@ def plan(
     profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Say, before anything runs, how many cells a profile needs, and roughly how long they take on this machine."""
+    """Say, before anything runs, how many cells a profile needs, and roughly how long they take on
+    this machine.
+    """
     from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
 
@@ -138,7 +167,9 @@ def acquire(
 
 @app.command()
 def prepare(
-    raw: Annotated[list[Path], typer.Option(help="A raw folder named like its source; repeat it to merge.")],
+    raw: Annotated[
+        list[Path], typer.Option(help="A raw folder named like its source; repeat it to merge.")
+    ],
     out: Annotated[Path, typer.Option(help="The record set; it appears whole or not at all.")],
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -150,7 +181,9 @@ def prepare(
 
 
 @app.command()
-def tune_classifier(dataset: Dataset, out: Out = None, real: Real = None, params: ParamsFile = PARAMS) -> None:
+def tune_classifier(
+    dataset: Dataset, out: Out = None, real: Real = None, params: ParamsFile = PARAMS
+) -> None:
     """Look for better parameters of the classifier, by trials judged on validation records."""
     from ecgforge.stages import tune
 
@@ -217,7 +250,9 @@ def synthesize(
 @app.command()
 def train_classifier(
     dataset: Dataset,
-    generator: Annotated[str | None, typer.Argument(help="Of the synthetic records; none means TrRTeR only.")] = None,
+    generator: Annotated[
+        str | None, typer.Argument(help="Of the synthetic records; none means TrRTeR only.")
+    ] = None,
     models: Out = None,
     out: Out = None,
     real: Real = None,
@@ -252,12 +287,22 @@ def train_classifier(
 def sweep(
     name: Annotated[str, typer.Argument(help="Such as mixture, transfer or size.")],
     dataset: Dataset,
-    generator: Annotated[str | None, typer.Argument(help="Of the synthetic records, where the sweep needs them.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The classifier of the sweep `backbones`.")] = None,
-    trained_on: Annotated[str | None, typer.Option(help="The dataset that `cross_dataset` trains on.")] = None,
+    generator: Annotated[
+        str | None, typer.Argument(help="Of the synthetic records, where the sweep needs them.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The classifier of the sweep `backbones`.")
+    ] = None,
+    trained_on: Annotated[
+        str | None, typer.Option(help="The dataset that `cross_dataset` trains on.")
+    ] = None,
     out: Out = None,
-    data: Annotated[Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")] = folders.DATA,
-    models: Annotated[Path, typer.Option(help="The folder of generators/ and classifiers/.")] = folders.MODELS,
+    data: Annotated[
+        Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")
+    ] = folders.DATA,
+    models: Annotated[
+        Path, typer.Option(help="The folder of generators/ and classifiers/.")
+    ] = folders.MODELS,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -266,7 +311,12 @@ def sweep(
     from ecgforge.stages import ablation
     from ecgforge.stages import sweep as stage
 
-    given = {"trained_on": trained_on, "dataset": dataset, "generator": generator, "backbone": backbone}
+    given = {
+        "trained_on": trained_on,
+        "dataset": dataset,
+        "generator": generator,
+        "backbone": backbone,
+    }
     item = {key: value for key, value in given.items() if value is not None}
     results = _out("sweep", out, grid.results(name, item))
     generators = [generator] if generator and not trained_on else []
@@ -303,12 +353,19 @@ def quality(
 
 @app.command()
 def score(
-    real: Annotated[Path, typer.Argument(help="A record set with training and test records of different patients.")],
-    synthetic: Annotated[Path, typer.Argument(help="The record set to judge; its training records are.")],
+    real: Annotated[
+        Path,
+        typer.Argument(help="A record set with training and test records of different patients."),
+    ],
+    synthetic: Annotated[
+        Path, typer.Argument(help="The record set to judge; its training records are.")
+    ],
     out: Annotated[Path | None, typer.Option(help="A CSV of all scores, by rhythm too.")] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Score any record set against a real one, whoever made it: the same scores as the study's, without tracking."""
+    """Score any record set against a real one, whoever made it: the same scores as the study's,
+    without tracking.
+    """
     from ecgforge.commands import score as stage
     from ecgforge.params import Params
 
@@ -325,7 +382,12 @@ def report(out: Out = None, params: ParamsFile = PARAMS) -> None:
     stage.report(Params.read(params), folder)
 
 
-Reference = Annotated[str, typer.Argument(help="name@alias, name/number, a run id, or a file or folder under models/ or data/.")]
+Reference = Annotated[
+    str,
+    typer.Argument(
+        help="name@alias, name/number, a run id, or a file or folder under models/ or data/."
+    ),
+]
 Model = Annotated[str, typer.Argument(help="A registered model, such as ecg-classifier-merged.")]
 Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]
 
@@ -334,13 +396,23 @@ Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]
 def promote(
     name: Model,
     version: Annotated[str | None, typer.Option(help="The number of the version.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="The best on validation records of those of the current data.")] = False,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="The best on validation records of those of the current data."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, and write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote it though it fails; it is marked for ever. Needs a reason.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Promote it though it fails; it is marked for ever. Needs a reason."
+        ),
+    ] = False,
     reason: Reason = "",
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Judge a version by the gates in the parameters and, if it passes, make it champion, with a verdict and a model card."""
+    """Judge a version by the gates in the parameters and, if it passes, make it champion, with a
+    verdict and a model card.
+    """
     from ecgforge.commands import promote as stage
     from ecgforge.stages import parameters
 
@@ -365,9 +437,14 @@ def history(name: Model) -> None:
 
 @app.command()
 def lineage(
-    reference: Reference, out: Annotated[Path | None, typer.Option(help="Write it as a Mermaid flowchart, a file .mmd.")] = None
+    reference: Reference,
+    out: Annotated[
+        Path | None, typer.Option(help="Write it as a Mermaid flowchart, a file .mmd.")
+    ] = None,
 ) -> None:
-    """Print and draw where a model or a record set comes from: run, parameters, commit, record sets, generators, down to the source."""
+    """Print and draw where a model or a record set comes from: run, parameters, commit, record
+    sets, generators, down to the source.
+    """
     from ecgforge.commands import lineage as stage
 
     stage.show(reference, out)
@@ -375,9 +452,12 @@ def lineage(
 
 @app.command()
 def verify(
-    references: Annotated[list[str] | None, typer.Argument(help="As for lineage; none means all versions that have an alias.")] = None,
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(help="As for lineage; none means all versions that have an alias."),
+    ] = None,
 ) -> None:
-    """Recompute the digests of a lineage, and say what no longer matches or is no longer available."""
+    """Recompute the digests of a lineage, and name what no longer matches or is missing."""
     from ecgforge.commands import lineage as stage
 
     stage.verify(references or [])
@@ -385,7 +465,9 @@ def verify(
 
 @app.command()
 def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/number.")]) -> None:
-    """Train a version again, from its commit and data, in a scratch folder, and compare the weights."""
+    """Train a version again, from its commit and data, in a scratch folder, and compare the
+    weights.
+    """
     from ecgforge.commands import reproduce as stage
 
     stage.reproduce(version)
@@ -393,18 +475,30 @@ def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/nu
 
 @app.command()
 def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False) -> None:
-    """List what neither a commit nor the lineage of an aliased version needs: files of DVC's cache, runs, versions, checkpoints."""
-    from ecgforge.commands import collect as stage
+    """List what neither a commit nor the lineage of an aliased version needs: files of DVC's cache,
+    runs, versions, checkpoints.
+    """
+    from ecgforge.commands import gc as stage
 
     stage.collect(yes)
 
 
 @app.command()
 def classify(
-    records: Annotated[list[Path], typer.Argument(metavar="RECORD...", help="WFDB records, or folders of them, searched whole.")],
-    model: Annotated[str, typer.Option(help="A classifier, as name@alias or name/number.")] = "ecg-classifier-merged@champion",
+    records: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RECORD...", help="WFDB records, or folders of them, searched whole."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="A classifier, as name@alias or name/number.")
+    ] = "ecg-classifier-merged@champion",
     out: Annotated[Path | None, typer.Option(help="A CSV of all probabilities.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="An SVG of the first records on ECG paper, with their probabilities.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="An SVG of the first records on ECG paper, with their probabilities."),
+    ] = None,
 ) -> None:
     """Classify records of any sampling rate and order of leads with a registered classifier."""
     from ecgforge.commands import classify_records as stage
@@ -414,10 +508,14 @@ def classify(
 
 @app.command()
 def generate(
-    model: Annotated[str, typer.Option(help="A generator, such as ecg-generator-diffwave-ptbxl@champion.")],
+    model: Annotated[
+        str, typer.Option(help="A generator, such as ecg-generator-diffwave-ptbxl@champion.")
+    ],
     rhythm: Annotated[str, typer.Option(help="One of those that it has learned, such as AFIB.")],
     out: Annotated[Path, typer.Option(help="A new folder; it appears whole or not at all.")],
-    number: Annotated[int, typer.Option("-n", "--number", min=1, max=1_000_000, help="How many records.")] = 1,
+    number: Annotated[
+        int, typer.Option("-n", "--number", min=1, max=1_000_000, help="How many records.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
 ) -> None:
     """Draw WFDB records, which say that they are synthetic, from a registered generator."""
@@ -428,7 +526,9 @@ def generate(
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000) -> None:
-    """Open MLflow's UI on the runs and models of the study, and print where in it settings and generators are compared."""
+    """Open MLflow's UI on the runs and models of the study, and print where in it settings and
+    generators are compared.
+    """
     from ecgforge.tracking import runs, store
 
     store.serve(port, runs.EXPERIMENT, runs.CHARTS)
@@ -437,12 +537,17 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")
 @app.command()
 def repro(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="Stages or cells, such as report or classify@ptbxl-diffwave; none means all.")
+        list[str] | None,
+        typer.Argument(
+            help="Stages or cells, such as report or classify@ptbxl-diffwave; none means all."
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, show_default="number of CPU cores", help="Cells run side by side.")] = os.cpu_count() or 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, show_default="number of CPU cores", help="Cells run side by side.")
+    ] = os.cpu_count() or 1,
 ) -> None:
     """Do what `dvc repro` does, with independent cells side by side."""
-    from ecgforge import cells
+    from ecgforge.pipeline import cells
     from ecgforge.tracking import runs, store
 
     _refuse_git_that_refuses()
@@ -450,13 +555,18 @@ def repro(
     runs.end_killed()
     code = cells.repro(targets or [], jobs)
     if not code and not targets:
-        typer.echo("Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics show, dvc plots show")
+        typer.echo(
+            "Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics "
+            "show, dvc plots show"
+        )
         typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
     raise typer.Exit(code)
 
 
 def _refuse_git_that_refuses() -> None:
-    """Say at once where git does not answer: runs and versions would have no commit, and no version could be promoted."""
+    """Say at once where git does not answer: runs and versions would have no commit, and no version
+    could be promoted.
+    """
     from ecgforge.tracking import store
 
     problem = store.git_problem()
@@ -465,9 +575,12 @@ def _refuse_git_that_refuses() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's or of the machine's ends in one line and a non-zero exit."""
+    """Run the command line; a mistake of the user's or of the machine's ends in one line and a
+    non-zero exit.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that the terminal's encoding has no letters for
+    # a file name may hold bytes that the terminal's encoding has no letters for
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -476,17 +589,24 @@ def main() -> None:
         os.environ["USER"] = f"uid {os.getuid()}"
     try:
         if "DVC_STAGE" in os.environ and warm.ADDRESS not in os.environ:
-            lock.keep(Path.cwd())  # plain `dvc` started this stage, and does not write dvc.lock whole
+            # plain `dvc` started this stage, and does not write dvc.lock whole
+            lock.keep(Path.cwd())
         code = app(standalone_mode=False, prog_name="ecgforge")
     except typer.TyperException as error:
         command = getattr(getattr(error, "ctx", None), "command_path", "ecgforge")
-        _end(f"{error.format_message().rstrip('.')} (see '{command} --help')", getattr(error, "exit_code", 2))
+        _end(
+            f"{error.format_message().rstrip('.')} (see '{command} --help')",
+            getattr(error, "exit_code", 2),
+        )
     except Exception as error:
         if os.environ.get("ECGFORGE_DEBUG"):
             raise
         _end(explained(error), 1)
     if code == INTERRUPTED:
-        print("ecgforge: interrupted; run it again: a training goes on from its last checkpoint", file=sys.stderr)
+        print(
+            "ecgforge: interrupted; run it again: a training goes on from its last checkpoint",
+            file=sys.stderr,
+        )
     sys.exit(code)
 
 

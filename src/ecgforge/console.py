@@ -1,4 +1,7 @@
-"""The two consoles of the command line. Text is shown letter by letter: brackets in it are no markup, control characters no commands."""
+"""The two consoles of the command line.
+
+Text is shown letter by letter: brackets in it are no markup, control characters no commands.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,32 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 T = TypeVar("T")
 
-# Control characters but for tab and newline, and the surrogates by which Python holds bytes that are no UTF-8.
+# Control characters but for tab and newline, and the surrogates by which Python holds bytes that
+# are no UTF-8.
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def shown(text: object) -> str:
-    r"""Return `text` as it can be shown and written as UTF-8: control characters and bytes that are no UTF-8 as escapes such as \x1b."""
+    r"""Escape control characters and bytes that are not UTF-8, such as \x1b, for the terminal."""
 
     def escape(found: re.Match[str]) -> str:
         code = ord(found[0])
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+        return (
+            f"\\x{code - 0xDC00:02x}"
+            if 0xDC80 <= code <= 0xDCFF
+            else f"\\x{code:02x}"
+            if code < 256
+            else f"\\u{code:04x}"
+        )
 
     return _UNSHOWABLE.sub(escape, str(text))
 
 
 class _PlainConsole(Console):
-    """A console that prints strings as they are, without wrapping them. `style` still works, and so do tables and trees."""
+    """A console that prints strings as they are, without wrapping them.
+
+    `style` still works, and so do tables and trees.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, emoji=False, **options)
@@ -43,7 +56,12 @@ err = _PlainConsole(stderr=True)
 
 def progress(**options: Any) -> Progress:
     """Return a progress bar on stderr whose descriptions are plain text."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=err, **options)
 
 

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Yield a scratch path next to `path` to write a file or a folder at; it takes the name `path` only on success.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a scratch path next to `path` to write a file or a folder at; it takes the name `path`
+    only on success.
 
-    On an error nothing of the new output remains, and an older output stays as it was. A file is on disk before it takes its name, so
-    neither a killed process nor a power cut leaves half of it. Left-overs of a killed process are cleared on entry.
+    On an error nothing of the new output remains, and an older output stays as it was. A file is on
+    disk before it takes its name, so neither a killed process nor a power cut leaves half of it.
+    Left-overs of a killed process are cleared on entry.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch, former = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.former.partial")
+    scratch, former = (
+        path.with_name(f".{path.name}.partial"),
+        path.with_name(f".{path.name}.former.partial"),
+    )
     remove(scratch)
     if former.exists() and not path.exists():  # killed between the two renames of `_replace`
         former.rename(path)
@@ -44,7 +49,9 @@ def _replace(scratch: Path, path: Path, former: Path) -> None:
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
         if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "a folder is where a file is to be written", str(path))
+            raise IsADirectoryError(
+                errno.EISDIR, "a folder is where a file is to be written", str(path)
+            )
         scratch.replace(path)
         return
     scratch.stat()  # nothing is moved where nothing was written
@@ -65,7 +72,8 @@ def remove(path: Path) -> None:
 def read_csv(file: Path | IO[Any], **options: Any) -> pd.DataFrame:
     """Return `pandas.read_csv` of `file`, with each number as Python reads it.
 
-    The default parser of pandas rounds the last digit, and crashes the process on a text such as 1e3147483648, which a digest may be.
+    The default parser of pandas rounds the last digit, and crashes the process on a text such as
+    1e3147483648, which a digest may be.
     """
     import pandas as pd
 
@@ -86,7 +94,8 @@ def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
         found = read_csv(file, **options)
     except FileNotFoundError:
         raise EcgforgeError(f"{file} is missing: run `dvc repro` or `dvc pull`") from None
-    except (ValueError, OverflowError) as error:  # the errors of the parser and of the decoder are ValueErrors
+    # the errors of the parser and of the decoder are ValueErrors
+    except (ValueError, OverflowError) as error:
         raise damaged(file, " ".join(str(error).split())[:100]) from None
     missing = [column for column in columns if column not in found]
     if missing:
@@ -96,13 +105,17 @@ def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
 
 def damaged(file: Path, why: str) -> EcgforgeError:
     """Return the error for a file that a stage wrote and that is not whole any more."""
-    return EcgforgeError(f"{file} is damaged ({why}): remove it and run `dvc checkout`, or `dvc repro`")
+    return EcgforgeError(
+        f"{file} is damaged ({why}): remove it and run `dvc checkout`, or `dvc repro`"
+    )
 
 
 def md5(path: Path) -> str:
-    """Return the digest that DVC 3 gives to the file or folder at `path`: md5, with `.dir` behind it for a folder.
+    """Return the digest that DVC 3 gives to the file or folder at `path`: md5, with `.dir` behind
+    it for a folder.
 
-    A folder's digest is the md5 of a JSON list of its files' relative paths and md5 sums, sorted by path.
+    A folder's digest is the md5 of a JSON list of its files' relative paths and md5 sums, sorted by
+    path.
     """
     if path.is_file():
         with path.open("rb") as file:

@@ -1,4 +1,6 @@
-"""What a command may write to: nothing of the user's is replaced, and nothing that the same command reads."""
+"""What a command may write to: nothing of the user's is replaced, and nothing that the same command
+reads.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise EcgforgeError(f"{path}: there is no user of this name whose home could be meant") from None
+        raise EcgforgeError(
+            f"{path}: there is no user of this name whose home could be meant"
+        ) from None
 
 
 def overlap(one: Path, other: Path) -> bool:
@@ -38,14 +42,21 @@ def refuse(out: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def foreign(folder: Path, known: Iterable[str]) -> list[str]:
-    """Name what is in `folder` beyond the files `known`, by relative paths; nothing where it is empty or not there."""
+    """Name what is in `folder` beyond the files `known`, by relative paths; nothing where it is
+    empty or not there.
+    """
     if not folder.is_dir():
         return [folder.name] if folder.exists() else []
     listed = set(known)
-    return sorted(name for file in folder.rglob("*") if not file.is_dir() and (name := file.relative_to(folder).as_posix()) not in listed)
+    return sorted(
+        name
+        for file in folder.rglob("*")
+        if not file.is_dir() and (name := file.relative_to(folder).as_posix()) not in listed
+    )
 
 
-# What is in the folders that commands replace; acquire, prepare and synthesize look more closely, and tuning writes files.
+# What is in the folders that commands replace; acquire, prepare and synthesize look more closely,
+# and tuning writes files.
 CLASSIFIERS = ("weights.safetensors", "classifier.json", "predictions.csv", "runs.csv")
 SWEEPS = ("predictions.csv", "runs.csv", "variations.csv")
 HOLD = {
@@ -53,12 +64,20 @@ HOLD = {
     "train-classifier": CLASSIFIERS,
     "sweep": SWEEPS,
     "quality": ("fingerprint.txt", "scores.csv", "views.csv"),
-    "report": ("results.csv", "confusions.csv", "verdicts.csv", "metrics.json", "report.html", "*.svg"),
+    "report": (
+        "results.csv",
+        "confusions.csv",
+        "verdicts.csv",
+        "metrics.json",
+        "report.html",
+        "*.svg",
+    ),
 }
 
 
 def of_command(command: str, folder: Path) -> Path:
-    """Return the folder that a command is to write, once it is known that no file is in it that the command does not write.
+    """Return the folder that a command is to write, once it is known that no file is in it that the
+    command does not write.
 
     Raises:
         EcgforgeError: one is, or the folder has no name.
@@ -67,13 +86,22 @@ def of_command(command: str, folder: Path) -> Path:
         refuse(folder)
         patterns = (*HOLD[command], ".gitignore")  # DVC's, of what it tracks
         there = foreign(folder, ())
-        other = [name for name in there if not any(fnmatch.fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)]
+        other = [
+            name
+            for name in there
+            if not any(fnmatch.fnmatch(name.rpartition("/")[2], pattern) for pattern in patterns)
+        ]
         if other:
-            raise EcgforgeError(f"{folder} exists, and `ecgforge {command}` does not write {other[0]} in it: name another folder")
+            raise EcgforgeError(
+                f"{folder} exists, and `ecgforge {command}` does not write {other[0]} in it: name "
+                "another folder"
+            )
     return folder
 
 
-def check_file(path: Path, ending: str, wrote: re.Pattern[bytes], inputs: Iterable[Path] = ()) -> None:
+def check_file(
+    path: Path, ending: str, wrote: re.Pattern[bytes], inputs: Iterable[Path] = ()
+) -> None:
     """Check that a command may write the file `path`: call it before the work is done.
 
     Args:
@@ -81,14 +109,21 @@ def check_file(path: Path, ending: str, wrote: re.Pattern[bytes], inputs: Iterab
         inputs: folders that are read.
 
     Raises:
-        EcgforgeError: the name does not end in `ending`, the file was not written by this command, or it lies among what is read.
+        EcgforgeError: the name does not end in `ending`, the file was not written by this command,
+            or it lies among what is read.
     """
     if path.suffix != ending or path.is_dir():
         raise EcgforgeError(f"{path} cannot be written: name a file that ends in {ending}")
     for one in inputs:
-        if one.is_dir() and path.resolve().is_relative_to(one.resolve()) and one.resolve() != Path.cwd().resolve():
+        if (
+            one.is_dir()
+            and path.resolve().is_relative_to(one.resolve())
+            and one.resolve() != Path.cwd().resolve()
+        ):
             raise EcgforgeError(f"{path} lies in {one}, which is read: name a file elsewhere")
     if path.exists():
         with path.open("rb") as file:
             if not wrote.match(file.read(4096)):
-                raise EcgforgeError(f"{path} exists and was not written by this command: name another file")
+                raise EcgforgeError(
+                    f"{path} exists and was not written by this command: name another file"
+                )

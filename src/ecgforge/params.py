@@ -1,11 +1,11 @@
 """The typed form of params.yaml, the only source of parameters.
 
-A section refuses unknown keys and values out of range. `Params.read` turns each refusal into one line
-with the key, the value and what is allowed. A field has a default where one value serves every profile.
-A profile with a `base` states only what differs from that profile (see `merge_patch`).
+A section refuses unknown keys and values out of range. `Params.read` turns each refusal into one
+line with the key, the value and what is allowed. A field has a default where one value serves every
+profile. A profile with a `base` states only what differs from that profile (see `merge_patch`).
 
-Networks and samplings are open here: each generator and classifier declares its own sections, with their
-defaults, next to its code. `ecgforge.stages.parameters` checks and completes them.
+Networks and samplings are open here: each generator and classifier declares its own sections, with
+their defaults, next to its code. `ecgforge.stages.parameters` checks and completes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML, YAMLError
 
 from ecgforge.errors import EcgforgeError
@@ -25,7 +35,9 @@ T = TypeVar("T")
 
 
 def distinct(name: Callable[[Any], object] = lambda one: one) -> AfterValidator:
-    """Refuse a list that has one `name` twice: results are kept by it, and those of both would pass for one."""
+    """Refuse a list that has one `name` twice: results are kept by it, and those of both would pass
+    for one.
+    """
 
     def check(listed: Sequence[Any]) -> Sequence[Any]:
         names = [name(one) for one in listed]
@@ -45,13 +57,13 @@ SomeNames = Annotated[Names, Field(min_length=1)]
 Seeds = Annotated[list[Seed], Field(min_length=1), distinct()]
 
 
-class Section(BaseModel):
+class StrictConfig(BaseModel):
     """A part of the parameters: immutable, and closed to keys that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SimulatedSource(Section):
+class SimulatedSource(StrictConfig):
     """Simulated patients, written as the site named by `layout` publishes its records."""
 
     kind: Literal["simulated"]
@@ -60,7 +72,7 @@ class SimulatedSource(Section):
     seed: Seed
 
 
-class PhysionetSource(Section):
+class PhysionetSource(StrictConfig):
     """A published data set, from PhysioNet or from any mirror of it that fsspec can read."""
 
     kind: Literal["physionet"]
@@ -70,8 +82,10 @@ class PhysionetSource(Section):
     connections: Annotated[int, Field(ge=1, le=64)] = 8
 
 
-class FolderSource(Section):
-    """One's own WFDB records: a folder, and in it a CSV with the columns record, patient, rhythm (age, sex if known)."""
+class FolderSource(StrictConfig):
+    """One's own WFDB records: a folder, and in it a CSV with the columns record, patient, rhythm
+    (age, sex if known).
+    """
 
     kind: Literal["folder"]
     layout: Literal["folder"]
@@ -82,7 +96,7 @@ class FolderSource(Section):
 Source = Annotated[SimulatedSource | PhysionetSource | FolderSource, Field(discriminator="kind")]
 
 
-class Preprocessing(Section):
+class Preprocessing(StrictConfig):
     """What every record goes through: see `ecgforge.preparation.preprocessing`."""
 
     sampling_rate: Annotated[int, Field(ge=50, le=1000)]  # Hz
@@ -94,25 +108,34 @@ class Preprocessing(Section):
     def _band_fits(self) -> Self:
         low, high = self.band
         if not low < high < self.sampling_rate / 2:
-            raise ValueError(f"band must rise and end below half the sampling rate, {self.sampling_rate / 2:g} Hz")
+            raise ValueError(
+                f"band must rise and end below half the sampling rate, {self.sampling_rate / 2:g} "
+                "Hz"
+            )
         return self
 
 
-class Preparation(Section):
-    """How records become a record set. `amplitude: lead_sd` divides each lead of a record by its standard deviation, for
-    sources that publish standardised leads; `mV` keeps millivolts and refuses other units. A record whose file is damaged is set
-    aside, but a larger share of them than `max_damaged` says that the raw records themselves are at fault, and is an error."""
+class Preparation(StrictConfig):
+    """How records become a record set.
+
+    `amplitude: per_lead_std` divides each lead of a record by its standard deviation, for sources
+    that publish standardised leads; `mV` keeps millivolts and refuses other units. A record whose
+    file is damaged is set aside, but a larger share of them than `max_damaged` says that the raw
+    records themselves are at fault, and is an error.
+    """
 
     min_records: Positive
     max_damaged: Share = 0.01
-    amplitude: Literal["mV", "lead_sd"]
+    amplitude: Literal["mV", "per_lead_std"]
 
 
-class Training(Section):
-    """One training loop's settings; lengths are in optimiser steps so that record sets of any size compare.
+class Training(StrictConfig):
+    """One training loop's settings; lengths are in optimiser steps so that record sets of any size
+    compare.
 
-    `balance` is the power that evens out rhythms in the batches: a record is drawn with probability n^-balance, n being the
-    number of records of its rhythm; 0 draws as they are, 1 draws every rhythm equally often.
+    `class_balance_power` is the power that evens out rhythms in the batches: a record is drawn with
+    probability n^-class_balance_power, n being the number of records of its rhythm; 0 draws as they
+    are, 1 draws every rhythm equally often.
     """
 
     steps: Positive
@@ -121,20 +144,26 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)]
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]  # of the averaged weights that are kept; 0 keeps the last ones
-    balance: Share = 0.5
+    # of the averaged weights that are kept; 0 keeps the last ones
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    class_balance_power: Share = 0.5
     evaluate_every: Positive  # steps; also the distance of checkpoints
     patience: Positive | None = None  # evaluations without improvement; null trains all steps
 
     @model_validator(mode="after")
     def _whole_stretches(self) -> Self:
         if self.steps % self.evaluate_every:
-            raise ValueError(f"steps ({self.steps}) must be a multiple of evaluate_every ({self.evaluate_every})")
+            raise ValueError(
+                f"steps ({self.steps}) must be a multiple of evaluate_every ({self.evaluate_every})"
+            )
         return self
 
 
-class Range(Section):
-    """A number between two others, both of them included; `log` spreads trials evenly over its magnitudes."""
+class Range(StrictConfig):
+    """A number between two others, both of them included;
+
+    `log` spreads trials evenly over its magnitudes.
+    """
 
     low: float
     high: float
@@ -163,7 +192,7 @@ class Int(Range):
     high: int
 
 
-class Categorical(Section):
+class Categorical(StrictConfig):
     """One of several values, in no order."""
 
     kind: Literal["categorical"] = "categorical"
@@ -171,23 +200,30 @@ class Categorical(Section):
 
 
 def _kind(dimension: Any) -> Any:
-    """Return the kind of a dimension that need not state it: `choices` are categorical, a range is one of floats."""
+    """Return the kind of a dimension that need not state it:
+
+    `choices` are categorical, a range is one of floats.
+    """
     if isinstance(dimension, dict):
         return dimension.get("kind", "categorical" if "choices" in dimension else "float")
     return getattr(dimension, "kind", None)
 
 
 Dimension = Annotated[
-    Annotated[Float, Tag("float")] | Annotated[Int, Tag("int")] | Annotated[Categorical, Tag("categorical")],
+    Annotated[Float, Tag("float")]
+    | Annotated[Int, Tag("int")]
+    | Annotated[Categorical, Tag("categorical")],
     Discriminator(_kind),
 ]
 
 
-class Tuning(Section):
-    """A search for better parameters on validation records; `space` gives the range of each one by its dotted key.
+class Tuning(StrictConfig):
+    """A search for better parameters on validation records;
 
-    The first trial has the parameters of the profile. `n_trials` counts all trials of the study, so a higher
-    number continues it; 0 keeps the parameters. `workers` trials run in parallel.
+    `space` gives the range of each one by its dotted key.
+
+    The first trial has the parameters of the profile. `n_trials` counts all trials of the study, so
+    a higher number continues it; 0 keeps the parameters. `workers` trials run in parallel.
     """
 
     n_trials: Annotated[int, Field(ge=0)] = 0
@@ -203,35 +239,45 @@ class Tuning(Section):
 
 
 class ClassifierTuning(Tuning):
-    """Of a classifier: the score of a trial is the mean of `repeats` trainings with different seeds."""
+    """Of a classifier: the score of a trial is the mean of `repeats` trainings with different
+    seeds.
+    """
 
     repeats: Positive = 1
 
 
 class GeneratorTuning(Tuning):
-    """Of a generator: a trial draws `records` of each rhythm. With `fast`, the search also minimises the time
-    to draw a record, and the best trial is the best of those that are no slower than the first one."""
+    """Of a generator: a trial draws `records` of each rhythm.
+
+    With `fast`, the search also minimises the time to draw a record, and the best trial is the best
+    of those that are no slower than the first one.
+    """
 
     records: Positive
     fast: bool = False
 
 
-class Ablation(Section):
-    """The keys of a generator's network and sampling that a variation changes, merged by `merge_patch`."""
+class Ablation(StrictConfig):
+    """The keys of a generator's network and sampling that a variation changes, merged by
+    `merge_patch`.
+    """
 
     network: dict[str, Any] = Field(default_factory=dict)
     sampling: dict[str, Any] = Field(default_factory=dict)
 
 
-class GeneratorSettings(Section):
-    """A generator's network, the training of each of its phases, its sampling, and variations by name that a sweep compares."""
+class GeneratorSettings(StrictConfig):
+    """A generator's network, the training of each of its phases, its sampling, and variations by
+    name that a sweep compares.
+    """
 
     seed: Seed = 0
     network: dict[str, Any]
     training: dict[Name, Training]
     sampling: dict[str, Any]
     ablations: dict[str, Ablation] = Field(default_factory=dict)
-    tuning: Annotated[GeneratorTuning, Field(exclude=True)]  # what looks for parameters is none of them
+    # what looks for parameters is none of them
+    tuning: Annotated[GeneratorTuning, Field(exclude=True)]
 
     def variations(self) -> dict[str, GeneratorSettings]:
         """The settings of each variation, by name."""
@@ -246,40 +292,48 @@ class GeneratorSettings(Section):
         }
 
 
-class Synthesis(Section):
+class Synthesis(StrictConfig):
     """Synthetic records per rhythm in each split, each drawn from seeds of its own.
 
-    `train: as_real` makes as many training records as there are real ones, spread evenly over the rhythms.
+    `train: match_real` makes as many training records as there are real ones, spread evenly over
+    the rhythms.
     """
 
-    train: Positive | Literal["as_real"]
+    train: Positive | Literal["match_real"]
     validation: Positive
     test: Positive
     chunk: Positive  # records held in memory at a time
     seed: Seed = 100
 
 
-class ClassifierSettings(Section):
-    """A classifier's network and its training. `backbone` is the key of the entry in the profile's `classifiers`."""
+class ClassifierSettings(StrictConfig):
+    """A classifier's network and its training.
+
+    `backbone` is the key of the entry in the profile's `classifiers`.
+    """
 
     backbone: Name
     network: dict[str, Any]
     training: Training
-    tuning: Annotated[ClassifierTuning, Field(exclude=True)] = ClassifierTuning()  # of the study's classifier alone
+    # of the study's classifier alone
+    tuning: Annotated[ClassifierTuning, Field(exclude=True)] = ClassifierTuning()
 
 
-class Augmentation(Section):
+class Augmentation(StrictConfig):
     """Classical changes of training records: see `ecgforge.classifiers.common.augmentation`."""
 
-    shift: Annotated[float, Field(ge=0)] = 2.0  # s, the most either way
+    max_time_shift: Annotated[float, Field(ge=0)] = 2.0  # s, the most either way
     gain: Annotated[float, Field(ge=0, le=1)] = 0.1  # standard deviation of its logarithm
     noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # of a lead's standard deviation
     wander: Annotated[float, Field(ge=0, le=1)] = 0.1  # of a lead's standard deviation, baseline
     lead_dropout: Share = 0.05  # of leads that are silent
 
 
-class Study(Section):
-    """The settings' seeds and statistics. `synthetic_share` is the share of synthetic records in TrRSTeR's training set."""
+class Study(StrictConfig):
+    """The settings' seeds and statistics.
+
+    `synthetic_share` is the share of synthetic records in TrRSTeR's training set.
+    """
 
     seeds: Seeds
     augmentation: Augmentation = Augmentation()
@@ -288,13 +342,17 @@ class Study(Section):
     resamples: Positive
 
 
-Method = Literal["all", "head", "gradual"]  # which weights a fine-tuning moves
+Method = Literal["full", "linear_probe", "gradual_unfreezing"]  # which weights a fine-tuning moves
 UNFREEZINGS = 3  # of a gradual one: the head, the upper half, all
-Percents = Annotated[list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), distinct("{:g}".format)]
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1), distinct("{:g}".format)]
+Percents = Annotated[
+    list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), distinct("{:g}".format)
+]
+Shares = Annotated[
+    list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1), distinct("{:g}".format)
+]
 
 
-class Sweeps(Section):
+class Sweeps(StrictConfig):
     """The seeds of the sweeps, and a section for each sweep.
 
     A sweep declares its section next to its code, see `ecgforge.sweeps`.
@@ -311,20 +369,24 @@ class Sweeps(Section):
         return self.__pydantic_extra__
 
 
-class Quality(Section):
+class Quality(StrictConfig):
     """How many records a quality score looks at, and how often it permutes them."""
 
     records: Annotated[int, Field(ge=20)]
     permutations: Annotated[int, Field(ge=1)]
-    views: Annotated[list[Literal["pca", "tsne", "umap"]], Field(min_length=1)]  # umap compiles for half a minute in each process
+    # umap compiles for half a minute in each process
+    views: Annotated[list[Literal["pca", "tsne", "umap"]], Field(min_length=1)]
     seed: Seed = 0
 
 
-class Compute(Section):
-    """Where training and sampling run. `threads` fixes the reduction order of the CPU, so it is part of what makes bytes repeat.
+class Compute(StrictConfig):
+    """Where training and sampling run.
 
-    One training uses one device, whatever `devices` says. Several GPUs are used by cells side by side, each started with a
-    CUDA_VISIBLE_DEVICES of its own, and by the workers of a tuning, which have one each.
+    `threads` fixes the reduction order of the CPU, so it is part of what makes bytes repeat.
+
+    One training uses one device, whatever `devices` says. Several GPUs are used by cells side by
+    side, each started with a CUDA_VISIBLE_DEVICES of its own, and by the workers of a tuning, which
+    have one each.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -333,7 +395,7 @@ class Compute(Section):
     threads: Positive
 
 
-class Profile(Section):
+class Profile(StrictConfig):
     """A named set of parameters, from the source of the records to the size of the study."""
 
     sources: dict[Name, Source]
@@ -353,18 +415,23 @@ class Profile(Section):
             return tree
         for name, entry in tree.items():
             if isinstance(entry, dict) and entry.get("backbone", name) != name:
-                raise ValueError(f"{name}.backbone: the key of an entry is its backbone; remove this line")
-        return {name: {"backbone": name} | entry if isinstance(entry, dict) else entry for name, entry in tree.items()}
+                raise ValueError(
+                    f"{name}.backbone: the key of an entry is its backbone; remove this line"
+                )
+        return {
+            name: {"backbone": name} | entry if isinstance(entry, dict) else entry
+            for name, entry in tree.items()
+        }
 
 
-class DatasetPair(Section):
+class DatasetPair(StrictConfig):
     """Two datasets: train on one, test on the other."""
 
     train: Name
     test: Name
 
 
-class Merged(Section):
+class Merged(StrictConfig):
     """Two sources that make the dataset `merged`."""
 
     first: Name
@@ -377,7 +444,7 @@ class Merged(Section):
         return self
 
 
-class SweepTargets(Section):
+class SweepTargets(StrictConfig):
     """Where the sweeps run: a cell for each combination; nowhere, where lists are empty."""
 
     datasets: Names
@@ -385,47 +452,56 @@ class SweepTargets(Section):
     sweeps: Names
     backbones: Names  # classifiers that are compared with the study's
     generator_seeds: Names  # generators that are trained from several seeds
-    cross_dataset: Annotated[list[DatasetPair], distinct(lambda pair: f"{pair.train} to {pair.test}")]
+    cross_dataset: Annotated[
+        list[DatasetPair], distinct(lambda pair: f"{pair.train} to {pair.test}")
+    ]
 
 
-class ClassifierGates(Section):
-    """What a classifier must show on the real test records to become champion: see `ecgforge.registry.gates`."""
+class ClassifierGates(StrictConfig):
+    """What a classifier must show on the real test records to become champion: see
+    `ecgforge.registry.gates`.
+    """
 
-    margin: Annotated[float, Field(ge=-1, le=1)]  # the interval of its macro-F1 less the champion's must lie above
-    baseline_margin: Annotated[float, Field(ge=-1, le=1)]  # the same with each baseline for champion, as long as there is none
+    # the interval of its macro-F1 less the champion's must lie above
+    margin: Annotated[float, Field(ge=-1, le=1)]
+    # the same with each baseline for champion, as long as there is none
+    baseline_margin: Annotated[float, Field(ge=-1, le=1)]
     recall_margin: Share  # a rhythm's recall may be that much below the champion's
     calibration_error: Share  # at most
     latency: Annotated[float, Field(gt=0)]  # ms a record, at most
     size: Annotated[float, Field(gt=0)]  # MB of weights, at most
 
 
-class GeneratorGates(Section):
+class GeneratorGates(StrictConfig):
     """What a generator's records must show to make it champion: see `ecgforge.registry.gates`."""
 
-    two_sample: Share  # accuracy of telling them from real records, above its floor, at most
-    coverage: Share  # below its floor, at most
-    heart_rate: Annotated[float, Field(ge=0)]  # bpm, Wasserstein distance above its floor, at most
-    rr_variation: Annotated[float, Field(ge=0)]  # points, Wasserstein distance above its floor, at most
-    copied_share: Share  # above its floor, at most
-    nearest_ratio: Annotated[float, Field(ge=0, le=1)]  # at least
+    two_sample: Share  # accuracy of telling them from real records, above its baseline, at most
+    coverage: Share  # below its baseline, at most
+    # bpm, Wasserstein distance above its baseline, at most
+    heart_rate: Annotated[float, Field(ge=0)]
+    rr_cv: Annotated[float, Field(ge=0)]  # points, Wasserstein distance above its baseline, at most
+    copied_share: Share  # above its baseline, at most
+    dcr_ratio: Annotated[float, Field(ge=0, le=1)]  # at least
     membership_auc: Share  # at most
 
 
-class Gates(Section):
+class Gates(StrictConfig):
     """What a version must pass to become champion."""
 
     classifier: ClassifierGates
     generator: GeneratorGates
 
 
-class Signing(Section):
-    """Files of the keys by which champions are signed and checked, from the project's folder; nothing is signed without."""
+class Signing(StrictConfig):
+    """Files of the keys by which champions are signed and checked, from the project's folder;
+    nothing is signed without.
+    """
 
     private_key: str | None = None
     public_key: str | None = None
 
 
-class Params(Section):
+class Params(StrictConfig):
     """All of params.yaml; `active` is the profile in use."""
 
     profile: str
@@ -462,11 +538,17 @@ class Params(Section):
         return _named(name, self.active.sources, "source")
 
     def generator(self, name: str) -> GeneratorSettings:
-        """Return a generator's settings in the profile in use; EcgforgeError if it has no such one."""
+        """Return a generator's settings in the profile in use;
+
+        EcgforgeError if it has no such one.
+        """
         return _named(name, self.active.generators, "generator")
 
     def classifier_settings(self, backbone: str) -> ClassifierSettings:
-        """Return a classifier's settings in the profile in use; EcgforgeError if it has no such one."""
+        """Return a classifier's settings in the profile in use;
+
+        EcgforgeError if it has no such one.
+        """
         return _named(backbone, self.active.classifiers, "classifier")
 
     @model_validator(mode="before")
@@ -496,12 +578,15 @@ class Params(Section):
                     raise ValueError(f"{where}: '{one}' is not one of {', '.join(known)}")
         for name, profile in self.profiles.items():
             if unknown := set(profile.sweeps.seeds) - set(profile.study.seeds):
-                raise ValueError(f"profiles.{name}.sweeps.seeds: {min(unknown)} is not one of study.seeds")
+                raise ValueError(
+                    f"profiles.{name}.sweeps.seeds: {min(unknown)} is not one of study.seeds"
+                )
             # As many synthetic records as real ones are no more than half of the whole.
-            if profile.synthesis.train == "as_real" and profile.study.synthetic_share > 0.5:
+            if profile.synthesis.train == "match_real" and profile.study.synthetic_share > 0.5:
                 share = profile.study.synthetic_share
                 raise ValueError(
-                    f"profiles.{name}.study.synthetic_share = {share:g}: at most 0.5 with synthesis.train = as_real; lower it, or give "
+                    f"profiles.{name}.study.synthetic_share = {share:g}: at most 0.5 with "
+                    "synthesis.train = match_real; lower it, or give "
                     "synthesis.train a number of records of each rhythm"
                 )
         for kind, listed, listed_in in (
@@ -513,7 +598,9 @@ class Params(Section):
             for one in listed:
                 if one not in getattr(self.active, kind):
                     where = f"profiles.{self.profile}.{kind}"
-                    raise ValueError(f"{where}: '{one}' is named in {listed_in} but not described here")
+                    raise ValueError(
+                        f"{where}: '{one}' is named in {listed_in} but not described here"
+                    )
         return self
 
     @classmethod
@@ -521,7 +608,8 @@ class Params(Section):
         """Read and validate a params.yaml whole.
 
         Raises:
-            EcgforgeError: the file is missing, is not YAML, or holds unknown keys or bad values; each is named.
+            EcgforgeError: the file is missing, is not YAML, or holds unknown keys or bad values;
+                each is named.
         """
         tree = read_yaml(path, "run this in the project's folder, or name the file with --params")
         return checked(cls, tree, str(path))
@@ -540,14 +628,16 @@ def read_yaml(path: Path, missing: str) -> Any:
         return YAML(typ="safe").load(path)
     except FileNotFoundError:
         raise EcgforgeError(f"{path} does not exist: {missing}") from None
-    except (YAMLError, ValueError, OverflowError) as error:  # ruamel passes on what a date or a number is not
+    # ruamel passes on what a date or a number is not
+    except (YAMLError, ValueError, OverflowError) as error:
         raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def merge_patch(tree: Any, patch: Any) -> Any:
     """Return `tree` with the changes in `patch`, by the rules of JSON Merge Patch (RFC 7396).
 
-    Mappings merge key by key, null removes a key (its default then holds), any other value replaces the old one.
+    Mappings merge key by key, null removes a key (its default then holds), any other value replaces
+    the old one.
     """
     if not isinstance(tree, dict) or not isinstance(patch, dict):
         return patch
@@ -556,7 +646,8 @@ def merge_patch(tree: Any, patch: Any) -> Any:
 
 
 def expanded(tree: Any) -> Any:
-    """Return the tree of a params.yaml with every profile merged onto its `base`; a base comes before what builds on it.
+    """Return the tree of a params.yaml with every profile merged onto its `base`; a base comes
+    before what builds on it.
 
     Raises:
         ValueError: a base is unknown, or bases form a cycle.
@@ -571,11 +662,18 @@ def expanded(tree: Any) -> Any:
         if isinstance(profile, dict) and "base" in profile:
             base = profile["base"]
             if not isinstance(base, str) or base not in profiles:
-                raise ValueError(f"profiles.{name}.base: {base!r} is not one of {', '.join(map(str, profiles))}")
+                raise ValueError(
+                    f"profiles.{name}.base: {base!r} is not one of {', '.join(map(str, profiles))}"
+                )
             if base in (chain := (*builds, name)):
-                raise ValueError(f"profiles.{name}.base: profiles build on each other in a cycle: {' -> '.join((*chain, base))}")
+                raise ValueError(
+                    f"profiles.{name}.base: profiles build on each other in a cycle: "
+                    f"{' -> '.join((*chain, base))}"
+                )
             expand(base, chain)
-            profile = merge_patch(found[base], {key: value for key, value in profile.items() if key != "base"})
+            profile = merge_patch(
+                found[base], {key: value for key, value in profile.items() if key != "base"}
+            )
         found.setdefault(name, profile)
 
     for name in profiles:
@@ -599,22 +697,30 @@ def checked(section: type[S], tree: Any, where: str) -> S:
         return section.model_validate(tree)
     except ValidationError as error:
         details = _without_inherited(error.errors(), tree)
-        raise EcgforgeError(f"{where}: " + "; ".join(_refusal(detail) for detail in details)) from None
+        raise EcgforgeError(
+            f"{where}: " + "; ".join(_refusal(detail) for detail in details)
+        ) from None
 
 
 def _without_inherited(details: Sequence[Any], tree: Any) -> list[Any]:
-    """Leave out the errors of a profile that are errors of its base too: they are named where they were written."""
+    """Leave out the errors of a profile that are errors of its base too: they are named where they
+    were written.
+    """
     profiles = tree.get("profiles") if isinstance(tree, dict) else None
     if not isinstance(profiles, dict):
         return list(details)
-    bases = {name: profile.get("base") for name, profile in profiles.items() if isinstance(profile, dict)}
+    bases = {
+        name: profile.get("base") for name, profile in profiles.items() if isinstance(profile, dict)
+    }
     known = {(detail["loc"], detail["msg"]) for detail in details}
 
     def in_base(detail: Any) -> bool:
         if len(detail["loc"]) < 2:
             return False
         section, name, *path = detail["loc"]
-        return section == "profiles" and (("profiles", bases.get(name), *path), detail["msg"]) in known
+        return (
+            section == "profiles" and (("profiles", bases.get(name), *path), detail["msg"]) in known
+        )
 
     return [detail for detail in details if not in_base(detail)]
 
@@ -624,9 +730,11 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
 def _refusal(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"] if part not in ("simulated", "physionet", "folder", "float", "int", "categorical"))[
-        :200
-    ]
+    key = ".".join(
+        str(part)
+        for part in detail["loc"]
+        if part not in ("simulated", "physionet", "folder", "float", "int", "categorical")
+    )[:200]
     if detail["type"] == "extra_forbidden":
         return f"{key}: unknown key"
     if detail["type"] == "missing":

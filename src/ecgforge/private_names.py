@@ -25,5 +25,6 @@ def private(name: str) -> Any:
         return pkgutil.resolve_name(name)
     except (ImportError, AttributeError) as error:
         raise EcgforgeError(
-            f"{package} {version(package)} has no {name}, which ecgforge uses: install the version of {package} in requirements.txt"
+            f"{package} {version(package)} has no {name}, which ecgforge uses: install the version "
+            f"of {package} in requirements.txt"
         ) from error

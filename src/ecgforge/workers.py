@@ -1,4 +1,4 @@
-"""Worker processes that go with whoever started them: those of a pool would wait for work for ever."""
+"""Worker processes that end with their parent: those of a pool would wait for ever."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 
 
-def obey() -> None:
+def init_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it; a worker calls this at its start."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
@@ -27,7 +27,8 @@ def _watch() -> None:
     assert parent
     parent.join()
     started = [child.pid for child in psutil.Process().children(recursive=True)]
-    # One after the other with nothing between: whoever waits for them here would find that they failed, and begin to write so.
+    # One after the other with nothing between: whoever waits for them here would find that they
+    # failed, and begin to write so.
     for pid in [*started, os.getpid()]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

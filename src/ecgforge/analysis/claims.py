@@ -1,4 +1,6 @@
-"""What the study is asked: the claims of its paper, the questions that these leave open, and the arms that decide them."""
+"""What the study is asked: the claims of its paper, the questions that these leave open, and the
+arms that decide them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,26 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from ecgforge.analysis.verdicts import ARM, Arm, Claim, Pair, always_better, always_worse, any_gain, no_gain, some_arm_gains_everywhere
+from ecgforge.analysis.verdicts import (
+    ARM,
+    Arm,
+    Claim,
+    Pair,
+    always_better,
+    always_worse,
+    any_gain,
+    no_gain,
+    some_arm_gains_everywhere,
+)
 from ecgforge.params import Method
 from ecgforge.study import metrics
 from ecgforge.study.mixtures import HOWS
 
 MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
-MIXTURES, FINE_TUNINGS = [f"mixture, {how}" for how in HOWS], [f"fine-tuning, {method}" for method in get_args(Method)]
+MIXTURES, FINE_TUNINGS = (
+    [f"mixture, {how}" for how in HOWS],
+    [f"fine-tuning, {method}" for method in get_args(Method)],
+)
 STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
 
 Place = tuple[str, str]  # dataset, generator
@@ -23,10 +38,12 @@ Row = dict[Any, Any]
 
 
 def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
-    """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the questions that it leaves open.
+    """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the
+    questions that it leaves open.
 
-    Whether records beside real ones help is asked of generators that were trained anew for each of several seeds, where they were; and
-    which generator is the best, where all of them were: a difference between two trainings is none between two generators.
+    Whether records beside real ones help is asked of generators that were trained anew for each of
+    several seeds, where they were; and which generator is the best, where all of them were: a
+    difference between two trainings is none between two generators.
 
     Args:
         found: the grid, rows with the columns `KEYS`, see `ecgforge.grid`.
@@ -38,12 +55,20 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
 
 def _papers(arms: _Arms) -> list[Claim]:
     real = arms.real(False)
-    single, merged = [place for place in arms.places if place[0] != "merged"], [place for place in arms.places if place[0] == "merged"]
+    single, merged = (
+        [place for place in arms.places if place[0] != "merged"],
+        [place for place in arms.places if place[0] == "merged"],
+    )
     tuned = arms.swept(FINE_TUNINGS, "TrSTeR", False, lambda _: real)
     most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
     whole = [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST]
     return [
-        Claim("Synthetic records beside those of one dataset hardly help.", True, arms.beside(single, real), no_gain),
+        Claim(
+            "Synthetic records beside those of one dataset hardly help.",
+            True,
+            arms.beside(single, real),
+            no_gain,
+        ),
         Claim(
             "On merged datasets they help by all metrics.",
             True,
@@ -51,9 +76,18 @@ def _papers(arms: _Arms) -> list[Claim]:
             some_arm_gains_everywhere,
             metrics.OVERALL,
         ),
-        Claim("Time-VQVAE's records are the best of the three.", True, arms.against(["time_vqvae"], STUDYS_OWN), always_better),
         Claim(
-            "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all real records.", True, whole, always_worse
+            "Time-VQVAE's records are the best of the three.",
+            True,
+            arms.against(["time_vqvae"], STUDYS_OWN),
+            always_better,
+        ),
+        Claim(
+            "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all "
+            "real records.",
+            True,
+            whole,
+            always_worse,
         ),
     ]
 
@@ -61,35 +95,66 @@ def _papers(arms: _Arms) -> list[Claim]:
 def _of_settings(arms: _Arms) -> list[Claim]:
     classical, own = arms.real(True), arms.against(["beat_diffusion"], STUDYS_OWN)
     return [
-        Claim("Synthetic records help more than classical augmentation does.", False, arms.beside(arms.places, classical), any_gain),
-        Claim("Beside classical augmentation, synthetic records still help.", False, arms.beside(arms.places, classical, True), any_gain),
-        Claim("Beat-Diffusion's records are better than those of the study's three.", False, own, always_better),
+        Claim(
+            "Synthetic records help more than classical augmentation does.",
+            False,
+            arms.beside(arms.places, classical),
+            any_gain,
+        ),
+        Claim(
+            "Beside classical augmentation, synthetic records still help.",
+            False,
+            arms.beside(arms.places, classical, True),
+            any_gain,
+        ),
+        Claim(
+            "Beat-Diffusion's records are better than those of the study's three.",
+            False,
+            own,
+            always_better,
+        ),
     ]
 
 
 def _of_sweeps(arms: _Arms) -> list[Claim]:
-    """What synthetic records bring in sweeps: against nothing, against classical augmentation, and beside it."""
+    """What synthetic records bring in sweeps: against nothing, against classical augmentation, and
+    beside it.
+    """
     return [
         *_rivals(
             "Some mixture of real and synthetic records helps.",
             "Some mixture helps more than classical augmentation does.",
             "Beside classical augmentation, some mixture still helps.",
-            lambda first, second: arms.swept(MIXTURES, "TrRSTeR", second, lambda _: arms.real(first)),
+            lambda first, second: arms.swept(
+                MIXTURES, "TrRSTeR", second, lambda _: arms.real(first)
+            ),
         ),
         *_rivals(
             "With few real records, pre-training on synthetic ones helps.",
             "With few real records, pre-training helps more than classical augmentation does.",
             "With few real records, pre-training still helps beside classical augmentation.",
             lambda first, second: arms.swept(
-                FINE_TUNINGS, "TrSTeR", second, lambda row: arms.arm("TrRTeR", sweep="scratch", point=row["point"], augmented=first)
+                FINE_TUNINGS,
+                "TrSTeR",
+                second,
+                lambda row: arms.arm(
+                    "TrRTeR", sweep="scratch", point=row["point"], augmented=first
+                ),
             ),
         ),
         *_rivals(
             "With few real records, a generator of those few helps.",
-            "With few real records, a generator of those few helps more than classical augmentation does.",
-            "With few real records, a generator of those few still helps beside classical augmentation.",
+            "With few real records, a generator of those few helps more than classical "
+            "augmentation does.",
+            "With few real records, a generator of those few still helps beside classical "
+            "augmentation.",
             lambda first, second: arms.swept(
-                ["size"], "TrRSTeR", second, lambda row: arms.arm("TrRTeR", row["generator"], "size", row["point"], augmented=first)
+                ["size"],
+                "TrRSTeR",
+                second,
+                lambda row: arms.arm(
+                    "TrRTeR", row["generator"], "size", row["point"], augmented=first
+                ),
             ),
         ),
         *_rivals(
@@ -100,26 +165,36 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
                 ["backbones"],
                 "TrRSTeR",
                 second,
-                lambda row: arms.arm("TrRTeR", sweep="backbones", backbone=row["backbone"], augmented=first),
+                lambda row: arms.arm(
+                    "TrRTeR", sweep="backbones", backbone=row["backbone"], augmented=first
+                ),
             ),
         ),
         *_rivals(
             "Synthetic records of its own hospital help a classifier at another one.",
-            "At another hospital, synthetic records of the classifier's own help more than classical augmentation does.",
-            "At another hospital, synthetic records of the classifier's own still help beside classical augmentation.",
+            "At another hospital, synthetic records of the classifier's own help more than "
+            "classical augmentation does.",
+            "At another hospital, synthetic records of the classifier's own still help beside "
+            "classical augmentation.",
             lambda first, second: arms.elsewhere("own synthetic", first, second),
         ),
         *_rivals(
             "Synthetic records of the other hospital's patients help it there.",
-            "At another hospital, synthetic records of that one help more than classical augmentation does.",
-            "At another hospital, synthetic records of that one still help beside classical augmentation.",
+            "At another hospital, synthetic records of that one help more than classical "
+            "augmentation does.",
+            "At another hospital, synthetic records of that one still help beside classical "
+            "augmentation.",
             lambda first, second: arms.elsewhere("foreign synthetic", first, second),
         ),
     ]
 
 
-def _rivals(gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]) -> list[Claim]:
-    """Three claims of `pairs`, given whether the first arm is classically augmented, and whether the second is."""
+def _rivals(
+    gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]
+) -> list[Claim]:
+    """Three claims of `pairs`, given whether the first arm is classically augmented, and whether
+    the second is.
+    """
     ways = {gain: (False, False), more: (True, False), still: (True, True)}
     return [Claim(text, False, pairs(*way), any_gain) for text, way in ways.items()]
 
@@ -174,17 +249,29 @@ class _Arms:
         retrained = self.retrained(augmented)
         sweeps = {place: "generator_seeds" if place in retrained else "" for place in places}
         return [
-            (dataset, before, self.arm("TrRSTeR", generator, sweep, augmented=augmented)) for (dataset, generator), sweep in sweeps.items()
+            (dataset, before, self.arm("TrRSTeR", generator, sweep, augmented=augmented))
+            for (dataset, generator), sweep in sweeps.items()
         ]
 
     def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
         """Synthetic records of some generators against those of others."""
-        rivals = [(dataset, name, other) for dataset in self.datasets for name in names for other in others if name != other]
+        rivals = [
+            (dataset, name, other)
+            for dataset in self.datasets
+            for name in names
+            for other in others
+            if name != other
+        ]
         compared = {(dataset, one) for dataset, *both in rivals for one in both}
         sweep = "generator_seeds" if compared <= self.retrained() else ""
-        return [(dataset, self.arm("TrSTeR", other, sweep), self.arm("TrSTeR", name, sweep)) for dataset, name, other in rivals]
+        return [
+            (dataset, self.arm("TrSTeR", other, sweep), self.arm("TrSTeR", name, sweep))
+            for dataset, name, other in rivals
+        ]
 
-    def swept(self, names: Iterable[str], setting: str, augmented: bool, before: Callable[[Row], Arm]) -> list[Pair]:
+    def swept(
+        self, names: Iterable[str], setting: str, augmented: bool, before: Callable[[Row], Arm]
+    ) -> list[Pair]:
         """All points of sweeps in a setting, each against the arm that comes `before` it."""
         named = self.points["sweep"].isin(list(names)) & (self.points["augmented"] == augmented)
         chosen = named & (self.points["setting"] == setting) & (self.points["generator"] != "")
@@ -193,7 +280,9 @@ class _Arms:
 
     def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
         """Real and synthetic records of a kind, tested on another dataset, against real ones."""
-        pairs = self.swept(["cross_dataset"], "TrRSTeR", second, lambda row: self._at_home(row, first))
+        pairs = self.swept(
+            ["cross_dataset"], "TrRSTeR", second, lambda row: self._at_home(row, first)
+        )
         return [pair for pair in pairs if pair[2]["point"].endswith(f", {kind}")]
 
     def _at_home(self, row: Row, augmented: bool) -> Arm:

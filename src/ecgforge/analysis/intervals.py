@@ -11,7 +11,8 @@ from ecgforge.study.predictions import KEYS, PROBABILITY, rhythms
 
 
 def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:
-    """Return every figure over all rhythms as a mean over seeds with its interval: see `statistics.interval`.
+    """Return every figure over all rhythms as a mean over seeds with its interval: see
+    `statistics.interval`.
 
     Returns:
         Rows of the keys but the seed, and metric, mean, low, high, seeds.
@@ -19,17 +20,30 @@ def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> p
     parts = []
     for keys, group in predictions.groupby(KEYS[:-1], sort=False):
         truth, probabilities, patients = stacked(group)
-        found = statistics.interval(truth, probabilities, patients, rhythms(group), confidence=confidence, resamples=resamples, seed=0)
+        found = statistics.interval(
+            truth,
+            probabilities,
+            patients,
+            rhythms(group),
+            confidence=confidence,
+            resamples=resamples,
+            seed=0,
+        )
         macro = found[found["rhythm"] == metrics.MACRO].drop(columns="rhythm")
-        parts.append(macro.assign(**dict(zip(KEYS[:-1], keys, strict=True)))[[*KEYS[:-1], *macro.columns]])
+        parts.append(
+            macro.assign(**dict(zip(KEYS[:-1], keys, strict=True)))[[*KEYS[:-1], *macro.columns]]
+        )
     return pd.concat(parts, ignore_index=True)
 
 
 def stacked(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay the predictions of one setting's seeds over each other: truth `[records]`, probabilities `[seeds, records, rhythms]`,
-    patients `[records]`."""
+    """Lay the predictions of one setting's seeds over each other: truth `[records]`, probabilities
+    `[seeds, records, rhythms]`, patients `[records]`.
+    """
     classes = rhythms(group)
     seeds = [one.sort_values("id", kind="stable") for _, one in group.groupby("seed", sort=True)]
     truth = np.asarray(pd.Categorical(seeds[0]["truth"], categories=classes).codes)
-    probabilities = np.stack([one[[PROBABILITY + rhythm for rhythm in classes]].to_numpy() for one in seeds])
+    probabilities = np.stack(
+        [one[[PROBABILITY + rhythm for rhythm in classes]].to_numpy() for one in seeds]
+    )
     return truth, probabilities, seeds[0]["patient"].to_numpy()

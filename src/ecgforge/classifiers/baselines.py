@@ -1,4 +1,6 @@
-"""Classifiers without a network, which any network has to beat: the commonest rhythm, and a regression on beat times."""
+"""Classifiers without a network, which any network has to beat: the commonest rhythm, and a
+regression on beat times.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,16 @@ def majority(train: RecordSet, test: RecordSet) -> np.ndarray:
 
 
 def logistic_regression_rr(train: RecordSet, test: RecordSet) -> np.ndarray:
-    """Return the probabilities of a logistic regression on `rr_features`, `[records, rhythms]`; rhythms weigh the same."""
+    """Return the probabilities of a logistic regression on `rr_features`, `[records, rhythms]`;
+    rhythms weigh the same.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced"))
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(max_iter=2000, class_weight="balanced")
+    )
     model.fit(rr_features(train), train.labels)
     found = np.zeros((len(test), len(train.about.rhythms)))
     found[:, model.classes_] = model.predict_proba(rr_features(test))
@@ -33,8 +39,9 @@ def logistic_regression_rr(train: RecordSet, test: RecordSet) -> np.ndarray:
 def rr_features(records: RecordSet) -> np.ndarray:
     """Return what beat times alone say of a record, `[records, 6]`.
 
-    Heart rate (bpm), beats found, and of the RR intervals in s: SDNN, RMSSD, coefficient of variation, and the ratio of the
-    longest to the shortest. Records with fewer than three beats get zeros: that is a feature of its own.
+    Heart rate (bpm), beats found, and of the RR intervals in s: SDNN, RMSSD, coefficient of
+    variation, and the ratio of the longest to the shortest. Records with fewer than three beats get
+    zeros: that is a feature of its own.
     """
     rate = records.about.sampling_rate
     found = (beats.detect(records.signals(index), rate) for index in in_order(len(records), 256))
@@ -48,7 +55,14 @@ def _features(times: np.ndarray) -> list[float]:
     spread = float(intervals.std(ddof=1))
     successive = float(np.sqrt(np.mean(np.diff(intervals) ** 2)))
     mean = float(intervals.mean())
-    return [60 / float(np.median(intervals)), len(times), spread, successive, spread / mean, float(intervals.max() / intervals.min())]
+    return [
+        60 / float(np.median(intervals)),
+        len(times),
+        spread,
+        successive,
+        spread / mean,
+        float(intervals.max() / intervals.min()),
+    ]
 
 
 BASELINES: dict[str, Callable[[RecordSet, RecordSet], np.ndarray]] = {

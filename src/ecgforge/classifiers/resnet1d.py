@@ -1,6 +1,8 @@
-"""ResNet-1D: residual blocks of one-dimensional convolutions over all leads, the kind of classifier that the study uses.
+"""ResNet-1D: residual blocks of one-dimensional convolutions over all leads, the kind of classifier
+that the study uses.
 
-He et al. 2016 (arXiv 1512.03385) for the blocks; Wang, Yan and Oates 2017 (arXiv 1611.06455) for the form on time series.
+He et al. 2016 (arXiv 1512.03385) for the blocks; Wang, Yan and Oates 2017 (arXiv 1611.06455) for
+the form on time series.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
-from ecgforge.params import Positive, Section
+from ecgforge.params import Positive, StrictConfig
 
 
 class _Block(nn.Module):
@@ -22,7 +24,11 @@ class _Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(convolution(inputs, outputs, kernel, 2), nn.ReLU(), convolution(outputs, outputs, kernel))
+        self.body = nn.Sequential(
+            convolution(inputs, outputs, kernel, 2),
+            nn.ReLU(),
+            convolution(outputs, outputs, kernel),
+        )
         halve = nn.AvgPool2d((1, 2), ceil_mode=True, count_include_pad=False)
         self.shortcut = nn.Sequential(halve, convolution(inputs, outputs, 1))
 
@@ -33,8 +39,11 @@ class _Block(nn.Module):
 class ResNet1d(Classifier):
     """A strided stem, residual blocks, and a linear head on the mean and the maximum over time."""
 
-    class Network(Section):
-        """`widths`: channels of each block; `kernel`: samples at the block's resolution; `dropout`: before the head."""
+    class Network(StrictConfig):
+        """`widths`: channels of each block;
+
+        `kernel`: samples at the block's resolution; `dropout`: before the head.
+        """
 
         widths: Annotated[list[Positive], Field(min_length=1)]
         stem_stride: Annotated[int, Field(ge=1, le=8)]
@@ -46,8 +55,12 @@ class ResNet1d(Classifier):
         leads, first = len(scale), network.widths[0]
         self.stem = nn.Sequential(convolution(leads, first, 15, network.stem_stride), nn.ReLU())
         steps = zip([first, *network.widths], network.widths, strict=False)
-        self.blocks = nn.Sequential(*[_Block(inputs, outputs, network.kernel) for inputs, outputs in steps])
-        self.head = nn.Sequential(nn.Dropout(network.dropout), nn.Linear(2 * network.widths[-1], len(rhythms)))
+        self.blocks = nn.Sequential(
+            *[_Block(inputs, outputs, network.kernel) for inputs, outputs in steps]
+        )
+        self.head = nn.Sequential(
+            nn.Dropout(network.dropout), nn.Linear(2 * network.widths[-1], len(rhythms))
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
 
     @property

@@ -1,4 +1,7 @@
-"""A transformer over patches of the record, all leads in each: ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) in one dimension."""
+"""A transformer over patches of the record, all leads in each:
+
+ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) in one dimension.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +14,51 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ecgforge.classifiers.common.base import Classifier
-from ecgforge.params import Positive, Section
+from ecgforge.params import Positive, StrictConfig
 
 
 class _Layer(nn.Module):
-    """A pre-norm encoder layer (eq. 2 and 3). Dropout is of what each half adds (Vaswani et al. 2017, sec. 5.4), not of attention
-    and hidden units too, as in torch's own layer, whose training step takes half as long again on a CPU."""
+    """A pre-norm encoder layer (eq. 2 and 3).
+
+    Dropout is of what each half adds (Vaswani et al. 2017, sec. 5.4), not of attention and hidden
+    units too, as in torch's own layer, whose training step takes half as long again on a CPU.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.inputs, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.inner = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.inner = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map `[batch, tokens, width]` to the same shape."""
-        split = self.inputs(self.first_norm(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = scaled_dot_product_attention(split[0], split[1], split[2]).transpose(1, 2).flatten(2)
+        split = (
+            self.inputs(self.first_norm(hidden))
+            .unflatten(-1, (3, self.heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
+        mixed = (
+            scaled_dot_product_attention(split[0], split[1], split[2]).transpose(1, 2).flatten(2)
+        )
         hidden = hidden + self.dropout(self.mixed(mixed))
         return hidden + self.dropout(self.inner(self.second_norm(hidden)))
 
 
 def patches(signals: Tensor, samples: int) -> Tensor:
-    """Cut `[batch, leads, samples]` into moments of all leads, `[batch, patches, leads * samples of a patch]`; the last is filled up
-    with zeros."""
+    """Cut `[batch, leads, samples]` into moments of all leads, `[batch, patches, leads * samples of
+    a patch]`; the last is filled up with zeros.
+    """
     whole = pad(signals, (0, -signals.shape[-1] % samples))
     return whole.unflatten(-1, (-1, samples)).transpose(1, 2).flatten(2)
 
 
 def positions(tokens: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Return sines and cosines of each token's place, `[tokens, width]` (Vaswani et al. 2017, sec. 3.5).
+    """Return sines and cosines of each token's place, `[tokens, width]` (Vaswani et al. 2017, sec.
+    3.5).
 
     They know no longest record, and have periods from 6 to 60000 tokens.
     """
@@ -54,8 +70,11 @@ def positions(tokens: int, width: int, device: torch.device | None = None) -> Te
 class Transformer(Classifier):
     """Patches of all leads as tokens, encoder layers, and a linear head on the mean over tokens."""
 
-    class Network(Section):
-        """`patch`: samples of a token; `width`: its channels; `dropout`: in the layers and before the head."""
+    class Network(StrictConfig):
+        """`patch`: samples of a token;
+
+        `width`: its channels; `dropout`: in the layers and before the head.
+        """
 
         patch: Positive
         width: Annotated[int, Field(ge=2, multiple_of=2)]
@@ -74,8 +93,12 @@ class Transformer(Classifier):
         width, dropout = network.width, network.dropout
         self.patch = network.patch
         self.token = nn.Linear(len(scale) * network.patch, width)
-        self.layers = nn.Sequential(*[_Layer(width, network.heads, dropout) for _ in range(network.layers)])
-        self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, len(rhythms)))
+        self.layers = nn.Sequential(
+            *[_Layer(width, network.heads, dropout) for _ in range(network.layers)]
+        )
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, len(rhythms))
+        )
 
     @property
     def parts(self) -> list[nn.Module]:

@@ -1,6 +1,8 @@
-"""XResNet-1D: residual networks of the family that is among the best in the PTB-XL benchmark (Strodthoff et al. 2021, arXiv 2004.13701).
+"""XResNet-1D: residual networks of the family that is among the best in the PTB-XL benchmark
+(Strodthoff et al. 2021, arXiv 2004.13701).
 
-He et al. 2019 (arXiv 1812.01187, "Bag of Tricks") for the stem, the blocks and how they start, here over time instead of images.
+He et al. 2019 (arXiv 1812.01187, "Bag of Tricks") for the stem, the blocks and how they start, here
+over time instead of images.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
-from ecgforge.params import Positive, Section
+from ecgforge.params import Positive, StrictConfig
 
 EXPANSION = 4  # channels that leave a bottleneck for each one within
 
@@ -22,14 +24,19 @@ EXPANSION = 4  # channels that leave a bottleneck for each one within
 class _Block(nn.Module):
     """A bottleneck of `width` channels beside a shortcut; `stride` shortens the record.
 
-    No sample is skipped: the stride is in the convolution over time, and the shortcut averages (sec. 4.2, ResNet-B and -D). A scale
-    of zero in the last normalisation makes the block start as its shortcut, and a deep network as a shallow one (sec. 3.1).
+    No sample is skipped: the stride is in the convolution over time, and the shortcut averages
+    (sec. 4.2, ResNet-B and -D). A scale of zero in the last normalisation makes the block start as
+    its shortcut, and a deep network as a shallow one (sec. 3.1).
     """
 
     def __init__(self, inputs: int, width: int, kernel: int, stride: int) -> None:
         super().__init__()
         outputs = EXPANSION * width
-        narrow, over_time, widen = convolution(inputs, width, 1), convolution(width, width, kernel, stride), convolution(width, outputs, 1)
+        narrow, over_time, widen = (
+            convolution(inputs, width, 1),
+            convolution(width, width, kernel, stride),
+            convolution(width, outputs, 1),
+        )
         nn.init.zeros_(widen.get_parameter("1.weight"))
         self.body = nn.Sequential(narrow, nn.ReLU(), over_time, nn.ReLU(), widen)
         self.shortcut = nn.Sequential()
@@ -43,11 +50,16 @@ class _Block(nn.Module):
 
 
 class XResNet1d(Classifier):
-    """A deep stem, stages of bottleneck blocks, and a linear head on the mean and the maximum over time."""
+    """A deep stem, stages of bottleneck blocks, and a linear head on the mean and the maximum over
+    time.
+    """
 
-    class Network(Section):
-        """`widths`: bottleneck channels of each stage, which puts out four times as many; `depths`: its blocks; `kernel`: samples
-        at the resolution of each convolution; `stem_stride`: of the first one; `dropout`: before the head."""
+    class Network(StrictConfig):
+        """`widths`: bottleneck channels of each stage, which puts out four times as many;
+
+        `depths`: its blocks; `kernel`: samples at the resolution of each convolution;
+        `stem_stride`: of the first one; `dropout`: before the head.
+        """
 
         widths: Annotated[list[Positive], Field(min_length=1)]
         depths: list[Positive]
@@ -60,7 +72,9 @@ class XResNet1d(Classifier):
             if len(self.depths) != len(self.widths):
                 raise ValueError(f"depths must be as many as widths, {len(self.widths)}")
             if self.stem_stride > self.kernel:
-                raise ValueError(f"stem_stride must not be above kernel, {self.kernel}, or samples are skipped")
+                raise ValueError(
+                    f"stem_stride must not be above kernel, {self.kernel}, or samples are skipped"
+                )
             return self
 
     def __init__(self, network: XResNet1d.Network, rhythms: Sequence[str], scale: Tensor) -> None:
@@ -77,10 +91,13 @@ class XResNet1d(Classifier):
         channels = first
         for stage, (width, depth) in enumerate(zip(network.widths, network.depths, strict=True)):
             for number in range(depth):
-                halves = stage > 0 and number == 0  # the stem's pooling has done it for the first stage
+                # the stem's pooling has done it for the first stage
+                halves = stage > 0 and number == 0
                 self.blocks.append(_Block(channels, width, kernel, 2 if halves else 1))
                 channels = EXPANSION * width
-        self.head = nn.Sequential(nn.Dropout(network.dropout), nn.Linear(2 * channels, len(rhythms)))
+        self.head = nn.Sequential(
+            nn.Dropout(network.dropout), nn.Linear(2 * channels, len(rhythms))
+        )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs leave it out
 
     @property

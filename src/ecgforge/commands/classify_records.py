@@ -13,24 +13,27 @@ from rich.table import Table
 
 from ecgforge import console, outputs
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
+from ecgforge.model_versions import history, signing, versions
 from ecgforge.preparation.prepare import CHUNK, prepared_chunks, tell_cut
 from ecgforge.registry.serving import Judge
 from ecgforge.report.classified import Answer, page
-from ecgforge.tracking import history, signing, versions
 
 SHOWN = 40  # rows on the terminal
 WIDEST = 10_000  # columns of a table that no terminal shows
 DRAWN = 20  # records in a plot
-PAYS = 1000  # records for each further process: one starts in 4 s, in which this one reads and prepares some 400
+# records for each further process: one starts in 4 s, in which this one reads and prepares some 400
+PAYS = 1000
 
 
 def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Path | None) -> None:
-    """Classify records and folders of records: the first rows on the terminal, all of them in the CSV `table`, the first ECGs in the
-    SVG `plot`. A record that cannot be used has its reason in the table. Signals are held a few chunks at a time.
+    """Classify records and folders of records: the first rows on the terminal, all of them in the
+    CSV `table`, the first ECGs in the SVG `plot`. A record that cannot be used has its reason in
+    the table. Signals are held a few chunks at a time.
 
     Raises:
-        EcgforgeError: no such version, its files are not the registered ones, outputs that cannot be, or no record could be classified.
+        EcgforgeError: no such version, its files are not the registered ones, outputs that cannot
+            be, or no record could be classified.
     """
     if table:
         outputs.check_file(table, ".csv", re.compile(rb"record,rhythm,[^\r\n]*,reason\n"))
@@ -57,15 +60,21 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     _show(found, rhythms, version.label)
     tell_cut([answer.seconds for answer in found], judge.preprocessing.duration)
     if not any(answer.probabilities for answer in found):
-        raise EcgforgeError(f"none of {len(found)} records could be classified; {found[0].record}: {found[0].reason}")
+        raise EcgforgeError(
+            f"none of {len(found)} records could be classified; {found[0].record}: "
+            f"{found[0].reason}"
+        )
     if plot:
-        with whole(plot) as scratch:
-            drawing = page(drawn, rhythms, judge.preprocessing.sampling_rate, judge.amplitude, version.label)
+        with atomic_write(plot) as scratch:
+            drawing = page(
+                drawn, rhythms, judge.preprocessing.sampling_rate, judge.amplitude, version.label
+            )
             scratch.write_text(drawing, encoding="utf-8")
 
 
 def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Return every record as a folder and the record's path in it, without extension; folders are searched whole, by name.
+    """Return every record as a folder and the record's path in it, without extension; folders are
+    searched whole, by name.
 
     Raises:
         EcgforgeError: a folder without records.
@@ -77,8 +86,12 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
             continue
         headers = sorted(_headers(path))
         if not headers:
-            raise EcgforgeError(f"the folder {path} holds no WFDB record: no file's name ends in .hea")
-        found += [(path, header.relative_to(path).as_posix().removesuffix(".hea")) for header in headers]
+            raise EcgforgeError(
+                f"the folder {path} holds no WFDB record: no file's name ends in .hea"
+            )
+        found += [
+            (path, header.relative_to(path).as_posix().removesuffix(".hea")) for header in headers
+        ]
     return found
 
 
@@ -94,13 +107,21 @@ def _headers(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in files if name.endswith(".hea"))
 
 
-def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None) -> Iterator[Answer]:
-    """Classify records as `records_in` returns them, in order; where there are many, other processes read and prepare them."""
+def answers(
+    judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None
+) -> Iterator[Answer]:
+    """Classify records as `records_in` returns them, in order; where there are many, other
+    processes read and prepare them.
+    """
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
     workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
     prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
     for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
-        good = iter(zip(signals, judge.probabilities(signals).tolist(), strict=True)) if len(signals) else iter(())
+        good = (
+            iter(zip(signals, judge.probabilities(signals).tolist(), strict=True))
+            if len(signals)
+            else iter(())
+        )
         for (folder, path), verdict in zip(chunk, verdicts, strict=True):
             name = console.shown(folder / path).replace("\n", "\\n").replace("\t", "\\t")
             if verdict.reason:
@@ -112,24 +133,38 @@ def answers(judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None
 def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
     table = Table("record", "rhythm", *rhythms, "reason", title=label, title_justify="left")
     for answer in found[:SHOWN]:
-        values = [f"{one:.2f}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
+        values = (
+            [f"{one:.2f}" for one in answer.probabilities]
+            if answer.probabilities
+            else [""] * len(rhythms)
+        )
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
     if not console.out.is_terminal:
         console.out.width = WIDEST
-        console.out.width = console.out.measure(table).maximum  # a file has no edge, and a name that is cut cannot be used
+        # a file has no edge, and a name that is cut cannot be used
+        console.out.width = console.out.measure(table).maximum
     console.out.print(table)
-    counts = {rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms}
+    counts = {
+        rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms
+    }
     told = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
     bad = len(found) - sum(counts.values())
-    console.out.print(f"{len(found)} records: {told or 'none classified'}" + (f"; {bad} could not be used" if bad else ""))
+    console.out.print(
+        f"{len(found)} records: {told or 'none classified'}"
+        + (f"; {bad} could not be used" if bad else "")
+    )
     if len(found) > SHOWN:
         console.out.print(f"The first {SHOWN} are shown; --out writes all of them to a CSV.")
 
 
 def _write(found: Sequence[Answer], rhythms: Sequence[str], path: Path) -> None:
-    with whole(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["record", "rhythm", *rhythms, "reason"])
         for answer in found:
-            values = [f"{one:.6g}" for one in answer.probabilities] if answer.probabilities else [""] * len(rhythms)
+            values = (
+                [f"{one:.6g}" for one in answer.probabilities]
+                if answer.probabilities
+                else [""] * len(rhythms)
+            )
             writer.writerow([answer.record, answer.rhythm(rhythms), *values, answer.reason])

@@ -12,14 +12,14 @@ from pydantic import Field
 
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.generators import synthesis
 from ecgforge.generators.common import registry
-from ecgforge.params import Compute, Section, checked
+from ecgforge.model_versions import history, signing, versions
+from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.params import Compute, StrictConfig, checked
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.sources.folder import SYNTHETIC, TABLE
-from ecgforge.tracking import history, signing, versions
-from ecgforge.tracking.served import SAMPLING
 
 CHUNK = 32  # records drawn at a time
 GAIN = 1000  # steps of a WFDB sample per unit
@@ -28,21 +28,23 @@ LARGEST = 32.767  # units: 16 bits, and their lowest number means an invalid sam
 COMPUTE = Compute(accelerator="auto", devices=1, precision="auto", threads=1)
 
 
-class Drawing(Section):
+class Drawing(StrictConfig):
     """How records are drawn from a version, their rhythms and units: its sampling.json."""
 
     sampling: dict[str, Any]
     rhythms: Annotated[list[str], Field(min_length=1)]
-    units: Literal["mV", "lead_sd"]
+    units: Literal["mV", "per_lead_std"]
 
 
 def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> None:
-    """Write `count` synthetic records of `rhythm` to the new folder `out`, drawn as the study draws from this version: WFDB files
-    whose headers say that they are synthetic, and records.csv, so that a source of the kind `folder` can read them. They are the
-    twelve standard leads in mV; or, of a version that learned leads in their standard deviations, the eight leads in these.
+    """Write `count` synthetic records of `rhythm` to the new folder `out`, drawn as the study draws
+    from this version: WFDB files whose headers say that they are synthetic, and records.csv, so
+    that a source of the kind `folder` can read them. They are the twelve standard leads in mV; or,
+    of a version that learned leads in their standard deviations, the eight leads in these.
 
     Raises:
-        EcgforgeError: no such version or rhythm, its files are not the registered ones, `out` exists, or signals that no WFDB file holds.
+        EcgforgeError: no such version or rhythm, its files are not the registered ones, `out`
+            exists, or signals that no WFDB file holds.
     """
     if out.exists():
         raise EcgforgeError(f"{out} exists already: name a new folder")
@@ -53,31 +55,58 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
         if not (folder / registry.DESCRIPTION).exists():
             raise EcgforgeError(f"{version.label} is no generator")
         if not (folder / SAMPLING).exists():
-            raise EcgforgeError(f"{version.label} does not say how to draw from it: an older ecgforge registered it; train it again")
+            raise EcgforgeError(
+                f"{version.label} does not say how to draw from it: an older ecgforge registered "
+                "it; train it again"
+            )
         generator = registry.load(folder, version.label)
-        kept = checked(Drawing, versions.read_json(folder, SAMPLING, version.label), f"{version.label}, {SAMPLING}")
+        kept = checked(
+            Drawing,
+            versions.read_json(folder, SAMPLING, version.label),
+            f"{version.label}, {SAMPLING}",
+        )
     if rhythm not in kept.rhythms:
-        raise EcgforgeError(f"{version.label} has not learned the rhythm '{rhythm}': known are {', '.join(kept.rhythms)}")
+        raise EcgforgeError(
+            f"{version.label} has not learned the rhythm '{rhythm}': known are "
+            f"{', '.join(kept.rhythms)}"
+        )
     sampling = checked(type(generator).Sampling, kept.sampling, f"{version.label}, {SAMPLING}")
     artist = synthesis.Artist(generator, sampling, COMPUTE, 0)
     rows = synthesis.plan(tuple(kept.rhythms), {"train": {rhythm: count}}, seed)
     names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
     starts = range(0, count, CHUNK)
-    with whole(out) as scratch:
+    with atomic_write(out) as scratch:
         scratch.mkdir()
         for start in console.track(starts, f"drawing {rhythm}"):
             chunk = rows.iloc[start : start + CHUNK]
-            for name, record_seed, signals in zip(names[start:], chunk["seed"], artist.draw(chunk), strict=False):
+            for name, record_seed, signals in zip(
+                names[start:], chunk["seed"], artist.draw(chunk), strict=False
+            ):
                 told = _comments(version, kept.units, rhythm, seed, record_seed)
                 _write(scratch, name, signals, kept.units, generator.shape.sampling_rate, told)
-        (scratch / TABLE).write_text("record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names))
-        (scratch / SYNTHETIC).write_text(f"These records are synthetic, drawn from {version.label} by ecgforge: no patient was recorded.\n")
-    console.out.print(f"{count} synthetic records of {rhythm} are in {out}, drawn from {version.label} with seed {seed}.")
+        (scratch / TABLE).write_text(
+            "record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names)
+        )
+        (scratch / SYNTHETIC).write_text(
+            f"These records are synthetic, drawn from {version.label} by ecgforge: no patient was "
+            "recorded.\n"
+        )
+    console.out.print(
+        f"{count} synthetic records of {rhythm} are in {out}, drawn from {version.label} with seed "
+        f"{seed}."
+    )
 
 
-def _comments(version: versions.Version, units: str, rhythm: str, seed: int, record_seed: int) -> list[str]:
-    patients = "simulated patients" if version.tags.get("simulated") == "true" else "recorded patients"
-    scale = {"mV": "mV; III, aVR, aVL and aVF follow from I and II", "lead_sd": "each lead in its standard deviations, no amplitudes in mV"}
+def _comments(
+    version: versions.Version, units: str, rhythm: str, seed: int, record_seed: int
+) -> list[str]:
+    patients = (
+        "simulated patients" if version.tags.get("simulated") == "true" else "recorded patients"
+    )
+    scale = {
+        "mV": "mV; III, aVR, aVL and aVF follow from I and II",
+        "per_lead_std": "each lead in its standard deviations, no amplitudes in mV",
+    }
     return [
         "SYNTHETIC ECG: drawn by a generator, no patient was recorded",
         f"generator: {version.label}, learned from {patients}",
@@ -87,11 +116,36 @@ def _comments(version: versions.Version, units: str, rhythm: str, seed: int, rec
     ]
 
 
-def _write(folder: Path, name: str, signals: np.ndarray, units: str, sampling_rate: int, comments: Sequence[str]) -> None:
+def _write(
+    folder: Path,
+    name: str,
+    signals: np.ndarray,
+    units: str,
+    sampling_rate: int,
+    comments: Sequence[str],
+) -> None:
     if not np.abs(signals).max() <= LARGEST:  # not so for NaN, either
-        raise EcgforgeError(f"the generator gave signals that are not finite or beyond {LARGEST} {units}: train it longer")
-    leads, rows = (STANDARD_LEADS, twelve_leads(signals, units)) if units == "mV" else (LEADS, signals)
-    layout: dict[str, Any] = {"fmt": ["16"] * len(leads), "adc_gain": [GAIN] * len(leads), "baseline": [0] * len(leads)}
+        raise EcgforgeError(
+            f"the generator gave signals that are not finite or beyond {LARGEST} {units}: train it "
+            "longer"
+        )
+    leads, rows = (
+        (STANDARD_LEADS, twelve_leads(signals, units)) if units == "mV" else (LEADS, signals)
+    )
+    layout: dict[str, Any] = {
+        "fmt": ["16"] * len(leads),
+        "adc_gain": [GAIN] * len(leads),
+        "baseline": [0] * len(leads),
+    }
     samples = np.clip(rows, -LARGEST, LARGEST).T.astype(np.float64)
     kinds = [units] * len(leads)
-    wfdb.wrsamp(name, sampling_rate, kinds, list(leads), samples, comments=list(comments), write_dir=str(folder), **layout)
+    wfdb.wrsamp(
+        name,
+        sampling_rate,
+        kinds,
+        list(leads),
+        samples,
+        comments=list(comments),
+        write_dir=str(folder),
+        **layout,
+    )

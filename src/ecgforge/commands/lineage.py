@@ -10,23 +10,27 @@ from rich.tree import Tree
 
 from ecgforge import console, outputs
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
-from ecgforge.tracking import history, lineage, signing, store, versions
-from ecgforge.tracking.content import Content
-from ecgforge.tracking.lineage import Node
+from ecgforge.files import atomic_write
+from ecgforge.model_versions import history, signing, versions
+from ecgforge.provenance import lineage
+from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.provenance.lineage import Node
+from ecgforge.tracking import store
 
 SUFFIX, WRITTEN = ".mmd", re.compile(rb"%% Lineage of ")  # of a drawing, and what it starts with
 
 
 def show(reference: str, out: Path | None) -> None:
-    """Print the lineage of a version, run, file or folder as a tree, and write it to `out` as a Mermaid flowchart."""
+    """Print the lineage of a version, run, file or folder as a tree, and write it to `out` as a
+    Mermaid flowchart.
+    """
     if out:
         outputs.check_file(out, SUFFIX, WRITTEN)
     store.ensure_reachable()
-    node = lineage.trace(reference, Content())
+    node = lineage.trace(reference, DvcStore())
     console.out.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))
     if out:
-        with whole(out) as scratch:
+        with atomic_write(out) as scratch:
             scratch.write_text(mermaid(node), encoding="utf-8")
         console.out.print(f"Flowchart written to {out}")
 
@@ -56,7 +60,8 @@ def _title(role: str, node: Node) -> Text:
 def mermaid(node: Node) -> str:
     """Return the lineage as a Mermaid flowchart.
 
-    An arrow leads from each thing to what it was made from, labelled with the part that this played.
+    An arrow leads from each thing to what it was made from, labelled with the part that this
+    played.
     """
     lines = [
         f"%% Lineage of {' '.join(node.name.split())}",
@@ -87,18 +92,29 @@ def _escaped(text: str) -> str:
 
 
 def verify(references: list[str]) -> None:
-    """Recompute every digest in the lineage of each reference, or of each aliased version, and print what is where.
+    """Recompute every digest in the lineage of each reference, or of each aliased version, and
+    print what is where.
 
     Raises:
         EcgforgeError: something no longer matches, or is no longer available.
     """
     store.ensure_reachable()
-    content = Content()
+    content = DvcStore()
     walker = lineage.Walker(content)
-    chosen = [lineage.trace(one, content) for one in references] or [walker.version(one) for one in lineage.aliased()]
+    chosen = [lineage.trace(one, content) for one in references] or [
+        walker.version(one) for one in lineage.aliased()
+    ]
     if not chosen:
-        raise EcgforgeError("no version has an alias yet: name a version, run, file or folder to verify")
-    for name in sorted({one.version.name for one in chosen if one.version and history.CHAMPION in one.version.aliases}):
+        raise EcgforgeError(
+            "no version has an alias yet: name a version, run, file or folder to verify"
+        )
+    for name in sorted(
+        {
+            one.version.name
+            for one in chosen
+            if one.version and history.CHAMPION in one.version.aliases
+        }
+    ):
         history.warn(name)
     seen, lost = set(), []
     for node in (node for one in chosen for node in one.all()):
@@ -111,10 +127,12 @@ def verify(references: list[str]) -> None:
             line = f"{'ok   ' if fine else 'LOST '}{node.kind} {node.name}{digest}: {found}"
             console.out.print(line, style=None if fine else "red")
     if lost:
-        raise EcgforgeError(f"{len(lost)} of {len(seen)} do not match or are no longer available: {', '.join(lost)}")
+        raise EcgforgeError(
+            f"{len(lost)} of {len(seen)} do not match or are no longer available: {', '.join(lost)}"
+        )
 
 
-def _found(node: Node, content: Content) -> tuple[str, bool]:
+def _found(node: Node, content: DvcStore) -> tuple[str, bool]:
     if node.version:
         try:
             signed = signing.asked(node.version)

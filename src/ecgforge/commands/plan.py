@@ -1,10 +1,13 @@
-"""Say what a profile needs before anything runs: cells, trainings, and how long they take on this machine."""
+"""Say what a profile needs before anything runs: cells, trainings, and how long they take on this
+machine.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,23 +24,31 @@ from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
 
 PREPARED = Path("data/prepared")
-PUBLISHED = {"ptbxl": 21799, "chapman": 45152}  # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
+# records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
+PUBLISHED = {"ptbxl": 21799, "chapman": 45152}
 TRAINED = 0.8  # of a set's records
 STAGE = 5.0  # s that a stage takes beside its work, with libraries loaded
-LOOP = 1.5  # what a step of training takes, by that of the network alone: optimiser, averaged weights, validation, checkpoints
-SCORED, SCORED_RECORD = 6.0, 0.03  # s that all quality scores of a set take, and for each record of a sample more
+# what a step of training takes, by that of the network alone: optimiser, averaged weights,
+# validation, checkpoints
+LOOP = 1.5
+# s that all quality scores of a set take, and for each record of a sample more
+SCORED, SCORED_RECORD = 6.0, 0.03
 COMPARED = 1e-6  # s that a pair of records takes, on one core
 PARTS = 3  # of steps that are timed, after one to warm up
 
 
 def show(params: Params) -> None:
-    """Print a table of the stages: cells, trainings, records drawn, and time, from a few steps of each network timed here."""
+    """Print a table of the stages: cells, trainings, records drawn, and time, from a few steps of
+    each network timed here.
+    """
     counts = {dataset: _counts(params, dataset) for dataset in params.datasets}
     known = all(_prepared(params, dataset) for dataset in params.datasets)
     rhythms = max(map(len, counts.values()))
     torch.set_num_threads(params.active.compute.threads)
     step = _seconds_a_step(params, rhythms)
-    training = {name: _seconds_of_training(params, name, rhythms) for name in params.active.generators}
+    training = {
+        name: _seconds_of_training(params, name, rhythms) for name in params.active.generators
+    }
     drawing = {name: _seconds_a_record(params, name, rhythms) for name in params.active.generators}
     table = Table("stage", title=f"profile {params.profile}")
     for heading in ("cells", "classifiers, steps", "generators trained", "records drawn", "time"):
@@ -51,12 +62,23 @@ def show(params: Params) -> None:
         seconds += sum(drawing[name] * count for name, count in work.drawn.items())
         cells, total = cells + work.cells, total + seconds
         sums = [sum(part.values()) for part in (work.steps, work.trainings, work.drawn)]
-        table.add_row(work.stage, str(work.cells), *(f"{one:,}" if one else "" for one in sums), _time(seconds))
+        table.add_row(
+            work.stage,
+            str(work.cells),
+            *(f"{one:,}" if one else "" for one in sums),
+            _time(seconds),
+        )
     jobs = os.cpu_count() or 1
     console.out.print(table)
-    console.out.print(f"{cells} cells, {_time(total)} one after the other, some {_time(total / jobs)} with {jobs} side by side.")
+    console.out.print(
+        f"{cells} cells, {_time(total)} one after the other, some {_time(total / jobs)} with "
+        f"{jobs} side by side."
+    )
     source = "the prepared datasets" if known else "what the sources are expected to hold"
-    console.out.print(f"Records are those of {source}; steps were timed just now, with {params.active.compute.threads} thread(s).")
+    console.out.print(
+        f"Records are those of {source}; steps were timed just now, with "
+        f"{params.active.compute.threads} thread(s)."
+    )
 
 
 def _time(seconds: float) -> str:
@@ -72,25 +94,37 @@ def _counts(params: Params, dataset: str) -> dict[str, int]:
 
 
 def _sources(params: Params, dataset: str) -> list[str]:
-    return [source for pair in params.merged for source in (pair.first, pair.second)] if dataset == "merged" else [dataset]
+    return (
+        [source for pair in params.merged for source in (pair.first, pair.second)]
+        if dataset == "merged"
+        else [dataset]
+    )
 
 
 def _prepared(params: Params, dataset: str) -> RecordSet | None:
-    """The prepared dataset, where it is there and, as far as about.json tells, that of the profile in use and not of another."""
+    """The prepared dataset, where it is there and, as far as about.json tells, that of the profile
+    in use and not of another.
+    """
     if not (PREPARED / dataset).exists():
         return None
     found = RecordSet.open(PREPARED / dataset)
     made, sources = found.about.made, _sources(params, dataset)
     wanted = {"preprocessing": params.preprocessing, "preparation": params.active.preparation}
-    same = all(made[name] == section.model_dump(mode="json") for name, section in wanted.items()) and set(made["by_dataset"]) == {*sources}
-    return found if same and all(_holds(found.about, params, source) for source in sources) else None
+    same = all(
+        made[name] == section.model_dump(mode="json") for name, section in wanted.items()
+    ) and set(made["by_dataset"]) == {*sources}
+    return (
+        found if same and all(_holds(found.about, params, source) for source in sources) else None
+    )
 
 
 def _holds(about: About, params: Params, name: str) -> bool:
     """Whether a set may be of the source: it does not say where real records are from."""
     source = params.source(name)
     if isinstance(source, SimulatedSource):
-        return about.origin != "real" and about.made["by_dataset"][name]["catalogue"] == source.records
+        return (
+            about.origin != "real" and about.made["by_dataset"][name]["catalogue"] == source.records
+        )
     return isinstance(source, FolderSource) or about.origin != "simulated"
 
 
@@ -99,7 +133,11 @@ def _expected(params: Params, name: str) -> int:
     if isinstance(source, SimulatedSource):
         return source.records
     if isinstance(source, PhysionetSource):
-        return PUBLISHED[source.layout] if source.limit_per_rhythm is None else source.limit_per_rhythm * len(RHYTHMS)
+        return (
+            PUBLISHED[source.layout]
+            if source.limit_per_rhythm is None
+            else source.limit_per_rhythm * len(RHYTHMS)
+        )
     return sum(1 for _ in Path(source.path, source.table).open()) - 1
 
 
@@ -121,34 +159,56 @@ def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
     found = {}
     others = map(params.classifier_settings, params.sweep_targets.backbones)
     for settings in (params.classifier, *others):
-        classifier = classifiers.create(settings, [str(label) for label in range(rhythms)], torch.ones(len(LEADS)), seed=0).train()
+        classifier = classifiers.create(
+            settings, [str(label) for label in range(rhythms)], torch.ones(len(LEADS)), seed=0
+        ).train()
         batch = settings.training.batch_size
         signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
-        loss = classifier.objective().loss
-        found[settings.backbone] = _timed(lambda: loss(signals, labels, torch.Generator())["loss"].backward())  # noqa: B023 it runs at once
+        loss = partial(classifier.objective().loss, signals, labels, torch.Generator())
+        found[settings.backbone] = _timed(partial(_backward, loss))
     return found
 
 
+def _backward(loss: Callable[[], dict[str, torch.Tensor]]) -> None:
+    loss()["loss"].backward()
+
+
 def _generator(params: Params, name: str, rhythms: int) -> Generator:
-    shape = Shape(len(LEADS), _signals(params, 1).shape[-1], rhythms, params.preprocessing.sampling_rate)
-    return generators.create(name, shape, params.generator(name).network, torch.ones(len(LEADS)), seed=0)
+    shape = Shape(
+        len(LEADS), _signals(params, 1).shape[-1], rhythms, params.preprocessing.sampling_rate
+    )
+    return generators.create(
+        name, shape, params.generator(name).network, torch.ones(len(LEADS)), seed=0
+    )
 
 
 def _seconds_of_training(params: Params, name: str, rhythms: int) -> float:
     """Seconds that all steps of a generator take."""
     generator, total = _generator(params, name, rhythms).train(), 0.0
     for phase, training in params.generator(name).training.items():
-        signals, labels = _signals(params, training.batch_size), torch.arange(training.batch_size) % rhythms
+        signals, labels = (
+            _signals(params, training.batch_size),
+            torch.arange(training.batch_size) % rhythms,
+        )
 
-        def step(phase: str = phase, signals: torch.Tensor = signals, labels: torch.Tensor = labels) -> None:
-            generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))["loss"].backward()
+        def step(
+            phase: str = phase, signals: torch.Tensor = signals, labels: torch.Tensor = labels
+        ) -> None:
+            generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))[
+                "loss"
+            ].backward()
 
         total += training.steps * _timed(step)
     return total
 
 
 def _seconds_a_record(params: Params, name: str, rhythms: int) -> float:
-    generator, chunk = _generator(params, name, rhythms).eval(), min(params.active.synthesis.chunk, 32)
-    sampling = checked(type(generator).Sampling, params.generator(name).sampling, f"generators.{name}.sampling")
+    generator, chunk = (
+        _generator(params, name, rhythms).eval(),
+        min(params.active.synthesis.chunk, 32),
+    )
+    sampling = checked(
+        type(generator).Sampling, params.generator(name).sampling, f"generators.{name}.sampling"
+    )
     labels = torch.arange(chunk) % rhythms
     return _timed(lambda: generator.sample(labels, torch.arange(chunk), sampling)) / chunk

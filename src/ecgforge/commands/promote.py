@@ -6,14 +6,24 @@ from rich.table import Table
 
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
+from ecgforge.model_versions import history, signing, versions
 from ecgforge.params import Params
+from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.registry import promotion
-from ecgforge.tracking import history, signing, store, versions
-from ecgforge.tracking.content import Content
+from ecgforge.tracking import store
 
 
-def promote(params: Params, name: str, number: str | None, best: bool, dry_run: bool, force: bool, reason: str) -> None:
-    """Judge a version by the gates, print the verdict, and make it champion if it passed; with `dry_run`, nothing is written.
+def promote(
+    params: Params,
+    name: str,
+    number: str | None,
+    best: bool,
+    dry_run: bool,
+    force: bool,
+    reason: str,
+) -> None:
+    """Judge a version by the gates, print the verdict, and make it champion if it passed; with
+    `dry_run`, nothing is written.
 
     Raises:
         EcgforgeError: it failed, or cannot be judged; see `registry.promotion`.
@@ -23,18 +33,27 @@ def promote(params: Params, name: str, number: str | None, best: bool, dry_run: 
     store.ensure_reachable()
     if not dry_run:
         signing.ready()
-    content = Content()
+    content = DvcStore()
     version = promotion.choose(name, number, best, content)
     history.warn(name)
     verdict = promotion.judge(params, version, content)
     label = verdict.version.label
     _print(verdict)
     if dry_run:
-        console.out.print(f"{label} {'would be made champion' if verdict.passed else 'would not be made champion'}; nothing was written.")
+        console.out.print(
+            f"{label} would {'' if verdict.passed else 'not '}be made champion; "
+            "nothing was written."
+        )
         return
     verdict = promotion.promote(verdict, content, force, reason)
-    console.out.print(f"{label} is champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}.")
-    console.out.print(f"Model card: {promotion.card_path(content.root, verdict.version).relative_to(content.root)}")
+    console.out.print(
+        f"{label} is "
+        f"champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}."
+    )
+    console.out.print(
+        "Model card: "
+        f"{promotion.card_path(content.root, verdict.version).relative_to(content.root)}"
+    )
 
 
 def _print(verdict: promotion.Verdict) -> None:
@@ -43,7 +62,9 @@ def _print(verdict: promotion.Verdict) -> None:
         table.add_column(heading, overflow="fold")
     for gate in verdict.gates:
         cells = (gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO")
-        table.add_row(*(console.shown(cell) for cell in cells), style=None if gate.passed else "red")
+        table.add_row(
+            *(console.shown(cell) for cell in cells), style=None if gate.passed else "red"
+        )
     console.out.print(table)
     for gate in verdict.gates:
         if gate.detail and not gate.passed:
@@ -61,13 +82,18 @@ def rollback(name: str, reason: str) -> None:
 
 
 def show(name: str) -> None:
-    """Print who made which version of `name` champion, when, why, and on what evidence; and what does not fit."""
+    """Print who made which version of `name` champion, when, why, and on what evidence; and what
+    does not fit.
+    """
     if not versions.versions(name):
         raise EcgforgeError(f"no model is registered as '{name}'")
     for entry in history.entries(name):
         former = f"version {entry.former}" if entry.former else "nobody"
         why = f": {entry.reason}" if entry.reason else ""
-        console.out.print(f"{entry.when} UTC, {entry.who}: version {entry.version} {entry.action}, after {former}{why}")
+        console.out.print(
+            f"{entry.when} UTC, {entry.who}: version {entry.version} {entry.action}, after "
+            f"{former}{why}"
+        )
         console.out.print(f"    {entry.evidence}", style="dim")
     for fault in history.faults(name):
         console.out.print(fault, style="red")

@@ -10,39 +10,53 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from ecgforge import console, outputs
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
-from ecgforge.quality.flags import beyond_floor, flags, judged
+from ecgforge.quality.flags import beyond_baseline, flags, judged
 from ecgforge.quality.samples import ALL
 from ecgforge.records.record_set import RecordSet
 
 
 def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None:
-    """Print the scores of any two record sets over all rhythms, and write all of them to the CSV `out`; nothing is tracked."""
+    """Print the scores of any two record sets over all rhythms, and write all of them to the CSV
+    `out`; nothing is tracked.
+    """
     if out:
         outputs.check_file(out, ".csv", re.compile(rb"rhythm,metric,value,"), [real, synthetic])
     records, generated = RecordSet.open(real), RecordSet.open(synthetic)
     with threadpool_limits(params.active.compute.threads):
-        found, _ = scores.assess(records.split("train"), records.split("test"), generated.split("train"), params.active.quality)
+        found, _ = scores.assess(
+            records.split("train"),
+            records.split("test"),
+            generated.split("train"),
+            params.active.quality,
+        )
     if out:
-        with whole(out) as scratch:
+        with atomic_write(out) as scratch:
             found.to_csv(scratch, index=False, float_format="%.6g")
-    found["beyond"] = beyond_floor(found)
+    found["beyond"] = beyond_baseline(found)
     table = Table("score", title=f"{synthetic} against {real}")
-    for heading in ("value", "95 % interval", "floor: real", "ceiling: wrong"):
+    for heading in ("value", "95 % interval", "baseline: real", "negative_control: wrong"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for row in found[found["rhythm"] == ALL].to_dict("records"):
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
         mark = "▲" if row["beyond"] else ""
-        table.add_row(row["metric"], f"{row['value']:.3g}", interval, f"{row['floor']:.3g}", f"{row['ceiling']:.3g}", mark)
+        table.add_row(
+            row["metric"],
+            f"{row['value']:.3g}",
+            interval,
+            f"{row['baseline']:.3g}",
+            f"{row['negative_control']:.3g}",
+            mark,
+        )
     console.out.print(table)
     for flag in flags(found):
         print(flag)
     rows = found[judged(found)].groupby("rhythm", sort=False)["beyond"]
     counts = ", ".join(f"{rhythm} {part.sum()} of {len(part)}" for rhythm, part in rows)
-    print(f"▲ Further from its floor than chance explains: {counts} scores.")
+    print(f"▲ Further from its baseline than chance explains: {counts} scores.")
     left_out = [rhythm for rhythm in records.about.rhythms if rhythm not in set(found["rhythm"])]
     if left_out:
         print(f"Not scored, for want of records of it in one of the sets: {', '.join(left_out)}.")

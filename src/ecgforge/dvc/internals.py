@@ -13,14 +13,17 @@ from typing import Any
 from unittest.mock import patch
 
 from ecgforge.dvc import lock
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.private_names import private
 
 
 @contextmanager
 def each_file_once() -> Iterator[None]:
-    """Within, DVC looks at each file once. It would parse params.yaml and look through data for every stage that names them, which is
-    most of the time of finding that there is nothing to do."""
+    """Within, DVC looks at each file once.
+
+    It would parse params.yaml and look through data for every stage that names them, which is most
+    of the time of finding that there is nothing to do.
+    """
     param, output_class = private("dvc.dependency.param"), private("dvc.output:Output")
     known: dict[str, Any] = {}
     get_hash = output_class.get_hash
@@ -40,13 +43,17 @@ def each_file_once() -> Iterator[None]:
 
 @contextmanager
 def parameters_looked_up() -> Iterator[None]:
-    """Within, DVC looks a parameter up by its name; it would walk through all of params.yaml for each."""
+    """Within, DVC looks a parameter up by its name; it would walk through all of params.yaml for
+    each.
+    """
     param = private("dvc.dependency.param")
 
     def straight(tree: Any, path: str, separator: str) -> Any:
         try:
             return functools.reduce(operator.getitem, path.split(separator), tree)
-        except TypeError:  # of a section that is null: the parameter is missing, and the check of all of them says where
+        # of a section that is null: the parameter is missing, and the check of all of them says
+        # where
+        except TypeError:
             raise KeyError(path) from None
 
     with patch.object(param.dpath, "get", straight):
@@ -55,16 +62,23 @@ def parameters_looked_up() -> Iterator[None]:
 
 @contextmanager
 def whole_writes() -> Iterator[None]:
-    """Within, DVC writes dvc.lock and its other YAML files whole or not at all, and a copy of dvc.lock is kept.
+    """Within, DVC writes dvc.lock and its other YAML files whole or not at all, and a copy of
+    dvc.lock is kept.
 
     DVC empties the file and writes it again, so that a kill leaves a part of it.
     """
     common, yaml = private("dvc.utils.serialize._common"), private("dvc.utils.serialize._yaml")
 
-    def dump(path: Any, data: Any, dumper: Callable[..., Any], fs: Any = None, **options: Any) -> None:  # noqa: ARG001
+    def dump(
+        path: Any,
+        data: Any,
+        dumper: Callable[..., Any],
+        fs: Any = None,  # noqa: ARG001 DVC passes it
+        **options: Any,
+    ) -> None:
         text = io.StringIO()
         dumper(data, text, **options)
-        with whole(Path(path)) as scratch:
+        with atomic_write(Path(path)) as scratch:
             scratch.write_text(text.getvalue(), encoding="utf-8")
         if Path(path).name == lock.LOCK:
             lock.keep(Path(path).parent)
@@ -97,7 +111,9 @@ def lock_of(file: Path, repo: Any) -> AbstractContextManager[Any]:
     """
     hardlink = repo.config["core"].get("hardlink_lock", False)
     make_lock = private("dvc.lock:make_lock")
-    lock: AbstractContextManager[Any] = make_lock(f"{file}.lock", tmp_dir=str(file.parent), hardlink_lock=hardlink)
+    lock: AbstractContextManager[Any] = make_lock(
+        f"{file}.lock", tmp_dir=str(file.parent), hardlink_lock=hardlink
+    )
     return lock
 
 

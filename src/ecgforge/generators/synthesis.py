@@ -18,23 +18,27 @@ import torch
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.base import Generator
-from ecgforge.params import Compute, Section, Synthesis, checked
+from ecgforge.params import Compute, StrictConfig, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
-from ecgforge.workers import obey
+from ecgforge.workers import init_worker
 
 Counts = Mapping[str, Mapping[str, int]]  # records to draw, by split and rhythm
 
 
 def plan(rhythms: tuple[str, ...], wanted: Counts, seed: int) -> pd.DataFrame:
-    """Return a row for every record to draw: rhythm, split, and a seed that no other record of the set has.
+    """Return a row for every record to draw: rhythm, split, and a seed that no other record of the
+    set has.
 
-    The seed depends on the split, the rhythm and the record's number in them alone, so that a larger set holds the smaller one.
+    The seed depends on the split, the rhythm and the record's number in them alone, so that a
+    larger set holds the smaller one.
     """
     rows = []
     for number, split in enumerate(SPLITS):
         for label, rhythm in enumerate(rhythms):
             count = wanted.get(split, {}).get(rhythm, 0)
-            seeds = np.random.SeedSequence([seed, number, label]).generate_state(count, np.uint64) >> np.uint64(1)
+            seeds = np.random.SeedSequence([seed, number, label]).generate_state(
+                count, np.uint64
+            ) >> np.uint64(1)
             rows += [(rhythm, label, split, index, int(one)) for index, one in enumerate(seeds)]
     return pd.DataFrame(rows, columns=["rhythm", "label", "split", "number", "seed"])
 
@@ -50,12 +54,14 @@ def synthesize(
     made: dict[str, Any],
     out: Path,
 ) -> None:
-    """Write a synthetic record set to `out`, in constant memory, on as many processes or GPUs as `compute.devices` says.
+    """Write a synthetic record set to `out`, in constant memory, on as many processes or GPUs as
+    `compute.devices` says.
 
     Args:
         name: the generator's name; becomes the records' origin.
         wanted: how many records of each split and rhythm; those of the parameters, or of a sweep.
-        source: the record set that the generator learned from; the synthetic one is of the same kind.
+        source: the record set that the generator learned from; the synthetic one is of the same
+            kind.
         made: provenance to keep in about.json.
 
     Raises:
@@ -64,16 +70,25 @@ def synthesize(
     settings = checked(type(generator).Sampling, sampling, f"generators.{name}.sampling")
     rows = plan(source.about.rhythms, wanted, synthesis.seed)
     about = replace(source.about, origin="synthetic", made=made)
-    chunks = [rows.iloc[start : start + synthesis.chunk] for start in range(0, len(rows), synthesis.chunk)]
+    chunks = [
+        rows.iloc[start : start + synthesis.chunk] for start in range(0, len(rows), synthesis.chunk)
+    ]
     with write_record_set(out, about) as writer:
         drawn = _drawn(generator, settings, chunks, compute)
-        for chunk, signals in zip(chunks, console.track(drawn, f"synthesize {name}", len(chunks)), strict=True):
+        for chunk, signals in zip(
+            chunks, console.track(drawn, f"synthesize {name}", len(chunks)), strict=True
+        ):
             if not np.isfinite(signals).all():
-                raise EcgforgeError(f"{name} gave signals that are not finite: train it longer, or with a lower learning_rate")
+                raise EcgforgeError(
+                    f"{name} gave signals that are not finite: train it longer, or with a lower "
+                    "learning_rate"
+                )
             writer.append(signals, _table(chunk, name))
 
 
-def _drawn(generator: Generator, sampling: Section, chunks: Sequence[pd.DataFrame], compute: Compute) -> Iterator[np.ndarray]:
+def _drawn(
+    generator: Generator, sampling: StrictConfig, chunks: Sequence[pd.DataFrame], compute: Compute
+) -> Iterator[np.ndarray]:
     """Draw the records of each chunk, in order; which process draws a chunk doesn't change it."""
     if compute.devices == 1:
         artist = Artist(generator, sampling, compute, 0)
@@ -83,20 +98,26 @@ def _drawn(generator: Generator, sampling: Section, chunks: Sequence[pd.DataFram
     places = context.SimpleQueue()
     for place in range(compute.devices):
         places.put(place)
-    with ProcessPoolExecutor(compute.devices, context, _move_in, (generator, sampling, compute, places)) as pool:
+    with ProcessPoolExecutor(
+        compute.devices, context, _move_in, (generator, sampling, compute, places)
+    ) as pool:
         try:
-            for first in range(0, len(chunks), compute.devices):  # no more than these are held in memory
+            # no more than these are held in memory
+            for first in range(0, len(chunks), compute.devices):
                 yield from pool.map(_draw_here, chunks[first : first + compute.devices])
         except BrokenProcessPool:
             raise EcgforgeError(
-                "a process that draws records was killed, perhaps for lack of memory: run again, or lower synthesis.chunk"
+                "a process that draws records was killed, perhaps for lack of memory: run again, "
+                "or lower synthesis.chunk"
             ) from None
 
 
 class Artist:
     """A generator on a device of its own, and how it samples."""
 
-    def __init__(self, generator: Generator, sampling: Section, compute: Compute, place: int) -> None:
+    def __init__(
+        self, generator: Generator, sampling: StrictConfig, compute: Compute, place: int
+    ) -> None:
         torch.set_num_threads(compute.threads)
         on_gpu = compute.accelerator != "cpu" and torch.cuda.is_available()
         self.device = torch.device(f"cuda:{place}" if on_gpu else "cpu")
@@ -113,9 +134,11 @@ class Artist:
 _artist: Artist  # of this process, where several draw
 
 
-def _move_in(generator: Generator, sampling: Section, compute: Compute, places: SimpleQueue[int]) -> None:
+def _move_in(
+    generator: Generator, sampling: StrictConfig, compute: Compute, places: SimpleQueue[int]
+) -> None:
     global _artist
-    obey()
+    init_worker()
     _artist = Artist(generator, sampling, compute, places.get())
 
 
@@ -125,5 +148,7 @@ def _draw_here(chunk: pd.DataFrame) -> np.ndarray:
 
 def _table(chunk: pd.DataFrame, name: str) -> pd.DataFrame:
     ids = [f"{row.split}-{row.rhythm}-{row.number:06d}" for row in chunk.itertuples()]
-    table = pd.DataFrame({"id": ids, "patient": ids, "dataset": "", "rhythm": chunk["rhythm"].to_numpy()})
+    table = pd.DataFrame(
+        {"id": ids, "patient": ids, "dataset": "", "rhythm": chunk["rhythm"].to_numpy()}
+    )
     return table.assign(split=chunk["split"].to_numpy(), age=np.nan, sex="", origin=name)

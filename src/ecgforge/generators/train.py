@@ -16,31 +16,63 @@ from ecgforge.training.fit import Log, fit
 from ecgforge.training.objective import Objective, mean_losses
 
 
-def train(name: str, settings: GeneratorSettings, records: RecordSet, compute: Compute, folder: Path, log: Log) -> base.Generator:
-    """Train the generator `name` on the training split of `records`, validating on its validation split.
+def train(
+    name: str,
+    settings: GeneratorSettings,
+    records: RecordSet,
+    compute: Compute,
+    folder: Path,
+    log: Log,
+) -> base.Generator:
+    """Train the generator `name` on the training split of `records`, validating on its validation
+    split.
 
     Args:
         folder: keeps the checkpoints of each phase; a later call goes on from them.
-        log: receives the curves; steps count on from phase to phase, and a figure's name starts with its phase where there are several.
+        log: receives the curves; steps count on from phase to phase, and a figure's name starts
+            with its phase where there are several.
     """
     about = records.about
     train_split, validation = records.split("train"), records.split("validation")
     shape = base.Shape(len(LEADS), about.samples, len(about.rhythms), about.sampling_rate)
-    generator = registry.create(name, shape, settings.network, Records([train_split]).scale(), settings.seed)
+    generator = registry.create(
+        name, shape, settings.network, Records([train_split]).scale(), settings.seed
+    )
     done = 0
     for number, phase in enumerate(generator.phases):
 
-        def loss(signals: Tensor, labels: Tensor, noise: torch.Generator, phase: str = phase) -> dict[str, Tensor]:
+        def loss(
+            signals: Tensor, labels: Tensor, noise: torch.Generator, phase: str = phase
+        ) -> dict[str, Tensor]:
             return generator.loss(signals, labels, phase, noise)
 
-        objective = Objective(generator, generator.trainable(phase), loss, loss, mean_losses, "loss", higher_is_better=False)
+        objective = Objective(
+            generator,
+            generator.trainable(phase),
+            loss,
+            loss,
+            mean_losses,
+            "loss",
+            higher_is_better=False,
+        )
         prefix = f"{phase}_" if len(generator.phases) > 1 else ""
 
-        def log_phase(figures: dict[str, float], step: int, prefix: str = prefix, done: int = done) -> None:
+        def log_phase(
+            figures: dict[str, float], step: int, prefix: str = prefix, done: int = done
+        ) -> None:
             log({prefix + key: value for key, value in figures.items()}, done + step)
 
         seed = settings.seed * len(generator.phases) + number
-        fit(objective, [train_split], [validation], settings.training[phase], compute, seed=seed, folder=folder / phase, log=log_phase)
+        fit(
+            objective,
+            [train_split],
+            [validation],
+            settings.training[phase],
+            compute,
+            seed=seed,
+            folder=folder / phase,
+            log=log_phase,
+        )
         done += settings.training[phase].steps
     generator.eval().finish(train_split)
     return generator

@@ -1,4 +1,6 @@
-"""From raw WFDB folders to one record set: every record of the catalogues is in it, or in excluded.csv with its reason."""
+"""From raw WFDB folders to one record set: every record of the catalogues is in it, or in
+excluded.csv with its reason.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import LIMB_LEADS, SPLITS, About, RecordSetWriter, write_record_set
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.wfdb_io import files as wfdb_files
-from ecgforge.workers import obey
+from ecgforge.workers import init_worker
 
 CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
 DETAIL_LENGTH = 300  # characters, at most
@@ -35,7 +37,9 @@ EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
 
 
 class Verdict(NamedTuple):
-    """What became of a record: why it is set aside, empty for a good one; its `leads.limb_residual`; how long it is, in seconds."""
+    """What became of a record: why it is set aside, empty for a good one; its
+    `leads.limb_residual`; how long it is, in seconds.
+    """
 
     reason: str
     detail: str
@@ -43,7 +47,8 @@ class Verdict(NamedTuple):
     seconds: float = np.nan
 
 
-Chunk = tuple[np.ndarray, list[Verdict]]  # the good records' signals, `[good, 8, samples]` float32, and what became of each record
+# the good records' signals, `[good, 8, samples]` float32, and what became of each record
+Chunk = tuple[np.ndarray, list[Verdict]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class RawSource:
 
     Attributes:
         folder: the raw folder; nothing outside of it is read.
-        catalogue: a row a record: id, patient, codes, age, sex, fold, path and, where known, withdrawn.
+        catalogue: a row a record: id, patient, codes, age, sex, fold, path and, where known,
+            withdrawn.
         rhythm_codes: from a published code to a rhythm of the vocabulary.
         other_rhythms: codes of rhythms outside the vocabulary.
         simulated: whether these are simulated patients.
@@ -77,23 +83,27 @@ def prepare(
     workers: int = 1,
     accept: Callable[[About], None] = lambda _: None,
 ) -> About:
-    """Prepare the records of one dataset, or of several merged, into a record set at `out`, with excluded.csv in it, and limb_leads.csv
-    with the `leads.limb_residual` of the records that came with all limb leads.
+    """Prepare the records of one dataset, or of several merged, into a record set at `out`, with
+    excluded.csv in it, and limb_leads.csv with the `leads.limb_residual` of the records that came
+    with all limb leads.
 
-    Merged sets prefix ids and patients with "<dataset>-". Splits are assigned within each dataset before that, so that a
-    record is in the same split alone and merged. Signals pass through in chunks: memory doesn't grow with their number.
-    The bytes written don't depend on `workers`.
+    Merged sets prefix ids and patients with "<dataset>-". Splits are assigned within each dataset
+    before that, so that a record is in the same split alone and merged. Signals pass through in
+    chunks: memory doesn't grow with their number. The bytes written don't depend on `workers`.
 
     Args:
         raws: from a dataset's name to its raw records.
-        workers: processes that read and filter, at most; 1 does it in this one, and so does a set of a single chunk.
+        workers: processes that read and filter, at most; 1 does it in this one, and so does a set
+            of a single chunk.
         accept: looks at what the set came to, and may refuse it; then an older set stays.
 
     Returns:
-        What holds for the set; `made` counts its records by rhythm and split, and the excluded ones by reason.
+        What holds for the set; `made` counts its records by rhythm and split, and the excluded ones
+        by reason.
 
     Raises:
-        EcgforgeError: more files are damaged than `preparation.max_damaged` allows, no record is left, or a worker died.
+        EcgforgeError: more files are damaged than `preparation.max_damaged` allows, no record is
+            left, or a worker died.
     """
     table = _merge_catalogues(raws)
     samples = round(preprocessing.duration * preprocessing.sampling_rate)
@@ -111,13 +121,17 @@ def prepare(
         _refuse_damage(table, preparation.max_damaged)
         table["spooled"] = table["reason"] == ""
         found = _twins(table, spool, samples)
-        _exclude_twins(table, [group for group in found if table.loc[group, "dataset"].nunique() == 1])
+        _exclude_twins(
+            table, [group for group in found if table.loc[group, "dataset"].nunique() == 1]
+        )
         rare = _exclude_rare(table, preparation.min_records)
         kept = table["reason"] == ""
         for _, group in table[kept].groupby("dataset"):
             table.loc[group.index, "split"] = splits.assign(group)
         # After the splits, so that a record is in the same one alone and merged.
-        _exclude_twins(table, [group for group in found if table.loc[group, "dataset"].nunique() > 1])
+        _exclude_twins(
+            table, [group for group in found if table.loc[group, "dataset"].nunique() > 1]
+        )
         kept = table["reason"] == ""
         if not kept.any():
             raise EcgforgeError(_nothing_left(raws, table, rare, preparation.min_records))
@@ -127,10 +141,14 @@ def prepare(
         _write_kept(table, spool, samples, writer)
         csv = {"index": False, "lineterminator": "\n", "float_format": "%.6g"}
         table.loc[~kept, list(EXCLUDED_COLUMNS)].to_csv(writer.folder / "excluded.csv", **csv)
-        table.loc[kept & table["residual"].notna(), ["id", "residual"]].to_csv(writer.folder / LIMB_LEADS, **csv)
+        table.loc[kept & table["residual"].notna(), ["id", "residual"]].to_csv(
+            writer.folder / LIMB_LEADS, **csv
+        )
         there = set(table.loc[kept, "rhythm"])
         rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in there)
-        made = _made(table, rhythms, preprocessing, preparation) | ({"below_min_records": rare} if rare else {})
+        made = _made(table, rhythms, preprocessing, preparation) | (
+            {"below_min_records": rare} if rare else {}
+        )
         writer.about = replace(about, rhythms=rhythms, made=made)
         accept(writer.about)
     tell_cut(table.loc[kept, "seconds"], preprocessing.duration)
@@ -143,22 +161,37 @@ def tell_cut(seconds: Iterable[float], duration: float) -> None:
     if longer:
         count = "1 record is" if len(longer) == 1 else f"{len(longer)} records are"
         longest = f"{max(longer) / 60:.3g} min" if max(longer) >= 120 else f"{max(longer):.3g} s"
-        console.err.print(f"{count} longer than {duration:g} s, up to {longest}: the first {duration:g} s are used.")
+        console.err.print(
+            f"{count} longer than {duration:g} s, up to {longest}: the first {duration:g} s are "
+            "used."
+        )
 
 
 def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
-    """Return the catalogues' rows below each other, with dataset, origin, rhythm, and reason and detail where labels exclude them."""
+    """Return the catalogues' rows below each other, with dataset, origin, rhythm, and reason and
+    detail where labels exclude them.
+    """
     tables = []
     for dataset, raw in raws.items():
         catalogue = raw.catalogue.reset_index(drop=True)
         withdrawn = catalogue["withdrawn"] if "withdrawn" in catalogue else [False] * len(catalogue)
         marks = zip(catalogue["codes"], withdrawn, catalogue["id"].duplicated(), strict=True)
-        labels = pd.DataFrame([_label(raw, *mark) for mark in marks], columns=["rhythm", "reason", "detail"], dtype=str)
-        tables.append(catalogue[list(CATALOGUE_COLUMNS)].assign(dataset=dataset, origin=raw.origin).join(labels))
+        labels = pd.DataFrame(
+            [_label(raw, *mark) for mark in marks],
+            columns=["rhythm", "reason", "detail"],
+            dtype=str,
+        )
+        tables.append(
+            catalogue[list(CATALOGUE_COLUMNS)]
+            .assign(dataset=dataset, origin=raw.origin)
+            .join(labels)
+        )
     return pd.concat(tables, ignore_index=True)
 
 
-def _label(raw: RawSource, codes: list[str], withdrawn: bool, duplicate: bool) -> tuple[str, str, str]:
+def _label(
+    raw: RawSource, codes: list[str], withdrawn: bool, duplicate: bool
+) -> tuple[str, str, str]:
     try:
         rhythm, reason, detail = rhythm_of(codes, raw.rhythm_codes, raw.other_rhythms), "", ""
     except BadRecord as bad:
@@ -171,31 +204,52 @@ def _label(raw: RawSource, codes: list[str], withdrawn: bool, duplicate: bool) -
 
 
 def _spool_signals(
-    raws: Mapping[str, RawSource], table: pd.DataFrame, spool: IO[bytes], preprocessing: Preprocessing, amplitude: str, workers: int
+    raws: Mapping[str, RawSource],
+    table: pd.DataFrame,
+    spool: IO[bytes],
+    preprocessing: Preprocessing,
+    amplitude: str,
+    workers: int,
 ) -> None:
-    """Append the prepared signals of every usable record to `spool`, in the table's order; mark the others in the table.
+    """Append the prepared signals of every usable record to `spool`, in the table's order; mark the
+    others in the table.
 
-    Which rhythms are kept and who is in which split depends on which records can be read, so signals wait here until all are.
+    Which rhythms are kept and who is in which split depends on which records can be read, so
+    signals wait here until all are.
     """
     todo = table.index[table["reason"] == ""]
     table["residual"] = table["seconds"] = np.nan
     chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     folders = {dataset: raw.folder for dataset, raw in raws.items()}
-    files = ([(folders[dataset], path) for dataset, path in table.loc[chunk, ["dataset", "path"]].to_numpy()] for chunk in chunks)
+    files = (
+        [
+            (folders[dataset], path)
+            for dataset, path in table.loc[chunk, ["dataset", "path"]].to_numpy()
+        ]
+        for chunk in chunks
+    )
     prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
     with console.progress() as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
         for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
             spool.write(signals.data)
-            table.loc[chunk, ["reason", "detail"]] = [(verdict.reason, verdict.detail) for verdict in verdicts]
-            table.loc[chunk, ["residual", "seconds"]] = [(verdict.residual, verdict.seconds) for verdict in verdicts]
+            table.loc[chunk, ["reason", "detail"]] = [
+                (verdict.reason, verdict.detail) for verdict in verdicts
+            ]
+            table.loc[chunk, ["residual", "seconds"]] = [
+                (verdict.residual, verdict.seconds) for verdict in verdicts
+            ]
             progress.advance(task, len(chunk))
 
 
 def prepared_chunks(
-    chunks: Iterable[list[tuple[Path, str]]], preprocessing: Preprocessing, amplitude: str, workers: int
+    chunks: Iterable[list[tuple[Path, str]]],
+    preprocessing: Preprocessing,
+    amplitude: str,
+    workers: int,
 ) -> Iterator[Chunk]:
-    """Read and prepare chunks of records, given as folders and paths in them, on several processes, with few chunks in memory.
+    """Read and prepare chunks of records, given as folders and paths in them, on several processes,
+    with few chunks in memory.
 
     Yields:
         A `Chunk` for each of `chunks`, in order.
@@ -206,7 +260,9 @@ def prepared_chunks(
     return _in_order(((chunk, preprocessing, amplitude) for chunk in chunks), workers)
 
 
-def _prepare_chunk(records: list[tuple[Path, str]], preprocessing: Preprocessing, amplitude: str) -> Chunk:
+def _prepare_chunk(
+    records: list[tuple[Path, str]], preprocessing: Preprocessing, amplitude: str
+) -> Chunk:
     signals, verdicts = [], []
     for folder, path in records:
         try:
@@ -214,10 +270,16 @@ def _prepare_chunk(records: list[tuple[Path, str]], preprocessing: Preprocessing
             signals.append(prepare_recording(recording, preprocessing, amplitude))
             verdicts.append(Verdict("", "", recording.limb_residual, recording.seconds))
         except BadRecord as bad:
-            verdicts.append(Verdict(str(bad.reason), console.shown(" ".join(bad.detail.split()))[:DETAIL_LENGTH]))
+            verdicts.append(
+                Verdict(
+                    str(bad.reason), console.shown(" ".join(bad.detail.split()))[:DETAIL_LENGTH]
+                )
+            )
         except Exception:  # a record that nobody thought of must not stop the others
             logging.getLogger(__name__).debug("%s in %s", path, folder, exc_info=True)
-            verdicts.append(Verdict(str(Reason.UNREADABLE_FILE), "its header or samples make no sense together"))
+            verdicts.append(
+                Verdict(str(Reason.UNREADABLE_FILE), "its header or samples make no sense together")
+            )
     return np.array(signals, dtype="<f4"), verdicts
 
 
@@ -229,7 +291,7 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Chunk]:
         return
     # Spawned: a fork would copy locks that other threads of this process hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=obey) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=init_worker) as pool:
         pending: deque[Future[Chunk]] = deque()
         try:
             for job in jobs:
@@ -239,7 +301,9 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Chunk]:
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool:
-            raise EcgforgeError("a process that prepares records died, perhaps for want of memory; run again") from None
+            raise EcgforgeError(
+                "a process that prepares records died, perhaps for want of memory; run again"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -249,8 +313,10 @@ def _refuse_damage(table: pd.DataFrame, allowed: float) -> None:
     if len(damaged) > allowed * len(table):
         first = damaged.iloc[0]
         raise EcgforgeError(
-            f"{len(damaged)} of {len(table)} records are damaged, the first {first['dataset']}/{first['path']}: {first['reason']} "
-            f"({first['detail']}); fetch or copy them again, or raise preparation.max_damaged, {allowed:g}, to set them aside"
+            f"{len(damaged)} of {len(table)} records are damaged, the first "
+            f"{first['dataset']}/{first['path']}: {first['reason']} "
+            f"({first['detail']}); fetch or copy them again, or raise preparation.max_damaged, "
+            f"{allowed:g}, to set them aside"
         )
 
 
@@ -258,7 +324,8 @@ def _twins(table: pd.DataFrame, spool: IO[bytes], samples: int) -> list[list[int
     """Return the groups of rows of the table that are one recording."""
     rows = table.index[table["spooled"]]
 
-    def read(part: slice) -> np.ndarray:  # and not by a memory map, whose pages would count as memory of this process
+    # and not by a memory map, whose pages would count as memory of this process
+    def read(part: slice) -> np.ndarray:
         return _spooled(spool, part.start, part.stop - part.start, samples)
 
     return [[int(rows[place]) for place in group] for group in twins.groups([(len(rows), read)])]
@@ -281,7 +348,10 @@ def _exclude_twins(table: pd.DataFrame, groups: list[list[int]]) -> None:
         rhythms = sorted(set(there["rhythm"]), key=RHYTHMS.index)
         if len(rhythms) > 1:
             table.loc[there.index, "reason"] = Reason.CONTRADICTORY_RHYTHMS
-            told = f"{', '.join(rhythms)}, of the same recording as {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
+            told = (
+                f"{', '.join(rhythms)}, of the same recording as "
+                f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
+            )
             table.loc[there.index, "detail"] = told
         elif len(there) > 1:
             table.loc[there.index[1:], "reason"] = Reason.SAME_RECORDING
@@ -292,7 +362,9 @@ def _exclude_rare(table: pd.DataFrame, min_records: int) -> dict[str, int]:
     """Set rhythms with few records aside, and return how many records each of them has."""
     usable = table["reason"] == ""
     counts = table.loc[usable, "rhythm"].value_counts()
-    few = {rhythm: int(counts[rhythm]) for rhythm in RHYTHMS if 0 < counts.get(rhythm, 0) < min_records}
+    few = {
+        rhythm: int(counts[rhythm]) for rhythm in RHYTHMS if 0 < counts.get(rhythm, 0) < min_records
+    }
     for rhythm, count in few.items():
         rare = usable & (table["rhythm"] == rhythm)
         table.loc[rare, "reason"] = Reason.RARE_RHYTHM
@@ -301,20 +373,29 @@ def _exclude_rare(table: pd.DataFrame, min_records: int) -> dict[str, int]:
 
 
 def few_records(rare: Mapping[str, int], min_records: int) -> str:
-    """Say which rhythms have fewer records than `preparation.min_records` asks for; empty where none has."""
+    """Say which rhythms have fewer records than `preparation.min_records` asks for; empty where
+    none has.
+    """
     counts = ", ".join(f"{count} of {rhythm}" for rhythm, count in rare.items())
     return f"preparation.min_records is {min_records}, and there are {counts}" if rare else ""
 
 
-def _nothing_left(raws: Iterable[str], table: pd.DataFrame, rare: Mapping[str, int], min_records: int) -> str:
-    parts = [f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}", few_records(rare, min_records)]
+def _nothing_left(
+    raws: Iterable[str], table: pd.DataFrame, rare: Mapping[str, int], min_records: int
+) -> str:
+    parts = [
+        f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}",
+        few_records(rare, min_records),
+    ]
     if len(table) and not rare:
         first = table.iloc[0]
         parts.append(f"the first, {first['path']}: {first['reason']} ({first['detail']})")
     return "; ".join(part for part in parts if part)
 
 
-def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter) -> None:
+def _write_kept(
+    table: pd.DataFrame, spool: IO[bytes], samples: int, writer: RecordSetWriter
+) -> None:
     spooled = table[table["spooled"]]
     for start in range(0, len(spooled), CHUNK):
         part = spooled.iloc[start : start + CHUNK]
@@ -323,13 +404,27 @@ def _write_kept(table: pd.DataFrame, spool: IO[bytes], samples: int, writer: Rec
         writer.append(signals[kept], part[kept])
 
 
-def _made(table: pd.DataFrame, rhythms: tuple[str, ...], preprocessing: Preprocessing, preparation: Preparation) -> dict[str, Any]:
+def _made(
+    table: pd.DataFrame,
+    rhythms: tuple[str, ...],
+    preprocessing: Preprocessing,
+    preparation: Preparation,
+) -> dict[str, Any]:
     kept = table[table["reason"] == ""]
-    by_rhythm = pd.crosstab(kept["rhythm"], kept["split"]).reindex(index=list(rhythms), columns=list(SPLITS), fill_value=0)
-    by_dataset = pd.DataFrame({"catalogue": table["dataset"].value_counts(sort=False), "records": kept["dataset"].value_counts()})
+    by_rhythm = pd.crosstab(kept["rhythm"], kept["split"]).reindex(
+        index=list(rhythms), columns=list(SPLITS), fill_value=0
+    )
+    by_dataset = pd.DataFrame(
+        {
+            "catalogue": table["dataset"].value_counts(sort=False),
+            "records": kept["dataset"].value_counts(),
+        }
+    )
     by_dataset = by_dataset.fillna(0).astype(int)
     reasons = _reason_counts(table)
-    assert len(table) == len(kept) + sum(reasons.values()), "every record of the catalogues is kept or has a reason"
+    assert len(table) == len(kept) + sum(reasons.values()), (
+        "every record of the catalogues is kept or has a reason"
+    )
     return {
         "catalogue": len(table),
         "records": len(kept),
@@ -348,4 +443,7 @@ def _reason_counts(table: pd.DataFrame) -> dict[str, int]:
 
 
 def _told(counts: dict[str, int]) -> str:
-    return "; ".join(f"{reason}: {count}" for reason, count in counts.items()) or "the catalogue is empty"
+    return (
+        "; ".join(f"{reason}: {count}" for reason, count in counts.items())
+        or "the catalogue is empty"
+    )

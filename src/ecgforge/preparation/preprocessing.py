@@ -1,4 +1,6 @@
-"""What every record goes through before it enters a record set, the same for training and for classifying one's own."""
+"""What every record goes through before it enters a record set, the same for training and for
+classifying one's own.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,33 @@ from ecgforge.records.leads import LEADS
 from ecgforge.wfdb_io.files import MAX_RATE, Recording
 
 FILTER_ORDER = 3  # of each pass and each edge
-MAX_TERM = 10_000  # of the ratio of two rates: it bounds the resampler's filter, and any two whole rates have an exact ratio
-FLAT = 1e-3  # standard deviation after filtering, in the record's units: 1 uV is a step of the usual converters
+# of the ratio of two rates: it bounds the resampler's filter, and any two whole rates have an exact
+# ratio
+MAX_TERM = 10_000
+# standard deviation after filtering, in the record's units: 1 uV is a step of the usual converters
+FLAT = 1e-3
 
 
 def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: str) -> np.ndarray:
     """Check a published record and turn it into a row of a record set.
 
     Args:
-        amplitude: `mV` keeps millivolts; `lead_sd` divides each lead by its standard deviation after filtering, so that
-            sources which publish standardised leads and sources in mV are on one scale.
+        amplitude: `mV` keeps millivolts; `per_lead_std` divides each lead by its standard deviation
+            after filtering, so that sources which publish standardised leads and sources in mV are
+            on one scale.
 
     Returns:
         float32 `[8, samples]`, in mV or in lead standard deviations.
 
     Raises:
-        BadRecord: a rate that cannot hold the band or that no recorder has, too short, non-finite, a flat lead, an absurd amplitude
-            (told in mV only), or not in mV where mV is asked for.
+        BadRecord: a rate that cannot hold the band or that no recorder has, too short, non-finite,
+            a flat lead, an absurd amplitude (told in mV only), or not in mV where mV is asked for.
     """
     if not 2 * settings.band[1] < recording.sampling_rate <= MAX_RATE:
-        allowed = f"over {2 * settings.band[1]:g} Hz, for a band up to {settings.band[1]:g} Hz, to {MAX_RATE} Hz are allowed"
+        allowed = (
+            f"over {2 * settings.band[1]:g} Hz, for a band up to {settings.band[1]:g} Hz, to "
+            f"{MAX_RATE} Hz are allowed"
+        )
         raise BadRecord(Reason.WRONG_RATE, f"{recording.sampling_rate:g} Hz; {allowed}")
     if amplitude == "mV" and recording.units != "mV":
         raise BadRecord(Reason.WRONG_UNITS, f"{recording.units}, not mV")
@@ -44,22 +53,32 @@ def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: 
         signals = prepare_signal(raw, recording.sampling_rate, settings)
         deviations = signals.std(axis=1, keepdims=True)
         _name_leads(
-            Reason.FLAT_LEAD, np.asarray(deviations < FLAT)[:, 0], f"standard deviation under {FLAT:g} {recording.units} after filtering"
+            Reason.FLAT_LEAD,
+            np.asarray(deviations < FLAT)[:, 0],
+            f"standard deviation under {FLAT:g} {recording.units} after filtering",
         )
-        if amplitude == "lead_sd":
+        if amplitude == "per_lead_std":
             signals = signals / deviations
         prepared = signals.astype(np.float32)
-    _name_leads(Reason.NON_FINITE, np.asarray(~np.isfinite(prepared).all(axis=1)), "samples beyond any recorder")
+    _name_leads(
+        Reason.NON_FINITE,
+        np.asarray(~np.isfinite(prepared).all(axis=1)),
+        "samples beyond any recorder",
+    )
     return prepared
 
 
-def prepare_signal(signals: np.ndarray, sampling_rate: float, settings: Preprocessing) -> np.ndarray:
+def prepare_signal(
+    signals: np.ndarray, sampling_rate: float, settings: Preprocessing
+) -> np.ndarray:
     """Cut to `duration`, resample by a polyphase filter, and band-pass without shift of phase.
 
-    The band-pass is a Butterworth filter of order 3 run forth and back, so that each edge of the band is at -6 dB and peaks
-    stay in their places. Ends are extended by their mirror image for two periods of the lower edge: of scipy's extensions the one
-    that swings least, since records begin and end within beats. (On 40 Chapman records cut from 10 to 6 s, the worst sample of
-    the median lead is off by 0.26 of its standard deviations, and by 0.76 when mirrored through the end point instead.)
+    The band-pass is a Butterworth filter of order 3 run forth and back, so that each edge of the
+    band is at -6 dB and peaks stay in their places. Ends are extended by their mirror image for two
+    periods of the lower edge: of scipy's extensions the one that swings least, since records begin
+    and end within beats. (On 40 Chapman records cut from 10 to 6 s, the worst sample of the median
+    lead is off by 0.26 of its standard deviations, and by 0.76 when mirrored through the end point
+    instead.)
 
     Args:
         signals: `[leads, samples]` at `sampling_rate` Hz; what lies beyond `duration` is cut.
@@ -73,7 +92,9 @@ def prepare_signal(signals: np.ndarray, sampling_rate: float, settings: Preproce
     signals = _cut(signals, sampling_rate, settings.duration)
     ratio = _ratio(settings.sampling_rate, sampling_rate)
     if ratio != 1:
-        signals = resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+        signals = resample_poly(
+            signals, ratio.numerator, ratio.denominator, axis=-1, padtype="line"
+        )
     samples = round(settings.duration * settings.sampling_rate)
     if signals.shape[-1] < samples:  # a few, since the ratio is a near one where rates are odd
         signals = np.pad(signals, [(0, 0), (0, samples - signals.shape[-1])], mode="edge")
@@ -85,7 +106,11 @@ def prepare_signal(signals: np.ndarray, sampling_rate: float, settings: Preproce
 def _ratio(wanted: int, recorded: float) -> Fraction:
     """Return `wanted / recorded`, or the nearest ratio whose terms are both at most `MAX_TERM`."""
     ratio = Fraction(wanted) / Fraction(recorded)
-    return ratio.limit_denominator(MAX_TERM) if ratio <= 1 else 1 / (1 / ratio).limit_denominator(MAX_TERM)
+    return (
+        ratio.limit_denominator(MAX_TERM)
+        if ratio <= 1
+        else 1 / (1 / ratio).limit_denominator(MAX_TERM)
+    )
 
 
 @cache
@@ -96,7 +121,10 @@ def _band_pass(band: tuple[float, float], sampling_rate: int) -> np.ndarray:
 def _cut(signals: np.ndarray, sampling_rate: float, duration: float) -> np.ndarray:
     length = math.ceil(round(duration * sampling_rate, 6))
     if signals.shape[-1] < length:
-        raise BadRecord(Reason.WRONG_LENGTH, f"{signals.shape[-1] / sampling_rate:g} s, and {duration:g} s are needed")
+        raise BadRecord(
+            Reason.WRONG_LENGTH,
+            f"{signals.shape[-1] / sampling_rate:g} s, and {duration:g} s are needed",
+        )
     return signals[..., :length]
 
 
@@ -104,7 +132,11 @@ def _check_published(signals: np.ndarray, units: str, max_amplitude: float) -> N
     _name_leads(Reason.NON_FINITE, ~np.isfinite(signals).all(axis=1), "invalid samples")
     if units == "mV":
         excursions = np.abs(signals - np.median(signals, axis=1, keepdims=True)).max(axis=1)
-        _name_leads(Reason.ABSURD_AMPLITUDE, excursions > max_amplitude, f"{excursions.max():.3g} mV, at most {max_amplitude:g} mV allowed")
+        _name_leads(
+            Reason.ABSURD_AMPLITUDE,
+            excursions > max_amplitude,
+            f"{excursions.max():.3g} mV, at most {max_amplitude:g} mV allowed",
+        )
 
 
 def _name_leads(reason: Reason, bad: np.ndarray, detail: str) -> None:

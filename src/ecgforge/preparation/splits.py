@@ -15,14 +15,17 @@ HELD_OUT = 0.1  # share of the patients of each rhythm, in the test and in the v
 def assign(table: pd.DataFrame) -> pd.Series:
     """Assign each record of one source to a split.
 
-    A patient with a published `fold` follows it, as PTB-XL recommends (Wagner et al. 2020): 1-8 train, 9 validation, 10
-    test; the record with the lowest id decides should a patient's records differ. All other patients are split 80/10/10
-    within each rhythm, in the order of a hash of the patient's id: from the rarest rhythm to the most common, each takes its
-    share of test and then of validation patients, at least one of each where it has three patients. (A patient counts for
-    every rhythm that their records show; rhythms that share patients can get less or more than their share.)
+    A patient with a published `fold` follows it, as PTB-XL recommends (Wagner et al. 2020): 1-8
+    train, 9 validation, 10 test; the record with the lowest id decides should a patient's records
+    differ. All other patients are split 80/10/10 within each rhythm, in the order of a hash of the
+    patient's id: from the rarest rhythm to the most common, each takes its share of test and then
+    of validation patients, at least one of each where it has three patients. (A patient counts for
+    every rhythm that their records show; rhythms that share patients can get less or more than
+    their share.)
 
     Args:
-        table: columns id, patient, rhythm, fold (1-10, or NaN); the order of its rows doesn't matter.
+        table: columns id, patient, rhythm, fold (1-10, or NaN); the order of its rows doesn't
+            matter.
 
     Returns:
         `train`, `validation` or `test`, a record each, with the table's index.
@@ -32,16 +35,26 @@ def assign(table: pd.DataFrame) -> pd.Series:
     """
     unknown = table.loc[table["fold"].notna() & ~table["fold"].isin(list(FOLDS)), "fold"]
     if len(unknown):
-        raise EcgforgeError(f"fold {unknown.iloc[0]:g} in the catalogue: folds are 1 to 10, or left empty")
+        raise EcgforgeError(
+            f"fold {unknown.iloc[0]:g} in the catalogue: folds are 1 to 10, or left empty"
+        )
     folded = table[table["fold"].notna()].sort_values("id").drop_duplicates("patient")
-    splits = {patient: FOLDS[int(fold)] for patient, fold in zip(folded["patient"], folded["fold"], strict=True)}
+    splits = {
+        patient: FOLDS[int(fold)]
+        for patient, fold in zip(folded["patient"], folded["fold"], strict=True)
+    }
     splits |= _by_hash(table[~table["patient"].isin(list(splits))])
     return table["patient"].map(splits)
 
 
 def _by_hash(table: pd.DataFrame) -> dict[str, str]:
-    order = {patient: hashlib.sha256(patient.encode()).digest() for patient in table["patient"].unique()}
-    patients = {rhythm: sorted(group.unique(), key=order.__getitem__) for rhythm, group in table.groupby("rhythm")["patient"]}
+    order = {
+        patient: hashlib.sha256(patient.encode()).digest() for patient in table["patient"].unique()
+    }
+    patients = {
+        rhythm: sorted(group.unique(), key=order.__getitem__)
+        for rhythm, group in table.groupby("rhythm")["patient"]
+    }
     splits: dict[str, str] = {}
     for rhythm in sorted(patients, key=lambda rhythm: (len(patients[rhythm]), rhythm)):
         members = patients[rhythm]

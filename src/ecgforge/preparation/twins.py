@@ -1,4 +1,6 @@
-"""The same recording under two names, found by the signals themselves, whatever header, format or gain they were stored with."""
+"""The same recording under two names, found by the signals themselves, whatever header, format or
+gain they were stored with.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,20 @@ from scipy.spatial import cKDTree
 CHUNK = 64
 PROJECTIONS = 8
 NEAR = 0.2  # distance of two signatures; that of two recordings of one patient is about 4
-SAME = 0.03  # root mean square difference of leads in standard deviations: twice what steps of 5 uV add, a tenth of what patients differ by
+# root mean square difference of leads in standard deviations: twice what steps of 5 uV add, a tenth
+# of what patients differ by
+SAME = 0.03
 
-Part = tuple[int, Callable[[slice], np.ndarray]]  # how many records there are, and what gives some of them, `[records, 8, samples]`
+# how many records there are, and what gives some of them, `[records, 8, samples]`
+Part = tuple[int, Callable[[slice], np.ndarray]]
 
 
 def groups(parts: Sequence[Part]) -> list[list[int]]:
-    """Return the groups of records that are one recording, each by rising place; places count through all parts, of equal samples.
+    """Return the groups of records that are one recording, each by rising place; places count
+    through all parts, of equal samples.
 
-    Leads are compared in their standard deviations, so that millivolts and standardised leads compare. Records are looked at a few at a
-    time, and in full only where short signatures agree.
+    Leads are compared in their standard deviations, so that millivolts and standardised leads
+    compare. Records are looked at a few at a time, and in full only where short signatures agree.
     """
     firsts: dict[bytes, int] = {}
     same: dict[int, list[int]] = {}
@@ -29,10 +35,14 @@ def groups(parts: Sequence[Part]) -> list[list[int]]:
     weights: np.ndarray | None = None
     for start, signals in _chunks(parts):
         if weights is None:
-            weights = np.random.default_rng(0).standard_normal((signals[0].size, PROJECTIONS)) / np.sqrt(signals[0].size)
+            weights = np.random.default_rng(0).standard_normal(
+                (signals[0].size, PROJECTIONS)
+            ) / np.sqrt(signals[0].size)
         scaled = _scaled(signals).reshape(len(signals), -1)
         for place, row in enumerate(signals, start=start):
-            first = firsts.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), place)
+            first = firsts.setdefault(
+                hashlib.blake2b(row.tobytes(), digest_size=16).digest(), place
+            )
             same.setdefault(first, []).append(place)
             if first == place:
                 signatures.append(scaled[place - start] @ weights)
@@ -47,7 +57,9 @@ def groups(parts: Sequence[Part]) -> list[list[int]]:
 
 def _leader(same: dict[int, list[int]], place: int) -> int:
     """The first record of the group that `place` is in."""
-    return place if place in same else next(first for first, group in same.items() if place in group)
+    return (
+        place if place in same else next(first for first, group in same.items() if place in group)
+    )
 
 
 def _chunks(parts: Sequence[Part]) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,1 +1,4 @@
-"""Is synthetic ECG like real ECG? Scores of two record sets, each beside its real-against-real floor."""
+"""Is synthetic ECG like real ECG?
+
+Scores of two record sets, each beside its real-against-real baseline.
+"""

@@ -1,4 +1,6 @@
-"""All quality scores of a synthetic record set, each between its floor, real against real, and a ceiling, plainly wrong records."""
+"""All quality scores of a synthetic record set, each between its baseline, real against real, and a
+negative_control, plainly wrong records.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import pandas as pd
 
 from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, intervals, views
-from ecgforge.quality.memorisation import Embedded, Memory, near, ratio
+from ecgforge.quality.memorisation import Embedded, NearestNeighbours, near, ratio
 from ecgforge.quality.samples import ALL, FEWEST, Embed, Sample, Samples
 from ecgforge.quality.scores import CONFIDENCE, RESAMPLES, compare, limits
 from ecgforge.records.record_set import RecordSet
@@ -20,118 +22,186 @@ Limits = dict[Key, tuple[float, float]]
 
 
 def assess(
-    real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality, classifier: Embed | None = None
+    real_train: RecordSet,
+    real_test: RecordSet,
+    synthetic: RecordSet,
+    settings: Quality,
+    classifier: Embed | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score `synthetic` against real records, of all rhythms and of each, and two other sets by the same scores: real records of other
-    patients, and plainly wrong ones. What is sampled of them is told in `samples`.
+    """Score `synthetic` against real records, of all rhythms and of each, and two other sets by the
+    same scores: real records of other patients, and plainly wrong ones. What is sampled of them is
+    told in `samples`.
 
     Args:
         classifier: an embedding by a classifier of real records, for a second Fréchet distance.
 
     Returns:
-        Scores: rhythm (`all` or one), metric, value, low, high, floor, ceiling. Names that end in `_w1` are Wasserstein distances, in
-        ms, bpm, points, degrees or the records' unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
-        waves could not be delineated. `limb_residual`, without a ceiling, is there for a set that was prepared from files with all limb
-        leads alone: the median of `leads.limb_residual`. Memorisation is that of all synthetic records, and all training records are
-        compared with those held out, half of them for its floor; it is missing in rhythms with fewer than `FEWEST` in each half.
-        Low and high, the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`, and distances that are missing, since
-        no record could be measured.
+        Scores: rhythm (`all` or one), metric, value, low, high, baseline, negative_control. Names
+            that end in `_w1` are Wasserstein distances, in ms, bpm, points, degrees or the records'
+            unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
+            waves could not be delineated. `limb_residual`, without a negative_control, is there for
+            a set that was prepared from files with all limb
+        leads alone: the median of `leads.limb_residual`. Memorisation is that of all synthetic
+            records, and all training records are compared with those held out, half of them for its
+            baseline; it is missing in rhythms with fewer than `FEWEST` in each half. Low and high,
+            the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`, and
+            distances that are missing, since no record could be measured.
         Views: view, kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:
-        EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in all of them.
+        EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in all
+            of them.
     """
     samples = Samples(real_train, real_test, synthetic, settings, classifier)
     reference, made = samples.reference, samples.synthetic()
     further, wrong = samples.bounds()
-    value, floor, ceiling = (_compared(reference, sample, settings) for sample in (made, further, wrong))
+    value, baseline, negative_control = (
+        _compared(reference, sample, settings) for sample in (made, further, wrong)
+    )
     bounds: Limits = {}
     for (rhythm, real), (_, other) in zip(reference.by_rhythm(), made.by_rhythm(), strict=True):
         told = {metric: number for (where, metric), number in value.items() if where == rhythm}
-        bounds |= {(rhythm, metric): found for metric, found in limits(real, other, told, settings.seed).items()}
+        bounds |= {
+            (rhythm, metric): found
+            for metric, found in limits(real, other, told, settings.seed).items()
+        }
     training, strangers, others = _known(real_train, real_test, samples.embedding)
     memories = [
-        Memory.measure(judged, training, strangers)
-        for judged in (_embedded(synthetic, samples.embedding), others, (wrong.features, wrong.rhythms))
+        NearestNeighbours.measure(judged, training, strangers)
+        for judged in (
+            _embedded(synthetic, samples.embedding),
+            others,
+            (wrong.features, wrong.rhythms),
+        )
     ]
-    rhythms = [rhythm for rhythm in pd.unique(strangers[1]) if min(memory.of(rhythm).fewest() for memory in memories[:2]) >= FEWEST]
-    for scored, memory in zip((value, floor, ceiling), memories, strict=True):
+    rhythms = [
+        rhythm
+        for rhythm in pd.unique(strangers[1])
+        if min(memory.of(rhythm).fewest() for memory in memories[:2]) >= FEWEST
+    ]
+    for scored, memory in zip((value, baseline, negative_control), memories, strict=True):
         scored |= _remembered(memory, rhythms)
     bounds |= _limits_of_memory(memories[0], rhythms, settings.seed)
     residuals, recorded = _residuals(synthetic), _residuals(real_test)
     for rhythm, part in residuals.items():
         key = (rhythm, "limb_residual")
-        value[key], floor[key] = float(np.median(part)), float(np.median(recorded.get(rhythm, np.nan)))
+        value[key], baseline[key] = (
+            float(np.median(part)),
+            float(np.median(recorded.get(rhythm, np.nan))),
+        )
         bounds[key] = intervals.percentile(np.median, [part], CONFIDENCE, RESAMPLES, settings.seed)
     rows = [
-        (*key, number, *bounds.get(key, (np.nan, np.nan)), floor.get(key, np.nan), ceiling.get(key, np.nan))
+        (
+            *key,
+            number,
+            *bounds.get(key, (np.nan, np.nan)),
+            baseline.get(key, np.nan),
+            negative_control.get(key, np.nan),
+        )
         for key, number in value.items()
     ]
-    table = pd.DataFrame(rows, columns=["rhythm", "metric", "value", "low", "high", "floor", "ceiling"])
+    table = pd.DataFrame(
+        rows, columns=["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
+    )
     return table, _views(reference, made, settings)
 
 
-def overall(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality) -> dict[str, float]:
-    """Return the scores of `assess` over all rhythms alone, by metric, without intervals, floors and ceilings, in a third of its time."""
+def overall(
+    real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality
+) -> dict[str, float]:
+    """Return the scores of `assess` over all rhythms alone, by metric, without intervals, baselines
+    and negative controls, in a third of its time.
+    """
     samples = Samples(real_train, real_test, synthetic, settings)
     training, strangers, _ = _known(real_train, real_test, samples.embedding)
-    own = Memory.measure(_embedded(synthetic, samples.embedding), training, strangers)
-    return compare(samples.reference, samples.synthetic(), settings) | own.scores(near(own.strange))
+    own = NearestNeighbours.measure(_embedded(synthetic, samples.embedding), training, strangers)
+    return compare(samples.reference, samples.synthetic(), settings) | own.scores(near(own.holdout))
 
 
 def _compared(reference: Sample, judged: Sample, settings: Quality) -> Rows:
     found: Rows = {}
     for (rhythm, real), (_, other) in zip(reference.by_rhythm(), judged.by_rhythm(), strict=True):
-        found |= {(rhythm, metric): value for metric, value in compare(real, other, settings).items()}
+        found |= {
+            (rhythm, metric): value for metric, value in compare(real, other, settings).items()
+        }
     return found
 
 
 def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded:
     """All records embedded, read part by part, and their rhythms."""
     starts = range(0, len(records), PART)
-    features = np.concatenate([embedding(records.signals(slice(start, start + PART))) for start in starts])
+    features = np.concatenate(
+        [embedding(records.signals(slice(start, start + PART))) for start in starts]
+    )
     return features, records.records["rhythm"].to_numpy()
 
 
-def _known(real_train: RecordSet, real_test: RecordSet, embedding: distribution.Embedding) -> tuple[Embedded, Embedded, Embedded]:
-    """Training records, and two halves of the held-out ones: of each rhythm every second patient, with all records of theirs."""
+def _known(
+    real_train: RecordSet, real_test: RecordSet, embedding: distribution.Embedding
+) -> tuple[Embedded, Embedded, Embedded]:
+    """Training records, and two halves of the held-out ones: of each rhythm every second patient,
+    with all records of theirs.
+    """
     features, rhythms = _embedded(real_test, embedding)
     patients = real_test.records["patient"].fillna(real_test.records["id"]).to_numpy()
-    first = pd.DataFrame({"patient": patients, "rhythm": rhythms}).drop_duplicates("patient").set_index("patient")
+    first = (
+        pd.DataFrame({"patient": patients, "rhythm": rhythms})
+        .drop_duplicates("patient")
+        .set_index("patient")
+    )
     half = pd.Series(patients).map(first.groupby("rhythm").cumcount() % 2).to_numpy()
-    return _embedded(real_train, embedding), (features[half == 0], rhythms[half == 0]), (features[half == 1], rhythms[half == 1])
+    return (
+        _embedded(real_train, embedding),
+        (features[half == 0], rhythms[half == 0]),
+        (features[half == 1], rhythms[half == 1]),
+    )
 
 
-def _parts(memory: Memory, rhythms: list[str]) -> dict[str, Memory]:
+def _parts(memory: NearestNeighbours, rhythms: list[str]) -> dict[str, NearestNeighbours]:
     return {ALL: memory, **{rhythm: memory.of(rhythm) for rhythm in rhythms}}
 
 
-def _remembered(memory: Memory, rhythms: list[str]) -> Rows:
-    threshold, parts = near(memory.strange), _parts(memory, rhythms)
-    return {(rhythm, metric): value for rhythm, part in parts.items() for metric, value in part.scores(threshold).items()}
+def _remembered(memory: NearestNeighbours, rhythms: list[str]) -> Rows:
+    threshold, parts = near(memory.holdout), _parts(memory, rhythms)
+    return {
+        (rhythm, metric): value
+        for rhythm, part in parts.items()
+        for metric, value in part.scores(threshold).items()
+    }
 
 
-def _limits_of_memory(memory: Memory, rhythms: list[str], seed: int) -> Limits:
+def _limits_of_memory(memory: NearestNeighbours, rhythms: list[str], seed: int) -> Limits:
     found: Limits = {}
     for rhythm, part in _parts(memory, rhythms).items():
-        values, count = part.scores(near(memory.strange)), len(part.own)
+        values, count = part.scores(near(memory.holdout)), len(part.query)
         for metric in ("copied_share", "authenticity"):
             found[rhythm, metric] = intervals.wilson(values[metric], count, CONFIDENCE)
         told = len(part.members), len(part.outsiders)
-        found[rhythm, "membership_auc"] = intervals.hanley_mcneil(values["membership_auc"], *told, CONFIDENCE)
-        found[rhythm, "nearest_ratio"] = intervals.percentile(ratio, [part.own, part.strange], CONFIDENCE, RESAMPLES, seed)
+        found[rhythm, "membership_auc"] = intervals.hanley_mcneil(
+            values["membership_auc"], *told, CONFIDENCE
+        )
+        found[rhythm, "dcr_ratio"] = intervals.percentile(
+            ratio, [part.query, part.holdout], CONFIDENCE, RESAMPLES, seed
+        )
     return found
 
 
 def _residuals(records: RecordSet) -> dict[str, np.ndarray]:
-    """`coherence.limb_residuals` of all rhythms and of each, but of those with fewer than `FEWEST`."""
+    """`coherence.limb_residuals` of all rhythms, and of each with at least `FEWEST` records."""
     found = coherence.limb_residuals(records)
-    parts = {ALL: found, **{rhythm: found[found.index == rhythm] for rhythm in pd.unique(found.index)}}
+    parts = {
+        ALL: found,
+        **{rhythm: found[found.index == rhythm] for rhythm in pd.unique(found.index)},
+    }
     return {rhythm: part.to_numpy() for rhythm, part in parts.items() if len(part) >= FEWEST}
 
 
 def _views(reference: Sample, generated: Sample, settings: Quality) -> pd.DataFrame:
-    flat = views.flatten(np.concatenate([reference.features, generated.features]), settings.seed, tuple(settings.views))
+    flat = views.flatten(
+        np.concatenate([reference.features, generated.features]),
+        settings.seed,
+        tuple(settings.views),
+    )
     kind = np.repeat(["real", "synthetic"], len(reference.rhythms))
     rhythm = np.concatenate([reference.rhythms, generated.rhythms])
     index = flat.pop("record").to_numpy()

@@ -21,14 +21,15 @@ def bootstrap(
     seed: int,
     most: float = np.inf,
 ) -> tuple[float, float]:
-    """Bootstrap interval of a distance, drawn within `strata`, moved to lie about its value and cut at zero and at the `most` that it
-    can be.
+    """Bootstrap interval of a distance, drawn within `strata`, moved to lie about its value and cut
+    at zero and at the `most` that it can be.
 
-    Resampling adds noise of its own, which pushes a distance up; so the spread of the resampled distances is taken and their
-    level is not.
+    Resampling adds noise of its own, which pushes a distance up; so the spread of the resampled
+    distances is taken and their level is not.
 
     Args:
-        first, second: as many records of each; record i of both belongs to stratum `strata[i]`; strata lie together.
+        first, second: as many records of each; record i of both belongs to stratum `strata[i]`;
+            strata lie together.
     """
     rng = np.random.default_rng(seed)
     _, starts, counts = np.unique(strata, return_index=True, return_counts=True)
@@ -38,16 +39,27 @@ def bootstrap(
     if np.isnan(draws).all():
         return np.nan, np.nan
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + statistic(first, second)
+    low, high = (
+        np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + statistic(first, second)
+    )
     return max(0.0, float(low)), min(most, float(high))
 
 
 def percentile(
-    statistic: Callable[..., float], samples: Sequence[np.ndarray], confidence: float, resamples: int, seed: int
+    statistic: Callable[..., float],
+    samples: Sequence[np.ndarray],
+    confidence: float,
+    resamples: int,
+    seed: int,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, a median or a ratio of such, each sample redrawn on its own."""
+    """Percentile bootstrap interval of a mean, a median or a ratio of such, each sample redrawn on
+    its own.
+    """
     rng = np.random.default_rng(seed)
-    draws = [statistic(*(rng.choice(sample, len(sample)) for sample in samples)) for _ in range(resamples)]
+    draws = [
+        statistic(*(rng.choice(sample, len(sample)) for sample in samples))
+        for _ in range(resamples)
+    ]
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
@@ -59,9 +71,17 @@ def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def hanley_mcneil(area: float, positive: int, negative: int, confidence: float) -> tuple[float, float]:
-    """Interval of an area under the ROC curve (Hanley & McNeil, Radiology 143:29, 1982, eq. 1 and 2), cut to 0 to 1."""
+def hanley_mcneil(
+    area: float, positive: int, negative: int, confidence: float
+) -> tuple[float, float]:
+    """Interval of an area under the ROC curve (Hanley & McNeil, Radiology 143:29, 1982, eq. 1 and
+    2), cut to 0 to 1.
+    """
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = area * (1 - area) + (positive - 1) * (one - area**2) + (negative - 1) * (two - area**2)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(max(0.0, variance) / (positive * negative))
+    variance = (
+        area * (1 - area) + (positive - 1) * (one - area**2) + (negative - 1) * (two - area**2)
+    )
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(
+        max(0.0, variance) / (positive * negative)
+    )
     return max(0.0, float(area - half)), min(1.0, float(area + half))

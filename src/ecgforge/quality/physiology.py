@@ -9,19 +9,22 @@ from scipy.stats import wasserstein_distance
 from ecgforge.records import beats
 
 FEWEST_BEATS = 3  # two RR intervals, below which they have no variation
-MEASURES = ("heart_rate", "rr_variation")
+MEASURES = ("heart_rate", "rr_cv")
 
 
 def measure(signals: np.ndarray, sampling_rate: float) -> pd.DataFrame:
     """Measure the rhythm of each record, `[records, leads, samples]`.
 
     Returns:
-        A row a record: `beats`; `heart_rate` in bpm, of the median RR interval; `rr_variation`, the standard deviation of the RR
-        intervals in percent of their mean; `sdnn` and `rmssd` in ms, the standard deviation of the RR intervals and the root mean square
-        of their successive differences (Task Force, Circulation 93:1043, 1996, table 1), of all beats, ectopic ones as well. All but
-        `beats` are NaN where fewer than three were found.
+        A row a record: `beats`; `heart_rate` in bpm, of the median RR interval; `rr_cv`, the
+            standard deviation of the RR intervals in percent of their mean; `sdnn` and `rmssd` in
+            ms, the standard deviation of the RR intervals and the root mean square of their
+            successive differences (Task Force, Circulation 93:1043, 1996, table 1), of all beats,
+            ectopic ones as well. All but `beats` are NaN where fewer than three were found.
     """
-    rows = [_rhythm(np.diff(peaks) / sampling_rate) for peaks in beats.detect(signals, sampling_rate)]
+    rows = [
+        _rhythm(np.diff(peaks) / sampling_rate) for peaks in beats.detect(signals, sampling_rate)
+    ]
     return pd.DataFrame(rows, columns=["beats", *MEASURES, "sdnn", "rmssd"])
 
 
@@ -31,7 +34,13 @@ def _rhythm(intervals: np.ndarray) -> tuple[int, float, float, float, float]:
         return found, np.nan, np.nan, np.nan, np.nan
     spread = float(intervals.std(ddof=1))
     successive = float(np.sqrt(np.square(np.diff(intervals)).mean()))
-    return found, 60 / float(np.median(intervals)), 100 * spread / float(intervals.mean()), 1000 * spread, 1000 * successive
+    return (
+        found,
+        60 / float(np.median(intervals)),
+        100 * spread / float(intervals.mean()),
+        1000 * spread,
+        1000 * successive,
+    )
 
 
 def undetected(measured: pd.DataFrame) -> np.ndarray:
@@ -40,9 +49,11 @@ def undetected(measured: pd.DataFrame) -> np.ndarray:
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
-    """Wasserstein-1 distance of two samples, in their unit; records without a value are left out, so read it beside their share.
+    """Wasserstein-1 distance of two samples, in their unit; records without a value are left out,
+    so read it beside their share.
 
-    It is the area between the two empirical distribution functions; NaN where a sample has no value at all.
+    It is the area between the two empirical distribution functions; NaN where a sample has no value
+    at all.
     """
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
     return float(wasserstein_distance(first, second)) if len(first) and len(second) else np.nan

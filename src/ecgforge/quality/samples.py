@@ -1,4 +1,6 @@
-"""Samples of real and synthetic records that can be compared: equal in size and rhythms, with what is measured of each record."""
+"""Samples of real and synthetic records that can be compared: equal in size and rhythms, with what
+is measured of each record.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Sample:
 
     Attributes:
         patients: `[records]`.
-        rhythms: `[records]`, equal to those of every sample it is compared with; those of a rhythm lie together.
+        rhythms: `[records]`, equal to those of every sample it is compared with; those of a rhythm
+            lie together.
         measures: `physiology.measure`, `waves.measure` and `spectrum.band_power` of the records.
         features: by a label-free embedding, `[records, features]`.
         judged: by a classifier's, or None.
@@ -42,17 +45,22 @@ class Sample:
     correlations: np.ndarray
 
     def by_rhythm(self) -> Iterator[tuple[str, Sample]]:
-        """Yield the sample under the name `ALL`, and then the part of each rhythm under the rhythm's."""
+        """Yield the sample under the name `ALL`, and then the part of each rhythm under the
+        rhythm's.
+        """
         yield ALL, self
         for rhythm in pd.unique(self.rhythms):
             chosen = self.rhythms == rhythm
-            parts: dict[str, Any] = {name: None if part is None else part[chosen] for name, part in vars(self).items()}
+            parts: dict[str, Any] = {
+                name: None if part is None else part[chosen] for name, part in vars(self).items()
+            }
             yield rhythm, Sample(**parts)
 
 
 class Samples:
-    """Samples of equal size, one record a patient and as many of each rhythm in all, since a different mix of rhythms alone would tell
-    sets apart. Rhythms with fewer than `FEWEST` records for each sample are left out.
+    """Samples of equal size, one record a patient and as many of each rhythm in all, since a
+    different mix of rhythms alone would tell sets apart. Rhythms with fewer than `FEWEST` records
+    for each sample are left out.
 
     Attributes:
         reference: held-out real records, topped up from training records where those are too few.
@@ -60,27 +68,40 @@ class Samples:
     """
 
     def __init__(
-        self, real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality, classifier: Embed | None = None
+        self,
+        real_train: RecordSet,
+        real_test: RecordSet,
+        synthetic: RecordSet,
+        settings: Quality,
+        classifier: Embed | None = None,
     ):
         """Choose the records.
 
         Raises:
-            EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in all of them.
+            EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in
+                all of them.
         """
         _check_comparable(real_train, real_test, synthetic)
         self._rng = np.random.default_rng(settings.seed)
-        self._real, self._synthetic, self._classifier = [real_test, real_train], synthetic, classifier
+        self._real, self._synthetic, self._classifier = (
+            [real_test, real_train],
+            synthetic,
+            classifier,
+        )
         real, generated = _shuffled(self._real, self._rng), _shuffled([synthetic], self._rng)
         sizes = _sizes(real, generated, settings.records)
         if not sizes:
             raise EcgforgeError(
-                f"{synthetic.folder} and {real_train.folder} have no rhythm with {2 * FEWEST} real patients and {FEWEST} synthetic "
+                f"{synthetic.folder} and {real_train.folder} have no rhythm with {2 * FEWEST} real "
+                f"patients and {FEWEST} synthetic "
                 "records: quality needs more records of a rhythm"
             )
         by_rhythm = {rhythm: real[real["rhythm"] == rhythm] for rhythm in sizes}
         first = pd.concat([by_rhythm[rhythm].head(size) for rhythm, size in sizes.items()])
         self._last = pd.concat([by_rhythm[rhythm].tail(size) for rhythm, size in sizes.items()])
-        self._made = pd.concat([generated[generated["rhythm"] == rhythm].head(size) for rhythm, size in sizes.items()])
+        self._made = pd.concat(
+            [generated[generated["rhythm"] == rhythm].head(size) for rhythm, size in sizes.items()]
+        )
         signals = _load(self._real, first)
         self.embedding = distribution.Embedding.fit(signals, settings.seed)
         self.reference = self._measured(first, signals, signals)
@@ -91,15 +112,23 @@ class Samples:
         return self._measured(self._made, signals, signals)
 
     def bounds(self) -> tuple[Sample, Sample]:
-        """Measure further real records, of training, which no synthetic ones can be expected to pass; and plainly wrong ones, which any
-        should: surrogates of these without a beat and, since surrogates keep spectra and how leads go together, white noise as strong as
-        each lead for what is measured of these."""
+        """Measure further real records, of training, which no synthetic ones can be expected to
+        pass; and plainly wrong ones, which any should: surrogates of these without a beat and,
+        since surrogates keep spectra and how leads go together, white noise as strong as each lead
+        for what is measured of these.
+        """
         signals = _load(self._real, self._last)
         beatless = distribution.surrogates(signals, self._rng)
-        noise = signals.std(axis=-1, keepdims=True) * self._rng.standard_normal(signals.shape, dtype=np.float32)
-        return self._measured(self._last, signals, signals), self._measured(self._last, beatless, noise)
+        noise = signals.std(axis=-1, keepdims=True) * self._rng.standard_normal(
+            signals.shape, dtype=np.float32
+        )
+        return self._measured(self._last, signals, signals), self._measured(
+            self._last, beatless, noise
+        )
 
-    def _measured(self, table: pd.DataFrame, signals: np.ndarray, for_spectra: np.ndarray) -> Sample:
+    def _measured(
+        self, table: pd.DataFrame, signals: np.ndarray, for_spectra: np.ndarray
+    ) -> Sample:
         about = self._synthetic.about
         measures = [
             physiology.measure(signals, about.sampling_rate),
@@ -123,24 +152,36 @@ def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: Re
             ours, theirs = getattr(real_train.about, name), getattr(other.about, name)
             if ours != theirs:
                 raise EcgforgeError(
-                    f"{other.folder} cannot be compared with {real_train.folder}: {name} is {theirs} there and {ours} here; "
+                    f"{other.folder} cannot be compared with {real_train.folder}: {name} is "
+                    f"{theirs} there and {ours} here; "
                     "prepare both with the same parameters"
                 )
 
 
 def _shuffled(sets: list[RecordSet], rng: np.random.Generator) -> pd.DataFrame:
-    """The sets' tables, each in random order, one after the other, with one record of each patient."""
-    tables = [records.records.assign(set=number, row=np.arange(len(records))) for number, records in enumerate(sets)]
+    """The sets' tables, each in random order, with one record of each patient."""
+    tables = [
+        records.records.assign(set=number, row=np.arange(len(records)))
+        for number, records in enumerate(sets)
+    ]
     table = pd.concat([part.iloc[rng.permutation(len(part))] for part in tables], ignore_index=True)
     table["patient"] = table["patient"].fillna(table["id"])
     return table.drop_duplicates("patient")
 
 
 def _sizes(real: pd.DataFrame, generated: pd.DataFrame, records: int) -> dict[str, int]:
-    """Records of each rhythm in a sample: an equal share of `records`, or fewer where there are no more."""
-    most = np.minimum(real["rhythm"].value_counts() // 2, generated["rhythm"].value_counts()).dropna().astype(int)
+    """Records of each rhythm in a sample: an equal share of `records`, or fewer where there are no
+    more.
+    """
+    most = (
+        np.minimum(real["rhythm"].value_counts() // 2, generated["rhythm"].value_counts())
+        .dropna()
+        .astype(int)
+    )
     enough = most[most >= FEWEST].sort_index()
-    return {rhythm: min(size, max(FEWEST, records // len(enough))) for rhythm, size in enough.items()}
+    return {
+        rhythm: min(size, max(FEWEST, records // len(enough))) for rhythm, size in enough.items()
+    }
 
 
 def _load(sets: list[RecordSet], table: pd.DataFrame) -> np.ndarray:

@@ -9,46 +9,92 @@ from sklearn import config_context
 from sklearn.decomposition import PCA
 
 from ecgforge.params import Quality
-from ecgforge.quality import coherence, distribution, intervals, manifold, physiology, spectrum, two_sample, waves
+from ecgforge.quality import (
+    coherence,
+    distribution,
+    intervals,
+    manifold,
+    physiology,
+    spectrum,
+    two_sample,
+    waves,
+)
 from ecgforge.quality.samples import Sample
 
 CONFIDENCE = 0.95
 RESAMPLES = 200  # of a distance; enough for the spread that its interval shows
-COMPONENTS = 32  # of an embedding, that a Fréchet distance is taken in: more than records can fill make it rank by noise
-MEASURES = ("heart_rate", "rr_variation", "qrs_duration", "qtc", "p_share", "sdnn", "rmssd", "qt", "r_amplitude", "t_amplitude", "axis")
+# of an embedding, that a Fréchet distance is taken in: more than records can fill make it rank by
+# noise
+COMPONENTS = 32
+MEASURES = (
+    "heart_rate",
+    "rr_cv",
+    "qrs_duration",
+    "qtc",
+    "p_share",
+    "sdnn",
+    "rmssd",
+    "qt",
+    "r_amplitude",
+    "t_amplitude",
+    "axis",
+)
 SHARES = ("precision", "recall", "coverage")  # of as many records as a sample has
 
 
 def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, float]:
     """Return values by metric. A distance is NaN where no record could be measured."""
-    values = {name: statistic(real, other) for name, statistic, real, other in _distances(reference, judged)}
+    values = {
+        name: statistic(real, other)
+        for name, statistic, real, other in _distances(reference, judged)
+    }
     values["undetected_share"] = float(physiology.undetected(judged.measures).mean())
     values["failed_share"] = float(judged.measures["failed"].mean())
     features, strata = (reference.features, judged.features), reference.rhythms
-    values["mmd2"], values["mmd_p"] = distribution.mmd(*features, strata, settings.permutations, np.random.default_rng(settings.seed))
+    values["mmd2"], values["mmd_p"] = distribution.mmd(
+        *features, strata, settings.permutations, np.random.default_rng(settings.seed)
+    )
     values |= manifold.scores(*features, strata)
     patients = np.concatenate([reference.patients, judged.patients])
     values["c2st_accuracy"] = two_sample.accuracy(*features, patients, settings.seed)
     return values
 
 
-def limits(reference: Sample, judged: Sample, values: dict[str, float], seed: int) -> dict[str, tuple[float, float]]:
-    """Return low and high of `values`, which `compare` returned, by metric, but for `mmd2`, which has a p-value."""
+def limits(
+    reference: Sample, judged: Sample, values: dict[str, float], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return low and high of `values`, which `compare` returned, by metric, but for `mmd2`, which
+    has a p-value.
+    """
     strata, count = reference.rhythms, len(judged.rhythms)
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # most of the time of a small Fréchet distance
+    # most of the time of a small Fréchet distance
+    with config_context(assume_finite=True, skip_parameter_validation=True):
         found = {
-            name: intervals.bootstrap(statistic, real, other, strata, CONFIDENCE, RESAMPLES, seed, 1.0 if statistic is waves.ks else np.inf)
+            name: intervals.bootstrap(
+                statistic,
+                real,
+                other,
+                strata,
+                CONFIDENCE,
+                RESAMPLES,
+                seed,
+                1.0 if statistic is waves.ks else np.inf,
+            )
             for name, statistic, real, other in _distances(reference, judged)
         }
     for metric in ("undetected_share", "failed_share", *SHARES):
         found[metric] = intervals.wilson(values[metric], count, CONFIDENCE)
     densities = manifold.densities(reference.features, judged.features, strata)
-    found["density"] = intervals.percentile(lambda sample: float(sample.mean()), [densities], CONFIDENCE, RESAMPLES, seed)
+    found["density"] = intervals.percentile(
+        lambda sample: float(sample.mean()), [densities], CONFIDENCE, RESAMPLES, seed
+    )
     found["c2st_accuracy"] = intervals.wilson(values["c2st_accuracy"], 2 * count, CONFIDENCE)
     return found
 
 
-def _distances(reference: Sample, judged: Sample) -> Iterator[tuple[str, intervals.Statistic, np.ndarray, np.ndarray]]:
+def _distances(
+    reference: Sample, judged: Sample
+) -> Iterator[tuple[str, intervals.Statistic, np.ndarray, np.ndarray]]:
     """Yield all distances: name, statistic, and what it compares of both samples."""
     for measure in (*MEASURES, *spectrum.POWERS):
         pair = reference.measures[measure].to_numpy(), judged.measures[measure].to_numpy()
@@ -63,9 +109,14 @@ def _distances(reference: Sample, judged: Sample) -> Iterator[tuple[str, interva
 
 
 def _embeddings(reference: Sample, judged: Sample) -> dict[str, list[np.ndarray]]:
-    """Both samples in the first components of the reference's embeddings, by the name of the Fréchet distance that is taken there."""
+    """Both samples in the first components of the reference's embeddings, by the name of the
+    Fréchet distance that is taken there.
+    """
     pairs = {"frechet": (reference.features, judged.features)}
     if reference.judged is not None and judged.judged is not None:
         pairs["frechet_classifier"] = (reference.judged, judged.judged)
-    axes = {name: PCA(min(COMPONENTS, *real.shape), svd_solver="full").fit(real) for name, (real, _) in pairs.items()}
+    axes = {
+        name: PCA(min(COMPONENTS, *real.shape), svd_solver="full").fit(real)
+        for name, (real, _) in pairs.items()
+    }
     return {name: [axes[name].transform(one) for one in pair] for name, pair in pairs.items()}

@@ -12,11 +12,14 @@ STEPS = 500  # from a PCA start, a few hundred records have settled
 NEIGHBOURS = 15  # of UMAP, its default
 
 
-def flatten(features: np.ndarray, seed: int, views: tuple[str, ...] = ("pca", "tsne")) -> pd.DataFrame:
+def flatten(
+    features: np.ndarray, seed: int, views: tuple[str, ...] = ("pca", "tsne")
+) -> pd.DataFrame:
     """Project embedded records, `[records, features]`, into two dimensions.
 
     Args:
-        views: of `pca`, `tsne` (van der Maaten & Hinton, JMLR 9:2579, 2008) and `umap` (McInnes et al., arXiv 1802.03426, 2018).
+        views: of `pca`, `tsne` (van der Maaten & Hinton, JMLR 9:2579, 2008) and `umap` (McInnes et
+            al., arXiv 1802.03426, 2018).
 
     Returns:
         Columns view, record (its index in `features`), x, y.
@@ -25,18 +28,25 @@ def flatten(features: np.ndarray, seed: int, views: tuple[str, ...] = ("pca", "t
     drawn = {"pca": lambda: pca, "tsne": lambda: _tsne(pca, seed), "umap": lambda: _umap(pca, seed)}
     points = {view: drawn[view]() for view in views}
     tables = [
-        pd.DataFrame({"view": view, "record": np.arange(len(flat)), "x": flat[:, 0], "y": flat[:, 1]}) for view, flat in points.items()
+        pd.DataFrame(
+            {"view": view, "record": np.arange(len(flat)), "x": flat[:, 0], "y": flat[:, 1]}
+        )
+        for view, flat in points.items()
     ]
     return pd.concat(tables, ignore_index=True)
 
 
 def _tsne(components: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(PERPLEXITY, (len(components) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", max_iter=STEPS, random_state=seed).fit_transform(components)
+    return TSNE(perplexity=perplexity, init="pca", max_iter=STEPS, random_state=seed).fit_transform(
+        components
+    )
 
 
 def _umap(components: np.ndarray, seed: int) -> np.ndarray:
     from umap import UMAP  # compiles for seconds
 
     # Without n_jobs it warns that a seed lets it use one core.
-    return UMAP(n_neighbors=min(NEIGHBOURS, len(components) - 1), random_state=seed, n_jobs=1).fit_transform(components)
+    return UMAP(
+        n_neighbors=min(NEIGHBOURS, len(components) - 1), random_state=seed, n_jobs=1
+    ).fit_transform(components)

@@ -1,4 +1,4 @@
-"""Waves and intervals of records, by delineation: as fit for comparing two sets, not for diagnosis."""
+"""Waves and intervals by delineation: fit for comparing two sets, not for diagnosis."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from ecgforge.records.leads import LEADS
 MEASURES = ("qrs_duration", "qt", "qtc", "p_share", "r_amplitude", "t_amplitude", "axis")
 RATE = 500  # Hz, for delineation: at 100 Hz a sample is a tenth of a QRS, and NeuroKit fails
 BEFORE, AFTER = 0.36, 0.6  # s about an R peak
-PART_AFTER = 0.65  # of an RR interval, that belongs to the beat before it: the P wave is the next beat's
+# of an RR interval, that belongs to the beat before it: the P wave is the next beat's
+PART_AFTER = 0.65
 QRS_LIMIT = 0.15  # of the greatest spatial velocity, where the QRS begins and ends
 QRS_NOTCH = 0.012  # s below the limit that a QRS bridges, as where it turns
 QRS_REACH = 0.16  # s to each side of the R peak
 BASELINE = 0.016  # s before the QRS, whose level amplitudes count from
 P_SPREAD = 0.02  # s about its usual place, within which a P wave lies
 WEST = -90  # degrees: the quadrant where axes are rarest begins here, so angles are cut here
-Waves = tuple[np.ndarray, np.ndarray, np.ndarray]  # P peaks, T peaks and T ends, in samples of their beat, `[beats]`, NaN where none
+# P peaks, T peaks and T ends, in samples of their beat, `[beats]`, NaN where none
+Waves = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MIDDLE = round(BEFORE * RATE)  # the R peak's sample in a beat
 _ONE, _TWO = LEADS.index("I"), LEADS.index("II")
@@ -32,10 +34,12 @@ _ONE, _TWO = LEADS.index("I"), LEADS.index("II")
 def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFrame:
     """Measure the waves of each record.
 
-    QRS bounds come from the spatial velocity of the median beat. T and P come from NeuroKit's delineation by peak prominence
-    (Emrich et al., EUSIPCO 2024, p. 1402) of every beat in lead II, where both stand upright most often. Of NeuroKit's methods it is
-    the fastest by far, and finds a T wave without a P wave; its QRS bounds are the lowest points beside R and not the ends of the
-    QRS, so they are not used. Each lead counts by its own standard deviation, so that intervals do not depend on units.
+    QRS bounds come from the spatial velocity of the median beat. T and P come from NeuroKit's
+    delineation by peak prominence (Emrich et al., EUSIPCO 2024, p. 1402) of every beat in lead II,
+    where both stand upright most often. Of NeuroKit's methods it is the fastest by far, and finds a
+    T wave without a P wave; its QRS bounds are the lowest points beside R and not the ends of the
+    QRS, so they are not used. Each lead counts by its own standard deviation, so that intervals do
+    not depend on units.
 
     Args:
         signals: `[records, 8, samples]`, leads in the order of `leads.LEADS`.
@@ -43,19 +47,38 @@ def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFra
         units: `mV`, or others, in which leads have no common scale and an axis no meaning.
 
     Returns:
-        A row a record, NaN where not measurable: `qrs_duration`, `qt` (ms, both from the QRS's first onset in any lead), `qtc` (ms,
-        by Fridericia, Acta Med Scand 53:469, 1920: over the cube root of the median RR interval in s), `p_share` (beats with a P wave
-        at the record's usual place), `r_amplitude` and `t_amplitude` (lead II above its level at QRS onset, in the record's units,
-        T with its sign), `axis` (degrees, frontal QRS axis, from -90 to 270), and `failed`: too few beats, an error in NeuroKit,
-        or no end of T, so that QT is missing.
+        A row a record, NaN where not measurable: `qrs_duration`, `qt` (ms, both from the QRS's
+            first onset in any lead), `qtc` (ms, by Fridericia, Acta Med Scand 53:469, 1920: over
+            the cube root of the median RR interval in s), `p_share` (beats with a P wave at the
+            record's usual place), `r_amplitude` and `t_amplitude` (lead II above its level at QRS
+            onset, in the record's units, T with its sign), `axis` (degrees, frontal QRS axis, from
+            -90 to 270), and `failed`: too few beats, an error in NeuroKit, or no end of T, so that
+            QT is missing.
     """
     places = beats.detect(signals, sampling_rate)
-    found = [_beats(record, peaks, sampling_rate) for record, peaks in zip(signals, places, strict=True)]
-    scales = [np.where(deviations > 0, deviations, 1) for deviations in signals.std(axis=-1, keepdims=True)]
+    found = [
+        _beats(record, peaks, sampling_rate) for record, peaks in zip(signals, places, strict=True)
+    ]
+    scales = [
+        np.where(deviations > 0, deviations, 1)
+        for deviations in signals.std(axis=-1, keepdims=True)
+    ]
     whole = [number for number, apart in enumerate(found) if len(apart) >= 2]
-    delineated = dict(zip(whole, _delineate([found[number][:, _TWO] / scales[number][_TWO] for number in whole]), strict=True))
+    delineated = dict(
+        zip(
+            whole,
+            _delineate([found[number][:, _TWO] / scales[number][_TWO] for number in whole]),
+            strict=True,
+        )
+    )
     rows = [
-        _record(found[number], scales[number], delineated[number], np.median(np.diff(peaks)) / sampling_rate, units)
+        _record(
+            found[number],
+            scales[number],
+            delineated[number],
+            np.median(np.diff(peaks)) / sampling_rate,
+            units,
+        )
         if number in delineated
         else {}
         for number, peaks in enumerate(places)
@@ -65,32 +88,43 @@ def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFra
 
 
 def ks(first: np.ndarray, second: np.ndarray) -> float:
-    """Kolmogorov-Smirnov statistic: the greatest gap between two samples' distribution functions, 0 to 1.
+    """Kolmogorov-Smirnov statistic: the greatest gap between two samples' distribution functions, 0
+    to 1.
 
-    Values that are NaN are left out, so read it beside their share; NaN where a sample has no value at all.
+    Values that are NaN are left out, so read it beside their share; NaN where a sample has no value
+    at all.
     """
-    # scipy.stats.ks_2samp finds the same number, and a p-value that takes ten times as long: intervals need 200 of these each.
+    # scipy.stats.ks_2samp finds the same number, and a p-value that takes ten times as long:
+    # intervals need 200 of these each.
     first, second = np.sort(first[~np.isnan(first)]), np.sort(second[~np.isnan(second)])
     if not (len(first) and len(second)):
         return np.nan
     pooled = np.concatenate([first, second])
-    ours, theirs = (np.searchsorted(sample, pooled, side="right") / len(sample) for sample in (first, second))
+    ours, theirs = (
+        np.searchsorted(sample, pooled, side="right") / len(sample) for sample in (first, second)
+    )
     return float(np.abs(ours - theirs).max())
 
 
 def _beats(signals: np.ndarray, peaks: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Take a record's beats apart at `RATE`, `[beats, leads, samples]`; none where it has too few."""
+    """Return a record's beats at `RATE`, `[beats, leads, samples]`; none where it has too few."""
     if len(peaks) < FEWEST_BEATS:
         return np.empty((0, *signals.shape))
     ratio = Fraction(RATE) / Fraction(sampling_rate).limit_denominator(100)
-    fine = resample_poly(signals.astype(float), ratio.numerator, ratio.denominator, axis=-1, padtype="line")
+    fine = resample_poly(
+        signals.astype(float), ratio.numerator, ratio.denominator, axis=-1, padtype="line"
+    )
     return _apart(fine, peaks * float(ratio))
 
 
-def _record(apart: np.ndarray, scale: np.ndarray, delineated: Waves | None, interval: float, units: str) -> dict[str, float]:
+def _record(
+    apart: np.ndarray, scale: np.ndarray, delineated: Waves | None, interval: float, units: str
+) -> dict[str, float]:
     typical = np.median(apart, axis=0)
     onset, end = _qrs(typical / scale)
-    above = typical - typical[:, onset - round(BASELINE * RATE) : onset].mean(axis=-1, keepdims=True)
+    above = typical - typical[:, onset - round(BASELINE * RATE) : onset].mean(
+        axis=-1, keepdims=True
+    )
     found = {
         "qrs_duration": 1000 * (end - onset) / RATE,
         "r_amplitude": above[_TWO, onset:end].max(),
@@ -102,15 +136,21 @@ def _record(apart: np.ndarray, scale: np.ndarray, delineated: Waves | None, inte
     found["p_share"] = _steady(p_peaks)
     if not np.isnan(t_ends).all():
         qt = 1000 * (np.nanmedian(t_ends) - onset) / RATE
-        found |= {"qt": qt, "qtc": qt / np.cbrt(interval), "t_amplitude": above[_TWO, round(np.nanmedian(t_peaks))]}
+        found |= {
+            "qt": qt,
+            "qtc": qt / np.cbrt(interval),
+            "t_amplitude": above[_TWO, round(np.nanmedian(t_peaks))],
+        }
     return found
 
 
 def _apart(signals: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    """Take beats that lie whole in the record apart, `[beats, leads, samples]`, each with its own part of the RR intervals.
+    """Take beats that lie whole in the record apart, `[beats, leads, samples]`, each with its own
+    part of the RR intervals.
 
-    Beyond its part a beat goes on level. A delineator that searches as far as half of an RR interval, or at places that it guesses
-    from the heart rate, would lose the T wave at 140 bpm; here it has as much room at every rate.
+    Beyond its part a beat goes on level. A delineator that searches as far as half of an RR
+    interval, or at places that it guesses from the heart rate, would lose the T wave at 140 bpm;
+    here it has as much room at every rate.
 
     Args:
         signals: `[leads, samples]` at `RATE`.
@@ -121,7 +161,9 @@ def _apart(signals: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     before = np.minimum(BEFORE * RATE, (1 - PART_AFTER) * np.concatenate([typical, intervals]))
     after = np.minimum(AFTER * RATE, PART_AFTER * np.concatenate([intervals, typical]))
     offsets = np.arange(-_MIDDLE, round(AFTER * RATE))
-    places = np.rint(peaks[:, None] + np.clip(offsets, -before[:, None], after[:, None])).astype(int)
+    places = np.rint(peaks[:, None] + np.clip(offsets, -before[:, None], after[:, None])).astype(
+        int
+    )
     whole = (places[:, 0] >= 0) & (places[:, -1] < signals.shape[-1])
     return signals[:, places[whole]].transpose(1, 0, 2)
 
@@ -129,9 +171,10 @@ def _apart(signals: np.ndarray, peaks: np.ndarray) -> np.ndarray:
 def _qrs(beat: np.ndarray) -> tuple[int, int]:
     """Return where the QRS of a beat, `[leads, samples]`, begins and where it has ended.
 
-    The spatial velocity is the root mean square over leads of their slopes. As in Laguna et al. (Comput Biomed Res 27:45, 1994), who
-    set a limit to a lead's slope, a bound is where it falls below a share of its greatest value. The share is the one whose
-    durations come nearest to those of simulated records.
+    The spatial velocity is the root mean square over leads of their slopes. As in Laguna et al.
+    (Comput Biomed Res 27:45, 1994), who set a limit to a lead's slope, a bound is where it falls
+    below a share of its greatest value. The share is the one whose durations come nearest to those
+    of simulated records.
     """
     velocity = np.sqrt(np.square(np.gradient(beat, axis=-1)).mean(axis=0))
     reach = round(QRS_REACH * RATE)
@@ -144,9 +187,11 @@ def _qrs(beat: np.ndarray) -> tuple[int, int]:
 
 
 def _axis(qrs: np.ndarray) -> float:
-    """Frontal axis from the net areas of a QRS, `[leads, samples]`, in I and aVF, in degrees from `WEST` on.
+    """Frontal axis from the net areas of a QRS, `[leads, samples]`, in I and aVF, in degrees from
+    `WEST` on.
 
-    aVF is a unipolar lead and weaker than I by the factor that is undone here (Novosel et al., Croat Med J 40:77, 1999).
+    aVF is a unipolar lead and weaker than I by the factor that is undone here (Novosel et al.,
+    Croat Med J 40:77, 1999).
     """
     one, two = qrs[[_ONE, _TWO]].sum(axis=-1)
     angle = np.degrees(np.arctan2(2 / np.sqrt(3) * (two - one / 2), one))
@@ -154,10 +199,11 @@ def _axis(qrs: np.ndarray) -> float:
 
 
 def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
-    """Return P peaks, T peaks and T ends of the beats of each record in one lead, or None where NeuroKit fails.
+    """Return P peaks, T peaks and T ends of the beats of each record in one lead, or None where
+    NeuroKit fails.
 
-    All go through NeuroKit as one signal, since most of its time goes into tables that it makes a call; where it fails, halves do,
-    down to the record at fault.
+    All go through NeuroKit as one signal, since most of its time goes into tables that it makes a
+    call; where it fails, halves do, down to the record at fault.
 
     Args:
         leads: a record each, `[beats, samples]`, with the R peak at the same sample of every beat.
@@ -166,7 +212,8 @@ def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
         return []
     import neurokit2  # takes seconds
 
-    # NeuroKit looks half an RR interval to each side of R: made even on both, a beat is all that it sees of the record.
+    # NeuroKit looks half an RR interval to each side of R: made even on both, a beat is all that it
+    # sees of the record.
     beats_apart = np.concatenate(leads)
     half = beats_apart.shape[1] // 2
     centred = np.pad(beats_apart, ((0, 0), (half - _MIDDLE, 0)), mode="edge")[:, : 2 * half]
@@ -174,16 +221,29 @@ def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, waves = neurokit2.ecg_delineate(centred.ravel(), starts + half, sampling_rate=RATE, method="prominence")
-    # On shapes that it does not expect, NeuroKit raises whatever numpy, scipy and pandas raise within it.
+            _, waves = neurokit2.ecg_delineate(
+                centred.ravel(), starts + half, sampling_rate=RATE, method="prominence"
+            )
+    # On shapes that it does not expect, NeuroKit raises whatever numpy, scipy and pandas raise
+    # within it.
     except Exception:
         middle = len(leads) // 2
         return _delineate(leads[:middle]) + _delineate(leads[middle:]) if middle else [None]
-    found = [np.array(waves[f"ECG_{name}"], dtype=float) - starts - half + _MIDDLE for name in ("P_Peaks", "T_Peaks", "T_Offsets")]
+    found = [
+        np.array(waves[f"ECG_{name}"], dtype=float) - starts - half + _MIDDLE
+        for name in ("P_Peaks", "T_Peaks", "T_Offsets")
+    ]
     ends = np.cumsum([len(lead) for lead in leads])[:-1]
     return list(zip(*(np.split(one, ends) for one in found), strict=True))
 
 
 def _steady(p_peaks: np.ndarray) -> float:
-    """Share of beats with a P wave at its usual place; NeuroKit finds one in every beat, and in fibrillation everywhere."""
-    return float(np.mean(np.abs(p_peaks - np.nanmedian(p_peaks)) <= P_SPREAD * RATE)) if not np.isnan(p_peaks).all() else 0.0
+    """Share of beats with a P wave at its usual place;
+
+    NeuroKit finds one in every beat, and in fibrillation everywhere.
+    """
+    return (
+        float(np.mean(np.abs(p_peaks - np.nanmedian(p_peaks)) <= P_SPREAD * RATE))
+        if not np.isnan(p_peaks).all()
+        else 0.0
+    )

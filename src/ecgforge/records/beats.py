@@ -6,7 +6,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
-BAND = (8.0, 20.0)  # Hz; where QRS stands out most from P, T and flutter waves and from muscle noise
+# Hz; where QRS stands out most from P, T and flutter waves and from muscle noise
+BAND = (8.0, 20.0)
 WINDOW = 0.08  # s, about a QRS
 REFRACTORY = 0.24  # s, so that 220 bpm still pass
 THRESHOLD = 0.5  # of the way from the record's quiet level to its typical QRS
@@ -17,18 +18,20 @@ CHUNK = 256  # records filtered at a time
 def detect(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
     """Find the R peaks of each record.
 
-    Band-pass, energy and moving-window integration after Pan & Tompkins (IEEE Trans Biomed Eng 32:230, 1985), with the band of
-    Elgendi et al. (2010), the leads' energies added as one, and a threshold between the record's quiet level and its typical QRS
-    in place of their running one, since ten seconds are too short to learn in. Amplitudes do not matter: each lead counts by
-    its own mean energy, so that millivolts and standardised leads give the same beats.
+    Band-pass, energy and moving-window integration after Pan & Tompkins (IEEE Trans Biomed Eng
+    32:230, 1985), with the band of Elgendi et al. (2010), the leads' energies added as one, and a
+    threshold between the record's quiet level and its typical QRS in place of their running one,
+    since ten seconds are too short to learn in. Amplitudes do not matter: each lead counts by its
+    own mean energy, so that millivolts and standardised leads give the same beats.
 
     Args:
         signals: `[records, leads, samples]`.
         sampling_rate: Hz, at least 50.
 
     Returns:
-        Places of the R peaks per record, rising, in samples and fractions of one, since at 100 Hz a whole sample is 5 bpm of a
-        tachycardia; empty where nothing stands out as a QRS does, as in noise or a flat line.
+        Places of the R peaks per record, rising, in samples and fractions of one, since at 100 Hz a
+        whole sample is 5 bpm of a tachycardia; empty where nothing stands out as a QRS does, as in
+        noise or a flat line.
 
     Raises:
         ValueError: the sampling rate is too low.
@@ -36,12 +39,21 @@ def detect(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
     if sampling_rate < 50:
         raise ValueError(f"R peaks need 50 Hz or more, not {sampling_rate:g}")
     chunks = (signals[start : start + CHUNK] for start in range(0, len(signals), CHUNK))
-    return [_peaks(energy, sampling_rate) for chunk in chunks for energy in _energy(chunk, sampling_rate)]
+    return [
+        _peaks(energy, sampling_rate)
+        for chunk in chunks
+        for energy in _energy(chunk, sampling_rate)
+    ]
 
 
 def _energy(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Energy in the QRS band, mean over leads, each lead relative to its own mean: `[records, samples]`."""
-    band = sosfiltfilt(butter(2, BAND, btype="bandpass", fs=sampling_rate, output="sos"), signals, axis=-1)
+    """Energy in the QRS band, mean over leads, each lead relative to its own mean:
+
+    `[records, samples]`.
+    """
+    band = sosfiltfilt(
+        butter(2, BAND, btype="bandpass", fs=sampling_rate, output="sos"), signals, axis=-1
+    )
     energy = np.square(band)
     mean = energy.mean(axis=-1, keepdims=True)
     return np.divide(energy, mean, out=np.zeros_like(energy), where=mean > 0).mean(axis=1)
@@ -53,6 +65,12 @@ def _peaks(energy: np.ndarray, sampling_rate: float) -> np.ndarray:
     typical, quiet = np.median([part.max() for part in seconds]), np.quantile(height, 0.1)
     if typical <= PROMINENCE * quiet:
         return np.array([])
-    peaks, _ = find_peaks(height, height=quiet + THRESHOLD * (typical - quiet), distance=round(REFRACTORY * sampling_rate))
+    peaks, _ = find_peaks(
+        height,
+        height=quiet + THRESHOLD * (typical - quiet),
+        distance=round(REFRACTORY * sampling_rate),
+    )
     before, at, after = height[peaks - 1], height[peaks], height[peaks + 1]
-    return peaks + (before - after) / (2 * np.minimum(before - 2 * at + after, -np.finfo(float).tiny))
+    return peaks + (before - after) / (
+        2 * np.minimum(before - 2 * at + after, -np.finfo(float).tiny)
+    )

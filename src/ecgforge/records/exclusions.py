@@ -29,7 +29,13 @@ class Reason(StrEnum):
     RARE_RHYTHM = "rhythm below min_records"
 
 
-DAMAGE = (Reason.UNREADABLE_FILE, Reason.OUTSIDE_FOLDER, Reason.MISSING_FILE, Reason.TRUNCATED_FILE, Reason.CHECKSUM_MISMATCH)
+DAMAGE = (
+    Reason.UNREADABLE_FILE,
+    Reason.OUTSIDE_FOLDER,
+    Reason.MISSING_FILE,
+    Reason.TRUNCATED_FILE,
+    Reason.CHECKSUM_MISMATCH,
+)
 
 
 class BadRecord(Exception):  # noqa: N818  (it names the record's state, as the reasons do)

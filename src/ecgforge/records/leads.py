@@ -26,28 +26,38 @@ def twelve_leads(signals: np.ndarray, units: str) -> np.ndarray:
         ValueError: `units` is not mV, so that leads are not on one scale.
     """
     if units != "mV":
-        raise ValueError(f"limb leads follow from I and II only in mV, and these signals are in {units}")
+        raise ValueError(
+            f"limb leads follow from I and II only in mV, and these signals are in {units}"
+        )
     one, two = signals[..., 0:1, :], signals[..., 1:2, :]
     limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
     return np.concatenate([*limb, signals[..., 2:, :]], axis=-2)
 
 
 def limb_residual(leads: Mapping[str, np.ndarray]) -> float:
-    """Return how far recorded limb leads are from what I and II make them by Einthoven and Goldberger.
+    """Return how far recorded limb leads are from what I and II make them by Einthoven and
+    Goldberger.
 
     Args:
-        leads: signals of one record by the names of `STANDARD_LEADS`, in mV; the eight independent ones and any others.
+        leads: signals of one record by the names of `STANDARD_LEADS`, in mV; the eight independent
+            ones and any others.
 
     Returns:
-        The root mean square of what III, aVR, aVL and aVF differ by, over that of what they should be, of those that are there: 0 of a
-        recorder, about the square root of 2 of leads that have nothing to do with I and II. NaN where none is there, or where numbers
-        overflow.
+        The root mean square of what III, aVR, aVL and aVF differ by, over that of what they should
+        be, of those that are there: 0 of a recorder, about the square root of 2 of leads that have
+        nothing to do with I and II. NaN where none is there, or where numbers overflow.
     """
     there = [lead for lead in STANDARD_LEADS if lead in leads and lead not in LEADS]
     if not there:
         return float("nan")
     with np.errstate(over="ignore", invalid="ignore"):
-        due = dict(zip(STANDARD_LEADS, twelve_leads(np.stack([leads[lead] for lead in LEADS]), "mV"), strict=True))
+        due = dict(
+            zip(
+                STANDARD_LEADS,
+                twelve_leads(np.stack([leads[lead] for lead in LEADS]), "mV"),
+                strict=True,
+            )
+        )
         size = np.linalg.norm([due[lead] for lead in there])
         off = np.linalg.norm([leads[lead] - due[lead] for lead in there])
     return float(off / size) if size and np.isfinite([size, off]).all() else float("nan")

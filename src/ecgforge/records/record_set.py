@@ -1,8 +1,10 @@
-"""RecordSet: a folder of packed ECG records with their table, the same type for real, simulated and generated ones.
+"""RecordSet: a folder of packed ECG records with their table, the same type for real, simulated and
+generated ones.
 
-signals.npy    float32 [records, 8, samples], leads in the order of `leads.LEADS`; memory-mapped, never loaded whole
-records.csv    a row a record: id, patient, dataset, rhythm, split, age, sex, origin
-about.json     sampling rate in Hz, leads, units, rhythms (the classes, in order), how it was made
+signals.npy    float32 [records, 8, samples], leads in the order of `leads.LEADS`; memory-mapped,
+never loaded whole records.csv    a row a record: id, patient, dataset, rhythm, split, age, sex,
+origin about.json     sampling rate in Hz, leads, units, rhythms (the classes, in order), how it was
+made
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import read_csv, whole
+from ecgforge.files import atomic_write, read_csv
 from ecgforge.outputs import foreign, refuse
 from ecgforge.params import Preprocessing, checked
 from ecgforge.records.leads import LEADS
@@ -40,9 +42,11 @@ class About:
     Attributes:
         sampling_rate: Hz.
         samples: per lead.
-        units: `mV`, or `lead_sd` where each lead of a record was divided by its standard deviation.
+        units: `mV`, or `per_lead_std` where each lead of a record was divided by its standard
+            deviation.
         rhythms: the classes, in the order of their indices.
-        origin: `real`, `simulated`, `synthetic`, or `mixed`, where the table's column says it of each record.
+        origin: `real`, `simulated`, `synthetic`, or `mixed`, where the table's column says it of
+            each record.
         made: how the set was made: counts, parameters, what it was made from.
     """
 
@@ -79,12 +83,22 @@ class RecordSet:
         """
         folder = Path(folder)
         about, table, shape = (
-            _part(folder, name, read) for name, read in (("about.json", _about), ("records.csv", _table), ("signals.npy", _shape))
+            _part(folder, name, read)
+            for name, read in (
+                ("about.json", _about),
+                ("records.csv", _table),
+                ("signals.npy", _shape),
+            )
         )
         if shape != (len(table), len(LEADS), about.samples):
-            raise EcgforgeError(f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise")
+            raise EcgforgeError(
+                f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise"
+            )
         if unknown := set(table["rhythm"]) - set(about.rhythms):
-            raise EcgforgeError(f"{folder}: records.csv has rhythms that about.json doesn't know: {', '.join(sorted(unknown))[:300]}")
+            raise EcgforgeError(
+                f"{folder}: records.csv has rhythms that about.json doesn't know: "
+                f"{', '.join(sorted(unknown))[:300]}"
+            )
         return cls(folder, about, table[list(COLUMNS)], np.arange(len(table)))
 
     def __len__(self) -> int:
@@ -93,7 +107,9 @@ class RecordSet:
     def select(self, mask: np.ndarray | pd.Series) -> RecordSet:
         """Return the records where `mask`, a boolean or index array over this selection, points."""
         index = np.flatnonzero(mask) if np.asarray(mask).dtype == bool else np.asarray(mask)
-        return replace(self, records=self.records.iloc[index].reset_index(drop=True), rows=self.rows[index])
+        return replace(
+            self, records=self.records.iloc[index].reset_index(drop=True), rows=self.rows[index]
+        )
 
     def split(self, name: str) -> RecordSet:
         """Return the records of one of `SPLITS`."""
@@ -102,7 +118,9 @@ class RecordSet:
         return self.select((self.records["split"] == name).to_numpy())
 
     def signals(self, index: np.ndarray | slice | None = None) -> np.ndarray:
-        """Return signals of the selection, `[records, 8, samples]` float32 in `about.units`: all of it, or the part at `index`."""
+        """Return signals of the selection, `[records, 8, samples]` float32 in `about.units`: all of
+        it, or the part at `index`.
+        """
         rows = self.rows if index is None else self.rows[index]
         packed = np.load(self.folder / "signals.npy", mmap_mode="r", allow_pickle=False)
         return np.asarray(packed[rows])
@@ -110,7 +128,9 @@ class RecordSet:
     @property
     def labels(self) -> np.ndarray:
         """Class indices into `about.rhythms`, `[records]` int64."""
-        return pd.Categorical(self.records["rhythm"], categories=list(self.about.rhythms)).codes.astype(np.int64)
+        return pd.Categorical(
+            self.records["rhythm"], categories=list(self.about.rhythms)
+        ).codes.astype(np.int64)
 
     def counts(self) -> dict[str, int]:
         """Records per rhythm, in class order."""
@@ -132,18 +152,29 @@ class _Tree(BaseModel):
 
 
 def _part(folder: Path, name: str, read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of a file of a record set; whatever it runs into is said in one line."""
+    """Return what `read` makes of a file of a record set; whatever it runs into is said in one
+    line.
+    """
     again = "run `dvc repro` or `dvc pull`"
     try:
         return read(folder / name)
     except FileNotFoundError:
-        raise EcgforgeError(f"{folder} is no record set: {folder / name} is missing; {again}") from None
+        raise EcgforgeError(
+            f"{folder} is no record set: {folder / name} is missing; {again}"
+        ) from None
     except OSError as error:
-        raise EcgforgeError(f"{folder / name} cannot be read: {error.strerror or 'the disk does not give it'}") from None
+        raise EcgforgeError(
+            f"{folder / name} cannot be read: {error.strerror or 'the disk does not give it'}"
+        ) from None
     except EcgforgeError as error:
-        raise EcgforgeError(f"{folder} is a damaged record set: {str(error)[:300]}; {again}") from None
-    except Exception as error:  # json, pandas and numpy raise what their parsing runs into, of a dozen types
-        raise EcgforgeError(f"{folder} is a damaged record set: {name} is not what was written; {again}") from error
+        raise EcgforgeError(
+            f"{folder} is a damaged record set: {str(error)[:300]}; {again}"
+        ) from None
+    # json, pandas and numpy raise what their parsing runs into, of a dozen types
+    except Exception as error:
+        raise EcgforgeError(
+            f"{folder} is a damaged record set: {name} is not what was written; {again}"
+        ) from error
 
 
 def _about(file: Path) -> About:
@@ -157,12 +188,17 @@ def _table(file: Path) -> pd.DataFrame:
     # Only ages may be missing numbers: an id or a patient called NA is a name.
     types = {column: float if column == "age" else str for column in COLUMNS}
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows of more cells than there are columns
-        table = read_csv(file, index_col=False, dtype=types, keep_default_na=False, na_values={"age": [""]})[list(COLUMNS)]
+        # rows of more cells than there are columns
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        table = read_csv(
+            file, index_col=False, dtype=types, keep_default_na=False, na_values={"age": [""]}
+        )[list(COLUMNS)]
     if table.drop(columns="age").isna().any(axis=None):
         raise EcgforgeError(f"{file.name} has a row with fewer cells than columns")
     if unknown := set(table["split"]) - set(SPLITS):
-        raise EcgforgeError(f"{file.name} has the split {min(unknown)[:80]!r}, which is none of {', '.join(SPLITS)}")
+        raise EcgforgeError(
+            f"{file.name} has the split {min(unknown)[:80]!r}, which is none of {', '.join(SPLITS)}"
+        )
     return table
 
 
@@ -175,7 +211,9 @@ def _shape(file: Path) -> tuple[int, ...]:
 
 
 def aligned(records: RecordSet, rhythms: tuple[str, ...]) -> RecordSet:
-    """Return the records of `rhythms` alone, with these as the classes, so that they go with a set that has these."""
+    """Return the records of `rhythms` alone, with these as the classes, so that they go with a set
+    that has these.
+    """
     kept = records.select(records.records["rhythm"].isin(rhythms).to_numpy())
     return replace(kept, about=replace(kept.about, rhythms=rhythms))
 
@@ -185,7 +223,8 @@ class RecordSetWriter:
 
     Attributes:
         folder: where the set is being written; other files that belong to it can be put here.
-        about: what will be said of the set; may be replaced until the block of `write_record_set` ends.
+        about: what will be said of the set; may be replaced until the block of `write_record_set`
+            ends.
     """
 
     def __init__(self, folder: Path, about: About) -> None:
@@ -197,13 +236,16 @@ class RecordSetWriter:
         self._write_header()
 
     def _write_header(self) -> None:
-        # numpy pads the header for a growing first axis, so that a later, larger count fits in the same bytes.
+        # numpy pads the header for a growing first axis, so that a later, larger count fits in the
+        # same bytes.
         header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         self._signals.seek(0)
         np.lib.format.write_array_header_1_0(self._signals, header)
 
     def append(self, signals: np.ndarray, table: pd.DataFrame) -> None:
-        """Append `signals`, `[records, 8, samples]`, and their rows; the table needs every one of `COLUMNS`."""
+        """Append `signals`, `[records, 8, samples]`, and their rows; the table needs every one of
+        `COLUMNS`.
+        """
         if signals.shape != (len(table), *self._shape[1:]):
             raise ValueError(f"{len(table)} rows and signals of shape {signals.shape}")
         if not np.isfinite(signals).all():
@@ -214,7 +256,11 @@ class RecordSetWriter:
 
     def finish(self) -> None:
         self._write_header()
-        table = pd.concat(self._tables, ignore_index=True) if self._tables else pd.DataFrame(columns=list(COLUMNS))
+        table = (
+            pd.concat(self._tables, ignore_index=True)
+            if self._tables
+            else pd.DataFrame(columns=list(COLUMNS))
+        )
         table.to_csv(self.folder / "records.csv", index=False, lineterminator="\n")
         tree = {"leads": LEADS, **asdict(self.about)}
         (self.folder / "about.json").write_text(json.dumps(tree, indent=2) + "\n")
@@ -225,15 +271,21 @@ class RecordSetWriter:
 
 @contextmanager
 def write_record_set(folder: Path, about: About) -> Iterator[RecordSetWriter]:
-    """Write a record set in chunks; it appears at `folder` whole, when the block ends without an error.
+    """Write a record set in chunks; it appears at `folder` whole, when the block ends without an
+    error.
 
     Raises:
         EcgforgeError: `folder` is there and is no record set, or holds anything else beside one.
     """
     refuse(folder)
-    if (more := foreign(folder, [*FILES, *FURTHER])) or (foreign(folder, ()) and not all((folder / name).exists() for name in FILES)):
-        raise EcgforgeError(f"{folder} exists and is no record set{f' (it has {more[0]})' if more else ''}: name another folder")
-    with whole(folder) as scratch:
+    if (more := foreign(folder, [*FILES, *FURTHER])) or (
+        foreign(folder, ()) and not all((folder / name).exists() for name in FILES)
+    ):
+        raise EcgforgeError(
+            f"{folder} exists and is no record set{f' (it has {more[0]})' if more else ''}: name "
+            "another folder"
+        )
+    with atomic_write(folder) as scratch:
         scratch.mkdir()
         with closing(RecordSetWriter(scratch, about)) as writer:
             yield writer

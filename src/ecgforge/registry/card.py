@@ -1,4 +1,6 @@
-"""The model card of a version (after Mitchell et al., FAT* 2019), written from its lineage and its verdict alone."""
+"""The model card of a version (after Mitchell et al., FAT* 2019), written from its lineage and its
+verdict alone.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,11 @@ if TYPE_CHECKING:
 
 LENGTH = 5000  # characters that MLflow keeps of a description
 USE = {
-    "classifier": "Research: to tell the rhythm of a resting 10 s, 12-lead ECG that was prepared as its training records were, among the "
-    "rhythms below and no others. One rhythm is told of each record. No medical device; not for decisions about patients.",
-    "generator": "Research: to draw synthetic 10 s ECGs of the rhythms that it learned. Its records stand for no patient; not for "
-    "decisions about patients.",
+    "classifier": "Research: classifies the rhythm of a resting 10 s, 12-lead ECG that was prepared "
+    "as its training records were. It knows the rhythms below and no others, and gives one rhythm "
+    "for each record. No medical device; not for decisions about patients.",
+    "generator": "Research: draws synthetic 10 s ECGs of the rhythms that it has learned. Its "
+    "records stand for no patient; not for decisions about patients.",
 }
 
 
@@ -27,12 +30,36 @@ def write(verdict: Verdict) -> str:
     if "forced" in version.tags:
         lines += [f"**FORCED past gates that it failed**, {version.tags['forced']}", ""]
     outcome = "passed" if verdict.passed else f"failed {', '.join(verdict.failed)}"
-    lines += [f"Verdict: **{outcome}**, against {verdict.against}.", "", "## Intended use and limits", "", USE[kind], ""]
+    lines += [
+        f"Verdict: **{outcome}**, against {verdict.against}.",
+        "",
+        "## Intended use and limits",
+        "",
+        USE[kind],
+        "",
+    ]
     lines += ["## Data", "", *_data(verdict), ""]
-    lines += ["## Figures", "", *(_figures(verdict) if kind == "classifier" else _scores(verdict)), ""]
+    lines += [
+        "## Figures",
+        "",
+        *(_figures(verdict) if kind == "classifier" else _scores(verdict)),
+        "",
+    ]
     lines += ["## Gates", "", "| gate | figure | bound | passed |", "| --- | --- | --- | --- |"]
-    lines += [f"| {gate.name} | {gate.figure} | {gate.bound} | {'yes' if gate.passed else '**no**'} |" for gate in verdict.gates]
-    lines += ["", "## Not tested", "", *_untested(verdict), "", "## Where it comes from", "", *_origin(verdict)]
+    lines += [
+        f"| {gate.name} | {gate.figure} | {gate.bound} | {'yes' if gate.passed else '**no**'} |"
+        for gate in verdict.gates
+    ]
+    lines += [
+        "",
+        "## Not tested",
+        "",
+        *_untested(verdict),
+        "",
+        "## Where it comes from",
+        "",
+        *_origin(verdict),
+    ]
     text = "\n".join(lines) + "\n"
     return text if len(text) <= LENGTH else text[: LENGTH - 5] + " ...\n"
 
@@ -43,26 +70,56 @@ def _data(verdict: Verdict) -> list[str]:
         if node.kind == "record set":
             facts = [node.facts.get(name, "unknown") for name in ("origin", "records")]
             rows.append(f"| {node.name} | {' | '.join(facts)} | `{node.digest}` |")
-    counts = ", ".join(f"{rhythm} {count}" for rhythm, count in verdict.test.items() if rhythm not in ("digest", "origin"))
-    return [*rows, "", f"Judged by the test records of `{verdict.test['digest']}` ({verdict.test['origin']}): {counts}."]
+    counts = ", ".join(
+        f"{rhythm} {count}"
+        for rhythm, count in verdict.test.items()
+        if rhythm not in ("digest", "origin")
+    )
+    return [
+        *rows,
+        "",
+        f"Judged by the test records of `{verdict.test['digest']}` ({verdict.test['origin']}): "
+        f"{counts}.",
+    ]
 
 
 def _figures(verdict: Verdict) -> list[str]:
     table = verdict.figures
     macro = table[table["rhythm"] == metrics.MACRO]
     lines = ["| on test records | value | interval over test patients |", "| --- | --- | --- |"]
-    chosen = [(row, f"macro {row['metric']}") for row in macro.to_dict("records") if row["metric"] in ("f1", "auroc", "recall")]
+    chosen = [
+        (row, f"macro {row['metric']}")
+        for row in macro.to_dict("records")
+        if row["metric"] in ("f1", "auroc", "recall")
+    ]
     recalls = table[(table["rhythm"] != metrics.MACRO) & (table["metric"] == "recall")]
     chosen += [(row, f"recall {row['rhythm']}") for row in recalls.to_dict("records")]
-    return lines + [f"| {name} | {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} |" for row, name in chosen]
+    return lines + [
+        f"| {name} | {row['mean']:.3f} | {row['low']:.3f} to {row['high']:.3f} |"
+        for row, name in chosen
+    ]
 
 
 def _scores(verdict: Verdict) -> list[str]:
-    shown = ("c2st_accuracy", "precision", "recall", "coverage", "heart_rate_w1", "rr_variation_w1", "copied_share", "membership_auc")
-    lines = ["| score | value | floor: real against real | 95 % interval of the value |", "| --- | --- | --- | --- |"]
+    shown = (
+        "c2st_accuracy",
+        "precision",
+        "recall",
+        "coverage",
+        "heart_rate_w1",
+        "rr_cv_w1",
+        "copied_share",
+        "membership_auc",
+    )
+    lines = [
+        "| score | value | baseline: real against real | 95 % interval of the value |",
+        "| --- | --- | --- | --- |",
+    ]
     for row in verdict.figures[verdict.figures["metric"].isin(shown)].to_dict("records"):
         interval = "not known" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
-        lines.append(f"| {row['metric']} | {row['value']:.3g} | {row['floor']:.3g} | {interval} |")
+        lines.append(
+            f"| {row['metric']} | {row['value']:.3g} | {row['baseline']:.3g} | {interval} |"
+        )
     return lines
 
 
@@ -73,14 +130,21 @@ def _untested(verdict: Verdict) -> list[str]:
         "- differences by age, sex or origin of the patients",
     ]
     if verdict.test["origin"] != "real":
-        found.insert(0, f"- **records of real patients: its test records are {verdict.test['origin']}**")
+        found.insert(
+            0, f"- **records of real patients: its test records are {verdict.test['origin']}**"
+        )
     return found
 
 
 def _origin(verdict: Verdict) -> list[str]:
     tags = verdict.version.tags
     lines = [
-        f"- commit `{tags.get('git.commit', 'unknown')}`, DVC stage `{tags.get('dvc.stage', 'unknown')}`, seed {tags.get('seed', '?')}"
+        f"- commit `{tags.get('git.commit', 'unknown')}`, DVC stage "
+        f"`{tags.get('dvc.stage', 'unknown')}`, seed {tags.get('seed', '?')}"
     ]
-    lines += [f"- drawn from by {node.name}" for node in verdict.lineage.all() if node.kind == "version" and node is not verdict.lineage]
+    lines += [
+        f"- drawn from by {node.name}"
+        for node in verdict.lineage.all()
+        if node.kind == "version" and node is not verdict.lineage
+    ]
     return [*lines, f"- all of it: `ecgforge lineage {verdict.version.label}`"]

@@ -1,8 +1,9 @@
 """Judge a version by the gates, make it champion, and go back to the one before.
 
-Classifiers, challenger and champion, are asked anew by the weights that the registry keeps, on the same test records; nothing that a
-run said of them is believed. Generators are judged by the scores that DVC recorded of the stage `quality`: the newest of records which
-these files drew, as the version draws, against the current real ones. Nothing that MLflow says of scores is believed.
+Classifiers, challenger and champion, are asked anew by the weights that the registry keeps, on the
+same test records; nothing that a run said of them is believed. Generators are judged by the scores
+that DVC recorded of the stage `quality`: the newest of records which these files drew, as the
+version draws, against the current real ones. Nothing that MLflow says of scores is believed.
 """
 
 from __future__ import annotations
@@ -27,23 +28,24 @@ from ecgforge.analysis import statistics
 from ecgforge.classifiers.baselines import BASELINES
 from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import md5, read_csv, whole
+from ecgforge.files import atomic_write, md5, read_csv
+from ecgforge.model_versions import history, lookup, signing, versions
+from ecgforge.model_versions.models import DIGEST, WEIGHTS
+from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.versions import Version
 from ecgforge.params import Params
 from ecgforge.preparation import twins
+from ecgforge.provenance import lineage, recorded
+from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.provenance.lineage import Node
+from ecgforge.provenance.recorded import Scored
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
 from ecgforge.study.settings import SETTINGS
-from ecgforge.tracking import history, lineage, lookup, recorded, signing, versions
-from ecgforge.tracking.content import Content
-from ecgforge.tracking.lineage import Node
-from ecgforge.tracking.models import DIGEST, WEIGHTS
-from ecgforge.tracking.recorded import Scored
 from ecgforge.tracking.runs import CELL, INPUT
-from ecgforge.tracking.served import SAMPLING
 from ecgforge.tracking.store import git
-from ecgforge.tracking.versions import Version
 
 REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
 SOURCED = ("record set", "raw records", "file")  # kinds of nodes that something else was made into
@@ -58,8 +60,10 @@ class Verdict:
     Attributes:
         champion: the number of the champion that it was compared with, empty for none.
         against: the same in words.
-        test: digest of the record set whose test records it was judged by, their counts by rhythm, and their origin.
-        figures: of the version on these, with intervals: rows of `study.statistics.interval`, or a generator's scores, with floors.
+        test: digest of the record set whose test records it was judged by, their counts by rhythm,
+            and their origin.
+        figures: of the version on these, with intervals: rows of `study.statistics.interval`, or a
+            generator's scores, with baselines.
         lineage: of the version.
     """
 
@@ -80,8 +84,9 @@ class Verdict:
         return [gate.name for gate in self.gates if not gate.passed]
 
 
-def choose(name: str, number: str | None, best: bool, content: Content) -> Version:
-    """Return the version to judge: the one with that number, or the best on validation records among those of the current data.
+def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Version:
+    """Return the version to judge: the one with that number, or the best on validation records
+    among those of the current data.
 
     Only versions that are validated on real records are compared for the best.
 
@@ -97,55 +102,77 @@ def choose(name: str, number: str | None, best: bool, content: Content) -> Versi
         raise EcgforgeError(f"no model is registered as '{name}'")
     rated, current = [], [version for version in known if _is_current(version, content)]
     if known[-1].tags.get("kind") == "generator":
-        numbers = ", ".join(version.number for version in current) or "none: run `dvc repro quality`"
+        numbers = (
+            ", ".join(version.number for version in current) or "none: run `dvc repro quality`"
+        )
         raise EcgforgeError(
-            f"--best compares classifiers by validation records, and '{name}' is a generator: choose with --version N. Those trained on "
+            f"--best compares classifiers by validation records, and '{name}' is a generator: "
+            "choose with --version N. Those trained on "
             f"the current data: {numbers}"
         )
     for version in current:
-        setting, value = version.tags.get("setting", ""), lookup.figure(version.run_id, "best_validation_macro_f1")
-        if value is not None and setting in SETTINGS and SETTINGS[setting].trained_on != "synthetic":
+        setting, value = (
+            version.tags.get("setting", ""),
+            lookup.figure(version.run_id, "best_validation_macro_f1"),
+        )
+        if (
+            value is not None
+            and setting in SETTINGS
+            and SETTINGS[setting].trained_on != "synthetic"
+        ):
             rated.append((value, int(version.number), version))
     if not rated:
         raise EcgforgeError(
-            f"no version of '{name}' was trained on the current data and validated on real records: run `dvc repro classify`"
+            f"no version of '{name}' was trained on the current data and validated on real "
+            "records: run `dvc repro classify`"
         )
     return max(rated, key=lambda one: one[:2])[2]
 
 
-def _is_current(version: Version, content: Content) -> bool:
+def _is_current(version: Version, content: DvcStore) -> bool:
     dataset = version.tags.get("dataset", "")
     return version.tags.get(f"{INPUT}{dataset}") == content.digest(f"data/prepared/{dataset}")
 
 
 def check_tags(version: Version) -> None:
-    """Check that a version's tags are those of a model by its name, so that it is judged by the records which that name stands for.
+    """Check that a version's tags are those of a model by its name, so that it is judged by the
+    records which that name stands for.
 
     Raises:
         EcgforgeError: they are not.
     """
-    kind, dataset, generator = (version.tags.get(key, "") for key in ("kind", "dataset", "generator"))
-    named = {"classifier": f"ecg-classifier-{dataset}", "generator": f"ecg-generator-{generator}-{dataset}"}
-    if named.get(kind) != version.name or not all(NAME.fullmatch(name) for name in (dataset, generator or dataset)):
+    kind, dataset, generator = (
+        version.tags.get(key, "") for key in ("kind", "dataset", "generator")
+    )
+    named = {
+        "classifier": f"ecg-classifier-{dataset}",
+        "generator": f"ecg-generator-{generator}-{dataset}",
+    }
+    if named.get(kind) != version.name or not all(
+        NAME.fullmatch(name) for name in (dataset, generator or dataset)
+    ):
         raise EcgforgeError(
-            f"{version.label} is tagged as a {kind or 'model of no kind'} of dataset '{dataset}' and generator '{generator}', which do not "
+            f"{version.label} is tagged as a {kind or 'model of no kind'} of dataset '{dataset}' "
+            f"and generator '{generator}', which do not "
             "go with its name: ecgforge did not register it so, and it cannot be judged"
         )
 
 
-def judge(params: Params, version: Version, content: Content) -> Verdict:
+def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     """Ask all gates of a version.
 
     Raises:
-        EcgforgeError: it is champion already, its tags do not go with its name, its files are not available, it takes other records or
-            tells other rhythms than those of the test records, or no records drawn as a generator draws were scored.
+        EcgforgeError: it is champion already, its tags do not go with its name, its files are not
+            available, it takes other records or tells other rhythms than those of the test records,
+            or no records drawn as a generator draws were scored.
     """
     check_tags(version)
     number = history.champion(version.name)
     again = number == version.number
     if again and not (history.ungated(version.name) or signing.fault(version)):
         raise EcgforgeError(f"{version.label} is champion already")
-    # A champion that no gate was asked of, or that is not signed, is judged against the one before it, and then both is done.
+    # A champion that no gate was asked of, or that is not signed, is judged against the one before
+    # it, and then both is done.
     rival = history.former(version.name) if again else number
     champion = next((one for one in versions.versions(version.name) if one.number == rival), None)
     dataset = version.tags.get("dataset", "")
@@ -164,30 +191,54 @@ def judge(params: Params, version: Version, content: Content) -> Verdict:
         *provenance(version, traced, content),
         gates.leakage(test.records, origins, _recordings(test, traced, content)),
     ]
-    about = {"digest": digest, "origin": test.about.origin} | {rhythm: str(count) for rhythm, count in test.counts().items()}
+    about = {"digest": digest, "origin": test.about.origin} | {
+        rhythm: str(count) for rhythm, count in test.counts().items()
+    }
     return Verdict(version, number, against, about, found, figures, traced)
 
 
 def _doubts(champion: Version | None) -> str:
-    """Say of a champion that the gates compare with that it did not become so by them, or is not signed."""
+    """Say of a champion that the gates compare with that it did not become so by them, or is not
+    signed.
+    """
     if champion is None:
         return ""
-    by_hand = ", which was made champion by other means than `ecgforge promote`" if history.ungated(champion.name) else ""
+    by_hand = (
+        ", which was made champion by other means than `ecgforge promote`"
+        if history.ungated(champion.name)
+        else ""
+    )
     return by_hand + (", which has no good signature" if signing.fault(champion) else "")
 
 
-def _locked(test: RecordSet, digest: str, champion: Version | None, content: Content) -> Gate:
+def _locked(test: RecordSet, digest: str, champion: Version | None, content: DvcStore) -> Gate:
     """Whether the test records are real ones, as DVC recorded them."""
     known = content.made_by(digest) is not None
     theirs = champion.tags.get(f"{INPUT}{test.folder.name}", digest) if champion else digest
-    anew = "" if theirs == digest else f"; the champion's own figures are for {theirs[:8]}, so it is judged anew"
-    detail = ("" if known else "no DVC stage wrote these records: `dvc repro`; ") + f"all are judged by these{anew}"
+    anew = (
+        ""
+        if theirs == digest
+        else f"; the champion's own figures are for {theirs[:8]}, so it is judged anew"
+    )
+    detail = (
+        "" if known else "no DVC stage wrote these records: `dvc repro`; "
+    ) + f"all are judged by these{anew}"
     real = test.about.origin != "synthetic" and len(test) > 0
-    return Gate("test_set", f"{digest[:8]}, {len(test)} records", "not synthetic, known to DVC", known and real, detail)
+    return Gate(
+        "test_set",
+        f"{digest[:8]}, {len(test)} records",
+        "not synthetic, known to DVC",
+        known and real,
+        detail,
+    )
 
 
 def _classifier(
-    params: Params, version: Version, champion: Version | None, records: RecordSet, content: Content
+    params: Params,
+    version: Version,
+    champion: Version | None,
+    records: RecordSet,
+    content: DvcStore,
 ) -> tuple[list[Gate], pd.DataFrame, str]:
     study, bounds = params.active.study, params.gates.classifier
     torch.set_num_threads(params.active.compute.threads)
@@ -195,60 +246,103 @@ def _classifier(
     asked, against, failed = _beside(own, champion, records, content)
     found = [*failed, *gates.classifier_gates(asked, bounds, study.confidence, study.resamples)]
     taken = latency(classifier, records.split("test"))
-    found.append(gates.at_most("latency", taken, bounds.latency, f"ms of computing a record, on one thread, the median of {REPEATS}"))
+    found.append(
+        gates.at_most(
+            "latency",
+            taken,
+            bounds.latency,
+            f"ms of computing a record, on one thread, the median of {REPEATS}",
+        )
+    )
     found.append(gates.at_most("size", size, bounds.size, "MB of weights"))
     figures = statistics.interval(
-        asked.truth, own[None], asked.patients, asked.rhythms, confidence=study.confidence, resamples=study.resamples, seed=0
+        asked.truth,
+        own[None],
+        asked.patients,
+        asked.rhythms,
+        confidence=study.confidence,
+        resamples=study.resamples,
+        seed=0,
     )
     return found, figures, against
 
 
-def _beside(own: np.ndarray, champion: Version | None, records: RecordSet, content: Content) -> tuple[gates.Test, str, list[Gate]]:
-    """Answers beside those of the champion or, where there is none or it cannot be asked, of the baselines; who these are, in words.
+def _beside(
+    own: np.ndarray, champion: Version | None, records: RecordSet, content: DvcStore
+) -> tuple[gates.Test, str, list[Gate]]:
+    """Answers beside those of the champion or, where there is none or it cannot be asked, of the
+    baselines; who these are, in words.
 
-    A champion that cannot be asked is no reason to refuse all others for good: it is a gate that fails, and can be forced.
+    A champion that cannot be asked is no reason to refuse all others for good: it is a gate that
+    fails, and can be forced.
     """
     test, against, failed = records.split("test"), "the baselines", []
-    beside = partial(gates.Test, test.labels, test.records["patient"].to_numpy(), test.about.rhythms, own)
+    beside = partial(
+        gates.Test, test.labels, test.records["patient"].to_numpy(), test.about.rhythms, own
+    )
     if champion:
         try:
             theirs = {champion.label: answers(champion, test)[1]}
             return beside(theirs, True, _inflated(champion, test, content)), champion.label, []
-        except Exception as error:  # of its files, of code that has changed since, of torch on records that it was not made for
-            failed = [Gate("champion", "cannot be asked", "asked on these records", False, " ".join(str(error).split()))]
+        # of its files, of code that has changed since, of torch on records that it was not made for
+        except Exception as error:
+            failed = [
+                Gate(
+                    "champion",
+                    "cannot be asked",
+                    "asked on these records",
+                    False,
+                    " ".join(str(error).split()),
+                )
+            ]
             against = f"the baselines, since {champion.label} cannot be asked"
-    return beside({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, False), against, failed
+    return (
+        beside({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, False),
+        against,
+        failed,
+    )
 
 
-def _inflated(champion: Version, test: RecordSet, content: Content) -> str:
-    """Say whether a champion's figures are higher than it deserves, since it learned from the test records."""
+def _inflated(champion: Version, test: RecordSet, content: DvcStore) -> str:
+    """Say whether a champion's figures are higher than it deserves, since it learned from the test
+    records.
+    """
     traced = lineage.trace(champion.label, content)
-    gate = gates.leakage(test.records, _trained_on(traced, content), _recordings(test, traced, content))
+    gate = gates.leakage(
+        test.records, _trained_on(traced, content), _recordings(test, traced, content)
+    )
     if gate.passed:
         return ""
     if gate.figure == gates.UNKNOWN:
         return f"whether {champion.label} learned from these records is unknown, {gate.detail}"
-    return f"{champion.label} saw {gate.figure} of these in training or validation: its figures are higher than it deserves"
+    return (
+        f"{champion.label} saw {gate.figure} of these in training or validation: its figures are "
+        "higher than it deserves"
+    )
 
 
 def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndarray, float]:
-    """Return a classifier of the registry, its answers on test records, `[records, rhythms]` in the order of theirs, and MB of weights.
+    """Return a classifier of the registry, its answers on test records, `[records, rhythms]` in the
+    order of theirs, and MB of weights.
 
     Raises:
-        EcgforgeError: its files are not available, it takes other records, or it tells other rhythms apart.
+        EcgforgeError: its files are not available, it takes other records, or it tells other
+            rhythms apart.
     """
     with versions.files(version) as folder:
         differing = serving.differences(folder, test.about, version.label)
         if differing:
             raise EcgforgeError(
-                f"{version.label} takes other records than those in {test.folder}: {', '.join(differing)}; it cannot be judged by them: "
+                f"{version.label} takes other records than those in {test.folder}: "
+                f"{', '.join(differing)}; it cannot be judged by them: "
                 "train it again, or prepare the records as they were prepared for it"
             )
         size = (folder / "weights.safetensors").stat().st_size / 1e6
         classifier = registry.load(folder, version.label)
     if set(classifier.rhythms) != set(test.about.rhythms):
         raise EcgforgeError(
-            f"{version.label} tells {', '.join(classifier.rhythms)} apart, and the test records in {test.folder} have "
+            f"{version.label} tells {', '.join(classifier.rhythms)} apart, and the test records in "
+            f"{test.folder} have "
             f"{', '.join(test.about.rhythms)}: they cannot be judged by each other"
         )
     order = [classifier.rhythms.index(rhythm) for rhythm in test.about.rhythms]
@@ -256,8 +350,9 @@ def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndar
 
 
 def latency(classifier: base.Classifier, records: RecordSet) -> float:
-    """Return the median time of an answer to one record, in ms, on one thread: time that this process computes, so that others that the
-    machine is busy with do not count."""
+    """Return the median time of an answer to one record, in ms, on one thread: time that this
+    process computes, so that others that the machine is busy with do not count.
+    """
     one, threads = records.select(np.arange(1)), torch.get_num_threads()
     times = []
     torch.set_num_threads(1)
@@ -271,14 +366,22 @@ def latency(classifier: base.Classifier, records: RecordSet) -> float:
     return 1000 * float(np.median(times[3:]))
 
 
-def _generator(params: Params, version: Version, digest: str, content: Content) -> tuple[list[Gate], pd.DataFrame, str]:
+def _generator(
+    params: Params, version: Version, digest: str, content: DvcStore
+) -> tuple[list[Gate], pd.DataFrame, str]:
     scored = _scored(version, digest, content)
     run = lookup.runs_by_cell().get(scored.cell)  # for a reader; nothing that it says is believed
-    against = f"the floors of {scored.stage} {scored.digest[:8]}" + (f", run {run.run_id}" if run else "")
-    return gates.generator_gates(scored.scores, params.gates.generator), _table(scored.scores), against
+    against = f"the baselines of {scored.stage} {scored.digest[:8]}" + (
+        f", run {run.run_id}" if run else ""
+    )
+    return (
+        gates.generator_gates(scored.scores, params.gates.generator),
+        _table(scored.scores),
+        against,
+    )
 
 
-def _scored(version: Version, digest: str, content: Content) -> Scored:
+def _scored(version: Version, digest: str, content: DvcStore) -> Scored:
     """Find the newest scores of records that a version drew, as it draws.
 
     Raises:
@@ -293,37 +396,55 @@ def _scored(version: Version, digest: str, content: Content) -> Scored:
         otherwise = True
     if not otherwise:
         raise EcgforgeError(
-            f"the records of {version.label} were not scored against the current data/prepared/{dataset}, by DVC's records: run "
-            f"`dvc repro quality@{dataset}-{generator}` with this generator in models/, and promote it then"
+            f"the records of {version.label} were not scored against the current "
+            f"data/prepared/{dataset}, by DVC's records: run "
+            f"`dvc repro quality@{dataset}-{generator}` with this generator in models/, and "
+            "promote it then"
         )
-    # These files have been drawn from otherwise, and scores of such records say nothing of those that the version draws.
+    # These files have been drawn from otherwise, and scores of such records say nothing of those
+    # that the version draws.
     so = "sampling that it does not tell" if sampling is None else json.dumps(sampling)
     raise EcgforgeError(
-        f"{version.label} draws with {so}, and no records drawn so were scored against the current data/prepared/{dataset}: promote "
-        f"the version that draws as the study does now (`dvc repro --force synthesize@{dataset}-{generator}` registers it), or have "
+        f"{version.label} draws with {so}, and no records drawn so were scored against the current "
+        f"data/prepared/{dataset}: promote "
+        "the version that draws as the study does now (`dvc repro --force "
+        f"synthesize@{dataset}-{generator}` registers it), or have "
         f"the study draw so and run `dvc repro quality@{dataset}-{generator}`"
     )
 
 
 def _table(scores: dict[str, float]) -> pd.DataFrame:
-    """A generator's scores that have a floor: metric, value, low, high, floor; an interval that its run does not have is missing."""
-    ends = ("", "_low", "_high", "_floor")
-    rows = [(name, *(scores.get(name + end, np.nan) for end in ends)) for name in scores if f"{name}_floor" in scores]
-    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "floor"])
+    """A generator's scores that have a baseline: metric, value, low, high, baseline; an interval
+    that its run does not have is missing.
+    """
+    ends = ("", "_low", "_high", "_baseline")
+    rows = [
+        (name, *(scores.get(name + end, np.nan) for end in ends))
+        for name in scores
+        if f"{name}_baseline" in scores
+    ]
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "baseline"])
 
 
 def _drawing(version: Version) -> tuple[str, Any]:
-    """What records of a generator's version are drawn with: the digest of its weights and description as DVC knows them, and the sampling,
-    None where its files do not tell."""
+    """What records of a generator's version are drawn with: the digest of its weights and
+    description as DVC knows them, and the sampling, None where its files do not tell.
+    """
     with versions.files(version) as folder:
-        sampling = versions.read_json(folder, SAMPLING, version.label).get("sampling") if (folder / SAMPLING).exists() else None
-        (folder / SAMPLING).unlink(missing_ok=True)  # of this copy: it is no part of the trained generator
+        sampling = (
+            versions.read_json(folder, SAMPLING, version.label).get("sampling")
+            if (folder / SAMPLING).exists()
+            else None
+        )
+        # of this copy: it is no part of the trained generator
+        (folder / SAMPLING).unlink(missing_ok=True)
         return md5(folder), sampling
 
 
-def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gate]:
-    """Ask whether all facts about the version are there, down to the source of all that it was made from and DVC's record of its weights,
-    and whether its commit is, and was clean."""
+def provenance(version: Version, traced: Node, content: DvcStore) -> Iterator[Gate]:
+    """Ask whether all facts about the version are there, down to the source of all that it was made
+    from and DVC's record of its weights, and whether its commit is, and was clean.
+    """
     missing = [key for key in REQUIRED if not version.tags.get(key)]
     if not any(key.startswith(INPUT) for key in version.tags):
         missing.append("input.*")
@@ -331,30 +452,45 @@ def provenance(version: Version, traced: Node, content: Content) -> Iterator[Gat
     lacking += [f"gone: {node.name}" for node in traced.all() if node.lost]
     unrecorded = recorded.missing(version, content)
     lacking += [unrecorded] if unrecorded else []
-    lacking += [f"source of {node.name}" for node in traced.all() if node.kind in SOURCED and not node.made_from]
-    yield Gate("provenance", f"{len(lacking)} missing", "0 missing", not lacking, "; ".join(lacking))
+    lacking += [
+        f"source of {node.name}"
+        for node in traced.all()
+        if node.kind in SOURCED and not node.made_from
+    ]
+    yield Gate(
+        "provenance", f"{len(lacking)} missing", "0 missing", not lacking, "; ".join(lacking)
+    )
     commit, dirty = version.tags.get("git.commit", ""), version.tags.get("git.dirty") != "false"
     there = bool(commit) and git(content.root, "cat-file", "-t", commit) == "commit"
-    words = f"{commit[:8] or 'none'}{', with uncommitted changes' if dirty else ''}{'' if there else ', not in this repository'}"
+    words = commit[:8] or "none"
+    words += ", with uncommitted changes" if dirty else ""
+    words += "" if there else ", not in this repository"
     yield Gate("commit", words, "clean, in this repository", there and not dirty)
 
 
-def _trained_on(traced: Node, content: Content) -> dict[str, pd.DataFrame | None]:
+def _trained_on(traced: Node, content: DvcStore) -> dict[str, pd.DataFrame | None]:
     """records.csv of each real set that a version learned from, by name and digest."""
     tables = {}
     for node in lineage.trained_on(traced):
         table = content.read(node.digest, "records.csv", node.path) if node.real else None
         types = {"id": str, "patient": str, "dataset": str}
-        tables[f"{node.name} {node.digest[:8]}"] = read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
+        tables[f"{node.name} {node.digest[:8]}"] = (
+            read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
+        )
     return tables
 
 
-def _recordings(test: RecordSet, traced: Node, content: Content) -> np.ndarray | None:
-    """Return which test records have signals that a version learned from, whatever their names; None where they cannot be compared, since
-    signals are not on this machine or were prepared otherwise."""
+def _recordings(test: RecordSet, traced: Node, content: DvcStore) -> np.ndarray | None:
+    """Return which test records have signals that a version learned from, whatever their names;
+
+    None where they cannot be compared, since signals are not on this machine or were prepared
+    otherwise.
+    """
     parts: list[twins.Part] = [(len(test), test.signals)]
     for node in {node.digest: node for node in lineage.trained_on(traced)}.values():
-        table, packed = (content.local(node.digest, name, node.path) for name in ("records.csv", "signals.npy"))
+        table, packed = (
+            content.local(node.digest, name, node.path) for name in ("records.csv", "signals.npy")
+        )
         if not (node.real and table and packed):
             return None
         signals = np.load(packed, mmap_mode="r", allow_pickle=False)
@@ -373,7 +509,7 @@ def _rows(signals: np.ndarray, rows: np.ndarray, part: slice) -> np.ndarray:
     return np.asarray(signals[rows[part]])
 
 
-def promote(verdict: Verdict, content: Content, force: bool, reason: str) -> Verdict:
+def promote(verdict: Verdict, content: DvcStore, force: bool, reason: str) -> Verdict:
     """Record the verdict on the version, and make it champion if it passed, or by force.
 
     Returns:
@@ -384,49 +520,97 @@ def promote(verdict: Verdict, content: Content, force: bool, reason: str) -> Ver
     """
     forced = force and not verdict.passed
     if forced and not reason.strip():
-        raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)}: to force it, give a --reason; it stays on record")
+        raise EcgforgeError(
+            f"{verdict.version.label} failed {', '.join(verdict.failed)}: to force it, give a "
+            "--reason; it stays on record"
+        )
     signing.ready()
-    place = f"promotion/{verdict.version.name}-{verdict.version.number}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    version, now = verdict.version, datetime.now(UTC)
+    place = f"promotion/{version.name}-{version.number}-{now:%Y%m%dT%H%M%SZ}"
     with signing.renewed(verdict.version):
         evidence = _record(verdict, content, place)
     if not (verdict.passed or forced):
-        now = f"version {verdict.champion} stays" if verdict.champion else "there is none yet"
-        raise EcgforgeError(f"{verdict.version.label} failed {', '.join(verdict.failed)} and is not made champion; {now}")
+        stays = f"version {verdict.champion} stays" if verdict.champion else "there is none yet"
+        raise EcgforgeError(
+            f"{verdict.version.label} failed {', '.join(verdict.failed)} and is not made champion; "
+            f"{stays}"
+        )
     action = history.FORCED if forced else history.PROMOTED
     mark = partial(_mark, verdict, content, place, reason) if forced else None
-    history.move(verdict.version.name, verdict.version.number, verdict.champion, action, reason, evidence, mark)
+    history.move(
+        verdict.version.name,
+        verdict.version.number,
+        verdict.champion,
+        action,
+        reason,
+        evidence,
+        mark,
+    )
     return replace(verdict, version=versions.find(verdict.version.label))
 
 
-def _record(verdict: Verdict, content: Content, place: str) -> str:
-    """Write tags, artifacts at `place`, description and card; return where the evidence is, and its md5."""
+def _record(verdict: Verdict, content: DvcStore, place: str) -> str:
+    """Write tags, artifacts at `place`, description and card; return where the evidence is, and its
+    md5.
+    """
     version = verdict.version
-    tree = {"version": version.label, "against": verdict.against, "passed": verdict.passed, "test": verdict.test}
-    rows = [{key: value for key, value in row.items() if pd.notna(value)} for row in verdict.figures.round(6).to_dict("records")]
+    tree = {
+        "version": version.label,
+        "against": verdict.against,
+        "passed": verdict.passed,
+        "test": verdict.test,
+    }
+    rows = [
+        {key: value for key, value in row.items() if pd.notna(value)}
+        for row in verdict.figures.round(6).to_dict("records")
+    ]
     tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": rows}
     evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
     where = f"run {version.run_id}, {place}.json"
     # Gates of an earlier verdict go.
-    tags: dict[str, str | None] = {key: None for key in version.tags if key.startswith(history.GATE)}
+    tags: dict[str, str | None] = {
+        key: None for key in version.tags if key.startswith(history.GATE)
+    }
     for gate in verdict.gates:
-        tags[f"{history.GATE}{gate.name}"] = f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}"
-    tags["verdict"] = f"{'passed' if verdict.passed else 'failed ' + ', '.join(verdict.failed)}, against {verdict.against}; {where}"
+        tags[f"{history.GATE}{gate.name}"] = (
+            f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}"
+        )
+    tags["verdict"] = (
+        f"{'passed' if verdict.passed else 'failed ' + ', '.join(verdict.failed)}, against "
+        f"{verdict.against}; {where}"
+    )
     kept = _write(version, content, tags, text, {f"{place}.json": evidence, f"{place}.md": text})
-    return f"{where if kept else 'tags of the version'}; md5 {hashlib.md5(evidence.encode()).hexdigest()}"
+    return (
+        f"{where if kept else 'tags of the version'}; md5 "
+        f"{hashlib.md5(evidence.encode()).hexdigest()}"
+    )
 
 
-def _mark(verdict: Verdict, content: Content, place: str, reason: str) -> None:
+def _mark(verdict: Verdict, content: DvcStore, place: str, reason: str) -> None:
     """Mark a version as forced, behind the marks that it has already, and say so in its card."""
-    version, mark = versions.find(verdict.version.label), f"{datetime.now(UTC):%Y-%m-%d}: {reason}; failed {', '.join(verdict.failed)}"
+    version, mark = (
+        versions.find(verdict.version.label),
+        f"{datetime.now(UTC):%Y-%m-%d}: {reason}; failed {', '.join(verdict.failed)}",
+    )
     forced = " | ".join([*filter(None, [version.tags.get("forced")]), mark])
-    text = card.write(replace(verdict, version=replace(version, tags=version.tags | {"forced": forced})))
+    text = card.write(
+        replace(verdict, version=replace(version, tags=version.tags | {"forced": forced}))
+    )
     _write(version, content, {"forced": forced}, text, {f"{place}.md": text})
 
 
-def _write(version: Version, content: Content, tags: dict[str, str | None], text: str, files: dict[str, str]) -> bool:
-    """Write tags, artifacts and a card, and return whether the version's run is still there to keep artifacts."""
+def _write(
+    version: Version,
+    content: DvcStore,
+    tags: dict[str, str | None],
+    text: str,
+    files: dict[str, str],
+) -> bool:
+    """Write tags, artifacts and a card, and return whether the version's run is still there to keep
+    artifacts.
+    """
     kept = history.record(version, tags, text, files)
-    with whole(card_path(content.root, version)) as scratch:
+    with atomic_write(card_path(content.root, version)) as scratch:
         scratch.write_text(text)
     return kept
 
@@ -437,10 +621,12 @@ def card_path(root: Path, version: Version) -> Path:
 
 
 def rollback(name: str, reason: str) -> tuple[str, str]:
-    """Make the former champion champion again, and return the numbers of the one that goes and the one that comes back.
+    """Make the former champion champion again, and return the numbers of the one that goes and the
+    one that comes back.
 
     Raises:
-        EcgforgeError: there is no former one, its files are no longer available or not the registered ones, or it is not signed.
+        EcgforgeError: there is no former one, its files are no longer available or not the
+            registered ones, or it is not signed.
     """
     known = versions.versions(name)
     if not known:
@@ -449,7 +635,10 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
     if not back or not now:
         raise EcgforgeError(f"'{name}' has no champion before the present one to go back to")
     if back not in {version.number for version in known}:
-        raise EcgforgeError(f"'{name}' cannot go back: version {back}, champion before, was removed; promote another with --version N")
+        raise EcgforgeError(
+            f"'{name}' cannot go back: version {back}, champion before, was removed; promote "
+            "another with --version N"
+        )
     signing.ready()
     with signing.files(versions.find(f"{name}/{back}")):
         pass

@@ -1,13 +1,18 @@
-"""A registered classifier with the preprocessing that it was trained on: what `ecgforge classify` calls, and what MLflow serves.
+"""A registered classifier with the preprocessing that it was trained on: what `ecgforge classify`
+calls, and what MLflow serves.
 
-`mlflow models serve -m models:/ecg-classifier-merged@champion --env-manager local` answers POST /invocations. A request is
+`mlflow models serve -m models:/ecg-classifier-merged@champion --env-manager local` answers POST
+/invocations. A request is
 
-    {"inputs": [{"signals": [[...], ...], "sampling_rate": 500, "leads": ["I", "II", ...], "units": "mV"}, ...]}
+    {"inputs": [{"signals": [[...], ...], "sampling_rate": 500, "leads": ["I", "II", ...], "units":
+    "mV"}, ...]}
 
-where `signals` has a row of samples a lead, as they were recorded, `leads` names the rows, in any order and with others beside the
-eight that are needed, and `units` is what every lead is in. The answer is, record by record,
+where `signals` has a row of samples a lead, as they were recorded, `leads` names the rows, in any
+order and with others beside the eight that are needed, and `units` is what every lead is in. The
+answer is, record by record,
 
-    {"predictions": [{"rhythm": "AFIB", "probabilities": {"SR": 0.02, ..., "AFIB": 0.91, ...}}, ...]}
+    {"predictions": [{"rhythm": "AFIB", "probabilities": {"SR": 0.02, ..., "AFIB": 0.91, ...}},
+    ...]}
 """
 
 from __future__ import annotations
@@ -26,25 +31,25 @@ from ecgforge import console
 from ecgforge.classifiers.common import registry
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Preprocessing, Section, checked
+from ecgforge.model_versions import history, signing, versions
+from ecgforge.model_versions.invalid_request import InvalidRequestError
+from ecgforge.model_versions.pyfunc_signature import Service
+from ecgforge.params import Preprocessing, StrictConfig, checked
 from ecgforge.preparation.preprocessing import prepare_recording
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import About
-from ecgforge.tracking import history, signing, versions
-from ecgforge.tracking.refusal import Refusal
-from ecgforge.tracking.served import Service
 from ecgforge.wfdb_io import files as wfdb_files
 from ecgforge.wfdb_io.files import MAX_RATE
 
 PREPROCESSING = "preprocessing.json"
-AMPLITUDES = ("mV", "lead_sd")
+AMPLITUDES = ("mV", "per_lead_std")
 MESSAGE_LENGTH = 300  # characters of a refusal, at most
 MOST = 1000  # records in a request
 CHUNK = 64  # of them that the classifier sees at a time
 
 
-class Request(Section):
+class Request(StrictConfig):
     """One record of a request; `signals` is looked at as an array."""
 
     signals: Any
@@ -71,13 +76,15 @@ class Judge:
         """Read a version's files, whose label is for messages.
 
         Raises:
-            EcgforgeError: they are not a classifier's, or of a version that does not know its preprocessing.
+            EcgforgeError: they are not a classifier's, or of a version that does not know its
+                preprocessing.
         """
         if not (folder / "classifier.json").exists():
             raise EcgforgeError(f"{label} is no classifier")
         if not (folder / PREPROCESSING).exists():
             raise EcgforgeError(
-                f"{label} does not say how its records were prepared: it was registered by an older ecgforge; train it again"
+                f"{label} does not say how its records were prepared: it was registered by an "
+                "older ecgforge; train it again"
             )
         preprocessing, amplitude = _taken(folder, label)
         return cls(registry.load(folder, label), preprocessing, amplitude)
@@ -91,16 +98,26 @@ class Judge:
         """Answer a request, whole: one record that cannot be used refuses it.
 
         Raises:
-            Refusal: says which record is wrong, and what is wrong with it.
+            InvalidRequestError: says which record is wrong, and what is wrong with it.
         """
         if not isinstance(model_input, list) or not model_input:
-            raise Refusal("inputs must be a list of records, each with signals, sampling_rate, leads and units")
+            raise InvalidRequestError(
+                "inputs must be a list of records, each with signals, sampling_rate, leads and "
+                "units"
+            )
         if len(model_input) > MOST:
-            raise Refusal(f"inputs has {len(model_input)} records, and at most {MOST} are taken at a time")
-        signals = np.stack([self._prepared(tree, f"inputs[{number}]") for number, tree in enumerate(model_input)])
+            raise InvalidRequestError(
+                f"inputs has {len(model_input)} records, and at most {MOST} are taken at a time"
+            )
+        signals = np.stack(
+            [self._prepared(tree, f"inputs[{number}]") for number, tree in enumerate(model_input)]
+        )
         rhythms = self.classifier.rhythms
         return [
-            {"rhythm": rhythms[int(row.argmax())], "probabilities": dict(zip(rhythms, row.tolist(), strict=True))}
+            {
+                "rhythm": rhythms[int(row.argmax())],
+                "probabilities": dict(zip(rhythms, row.tolist(), strict=True)),
+            }
             for start in range(0, len(signals), CHUNK)
             for row in self.probabilities(signals[start : start + CHUNK])
         ]
@@ -108,7 +125,9 @@ class Judge:
     def _prepared(self, tree: Any, where: str) -> np.ndarray:
         try:
             if isinstance(tree, dict) and len(tree) > 2 * len(Request.model_fields):
-                raise EcgforgeError(f"{where}: {len(tree)} keys, and it has {', '.join(Request.model_fields)} alone")
+                raise EcgforgeError(
+                    f"{where}: {len(tree)} keys, and it has {', '.join(Request.model_fields)} alone"
+                )
             request = checked(Request, tree, where)
             signals = _array(request, self.preprocessing.duration, where)
             units = [request.units] * len(request.leads)
@@ -120,24 +139,34 @@ class Judge:
             raise _refusal(str(error)) from None
 
 
-def _refusal(told: str) -> Refusal:
-    return Refusal(console.shown(" ".join(told[: 2 * MESSAGE_LENGTH].split()))[:MESSAGE_LENGTH])
+def _refusal(told: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        console.shown(" ".join(told[: 2 * MESSAGE_LENGTH].split()))[:MESSAGE_LENGTH]
+    )
 
 
 def _array(request: Request, duration: float, where: str) -> np.ndarray:
-    """Return the signals, `[leads, samples]`, as much of them as is used; no more is looked at than their lengths."""
+    """Return the signals, `[leads, samples]`, as much of them as is used; no more is looked at than
+    their lengths.
+    """
     rows = request.signals
     shape: tuple[int, ...] = ()
     while isinstance(rows, Sized) and not isinstance(rows, str | bytes | dict) and len(shape) < 3:
         shape = (*shape, len(rows))
         rows = rows[0] if len(rows) else None  # type: ignore[index]
-    no_numbers = EcgforgeError(f"{where}: signals must be numbers, a row for each lead, and rows of one length")
+    no_numbers = EcgforgeError(
+        f"{where}: signals must be numbers, a row for each lead, and rows of one length"
+    )
     if not shape:
         raise no_numbers
     if len(shape) != 2 or shape[0] != len(request.leads):
-        raise EcgforgeError(f"{where}: signals has the shape {shape}, and needs a row for each of the {len(request.leads)} leads named")
+        raise EcgforgeError(
+            f"{where}: signals has the shape {shape}, and needs a row for each of the "
+            f"{len(request.leads)} leads named"
+        )
     rate = request.sampling_rate
-    used = math.ceil(duration * rate) + 1 if 0 < rate <= MAX_RATE else 1  # a record of any other rate is refused for it
+    # a record of any other rate is refused for it
+    used = math.ceil(duration * rate) + 1 if 0 < rate <= MAX_RATE else 1
     try:
         if any(len(row) != shape[1] for row in request.signals):
             raise no_numbers
@@ -150,23 +179,36 @@ def _array(request: Request, duration: float, where: str) -> np.ndarray:
 
 
 def service(about: About) -> Service:
-    """Return how MLflow serves a classifier of record sets like that which `about` describes, one that `prepare` made."""
+    """Return how MLflow serves a classifier of record sets like that which `about` describes, one
+    that `prepare` made.
+    """
     preprocessing = about.made["preprocessing"]
-    return Service(__name__, _example(preprocessing["duration"]), {PREPROCESSING: {**preprocessing, "amplitude": about.units}})
+    return Service(
+        __name__,
+        _example(preprocessing["duration"]),
+        {PREPROCESSING: {**preprocessing, "amplitude": about.units}},
+    )
 
 
 def _taken(folder: Path, label: str) -> tuple[Preprocessing, str]:
-    """How the records that a version takes are prepared, and their units; EcgforgeError where the file that says so is damaged."""
+    """How the records that a version takes are prepared, and their units;
+
+    EcgforgeError where the file that says so is damaged.
+    """
     tree = versions.read_json(folder, PREPROCESSING, label)
     amplitude = tree.pop("amplitude", None)
     if amplitude not in AMPLITUDES:
-        raise EcgforgeError(f"{label}, {PREPROCESSING}: amplitude is none of {', '.join(AMPLITUDES)}; train and register the model again")
+        raise EcgforgeError(
+            f"{label}, {PREPROCESSING}: amplitude is none of {', '.join(AMPLITUDES)}; train and "
+            "register the model again"
+        )
     return checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), str(amplitude)
 
 
 def differences(folder: Path, about: About, label: str) -> list[str]:
-    """Say in what the records that `about` describes differ from those that the version with its files in `folder` takes; nothing where
-    it does not say what it takes."""
+    """Say in what the records that `about` describes differ from those that the version with its
+    files in `folder` takes; nothing where it does not say what it takes.
+    """
     if not (folder / PREPROCESSING).exists():
         return []
     (taken, amplitude), made = _taken(folder, label), about.made.get("preprocessing", {})
@@ -176,7 +218,11 @@ def differences(folder: Path, about: About, label: str) -> list[str]:
         "samples": (round(taken.duration * taken.sampling_rate), about.samples),
         "band": (_hertz(taken.band), _hertz(made.get("band", taken.band))),
     }
-    return [f"{name} {here} in place of {wanted}" for name, (wanted, here) in pairs.items() if wanted != here]
+    return [
+        f"{name} {here} in place of {wanted}"
+        for name, (wanted, here) in pairs.items()
+        if wanted != here
+    ]
 
 
 def _hertz(band: Sequence[float]) -> str:
@@ -188,7 +234,14 @@ def _example(duration: float) -> list[dict[str, Any]]:
     rate = 100  # Hz
     phase = np.arange(round(duration * rate)) / rate * 70 / 60 % 1 - 0.5
     pulses = np.linspace(0.5, 1.2, len(LEADS))[:, None] * np.exp(-0.5 * (phase / 0.03) ** 2)
-    return [{"signals": pulses.round(2).tolist(), "sampling_rate": rate, "leads": list(LEADS), "units": "mV"}]
+    return [
+        {
+            "signals": pulses.round(2).tolist(),
+            "sampling_rate": rate,
+            "leads": list(LEADS),
+            "units": "mV",
+        }
+    ]
 
 
 def _load_pyfunc(path: str) -> Judge:

@@ -1,4 +1,6 @@
-"""Classified records drawn on ECG paper, with the probabilities beside them, as one SVG that needs no other file."""
+"""Classified records drawn on ECG paper, with the probabilities beside them, as one SVG that needs
+no other file.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Answer:
 
     Attributes:
         record: its name.
-        signals: `[8, samples]` as the classifier saw them; None where they are not kept, or for a bad record.
+        signals: `[8, samples]` as the classifier saw them; None where they are not kept, or for a
+            bad record.
         probabilities: of each rhythm; None for a bad record.
         reason: why it is bad, or empty.
         seconds: how long the whole record is; NaN for a bad one.
@@ -41,12 +44,14 @@ class Answer:
         return rhythms[int(np.argmax(self.probabilities))] if self.probabilities else ""
 
 
-def page(answers: Sequence[Answer], rhythms: Sequence[str], sampling_rate: float, units: str, model: str) -> str:
+def page(
+    answers: Sequence[Answer], rhythms: Sequence[str], sampling_rate: float, units: str, model: str
+) -> str:
     """Draw records below each other, as the classifier saw them: filtered and cut.
 
     Args:
         sampling_rate: Hz, of the signals.
-        units: `mV` or `lead_sd`, of the signals.
+        units: `mV` or `per_lead_std`, of the signals.
         model: the classifier's version, to be named.
 
     Returns:
@@ -62,12 +67,19 @@ def page(answers: Sequence[Answer], rhythms: Sequence[str], sampling_rate: float
         assert size
         wide, high = float(size[1]), float(size[2])
         # A length in mm inside a drawing whose unit is 1 mm would be taken for one of CSS.
-        sheet = SIZE.sub(f'x="0" y="{top + HEAD:g}" width="{wide:g}" height="{high:g}"', sheet, count=1)
+        sheet = SIZE.sub(
+            f'x="0" y="{top + HEAD:g}" width="{wide:g}" height="{high:g}"', sheet, count=1
+        )
         head = f"{name}: {answer.rhythm(rhythms)} by {model}, which is no diagnosis"
-        parts += [_text(2, top + HEAD - 2.5, head), sheet, _bars(answer.probabilities, rhythms, wide, top + HEAD)]
+        parts += [
+            _text(2, top + HEAD - 2.5, head),
+            sheet,
+            _bars(answer.probabilities, rhythms, wide, top + HEAD),
+        ]
         width, top = max(width, wide + BESIDE), top + HEAD + high
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}mm" height="{top:g}mm" viewBox="0 0 {width:g} {top:g}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}mm" height="{top:g}mm" '
+        f'viewBox="0 0 {width:g} {top:g}">'
         f'<rect width="{width:g}" height="{top:g}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
 
@@ -77,10 +89,16 @@ def _bars(probabilities: Sequence[float], rhythms: Sequence[str], left: float, t
     for number, (rhythm, probability) in enumerate(zip(rhythms, probabilities, strict=True)):
         y, colour = top + 8 * number, "#b3262e" if probability == max(probabilities) else "#9aa5b1"
         parts.append(_text(left + 4, y + 7, rhythm))
-        parts.append(f'<rect x="{left + 18:g}" y="{y + 3:g}" width="{36 * probability:.2f}" height="5" fill="{colour}"/>')
+        parts.append(
+            f'<rect x="{left + 18:g}" y="{y + 3:g}" width="{36 * probability:.2f}" height="5" '
+            f'fill="{colour}"/>'
+        )
         parts.append(_text(left + 20 + 36 * probability, y + 7, f"{probability:.2f}"))
     return "".join(parts)
 
 
 def _text(x: float, y: float, words: str) -> str:
-    return f'<text font-family="sans-serif" font-size="4" fill="#111" x="{x:.2f}" y="{y:.2f}">{escape(words)}</text>'
+    return (
+        f'<text font-family="sans-serif" font-size="4" fill="#111" x="{x:.2f}" '
+        f'y="{y:.2f}">{escape(words)}</text>'
+    )

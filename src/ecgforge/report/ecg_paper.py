@@ -1,7 +1,9 @@
-"""ECGs drawn as on ECG paper: 25 mm/s and 10 mm/mV on a 1 mm grid, as SVG whose lengths are true millimetres.
+"""ECGs drawn as on ECG paper: 25 mm/s and 10 mm/mV on a 1 mm grid, as SVG whose lengths are true
+millimetres.
 
-Recommendations for paper speed, gain and the calibration pulse: Kligfield et al., Circulation 115:1306 (2007),
-doi 10.1161/CIRCULATIONAHA.106.180200. The SVG needs no other file, and its bytes depend on its input alone.
+Recommendations for paper speed, gain and the calibration pulse: Kligfield et al., Circulation
+115:1306 (2007), doi 10.1161/CIRCULATIONAHA.106.180200. The SVG needs no other file, and its bytes
+depend on its input alone.
 """
 
 from __future__ import annotations
@@ -14,18 +16,28 @@ import numpy as np
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 
 SPEED = 25.0  # mm per s
-GAIN = {"mV": 10.0, "lead_sd": 2.5}  # mm per unit; an R peak has some 1 mV, or 4 to 8 standard deviations of its lead
-SCALE = {"mV": "25 mm/s, 10 mm/mV", "lead_sd": "25 mm/s, 2.5 mm per standard deviation of the lead; pulse: 4 standard deviations"}
+# mm per unit; an R peak has some 1 mV, or 4 to 8 standard deviations of its lead
+GAIN = {"mV": 10.0, "per_lead_std": 2.5}
+SCALE = {
+    "mV": "25 mm/s, 10 mm/mV",
+    "per_lead_std": (
+        "25 mm/s, 2.5 mm per standard deviation of the lead; pulse: 4 standard deviations"
+    ),
+}
 
 _MARGIN = 10.0  # mm left of the traces, for the calibration pulse
 _PULSE = (5.0, 10.0)  # mm wide, mm high: 1 mV for 0.2 s
-_ABOVE, _BELOW = (12.0, 36.0), (8.0, 30.0)  # mm, the least and most room that a row leaves over and under its baseline
+# mm, the least and most room that a row leaves over and under its baseline
+_ABOVE, _BELOW = (12.0, 36.0), (8.0, 30.0)
 _POINT = 0.1  # mm, the least distance in time between two points of a trace
 _UNIT = 0.01  # mm, the unit of a trace's coordinates
 
 _TRACE = f'<path fill="none" stroke="#111" stroke-width="{0.28 / _UNIT:g}" stroke-linejoin="round" '
 _PAPER = "#fff6f6"
-_TEXT = f'<text font-family="sans-serif" font-size="3.2" fill="#111" stroke="{_PAPER}" stroke-width=".8" paint-order="stroke" '
+_TEXT = (
+    f'<text font-family="sans-serif" font-size="3.2" fill="#111" stroke="{_PAPER}" '
+    'stroke-width=".8" paint-order="stroke" '
+)
 
 
 def draw(
@@ -40,14 +52,16 @@ def draw(
 ) -> str:
     """Draw one record.
 
-    Leads fill the columns from top to bottom, and each column shows the next part of the record, as on a clinical sheet.
+    Leads fill the columns from top to bottom, and each column shows the next part of the record, as
+    on a clinical sheet.
 
     Args:
         signals: `[leads, samples]` in `units`.
         sampling_rate: Hz.
         leads: the name of each row of `signals`; their number is a multiple of `columns`.
         title: what the drawing shows, in words: its alternative text.
-        units: `mV`, or `lead_sd` for leads divided by their standard deviation, drawn at a scale of their own.
+        units: `mV`, or `per_lead_std` for leads divided by their standard deviation, drawn at a
+            scale of their own.
         columns: how many parts the duration is cut into; 4 for the usual sheet of twelve leads.
         rhythm_lead: a lead to draw once more below, over the whole duration.
 
@@ -57,7 +71,13 @@ def draw(
     traces = np.asarray(signals, dtype=float) * GAIN[units]
     per_column, samples = len(leads) // columns, traces.shape[1] // columns
     rows = [
-        [(leads[column * per_column + row], traces[column * per_column + row, column * samples :][:samples]) for column in range(columns)]
+        [
+            (
+                leads[column * per_column + row],
+                traces[column * per_column + row, column * samples :][:samples],
+            )
+            for column in range(columns)
+        ]
         for row in range(per_column)
     ]
     if rhythm_lead:
@@ -68,17 +88,29 @@ def draw(
 def sheet(signals: np.ndarray, sampling_rate: float, units: str, title: str) -> str:
     """Draw all leads of one record, `[8, samples]` in the order of `records.leads.LEADS`.
 
-    In mV these are the twelve standard leads in four columns over a strip of lead II; in other units the limb leads
-    cannot be derived, and it is the eight leads in two columns.
+    In mV these are the twelve standard leads in four columns over a strip of lead II; in other
+    units the limb leads cannot be derived, and it is the eight leads in two columns.
     """
     if units == "mV":
-        return draw(twelve_leads(signals, units), sampling_rate, STANDARD_LEADS, title, columns=4, rhythm_lead="II")
+        return draw(
+            twelve_leads(signals, units),
+            sampling_rate,
+            STANDARD_LEADS,
+            title,
+            columns=4,
+            rhythm_lead="II",
+        )
     return draw(signals, sampling_rate, LEADS, title, units=units, columns=2)
 
 
 def _sheet(rows: list[list[tuple[str, np.ndarray]]], step: float, title: str, scale: str) -> str:
-    """Lay rows of (lead, trace in mm) below each other on paper; `step` is the distance of two samples in mm."""
-    width = np.ceil((_MARGIN + max(sum(len(trace) for _, trace in row) for row in rows) * step) / 5) * 5
+    """Lay rows of (lead, trace in mm) below each other on paper;
+
+    `step` is the distance of two samples in mm.
+    """
+    width = (
+        np.ceil((_MARGIN + max(sum(len(trace) for _, trace in row) for row in rows) * step) / 5) * 5
+    )
     drawn, bottom = [], 0.0
     for row in rows:
         above = np.clip(max(trace.max(initial=0) for _, trace in row) + 4, *_ABOVE)
@@ -87,7 +119,8 @@ def _sheet(rows: list[list[tuple[str, np.ndarray]]], step: float, title: str, sc
         bottom += above + below
     height = np.ceil((bottom + 4) / 5) * 5
     return (
-        f'<svg class="ecg" role="img" aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg class="ecg" role="img" aria-label="{escape(title)}" '
+        'xmlns="http://www.w3.org/2000/svg" '
         f'width="{width:g}mm" height="{height:g}mm" viewBox="0 0 {width:g} {height:g}">'
         f"<title>{escape(title)}</title>{_grid(width, height)}{''.join(drawn)}"
         f'{_TEXT}x="{_MARGIN:g}" y="{height - 1.5:g}">{scale}</text></svg>'
@@ -95,10 +128,15 @@ def _sheet(rows: list[list[tuple[str, np.ndarray]]], step: float, title: str, sc
 
 
 def _grid(width: float, height: float) -> str:
-    """A line each mm and a stronger one each 5 mm: dashes across one very wide stroke, so that the paper costs four short paths."""
+    """A line each mm and a stronger one each 5 mm: dashes across one very wide stroke, so that the
+    paper costs four short paths.
+    """
     lines = [f'<rect width="{width:g}" height="{height:g}" fill="{_PAPER}"/>']
     for distance, line, colour in ((1.0, 0.1, "#f6c9c9"), (5.0, 0.2, "#e58f8f")):
-        dashes = f'fill="none" stroke="{colour}" stroke-dasharray="{line:g} {distance - line:g}" stroke-dashoffset="{line / 2:g}"'
+        dashes = (
+            f'fill="none" stroke="{colour}" stroke-dasharray="{line:g} {distance - line:g}" '
+            f'stroke-dashoffset="{line / 2:g}"'
+        )
         lines.append(f'<path d="M0 {height / 2:g}H{width:g}" stroke-width="{height:g}" {dashes}/>')
         lines.append(f'<path d="M{width / 2:g} 0V{height:g}" stroke-width="{width:g}" {dashes}/>')
     return "".join(lines)
@@ -107,18 +145,26 @@ def _grid(width: float, height: float) -> str:
 def _row(row: list[tuple[str, np.ndarray]], step: float, baseline: float) -> str:
     wide, high = _PULSE
     pulse = f"M2 {baseline:.2f}h1v-{high:g}h{wide:g}v{high:g}h1"
-    parts = [f'<path class="calibration" fill="none" stroke="#111" stroke-width=".28" d="{pulse}"/>']
+    parts = [
+        f'<path class="calibration" fill="none" stroke="#111" stroke-width=".28" d="{pulse}"/>'
+    ]
     left = _MARGIN
     for lead, trace in row:
         place = f'transform="translate({left:.2f} {baseline:.2f}) scale({_UNIT:g})"'
         parts.append(f'{_TRACE}data-lead="{escape(lead)}" {place} d="{_path(trace, step)}"/>')
-        parts.append(f'{_TEXT}font-weight="bold" x="{left + 1:.2f}" y="{baseline - 8:.2f}">{escape(lead)}</text>')
+        parts.append(
+            f'{_TEXT}font-weight="bold" x="{left + 1:.2f}" '
+            f'y="{baseline - 8:.2f}">{escape(lead)}</text>'
+        )
         left += len(trace) * step
     return "".join(parts)
 
 
 def _path(trace: np.ndarray, step: float) -> str:
-    """Path data through a trace in mm. Points are differences of rounded positions, so that rounding does not add up."""
+    """Path data through a trace in mm.
+
+    Points are differences of rounded positions, so that rounding does not add up.
+    """
     stride = max(1, int(_POINT / step))
     y = np.rint(-trace[::stride] / _UNIT).astype(int)
     x = np.rint(np.arange(len(y)) * stride * step / _UNIT).astype(int)

@@ -1,4 +1,6 @@
-"""The part of the report that answers: verdicts on claims, and the curves and tables of the sweeps behind them."""
+"""The part of the report that answers: verdicts on claims, and the curves and tables of the sweeps
+behind them.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,17 @@ from ecgforge.analysis.verdicts import Verdict
 from ecgforge.report import figures
 
 Line = tuple[str, str]  # sweep, setting
-CURVES: dict[str, dict[Line, str]] = {  # sweeps whose points are percentages, by the figure that shows them; each with its name in words
+# sweeps whose points are percentages, by the figure that shows them; each with its name in words
+CURVES: dict[str, dict[Line, str]] = {
     "More synthetic records": {
         ("mixture, proportion", "TrRSTeR"): "mixed as the real ones are",
         ("mixture, balance", "TrRSTeR"): "rare rhythms filled up",
     },
     "Pre-training": {
         ("scratch", "TrRTeR"): "from scratch",
-        ("fine-tuning, all", "TrSTeR"): "pre-trained, all fine-tuned",
-        ("fine-tuning, head", "TrSTeR"): "pre-trained, head alone",
-        ("fine-tuning, gradual", "TrSTeR"): "pre-trained, gradually unfrozen",
+        ("fine-tuning, full", "TrSTeR"): "pre-trained, all fine-tuned",
+        ("fine-tuning, linear_probe", "TrSTeR"): "pre-trained, head alone",
+        ("fine-tuning, gradual_unfreezing", "TrSTeR"): "pre-trained, gradually unfrozen",
     },
     "Fewer real records, for generator and classifier": {
         ("size", "TrRTeR"): "real records alone (TrRTeR)",
@@ -32,14 +35,19 @@ CURVES: dict[str, dict[Line, str]] = {  # sweeps whose points are percentages, b
         ("size", "TrSTeR"): "synthetic alone (TrSTeR)",
     },
 }
-ON_TO_WHOLE = ("scratch", "size")  # sweeps whose lines end in the study's own settings, which have all real records
+# sweeps whose lines end in the study's own settings, which have all real records
+ON_TO_WHOLE = ("scratch", "size")
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
-    """A row a claim: its words, whose it is, the verdict, the largest and smallest effect with their intervals, and how many there are."""
+    """A row a claim: its words, whose it is, the verdict, the largest and smallest effect with
+    their intervals, and how many there are.
+    """
     rows: list[dict[str, object]] = []
     for verdict in judged:
-        ranked = verdict.comparisons.sort_values("estimate", ascending=False, kind="stable").to_dict("records")
+        ranked = verdict.comparisons.sort_values(
+            "estimate", ascending=False, kind="stable"
+        ).to_dict("records")
         rows.append(
             {
                 "text": verdict.claim.text,
@@ -54,11 +62,13 @@ def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
 
 
 def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
-    """Plot each of `CURVES` that has points, for one dataset and generator: above with training records as they are, and real ones alone
-    augmented too, which synthetic ones have to beat; below, all classically augmented.
+    """Plot each of `CURVES` that has points, for one dataset and generator: above with training
+    records as they are, and real ones alone augmented too, which synthetic ones have to beat;
+    below, all classically augmented.
 
     Args:
-        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1; those of `scratch` too.
+        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1; those of
+            `scratch` too.
         whole: setting, augmented, mean, low, high of the study's settings, with all records.
 
     Returns:
@@ -66,20 +76,28 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
     """
     found = {}
     for title, lines in CURVES.items():
-        shown = {(line, changed): _line(points, whole, line, changed) for line in lines for changed in (False, True)}
+        shown = {
+            (line, changed): _line(points, whole, line, changed)
+            for line in lines
+            for changed in (False, True)
+        }
         if any(len(rows) for (line, _), rows in shown.items() if line[0] != "scratch"):
             found[title] = _figure(title, lines, shown, whole)
     return found
 
 
 def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) -> pd.DataFrame:
-    """The points of a line, led on to all real records where the study's own settings are; percent, mean, low, high."""
+    """The points of a line, led on to all real records where the study's own settings are; percent,
+    mean, low, high.
+    """
     sweep, setting = line
     of_line = (points["sweep"] == sweep) & (points["setting"] == setting)
     rows = points[of_line & (points["augmented"] == changed)]
     rows = rows.assign(percent=rows["point"].astype(float))
     if sweep in ON_TO_WHOLE and len(rows) and not (rows["percent"] == 100).any():
-        rows = pd.concat([rows, _whole(whole, setting, changed).assign(percent=100.0)], ignore_index=True)
+        rows = pd.concat(
+            [rows, _whole(whole, setting, changed).assign(percent=100.0)], ignore_index=True
+        )
     return rows.sort_values("percent")[["percent", "mean", "low", "high"]]
 
 
@@ -87,8 +105,15 @@ def _whole(whole: pd.DataFrame, setting: str, changed: bool) -> pd.DataFrame:
     return whole[(whole["setting"] == setting) & (whole["augmented"] == changed)]
 
 
-def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], pd.DataFrame], whole: pd.DataFrame) -> str:
-    two = any(len(rows) for (line, changed), rows in shown.items() if changed and line[1] != "TrRTeR")
+def _figure(
+    title: str,
+    lines: dict[Line, str],
+    shown: dict[tuple[Line, bool], pd.DataFrame],
+    whole: pd.DataFrame,
+) -> str:
+    two = any(
+        len(rows) for (line, changed), rows in shown.items() if changed and line[1] != "TrRTeR"
+    )
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(4.4, 6 if two else 3.8), layout="constrained")
         panels = figure.subplots(1 + two, 1, sharex=True, squeeze=False)[:, 0]
@@ -100,28 +125,60 @@ def _figure(title: str, lines: dict[Line, str], shown: dict[tuple[Line, bool], p
                 if len(shown[line, changed]):
                     _curve(axes, shown[line, changed], name, "--" if changed else "-", **look)
                 if line[1] == "TrRTeR" and not changed:
-                    axes.plot(shown[line, True]["percent"], shown[line, True]["mean"], linestyle="--", **look)
-            axes.set_title("training records classically augmented" if changed else "training records as they are", fontsize=9)
+                    axes.plot(
+                        shown[line, True]["percent"],
+                        shown[line, True]["mean"],
+                        linestyle="--",
+                        **look,
+                    )
+            axes.set_title(
+                "training records classically augmented"
+                if changed
+                else "training records as they are",
+                fontsize=9,
+            )
             axes.grid(axis="y", color="#ddd")
-            _ticks(axes, sorted({percent for rows in shown.values() for percent in rows["percent"]}))
-        panels[-1].set_xlabel("synthetic records, % of the real ones" if title == "More synthetic records" else "real records, % of all")
-        named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+            _ticks(
+                axes, sorted({percent for rows in shown.values() for percent in rows["percent"]})
+            )
+        panels[-1].set_xlabel(
+            "synthetic records, % of the real ones"
+            if title == "More synthetic records"
+            else "real records, % of all"
+        )
+        named = {
+            name: handle
+            for axes in panels
+            for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
         if any(line.get_linestyle() == "--" for axes in panels for line in axes.get_lines()):
             named["dashed: classically augmented"] = Line2D([], [], color="#999", linestyle="--")
-        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=1, frameon=False, fontsize=8)
+        figure.legend(
+            named.values(),
+            named.keys(),
+            loc="outside lower center",
+            ncols=1,
+            frameon=False,
+            fontsize=8,
+        )
         return figures.svg(figure)
 
 
 def _ticks(axes: Axes, percents: list[float]) -> None:
     """A tick a point; its label is left out where the next would touch it."""
     after = [*percents[1:], np.inf]
-    labels = ["" if further < 1.3 * percent else f"{percent:g}" for percent, further in zip(percents, after, strict=True)]
+    labels = [
+        "" if further < 1.3 * percent else f"{percent:g}"
+        for percent, further in zip(percents, after, strict=True)
+    ]
     axes.set_xticks(percents, labels)
     axes.minorticks_off()
 
 
 def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
-    """Lines across for what all real records give, and for synthetic ones alone where a curve starts from these."""
+    """Lines across for what all real records give, and for synthetic ones alone where a curve
+    starts from these.
+    """
     levels = [("TrRTeR", False, "all real records (TrRTeR)", "-"), ("TrRTeR", True, None, "--")]
     if title == "Pre-training":
         levels.append(("TrSTeR", False, "synthetic records alone (TrSTeR)", ":"))
@@ -132,15 +189,22 @@ def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
 
 def _curve(axes: Axes, rows: pd.DataFrame, name: str, style: str, **look: Any) -> None:
     axes.plot(rows["percent"], rows["mean"], label=name, linestyle=style, **look)
-    axes.fill_between(rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"])
+    axes.fill_between(
+        rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"]
+    )
     if len(rows) == 1:  # which no band shows
-        axes.plot([*rows["percent"]] * 2, [*rows["low"], *rows["high"]], color=look["color"], linewidth=1)
+        axes.plot(
+            [*rows["percent"]] * 2, [*rows["low"], *rows["high"]], color=look["color"], linewidth=1
+        )
 
 
-def worth(rows: pd.DataFrame) -> list[dict[str, float | str]]:
-    """Rows of `study.worth` with what is beyond the curve's ends in words."""
+def label_efficiency(rows: pd.DataFrame) -> list[dict[str, float | str]]:
+    """Rows of `study.label_efficiency` with what is beyond the curve's ends in words."""
     limits = ["equal", "low", "high"]
-    return [{**row, **{name: _percent(row[name], row["fewest"]) for name in limits}} for row in rows.to_dict("records")]
+    return [
+        {**row, **{name: _percent(row[name], row["fewest"]) for name in limits}}
+        for row in rows.to_dict("records")
+    ]
 
 
 def _percent(equal: float, fewest: float) -> str:

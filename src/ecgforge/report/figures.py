@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; the marker tells them apart in grey.
+# Okabe and Ito's colours, told apart with every kind of colour vision; the marker tells them apart
+# in grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
@@ -46,12 +47,27 @@ def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[
         models = summary[~summary["backbone"].isin(list(baselines))]
         several = models["backbone"].nunique() > 1
         for shared in (True, False):
-            arms = list(models[(models["generator"] == "") == shared].groupby(["generator", "backbone"], sort=False))
+            arms = list(
+                models[(models["generator"] == "") == shared].groupby(
+                    ["generator", "backbone"], sort=False
+                )
+            )
             for number, ((generator, backbone), rows) in enumerate(arms):
                 name = generator or "real records only"
                 shift = (number - (len(arms) - 1) / 2) * 0.6 / len(arms)
-                look = {"fmt": "*", "color": "#000000"} if shared else {"fmt": MARKERS[number % 7], "color": COLOURS[number % 7]}
-                _arm(axes, rows, settings, shift, label=f"{name}, {backbone}" if several else name, **look)
+                look = (
+                    {"fmt": "*", "color": "#000000"}
+                    if shared
+                    else {"fmt": MARKERS[number % 7], "color": COLOURS[number % 7]}
+                )
+                _arm(
+                    axes,
+                    rows,
+                    settings,
+                    shift,
+                    label=f"{name}, {backbone}" if several else name,
+                    **look,
+                )
         axes.set(
             xticks=range(len(settings)),
             xticklabels=[name.replace(" augmented", "\n+ aug.") for name in settings],
@@ -66,11 +82,17 @@ def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[
 
 def _baselines(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str]) -> None:
     for style, (_, row) in zip(("--", ":", "-.", (0, (1, 3))), rows.iterrows(), strict=False):
-        axes.axhline(row["mean"], color="#444", linewidth=1.2, linestyle=style, label=names[row["backbone"]])
+        axes.axhline(
+            row["mean"], color="#444", linewidth=1.2, linestyle=style, label=names[row["backbone"]]
+        )
 
 
-def _arm(axes: Axes, rows: pd.DataFrame, settings: Sequence[str], shift: float, **look: Any) -> None:
-    """One generator's points with their intervals, `shift` to the side so that arms do not hide each other."""
+def _arm(
+    axes: Axes, rows: pd.DataFrame, settings: Sequence[str], shift: float, **look: Any
+) -> None:
+    """One generator's points with their intervals, `shift` to the side so that arms do not hide
+    each other.
+    """
     rows = rows[rows["setting"].isin(list(settings))]
     intervals = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
     positions = np.array([settings.index(setting) for setting in rows["setting"]]) + shift
@@ -92,9 +114,24 @@ def embedding(views: pd.DataFrame) -> bytes:
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             for kind, marker, colour in (("real", "o", "#0072b2"), ("synthetic", "x", "#d55e00")):
                 points = views[(views["view"] == name) & (views["kind"] == kind)]
-                axes.scatter(points["x"], points["y"], s=14, marker=marker, color=colour, alpha=0.55, linewidths=1, label=kind)
-            axes.set(title={"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}.get(name, name), xticks=[], yticks=[])
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+                axes.scatter(
+                    points["x"],
+                    points["y"],
+                    s=14,
+                    marker=marker,
+                    color=colour,
+                    alpha=0.55,
+                    linewidths=1,
+                    label=kind,
+                )
+            axes.set(
+                title={"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}.get(name, name),
+                xticks=[],
+                yticks=[],
+            )
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+        )
         return _png(figure)
 
 

@@ -1,7 +1,8 @@
 """reports/report.html: the study in one file that opens offline, the answer first.
 
-Everything comes in as tables and record sets; nothing is computed here but counts and means over seeds. What is shown of a
-dataset is made by `_dataset`, so that another question is one more table there and one more section in page.html.
+Everything comes in as tables and record sets; nothing is computed here but counts and means over
+seeds. What is shown of a dataset is made by `_dataset`, so that another question is one more table
+there and one more section in page.html.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ecgforge.analysis.verdicts import FEWEST, SMALL, Verdict
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
@@ -44,7 +45,7 @@ METRICS = {
 }
 MEASURES = {  # in words, and in which unit a Wasserstein distance of them is
     "heart_rate": ("heart rate", " (bpm)"),
-    "rr_variation": ("RR variation", " (percentage points)"),
+    "rr_cv": ("RR variation", " (percentage points)"),
     "qrs_duration": ("QRS duration", " (ms)"),
     "qtc": ("QTc", " (ms)"),
     "p_share": ("share of beats with a P wave", ""),
@@ -76,45 +77,69 @@ SCORES = {
     "recall": "recall: real ones that are covered",
     "density": "density: how near to real ones",
     "coverage": "coverage: real ones with a synthetic one near",
-    "nearest_ratio": "distance to the nearest training record, of held-out records' (copies: 0)",
+    "dcr_ratio": "distance to the nearest training record, of held-out records' (copies: 0)",
     "copied_share": "share nearer to a training record than 1 % of held-out ones",
     "authenticity": "share that is no training record with noise",
     "membership_auc": "AUC of telling who was trained on (0.5: nothing leaks)",
 }
-TABLES = ("results", "summary", "sweeps", "worth", "variations", "confusions", "quality", "views", "runs")
-TRAINED_ON = {"real": "real records", "synthetic": "synthetic records", "mixed": "real and synthetic records"}
+TABLES = (
+    "results",
+    "summary",
+    "sweeps",
+    "label_efficiency",
+    "variations",
+    "confusions",
+    "quality",
+    "views",
+    "runs",
+)
+TRAINED_ON = {
+    "real": "real records",
+    "synthetic": "synthetic records",
+    "mixed": "real and synthetic records",
+}
 FEW_RECORDS, FEW_TESTED = 200, 10
 STRIP = 5.0  # s, what a strip shows of leads II and V1
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What the report shows. Where a row has no generator (TrRTeR, baselines) or no setting, the column is empty or NaN.
+    """What the report shows.
+
+    Where a row has no generator (TrRTeR, baselines) or no setting, the column is empty or NaN.
 
     Attributes:
         results: dataset, generator, backbone, setting, seed, rhythm (or `macro`), metric, value.
-        summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals over seeds and test records.
-        sweeps: dataset, generator, backbone, sweep, point, setting, augmented, metric, mean, low, high: the same of the sweeps' points,
-            and of what they are compared with; without a sweep where all real records or the five settings are meant.
-        worth: the columns of `analysis.worth.worth`.
-        variations: dataset, generator, variation, and a column for each score and cost, as `stages.sweep` writes them.
+        summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals
+            over seeds and test records.
+        sweeps: dataset, generator, backbone, sweep, point, setting, augmented, metric, mean, low,
+            high: the same of the sweeps' points, and of what they are compared with; without a
+            sweep where all real records or the five settings are meant.
+        label_efficiency: the columns of `analysis.label_efficiency.label_efficiency`.
+        variations: dataset, generator, variation, and a column for each score and cost, as
+            `stages.sweep` writes them.
         verdicts: on the claims, see `analysis.verdicts`.
-        confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over seeds).
-        quality: dataset, generator, rhythm (or `all`), metric, value, low, high, floor, ceiling.
+        confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over
+            seeds).
+        quality: dataset, generator, rhythm (or `all`), metric, value, low, high, baseline,
+            negative_control.
         views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
-        runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; a row without a run_id is not shown. With a column
-            kind (`generator`, `classifier`, `quality`); without it, a run that has no setting is a generator's.
-        prepared: the folder of each dataset's record set, with its excluded.csv; their order is the report's.
+        runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; a row without a
+            run_id is not shown. With a column kind (`generator`, `classifier`, `quality`); without
+            it, a run that has no setting is a generator's.
+        prepared: the folder of each dataset's record set, with its excluded.csv; their order is the
+            report's.
         synthetic: the folder of the record set of each (dataset, generator).
-        made: `profile`, `commit`, `dirty`; `versions` and `parameters`, which may be nested; and `commands`, with the one behind each
-            section (`results`, `ecgs`, `quality`, `data`) and `ui`, which opens MLflow's UI.
+        made: `profile`, `commit`, `dirty`; `versions` and `parameters`, which may be nested; and
+            `commands`, with the one behind each section (`results`, `ecgs`, `quality`, `data`) and
+            `ui`, which opens MLflow's UI.
         confidence: of the intervals in `summary`.
     """
 
     results: pd.DataFrame
     summary: pd.DataFrame
     sweeps: pd.DataFrame
-    worth: pd.DataFrame
+    label_efficiency: pd.DataFrame
     variations: pd.DataFrame
     verdicts: list[Verdict]
     confusions: pd.DataFrame
@@ -143,7 +168,10 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "datasets": [_dataset(dataset, inputs.of(dataset)) for dataset in inputs.prepared],
         "generators": list(dict.fromkeys(generator for _, generator in inputs.synthetic)),
         "seeds": sorted(inputs.results["seed"].unique()),
-        "made": {**inputs.made, "parameters": pd.json_normalize(dict(inputs.made["parameters"])).to_dict("records")[0]},
+        "made": {
+            **inputs.made,
+            "parameters": pd.json_normalize(dict(inputs.made["parameters"])).to_dict("records")[0],
+        },
         "interval": f"{inputs.confidence * 100:g} %",
         "settings": {name: _meaning(name) for name in tables.SETTINGS},
         "verdicts": evidence.verdicts(inputs.verdicts),
@@ -158,20 +186,26 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "rhythms": RHYTHMS,
         "strip": STRIP,
     }
-    with whole(out_html) as scratch:
+    with atomic_write(out_html) as scratch:
         scratch.write_text(_template().render(context), encoding="utf-8")
 
 
 def _meaning(name: str) -> str:
     setting = {**SETTINGS, **AUGMENTED}[name]
     changed = ", classically augmented" if name in AUGMENTED else ""
-    return f"trained on {TRAINED_ON[setting.trained_on]}{changed}, tested on {setting.tested_on} ones"
+    return (
+        f"trained on {TRAINED_ON[setting.trained_on]}{changed}, tested on {setting.tested_on} ones"
+    )
 
 
 def _template() -> Template:
     folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["change"] = partial(_number, digits="+.3f")
     environment.filters["share"] = partial(_number, digits=".2f")
@@ -185,14 +219,22 @@ def _number(value: float, digits: str) -> str:
 
 def _rows(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
     rows = table[table["dataset"] == dataset]
-    blank = [name for name in ("generator", "setting", "backbone", "run_name", "run_id", "url") if name in rows]
+    blank = [
+        name
+        for name in ("generator", "setting", "backbone", "run_name", "run_id", "url")
+        if name in rows
+    ]
     return rows.assign(**{name: rows[name].fillna("").astype(str) for name in blank})
 
 
 def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
     """All that the page shows of one dataset."""
     records = RecordSet.open(inputs.prepared[name])
-    synthetic = {generator: RecordSet.open(folder) for (dataset, generator), folder in inputs.synthetic.items() if dataset == name}
+    synthetic = {
+        generator: RecordSet.open(folder)
+        for (dataset, generator), folder in inputs.synthetic.items()
+        if dataset == name
+    }
     summary = {metric: inputs.summary[inputs.summary["metric"] == metric] for metric in METRICS}
     rhythms = records.about.rhythms
     return {
@@ -204,18 +246,41 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "tested": records.split("test").counts(),
         "cautions": list(_cautions(records)),
         "answer": tables.answer(summary["f1"]),
-        "figure": _address("image/svg+xml", figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES).encode()),
+        "figure": _address(
+            "image/svg+xml",
+            figures.macro_f1(summary["f1"], tables.SETTINGS, tables.BASELINES).encode(),
+        ),
         "by_setting": {metric: list(tables.by_setting(rows)) for metric, rows in summary.items()},
-        "sweeps": list(_sweeps(tables.models(inputs.sweeps[inputs.sweeps["metric"] == "f1"]), inputs.worth, inputs.variations)),
+        "sweeps": list(
+            _sweeps(
+                tables.models(inputs.sweeps[inputs.sweeps["metric"] == "f1"]),
+                inputs.label_efficiency,
+                inputs.variations,
+            )
+        ),
         "recall": tables.recall(inputs.results, rhythms),
-        "confusions": [{**cell, "runs": _runs(inputs.runs, "classifier", cell)} for cell in tables.confusions(inputs.confusions, rhythms)],
+        "confusions": [
+            {**cell, "runs": _runs(inputs.runs, "classifier", cell)}
+            for cell in tables.confusions(inputs.confusions, rhythms)
+        ],
         "ecgs": [_ecgs(name, rhythm, {"": records, **synthetic}) for rhythm in rhythms],
-        "generator_runs": {generator: _runs(inputs.runs, "generator", {"generator": generator}) for generator in synthetic},
-        "quality_runs": {generator: _runs(inputs.runs, "quality", {"generator": generator}) for generator in synthetic},
+        "generator_runs": {
+            generator: _runs(inputs.runs, "generator", {"generator": generator})
+            for generator in synthetic
+        },
+        "quality_runs": {
+            generator: _runs(inputs.runs, "quality", {"generator": generator})
+            for generator in synthetic
+        },
         "quality": tables.quality(inputs.quality),
-        "flags": [(generator, flag) for generator, rows in inputs.quality.groupby("generator", sort=False) for flag in flags.flags(rows)],
+        "flags": [
+            (generator, flag)
+            for generator, rows in inputs.quality.groupby("generator", sort=False)
+            for flag in flags.flags(rows)
+        ],
         "views": {
-            generator: _address("image/png", figures.embedding(rows)) for generator, rows in inputs.views.groupby("generator", sort=False)
+            generator: _address("image/png", figures.embedding(rows))
+            for generator, rows in inputs.views.groupby("generator", sort=False)
         },
         "counts": tables.counts(records),
         "exclusions": tables.exclusions(records),
@@ -224,8 +289,12 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def _sweeps(points: pd.DataFrame, worth: pd.DataFrame, variations: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """What the sweeps of one dataset found, by generator: curves, how much pre-training is worth, and tables."""
+def _sweeps(
+    points: pd.DataFrame, label_efficiency: pd.DataFrame, variations: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
+    """What the sweeps of one dataset found, by generator: curves, how much pre-training is
+    label_efficiency, and tables.
+    """
     whole = points[points["sweep"] == ""]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
         own = pd.concat([points[points["sweep"] == "scratch"], rows])
@@ -239,8 +308,13 @@ def _sweeps(points: pd.DataFrame, worth: pd.DataFrame, variations: pd.DataFrame)
         if images or varied["rows"] or elsewhere or trainings:
             yield {
                 "generator": generator,
-                "images": {title: _address("image/svg+xml", image.encode()) for title, image in images.items()},
-                "worth": evidence.worth(worth[worth["generator"] == generator]),
+                "images": {
+                    title: _address("image/svg+xml", image.encode())
+                    for title, image in images.items()
+                },
+                "label_efficiency": evidence.label_efficiency(
+                    label_efficiency[label_efficiency["generator"] == generator]
+                ),
                 "variations": varied,
                 "backbones": backbones,
                 "hospitals": elsewhere,
@@ -261,31 +335,43 @@ def _cautions(records: RecordSet) -> Iterator[str]:
     rare = [f"{rhythm} ({count})" for rhythm, count in tested.items() if count < FEW_TESTED]
     if rare:
         whose = "any rhythm" if len(rare) == len(tested) else "these rhythms"
-        yield f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too little to prove a result for {whose}."
+        yield (
+            f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too little to prove a "
+            f"result for {whose}."
+        )
 
 
 def _runs(runs: pd.DataFrame, kind: str, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The MLflow runs of a kind behind one cell of the study, in the order of their seeds."""
     keys = [key for key in ("generator", "setting", "backbone") if key in cell]
-    found = runs[np.logical_and.reduce([runs["kind"] == kind, *(runs[key] == cell[key] for key in keys)])]
+    found = runs[
+        np.logical_and.reduce([runs["kind"] == kind, *(runs[key] == cell[key] for key in keys)])
+    ]
     return found.sort_values("seed", kind="stable").to_dict("records")
 
 
 def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str, Any]:
-    """One record of a rhythm from the real set and from each generator's, as a strip of two leads and as a whole sheet."""
+    """One record of a rhythm from the real set and from each generator's, as a strip of two leads
+    and as a whole sheet.
+    """
     drawn = []
     for generator, records in sets.items():
         found = _example(records, rhythm)
         if found is not None:
             title = f"{dataset}, {rhythm}, {generator or found['origin']}: record {found['id']}"
             drawn.append(
-                {"generator": generator, "id": found["id"], "origin": found["origin"], **_drawings(records, found["signals"], title)}
+                {
+                    "generator": generator,
+                    "id": found["id"],
+                    "origin": found["origin"],
+                    **_drawings(records, found["signals"], title),
+                }
             )
     return {"rhythm": rhythm, "drawn": drawn}
 
 
 def _example(records: RecordSet, rhythm: str) -> dict[str, Any] | None:
-    """The first record of the rhythm, of the test split where it has one: not chosen for its looks."""
+    """The first record of the rhythm, from the test split where it has one."""
     of_rhythm = records.select((records.records["rhythm"] == rhythm).to_numpy())
     tested = of_rhythm.split("test")
     found = tested if len(tested) else of_rhythm

@@ -1,4 +1,6 @@
-"""The report's tables, of one dataset each: the long tables of the study, laid out as a reader wants to see them."""
+"""The report's tables, of one dataset each: the long tables of the study, laid out as a reader
+wants to see them.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,17 @@ from ecgforge.study import settings
 from ecgforge.sweeps.ablation import UNCHANGED
 
 # Settings that test on real records come first: they answer the question.
-SETTINGS = tuple(sorted({**settings.SETTINGS, **settings.AUGMENTED}, key=lambda name: not name.removesuffix(" augmented").endswith("TeR")))
+SETTINGS = tuple(
+    sorted(
+        {**settings.SETTINGS, **settings.AUGMENTED},
+        key=lambda name: not name.removesuffix(" augmented").endswith("TeR"),
+    )
+)
 SHARED = ("TrRTeR", "TrRTeR augmented")  # that have no generator
-BASELINES = {"logistic_regression_rr": "logistic regression on RR features", "majority": "always the commonest rhythm"}
+BASELINES = {
+    "logistic_regression_rr": "logistic regression on RR features",
+    "majority": "always the commonest rhythm",
+}
 EXAMPLES = 3  # records listed for each reason of exclusion
 
 Row = dict[str, Any]
@@ -29,14 +39,17 @@ def models(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(summary: pd.DataFrame) -> dict[str, Row | None]:
-    """The estimates that answer the question on real test records: of real records alone, also classically augmented, of the baseline
-    on RR features, and the best of the generators' with real records (TrRSTeR) and without them (TrSTeR).
+    """The estimates that answer the question on real test records: of real records alone, also
+    classically augmented, of the baseline on RR features, and the best of the generators' with real
+    records (TrRSTeR) and without them (TrSTeR).
 
     Args:
         summary: rows of one metric: generator, backbone, setting, mean, low, high.
     """
     ranked = summary.sort_values("mean", ascending=False, kind="stable")
-    found: dict[str, Row | None] = {"baseline": _first(ranked[ranked["backbone"] == "logistic_regression_rr"])}
+    found: dict[str, Row | None] = {
+        "baseline": _first(ranked[ranked["backbone"] == "logistic_regression_rr"])
+    }
     for setting in ("TrRTeR", "TrRTeR augmented", "TrRSTeR", "TrSTeR"):
         rows = models(ranked)
         found[setting] = _first(rows[rows["setting"] == setting])
@@ -50,62 +63,114 @@ def _first(rows: pd.DataFrame) -> Row | None:
 def by_setting(summary: pd.DataFrame) -> Iterator[Row]:
     """A row per generator and backbone, with an estimate or None for each of `SETTINGS`.
 
-    `SHARED` have no generator: they are trained once and stand in the row of every generator, or in one of their own. Baselines come last.
+    `SHARED` have no generator: they are trained once and stand in the row of every generator, or in
+    one of their own. Baselines come last.
     """
-    estimates = {(row["generator"], row["backbone"], row["setting"]): row for row in summary.to_dict("records")}
+    estimates = {
+        (row["generator"], row["backbone"], row["setting"]): row
+        for row in summary.to_dict("records")
+    }
     arms = dict.fromkeys((generator, backbone) for generator, backbone, _ in estimates)
     generated = {backbone for generator, backbone in arms if generator}
     for generator, backbone in sorted(arms, key=lambda arm: arm[1] in BASELINES):
         if generator or backbone not in generated:
             shared = {setting: estimates.get(("", backbone, setting)) for setting in SHARED}
-            cells = [estimates.get((generator, backbone, setting), shared.get(setting)) for setting in SETTINGS]
-            yield {"generator": generator, "backbone": BASELINES.get(backbone, backbone), "cells": cells}
+            cells = [
+                estimates.get((generator, backbone, setting), shared.get(setting))
+                for setting in SETTINGS
+            ]
+            yield {
+                "generator": generator,
+                "backbone": BASELINES.get(backbone, backbone),
+                "cells": cells,
+            }
 
 
 def recall(results: pd.DataFrame, rhythms: tuple[str, ...]) -> list[Row]:
     """Recall per rhythm, the mean over seeds: a row per setting, generator and backbone."""
     rows = results[(results["metric"] == "recall") & results["rhythm"].isin(list(rhythms))]
-    table = rows.pivot_table(index=["setting", "generator", "backbone"], columns="rhythm", values="value", sort=False).reindex(
-        columns=list(rhythms)
-    )
+    table = rows.pivot_table(
+        index=["setting", "generator", "backbone"], columns="rhythm", values="value", sort=False
+    ).reindex(columns=list(rhythms))
     return [
-        {"setting": setting, "generator": generator, "backbone": BASELINES.get(backbone, backbone), "values": values.tolist()}
-        for (setting, generator, backbone), values in sorted(table.iterrows(), key=lambda item: SETTINGS.index(item[0][0]))
+        {
+            "setting": setting,
+            "generator": generator,
+            "backbone": BASELINES.get(backbone, backbone),
+            "values": values.tolist(),
+        }
+        for (setting, generator, backbone), values in sorted(
+            table.iterrows(), key=lambda item: SETTINGS.index(item[0][0])
+        )
     ]
 
 
 def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
-    """A matrix per setting and generator: for each true rhythm, (records, their share of that rhythm's) by predicted rhythm."""
+    """A matrix per setting and generator: for each true rhythm, (records, their share of that
+    rhythm's) by predicted rhythm.
+    """
     for setting in SETTINGS:
         if setting in settings.AUGMENTED:
             continue
         rows = models(table[table["setting"] == setting])
         for (generator, backbone), cell in rows.groupby(["generator", "backbone"], sort=False):
-            counts = cell.pivot_table(index="truth", columns="predicted", values="records", aggfunc="sum")
-            counts = counts.reindex(index=list(rhythms), columns=list(rhythms)).fillna(0).astype(int)
+            counts = cell.pivot_table(
+                index="truth", columns="predicted", values="records", aggfunc="sum"
+            )
+            counts = (
+                counts.reindex(index=list(rhythms), columns=list(rhythms)).fillna(0).astype(int)
+            )
             shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
-            matrix = [(rhythm, list(zip(counts.loc[rhythm], shares.loc[rhythm], strict=True))) for rhythm in rhythms]
-            yield {"setting": setting, "generator": generator, "backbone": backbone, "matrix": matrix}
+            matrix = [
+                (rhythm, list(zip(counts.loc[rhythm], shares.loc[rhythm], strict=True)))
+                for rhythm in rhythms
+            ]
+            yield {
+                "setting": setting,
+                "generator": generator,
+                "backbone": backbone,
+                "matrix": matrix,
+            }
 
 
 def quality(scores: pd.DataFrame) -> dict[str, Any]:
-    """Scores of all rhythms and of each: for every rhythm (`all` comes first) a row a score and a cell a generator, which is a score
-    (value, low, high, floor, ceiling, beyond) or None; and, a row a generator and a cell a rhythm, how many are beyond their floor of
-    how many that are judged by it."""
+    """Scores of all rhythms and of each: for every rhythm (`all` comes first) a row a score and a
+    cell a generator, which is a score (value, low, high, baseline, negative_control, beyond) or
+    None; and, a row a generator and a cell a rhythm, how many are beyond their baseline of how many
+    that are judged by it.
+    """
     marked = [
-        rows.assign(beyond=flags.beyond_floor(rows), judged=flags.judged(rows)) for _, rows in scores.groupby("generator", sort=False)
+        rows.assign(beyond=flags.beyond_baseline(rows), judged=flags.judged(rows))
+        for _, rows in scores.groupby("generator", sort=False)
     ]
-    found = {(row["generator"], row["rhythm"], row["metric"]): row for rows in marked for row in rows.to_dict("records")}
+    found = {
+        (row["generator"], row["rhythm"], row["metric"]): row
+        for rows in marked
+        for row in rows.to_dict("records")
+    }
     generators, rhythms = (list(dict.fromkeys(scores[name])) for name in ("generator", "rhythm"))
-    by_rhythm = {rhythm: dict.fromkeys(metric for _, where, metric in found if where == rhythm) for rhythm in rhythms}
+    by_rhythm = {
+        rhythm: dict.fromkeys(metric for _, where, metric in found if where == rhythm)
+        for rhythm in rhythms
+    }
     return {
         "generators": generators,
         "rhythms": {
-            rhythm: [{"name": name, "cells": [found.get((generator, rhythm, name)) for generator in generators]} for name in names]
+            rhythm: [
+                {
+                    "name": name,
+                    "cells": [found.get((generator, rhythm, name)) for generator in generators],
+                }
+                for name in names
+            ]
             for rhythm, names in by_rhythm.items()
         },
         "beyond": [
-            {"generator": generator, "cells": [_beyond(found, generator, rhythm) for rhythm in rhythms]} for generator in generators
+            {
+                "generator": generator,
+                "cells": [_beyond(found, generator, rhythm) for rhythm in rhythms],
+            }
+            for generator in generators
         ],
     }
 
@@ -116,17 +181,23 @@ def _beyond(found: dict[tuple[str, str, str], Row], generator: str, rhythm: str)
 
 
 COSTS = {"train_s": "training, s", "generate_ms": "drawing, ms a record"}
-JUDGED = ("c2st_accuracy", "rr_variation_w1", "heart_rate_w1", "recall", "coverage", "nearest_ratio")
+JUDGED = ("c2st_accuracy", "rr_cv_w1", "heart_rate_w1", "recall", "coverage", "dcr_ratio")
 
 
 def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
-    """A row a variation of one generator: a few scores, TrSTeR's macro-F1, that of the study for the generator as it is, and costs."""
+    """A row a variation of one generator: a few scores, TrSTeR's macro-F1, that of the study for
+    the generator as it is, and costs.
+    """
     columns = [name for name in (*JUDGED, *COSTS) if name in table]
     trained = points[points["setting"] == "TrSTeR"]
     plain = trained[trained["sweep"].isin(["", "ablation"]) & ~trained["augmented"]]
     found = {row["point"] or UNCHANGED: row for row in plain.to_dict("records")}
     rows = [
-        {"name": row["variation"], "values": [row[name] for name in columns], "f1": found.get(row["variation"])}
+        {
+            "name": row["variation"],
+            "values": [row[name] for name in columns],
+            "f1": found.get(row["variation"]),
+        }
         for row in table.to_dict("records")
     ]
     return {"columns": columns, "rows": rows}
@@ -136,7 +207,9 @@ OF_BACKBONES = ("TrRTeR", "TrRTeR augmented", "TrSTeR", "TrRSTeR", "TrRSTeR augm
 
 
 def backbones(points: pd.DataFrame) -> list[Row]:
-    """A row a classifier, with macro-F1 in each of `OF_BACKBONES`: the study's first, then those of the sweep."""
+    """A row a classifier, with macro-F1 in each of `OF_BACKBONES`: the study's first, then those of
+    the sweep.
+    """
     named = points.assign(setting=_with_augmented(points))
     shown = named[points["sweep"].isin(["", "backbones"])]
     found = {(row["backbone"], row["setting"]): row for row in shown.to_dict("records")}
@@ -149,7 +222,9 @@ def backbones(points: pd.DataFrame) -> list[Row]:
 
 
 def trainings(points: pd.DataFrame) -> Iterator[Row]:
-    """A row a setting in which one generator was trained anew: the study's estimate, of one training, and that of all trainings."""
+    """A row a setting in which one generator was trained anew: the study's estimate, of one
+    training, and that of all trainings.
+    """
     named = points.assign(setting=_with_augmented(points))
     found = {(row["sweep"], row["setting"]): row for row in named.to_dict("records")}
     for setting in ("TrSTeR", "TrRSTeR", "TrRSTeR augmented"):
@@ -172,8 +247,14 @@ def counts(records: RecordSet) -> list[Row]:
     """Records per rhythm: by split, and in all; the last row is the total."""
     found = pd.crosstab(records.records["rhythm"], records.records["split"])
     found = found.reindex(index=list(records.about.rhythms), columns=list(SPLITS), fill_value=0)
-    rows = [{"rhythm": rhythm, "counts": [*row, sum(row)]} for rhythm, row in zip(found.index, found.to_numpy().tolist(), strict=True)]
-    return [*rows, {"rhythm": "all", "counts": np.sum([row["counts"] for row in rows], axis=0).tolist()}]
+    rows = [
+        {"rhythm": rhythm, "counts": [*row, sum(row)]}
+        for rhythm, row in zip(found.index, found.to_numpy().tolist(), strict=True)
+    ]
+    return [
+        *rows,
+        {"rhythm": "all", "counts": np.sum([row["counts"] for row in rows], axis=0).tolist()},
+    ]
 
 
 def exclusions(records: RecordSet) -> list[Row]:
@@ -182,7 +263,9 @@ def exclusions(records: RecordSet) -> list[Row]:
     Raises:
         EcgforgeError: the set has no excluded.csv, or a damaged one.
     """
-    table = stored_csv(records.folder / "excluded.csv", ["reason"], dtype=str, keep_default_na=False)
+    table = stored_csv(
+        records.folder / "excluded.csv", ["reason"], dtype=str, keep_default_na=False
+    )
     reasons = [
         {"reason": reason, "records": len(rows), "examples": rows.head(EXAMPLES).to_dict("records")}
         for reason, rows in table.groupby("reason", sort=True)

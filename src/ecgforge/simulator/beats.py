@@ -18,7 +18,8 @@ _VARIATION = {
     "SVT": (0.010, 0.50, 0.002, 0.020),
 }
 _RESPIRATORY_SHARE = {"SA": 0.85}  # of the variance of RR; elsewhere half
-_FLUTTER_RATES = (220.0, 350.0)  # atrial, per minute: type I of Wells et al. 1979 (Circulation 60:665) with some margin
+# atrial, per minute: type I of Wells et al. 1979 (Circulation 60:665) with some margin
+_FLUTTER_RATES = (220.0, 350.0)
 _USUAL_FLUTTER = (290.0, 30.0)  # mean and spread
 _BLOCKS = np.array([2, 3, 4])
 _BLOCK_CHANCES = np.array([1.0, 0.3, 1.0])  # of every k-th wave; every third is rare
@@ -27,7 +28,7 @@ _VARIABLE_BLOCK = 0.35  # chance, by the same measure, that conduction varies fr
 
 @dataclass(frozen=True)
 class Breath:
-    """Respiration, which sways both RR and the size of the QRS: frequency in Hz, phase in radians."""
+    """Respiration, which sways RR and the size of the QRS: frequency in Hz, phase in radians."""
 
     frequency: float
     phase: float
@@ -50,8 +51,17 @@ class Beats:
     cycle: float
 
 
-def draw(rhythm: str, rate: float, qt: float, duration: float, margin: float, breath: Breath, rng: np.random.Generator) -> Beats:
-    """Draw beats over `[-margin, duration + margin]` s, with a mean RR inside the record of exactly 60/`rate` s.
+def draw(
+    rhythm: str,
+    rate: float,
+    qt: float,
+    duration: float,
+    margin: float,
+    breath: Breath,
+    rng: np.random.Generator,
+) -> Beats:
+    """Draw beats over `[-margin, duration + margin]` s, with a mean RR inside the record of exactly
+    60/`rate` s.
 
     Args:
         rate: beats/min.
@@ -65,14 +75,21 @@ def draw(rhythm: str, rate: float, qt: float, duration: float, margin: float, br
     intervals = _intervals(rhythm, mean, count, qt, breath, rng)
     scale = intervals[outside : outside + inside].mean()
     intervals /= scale
-    # The neighbours of the record's first and last beats must stay out of it, or they would change its rate.
+    # The neighbours of the record's first and last beats must stay out of it, or they would change
+    # its rate.
     intervals[outside - 1] = max(intervals[outside - 1], start + 1e-6)
-    intervals[outside + inside] = max(intervals[outside + inside], duration / mean - start - inside + 1e-6)
+    intervals[outside + inside] = max(
+        intervals[outside + inside], duration / mean - start - inside + 1e-6
+    )
     since = np.concatenate([[0], np.cumsum(intervals)])
-    return Beats((start + since - since[outside]) * mean, mean / scale if rhythm == "AFLT" else np.nan)
+    return Beats(
+        (start + since - since[outside]) * mean, mean / scale if rhythm == "AFLT" else np.nan
+    )
 
 
-def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, rng: np.random.Generator) -> np.ndarray:
+def _intervals(
+    rhythm: str, mean: float, count: int, qt: float, breath: Breath, rng: np.random.Generator
+) -> np.ndarray:
     """Draw RR intervals in units of their mean, or of the flutter's cycle, `[count]`."""
     median, spread, low, high = _VARIATION[rhythm]
     variation = np.clip(median * np.exp(spread * rng.standard_normal()), low, high)
@@ -84,7 +101,8 @@ def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, 
     if rhythm == "SVT":
         return 1 + variation * noise
     if rhythm == "AFLT":
-        # Conduction takes a little more or less time, but each beat follows its own wave: what varies doesn't add up.
+        # Conduction takes a little more or less time, but each beat follows its own wave: what
+        # varies doesn't add up.
         waves = _conducted(60 / mean, count, rng)
         return waves + variation * waves.mean() * np.diff(noise, prepend=0) / np.sqrt(2)
     share = _RESPIRATORY_SHARE.get(rhythm, 0.5)
@@ -94,14 +112,23 @@ def _intervals(rhythm: str, mean: float, count: int, qt: float, breath: Breath, 
 
 
 def _conducted(rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw how many flutter waves pass from beat to beat, `[count]`: every k-th one, or a varying number of 2, 3 and 4."""
+    """Draw how many flutter waves pass from beat to beat, `[count]`: every k-th one, or a varying
+    number of 2, 3 and 4.
+    """
     low, high = _FLUTTER_RATES
     usual, spread = _USUAL_FLUTTER
     if rate > high / 2:
         return np.full(count, 2.0)  # type II of Wells et al., faster than type I
     atrial = _BLOCKS * rate
-    chances = _BLOCK_CHANCES * np.exp(-0.5 * ((atrial - usual) / spread) ** 2) * (atrial >= low) * (atrial <= high)
-    fixed = rng.choice([0, *_BLOCKS], p=np.array([_VARIABLE_BLOCK, *chances]) / (_VARIABLE_BLOCK + chances.sum()))
+    chances = (
+        _BLOCK_CHANCES
+        * np.exp(-0.5 * ((atrial - usual) / spread) ** 2)
+        * (atrial >= low)
+        * (atrial <= high)
+    )
+    fixed = rng.choice(
+        [0, *_BLOCKS], p=np.array([_VARIABLE_BLOCK, *chances]) / (_VARIABLE_BLOCK + chances.sum())
+    )
     if fixed:
         return np.full(count, float(fixed))
     ratio = np.clip(rng.normal(usual, spread), low, high) / rate

@@ -1,12 +1,14 @@
 """The heart as a moving vector: clean ECGs of simulated patients.
 
-After McSharry et al. 2003 (IEEE Trans Biomed Eng 50:289) and its three-dimensional extension, Sameni et al. 2007 (EURASIP J
-Adv Signal Process 043407): every wave is a sum of Gaussian kernels in time, each pulling the heart vector in a direction of
-its own. Unlike there, kernels are fixed to the beat's time and not to its phase, since the QRS does not widen when the heart
-slows; T follows QT, which follows RR. The vector is x to the left, y to the feet, z to the back. Limb leads see it in
-Einthoven's triangle, so that the frontal axes hold exactly; chest leads see it by Dower's weights (Dower et al. 1980, Clin
-Cardiol 3:87), and, being close to the heart, a part of their own that no vector explains. Sizes, widths and variations of
-waves were set by eye and by median amplitudes of real PTB-XL records.
+After McSharry et al. 2003 (IEEE Trans Biomed Eng 50:289) and its three-dimensional extension,
+Sameni et al. 2007 (EURASIP J Adv Signal Process 043407): every wave is a sum of Gaussian kernels in
+time, each pulling the heart vector in a direction of its own. Unlike there, kernels are fixed to
+the beat's time and not to its phase, since the QRS does not widen when the heart slows; T follows
+QT, which follows RR. The vector is x to the left, y to the feet, z to the back. Limb leads see it
+in Einthoven's triangle, so that the frontal axes hold exactly; chest leads see it by Dower's
+weights (Dower et al. 1980, Clin Cardiol 3:87), and, being close to the heart, a part of their own
+that no vector explains. Sizes, widths and variations of waves were set by eye and by median
+amplitudes of real PTB-XL records.
 """
 
 from __future__ import annotations
@@ -35,13 +37,15 @@ _LEAD_FIELD = np.array(
     ]
 )
 _CHEST = slice(2, 8)
-_ATRIA_AFAR = 0.55  # the atria lie farther from the chest leads than the ventricles, which Dower's weights are for
+# the atria lie farther from the chest leads than the ventricles, which Dower's weights are for
+_ATRIA_AFAR = 0.55
 
 _Kernel = tuple[float, float, tuple[float, float, float]]  # centre, width, heart vector in mV
-_Kernels = tuple[np.ndarray, np.ndarray, np.ndarray]  # the same for all kernels of a wave: [k], [k], [k, 3]
+# the same for all kernels of a wave: [k], [k], [k, 3]
+_Kernels = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-# Kernels of the QRS: centre (ms from the R peak), width (ms), heart vector (mV). Septum, apex, left free wall, posterior
-# wall, base, and a notch that lies elsewhere in every patient.
+# Kernels of the QRS: centre (ms from the R peak), width (ms), heart vector (mV). Septum, apex, left
+# free wall, posterior wall, base, and a notch that lies elsewhere in every patient.
 _QRS: dict[str, list[_Kernel]] = {
     "normal": [
         (-22, 7.0, (-0.18, -0.10, -0.17)),
@@ -70,19 +74,33 @@ _QRS: dict[str, list[_Kernel]] = {
 }
 # P: centre and width in ms from its onset; right, then left atrium.
 _P: list[_Kernel] = [(38, 16.0, (0.045, 0.105, -0.045)), (68, 18.0, (0.085, 0.070, 0.060))]
-# P of atria that are woken from the node or a bypass tract, from below: both at a time, so shorter; negative in II, positive in V1.
-_P_FROM_BELOW: list[_Kernel] = [(22, 12.0, (-0.010, -0.110, -0.060)), (42, 14.0, (0.010, -0.080, -0.040))]
-# A wave of typical, counter-clockwise flutter: centre and width in cycles. Up the septum and the left atrium; the front of the right
-# atrium; down its free wall. In II a slow fall, a sharp fall to the trough and a sharp rise above the line, with no rest between; in V1
-# an upright wave of its own, on the rise of II (Saoudi et al. 2001, Eur Heart J 22:1162).
-_FLUTTER: list[_Kernel] = [(0.50, 0.12, (-0.06, -0.30, 0.02)), (0.66, 0.075, (-0.05, 0.05, -0.22)), (0.86, 0.16, (0.03, 0.14, -0.02))]
+# P of atria that are woken from the node or a bypass tract, from below: both at a time, so shorter;
+# negative in II, positive in V1.
+_P_FROM_BELOW: list[_Kernel] = [
+    (22, 12.0, (-0.010, -0.110, -0.060)),
+    (42, 14.0, (0.010, -0.080, -0.040)),
+]
+# A wave of typical, counter-clockwise flutter: centre and width in cycles. Up the septum and the
+# left atrium; the front of the right atrium; down its free wall. In II a slow fall, a sharp fall to
+# the trough and a sharp rise above the line, with no rest between; in V1 an upright wave of its
+# own, on the rise of II (Saoudi et al. 2001, Eur Heart J 22:1162).
+_FLUTTER: list[_Kernel] = [
+    (0.50, 0.12, (-0.06, -0.30, 0.02)),
+    (0.66, 0.075, (-0.05, 0.05, -0.22)),
+    (0.86, 0.16, (0.03, 0.14, -0.02)),
+]
 # T: in units of the time from its peak to its end; the ST segment, the slow rise, the faster fall.
-_T: list[_Kernel] = [(-2.1, 0.55, (0.0, 0.0, 0.0)), (-0.75, 0.58, (0.09, 0.09, -0.08)), (0.0, 0.45, (0.20, 0.20, -0.15))]
+_T: list[_Kernel] = [
+    (-2.1, 0.55, (0.0, 0.0, 0.0)),
+    (-0.75, 0.58, (0.09, 0.09, -0.08)),
+    (0.0, 0.45, (0.20, 0.20, -0.15)),
+]
 
 _QRS_LIMIT = 0.05  # of its peak over all leads: where the QRS begins and ends
 _T_LIMIT = 0.10  # likewise for the end of T
 _PEAK_TO_END = 0.28  # of the time from the QRS's end to T's end, spent after T's peak
-_MEMORY = 0.75 ** np.arange(12) / np.sum(0.75 ** np.arange(12))  # of QT for the RR intervals before it
+# of QT for the RR intervals before it
+_MEMORY = 0.75 ** np.arange(12) / np.sum(0.75 ** np.arange(12))
 _QT_POWER = 1 / 3  # Fridericia's, from beat to beat
 
 
@@ -92,7 +110,8 @@ class Ecg:
 
     Attributes:
         signals: `[patients, 8, samples]` float32, mV, leads I, II, V1-V6.
-        beats: a patient's R peaks (of the heart vector), s from the record's start, those inside of the record.
+        beats: a patient's R peaks (of the heart vector), s from the record's start, those inside of
+            the record.
     """
 
     signals: np.ndarray
@@ -101,14 +120,19 @@ class Ecg:
 
 @dataclass(frozen=True)
 class _Wave:
-    """Gaussian kernels of a wave: centres and widths `[n, kernels]`, what each adds to the leads `[n, kernels, 8]` (mV)."""
+    """Gaussian kernels of a wave: centres and widths `[n, kernels]`, what each adds to the leads
+    `[n, kernels, 8]` (mV).
+    """
 
     centres: np.ndarray
     widths: np.ndarray
     leads: np.ndarray
 
     def magnitude(self, times: np.ndarray) -> np.ndarray:
-        """Return the root mean square over leads at `times`, in units of the centres: `[n, times]`."""
+        """Return the root mean square over leads at `times`, in units of the centres:
+
+        `[n, times]`.
+        """
         kernels = np.exp(-0.5 * ((times - self.centres[..., None]) / self.widths[..., None]) ** 2)
         return np.sqrt(np.square(np.matmul(self.leads.transpose(0, 2, 1), kernels)).mean(axis=1))
 
@@ -123,8 +147,9 @@ def simulate(
 ) -> Ecg:
     """Simulate a clean ECG of each patient.
 
-    The ventricular rate between a record's first and last beat, QRS duration and mean QT are those of the table. The QRS
-    lasts while the root mean square over leads exceeds 5 % of its peak, and T ends where it falls to 10 % of T's peak.
+    The ventricular rate between a record's first and last beat, QRS duration and mean QT are those
+    of the table. The QRS lasts while the root mean square over leads exceeds 5 % of its peak, and T
+    ends where it falls to 10 % of T's peak.
 
     Args:
         patients: as `population.draw` makes it.
@@ -146,14 +171,22 @@ def simulate(
     times = np.arange(round((duration + 2 * margin) * sampling_rate)) / sampling_rate - margin
     peaks = _padded([train.times for train in trains])
     depth = np.array([rng.normal(0, 0.04) for rng in moments])
-    swing = 1 + depth[:, None] * _padded([breath(train.times) for breath, train in zip(breaths, trains, strict=True)])
+    swing = 1 + depth[:, None] * _padded(
+        [breath(train.times) for breath, train in zip(breaths, trains, strict=True)]
+    )
     onset, end = shape.onset[:, None], shape.end[:, None]
     qt = _qt(patients["qt"].to_numpy() / 1000, trains)
     fall = _PEAK_TO_END * (qt + onset - end)
-    signals = _train(shape.qrs, times, peaks, np.broadcast_to(shape.stretch[:, None], peaks.shape), swing)
+    signals = _train(
+        shape.qrs, times, peaks, np.broadcast_to(shape.stretch[:, None], peaks.shape), swing
+    )
     signals += _train(shape.t, times, peaks + onset + qt - fall, fall, swing)
-    signals += _train(shape.p, times, peaks + shape.p_delay[:, None], np.full_like(peaks, 1e-3), swing)
-    for row, (rhythm, train, rng) in enumerate(zip(patients["rhythm"], trains, moments, strict=True)):
+    signals += _train(
+        shape.p, times, peaks + shape.p_delay[:, None], np.full_like(peaks, 1e-3), swing
+    )
+    for row, (rhythm, train, rng) in enumerate(
+        zip(patients["rhythm"], trains, moments, strict=True)
+    ):
         if rhythm == "AFIB":
             signals[row] += shape.atria[row] @ _fibrillation(times, rng)
         if rhythm == "AFLT":
@@ -162,10 +195,13 @@ def simulate(
     return Ecg(signals, inside)
 
 
-def _train(wave: _Wave, times: np.ndarray, centres: np.ndarray, units: np.ndarray, gains: np.ndarray) -> np.ndarray:
+def _train(
+    wave: _Wave, times: np.ndarray, centres: np.ndarray, units: np.ndarray, gains: np.ndarray
+) -> np.ndarray:
     """Lay a wave at every beat's centre: `[n, 8, samples]`.
 
-    Each sample sees the beat whose centre is nearest, so the cost does not grow with the number of beats.
+    Each sample sees the beat whose centre is nearest, so the cost does not grow with the number of
+    beats.
 
     Args:
         centres: s, ascending, `[n, beats]`; the wave's zero.
@@ -175,10 +211,16 @@ def _train(wave: _Wave, times: np.ndarray, centres: np.ndarray, units: np.ndarra
     count, step = len(times), times[1] - times[0]
     middles = (centres[:, 1:] + centres[:, :-1]) / 2
     first = np.clip(np.ceil((middles - times[0]) / step), 0, count).astype(int)
-    edges = np.concatenate([np.zeros((len(first), 1), int), first, np.full((len(first), 1), count)], axis=1)
-    nearest = np.repeat(np.arange(centres.size), np.diff(edges).ravel()).reshape(len(centres), count)
+    edges = np.concatenate(
+        [np.zeros((len(first), 1), int), first, np.full((len(first), 1), count)], axis=1
+    )
+    nearest = np.repeat(np.arange(centres.size), np.diff(edges).ravel()).reshape(
+        len(centres), count
+    )
     since = ((times - centres.ravel()[nearest]) / units.ravel()[nearest]).astype(np.float32)
-    centre, slope = (part[..., None].astype(np.float32) for part in (wave.centres, np.sqrt(0.5) / wave.widths))
+    centre, slope = (
+        part[..., None].astype(np.float32) for part in (wave.centres, np.sqrt(0.5) / wave.widths)
+    )
     kernels = (since[:, None] - centre) * slope
     np.exp(-np.square(kernels), out=kernels)
     leads = np.matmul(wave.leads.astype(np.float32).transpose(0, 2, 1), kernels)
@@ -186,13 +228,22 @@ def _train(wave: _Wave, times: np.ndarray, centres: np.ndarray, units: np.ndarra
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
-    """Stack rows of unequal length, going on from a row's last value in steps of 1,000: beats that no record reaches."""
+    """Stack rows of unequal length, going on from a row's last value in steps of 1,000: beats that
+    no record reaches.
+    """
     longest = max(len(row) for row in rows)
-    return np.array([np.concatenate([row, row[-1] + 1e3 * np.arange(1, longest - len(row) + 1)]) for row in rows])
+    return np.array(
+        [
+            np.concatenate([row, row[-1] + 1e3 * np.arange(1, longest - len(row) + 1)])
+            for row in rows
+        ]
+    )
 
 
 def _qt(qt: np.ndarray, trains: list[Beats]) -> np.ndarray:
-    """QT of every beat, `[n, beats]` s: it follows the RR intervals before it with a memory, about the patient's mean."""
+    """QT of every beat, `[n, beats]` s: it follows the RR intervals before it with a memory, about
+    the patient's mean.
+    """
     rows = []
     for mean, train in zip(qt, trains, strict=True):
         intervals = np.diff(train.times)
@@ -204,7 +255,7 @@ def _qt(qt: np.ndarray, trains: list[Beats]) -> np.ndarray:
 
 
 def _sawtooth(phase: np.ndarray, harmonics: int) -> np.ndarray:
-    """A band-limited sawtooth of unit size, rising slowly and falling fast, at `phase` in cycles."""
+    """A band-limited sawtooth of unit size, slow rise and fast fall, at `phase` in cycles."""
     angle = (2 * np.pi * (phase % 1)).astype(np.float32)
     orders = np.arange(1, harmonics + 1, dtype=np.float32)
     return (-0.6 * (-1) ** orders / orders) @ np.sin(orders[:, None] * angle)
@@ -213,19 +264,28 @@ def _sawtooth(phase: np.ndarray, harmonics: int) -> np.ndarray:
 def _fibrillation(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Fibrillatory waves of 4-9 Hz in three directions, `[3, samples]`, of about unit size.
 
-    Sawtooth waves whose frequency and size sway, after Stridh & Sörnmo 2001 (IEEE Trans Biomed Eng 48:105).
+    Sawtooth waves whose frequency and size sway, after Stridh & Sörnmo 2001 (IEEE Trans Biomed Eng
+    48:105).
     """
     rate = np.clip(rng.normal(6.3, 1.0), 4.3, 8.7)
     waves = []
     for _ in range(3):
         sway, slow = rng.uniform(0.3, 1.2), rng.uniform(0.1, 0.4)
         shift, phases = rng.normal(0, 0.25), rng.uniform(0, 1, 3)
-        phase = (rate + shift) * times + phases[0] + 0.15 * np.sin(2 * np.pi * (sway * times + phases[1]))
-        waves.append(_sawtooth(phase, 3) * (1 + 0.4 * np.sin(2 * np.pi * (slow * times + phases[2]))))
+        phase = (
+            (rate + shift) * times
+            + phases[0]
+            + 0.15 * np.sin(2 * np.pi * (sway * times + phases[1]))
+        )
+        waves.append(
+            _sawtooth(phase, 3) * (1 + 0.4 * np.sin(2 * np.pi * (slow * times + phases[2])))
+        )
     return np.array(waves, dtype=np.float32)
 
 
-def _flutter(wave: _Wave, row: int, times: np.ndarray, train: Beats, rng: np.random.Generator) -> np.ndarray:
+def _flutter(
+    wave: _Wave, row: int, times: np.ndarray, train: Beats, rng: np.random.Generator
+) -> np.ndarray:
     """Flutter waves of a patient, in step with the beats, about their mean: `[8, samples]`."""
     phase = (times - train.times[len(train.times) // 2]) / train.cycle + rng.uniform()
     since = (phase - wave.centres[row][:, None] + 0.5) % 1 - 0.5
@@ -239,7 +299,8 @@ class _Shape:
     """What a patient's waves look like.
 
     Attributes:
-        qrs, t, p: kernels, in units of a stretched millisecond, of T's peak to end, and of a millisecond.
+        qrs, t, p: kernels, in units of a stretched millisecond, of T's peak to end, and of a
+            millisecond.
         stretch: s, the QRS's unit of time. onset, end: s from the R peak, of the QRS.
         p_delay: s from the R peak to the onset of P.
         atria: `[n, 8, 3]` mV, the directions of fibrillatory waves in the leads.
@@ -269,7 +330,9 @@ class _Shape:
         _, fall = _extent(t, np.arange(-1, 3, 0.01), _T_LIMIT)
         t = _Wave(t.centres / fall[:, None], t.widths / fall[:, None], t.leads)
         onset, end = first * stretch, last * stretch
-        p_delay = np.array([_p_delay(row, begin, rng) for (row, rng), begin in zip(rows, onset, strict=True)])
+        p_delay = np.array(
+            [_p_delay(row, begin, rng) for (row, rng), begin in zip(rows, onset, strict=True)]
+        )
         atria = np.einsum("nlx,nxc->nlc", fields, np.stack([_atrial_vectors(rng) for rng in rngs]))
         flutter = _wave([_flutter_kernels(rng) for rng in rngs], far, rngs)
         return cls(qrs, t, p, stretch, onset, end, p_delay, atria.astype(np.float32), flutter)
@@ -295,20 +358,30 @@ def _kernels(template: Sequence[_Kernel]) -> _Kernels:
     return centres, widths, vectors
 
 
-def _wave(kernels: list[_Kernels], fields: np.ndarray, rngs: Sequence[np.random.Generator]) -> _Wave:
-    """See kernels through the patients' lead fields; a tenth of a chest lead is near the heart and follows no vector."""
+def _wave(
+    kernels: list[_Kernels], fields: np.ndarray, rngs: Sequence[np.random.Generator]
+) -> _Wave:
+    """See kernels through the patients' lead fields; a tenth of a chest lead is near the heart and
+    follows no vector.
+    """
     centres, widths, vectors = (np.stack(parts) for parts in zip(*kernels, strict=True))
     leads = np.einsum("nlx,nkx->nkl", fields, vectors)
     size = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    leads[..., _CHEST] += 0.1 * size * np.stack([rng.standard_normal((vectors.shape[1], 6)) for rng in rngs])
+    leads[..., _CHEST] += (
+        0.1 * size * np.stack([rng.standard_normal((vectors.shape[1], 6)) for rng in rngs])
+    )
     return _Wave(centres, widths, leads)
 
 
 def _turned(vectors: np.ndarray, weights: np.ndarray, axis: float) -> np.ndarray:
-    """Turn vectors in the frontal plane until their weighted sum points along `axis`, in degrees from the left downwards."""
+    """Turn vectors in the frontal plane until their weighted sum points along `axis`, in degrees
+    from the left downwards.
+    """
     total = weights @ vectors
     angle = np.deg2rad(axis) - np.arctan2(total[1], total[0])
-    turn = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    turn = np.array(
+        [[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     return vectors @ turn
 
 
@@ -316,11 +389,15 @@ def _qrs_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
     centres, widths, vectors = _kernels(_QRS[patient.conduction])
     centres = centres + rng.normal(0, 1.5, len(centres))
     widths = widths * np.exp(rng.normal(0, 0.08, len(widths)))
-    vectors = vectors * np.exp(rng.normal(0, 0.18, (len(vectors), 1))) + rng.normal(0, 0.04, vectors.shape)
+    vectors = vectors * np.exp(rng.normal(0, 0.18, (len(vectors), 1))) + rng.normal(
+        0, 0.04, vectors.shape
+    )
     vectors[-1] += rng.normal(0, 0.11, 3)
     # Transition between right and left chest leads: the heart turned about its long axis.
     turn = np.deg2rad(rng.normal(0, 14))
-    vectors = vectors @ np.array([[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]])
+    vectors = vectors @ np.array(
+        [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
+    )
     size = np.exp(rng.normal(0, 0.30)) * (0.5 if rng.uniform() < 0.06 else 1.0)
     return centres, widths, size * _turned(vectors, widths, patient.r_axis)
 
@@ -341,9 +418,11 @@ def _t_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
 
 
 def _st_depression(patient: Any, rng: np.random.Generator) -> np.ndarray:
-    """The vector, in mV, by which ST sinks in a tachycardia that re-enters: in most leads in which the QRS is upright, I to V6.
+    """The vector, in mV, by which ST sinks in a tachycardia that re-enters: in most leads in which
+    the QRS is upright, I to V6.
 
-    Most such tachycardias have it, by 0.1 mV or more, without any lack of blood (Riva et al. 1996, J Am Coll Cardiol 27:1480).
+    Most such tachycardias have it, by 0.1 mV or more, without any lack of blood (Riva et al. 1996,
+    J Am Coll Cardiol 27:1480).
     """
     axis = np.deg2rad(patient.r_axis)
     return max(0.0, rng.normal(0.11, 0.07)) * np.array([np.cos(axis), np.sin(axis), 0.3])
@@ -358,10 +437,12 @@ def _p_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
 
 
 def _p_delay(patient: Any, onset: float, rng: np.random.Generator) -> float:
-    """Seconds from the R peak to the onset of P; in tachycardias that re-enter, P lies within or behind the QRS.
+    """Seconds from the R peak to the onset of P; in tachycardias that re-enter, P lies within or
+    behind the QRS.
 
-    Nodal re-entry hides P in the QRS or at its end, a bypass tract brings it back into the ST segment. They occur about 2 : 1 (Porter
-    et al. 2004, Heart Rhythm 1:393). A focal tachycardia, with P in front of the QRS, is a rhythm of its own in both data sets.
+    Nodal re-entry hides P in the QRS or at its end, a bypass tract brings it back into the ST
+    segment. They occur about 2 : 1 (Porter et al. 2004, Heart Rhythm 1:393). A focal tachycardia,
+    with P in front of the QRS, is a rhythm of its own in both data sets.
     """
     pr = np.clip(rng.normal(160, 22) - 0.25 * (patient.rate - 75), 100, 230) / 1000
     nodal, within, behind = rng.uniform() < 2 / 3, rng.uniform(0.0, 0.05), rng.uniform(0.09, 0.16)
@@ -377,10 +458,15 @@ def _atrial_vectors(rng: np.random.Generator) -> np.ndarray:
 
 
 def _flutter_kernels(rng: np.random.Generator) -> _Kernels:
-    """Kernels of a flutter wave; one in ten runs the other way round, which turns its vectors and their order about (Saoudi et al.)."""
+    """Kernels of a flutter wave; one in ten runs the other way round, which turns its vectors and
+    their order about (Saoudi et al.).
+    """
     centres, widths, vectors = _kernels(_FLUTTER)
     clockwise = rng.uniform() < 0.1
     centres = centres + rng.normal(0, 0.02, len(centres))
     widths = widths * np.exp(rng.normal(0, 0.1, len(widths)))
-    vectors = (vectors * np.exp(rng.normal(0, 0.15, (len(vectors), 1))) + rng.normal(0, 0.02, vectors.shape)) * np.exp(rng.normal(0, 0.25))
+    vectors = (
+        vectors * np.exp(rng.normal(0, 0.15, (len(vectors), 1)))
+        + rng.normal(0, 0.02, vectors.shape)
+    ) * np.exp(rng.normal(0, 0.25))
     return (1 - centres, widths, -vectors) if clockwise else (centres, widths, vectors)

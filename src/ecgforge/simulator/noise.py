@@ -1,4 +1,6 @@
-"""What lies between a heart and a file: electrodes, muscles, mains, and the recorder's filters and gain."""
+"""What lies between a heart and a file: electrodes, muscles, mains, and the recorder's filters and
+gain.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# RA, LA, LL, V1-V6 to the leads I, II, V1-V6: limb leads are differences, chest leads stand against Wilson's terminal.
+# RA, LA, LL, V1-V6 to the leads I, II, V1-V6: limb leads are differences, chest leads stand against
+# Wilson's terminal.
 _ELECTRODES = np.zeros((8, 9), dtype=np.float32)
 _ELECTRODES[0, [1, 0]] = _ELECTRODES[1, [2, 0]] = 1, -1
 _ELECTRODES[2:, 3:] = np.eye(6)
@@ -37,14 +40,18 @@ class Recorder:
     mains_frequency: float
     gain: float
 
-    def record(self, signals: np.ndarray, rngs: Sequence[np.random.Generator], sampling_rate: int) -> np.ndarray:
-        """Record clean signals, `[n, 8, samples]` in mV at `sampling_rate`, with all that a real recording adds.
+    def record(
+        self, signals: np.ndarray, rngs: Sequence[np.random.Generator], sampling_rate: int
+    ) -> np.ndarray:
+        """Record clean signals, `[n, 8, samples]` in mV at `sampling_rate`, with all that a real
+        recording adds.
 
-        Works on spectra: noise is drawn there, the filters multiply there, and resampling cuts or extends there. Noise reaches as
-        far as the narrower of the two bands.
+        Works on spectra: noise is drawn there, the filters multiply there, and resampling cuts or
+        extends there. Noise reaches as far as the narrower of the two bands.
 
         Returns:
-            `[n, 8, samples * self.sampling_rate / sampling_rate]` float32, mV. Filters settle in the first second or two.
+            `[n, 8, samples * self.sampling_rate / sampling_rate]` float32, mV. Filters settle in
+            the first second or two.
         """
         count = signals.shape[-1]
         kept = count * self.sampling_rate // sampling_rate
@@ -58,18 +65,34 @@ class Recorder:
 
     def _response(self, frequencies: np.ndarray) -> np.ndarray:
         low = frequencies / self.low_pass
-        return 1j * frequencies / (1j * frequencies + self.high_pass) / (1 - low**2 + 1j * np.sqrt(2) * low)
+        return (
+            1j
+            * frequencies
+            / (1j * frequencies + self.high_pass)
+            / (1 - low**2 + 1j * np.sqrt(2) * low)
+        )
 
     def _noise(self, frequencies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Noise at the nine electrodes as Fourier coefficients over the number of samples, in mV: `[9, frequencies]`."""
+        """Noise at the nine electrodes as Fourier coefficients over the number of samples, in mV:
+
+        `[9, frequencies]`.
+        """
         wander_level, muscle_level, mains_level = (
-            np.exp(self.spread * rng.standard_normal(3)) * [self.wander, self.muscle, self.mains] / 1000
+            np.exp(self.spread * rng.standard_normal(3))
+            * [self.wander, self.muscle, self.mains]
+            / 1000
         )
-        wander = np.where((frequencies > 0.04) & (frequencies < 1), 1 / np.maximum(frequencies, 0.1), 0)
+        wander = np.where(
+            (frequencies > 0.04) & (frequencies < 1), 1 / np.maximum(frequencies, 0.1), 0
+        )
         muscle = frequencies / np.hypot(frequencies, 20)
-        power = (wander_level * wander) ** 2 / np.sum(wander**2) + (muscle_level * muscle) ** 2 / np.sum(muscle**2)
+        power = (wander_level * wander) ** 2 / np.sum(wander**2) + (
+            muscle_level * muscle
+        ) ** 2 / np.sum(muscle**2)
         noise = rng.standard_normal((9, 2 * len(frequencies)), dtype=np.float32).view(np.complex64)
-        noise *= (np.exp(0.35 * rng.standard_normal((9, 1))) * (np.sqrt(power) / 2)).astype(np.float32)
+        noise *= (np.exp(0.35 * rng.standard_normal((9, 1))) * (np.sqrt(power) / 2)).astype(
+            np.float32
+        )
         hum = rng.standard_normal((9, 2)).view(complex)[:, 0] * mains_level / 2
         if self.mains_frequency < self.sampling_rate / 2:
             noise[:, np.searchsorted(frequencies, self.mains_frequency)] += hum

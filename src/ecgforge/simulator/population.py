@@ -1,7 +1,9 @@
-"""Who the simulated patients are: rate, QRS duration, QT, axes and age by rhythm, as measured in 10,646 real patients.
+"""Who the simulated patients are: rate, QRS duration, QT, axes and age by rhythm, as measured in
+10,646 real patients.
 
-The quantiles and correlations beside this file were measured on the Chapman-Shaoxing records (Zheng et al. 2020, Sci Data
-7:48). Marginals follow the quantiles; a Gaussian copula carries the correlations (Nelsen 2006, An Introduction to Copulas).
+The quantiles and correlations beside this file were measured on the Chapman-Shaoxing records (Zheng
+et al. 2020, Sci Data 7:48). Marginals follow the quantiles; a Gaussian copula carries the
+correlations (Nelsen 2006, An Introduction to Copulas).
 """
 
 from __future__ import annotations
@@ -14,13 +16,22 @@ import numpy as np
 import pandas as pd
 
 CORRELATED = ("rate", "qrs", "qt", "r_axis", "age")
-_QUANTILES = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99}
+_QUANTILES = {
+    "q01": 0.01,
+    "q05": 0.05,
+    "q25": 0.25,
+    "q50": 0.5,
+    "q75": 0.75,
+    "q95": 0.95,
+    "q99": 0.99,
+}
 _SCORES = np.array([NormalDist().inv_cdf(share) for share in _QUANTILES.values()])
 _MALE = {"SR": 0.44, "SB": 0.64, "ST": 0.51, "SA": 0.56, "AFIB": 0.59, "AFLT": 0.58, "SVT": 0.48}
 _WIDE_QRS = 115  # ms; a wider one is taken for a bundle branch block or a diffuse delay
 _BLOCKS = ("rbbb", "lbbb", "normal")
 _BLOCK_SHARES = (0.5, 0.3, 0.2)
-_FILLED = 0.95  # share of the RR interval that QT can take before the next beat would fall into the T wave
+# share of the RR interval that QT can take before the next beat would fall into the T wave
+_FILLED = 0.95
 _SHORTEST_JT = 110  # ms
 
 
@@ -28,15 +39,18 @@ def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Draw a patient for each of `rhythms`, an array of names of the rhythm vocabulary.
 
     Returns:
-        A row a patient: `rhythm`; `rate` (ventricular, beats/min); `qrs`, `qt` (ms); `r_axis`, `t_axis` (degrees in the
-        frontal plane); `age` (whole years); `sex` (male, female); `conduction` (normal, rbbb, lbbb).
+        A row a patient: `rhythm`; `rate` (ventricular, beats/min); `qrs`, `qt` (ms); `r_axis`,
+            `t_axis` (degrees in the frontal plane); `age` (whole years); `sex` (male, female);
+            `conduction` (normal, rbbb, lbbb).
 
     Raises:
         KeyError: a rhythm that was not measured.
     """
     rhythms = np.asarray(rhythms)
     scores = rng.standard_normal((len(rhythms), len(CORRELATED) + 1))
-    table = pd.DataFrame({"rhythm": rhythms, **{name: np.zeros(len(rhythms)) for name in (*CORRELATED, "t_axis")}})
+    table = pd.DataFrame(
+        {"rhythm": rhythms, **{name: np.zeros(len(rhythms)) for name in (*CORRELATED, "t_axis")}}
+    )
     for rhythm in np.unique(rhythms):
         rows = np.flatnonzero(rhythms == rhythm)
         latent = scores[rows]
@@ -56,7 +70,11 @@ def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
 
 def quantiles(rhythm: str, quantity: str) -> np.ndarray:
     """Return the measured 1, 5, 25, 50, 75, 95 and 99 % quantiles of a quantity in a rhythm."""
-    return _table("population_quantiles.csv", ("rhythm", "quantity")).loc[(rhythm, quantity), list(_QUANTILES)].to_numpy(float)
+    return (
+        _table("population_quantiles.csv", ("rhythm", "quantity"))
+        .loc[(rhythm, quantity), list(_QUANTILES)]
+        .to_numpy(float)
+    )
 
 
 def correlations(rhythm: str) -> np.ndarray:

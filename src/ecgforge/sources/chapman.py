@@ -1,6 +1,8 @@
-"""Chapman-Shaoxing-Ningbo as PhysioNet publishes it (ecg-arrhythmia 1.0.0): its lists of records, its headers, its SNOMED CT codes.
+"""Chapman-Shaoxing-Ningbo as PhysioNet publishes it (ecg-arrhythmia 1.0.0): its lists of records,
+its headers, its SNOMED CT codes.
 
-Zheng et al., A 12-lead electrocardiogram database for arrhythmia research covering more than 10,000 patients. Sci Data 7, 48 (2020).
+Zheng et al., A 12-lead electrocardiogram database for arrhythmia research covering more than 10,000
+patients. Sci Data 7, 48 (2020).
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ LARGEST = 1_000_000  # bytes of a header that are looked at; they have a few tho
 
 
 def catalogue(folder: Path) -> pd.DataFrame:
-    """Read the lists of records and the headers' comment lines in `folder`; no signal file is opened.
+    """Read the lists of records and the headers' comment lines in `folder`; no signal file is
+    opened.
 
     Each record is its own patient. A listed record whose header is missing stays in, with no codes.
 
     Returns:
-        A row a record: id ("JS00001"), patient (the same), codes (SNOMED CT), age in years or NaN, sex ("male", "female", ""), fold
-        (NaN: none is published), path, withdrawn (False).
+        A row a record: id ("JS00001"), patient (the same), codes (SNOMED CT), age in years or NaN,
+            sex ("male", "female", ""), fold (NaN: none is published), path, withdrawn (False).
 
     Raises:
         EcgforgeError: a list of records is missing.
@@ -43,19 +46,25 @@ def catalogue(folder: Path) -> pd.DataFrame:
 
 
 def record_paths(folder: Path) -> list[str]:
-    """List all records, relative to `folder`. RECORDS names records, or folders (with a slash) that hold a RECORDS of their own.
+    """List all records, relative to `folder`.
+
+    RECORDS names records, or folders (with a slash) that hold a RECORDS of their own.
 
     Raises:
         EcgforgeError: a list is missing, or names something outside `folder`.
     """
     paths: list[str] = []
     for entry in _entries(folder, ""):
-        paths += [entry + name for name in _entries(folder, entry)] if entry.endswith("/") else [entry]
+        paths += (
+            [entry + name for name in _entries(folder, entry)] if entry.endswith("/") else [entry]
+        )
     return paths
 
 
 def listed(folder: Path) -> Iterator[list[str]]:
-    """Yield the further metadata files that those already in `folder` lead to: the lists of folders, then all headers."""
+    """Yield the further metadata files that those already in `folder` lead to: the lists of
+    folders, then all headers.
+    """
     yield [f"{entry}{LIST}" for entry in _entries(folder, "") if entry.endswith("/")]
     yield [f"{path}.hea" for path in record_paths(folder)]
 
@@ -75,15 +84,21 @@ def _entries(folder: Path, below: str) -> list[str]:
     try:
         text = _decoded(file.read_bytes())
     except FileNotFoundError:
-        raise EcgforgeError(f"{file} is missing: {folder} is no copy of ecg-arrhythmia 1.0.0, or an incomplete one") from None
+        raise EcgforgeError(
+            f"{file} is missing: {folder} is no copy of ecg-arrhythmia 1.0.0, or an incomplete one"
+        ) from None
     except OSError as error:
-        raise EcgforgeError(f"{file} cannot be read: {error.strerror or 'the disk does not give it'}") from None
+        raise EcgforgeError(
+            f"{file} cannot be read: {error.strerror or 'the disk does not give it'}"
+        ) from None
     entries = [line.strip() for line in text.splitlines() if line.strip()]
     for entry in entries:
         if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
             raise EcgforgeError(f"{file} names {entry[:80]!r}, which lies outside the data set")
         if not entry.isprintable() or not PurePosixPath(entry).name or len(entry) > LONGEST:
-            raise EcgforgeError(f"{file} names {entry[:80]!r}, which is no name of a record or a folder")
+            raise EcgforgeError(
+                f"{file} names {entry[:80]!r}, which is no name of a record or a folder"
+            )
     return entries
 
 
@@ -99,7 +114,16 @@ def _row(folder: Path, path: str) -> tuple[str, str, list[str], float, str, floa
     name = PurePosixPath(path).name
     codes = [code.strip() for code in comments.get("Dx", "").split(",") if code.strip()]
     sex = comments.get("Sex", "").lower()
-    return name, name, codes, _age(comments.get("Age", "")), sex if sex in ("male", "female") else "", float("nan"), path, False
+    return (
+        name,
+        name,
+        codes,
+        _age(comments.get("Age", "")),
+        sex if sex in ("male", "female") else "",
+        float("nan"),
+        path,
+        False,
+    )
 
 
 def _comments(header: Path) -> dict[str, str]:

@@ -11,15 +11,20 @@ import yaml
 
 @cache
 def _tree() -> dict[str, Any]:
-    # By path below the package and not as `ecgforge.records`: a source reads this data file and imports none of that room's code.
+    # By path below the package and not as `ecgforge.records`: a source reads this data file and
+    # imports none of that room's code.
     text = (resources.files("ecgforge") / "records" / "rhythms.yaml").read_text(encoding="utf-8")
     tree: dict[str, Any] = yaml.safe_load(text)
     return tree
 
 
 def rhythm_codes(*systems: str) -> dict[str, str]:
-    """Map the codes of the named systems (`scp`, `snomed`, `plain`) to rhythms of the vocabulary."""
-    return {code: rhythm for system in systems for code, rhythm in _tree()["codes"][system]["rhythms"].items()}
+    """Map the codes of systems (`scp`, `snomed`, `plain`) to rhythms of the vocabulary."""
+    return {
+        code: rhythm
+        for system in systems
+        for code, rhythm in _tree()["codes"][system]["rhythms"].items()
+    }
 
 
 def other_rhythms(*systems: str) -> set[str]:

@@ -1,4 +1,6 @@
-"""One's own records: any folder of WFDB files, and a CSV that says whose they are and which rhythm they show."""
+"""One's own records: any folder of WFDB files, and a CSV that says whose they are and which rhythm
+they show.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import pandas as pd
 
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.outputs import expanded
 from ecgforge.params import FolderSource
 from ecgforge.sources import FILES
@@ -30,35 +32,42 @@ TABLE = "records.csv"  # what `fetch` names the CSV, whatever its name was
 LONGEST = 250  # bytes of a name, less than the 255 that file systems take by an extension
 SYNTHETIC = "SYNTHETIC.txt"
 MARKS = ("SIMULATED.txt", SYNTHETIC)  # files by which a folder says that no patient was recorded
-TAKEN = {name.casefold() for name in (TABLE, *MARKS, FILES)}  # what no file of a record may be called, as some disks ignore case
+# what no file of a record may be called, as some disks ignore case
+TAKEN = {name.casefold() for name in (TABLE, *MARKS, FILES)}
 COLUMNS = ("record", "patient", "rhythm")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 
 
 def fetch(folder: Path, settings: FolderSource) -> None:
-    """Copy the CSV, and the WFDB files of the records that it names, to `folder`, whole or not at all.
+    """Copy the CSV, and the WFDB files of the records that it names, to `folder`, whole or not at
+    all.
 
-    A record's files are its header and the signal files that the header names beside it. What is not there is not copied, and
-    preparation sets that record aside with the reason. Links are followed, out of the folder to records alone: see `sources.links`. A file
-    of `MARKS` goes along.
+    A record's files are its header and the signal files that the header names beside it. What is
+    not there is not copied, and preparation sets that record aside with the reason. Links are
+    followed, out of the folder to records alone: see `sources.links`. A file of `MARKS` goes along.
 
     Raises:
-        EcgforgeError: the folder, the CSV or a column is missing, a row lacks its record or patient, or a record's path leaves the
-            folder.
+        EcgforgeError: the folder, the CSV or a column is missing, a row lacks its record or
+            patient, or a record's path leaves the folder.
     """
     source = expanded(settings.path)
     if not source.is_dir():
-        raise EcgforgeError(f"the folder of records {source} does not exist: mend `path` of the source in params.yaml")
+        raise EcgforgeError(
+            f"the folder of records {source} does not exist: mend `path` of the source in "
+            "params.yaml"
+        )
     file = source / expanded(settings.table)
     table = _table(file)
     _tell_unknown(table)
     paths = [_record_path(cell, source) for cell in table["record"]]
     left, taken = {}, {}
-    with whole(folder) as scratch:
+    with atomic_write(folder) as scratch:
         scratch.mkdir()
         for record in dict.fromkeys(paths):
             files = _files(source, record)
-            if name := next((name for name in files if PurePosixPath(name).parts[0].casefold() in TAKEN), ""):
+            if name := next(
+                (name for name in files if PurePosixPath(name).parts[0].casefold() in TAKEN), ""
+            ):
                 taken[record] = name
                 continue
             files = [name for name in files if (source / name).is_file()]
@@ -76,17 +85,29 @@ def fetch(folder: Path, settings: FolderSource) -> None:
             _copy_mark(source, mark, scratch)
     if taken:
         record, name = next(iter(taken.items()))
-        told = f"one of which has a name that ecgforge needs ({TABLE}, {', '.join(MARKS)}, {FILES}), are left out"
-        console.err.print(f"{len(taken)} records, of the files of which {told}; the first, {record}: {name[:80]}; rename the file")
+        told = (
+            f"one of which has a name that ecgforge needs ({TABLE}, {', '.join(MARKS)}, {FILES}), "
+            "are left out"
+        )
+        console.err.print(
+            f"{len(taken)} records, of the files of which {told}; the first, {record}: "
+            f"{name[:80]}; rename the file"
+        )
     if left:
         record, reason = next(iter(left.items()))
-        told = "whose files are links out of the folder, are left out, since what these lead to is not known to be a record"
+        told = (
+            "whose files are links out of the folder, are left out, since what these lead to is "
+            "not known to be a record"
+        )
         console.err.print(f"{len(left)} records, {told}; the first, {record}: {reason}")
 
 
 def _copy_mark(source: Path, mark: str, scratch: Path) -> None:
     if lead_out(source, [mark]):
-        (scratch / mark).write_text("No patient was recorded: the source's file of this name, a link out of its folder, says so.\n")
+        (scratch / mark).write_text(
+            "No patient was recorded: the source's file of this name, a link out of its folder, "
+            "says so.\n"
+        )
     elif (source / mark).is_file():
         shutil.copyfile(source / mark, scratch / mark)
 
@@ -94,12 +115,13 @@ def _copy_mark(source: Path, mark: str, scratch: Path) -> None:
 def catalogue(folder: Path) -> pd.DataFrame:
     """Read the CSV that `fetch` wrote in `folder`; no signal file is opened.
 
-    Rhythms are names of the vocabulary or SCP or SNOMED CT codes, in any case. Patients that differ in form alone are one. The columns age
-    (years) and sex (male, female, m, f) may be absent, and what cannot be read in them counts as unknown.
+    Rhythms are names of the vocabulary or SCP or SNOMED CT codes, in any case. Patients that differ
+    in form alone are one. The columns age (years) and sex (male, female, m, f) may be absent, and
+    what cannot be read in them counts as unknown.
 
     Returns:
-        A row a record: id and path (the record's path), patient, codes (one, or none where the cell is empty), age, sex, fold
-        (NaN), withdrawn (False).
+        A row a record: id and path (the record's path), patient, codes (one, or none where the cell
+            is empty), age, sex, fold (NaN), withdrawn (False).
 
     Raises:
         EcgforgeError: the CSV or a column is missing, or a row lacks its record or patient.
@@ -131,14 +153,23 @@ def _sexes(cells: pd.Series) -> pd.Series:
 
 
 def _tell_unknown(table: pd.DataFrame) -> None:
-    """Say of which cells nothing will be known, though something stands there; and which patients are taken for one."""
+    """Say of which cells nothing will be known, though something stands there; and which patients
+    are taken for one.
+    """
     one = _one_patient(table["patient"])
     if (differing := table["patient"] != one).any():
         pairs = dict.fromkeys(zip(one[differing], table.loc[differing, "patient"], strict=True))
         words = ", ".join(f"'{first[:40]}' and '{other[:40]}'" for first, other in list(pairs)[:5])
-        console.err.print(f"patients that differ in form alone are taken for one: {words}; where they are two, give them other names")
+        console.err.print(
+            f"patients that differ in form alone are taken for one: {words}; where they are two, "
+            "give them other names"
+        )
     nowhere = pd.Series("", index=table.index)
-    ages, sexes, rhythms = table.get("age", nowhere), table.get("sex", nowhere), table["rhythm"].str.upper()
+    ages, sexes, rhythms = (
+        table.get("age", nowhere),
+        table.get("sex", nowhere),
+        table["rhythm"].str.upper(),
+    )
     codes = f"{', '.join(rhythm_codes('plain'))}, and SCP and SNOMED CT codes"
     for column, known, cells in (
         ("age", "years", ages[_ages(ages).isna()]),
@@ -148,13 +179,18 @@ def _tell_unknown(table: pd.DataFrame) -> None:
         counts = cells[cells != ""].value_counts()
         if len(counts):
             words = ", ".join(f"'{word[:40]}'" for word in counts.index[:5])
-            console.err.print(f"{counts.sum()} cells of the column {column} mean nothing here ({words}): known are {known}")
+            console.err.print(
+                f"{counts.sum()} cells of the column {column} mean nothing here ({words}): known "
+                f"are {known}"
+            )
 
 
 def _table(file: Path) -> pd.DataFrame:
     absent = f"a folder of records needs a CSV with the columns {', '.join(COLUMNS)}"
     table = read_table(file, COLUMNS, filled=("record", "patient"), absent=absent)
-    return table.assign(patient=table["patient"].map(visible)).apply(lambda cells: cells.str.strip())
+    return table.assign(patient=table["patient"].map(visible)).apply(
+        lambda cells: cells.str.strip()
+    )
 
 
 def _record_path(cell: str, source: Path | None = None) -> str:
@@ -167,9 +203,15 @@ def _record_path(cell: str, source: Path | None = None) -> str:
     if source:
         text = _relative(text, source)
     path = PurePosixPath(os.path.normpath(text))
-    if path.is_absolute() or path.parts[:1] in ((), ("..",)) or re.search(r"[\0-\x1f\x7f]", text) or re.match("[A-Za-z]:/", text):
+    if (
+        path.is_absolute()
+        or path.parts[:1] in ((), ("..",))
+        or re.search(r"[\0-\x1f\x7f]", text)
+        or re.match("[A-Za-z]:/", text)
+    ):
         raise EcgforgeError(
-            f"the record {cell[:200]!r} lies outside the folder{f' {source}' if source else ''}: a CSV names files below it"
+            f"the record {cell[:200]!r} lies outside the folder{f' {source}' if source else ''}: a "
+            "CSV names files below it"
         )
     if len(text) > 4 * LONGEST or any(len(os.fsencode(part)) > LONGEST for part in path.parts):
         raise EcgforgeError(f"the record {cell[:200]!r}... has a name that no file can have")
@@ -177,7 +219,9 @@ def _record_path(cell: str, source: Path | None = None) -> str:
 
 
 def _relative(text: str, source: Path) -> str:
-    """Turn an absolute path, or one from the user's home, into one relative to `source`, if it leads there by name or by links."""
+    """Turn an absolute path, or one from the user's home, into one relative to `source`, if it
+    leads there by name or by links.
+    """
     path = Path(os.path.normpath(expanded(text) if text.startswith("~/") else text))
     for home in (Path(os.path.normpath(source.absolute())), source.resolve()):
         for candidate in (path, path.parent.resolve() / path.name):
@@ -187,7 +231,9 @@ def _relative(text: str, source: Path) -> str:
 
 
 def _files(source: Path, record: str) -> list[str]:
-    """Name the header of `record`, if it exists in `source`, and what may be its signal files, there or not."""
+    """Name the header of `record`, if it exists in `source`, and what may be its signal files,
+    there or not.
+    """
     header = f"{record}.hea"
     if not (source / header).is_file():
         return []
@@ -196,16 +242,26 @@ def _files(source: Path, record: str) -> list[str]:
 
 
 def _signal_files(header: Path) -> list[str]:
-    """Name what may be the signal files beside `header`, by which its lines begin; one that they name elsewhere is not followed."""
+    """Name what may be the signal files beside `header`, by which its lines begin; one that they
+    name elsewhere is not followed.
+    """
     with header.open("rb") as file:
         text = decoded(file.read(LARGEST))
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     names = dict.fromkeys(name for line in lines[1:] for name in file_names(line.strip()))
-    return [name for name in names if PurePosixPath(name).name == name and name != ".." and len(os.fsencode(name)) < LONGEST]
+    return [
+        name
+        for name in names
+        if PurePosixPath(name).name == name and name != ".." and len(os.fsencode(name)) < LONGEST
+    ]
 
 
 def _one_patient(patients: pd.Series) -> pd.Series:
-    """Write patients alike that differ in form alone, such as 7, 007 and 7.0, or p1 and P1: as the first of them is written."""
+    """Write patients alike that differ in form alone, such as 7, 007 and 7.0, or p1 and P1: as the
+    first of them is written.
+    """
     forms = patients.map(_form)
     return forms.map(patients.groupby(forms).first())
 

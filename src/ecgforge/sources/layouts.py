@@ -1,4 +1,7 @@
-"""The layouts that records come in. A new public data set is one file like `ptbxl.py` and its line in `PUBLISHED`."""
+"""The layouts that records come in.
+
+A new public data set is one file like `ptbxl.py` and its line in `PUBLISHED`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ class Layout(Protocol):
     OTHER_RHYTHMS: set[str]
 
     def catalogue(self, folder: Path, /) -> pd.DataFrame:
-        """Describe every record: id, patient, codes, age, sex, fold, path, withdrawn. Raises EcgforgeError."""
+        """Describe every record: id, patient, codes, age, sex, fold, path, withdrawn.
+
+        Raises EcgforgeError.
+        """
 
 
 class PublishedLayout(Layout, Protocol):
@@ -38,7 +44,9 @@ class PublishedLayout(Layout, Protocol):
     COMPANIONS: tuple[str, ...]
 
     def listed(self, folder: Path, /) -> Iterator[list[str]]:
-        """Yield, list by list, further files that the catalogue needs; those of a list must be in `folder` before the next."""
+        """Yield, list by list, further files that the catalogue needs; those of a list must be in
+        `folder` before the next.
+        """
 
     def files(self, path: str, sampling_rate: int, /) -> list[str]:
         """Name the files of the record at `path` that serve `sampling_rate`, in Hz."""

@@ -1,4 +1,6 @@
-"""Links out of a folder of records are followed to records, and to nothing else: what they lead to may be private."""
+"""Links out of a folder of records are followed to records, and to nothing else: what they lead to
+may be private.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def lead_out(folder: Path, names: Iterable[str]) -> bool:
 
 
 def refusal(folder: Path, record: str) -> str:
-    """Say why what the links of `record` lead to is not known to be a record by its header's checksums; empty where it is."""
+    """Say why what the links of `record` lead to is not known to be a record by its header's
+    checksums; empty where it is.
+    """
     try:
         wfdb_files.verify(folder, record)
     except BadRecord as bad:

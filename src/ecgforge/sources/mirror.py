@@ -1,4 +1,6 @@
-"""A mirror of a published data set: any folder or fsspec URL, read concurrently, with retries, against published checksums."""
+"""A mirror of a published data set: any folder or fsspec URL, read concurrently, with retries,
+against published checksums.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,28 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponen
 
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.outputs import expanded
 
 LONGEST = 240  # bytes of a file's name; file systems take 255, and scratch files have longer ones
 SHORT = 10  # files; fewer need no progress bar
 SUMS = "SHA256SUMS.txt"
 ADVICE = (
-    "give another as the source's `mirror` in params.yaml (an https:// address, an open bucket such as s3://, a folder on this machine), "
+    "give another as the source's `mirror` in params.yaml (an https:// address, an open bucket "
+    "such as s3://, a folder on this machine), "
     "or use `profile: demo`, which needs none"
 )
 
 # Open buckets are read without an account; a user's own fsspec configuration goes before these.
-_HTTP = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}}
-_OPTIONS: dict[str, dict[str, Any]] = {"http": _HTTP, "https": _HTTP, "s3": {"anon": True}, "gs": {"token": "anon"}}
+_HTTP = {
+    "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}
+}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "http": _HTTP,
+    "https": _HTTP,
+    "s3": {"anon": True},
+    "gs": {"token": "anon"},
+}
 
 
 def _in_words(error: Exception) -> str:
@@ -47,8 +57,16 @@ def _may_pass(error: BaseException) -> bool:
     """Tell whether `error` may be gone at the next attempt."""
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status >= 500 or error.status in (408, 425, 429)
-    lasting = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, aiohttp.InvalidURL)
-    return isinstance(error, (aiohttp.ClientError, OSError, _ChecksumError)) and not isinstance(error, lasting)
+    lasting = (
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        PermissionError,
+        aiohttp.InvalidURL,
+    )
+    return isinstance(error, (aiohttp.ClientError, OSError, _ChecksumError)) and not isinstance(
+        error, lasting
+    )
 
 
 @dataclass(frozen=True)
@@ -72,14 +90,19 @@ class Mirror:
         """Open the mirror at `url`, a folder or any fsspec URL, and read its checksums.
 
         Raises:
-            EcgforgeError: it cannot be reached, or its protocol needs a package that is not installed.
+            EcgforgeError: it cannot be reached, or its protocol needs a package that is not
+                installed.
         """
         protocol = url.partition("://")[0]
         options = {**_OPTIONS.get(protocol, {}), **fsspec.config.conf.get(protocol, {})}
         try:
-            filesystem, root = fsspec.core.url_to_fs(str(expanded(url)) if url.startswith("~") else url, **options)
+            filesystem, root = fsspec.core.url_to_fs(
+                str(expanded(url)) if url.startswith("~") else url, **options
+            )
         except Exception as error:  # every fsspec backend has exceptions of its own
-            raise EcgforgeError(f"the mirror {url!r} cannot be opened{_in_words(error)}; {ADVICE}") from None
+            raise EcgforgeError(
+                f"the mirror {url!r} cannot be opened{_in_words(error)}; {ADVICE}"
+            ) from None
         bare = cls(url, filesystem, str(root).rstrip("/"), {})
         if bare.local and not (url.strip() and Path(bare.root).is_dir()):
             raise EcgforgeError(f"the mirror {url!r} is no folder on this machine; {ADVICE}")
@@ -88,14 +111,20 @@ class Mirror:
         except FileNotFoundError:
             return bare
         pairs = [line.split(maxsplit=1) for line in text.splitlines() if len(line.split()) > 1]
-        return cls(url, filesystem, bare.root, {name.strip().lstrip("*").removeprefix("./"): digest.lower() for digest, name in pairs})
+        return cls(
+            url,
+            filesystem,
+            bare.root,
+            {name.strip().lstrip("*").removeprefix("./"): digest.lower() for digest, name in pairs},
+        )
 
     @property
     def local(self) -> bool:
         return isinstance(self.filesystem, LocalFileSystem)
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of the file `name`, checked against its sum; what may be a passing failure is tried again.
+        """Return the bytes of the file `name`, checked against its sum; what may be a passing
+        failure is tried again.
 
         Raises:
             FileNotFoundError: the mirror does not have the file.
@@ -106,9 +135,14 @@ class Mirror:
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(name) from None
         except _ChecksumError:
-            raise EcgforgeError(f"{name} from {self.url} does not have the SHA-256 that {SUMS} gives; {ADVICE}") from None
+            raise EcgforgeError(
+                f"{name} from {self.url} does not have the SHA-256 that {SUMS} gives; {ADVICE}"
+            ) from None
         except Exception as error:  # every fsspec backend has exceptions of its own
-            raise EcgforgeError(f"the mirror {self.url} cannot be reached or read: {name}{_in_words(error)}; {ADVICE}") from None
+            raise EcgforgeError(
+                f"the mirror {self.url} cannot be reached or read: {name}{_in_words(error)}; "
+                f"{ADVICE}"
+            ) from None
 
     @retry(
         retry=retry_if_exception(_may_pass),
@@ -123,7 +157,9 @@ class Mirror:
         return content
 
 
-def download(mirror: Mirror, names: Iterable[str], landing: Path, connections: int, what: str) -> set[str]:
+def download(
+    mirror: Mirror, names: Iterable[str], landing: Path, connections: int, what: str
+) -> set[str]:
     """Bring the files `names` to the folder `landing`, each complete or not at all.
 
     A file that is there already is kept, unless the mirror publishes another sum for it.
@@ -139,14 +175,23 @@ def download(mirror: Mirror, names: Iterable[str], landing: Path, connections: i
         The names of files that the mirror does not have.
 
     Raises:
-        EcgforgeError: a name leaves the data set, before anything is fetched; or see `Mirror.read`, and what had arrived stays.
+        EcgforgeError: a name leaves the data set, before anything is fetched; or see `Mirror.read`,
+            and what had arrived stays.
     """
     names = list(dict.fromkeys(names))
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise EcgforgeError(f"the metadata of {mirror.url} name {name[:200]!r}, which lies outside the data set")
-        if not name.isprintable() or "\\" in name or any(len(os.fsencode(part)) > LONGEST for part in PurePosixPath(name).parts):
-            raise EcgforgeError(f"the metadata of {mirror.url} name {name[:200]!r}, which is no name of a file")
+            raise EcgforgeError(
+                f"the metadata of {mirror.url} name {name[:200]!r}, which lies outside the data set"
+            )
+        if (
+            not name.isprintable()
+            or "\\" in name
+            or any(len(os.fsencode(part)) > LONGEST for part in PurePosixPath(name).parts)
+        ):
+            raise EcgforgeError(
+                f"the metadata of {mirror.url} name {name[:200]!r}, which is no name of a file"
+            )
 
     def bring(name: str) -> bool:
         target = landing / name
@@ -157,10 +202,12 @@ def download(mirror: Mirror, names: Iterable[str], landing: Path, connections: i
         except FileNotFoundError:
             return False
         try:
-            with whole(target) as scratch:
+            with atomic_write(target) as scratch:
                 scratch.write_bytes(content)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            raise EcgforgeError(f"the metadata of {mirror.url} name {name[:200]!r} both as a file and as a folder") from None
+            raise EcgforgeError(
+                f"the metadata of {mirror.url} name {name[:200]!r} both as a file and as a folder"
+            ) from None
         return True
 
     progress = console.progress(disable=len(names) < SHORT)

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.outputs import expanded, foreign, refuse
 from ecgforge.params import FolderSource, PhysionetSource, SimulatedSource, Source
 from ecgforge.sources import FILES
 
-HEAD = "# Written by `ecgforge acquire`, which replaces the folder while it holds these files alone."
+HEAD = (
+    "# Written by `ecgforge acquire`, which replaces the folder while it holds these files alone."
+)
 
 
 def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:
@@ -19,22 +21,30 @@ def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:
 
     Args:
         settings: the source, from the parameters.
-        folder: what to write; replaced if it is there, and holds nothing but what was written here before.
-        sampling_rate: Hz, what preparation will resample to; a published form of records that suffices is taken.
+        folder: what to write; replaced if it is there, and holds nothing but what was written here
+            before.
+        sampling_rate: Hz, what preparation will resample to; a published form of records that
+            suffices is taken.
 
     Raises:
         EcgforgeError: the source cannot be reached or read.
     """
     refuse(folder, read_from(settings).values())
     _refuse_foreign(folder)
-    with whole(folder) as scratch:
+    with atomic_write(folder) as scratch:
         _fetch(settings, scratch, sampling_rate)
-        names = sorted(file.relative_to(scratch).as_posix() for file in scratch.rglob("*") if file.is_file())
-        (scratch / FILES).write_text("\n".join([HEAD, *names]) + "\n", encoding="utf-8", errors="surrogateescape")
+        names = sorted(
+            file.relative_to(scratch).as_posix() for file in scratch.rglob("*") if file.is_file()
+        )
+        (scratch / FILES).write_text(
+            "\n".join([HEAD, *names]) + "\n", encoding="utf-8", errors="surrogateescape"
+        )
 
 
 def read_from(settings: Source) -> dict[str, Path]:
-    """Return the folders on this machine that a source is read from, by their keys in the parameters."""
+    """Return the folders on this machine that a source is read from, by their keys in the
+    parameters.
+    """
     match settings:
         case FolderSource():
             return {"path": expanded(settings.path)}
@@ -51,13 +61,15 @@ def _refuse_foreign(folder: Path) -> None:
     known = [*listed[1:], FILES] if listed[:1] == [HEAD] else []
     if more := foreign(folder, known):
         raise EcgforgeError(
-            f"{folder} exists, and `ecgforge acquire` did not write {', '.join(more[:3])}{' and more' if len(more) > 3 else ''} in it: "
+            f"{folder} exists, and `ecgforge acquire` did not write "
+            f"{', '.join(more[:3])}{' and more' if len(more) > 3 else ''} in it: "
             "name another folder, or move these files away"
         )
 
 
 def _fetch(settings: Source, folder: Path, sampling_rate: int) -> None:
-    # Imported when needed: fsspec's and the simulation's libraries cost seconds, and a stage uses one of them.
+    # Imported when needed: fsspec's and the simulation's libraries cost seconds, and a stage uses
+    # one of them.
     match settings:
         case SimulatedSource():
             from ecgforge.sources import simulated

@@ -14,13 +14,22 @@ import pandas as pd
 
 from ecgforge.errors import EcgforgeError
 
-# Characters that are not seen, of other categories than controls (Cc) and format characters (Cf): joiners, fillers, variation selectors.
-_UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Characters that are not seen, of other categories than controls (Cc) and format characters (Cf):
+# joiners, fillers, variation selectors.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def visible(cell: str) -> str:
-    """Return a cell without characters that are not seen, such as NUL, zero-width spaces and soft hyphens; white space stays."""
-    return "".join(letter for letter in _UNSEEN.sub("", cell) if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf"))
+    """Return a cell without characters that are not seen, such as NUL, zero-width spaces and soft
+    hyphens; white space stays.
+    """
+    return "".join(
+        letter
+        for letter in _UNSEEN.sub("", cell)
+        if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf")
+    )
 
 
 def numbers(cells: pd.Series) -> pd.Series:
@@ -38,7 +47,9 @@ def _number(cell: str) -> float:
         return math.nan
 
 
-def read_table(file: Path, columns: Sequence[str], filled: Sequence[str], absent: str) -> pd.DataFrame:
+def read_table(
+    file: Path, columns: Sequence[str], filled: Sequence[str], absent: str
+) -> pd.DataFrame:
     """Read a CSV with all cells as text.
 
     Args:
@@ -48,7 +59,8 @@ def read_table(file: Path, columns: Sequence[str], filled: Sequence[str], absent
         absent: what to say where the file does not exist.
 
     Raises:
-        EcgforgeError: the file is missing or no CSV, lacks a column or a cell, or has a row of more or fewer cells than columns.
+        EcgforgeError: the file is missing or no CSV, lacks a column or a cell, or has a row of more
+            or fewer cells than columns.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -59,14 +71,21 @@ def read_table(file: Path, columns: Sequence[str], filled: Sequence[str], absent
     except FileNotFoundError:
         raise EcgforgeError(f"{file} does not exist: {absent}") from None
     except OSError as error:
-        raise EcgforgeError(f"{file} cannot be read as CSV: {error.strerror or 'the disk does not give it'}") from None
+        raise EcgforgeError(
+            f"{file} cannot be read as CSV: {error.strerror or 'the disk does not give it'}"
+        ) from None
     except UnicodeDecodeError:
-        raise EcgforgeError(f"{file} cannot be read as CSV: it is no text in UTF-8; save it as such") from None
+        raise EcgforgeError(
+            f"{file} cannot be read as CSV: it is no text in UTF-8; save it as such"
+        ) from None
     table = pd.DataFrame(rows, columns=header, dtype=str)
     for column in filled:
         empty = table.index[table[column].map(visible).str.strip() == ""]
         if len(empty):
-            raise EcgforgeError(f"{file}: data row {empty[0] + 1} has no {column}, so its record cannot be told apart or split by patient")
+            raise EcgforgeError(
+                f"{file}: data row {empty[0] + 1} has no {column}, so its record cannot be told "
+                "apart or split by patient"
+            )
     return table
 
 
@@ -75,14 +94,19 @@ def _refuse_columns(header: list[str], columns: Sequence[str], file: Path) -> No
         raise EcgforgeError(f"{file} cannot be read as CSV: it is empty")
     missing = [column for column in columns if column not in header]
     if missing:
-        raise EcgforgeError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(header)[:300]}{_hint(header, columns)}")
+        raise EcgforgeError(
+            f"{file} lacks the columns {', '.join(missing)}; it has "
+            f"{', '.join(header)[:300]}{_hint(header, columns)}"
+        )
     for column in header:
         if column.strip() and header.count(column) > 1:
             raise EcgforgeError(f"{file} has two columns {column[:80]!r}: take one out")
 
 
 def _hint(header: list[str], columns: Sequence[str]) -> str:
-    """Say how the columns would be found, where the header has them in other letters or between other separators."""
+    """Say how the columns would be found, where the header has them in other letters or between
+    other separators.
+    """
     parts = [part for cell in header for part in re.split(r"[;\t|]", cell)]
     names = parts if len(parts) == len(header) else [part.strip(" \"'") for part in parts]
     meant = {visible(name).strip().casefold(): name for name in names}
@@ -101,7 +125,8 @@ def _rows(lines: Iterator[str], file: Path) -> Iterator[list[str]]:
         width = width or len(row)
         if len(row) != width:
             raise EcgforgeError(
-                f"{file}, line {reader.line_num}: {width} columns in the header, {len(row)} cells in row {number}; a comma at the end of "
+                f"{file}, line {reader.line_num}: {width} columns in the header, {len(row)} cells "
+                f"in row {number}; a comma at the end of "
                 "rows, or one in a cell without quotation marks, moves cells to other columns"
             )
         yield row
@@ -111,4 +136,7 @@ def _full(reader: Any, file: Path) -> Iterator[list[str]]:
     try:
         yield from (row for row in reader if row)
     except csv.Error as error:
-        raise EcgforgeError(f"{file} cannot be read as CSV: line {reader.line_num}: {error}; look at its quotation marks") from None
+        raise EcgforgeError(
+            f"{file} cannot be read as CSV: line {reader.line_num}: {error}; look at its quotation "
+            "marks"
+        ) from None

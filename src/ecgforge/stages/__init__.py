@@ -1,1 +1,4 @@
-"""What DVC starts: paths in, paths out. A stage checks the parameters, opens the run, and calls one function."""
+"""What DVC starts: paths in, paths out.
+
+A stage checks the parameters, opens the run, and calls one function.
+"""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ecgforge.classifiers import baselines
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
@@ -26,7 +26,7 @@ def on_real(params: Params, dataset: str, real: Path, models: Path, out: Path) -
     stage = Stage("classify", params, {"dataset": dataset})
     runs = ClassifierRuns(stage, records.about.origin == "simulated", models)
     data, test = training_data("real", records, None, 0, 0), records.split("test")
-    with whole(models) as scratch:
+    with atomic_write(models) as scratch:
         for experiment in settings.on_real(params, dataset):
             folder = scratch / "augmented" if experiment.augmented else scratch
             chosen = params.classifier_settings(experiment.backbone)
@@ -60,7 +60,7 @@ def on_synthetic(
     stage = Stage("classify", params, {"dataset": dataset, "generator": generator})
     simulated = sets["real"].about.origin == "simulated"
     runs = ClassifierRuns(stage, simulated, models)
-    with whole(models) as scratch:
+    with atomic_write(models) as scratch:
         for experiment in settings.on_synthetic(params, dataset, generator):
             setting, seed = SETTINGS[experiment.setting], experiment.seed
             test, name = sets[setting.tested_on].split("test"), f"seed-{seed}"

@@ -1,4 +1,6 @@
-"""Read and check the parameters, also what only generators and classifiers know of theirs, before any work starts."""
+"""Read and check the parameters, also what only generators and classifiers know of theirs, before
+any work starts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ WRITTEN = (Path("data/prepared"), Path("data/synthetic"), Path("models"), Path("
 
 
 def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
-    """Read params.yaml, replace what tuning found better values for, check every profile and fill in all defaults.
+    """Read params.yaml, replace what tuning found better values for, check every profile and fill
+    in all defaults.
 
     Args:
         tuned: files of `tune-classifier` and `tune-generator`: parts of the profile in use.
@@ -36,11 +39,15 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
     if tuned:
         tree = expanded(read_yaml(path, "it was there a moment ago"))
         for file in tuned:
-            tree["profiles"][params.profile] = merge_patch(tree["profiles"][params.profile], _found(file))
+            tree["profiles"][params.profile] = merge_patch(
+                tree["profiles"][params.profile], _found(file)
+            )
         params = checked(Params, tree, ", ".join(map(str, (path, *tuned))))
     needed = _sweeps(params, path)
     profiles = {
-        name: _completed(profile, f"{path}: profiles.{name}", needed if name == params.profile else set())
+        name: _completed(
+            profile, f"{path}: profiles.{name}", needed if name == params.profile else set()
+        )
         for name, profile in params.profiles.items()
     }
     return params.model_copy(update={"profiles": profiles})
@@ -72,7 +79,9 @@ def _completed(profile: Profile, where: str, needed: set[str]) -> Profile:
         generators[name] = complete = check_generator(name, generator, place)
         for variation, changed in complete.variations().items():
             check_generator(name, changed, f"{place}.ablations.{variation}")
-        space.check(complete, complete.tuning.space, partial(check_generator, name), f"{place}.tuning.space")
+        space.check(
+            complete, complete.tuning.space, partial(check_generator, name), f"{place}.tuning.space"
+        )
     for name, classifier in profile.classifiers.items():
         place = f"{where}.classifiers.{name}"
         classifiers[name] = settings = check_classifier(classifier, place)
@@ -93,12 +102,17 @@ def _completed(profile: Profile, where: str, needed: set[str]) -> Profile:
 
 
 def resolved(params: Params) -> str:
-    """Return the parameters in use as YAML, with all defaults: the sections of the profile are at the top level.
+    """Return the parameters in use as YAML, with all defaults: the sections of the profile are at
+    the top level.
 
-    Sections are in the order of the schema. `selected` has the names in use of sources and generators, whose
-    settings are under `sources` and `generators`. `params` comes from `read`, or networks lack their defaults.
+    Sections are in the order of the schema. `selected` has the names in use of sources and
+    generators, whose settings are under `sources` and `generators`. `params` comes from `read`, or
+    networks lack their defaults.
     """
-    profile, shared = params.active, params.model_dump(mode="json", exclude={"profiles", "sources", "generators"})
+    profile, shared = (
+        params.active,
+        params.model_dump(mode="json", exclude={"profiles", "sources", "generators"}),
+    )
     tree = profile.model_dump(mode="json")
     for name, generator in profile.generators.items():
         tree["generators"][name]["tuning"] = generator.tuning.model_dump(mode="json")
@@ -106,18 +120,26 @@ def resolved(params: Params) -> str:
         del tree["classifiers"][name]["backbone"]  # the key says it
         tree["classifiers"][name]["tuning"] = classifier.tuning.model_dump(mode="json")
     selected = {"sources": params.sources, "generators": params.generators}
-    return yaml.safe_dump(shared | {"selected": selected} | tree, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(
+        shared | {"selected": selected} | tree, sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def _refuse_own_outputs(params: Params, path: Path) -> None:
-    """Refuse a source that is read from where the study writes: its records would be replaced by what is made of them."""
+    """Refuse a source that is read from where the study writes: its records would be replaced by
+    what is made of them.
+    """
     for profile_name, profile in params.profiles.items():
         for name, source in profile.sources.items():
             for key, folder in read_from(source).items():
                 for written in (RAW / name, *WRITTEN):
-                    if any(overlap(home / folder, home / written) for home in {Path.cwd(), path.parent.resolve()}):
+                    if any(
+                        overlap(home / folder, home / written)
+                        for home in {Path.cwd(), path.parent.resolve()}
+                    ):
                         raise EcgforgeError(
-                            f"{path}: profiles.{profile_name}.sources.{name}.{key} = {str(folder)!r} overlaps {written}, which the study "
+                            f"{path}: profiles.{profile_name}.sources.{name}.{key} = "
+                            f"{str(folder)!r} overlaps {written}, which the study "
                             "replaces: keep your own records outside data/"
                         )
 

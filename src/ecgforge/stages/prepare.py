@@ -18,32 +18,45 @@ from ecgforge.sources.layouts import LAYOUTS
 
 
 def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
-    """Write the record set of one raw folder, or of several merged, to `out`; a folder is named like its source.
+    """Write the record set of one raw folder, or of several merged, to `out`; a folder is named
+    like its source.
 
     Raises:
-        EcgforgeError: see `records.prepare.prepare`; no classifier can be trained and tested on the set, which is not kept then; or `out`
-            overlaps a raw folder, or is there and is no record set.
+        EcgforgeError: see `records.prepare.prepare`; no classifier can be trained and tested on the
+            set, which is not kept then; or `out` overlaps a raw folder, or is there and is no
+            record set.
     """
     refuse(out, raw)
     raws = {}
     for folder in raw:
         layout = LAYOUTS[params.source(folder.name).layout]
         simulated = any(os.path.lexists(folder / mark) for mark in MARKS)  # a broken link, too
-        raws[folder.name] = RawSource(folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated)
+        raws[folder.name] = RawSource(
+            folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated
+        )
     accept = partial(_refuse_useless, ", ".join(raws), params.active.preparation.min_records)
-    prepare_records(raws, out, params.preprocessing, params.active.preparation, os.cpu_count() or 1, accept)
+    prepare_records(
+        raws, out, params.preprocessing, params.active.preparation, os.cpu_count() or 1, accept
+    )
 
 
 def _refuse_useless(names: str, min_records: int, about: About) -> None:
-    """Refuse a set of one rhythm, or with nobody to stop a training by or to test on: trainings would fail on it much later."""
+    """Refuse a set of one rhythm, or with nobody to stop a training by or to test on: trainings
+    would fail on it much later.
+    """
     counts = about.made["by_rhythm"]
     empty = [split for split in SPLITS if not any(by_split[split] for by_split in counts.values())]
     if len(counts) >= 2 and not empty:
         return
-    told = "; ".join(f"{rhythm}: " + ", ".join(f"{by_split[split]} {split}" for split in SPLITS) for rhythm, by_split in counts.items())
+    told = "; ".join(
+        f"{rhythm}: " + ", ".join(f"{by_split[split]} {split}" for split in SPLITS)
+        for rhythm, by_split in counts.items()
+    )
     lack = f"no {' and no '.join(empty)} records" if empty else "one rhythm alone"
     few = few_records(about.made.get("below_min_records", {}), min_records)
     raise EcgforgeError(
-        f"{names}: {lack} ({told}{f'; {few}' if few else ''}); a study needs two rhythms or more, and records in every split: "
-        "add records, of three patients or more of each rhythm (or of every published fold), or lower preparation.min_records"
+        f"{names}: {lack} ({told}{f'; {few}' if few else ''}); a study needs two rhythms or more, "
+        "and records in every split: "
+        "add records, of three patients or more of each rhythm (or of every published fold), or "
+        "lower preparation.min_records"
     )

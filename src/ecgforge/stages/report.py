@@ -1,4 +1,6 @@
-"""Gather what all cells found: one long table, a few figures for `dvc metrics` and `dvc plots`, and a page."""
+"""Gather what all cells found: one long table, a few figures for `dvc metrics` and `dvc plots`, and
+a page.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,29 @@ import pandas as pd
 from ecgforge import folders, grid
 from ecgforge.analysis import intervals, verdicts
 from ecgforge.analysis.claims import claims
-from ecgforge.analysis.worth import worth
-from ecgforge.files import stored_csv, whole
+from ecgforge.analysis.label_efficiency import label_efficiency
+from ecgforge.files import atomic_write, stored_csv
+from ecgforge.model_versions import lookup
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
 from ecgforge.study import predictions
-from ecgforge.tracking import lookup, store
+from ecgforge.tracking import store
 from ecgforge.tracking.runs import uncommitted
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
 SCORED = folders.RESULTS / "quality"
-RUN_COLUMNS = ["kind", "dataset", "generator", "setting", "backbone", "seed", "run_name", "run_id", "url"]
+RUN_COLUMNS = [
+    "kind",
+    "dataset",
+    "generator",
+    "setting",
+    "backbone",
+    "seed",
+    "run_name",
+    "run_id",
+    "url",
+]
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
@@ -37,19 +50,28 @@ COMMANDS = {
 
 
 def report(params: Params, out: Path) -> None:
-    """Write results.csv, confusions.csv, verdicts.csv, metrics.json, plots and report.html to `out`, from the results of all cells."""
+    """Write results.csv, confusions.csv, verdicts.csv, metrics.json, plots and report.html to
+    `out`, from the results of all cells.
+    """
     study = params.active.study
     arms = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
     cells = list(grid.cells(params))
     everything = predictions.read([cell.results for cell in cells])
     found = _main(everything)
     summary = intervals.intervals(found, study.confidence, study.resamples)
-    judged = verdicts.judge(everything, claims(grid.table(params), params.classifier.backbone), study.confidence, study.resamples)
+    judged = verdicts.judge(
+        everything,
+        claims(grid.table(params), params.classifier.backbone),
+        study.confidence,
+        study.resamples,
+    )
     inputs = page.ReportInputs(
         results=predictions.results(found),
         summary=summary,
         sweeps=intervals.intervals(everything, study.confidence, study.resamples),
-        worth=worth(everything, params.classifier.backbone, study.confidence, study.resamples),
+        label_efficiency=label_efficiency(
+            everything, params.classifier.backbone, study.confidence, study.resamples
+        ),
         variations=_variations(cells),
         verdicts=judged,
         confusions=predictions.confusions(found),
@@ -61,15 +83,19 @@ def report(params: Params, out: Path) -> None:
         made=_made(params),
         confidence=study.confidence,
     )
-    with whole(out) as scratch:
+    with atomic_write(out) as scratch:
         scratch.mkdir()
-        predictions.results(everything).to_csv(scratch / "results.csv", index=False, float_format="%.6f")
+        predictions.results(everything).to_csv(
+            scratch / "results.csv", index=False, float_format="%.6f"
+        )
         inputs.confusions.to_csv(scratch / "confusions.csv", index=False)
         _table(judged).to_csv(scratch / "verdicts.csv", index=False, float_format="%.6f")
         (scratch / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
         (scratch / "plots").mkdir()
         for dataset, rows in summary[summary["metric"] == "f1"].groupby("dataset", sort=False):
-            (scratch / "plots" / f"{dataset}.svg").write_text(figures.macro_f1(rows, list(tables.SETTINGS), tables.BASELINES))
+            (scratch / "plots" / f"{dataset}.svg").write_text(
+                figures.macro_f1(rows, list(tables.SETTINGS), tables.BASELINES)
+            )
         page.write(inputs, scratch / "report.html")
 
 
@@ -88,34 +114,64 @@ def _variations(cells: list[grid.Cell]) -> pd.DataFrame:
 
 def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
     """A row a comparison behind a verdict."""
-    parts = [one.comparisons.assign(claim=one.claim.text, verdict=one.word) for one in judged if len(one.comparisons)]
-    keys = ["claim", "verdict", "dataset", "first", "second", "metric", "estimate", "low", "high", "p"]
+    parts = [
+        one.comparisons.assign(claim=one.claim.text, verdict=one.word)
+        for one in judged
+        if len(one.comparisons)
+    ]
+    keys = [
+        "claim",
+        "verdict",
+        "dataset",
+        "first",
+        "second",
+        "metric",
+        "estimate",
+        "low",
+        "high",
+        "p",
+    ]
     return pd.concat(parts, ignore_index=True)[keys]
 
 
 def _scores(arms: list[tuple[str, str]], name: str) -> pd.DataFrame:
     files = [SCORED / dataset / generator / f"{name}.csv" for dataset, generator in arms]
-    return pd.concat([stored_csv(file, ["dataset", "generator"]) for file in files], ignore_index=True)
+    return pd.concat(
+        [stored_csv(file, ["dataset", "generator"]) for file in files], ignore_index=True
+    )
 
 
 def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return macro-F1 on real test records, few figures for `dvc metrics` and `dvc exp show`: dataset -> setting, of the best generator
-    where there is one."""
+    """Return macro-F1 on real test records, few figures for `dvc metrics` and `dvc exp show`:
+    dataset -> setting, of the best generator where there is one.
+    """
     tree: dict[str, Any] = {}
     shown = summary[(summary["metric"] == "f1") & ~summary["backbone"].isin(list(tables.BASELINES))]
     for dataset, rows in shown.groupby("dataset", sort=False):
         best = rows.groupby("setting")["mean"].max()
-        tree[str(dataset)] = {setting: round(float(best[setting]), 4) for setting in ("TrRTeR", "TrSTeR", "TrRSTeR") if setting in best}
+        tree[str(dataset)] = {
+            setting: round(float(best[setting]), 4)
+            for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")
+            if setting in best
+        }
     return tree
 
 
-def _runs(params: Params, cells: list[grid.Cell], arms: list[tuple[str, str]]) -> Iterator[tuple[Any, ...]]:
-    """Yield the MLflow run of each trained or tested classifier and of each generator, where the tracking store has it."""
+def _runs(
+    params: Params, cells: list[grid.Cell], arms: list[tuple[str, str]]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the MLflow run of each trained or tested classifier and of each generator, where the
+    tracking store has it.
+    """
     known = lookup.runs_by_cell()
 
     def where(cell: str | None) -> tuple[str, str, str]:
         run = known.get(cell or "")
-        address = f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}" if run else ""
+        address = (
+            f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+            if run
+            else ""
+        )
         return (run.run_name, run.run_id, address) if run else ("", "", "")
 
     for cell in cells:
@@ -138,12 +194,24 @@ def _made(params: Params) -> dict[str, Any]:
     parameters = params.active.model_dump(exclude={"compute"})
     for kind, used in (("sources", params.sources), ("generators", params.generators)):
         parameters[kind] = {name: parameters[kind][name] for name in used}
-    packages = ("ecgforge", "torch", "pytorch-lightning", "mlflow", "dvc", "numpy", "scikit-learn", "wfdb")
+    packages = (
+        "ecgforge",
+        "torch",
+        "pytorch-lightning",
+        "mlflow",
+        "dvc",
+        "numpy",
+        "scikit-learn",
+        "wfdb",
+    )
     return {
         "profile": params.profile,
         "commit": store.git(Path.cwd(), "rev-parse", "--short", "HEAD"),
         "dirty": uncommitted(),
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
         "parameters": {"preprocessing": params.preprocessing.model_dump(), **parameters},
         "commands": COMMANDS,
     }

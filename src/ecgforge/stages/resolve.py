@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.stages import parameters
 from ecgforge.stages.common import code
 
@@ -23,5 +23,5 @@ def resolve(file: Path, out: Path) -> None:
         "code.yaml": yaml.safe_dump(code.resolved(params)),
     }
     for name, text in texts.items():
-        with whole(out / name) as scratch:
+        with atomic_write(out / name) as scratch:
             scratch.write_text(text, encoding="utf-8")

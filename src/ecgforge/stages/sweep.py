@@ -122,7 +122,9 @@ class _Cell:
             with self._drawn(source, generator, cost) as synthetic:
                 yield synthetic, cost
 
-    def scored(self, source: Source, synthetic: RecordSet, cost: dict[str, float], score: Score) -> dict[str, Any]:
+    def scored(
+        self, source: Source, synthetic: RecordSet, cost: dict[str, float], score: Score
+    ) -> dict[str, Any]:
         """Return a row of variations.csv."""
         real = (self.real.split("train"), self.real.split("test"))
         quality = self.params.active.quality
@@ -151,12 +153,16 @@ class _Cell:
         tree |= {"training_records": {"real": len(records.split("train"))}}
         compute = self.params.active.compute
         with tracked(self.stage, cell, tree, [("training", records)]) as opened:
-            generator = train_generator(source.generator, settings, records, compute, opened.checkpoints, opened.run.log)
+            generator = train_generator(
+                source.generator, settings, records, compute, opened.checkpoints, opened.run.log
+            )
         opened.remove_checkpoints()
         return generator
 
     @contextmanager
-    def _drawn(self, source: Source, generator: Generator, cost: dict[str, float]) -> Iterator[RecordSet]:
+    def _drawn(
+        self, source: Source, generator: Generator, cost: dict[str, float]
+    ) -> Iterator[RecordSet]:
         """Draw records for the length of a block, in a folder of their own."""
         assert source.settings is not None
         profile, sampling = self.params.active, source.settings.sampling

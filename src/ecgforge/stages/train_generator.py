@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ecgforge.generators import train as training
 from ecgforge.generators.common import registry
+from ecgforge.model_versions import models
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common.tracked import Stage, tracked
-from ecgforge.tracking import models, runs
+from ecgforge.tracking import runs
 
 
 def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:

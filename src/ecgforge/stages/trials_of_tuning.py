@@ -17,9 +17,10 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common.tracked import CURVES, Stage, record_inputs, tracked
 from ecgforge.tracking import runs, store
 from ecgforge.tuning import objectives, search, space
-from ecgforge.tuning.figures import figures
+from ecgforge.tuning.plots import figures
 
-STORAGE = "ECGFORGE_TUNING_STORAGE"  # the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
+# the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
+STORAGE = "ECGFORGE_TUNING_STORAGE"
 DATABASE = "tuning.db"
 NAMES = ("score", "ms_a_record")  # of the objectives
 
@@ -43,7 +44,9 @@ class Trials:
 
     def __call__(self, attempt: search.Attempt) -> list[float]:
         cell = replace(self.cell, kind="trial", point=str(attempt.number))
-        tree = space.applied(self.objective.settings, attempt.point).model_dump(exclude={"ablations"})
+        tree = space.applied(self.objective.settings, attempt.point).model_dump(
+            exclude={"ablations"}
+        )
         folder = self.checkpoints / f"trial-{attempt.number}"
         folder.mkdir(parents=True, exist_ok=True)
         opened = runs.tracked(
@@ -103,10 +106,15 @@ def _study(
             tuning.seed,
             objective.warmup,
         )
-        console.err.print(f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in {_shown(task.url)}")
+        console.err.print(
+            f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in "
+            f"{_shown(task.url)}"
+        )
         run, inputs = opened.run, record_inputs(sets)
         trials = Trials(objective, cell, opened.fingerprint, inputs, run.id, opened.checkpoints)
-        tried = search.search(task, trials, tuning.n_trials, places(tuning.workers, objective.compute))
+        tried = search.search(
+            task, trials, tuning.n_trials, places(tuning.workers, objective.compute)
+        )
         for one in tried:
             if one.state == "failed":  # where its worker was killed, nobody has ended its run
                 runs.end_lost(trials.fingerprint_of(one.number), one.reason)
@@ -114,28 +122,49 @@ def _study(
         _record(run, task, tried, best)
         run.mark_best(trials.fingerprint_of(best.number))
     opened.remove_checkpoints()
-    told = f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the parameters as they are"
+    told = (
+        f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the "
+        "parameters as they are"
+    )
     console.err.print(f"{task.name}: {told}")
     return space.patch(best.point)
 
 
 def _values(tried: search.Tried) -> str:
-    return " and ".join(f"{name} {value:.4g}" for name, value in zip(NAMES, tried.values, strict=False)) or tried.state
+    return (
+        " and ".join(
+            f"{name} {value:.4g}" for name, value in zip(NAMES, tried.values, strict=False)
+        )
+        or tried.state
+    )
 
 
-def _record(run: runs.Run, task: search.Task, tried: list[search.Tried], best: search.Tried) -> None:
+def _record(
+    run: runs.Run, task: search.Task, tried: list[search.Tried], best: search.Tried
+) -> None:
     """Give the study's run its figures, and tables of all trials and of the front."""
-    counts = {state: sum(one.state == state for one in tried) for state in ("complete", "pruned", "failed")}
+    counts = {
+        state: sum(one.state == state for one in tried)
+        for state in ("complete", "pruned", "failed")
+    }
     names = NAMES[: len(task.directions)]
     values = {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
-    values |= {f"default_{name}": value for name, value in zip(names, tried[0].values, strict=False)}
+    values |= {
+        f"default_{name}": value for name, value in zip(names, tried[0].values, strict=False)
+    }
     run.summary({**counts, **values})
     run.tag("study", task.name)
     run.tag("best.trial", str(best.number))
 
     def table(rows: list[search.Tried]) -> str:
         flat = [
-            {"trial": one.number, "state": one.state, **dict(zip(names, one.values, strict=False)), **one.point, "reason": one.reason}
+            {
+                "trial": one.number,
+                "state": one.state,
+                **dict(zip(names, one.values, strict=False)),
+                **one.point,
+                "reason": one.reason,
+            }
             for one in rows
         ]
         return pd.DataFrame(flat).to_csv(index=False)
@@ -148,12 +177,16 @@ def _record(run: runs.Run, task: search.Task, tried: list[search.Tried], best: s
 
 
 def storage() -> str:
-    """Return the URL of the studies' database: a SQLite file in the project unless the environment says otherwise."""
+    """Return the URL of the studies' database: a SQLite file in the project unless the environment
+    says otherwise.
+    """
     return os.environ.get(STORAGE) or f"{search.SQLITE}{store.project_root() / DATABASE}"
 
 
 def _shown(url: str) -> str:
-    """A database as people may read it: without user and password, or a file by its path in the project."""
+    """A database as people may read it: without user and password, or a file by its path in the
+    project.
+    """
     file, root = Path(url.removeprefix(search.SQLITE)), store.project_root()
     if not url.startswith(search.SQLITE):
         return url.rpartition("@")[2]
@@ -161,9 +194,13 @@ def _shown(url: str) -> str:
 
 
 def places(workers: int, compute: Compute) -> list[str | None]:
-    """Return CUDA_VISIBLE_DEVICES of each worker: a GPU each, in turn, shared where there are too few."""
+    """Return CUDA_VISIBLE_DEVICES of each worker: a GPU each, in turn, shared where there are too
+    few.
+    """
     count = 0 if compute.accelerator == "cpu" else torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[
+        :count
+    ]
     return shares(workers, visible)
 
 

@@ -1,4 +1,6 @@
-"""Look for better parameters of a classifier or a generator, by a study of trials on validation records."""
+"""Look for better parameters of a classifier or a generator, by a study of trials on validation
+records.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,17 @@ from typing import Any
 
 import yaml
 
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.params import Params
 
 
 def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path) -> None:
-    """Write the part of the parameters in `file` that tuning changes for a generator on `dataset`, or for the classifier; nothing at 0
-    trials."""
+    """Write the part of the parameters in `file` that tuning changes for a generator on `dataset`,
+    or for the classifier; nothing at 0 trials.
+    """
     params, change = Params.read(file), {}
-    if (params.generator(generator) if generator else params.classifier).tuning.n_trials:  # else without loading what trials need
+    # else without loading what trials need
+    if (params.generator(generator) if generator else params.classifier).tuning.n_trials:
         from ecgforge.stages import parameters, trials_of_tuning
 
         change = trials_of_tuning.tuned(parameters.read(file), dataset, generator, real)
@@ -23,6 +27,8 @@ def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path)
 
 
 def write(change: dict[str, Any], out: Path) -> None:
-    """Write a part of a profile's parameters, which `--tuned` puts in place of what the profile says."""
-    with whole(out) as scratch:
+    """Write a part of a profile's parameters, which `--tuned` puts in place of what the profile
+    says.
+    """
+    with atomic_write(out) as scratch:
         scratch.write_text(yaml.safe_dump(change))

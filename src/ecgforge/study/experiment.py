@@ -58,7 +58,8 @@ class Experiment:
         return {key: getattr(self, key) for key in KEYS}
 
 
-# The columns by which predictions and metrics are kept. The seed comes last: results are averaged over it.
+# The columns by which predictions and metrics are kept. The seed comes last: results are averaged
+# over it.
 KEYS = [
     *("dataset", "generator", "backbone", "sweep", "point"),
     *("setting", "augmented", "fold", "draw", "seed"),

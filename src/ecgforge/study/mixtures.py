@@ -1,4 +1,6 @@
-"""Which records, and how many, make up a training set that is more than one split of one record set."""
+"""Which records, and how many, make up a training set that is more than one split of one record
+set.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +20,42 @@ How = Literal["proportion", "balance"]
 HOWS: tuple[How, ...] = get_args(How)
 
 
-def requested(rhythms: tuple[str, ...], synthesis: Synthesis, real: int) -> dict[str, dict[str, int]]:
+def requested(
+    rhythms: tuple[str, ...], synthesis: Synthesis, real: int
+) -> dict[str, dict[str, int]]:
     """Return how many synthetic records the parameters ask for, by split and rhythm.
 
     Args:
         real: the number of real training records.
     """
-    train = math.ceil(real / len(rhythms)) if synthesis.train == "as_real" else synthesis.train
+    train = math.ceil(real / len(rhythms)) if synthesis.train == "match_real" else synthesis.train
     asked = {"train": train, "validation": synthesis.validation, "test": synthesis.test}
     return {split: dict.fromkeys(rhythms, count) for split, count in asked.items()}
 
 
 def allotment(real: Mapping[str, int], wanted: int, how: How) -> dict[str, int]:
-    """Say how many synthetic records of each rhythm stand beside `real` ones, `wanted` in all up to rounding.
+    """Say how many synthetic records of each rhythm stand beside `real` ones, `wanted` in all up to
+    rounding.
 
-    In `proportion` they are as the real ones are. To `balance`, the rarest rhythms are filled up to one level, as high as the number of
-    records goes.
+    In `proportion` they are as the real ones are. To `balance`, the rarest rhythms are filled up to
+    one level, as high as the number of records goes.
     """
     if how == "proportion":
         total = sum(real.values())
         return {rhythm: round(wanted * count / total) for rhythm, count in real.items()}
     levels = range(max(real.values()) + wanted + 1)
-    level = bisect_right(levels, wanted, key=lambda level: sum(max(0, level - count) for count in real.values())) - 1
+    level = (
+        bisect_right(
+            levels, wanted, key=lambda level: sum(max(0, level - count) for count in real.values())
+        )
+        - 1
+    )
     return {rhythm: max(0, level - count) for rhythm, count in real.items()}
 
 
 def first(records: RecordSet, counts: Mapping[str, int]) -> RecordSet:
-    """Select the first so many records of each rhythm, so that a larger selection holds a smaller one.
+    """Select the first so many records of each rhythm, so that a larger selection holds a smaller
+    one.
 
     Raises:
         EcgforgeError: there are not so many.
@@ -53,12 +64,16 @@ def first(records: RecordSet, counts: Mapping[str, int]) -> RecordSet:
     held = records.counts()
     for rhythm, count in counts.items():
         if held.get(rhythm, 0) < count:
-            raise EcgforgeError(f"{records.folder} has {held.get(rhythm, 0)} training records of {rhythm} and {count} are needed")
+            raise EcgforgeError(
+                f"{records.folder} has {held.get(rhythm, 0)} training records of {rhythm} and "
+                f"{count} are needed"
+            )
     return records.select((rank < records.records["rhythm"].map(dict(counts)).fillna(0)).to_numpy())
 
 
 def part(records: RecordSet, share: float, seed: int) -> RecordSet:
-    """Select a `share` of the patients of each rhythm, at least one; a larger share holds a smaller one of the same seed.
+    """Select a `share` of the patients of each rhythm, at least one; a larger share holds a smaller
+    one of the same seed.
 
     A patient with records of several rhythms counts for the first of them.
     """

@@ -1,4 +1,6 @@
-"""Predictions of a cell: a row a test record with a probability per rhythm, and the figures that follow from them."""
+"""Predictions of a cell: a row a test record with a probability per rhythm, and the figures that
+follow from them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecgforge.files import damaged, stored_csv, whole
+from ecgforge.files import atomic_write, damaged, stored_csv
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import metrics
 from ecgforge.study.experiment import KEYS, Experiment
@@ -31,7 +33,9 @@ class Tested:
 
 
 def table(records: RecordSet, probabilities: np.ndarray) -> pd.DataFrame:
-    """Return the predictions on `records`, `probabilities` being `[records, rhythms]`: id, patient, truth, and a column a rhythm."""
+    """Return the predictions on `records`, `probabilities` being `[records, rhythms]`: id, patient,
+    truth, and a column a rhythm.
+    """
     facts = records.records[["id", "patient"]].assign(truth=records.records["rhythm"])
     columns = [PROBABILITY + rhythm for rhythm in records.about.rhythms]
     return pd.concat([facts, pd.DataFrame(probabilities.round(6), columns=columns)], axis=1)
@@ -40,7 +44,9 @@ def table(records: RecordSet, probabilities: np.ndarray) -> pd.DataFrame:
 def rhythms(predictions: pd.DataFrame) -> list[str]:
     """Return the rhythms that predictions have a probability for, in class order."""
     columns = predictions.columns[predictions.columns.str.startswith(PROBABILITY)]
-    return [column.removeprefix(PROBABILITY) for column in columns if predictions[column].notna().any()]
+    return [
+        column.removeprefix(PROBABILITY) for column in columns if predictions[column].notna().any()
+    ]
 
 
 def results(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -48,12 +54,16 @@ def results(predictions: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for keys, group in predictions.groupby(KEYS, sort=False):
         found = _metrics(group, rhythms(group))
-        parts.append(found.assign(**dict(zip(KEYS, keys, strict=True)))[[*KEYS, "rhythm", "metric", "value"]])
+        parts.append(
+            found.assign(**dict(zip(KEYS, keys, strict=True)))[[*KEYS, "rhythm", "metric", "value"]]
+        )
     return pd.concat(parts, ignore_index=True)
 
 
 def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    """Return the figures of one classifier's predictions, named for MLflow: over all rhythms, and the recall of each."""
+    """Return the figures of one classifier's predictions, named for MLflow: over all rhythms, and
+    the recall of each.
+    """
     figures = {}
     for row in _metrics(predictions, classes).to_dict("records"):
         if row["rhythm"] == metrics.MACRO:
@@ -65,7 +75,11 @@ def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, floa
 
 def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     truth = pd.Categorical(predictions["truth"], categories=list(classes)).codes
-    return metrics.metrics(np.asarray(truth), predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(), classes)
+    return metrics.metrics(
+        np.asarray(truth),
+        predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(),
+        classes,
+    )
 
 
 def write(tested: Sequence[Tested], folder: Path) -> None:
@@ -75,7 +89,7 @@ def write(tested: Sequence[Tested], folder: Path) -> None:
     tables = [one.predictions.assign(**one.experiment.keys) for one in tested]
     tables = [table[[*KEYS, *table.columns.drop(KEYS)]] for table in tables]
     runs = [{**one.experiment.keys, "fingerprint": one.fingerprint} for one in tested]
-    with whole(folder) as scratch:
+    with atomic_write(folder) as scratch:
         scratch.mkdir()
         found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
         found.to_csv(scratch / "predictions.csv", index=False)
@@ -95,7 +109,8 @@ def read(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def _predictions(file: Path) -> pd.DataFrame:
-    # Only probabilities may be missing: a patient called NA is a name. Interned, since each is there many times.
+    # Only probabilities may be missing: a patient called NA is a name. Interned, since each is
+    # there many times.
     texts = dict.fromkeys([*TEXTS, *FACTS], sys.intern)
     found = stored_csv(file, [*KEYS, *FACTS], converters=texts)
     numbers = found[[*NUMBERS, *(column for column in found if column.startswith(PROBABILITY))]]
@@ -108,11 +123,16 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Count test records by true and predicted rhythm, summed over seeds.
 
     Returns:
-        Rows of the keys but the seed, and truth, predicted, records; pairs without records are left out.
+        Rows of the keys but the seed, and truth, predicted, records; pairs without records are left
+        out.
     """
     columns = [column for column in predictions.columns if column.startswith(PROBABILITY)]
     found = predictions[columns].to_numpy(float)
     likeliest = np.where(np.isnan(found), -1, found).argmax(axis=1)
     predicted = np.array([column.removeprefix(PROBABILITY) for column in columns])[likeliest]
-    counted = predictions.assign(predicted=predicted).groupby([*KEYS[:-1], "truth", "predicted"], sort=False).size()
+    counted = (
+        predictions.assign(predicted=predicted)
+        .groupby([*KEYS[:-1], "truth", "predicted"], sort=False)
+        .size()
+    )
     return counted.rename("records").reset_index()

@@ -71,7 +71,9 @@ class TrainingData:
     validation: list[RecordSet]
 
 
-def training_data(trained_on: TrainedOn, real: RecordSet, synthetic: RecordSet | None, share: float, seed: int) -> TrainingData:
+def training_data(
+    trained_on: TrainedOn, real: RecordSet, synthetic: RecordSet | None, share: float, seed: int
+) -> TrainingData:
     """Return the training and validation records of a kind of training.
 
     A training on synthetic records alone is stopped by synthetic records, so that it sees no real

@@ -12,7 +12,7 @@ UNCHANGED = "as it is"
 
 
 class Ablation(Sweep):
-    """TrSTeR of each variation in `generators.<name>.ablations`; the study has the unchanged one."""
+    """TrSTeR of each variation in `generators.<name>.ablations`."""
 
     scored = True
 
@@ -21,7 +21,10 @@ class Ablation(Sweep):
         settings = params.generator(generator)
         yield Source([], generator, UNCHANGED, settings)
         for name, changed in settings.variations().items():
-            rows = [Experiment("TrSTeR", dataset, params.backbone, seed, generator, self.name, name) for seed in params.active.sweeps.seeds]
+            rows = [
+                Experiment("TrSTeR", dataset, params.backbone, seed, generator, self.name, name)
+                for seed in params.active.sweeps.seeds
+            ]
             yield Source(rows, generator, name, changed)
 
 

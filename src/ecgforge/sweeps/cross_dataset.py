@@ -38,7 +38,9 @@ class CrossDataset(Sweep):
             rows += plain_and_augmented(row("TrRSTeR", "foreign synthetic"))
         yield Source(rows, generator)
 
-    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+    def training_data(
+        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
+    ) -> TrainingData:
         assert synthetic is not None
         train, foreign = real.split("train"), synthetic.split("train")
         wanted = number_mixed_in(len(train), params.active.study.synthetic_share)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ecgforge.params import Params, Section, Seeds
+from ecgforge.params import Params, Seeds, StrictConfig
 from ecgforge.study.experiment import Experiment, plain_and_augmented
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 
 
-class Parameters(Section):
+class Parameters(StrictConfig):
     """Seeds of trainings of the generator, each with a classifier of the same seed."""
 
     seeds: Seeds

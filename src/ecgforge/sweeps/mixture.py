@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ecgforge.params import Params, Percents, Section
+from ecgforge.params import Params, Percents, StrictConfig
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment, plain_and_augmented
@@ -12,7 +12,7 @@ from ecgforge.study.settings import TrainingData
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 
 
-class Parameters(Section):
+class Parameters(StrictConfig):
     """The numbers of synthetic records, in percent of the real training records."""
 
     percents: Percents
@@ -34,11 +34,15 @@ class Mixture(Sweep):
                     rows += plain_and_augmented(mixed)
         yield Source(rows, generator, settings=params.generator(generator))
 
-    def wanted(self, params: Params, real: Mapping[str, int], source: Source) -> Mapping[str, Mapping[str, int]]:
+    def wanted(
+        self, params: Params, real: Mapping[str, int], source: Source
+    ) -> Mapping[str, Mapping[str, int]]:
         asked = [_counts(real, row) for row in source.experiments]
         return {"train": {rhythm: max(counts[rhythm] for counts in asked) for rhythm in real}}
 
-    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+    def training_data(
+        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
+    ) -> TrainingData:
         assert synthetic is not None
         train = real.split("train")
         counts = _counts(train.counts(), experiment)

@@ -24,7 +24,9 @@ class Scratch(Sweep):
                 rows += plain_and_augmented(Experiment("TrRTeR", *row))
         yield Source(rows)
 
-    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+    def training_data(
+        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
+    ) -> TrainingData:
         return mixtures.share_of(real, float(experiment.point), experiment.seed)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ecgforge.params import Params, Section, Shares
+from ecgforge.params import Params, Shares, StrictConfig
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment, plain_and_augmented
@@ -12,7 +12,7 @@ from ecgforge.study.settings import TrainingData
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 
 
-class Parameters(Section):
+class Parameters(StrictConfig):
     """Shares of the real training records, in percent."""
 
     percents: Shares
@@ -38,7 +38,9 @@ class Size(Sweep):
                     rows += [plain] if setting == "TrSTeR" else plain_and_augmented(plain)
             yield Source(rows, generator, point, params.generator(generator), percent)
 
-    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+    def training_data(
+        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
+    ) -> TrainingData:
         seed = params.generator(experiment.generator).seed  # as the generator's share
         few = mixtures.share(real, float(experiment.point), seed)
         return super().training_data(params, experiment, few, synthetic)

@@ -12,8 +12,8 @@ from ecgforge.params import (
     ClassifierSettings,
     Method,
     Params,
-    Section,
     Shares,
+    StrictConfig,
     Training,
     distinct,
 )
@@ -28,7 +28,7 @@ def _all_methods() -> list[Method]:
     return list(get_args(Method))
 
 
-class Parameters(Section):
+class Parameters(StrictConfig):
     """Shares of the real training records in percent, methods, and the training of each."""
 
     percents: Shares
@@ -38,10 +38,11 @@ class Parameters(Section):
     @model_validator(mode="after")
     def _methods_take_as_many_steps(self) -> Self:
         whole = UNFREEZINGS * self.training.evaluate_every
-        if "gradual" in self.methods and self.training.steps % whole:
+        if "gradual_unfreezing" in self.methods and self.training.steps % whole:
             raise ValueError(
                 f"training.steps = {self.training.steps}: gradual unfreezing takes a third of them "
-                f"{UNFREEZINGS} times, each a multiple of evaluate_every; choose a multiple of {whole}"
+                f"{UNFREEZINGS} times, each a multiple of evaluate_every; choose a multiple of "
+                f"{whole}"
             )
         return self
 
@@ -68,7 +69,9 @@ class Transfer(Sweep):
                     rows += plain_and_augmented(tuned)
         yield Source(rows, generator)
 
-    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+    def training_data(
+        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
+    ) -> TrainingData:
         return mixtures.share_of(real, float(experiment.point), experiment.seed)
 
     def settings(self, params: Params, experiment: Experiment) -> ClassifierSettings:

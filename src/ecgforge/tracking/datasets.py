@@ -12,7 +12,7 @@ from mlflow.data.dataset_source import DatasetSource
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking.content import inside
+from ecgforge.provenance.dvc_store import inside
 from ecgforge.tracking.store import project_root
 
 SOURCE_TYPE = "dvc"
@@ -45,7 +45,10 @@ class DvcSource(DatasetSource):
         path = project_root() / self.path
         if not path.exists() or md5(path) != self.digest:
             where = f"git checkout {self.rev} && " if self.rev else ""
-            raise EcgforgeError(f"{self.path} with md5 {self.digest} is not in the working tree: try `{where}dvc checkout {self.path}`")
+            raise EcgforgeError(
+                f"{self.path} with md5 {self.digest} is not in the working tree: try `{where}dvc "
+                f"checkout {self.path}`"
+            )
         return path
 
     @staticmethod

@@ -53,7 +53,9 @@ def version_note() -> str:
 
     Without it, a changed model that is loaded by MLflow would not be compared with the registry.
     """
-    return str(private("mlflow.store.artifact.models_artifact_repo:REGISTERED_MODEL_META_FILE_NAME"))
+    return str(
+        private("mlflow.store.artifact.models_artifact_repo:REGISTERED_MODEL_META_FILE_NAME")
+    )
 
 
 def local_folder(location: str) -> Path | None:

@@ -1,7 +1,9 @@
-"""Runs: a cell of the study is one MLflow run, however often it is started, killed, resumed or repeated.
+"""Runs: a cell of the study is one MLflow run, however often it is started, killed, resumed or
+repeated.
 
-The run of a cell is found by its fingerprint, a digest of what decides its result. Curves are buffered and sent in batches; points
-that were sent before are not sent again, and points that a killed process still held are kept beside its checkpoint.
+The run of a cell is found by its fingerprint, a digest of what decides its result. Curves are
+buffered and sent in batches; points that were sent before are not sent again, and points that a
+killed process still held are kept beside its checkpoint.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from filelock import FileLock, Timeout
 
 from ecgforge.errors import EcgforgeError, PrunedError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.tracking import store
-from ecgforge.tracking.store import git, patiently, reason
+from ecgforge.tracking.store import git, reason, with_retry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,15 +44,19 @@ TUNING = "ecgforge-tuning"  # an experiment of its own, since trials would bury 
 CELL = "ecgforge.cell"
 NO_SWEEP = "none"
 CHARTS = {  # what they compare, and a filter of runs
-    "Settings": f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}' and tags.augmented = 'false'",
+    "Settings": (
+        f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}' and tags.augmented = 'false'"
+    ),
     "Generators": "tags.kind = 'generator'",
     "Quality": "tags.kind = 'quality'",
 }
-INPUT, DRAWN_BY = "input.", "drawn_by."  # before a record set's name: its digest, and the weights of its generator
+# before a record set's name: its digest, and the weights of its generator
+INPUT, DRAWN_BY = "input.", "drawn_by."
 REASON = "ecgforge.reason"
 WAS_KILLED = "its process was killed"
 THREADS = "system.threads"
-AT_WORK = Path(".ecgforge/running")  # a file for each run, which its process holds locked; what a killed process leaves is not locked
+# a file for each run, which its process holds locked; what a killed process leaves is not locked
+AT_WORK = Path(".ecgforge/running")
 BEST = "best"  # tag of a study's best trial
 PARENT = "ECGFORGE_PARENT_RUN"
 PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
@@ -65,7 +71,8 @@ class Cell:
     """One point of the study's grid.
 
     Attributes:
-        kind: what is trained, or whose quality is measured; or a study of tuning, or a trial of one, whose number is `point`.
+        kind: what is trained, or whose quality is measured; or a study of tuning, or a trial of
+            one, whose number is `point`.
         dataset: what it is trained or tested on: `ptbxl`, `chapman`, `merged`.
         seed: of the training.
         simulated: whether the records, or those that a generator learned from, are simulated.
@@ -99,14 +106,20 @@ class Cell:
             which = f"trial {self.point}" if self.kind == "trial" else "tuning"
             return f"{which}: {self.generator or self.backbone} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
-        place = ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
+        place = (
+            ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
+        )
         augmented = ", augmented" if self.augmented else ""
         return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}{augmented}"
 
     @property
     def model_name(self) -> str:
         """The registered model that versions of this cell belong to."""
-        return f"ecg-generator-{self.generator}-{self.dataset}" if self.kind == "generator" else f"ecg-classifier-{self.dataset}"
+        return (
+            f"ecg-generator-{self.generator}-{self.dataset}"
+            if self.kind == "generator"
+            else f"ecg-classifier-{self.dataset}"
+        )
 
     @property
     def tags(self) -> dict[str, str]:
@@ -123,7 +136,11 @@ class Cell:
             "simulated": str(self.simulated).lower(),
         }
         if self.kind == "classifier":
-            given |= {"augmented": str(self.augmented).lower(), "fold": str(self.fold), "draw": str(self.draw)}
+            given |= {
+                "augmented": str(self.augmented).lower(),
+                "fold": str(self.fold),
+                "draw": str(self.draw),
+            }
         return {key: value for key, value in given.items() if value is not None}
 
 
@@ -137,7 +154,8 @@ class DatasetInput:
         digest: DVC's md5, see `ecgforge.files.md5`.
         context: what it is used for: `training`, `validation`, `test`.
         origin: `real`, `simulated`, or the name of the generator.
-        drawn_by: md5 of the weights of the generator that drew it; empty for records that none drew.
+        drawn_by: md5 of the weights of the generator that drew it; empty for records that none
+            drew.
     """
 
     name: str
@@ -148,7 +166,9 @@ class DatasetInput:
     drawn_by: str = ""
 
 
-def fingerprint(cell: Cell, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]) -> str:
+def fingerprint(
+    cell: Cell, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]
+) -> str:
     """Return the digest of all that decides a run's result.
 
     Args:
@@ -168,17 +188,25 @@ class Run:
         name: the cell's.
         experiment_id: where it is.
         fingerprint: see `fingerprint`.
-        provenance: tags that say where the run's results come from; its model versions carry them too.
+        provenance: tags that say where the run's results come from; its model versions carry them
+            too.
     """
 
-    def __init__(self, client: MlflowClient, run: Any, fingerprint: str, provenance: dict[str, str], resume_file: Path | None) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        run: Any,
+        fingerprint: str,
+        provenance: dict[str, str],
+        resume_file: Path | None,
+    ) -> None:
         self.id: str = run.info.run_id
         self.name: str = run.info.run_name
         self.experiment_id: str = run.info.experiment_id
         self.fingerprint = fingerprint
         self.provenance = provenance
         self.client = client
-        self._figures: dict[str, float] = dict(run.data.metrics)
+        self._metrics: dict[str, float] = dict(run.data.metrics)
         self._had_reason = REASON in run.data.tags
         self._last_steps: dict[str, int] = {}
         self._points: list[Metric] = []
@@ -190,8 +218,11 @@ class Run:
                 self._add(key, value, step, timestamp)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
-        """Add a point to each curve. A key's steps must rise: what was logged at a step, by this process or an earlier one that
-        worked on the same run, stays."""
+        """Add a point to each curve.
+
+        A key's steps must rise: what was logged at a step, by this process or an earlier one that
+        worked on the same run, stays.
+        """
         now = int(time.time() * 1000)
         points = [(key, float(value), step, now) for key, value in metrics.items()]
         added = [point for point in points if self._add(*point)]
@@ -201,13 +232,16 @@ class Run:
             try:
                 self.flush()
             except Exception as error:
-                # The points stay in the buffer; a server that restarts must not cost hours of training.
-                logger.warning("curves could not be sent to MLflow, will try again: %s", reason(error))
+                # The points stay in the buffer; a server that restarts must not cost hours of
+                # training.
+                logger.warning(
+                    "curves could not be sent to MLflow, will try again: %s", reason(error)
+                )
 
     def _add(self, key: str, value: float, step: int, timestamp: int) -> bool:
         if key not in self._last_steps:
-            known = key in self._figures
-            history = patiently(self.client.get_metric_history, self.id, key) if known else []
+            known = key in self._metrics
+            history = with_retry(self.client.get_metric_history, self.id, key) if known else []
             self._last_steps[key] = max((point.step for point in history), default=-1)
         if step <= self._last_steps[key]:
             return False
@@ -218,11 +252,13 @@ class Run:
         return True
 
     def flush(self) -> None:
-        """Send the buffered points, and put off the next time until sending stays below its share of the run's time."""
+        """Send the buffered points, and put off the next time until sending stays below its share
+        of the run's time.
+        """
         started = time.monotonic()
         try:
             while self._points:
-                patiently(self.client.log_batch, self.id, metrics=self._points[:BATCH])
+                with_retry(self.client.log_batch, self.id, metrics=self._points[:BATCH])
                 del self._points[:BATCH]
             if self._unsent:
                 self._unsent.clear()
@@ -231,52 +267,79 @@ class Run:
             self._wait = max(SEND_EVERY, (self._sent_at - started) / SHARE)
 
     def summary(self, metrics: dict[str, float]) -> None:
-        """Log final figures; those that the run has already, with the same value, stay as they are. No key of a curve."""
+        """Log final figures; those that the run has already, with the same value, stay as they are.
+
+        No key of a curve.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        changed = {key: float(value) for key, value in metrics.items() if repr(float(value)) != repr(self._figures.get(key))}
+        changed = {
+            key: float(value)
+            for key, value in metrics.items()
+            if repr(float(value)) != repr(self._metrics.get(key))
+        }
         if changed:
-            patiently(self.client.log_batch, self.id, metrics=[Metric(key, value, now, 0) for key, value in changed.items()])
-        self._figures |= changed
+            with_retry(
+                self.client.log_batch,
+                self.id,
+                metrics=[Metric(key, value, now, 0) for key, value in changed.items()],
+            )
+        self._metrics |= changed
 
     def tag(self, key: str, value: str) -> None:
-        patiently(self.client.set_tag, self.id, key, value)
+        with_retry(self.client.set_tag, self.id, key, value)
 
     def text(self, text: str, file: str) -> None:
         """Keep `text` as the artifact `file`."""
-        patiently(self.client.log_text, self.id, text, file)
+        with_retry(self.client.log_text, self.id, text, file)
 
     def figure(self, figure: Figure, file: str) -> None:
         """Keep a matplotlib figure as the artifact `file`; its ending says in which format."""
-        patiently(self.client.log_figure, self.id, figure, file)
+        with_retry(self.client.log_figure, self.id, figure, file)
 
     def mark_best(self, fingerprint: str) -> None:
-        """Tag the one of this run's children that has this fingerprint as the best of them, and no other."""
+        """Tag the one of this run's children that has this fingerprint as the best of them, and no
+        other.
+        """
         children = f"tags.`mlflow.parentRunId` = '{self.id}'"
-        for before in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{BEST}` = 'true'"):
-            patiently(self.client.delete_tag, before.info.run_id, BEST)
-        for found in patiently(self.client.search_runs, [self.experiment_id], f"{children} and tags.`{CELL}` = '{fingerprint}'"):
-            patiently(self.client.set_tag, found.info.run_id, BEST, "true")
+        for before in with_retry(
+            self.client.search_runs, [self.experiment_id], f"{children} and tags.`{BEST}` = 'true'"
+        ):
+            with_retry(self.client.delete_tag, before.info.run_id, BEST)
+        for found in with_retry(
+            self.client.search_runs,
+            [self.experiment_id],
+            f"{children} and tags.`{CELL}` = '{fingerprint}'",
+        ):
+            with_retry(self.client.set_tag, found.info.run_id, BEST, "true")
 
     def _start(self, params: dict[str, Any], inputs: list[DatasetInput]) -> None:
         from mlflow.entities import Param
 
-        known = patiently(self.client.get_run, self.id).data.params
+        known = with_retry(self.client.get_run, self.id).data.params
         new = [Param(key, value) for key, value in flatten(params).items() if key not in known]
-        patiently(self.client.update_run, self.id, status="RUNNING")
-        patiently(self.client.log_batch, self.id, tags=_tags(self.provenance))
+        with_retry(self.client.update_run, self.id, status="RUNNING")
+        with_retry(self.client.log_batch, self.id, tags=_tags(self.provenance))
         for start in range(0, len(new), PARAMS_BATCH):
-            patiently(self.client.log_batch, self.id, params=new[start : start + PARAMS_BATCH])
+            with_retry(self.client.log_batch, self.id, params=new[start : start + PARAMS_BATCH])
         self.text(json.dumps(params, indent=2, sort_keys=True) + "\n", "params.json")
-        patiently(self.client.log_inputs, self.id, [_entity(uses, self.provenance) for uses in _by_content(inputs)])
+        with_retry(
+            self.client.log_inputs,
+            self.id,
+            [_entity(uses, self.provenance) for uses in _by_content(inputs)],
+        )
 
     def _end(self, status: str, reason: str | None) -> None:
         self.flush()
-        patiently(self.client.log_batch, self.id, tags=_tags(_system() | ({REASON: reason} if reason else {})))
+        with_retry(
+            self.client.log_batch,
+            self.id,
+            tags=_tags(_system() | ({REASON: reason} if reason else {})),
+        )
         if self._had_reason and not reason:
-            patiently(self.client.delete_tag, self.id, REASON)
-        patiently(self.client.set_terminated, self.id, status)
+            with_retry(self.client.delete_tag, self.id, REASON)
+        with_retry(self.client.set_terminated, self.id, status)
         if self._unsent:
             self._unsent.remove()
 
@@ -291,20 +354,24 @@ def tracked(
     resume_file: Path | None = None,
     parent: str | None = None,
 ) -> Iterator[Run]:
-    """Open the run of a cell, a new one or the one it has, and end it as the block ends: FINISHED, FAILED or KILLED.
+    """Open the run of a cell, a new one or the one it has, and end it as the block ends:
 
-    Under `mlflow run`, the project's run becomes the parent, so that any number of stages can have runs of their own.
+    FINISHED, FAILED or KILLED.
+
+    Under `mlflow run`, the project's run becomes the parent, so that any number of stages can have
+    runs of their own.
 
     Args:
         fingerprint: see `fingerprint`; a run that has it, whatever its state, is taken up again.
         params: resolved parameters, a tree; logged flat, with dots.
         inputs: the record sets that go in.
-        resume_file: keeps points of curves until they are sent. Put it where checkpoints are, and what a killed process did
-            before its last checkpoint will be complete.
+        resume_file: keeps points of curves until they are sent. Put it where checkpoints are, and
+            what a killed process did before its last checkpoint will be complete.
         parent: the run that this one is a part of.
 
     Raises:
-        EcgforgeError: the tracking store cannot be reached, before the block is entered or when it ends.
+        EcgforgeError: the tracking store cannot be reached, before the block is entered or when it
+            ends.
     """
     problem = store.git_problem()
     if problem:
@@ -312,7 +379,12 @@ def tracked(
     store.ensure_reachable()
     client = store.client()
     end_killed()
-    provenance = {**cell.tags, **_origin(), **{f"{INPUT}{item.name}": item.digest for item in inputs}, CELL: fingerprint}
+    provenance = {
+        **cell.tags,
+        **_origin(),
+        **{f"{INPUT}{item.name}": item.digest for item in inputs},
+        CELL: fingerprint,
+    }
     provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
     with ExitStack() as stack:
         try:
@@ -323,7 +395,9 @@ def tracked(
         except (KeyboardInterrupt, SystemExit, EcgforgeError):
             raise
         except Exception as error:
-            raise EcgforgeError(f"MLflow refused the run '{cell.name}' ({reason(error)}); nothing was started") from error
+            raise EcgforgeError(
+                f"MLflow refused the run '{cell.name}' ({reason(error)}); nothing was started"
+            ) from error
         with _ended(run):
             yield run
 
@@ -342,16 +416,25 @@ def _ended(run: Run) -> Iterator[None]:
             run._end(status, words)
         except Exception as second:
             if not store.out_of_space(error):  # that is said below
-                logger.warning("the run '%s' could not be ended in MLflow: %s", run.name, reason(second))
+                logger.warning(
+                    "the run '%s' could not be ended in MLflow: %s", run.name, reason(second)
+                )
         if store.out_of_space(error):
-            raise EcgforgeError(f"no space is left on the disk ({reason(error)}): make room and run the stage again") from error
+            raise EcgforgeError(
+                f"no space is left on the disk ({reason(error)}): make room and run the stage again"
+            ) from error
         if isinstance(error, MlflowException):
-            raise EcgforgeError(f"MLflow failed during the run '{run.name}' ({reason(error)}): run the stage again") from error
+            raise EcgforgeError(
+                f"MLflow failed during the run '{run.name}' ({reason(error)}): run the stage again"
+            ) from error
         raise
     try:
         run._end("FINISHED", None)
     except Exception as error:
-        raise EcgforgeError(f"MLflow could not be sent the end of the run '{run.name}' ({reason(error)}): run the stage again") from error
+        raise EcgforgeError(
+            f"MLflow could not be sent the end of the run '{run.name}' ({reason(error)}): run the "
+            "stage again"
+        ) from error
 
 
 @contextmanager
@@ -384,44 +467,59 @@ def at_work(run_id: str) -> bool:
 
 
 def end_killed(run_ids: Iterable[str] = ()) -> None:
-    """End runs whose process was killed outright as KILLED: those that such processes have left a file of, and others by their ids.
+    """End runs whose process was killed outright as KILLED: those that such processes have left a
+    file of, and others by their ids.
 
-    Where a stage's results come from DVC's cache the next time, nothing else would end its run. Else the stage takes it up again.
+    Where a stage's results come from DVC's cache the next time, nothing else would end its run.
+    Else the stage takes it up again.
     """
     for run_id in {*run_ids, *(mark.name for mark in (store.project_root() / AT_WORK).glob("*"))}:
         mark = _mark(run_id)
         with suppress(Timeout), FileLock(mark, timeout=0):
             found = store.run(run_id)
             if found and found.info.status == "RUNNING":
-                patiently(store.client().log_batch, run_id, tags=_tags({REASON: WAS_KILLED}))
-                patiently(store.client().set_terminated, run_id, "KILLED")
+                with_retry(store.client().log_batch, run_id, tags=_tags({REASON: WAS_KILLED}))
+                with_retry(store.client().set_terminated, run_id, "KILLED")
             mark.unlink(missing_ok=True)
 
 
 def end_lost(fingerprint: str, reason: str) -> None:
-    """End the run of a trial that no process will take up again, FAILED and with the reason; one that has ended stays as it is."""
+    """End the run of a trial that no process will take up again, FAILED and with the reason; one
+    that has ended stays as it is.
+    """
     client = store.client()
-    for found in patiently(client.search_runs, [_experiment(client, TUNING)], f"tags.`{CELL}` = '{fingerprint}'"):
+    for found in with_retry(
+        client.search_runs, [_experiment(client, TUNING)], f"tags.`{CELL}` = '{fingerprint}'"
+    ):
         if found.info.status != "RUNNING" and found.data.tags.get(REASON) != WAS_KILLED:
             continue
-        patiently(client.log_batch, found.info.run_id, tags=_tags({REASON: reason}))
-        patiently(client.set_terminated, found.info.run_id, "FAILED")
+        with_retry(client.log_batch, found.info.run_id, tags=_tags({REASON: reason}))
+        with_retry(client.set_terminated, found.info.run_id, "FAILED")
 
 
 def _find_or_create(client: MlflowClient, cell: Cell, fingerprint: str, parent: str | None) -> Any:
-    experiment, others = _experiments(client) if cell.kind not in ("tuning", "trial") else (_experiment(client, TUNING), [])
-    # A run whose process was killed outright is still RUNNING here; only its cell can start it again.
-    found = patiently(client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{fingerprint}'", max_results=1)
+    experiment, others = (
+        _experiments(client)
+        if cell.kind not in ("tuning", "trial")
+        else (_experiment(client, TUNING), [])
+    )
+    # A run whose process was killed outright is still RUNNING here; only its cell can start it
+    # again.
+    found = with_retry(
+        client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{fingerprint}'", max_results=1
+    )
     parent = _parent() if parent is None else parent
     tags = {"mlflow.parentRunId": parent} if parent else {}
     if not found:
         return client.create_run(experiment, tags={CELL: fingerprint, **tags}, run_name=cell.name)
-    patiently(client.log_batch, found[0].info.run_id, tags=_tags(tags))
+    with_retry(client.log_batch, found[0].info.run_id, tags=_tags(tags))
     return found[0]
 
 
 def _parent() -> str | None:
-    """Take the run that `mlflow run` opened as parent: inherited as it is, it would be one run for all stages."""
+    """Take the run that `mlflow run` opened as parent: inherited as it is, it would be one run for
+    all stages.
+    """
     if "MLFLOW_RUN_ID" in os.environ:
         os.environ[PARENT] = os.environ.pop("MLFLOW_RUN_ID")
     return os.environ.get(PARENT)
@@ -430,17 +528,17 @@ def _parent() -> str | None:
 def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
     """Return the experiment that new runs go to, and others in which the cell's run may be."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    found = patiently(client.get_experiment_by_name, name)
+    found = with_retry(client.get_experiment_by_name, name)
     given = os.environ.get("MLFLOW_EXPERIMENT_ID")
     if given:
-        store.check_active(patiently(client.get_experiment, given))
+        store.check_active(with_retry(client.get_experiment, given))
         return given, [found.experiment_id] if found and found.experiment_id != given else []
     return _experiment(client, name), []
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
     """Return the id of an experiment, which is made if it is not there."""
-    found = patiently(client.get_experiment_by_name, name)
+    found = with_retry(client.get_experiment_by_name, name)
     store.check_active(found)
     if found:
         return found.experiment_id
@@ -452,22 +550,42 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _origin() -> dict[str, str]:
-    """Tags for the commit and the DVC stage and experiment that this process works for; none where there are none."""
-    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge")}
+    """Tags for the commit and the DVC stage and experiment that this process works for; none where
+    there are none.
+    """
+    tags = {
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge"),
+    }
     commit = git(Path.cwd(), "rev-parse", "HEAD")
     if commit:
-        tags |= {"git.commit": commit, "git.dirty": str(uncommitted()).lower(), "mlflow.source.git.commit": commit}
+        tags |= {
+            "git.commit": commit,
+            "git.dirty": str(uncommitted()).lower(),
+            "mlflow.source.git.commit": commit,
+        }
     dvc = {"dvc.stage": os.environ.get("DVC_STAGE"), "dvc.exp": os.environ.get("DVC_EXP_NAME")}
     return tags | {key: value for key, value in dvc.items() if value}
 
 
 def uncommitted() -> bool:
-    """Say whether anything of the project but parameters differs from the commit; it may be a folder of a larger repository.
+    """Say whether anything of the project but parameters differs from the commit; it may be a
+    folder of a larger repository.
 
-    DVC writes dvc.lock between stages, and has the values in params.yaml that a stage depends on in its record there, as it has the
-    digests of its data: `reproduce` puts both back.
+    DVC writes dvc.lock between stages, and has the values in params.yaml that a stage depends on in
+    its record there, as it has the digests of its data: `reproduce` puts both back.
     """
-    return bool(git(store.checkout(), "status", "--porcelain", "--", ".", ":(exclude)dvc.lock", ":(exclude)params.yaml"))
+    return bool(
+        git(
+            store.checkout(),
+            "status",
+            "--porcelain",
+            "--",
+            ".",
+            ":(exclude)dvc.lock",
+            ":(exclude)params.yaml",
+        )
+    )
 
 
 def _system() -> dict[str, str]:
@@ -475,12 +593,19 @@ def _system() -> dict[str, str]:
     if torch is None:
         return {}
     device = "cuda" if torch.cuda.is_initialized() else "cpu"
-    return {"system.torch": torch.__version__, "system.device": device, THREADS: str(torch.get_num_threads())}
+    return {
+        "system.torch": torch.__version__,
+        "system.device": device,
+        THREADS: str(torch.get_num_threads()),
+    }
 
 
 def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return a tree of parameters as dotted keys and texts. Where MLflow would cut a value, it ends in its md5 instead, so that
-    values that differ look different; params.json, an artifact of the run, holds it whole."""
+    """Return a tree of parameters as dotted keys and texts.
+
+    Where MLflow would cut a value, it ends in its md5 instead, so that values that differ look
+    different; params.json, an artifact of the run, holds it whole.
+    """
     flat: dict[str, str] = {}
     for key, value in params.items():
         if isinstance(value, dict) and value:
@@ -501,7 +626,9 @@ def _tags(tags: dict[str, str]) -> list[RunTag]:
 
 
 def _by_content(inputs: list[DatasetInput]) -> list[list[DatasetInput]]:
-    """Group uses of the same record set: of inputs with one name and digest, MLflow keeps the first alone."""
+    """Group uses of the same record set: of inputs with one name and digest, MLflow keeps the first
+    alone.
+    """
     groups: dict[tuple[str, str], list[DatasetInput]] = {}
     for item in inputs:
         groups.setdefault((item.name, item.digest), []).append(item)
@@ -520,12 +647,16 @@ def _entity(uses: list[DatasetInput], provenance: dict[str, str]) -> Any:
     dataset = mlflow.entities.Dataset(item.name, item.digest, SOURCE_TYPE, source.to_json())
     contexts = ", ".join(dict.fromkeys(use.context for use in uses))
     tags = {"mlflow.data.context": contexts, "origin": item.origin}
-    return mlflow.entities.DatasetInput(dataset, [mlflow.entities.InputTag(key, value) for key, value in tags.items()])
+    return mlflow.entities.DatasetInput(
+        dataset, [mlflow.entities.InputTag(key, value) for key, value in tags.items()]
+    )
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the block, so that its run can be ended; only the main thread hears signals."""
+    """Let SIGTERM unwind the block, so that its run can be ended; only the main thread hears
+    signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -547,21 +678,27 @@ def _ending(error: BaseException) -> tuple[str, str]:
         return "KILLED", f"terminated, exit code {error.code}"
     if isinstance(error, PrunedError):
         return "KILLED", f"pruned, {reason(error)}"
-    return "FAILED", reason(error) if isinstance(error, EcgforgeError) else f"{type(error).__name__}: {reason(error)}"
+    return "FAILED", reason(error) if isinstance(
+        error, EcgforgeError
+    ) else f"{type(error).__name__}: {reason(error)}"
 
 
 class _Unsent:
-    """Points that were logged and not yet sent, in a file, since a killed process takes its buffer with it."""
+    """Points that were logged and not yet sent, in a file, since a killed process takes its buffer
+    with it.
+    """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path, self._identity = path, fingerprint
 
     def read(self) -> list[Point]:
-        """Return what an earlier process of the same cell left, and leave a file that holds just that."""
+        """Return what an earlier process of the same cell left, and leave a file that holds just
+        that.
+        """
         lines = self._path.read_text().split("\n") if self._path.exists() else []
         # A process that is killed while it writes leaves a torn last line.
         kept = lines[1:-1] if lines and lines[0] == self._identity else []
-        with whole(self._path) as scratch:
+        with atomic_write(self._path) as scratch:
             scratch.write_text("\n".join([self._identity, *kept, ""]))
         return [tuple(json.loads(line)) for line in kept]
 

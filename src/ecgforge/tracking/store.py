@@ -25,7 +25,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 from ecgforge.tracking import home, mlflow_internals
 from ecgforge.tracking.home import ARTIFACTS
 
@@ -47,9 +47,11 @@ _UNADDRESSABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\ud800-\udfff]")
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # What a model is loaded from can then not execute: MLflow refuses archives that hold more than tensors.
+    # What a model is loaded from can then not execute: MLflow refuses archives that hold more than
+    # tensors.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # MLflow's own limits, 120 s and 7 retries, let a training wait for minutes on a server that has gone.
+    # MLflow's own limits, 120 s and 7 retries, let a training wait for minutes on a server that has
+    # gone.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }
@@ -58,7 +60,8 @@ SETTINGS = {
 def project_root() -> Path:
     """Return the nearest folder upwards that holds `params.yaml`, else the current one.
 
-    `dvc exp run --temp` works in a copy below `.dvc/tmp/exps` that is removed when it ends; its runs belong to the project.
+    `dvc exp run --temp` works in a copy below `.dvc/tmp/exps` that is removed when it ends; its
+    runs belong to the project.
     """
     root = checkout()
     for folder in root.parents:
@@ -70,11 +73,14 @@ def project_root() -> Path:
 def checkout() -> Path:
     """Return `project_root`, or the copy of it in which `dvc exp run --temp` works."""
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "params.yaml").exists()), here)
+    return next(
+        (folder for folder in (here, *here.parents) if (folder / "params.yaml").exists()), here
+    )
 
 
 def git(root: Path, *arguments: str, needed: bool = False) -> str:
-    """Return the output of a git command in a folder, or nothing where it fails or git is not installed.
+    """Return the output of a git command in a folder, or nothing where it fails or git is not
+    installed.
 
     Args:
         needed: whether something would be lost if git's answer were missing.
@@ -93,18 +99,35 @@ def git(root: Path, *arguments: str, needed: bool = False) -> str:
 
 def _ask_git(root: Path, *arguments: str) -> str:
     words = os.environ | {"LC_ALL": "C"}
-    options: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "surrogateescape", "check": True}
-    return str(subprocess.run(["git", "--no-optional-locks", *arguments], cwd=root, env=words, **options).stdout)
+    options: dict[str, Any] = {
+        "capture_output": True,
+        "encoding": "utf-8",
+        "errors": "surrogateescape",
+        "check": True,
+    }
+    return str(
+        subprocess.run(
+            ["git", "--no-optional-locks", *arguments], cwd=root, env=words, **options
+        ).stdout
+    )
 
 
 def git_problem(root: Path | None = None) -> str:
-    """Say in one line why git gives no answers about the project, and what to do; empty where it does, and where there is no repository."""
+    """Say in one line why git gives no answers about the project, and what to do; empty where it
+    does, and where there is no repository.
+    """
     root = root or checkout()
-    repository = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    repository = next(
+        (folder for folder in (root, *root.parents) if (folder / ".git").exists()), None
+    )
     try:
         _ask_git(root, "rev-parse", "--git-dir")
     except FileNotFoundError:
-        return f"git is not installed, and {repository} is a git repository: install git" if repository else ""
+        return (
+            f"git is not installed, and {repository} is a git repository: install git"
+            if repository
+            else ""
+        )
     except (OSError, subprocess.CalledProcessError) as error:
         words = " ".join((getattr(error, "stderr", "") or str(error)).split())
         none = repository is None and "not a git repository" in words
@@ -113,12 +136,19 @@ def git_problem(root: Path | None = None) -> str:
 
 
 def has_commit(root: Path, commit: str) -> bool:
-    """Whether the repository has a commit, which a tag of MLflow's may name: nothing else than a digest is given to git."""
-    return bool(re.fullmatch(r"[0-9a-f]{40,64}", commit)) and git(root, "cat-file", "-t", commit) == "commit"
+    """Whether the repository has a commit, which a tag of MLflow's may name: nothing else than a
+    digest is given to git.
+    """
+    return (
+        bool(re.fullmatch(r"[0-9a-f]{40,64}", commit))
+        and git(root, "cat-file", "-t", commit) == "commit"
+    )
 
 
 def configure() -> str:
-    """Set MLflow's environment for this process and those it starts, and return the tracking URI. Does not import MLflow.
+    """Set MLflow's environment for this process and those it starts, and return the tracking URI.
+
+    Does not import MLflow.
 
     Raises:
         EcgforgeError: no address of the database can be written, see `address`.
@@ -137,12 +167,14 @@ def address(database: Path) -> str:
     """Return the URI of a SQLite file.
 
     Raises:
-        EcgforgeError: its path holds what SQLAlchemy or MLflow would read as something else, and keep runs in another place.
+        EcgforgeError: its path holds what SQLAlchemy or MLflow would read as something else, and
+            keep runs in another place.
     """
     odd = _UNADDRESSABLE.search(str(database))
     if odd:
         raise EcgforgeError(
-            f"runs cannot be kept in {database}: MLflow misreads '{console.shown(odd[0])}' in the path of its database; "
+            f"runs cannot be kept in {database}: MLflow misreads '{console.shown(odd[0])}' in the "
+            "path of its database; "
             "rename the folder, or set MLFLOW_TRACKING_URI to another place or a server"
         )
     return f"{SQLITE}{database}"
@@ -160,11 +192,12 @@ def is_own() -> bool:
 
 
 def initialise() -> None:
-    """Create the SQLite database, or bring an older one to the schema of the installed MLflow, or to a project that was moved or copied;
-    once, under a file lock.
+    """Create the SQLite database, or bring an older one to the schema of the installed MLflow, or
+    to a project that was moved or copied; once, under a file lock.
 
-    MLflow creates its tables on first use, and processes that do so at once leave a file that never works again. A database
-    that is ready says so itself, which costs no import of MLflow to read; other stores look after themselves.
+    MLflow creates its tables on first use, and processes that do so at once leave a file that never
+    works again. A database that is ready says so itself, which costs no import of MLflow to read;
+    other stores look after themselves.
 
     Raises:
         EcgforgeError: the database can neither be created nor opened.
@@ -180,7 +213,7 @@ def initialise() -> None:
             if _ready(database):
                 return
             if not database.exists():
-                with whole(database) as scratch:
+                with atomic_write(database) as scratch:
                     _upgrade(scratch, database.parent)
                 return
             if not _current(database):
@@ -194,7 +227,8 @@ def initialise() -> None:
 
 
 def ensure_reachable() -> None:
-    """Ask the tracking store whether it is there, within a few seconds; call it before work starts that would be lost.
+    """Ask the tracking store whether it is there, within a few seconds; call it before work starts
+    that would be lost.
 
     Raises:
         EcgforgeError: it is not; names the URI and what to do.
@@ -209,15 +243,19 @@ def ensure_reachable() -> None:
         elif scheme in ("http", "https"):
             _ask_health(uri)
         elif scheme in PORTS:
-            socket.create_connection((parts.hostname or "localhost", parts.port or PORTS[scheme]), TIMEOUT).close()
+            socket.create_connection(
+                (parts.hostname or "localhost", parts.port or PORTS[scheme]), TIMEOUT
+            ).close()
         elif scheme in ("", "file"):
             raise EcgforgeError(
-                f"MLFLOW_TRACKING_URI is {uri}, but MLflow no longer keeps runs in plain folders; unset it to use {DATABASE}"
+                f"MLFLOW_TRACKING_URI is {uri}, but MLflow no longer keeps runs in plain folders; "
+                f"unset it to use {DATABASE}"
             )
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise EcgforgeError(
-            f"MLflow's tracking server at {_without_password(uri)} cannot be reached ({reason}): start it, mend "
+            f"MLflow's tracking server at {_without_password(uri)} cannot be reached ({reason}): "
+            "start it, mend "
             f"MLFLOW_TRACKING_URI, or unset it to keep runs in {DATABASE}"
         ) from None
 
@@ -234,9 +272,11 @@ def client() -> MlflowClient:
 
 
 def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
-    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and say where in it the charts are.
+    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and say where in it the charts
+    are.
 
-    One worker and no job processes, which MLflow starts four of and eight: a person looking at runs needs neither.
+    One worker and no job processes, which MLflow starts four of and eight: a person looking at runs
+    needs neither.
 
     Args:
         experiment: the name of the study's experiment.
@@ -248,24 +288,42 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         try:
             free.bind(("127.0.0.1", port))
         except OSError as error:
-            raise EcgforgeError(f"port {port} cannot be used ({error.strerror}): name another with --port") from None
+            raise EcgforgeError(
+                f"port {port} cannot be used ({error.strerror}): name another with --port"
+            ) from None
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     address = f"http://127.0.0.1:{port}"
     found = client().get_experiment_by_name(experiment)
     check_active(found)
     for title, words in charts.items() if found else ():
         console.out.print(
-            f"{title}: {address}/#/experiments/{found.experiment_id}/runs?{urlencode({'searchFilter': words, 'compareRunsMode': 'CHART'})}"
+            f"{title}: {address}/#/experiments/{found.experiment_id}/runs?"
+            + urlencode({"searchFilter": words, "compareRunsMode": "CHART"})
         )
-    console.out.print("In a chart view, `Group by` with a tag such as setting, generator or backbone draws the means of its groups.")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    console.out.print(
+        "In a chart view, `Group by` with a tag such as setting, generator or backbone draws the "
+        "means of its groups."
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     code = subprocess.run([*command, "--backend-store-uri", configure()], check=False).returncode
     if code > 0:
         raise EcgforgeError(f"MLflow's server ended with exit code {code}, see above")
 
 
 def check_active(experiment: Any) -> None:
-    """Check that an experiment of MLflow's, if there is one, was not deleted: its name is taken, and no run can be made in it.
+    """Check that an experiment of MLflow's, if there is one, was not deleted: its name is taken,
+    and no run can be made in it.
 
     Raises:
         EcgforgeError: it was.
@@ -273,24 +331,37 @@ def check_active(experiment: Any) -> None:
     if experiment is not None and experiment.lifecycle_stage != "active":
         raise EcgforgeError(
             f"MLflow's experiment '{experiment.name}' was deleted: "
-            f"`MLFLOW_TRACKING_URI='{_without_password(configure())}' mlflow experiments restore -x {experiment.experiment_id}` restores it"
+            f"`MLFLOW_TRACKING_URI='{_without_password(configure())}' mlflow experiments restore "
+            f"-x {experiment.experiment_id}` restores it"
         )
 
 
 def artifact_location(experiment: str) -> str | None:
-    """Return where a new experiment keeps its files: beside the SQLite database, or where a server decides (None)."""
+    """Return where a new experiment keeps its files: beside the SQLite database, or where a server
+    decides (None).
+    """
     database = _database(configure())
     return None if database is None else str(database.parent / ARTIFACTS / experiment)
 
 
 def _passing(error: BaseException) -> bool:
     # SQLite's «database is locked», and two processes that insert the same data set at once.
-    return not out_of_space(error) and getattr(error, "error_code", None) in ("TEMPORARILY_UNAVAILABLE", "BAD_REQUEST")
+    return not out_of_space(error) and getattr(error, "error_code", None) in (
+        "TEMPORARILY_UNAVAILABLE",
+        "BAD_REQUEST",
+    )
 
 
-@retry(retry=retry_if_exception(_passing), stop=stop_after_attempt(6), wait=wait_random_exponential(0.1, max=3), reraise=True)
-def patiently(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a method of the client; where other processes were in the way, try again. For calls that may run twice.
+@retry(
+    retry=retry_if_exception(_passing),
+    stop=stop_after_attempt(6),
+    wait=wait_random_exponential(0.1, max=3),
+    reraise=True,
+)
+def with_retry(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call a method of the client; where other processes were in the way, try again.
+
+    For calls that may run twice.
 
     Raises:
         EcgforgeError: the database is damaged in a part that was not looked at before.
@@ -319,20 +390,26 @@ def tolerating(*codes: str) -> Iterator[None]:
 def run(run_id: str) -> Any:
     """Return a run, None where MLflow has it no more."""
     with tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-        return patiently(client().get_run, run_id)
+        return with_retry(client().get_run, run_id)
     return None
 
 
 def runs(words: str = "") -> list[Any]:
-    """Return all runs for which a filter in MLflow's words holds, of all experiments, the newest first."""
+    """Return all runs for which a filter in MLflow's words holds, of all experiments, the newest
+    first.
+    """
     client()
     from mlflow import search_runs
 
-    return patiently(search_runs, search_all_experiments=True, filter_string=words, output_format="list")
+    return with_retry(
+        search_runs, search_all_experiments=True, filter_string=words, output_format="list"
+    )
 
 
 def absent(uri: str) -> bool:
-    """Say whether `uri` is a SQLite file that does not exist, which asking MLflow for anything would create."""
+    """Say whether `uri` is a SQLite file that does not exist, which asking MLflow for anything
+    would create.
+    """
     database = _database(uri)
     return database is not None and not database.exists()
 
@@ -342,7 +419,8 @@ def _database(uri: str) -> Path | None:
 
 
 def _stamp() -> int:
-    return zlib.crc32(version("mlflow").encode()) >> 1  # SQLite's user_version is a signed 32-bit number
+    # SQLite's user_version is a signed 32-bit number
+    return zlib.crc32(version("mlflow").encode()) >> 1
 
 
 def _check_writable(database: Path) -> None:
@@ -360,20 +438,33 @@ def _ready(database: Path) -> bool:
 
 
 def _current(database: Path) -> bool:
-    """Whether the database has the schema of the installed MLflow, by what `_upgrade` noted in it."""
+    """Whether the database has the schema of the installed MLflow, as `_upgrade` noted."""
     _check_writable(database)
     with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0]) == _stamp() and home.same_schema(connection)
+        return int(
+            connection.execute("PRAGMA user_version").fetchone()[0]
+        ) == _stamp() and home.same_schema(connection)
 
 
 def _refuse_newer(database: Path) -> None:
-    """Check that the installed MLflow knows the schema of a database, which a newer one may have written."""
+    """Check that the installed MLflow knows the schema of a database, which a newer one may have
+    written.
+    """
     with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
-        tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-        found = ", ".join(one for (one,) in connection.execute("SELECT version_num FROM alembic_version")) if tables else ""
+        tables = connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+        ).fetchone()
+        found = (
+            ", ".join(
+                one for (one,) in connection.execute("SELECT version_num FROM alembic_version")
+            )
+            if tables
+            else ""
+        )
     if found and not mlflow_internals.schema_known(found):
         raise EcgforgeError(
-            f"MLflow's database {database} was written by a newer MLflow than the {version('mlflow')} here (its schema is {found}): "
+            f"MLflow's database {database} was written by a newer MLflow than the "
+            f"{version('mlflow')} here (its schema is {found}): "
             "install that version, or set MLFLOW_TRACKING_URI to another place or a server"
         )
 
@@ -387,7 +478,9 @@ def _upgrade(database: Path, folder: Path) -> None:
 
 
 def _quieten() -> None:
-    """Silence what MLflow and its libraries log of errors that they raise as well, with statements of up to a thousand lines."""
+    """Silence what MLflow and its libraries log of errors that they raise as well, with statements
+    of up to a thousand lines.
+    """
     import logging
 
     for name in mlflow_internals.LOGGERS:
@@ -399,7 +492,9 @@ def _ask_health(uri: str) -> None:
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=TIMEOUT, context=context).close()
+        urllib.request.urlopen(
+            f"{uri.rstrip('/')}/health", timeout=TIMEOUT, context=context
+        ).close()
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):  # a server that wants to know who asks is there
             raise
@@ -411,7 +506,9 @@ def _without_password(uri: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the words of an error in one line, without the statement, values, hints and names of classes that SQLAlchemy puts there."""
+    """Return the words of an error in one line, without the statement, values, hints and names of
+    classes that SQLAlchemy puts there.
+    """
     words = str(error).partition("[SQL:")[0].partition("(Background on this error")[0]
     words = re.sub(r"\(raised as a result of [^)]*\)|\([\w.]+Error\)", "", words)
     return " ".join(words.split())[:300] or type(error).__name__
@@ -428,7 +525,9 @@ def out_of_space(error: BaseException | None) -> bool:
 
 def _unusable(database: Path, error: Exception) -> EcgforgeError:
     words = reason(error)
-    remedy = "move it away to start a new one, or set MLFLOW_TRACKING_URI to another place or a server"
+    remedy = (
+        "move it away to start a new one, or set MLFLOW_TRACKING_URI to another place or a server"
+    )
     if out_of_space(error):
         remedy = "make room and start again"
     elif "locked" in words:

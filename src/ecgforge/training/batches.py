@@ -1,4 +1,6 @@
-"""Batches of records whose order depends on seed and step alone, so that an interrupted training resumes exactly."""
+"""Batches of records whose order depends on seed and step alone, so that an interrupted training
+resumes exactly.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Records(Dataset[Batch]):
-    """Record sets in a row as one torch dataset, read from disk batch by batch: an item is a batch of indices.
+    """Record sets in a row as one torch dataset, read from disk batch by batch: an item is a batch
+    of indices.
 
     Args:
         sets: record sets of one shape, units and vocabulary.
@@ -58,15 +61,18 @@ class Draws(Sampler[np.ndarray]):
 
     Args:
         labels: `[records]` class indices.
-        balance: a record of a rhythm with n records is drawn with weight n^-balance.
+        class_balance_power: a record of a rhythm with n records is drawn with weight
+            n^-class_balance_power.
 
     Attributes:
         step: where iteration starts.
     """
 
-    def __init__(self, labels: np.ndarray, batch_size: int, balance: float, seed: int) -> None:
+    def __init__(
+        self, labels: np.ndarray, batch_size: int, class_balance_power: float, seed: int
+    ) -> None:
         counts = np.bincount(labels)
-        weights = counts[labels].astype(float) ** -balance
+        weights = counts[labels].astype(float) ** -class_balance_power
         self._cumulative = np.cumsum(weights / weights.sum())
         self._batch_size = batch_size
         self._seed = seed
@@ -76,10 +82,14 @@ class Draws(Sampler[np.ndarray]):
         step = self.step
         while True:
             draws = np.random.default_rng([self._seed, step]).random(self._batch_size)
-            yield np.searchsorted(self._cumulative, draws, side="right").clip(max=len(self._cumulative) - 1)
+            yield np.searchsorted(self._cumulative, draws, side="right").clip(
+                max=len(self._cumulative) - 1
+            )
             step += 1
 
 
 def in_order(count: int, batch_size: int) -> list[np.ndarray]:
     """Return the index batches that visit `count` records once, in order."""
-    return [np.arange(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+    return [
+        np.arange(first, min(first + batch_size, count)) for first in range(0, count, batch_size)
+    ]

@@ -1,4 +1,6 @@
-"""Checkpoints of a training: written whole, in a folder that can be moved, and given up where they are damaged."""
+"""Checkpoints of a training: written whole, in a folder that can be moved, and given up where they
+are damaged.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from ecgforge.files import remove, whole
+from ecgforge.files import atomic_write, remove
 
 logger = logging.getLogger(__name__)
 
@@ -19,29 +21,45 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint to a file in the same folder, on disk before it takes its name. Lightning moves one there from the system's
-    temporary folder, which may be another file system: a kill then leaves half of it."""
+    """Writes a checkpoint to a file in the same folder, on disk before it takes its name.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    Lightning moves one there from the system's temporary folder, which may be another file system:
+    a kill then leaves half of it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         content = io.BytesIO()  # torch says nothing of a full disk
         torch.save(checkpoint, content)
-        with whole(Path(path)) as scratch:
+        with atomic_write(Path(path)) as scratch:
             scratch.write_bytes(content.getbuffer())
 
 
 class Best(ModelCheckpoint):
-    """The best checkpoint, in a folder that can be moved: Lightning keeps its absolute path, and forgets the best score at another."""
+    """The best checkpoint, in a folder that can be moved:
+
+    Lightning keeps its absolute path, and forgets the best score at another.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         here = self.format_checkpoint_name({})
         models = {here: state_dict["best_model_score"]}
-        moved = {"dirpath": self.dirpath, "best_model_path": here, "kth_best_model_path": here, "best_k_models": models}
+        moved = {
+            "dirpath": self.dirpath,
+            "best_model_path": here,
+            "kth_best_model_path": here,
+            "best_k_models": models,
+        }
         super().load_state_dict(state_dict | moved)
 
 
 def resumable(folder: Path) -> Path | None:
-    """Return the checkpoint in `folder` to go on from, None where there is none. Both checkpoints must be readable: else they are removed,
-    and the training starts from its beginning and ends with the same weights."""
+    """Return the checkpoint in `folder` to go on from, None where there is none.
+
+    Both checkpoints must be readable: else they are removed, and the training starts from its
+    beginning and ends with the same weights.
+    """
     best, last = folder / BEST, folder / LAST
     try:
         for file in (last, best):
@@ -50,7 +68,11 @@ def resumable(folder: Path) -> Path | None:
     except FileNotFoundError:
         pass  # killed before the first evaluation, or between the two checkpoints of it
     except Exception as error:  # torch raises whatever its reader runs into
-        logger.warning("a checkpoint in %s is damaged (%s): the training starts again", folder, " ".join(str(error).split())[:100])
+        logger.warning(
+            "a checkpoint in %s is damaged (%s): the training starts again",
+            folder,
+            " ".join(str(error).split())[:100],
+        )
     remove(best)
     remove(last)
     return None

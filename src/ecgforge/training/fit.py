@@ -1,7 +1,10 @@
-"""The training loop: steps, validation, averaged weights, checkpoints, resume, early stopping. Generators and classifiers share it.
+"""The training loop: steps, validation, averaged weights, checkpoints, resume, early stopping.
 
-A run that is killed and started again on the same folder ends with the same weights, byte for byte: batches and noise
-depend on (seed, step) alone, and checkpoints fall on evaluations, where the loop has no other state.
+Generators and classifiers share it.
+
+A run that is killed and started again on the same folder ends with the same weights, byte for byte:
+batches and noise depend on (seed, step) alone, and checkpoints fall on evaluations, where the loop
+has no other state.
 """
 
 from __future__ import annotations
@@ -17,7 +20,13 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    WeightAveraging,
+)
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -34,7 +43,9 @@ Log = Callable[[dict[str, float], int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: steps done, the best value of the monitored figure, and whether it stopped early."""
+    """How a training ended: steps done, the best value of the monitored figure, and whether it
+    stopped early.
+    """
 
     steps: int
     best: float
@@ -42,10 +53,18 @@ class Outcome:
 
 
 class _Loop(lightning.LightningModule):
-    def __init__(self, objective: Objective, settings: Training, draws: Draws, seed: int, log: Log) -> None:
+    def __init__(
+        self, objective: Objective, settings: Training, draws: Draws, seed: int, log: Log
+    ) -> None:
         super().__init__()
         self.module = objective.module
-        self._objective, self._settings, self._draws, self._seed, self._send = objective, settings, draws, seed, log
+        self._objective, self._settings, self._draws, self._seed, self._send = (
+            objective,
+            settings,
+            draws,
+            seed,
+            log,
+        )
         self._sums: dict[str, float] = {}
         self._outputs: list[dict[str, Tensor]] = []
 
@@ -61,7 +80,8 @@ class _Loop(lightning.LightningModule):
         self._sums = {}
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        torch.manual_seed(self._drawn_seed(2, self.global_step))  # dropout draws from the global generator
+        # dropout draws from the global generator
+        torch.manual_seed(self._drawn_seed(2, self.global_step))
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
         if not torch.isfinite(loss):
@@ -77,19 +97,31 @@ class _Loop(lightning.LightningModule):
         figures = self._objective.summarise(self._outputs)
         self._outputs = []
         for key, value in figures.items():
-            if not np.isfinite(value):  # before a checkpoint is written, so that the last one is good
+            # before a checkpoint is written, so that the last one is good
+            if not np.isfinite(value):
                 raise self._diverged(f"validation {key}", value)
         self.log(self._objective.monitor, figures[self._objective.monitor])
-        curves = {f"train_{key}": total / self._settings.evaluate_every for key, total in self._sums.items()}
+        curves = {
+            f"train_{key}": total / self._settings.evaluate_every
+            for key, total in self._sums.items()
+        }
         curves |= {f"validation_{key}": value for key, value in figures.items()}
         self._send(curves, self.global_step)
 
     def _diverged(self, figure: str, value: float) -> EcgforgeError:
-        return EcgforgeError(f"training diverged at step {self.global_step}: {figure} is {value}; lower learning_rate or gradient_clip")
+        return EcgforgeError(
+            f"training diverged at step {self.global_step}: {figure} is {value}; lower "
+            "learning_rate or gradient_clip"
+        )
 
     def configure_optimizers(self) -> Any:
         settings = self._settings
-        optimiser = torch.optim.AdamW(self._objective.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        optimiser = torch.optim.AdamW(
+            self._objective.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
 
         def rate(step: int) -> float:
             if step < settings.warmup_steps:
@@ -99,14 +131,22 @@ class _Loop(lightning.LightningModule):
 
         return {
             "optimizer": optimiser,
-            "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimiser, rate), "interval": "step"},
+            "lr_scheduler": {
+                "scheduler": torch.optim.lr_scheduler.LambdaLR(optimiser, rate),
+                "interval": "step",
+            },
         }
 
 
 class _Patience(EarlyStopping):
-    """Early stopping after which no later call goes on: Lightning keeps that it stopped in the checkpoint, and does not look at it."""
+    """Early stopping after which no later call goes on:
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    Lightning keeps that it stopped in the checkpoint, and does not look at it.
+    """
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         trainer.should_stop = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
 
 
@@ -121,22 +161,27 @@ def fit(
     folder: Path,
     log: Log,
 ) -> Outcome:
-    """Train, or go on training from the checkpoint in `folder`; `objective.module` ends up with the best weights.
+    """Train, or go on training from the checkpoint in `folder`;
 
-    Where the training in `folder` has ended, by its steps or early, nothing is trained. One training uses one device.
+    `objective.module` ends up with the best weights.
+
+    Where the training in `folder` has ended, by its steps or early, nothing is trained. One
+    training uses one device.
 
     Args:
         train, validation: record sets that are trained and validated on, each list taken as one.
         seed: decides batches and noise.
-        folder: keeps checkpoints; the caller makes it belong to one set of inputs, and removes it in the end.
+        folder: keeps checkpoints; the caller makes it belong to one set of inputs, and removes it
+            in the end.
         log: receives the curves (figures, step) at every evaluation.
 
     Raises:
-        EcgforgeError: the loss, or a figure of the validation, is no longer finite. The last good checkpoint stays in `folder`.
+        EcgforgeError: the loss, or a figure of the validation, is no longer finite. The last good
+            checkpoint stays in `folder`.
     """
     torch.set_num_threads(compute.threads)
     records, held_out = Records(train), Records(validation)
-    draws = Draws(records.labels, settings.batch_size, settings.balance, seed)
+    draws = Draws(records.labels, settings.batch_size, settings.class_balance_power, seed)
     loop = _Loop(objective, settings, draws, seed, log)
     keep_best = checkpoints.Best(
         folder,
@@ -146,32 +191,53 @@ def fit(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    keep_last = ModelCheckpoint(folder, "last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, enable_version_counter=False)
-    stop = _Patience(objective.monitor, mode=keep_best.mode, patience=settings.patience or settings.steps, check_on_train_epoch_end=True)
+    keep_last = ModelCheckpoint(
+        folder,
+        "last",
+        save_top_k=1,
+        monitor=None,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    stop = _Patience(
+        objective.monitor,
+        mode=keep_best.mode,
+        patience=settings.patience or settings.steps,
+        check_on_train_epoch_end=True,
+    )
     callbacks: list[Callback] = [stop, keep_best, keep_last]
     if settings.ema_decay:
-        callbacks.insert(0, WeightAveraging(multi_avg_fn=_warmed_up(settings.ema_decay), use_buffers=False))
+        callbacks.insert(
+            0, WeightAveraging(multi_avg_fn=_warmed_up(settings.ema_decay), use_buffers=False)
+        )
     trainer = _trainer(settings, compute, callbacks)
     try:
         with torch.random.fork_rng():
             trainer.fit(
                 loop,
                 DataLoader(records, sampler=draws, batch_size=None),
-                DataLoader(held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None),
+                DataLoader(
+                    held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None
+                ),
                 ckpt_path=checkpoints.resumable(folder),
                 weights_only=True,
             )
     except SystemExit:
-        # Lightning turns Ctrl-C into an exit; the run that is being tracked needs to know which it was.
+        # Lightning turns Ctrl-C into an exit; the run that is being tracked needs to know which it
+        # was.
         raise KeyboardInterrupt from None
     best = torch.load(keep_best.best_model_path, map_location="cpu", weights_only=True)
     loop.cpu().load_state_dict(best["state_dict"])
     assert keep_best.best_model_score is not None
-    return Outcome(trainer.global_step, float(keep_best.best_model_score), trainer.global_step < settings.steps)
+    return Outcome(
+        trainer.global_step, float(keep_best.best_model_score), trainer.global_step < settings.steps
+    )
 
 
 def _warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Averaging whose decay grows from 0.1 to `decay`, so that the first weights do not linger in short trainings."""
+    """Averaging whose decay grows from 0.1 to `decay`, so that the first weights do not linger in
+    short trainings.
+    """
 
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
@@ -187,13 +253,18 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
     on_gpu = compute.accelerator != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.set_float32_matmul_precision("high")
-    precision = compute.precision if compute.precision != "auto" else ("bf16-mixed" if on_gpu else "32-true")
+    precision = (
+        compute.precision
+        if compute.precision != "auto"
+        else ("bf16-mixed" if on_gpu else "32-true")
+    )
     interactive = sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=compute.accelerator,
         devices=1,  # Lightning would start the whole command again for each further one
         precision=precision,
-        # An epoch of the loop is the stretch between two evaluations: Lightning resumes exactly at the end of an epoch only.
+        # An epoch of the loop is the stretch between two evaluations: Lightning resumes exactly at
+        # the end of an epoch only.
         max_epochs=settings.steps // settings.evaluate_every,
         limit_train_batches=settings.evaluate_every,
         gradient_clip_val=settings.gradient_clip,

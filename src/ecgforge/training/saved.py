@@ -1,4 +1,6 @@
-"""Networks on disk: weights as safetensors, and a JSON description from which the network is built again. Nothing in them can execute."""
+"""Networks on disk: weights as safetensors, and a JSON description from which the network is built
+again. Nothing in them can execute.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +15,35 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import whole
+from ecgforge.files import atomic_write
 
 WEIGHTS = "weights.safetensors"
 DAMAGE = (OSError, KeyError, TypeError, ValueError, RuntimeError, RecursionError, SafetensorError)
 
 Network = TypeVar("Network", bound=nn.Module)
-Build = Callable[[dict[str, Tensor]], Network]  # from weights, which may hold what the network is built with
+# from weights, which may hold what the network is built with
+Build = Callable[[dict[str, Tensor]], Network]
 
 
 def write(network: nn.Module, description: dict[str, Any], folder: Path, name: str) -> None:
-    """Write weights and description, under `name`, to `folder`, whole; the same weights give the same bytes."""
-    with whole(folder) as scratch:
+    """Write weights and description, under `name`, to `folder`, whole; the same weights give the
+    same bytes.
+    """
+    with atomic_write(folder) as scratch:
         scratch.mkdir()
         tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-        (scratch / WEIGHTS).write_bytes(serialized(tensors))  # by Python, which says when the disk is full
+        # by Python, which says when the disk is full
+        (scratch / WEIGHTS).write_bytes(serialized(tensors))
         (scratch / name).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def read(folder: Path, name: str, kind: str, described: Callable[[Any, str], Build[Network]], label: str = "") -> Network:
+def read(
+    folder: Path,
+    name: str,
+    kind: str,
+    described: Callable[[Any, str], Build[Network]],
+    label: str = "",
+) -> Network:
     """Read back what `write` wrote, on the CPU and in evaluation mode.
 
     Args:
@@ -43,16 +55,23 @@ def read(folder: Path, name: str, kind: str, described: Callable[[Any, str], Bui
     Raises:
         EcgforgeError: a file is missing or damaged.
     """
-    where, advice = (label, "train and register the model again") if label else (str(folder), "run `dvc repro` or `dvc pull`")
+    where, advice = (
+        (label, "train and register the model again")
+        if label
+        else (str(folder), "run `dvc repro` or `dvc pull`")
+    )
     for one in (name, WEIGHTS):
         if not (folder / one).is_file():
             raise EcgforgeError(f"{where} is no {kind}: {one} is missing; {advice}")
     try:
         build = described(json.loads((folder / name).read_bytes()), f"{where}, {name}")
     except DAMAGE:
-        raise EcgforgeError(f"{where} does not hold a whole {kind}: {name} is damaged; {advice}") from None
+        raise EcgforgeError(
+            f"{where} does not hold a whole {kind}: {name} is damaged; {advice}"
+        ) from None
     try:
-        weights = load((folder / WEIGHTS).read_bytes())  # no memory map: who changed the file would end this process
+        # no memory map: who changed the file would end this process
+        weights = load((folder / WEIGHTS).read_bytes())
         network = build(weights)
         network.load_state_dict(weights)
     except DAMAGE:

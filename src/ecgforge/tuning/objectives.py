@@ -1,4 +1,6 @@
-"""What a trial is judged by, on training and validation records alone: no test record is ever opened here."""
+"""What a trial is judged by, on training and validation records alone: no test record is ever
+opened here.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,19 @@ from ecgforge.tuning.space import applied
 
 CHUNK = 64  # records drawn or embedded at a time
 FITTED = 500  # real training records that the embedding is fitted to
-WARMUP = 0.5  # of the steps of a training, before which no trial is pruned: a high rate of learning looks worse than it ends
+# of the steps of a training, before which no trial is pruned: a high rate of learning looks worse
+# than it ends
+WARMUP = 0.5
 PENALTIES = np.logspace(-1, 5, 13)  # that ridge regression chooses from
-AT_FAULT = (EcgforgeError, RuntimeError)  # a loss that is not finite; a network that is too large for the memory
+# a loss that is not finite; a network that is too large for the memory
+AT_FAULT = (EcgforgeError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class OfClassifier:
-    """The mean macro-F1 on the validation records of classifiers that are trained on the real training records."""
+    """The mean macro-F1 on the validation records of classifiers that are trained on the real
+    training records.
+    """
 
     settings: ClassifierSettings
     real: Path
@@ -67,20 +74,32 @@ class OfClassifier:
 
             def log_on(figures: dict[str, float], step: int, done: int = done) -> None:
                 log(figures, done + step)
-                attempt.report(float(np.mean([*found, figures["validation_macro_f1"]])), done + step)
+                attempt.report(
+                    float(np.mean([*found, figures["validation_macro_f1"]])), done + step
+                )
 
             objective = classifiers.create(settings, records.about.rhythms, scale, seed).objective()
             place = folder / f"repeat-{number}"
             with _blamed():
-                outcome = fit(objective, [train_split], [validation], settings.training, self.compute, seed=seed, folder=place, log=log_on)
+                outcome = fit(
+                    objective,
+                    [train_split],
+                    [validation],
+                    settings.training,
+                    self.compute,
+                    seed=seed,
+                    folder=place,
+                    log=log_on,
+                )
             found.append(outcome.best)
         return [float(np.mean(found))]
 
 
 @dataclass(frozen=True)
 class OfGenerator:
-    """What the generator's records teach: macro-F1 on the real validation records of ridge regression on random convolutions, trained
-    on as many synthetic records of each rhythm. Where the study asks for fast ones, the milliseconds that drawing a record takes, too.
+    """What the generator's records teach: macro-F1 on the real validation records of ridge
+    regression on random convolutions, trained on as many synthetic records of each rhythm. Where
+    the study asks for fast ones, the milliseconds that drawing a record takes, too.
 
     Why this score, and how it goes with TrSTeR: docs/tuning.md.
     """
@@ -96,16 +115,22 @@ class OfGenerator:
 
     @property
     def warmup(self) -> int | None:
-        """Steps after which a trial can be pruned by the validation loss of the last phase; None where trials' losses do not compare,
-        since they differ in what is predicted and not only in how it was learned."""
+        """Steps after which a trial can be pruned by the validation loss of the last phase;
+
+        None where trials' losses do not compare, since they differ in what is predicted and not
+        only in how it was learned.
+        """
         *earlier, last = generator_class(self.name).phases
-        if not all(key.startswith((f"training.{last}.", "sampling.")) for key in self.settings.tuning.space):
+        if not all(
+            key.startswith((f"training.{last}.", "sampling.")) for key in self.settings.tuning.space
+        ):
             return None
         steps = self.settings.training
         return sum(steps[phase].steps for phase in earlier) + round(WARMUP * steps[last].steps)
 
     def __call__(self, attempt: Attempt, folder: Path, log: Log) -> list[float]:
-        """Train, unless a trial with the same training has been here, draw, and judge; checkpoints and weights stay in `folder`.
+        """Train, unless a trial with the same training has been here, draw, and judge; checkpoints
+        and weights stay in `folder`.
 
         Raises:
             TrialError: the point cannot be trained, or is not worth it.
@@ -116,12 +141,23 @@ class OfGenerator:
             labels, signals, seconds = self._drawn(generator, settings, len(records.about.rhythms))
             if not np.isfinite(signals).all():
                 raise EcgforgeError("its signals are not finite")
-        values = [taught(records, signals, labels, self.settings.tuning.seed), 1000 * seconds / len(labels)]
+        values = [
+            taught(records, signals, labels, self.settings.tuning.seed),
+            1000 * seconds / len(labels),
+        ]
         return values[: len(self.directions)]
 
-    def _trained(self, settings: GeneratorSettings, records: RecordSet, attempt: Attempt, folder: Path, log: Log) -> Generator:
+    def _trained(
+        self,
+        settings: GeneratorSettings,
+        records: RecordSet,
+        attempt: Attempt,
+        folder: Path,
+        log: Log,
+    ) -> Generator:
         tree = settings.model_dump(include={"seed", "network", "training"})
-        model = folder.parent / f"weights-{hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]}"
+        digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+        model = folder.parent / f"weights-{digest[:16]}"
         phases = generator_class(self.name).phases
         monitored = f"{phases[-1]}_validation_loss" if len(phases) > 1 else "validation_loss"
 
@@ -133,10 +169,14 @@ class OfGenerator:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{model}.lock"):
             if not model.exists():
-                generators.save(train(self.name, settings, records, self.compute, folder, log_on), model)
+                generators.save(
+                    train(self.name, settings, records, self.compute, folder, log_on), model
+                )
         return generators.load(model)
 
-    def _drawn(self, generator: Generator, settings: GeneratorSettings, rhythms: int) -> tuple[np.ndarray, np.ndarray, float]:
+    def _drawn(
+        self, generator: Generator, settings: GeneratorSettings, rhythms: int
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Return labels, signals and the seconds that they took."""
         tuning = self.settings.tuning
         wanted = {"validation": dict.fromkeys(map(str, range(rhythms)), tuning.records)}
@@ -144,18 +184,24 @@ class OfGenerator:
         sampling = checked(type(generator).Sampling, settings.sampling, "sampling")
         artist = synthesis.Artist(generator, sampling, self.compute, 0)
         started = time.perf_counter()
-        parts = [artist.draw(rows.iloc[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)]
+        parts = [
+            artist.draw(rows.iloc[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)
+        ]
         return rows["label"].to_numpy(), np.concatenate(parts), time.perf_counter() - started
 
 
 def taught(real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Train ridge regression on synthetic `signals`, `[records, leads, samples]`, in the embedding of `quality.distribution` fitted to
-    real training records, and return its macro-F1 on the real validation records."""
+    """Train ridge regression on synthetic `signals`, `[records, leads, samples]`, in the embedding
+    of `quality.distribution` fitted to real training records, and return its macro-F1 on the real
+    validation records.
+    """
     train_split, validation = real.split("train"), real.split("validation")
     some = np.random.default_rng(seed).permutation(len(train_split))[:FITTED]
     embedding = distribution.Embedding.fit(train_split.signals(np.sort(some)), seed)
     judge = RidgeClassifierCV(PENALTIES, class_weight="balanced").fit(embedding(signals), labels)
-    features = np.concatenate([embedding(validation.signals(index)) for index in in_order(len(validation), CHUNK)])
+    features = np.concatenate(
+        [embedding(validation.signals(index)) for index in in_order(len(validation), CHUNK)]
+    )
     return float(f1_score(validation.labels, judge.predict(features), average="macro"))
 
 

@@ -101,7 +101,9 @@ class Tried:
     reason: str
 
 
-def search(task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]) -> list[Tried]:
+def search(
+    task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]
+) -> list[Tried]:
     """Finish `n_trials` of a study, earlier ones among them, and return how each ended.
 
     Args:
@@ -122,7 +124,9 @@ def search(task: Task, objective: Objective, n_trials: int, places: Sequence[str
             else:
                 _side_by_side(task, objective, n_trials, places)
     except Timeout:
-        raise EcgforgeError(f"another process runs the study '{task.name}': wait until it has ended") from None
+        raise EcgforgeError(
+            f"another process runs the study '{task.name}': wait until it has ended"
+        ) from None
     return tried(study, n_trials)
 
 
@@ -142,7 +146,8 @@ def tried(study: optuna.Study, n_trials: int) -> list[Tried]:
 
 
 def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
-    """Return the trial with the best first value, the earliest of equals; of those no worse than the first trial in the second, if any.
+    """Return the trial with the best first value, the earliest of equals; of those no worse than
+    the first trial in the second, if any.
 
     Raises:
         EcgforgeError: no trial is complete.
@@ -151,16 +156,29 @@ def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
     if not done:
         raise EcgforgeError(f"no trial came to its end; the first one: {trials[0].reason}")
     if len(directions) > 1 and trials[0].values:
-        done = [trial for trial in done if _gain(trial, directions, 1) >= _gain(trials[0], directions, 1)]
+        done = [
+            trial
+            for trial in done
+            if _gain(trial, directions, 1) >= _gain(trials[0], directions, 1)
+        ]
     return max(done, key=lambda trial: (_gain(trial, directions, 0), -trial.number))
 
 
 def front(trials: Sequence[Tried], directions: Sequence[Direction]) -> list[Tried]:
-    """Return the trials that no other is better than in one objective and as good in all (the Pareto front), by first value."""
-    gains = {trial.number: [_gain(trial, directions, part) for part in range(len(directions))] for trial in trials if trial.values}
+    """Return the trials that no other is better than in one objective and as good in all (the
+    Pareto front), by first value.
+    """
+    gains = {
+        trial.number: [_gain(trial, directions, part) for part in range(len(directions))]
+        for trial in trials
+        if trial.values
+    }
 
     def beaten(mine: list[float]) -> bool:
-        return any(other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in gains.values())
+        return any(
+            other != mine and all(a >= b for a, b in zip(other, mine, strict=True))
+            for other in gains.values()
+        )
 
     kept = [trial for trial in trials if trial.values and not beaten(gains[trial.number])]
     return sorted(kept, key=lambda trial: gains[trial.number], reverse=True)
@@ -194,7 +212,10 @@ def _opened(task: Task) -> optuna.Study:
     except Exception as error:  # of SQLAlchemy, of a driver that is missing, of the file system
         where = task.url.rpartition("@")[2]  # without user and password
         reason = " ".join(str(error).split())[:300]
-        raise EcgforgeError(f"the studies' database {where} cannot be used ({reason}): mend or unset ECGFORGE_TUNING_STORAGE") from error
+        raise EcgforgeError(
+            f"the studies' database {where} cannot be used ({reason}): mend or unset "
+            "ECGFORGE_TUNING_STORAGE"
+        ) from error
 
 
 def _lock(task: Task, study: str = "") -> FileLock:
@@ -311,7 +332,9 @@ def _run(task: Task, study: optuna.Study, objective: Objective, trial: Trial) ->
         console.err.print(f"trial {index}: " + " ".join(f"{value:.4g}" for value in values))
 
 
-def _side_by_side(task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]) -> None:
+def _side_by_side(
+    task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]
+) -> None:
     """Keep a worker in each place until the study is done: one that was killed is replaced."""
     context = multiprocessing.get_context("spawn")  # a GPU can't be used in a fork
 
@@ -330,13 +353,18 @@ def _side_by_side(task: Task, objective: Objective, n_trials: int, places: Seque
                     continue
                 del workers[place]
                 if 0 < process.exitcode < KILLED:
-                    raise EcgforgeError("a worker of the study failed, its error is above; what was done is kept")
+                    raise EcgforgeError(
+                        "a worker of the study failed, its error is above; what was done is kept"
+                    )
                 if process.exitcode:
                     deaths += 1
                     _end_lost(task, study, process.pid)
                     console.err.print("a worker was killed; its trial will be retried", style="red")
                     if deaths > RETRIES * len(places):
-                        raise EcgforgeError("workers of the study were killed again and again: is there enough memory for so many?")
+                        raise EcgforgeError(
+                            "workers of the study were killed again and again: is there enough "
+                            "memory for so many?"
+                        )
                     workers[place] = start(place)
     finally:
         for process in workers.values():

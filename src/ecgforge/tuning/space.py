@@ -1,4 +1,6 @@
-"""Search spaces: the parameters that trials change, by dotted key, and what a trial's values make of the parameters."""
+"""Search spaces: the parameters that trials change, by dotted key, and what a trial's values make
+of the parameters.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Categorical, Dimension, Float, Section, checked, merge_patch
+from ecgforge.params import Categorical, Dimension, Float, StrictConfig, checked, merge_patch
 
 Point = dict[str, Any]  # values by dotted key
 Space = Mapping[str, Dimension]
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=StrictConfig)
 
 TUNABLE = ("network", "training", "sampling")
 INSIDE = 0.382  # of a range: a value that is neither an end of it nor round
@@ -40,11 +42,12 @@ def applied(settings: S, point: Point) -> S:
     return checked(type(settings), tree | kept, "tuning")
 
 
-def defaults(settings: Section, space: Space, where: str) -> Point:
+def defaults(settings: StrictConfig, space: Space, where: str) -> Point:
     """Return the point of `space` that the settings themselves are.
 
     Raises:
-        EcgforgeError: there is no such key, or its value lies outside what trials may give it; names the key.
+        EcgforgeError: there is no such key, or its value lies outside what trials may give it;
+            names the key.
     """
     found = {}
     for key, dimension in space.items():
@@ -52,25 +55,34 @@ def defaults(settings: Section, space: Space, where: str) -> Point:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is None or isinstance(value, dict):
-            raise EcgforgeError(f"{where}.{key}: there is no such parameter of {', '.join(TUNABLE)} to tune")
+            raise EcgforgeError(
+                f"{where}.{key}: there is no such parameter of {', '.join(TUNABLE)} to tune"
+            )
         if isinstance(dimension, Categorical):
             if value not in dimension.choices:
-                raise EcgforgeError(f"{where}.{key}: the value without tuning, {value!r}, must be one of choices")
+                raise EcgforgeError(
+                    f"{where}.{key}: the value without tuning, {value!r}, must be one of choices"
+                )
         elif not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
-            raise EcgforgeError(f"{where}.{key}: the value without tuning, {value!r}, must lie between low and high")
+            raise EcgforgeError(
+                f"{where}.{key}: the value without tuning, {value!r}, must lie between low and high"
+            )
         found[key] = value
     return found
 
 
 def corners(space: Space) -> Iterator[Point]:
-    """Yield all points whose values are ends of their ranges or choices, and one inside the ranges."""
+    """Yield all points at the ends of their ranges or at choices, and one inside the ranges."""
     yield {key: _inside(dimension) for key, dimension in space.items()}
     for values in itertools.product(*map(_ends, space.values())):
         yield dict(zip(space, values, strict=True))
 
 
-def check(settings: S, space: Space, check_settings: Callable[[S, str], object], where: str) -> None:
-    """Check that trials change parameters that there are, and that whatever they choose can be trained.
+def check(
+    settings: S, space: Space, check_settings: Callable[[S, str], object], where: str
+) -> None:
+    """Check that trials change parameters that there are, and that whatever they choose can be
+    trained.
 
     Args:
         check_settings: what `stages.parameters` checks the settings by, given a place to name.
@@ -84,7 +96,9 @@ def check(settings: S, space: Space, check_settings: Callable[[S, str], object],
             check_settings(applied(settings, point), "")
         except EcgforgeError as error:
             chosen = ", ".join(f"{key} = {value!r}" for key, value in point.items())
-            raise EcgforgeError(f"{where}: a trial could not have {chosen} ({str(error).lstrip(':. ')})") from None
+            raise EcgforgeError(
+                f"{where}: a trial could not have {chosen} ({str(error).lstrip(':. ')})"
+            ) from None
 
 
 def _inside(dimension: Dimension) -> Any:
@@ -95,7 +109,11 @@ def _inside(dimension: Dimension) -> Any:
 
 
 def _ends(dimension: Dimension) -> list[Any]:
-    return list(dimension.choices) if isinstance(dimension, Categorical) else [dimension.low, dimension.high]
+    return (
+        list(dimension.choices)
+        if isinstance(dimension, Categorical)
+        else [dimension.low, dimension.high]
+    )
 
 
 def suggest(trial: Any, space: Space) -> Point:

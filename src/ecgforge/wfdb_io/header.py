@@ -1,7 +1,8 @@
 """What a WFDB header says: header(5) of the WFDB applications guide, read without trust.
 
-The wfdb library's own reader drops letters beyond ASCII, refuses dates that nobody needs, takes gain 0 for a gain, and opens file names
-as addresses. This one keeps the fields that a record is read by, and says in words why a header cannot be used.
+The wfdb library's own reader drops letters beyond ASCII, refuses dates that nobody needs, takes
+gain 0 for a gain, and opens file names as addresses. This one keeps the fields that a record is
+read by, and says in words why a header cannot be used.
 """
 
 from __future__ import annotations
@@ -18,8 +19,15 @@ LARGEST = 1_000_000  # bytes of a header; the longest published ones have some t
 DIGITS = 15  # of a number, at most; more than any field needs
 DEFAULT_RATE = 250.0  # Hz, of a header that gives none
 UNCALIBRATED = "uncalibrated (gain 0)"
-SAMPLE_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "24": 3, "32": 4, "212": 1.5}  # of each signal format that is read
-KNOWN_FORMATS = {"310": "packed 10 bits", "311": "packed 10 bits", "508": "FLAC", "516": "FLAC", "524": "FLAC"}
+# of each signal format that is read
+SAMPLE_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "24": 3, "32": 4, "212": 1.5}
+KNOWN_FORMATS = {
+    "310": "packed 10 bits",
+    "311": "packed 10 bits",
+    "508": "FLAC",
+    "516": "FLAC",
+    "524": "FLAC",
+}
 CONVERT = "convert the record to format 16 with `xform` or `wfdb.wrsamp`"
 
 _RATE = re.compile(r"(?P<rate>\d++\.?\d*+|\.\d++)(?:/\S*)?")
@@ -31,8 +39,12 @@ _SIGNAL = re.compile(
     (?:\s++(?P<checksum>-?\d++)(?!\S))?(?:\s++(?P<block>-?\d++)(?!\S))?(?:\s++(?P<name>\S.*+))?\s*+""",
     re.VERBOSE,
 )
-# What somebody meant as a number, and a lead's name is not: where a field is none that WFDB knows, it would become part of the name.
-_MEANT = re.compile(r"[-+]*+(?:(?:nan|inf(?:inity)?|0x[\da-f]++|[\d_.,]*\d[\d_.,]*(?:e[-+]?\d*)?)(?:[(/]\S*)?|\.?\d\S*[(/]\S*)", re.I)
+# What somebody meant as a number, and a lead's name is not: where a field is none that WFDB knows,
+# it would become part of the name.
+_MEANT = re.compile(
+    r"[-+]*+(?:(?:nan|inf(?:inity)?|0x[\da-f]++|[\d_.,]*\d[\d_.,]*(?:e[-+]?\d*)?)(?:[(/]\S*)?|\.?\d\S*[(/]\S*)",
+    re.I,
+)
 _FIELDS = {
     "gain": "gain",
     "resolution": "resolution",
@@ -56,7 +68,8 @@ class Signal:
         baseline: the digital value of 0.
         units: the header's word, mV where there is none, `UNCALIBRATED` where no gain is known.
         initial: the first digital value, by which format 8 is decoded.
-        checksum: the sum of all digital values, of which the low 16 bits count; None where the header has none.
+        checksum: the sum of all digital values, of which the low 16 bits count; None where the
+            header has none.
         name: the lead.
     """
 
@@ -73,7 +86,9 @@ class Signal:
 
 @dataclass(frozen=True)
 class Header:
-    """A record's sampling rate in Hz, samples a signal (0 where the header does not say), and signals."""
+    """A record's sampling rate in Hz, samples a signal (0 where the header does not say), and
+    signals.
+    """
 
     sampling_rate: float
     samples: int
@@ -81,7 +96,9 @@ class Header:
 
 
 def parse(file: Path) -> Header:
-    """Read the header `file`. The name that a record has in its own header decides nothing, nor do dates and times.
+    """Read the header `file`.
+
+    The name that a record has in its own header decides nothing, nor do dates and times.
 
     Raises:
         BadRecord: it is no header, or of a kind of record that is not read.
@@ -91,11 +108,17 @@ def parse(file: Path) -> Header:
         content = opened.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise BadRecord(Reason.UNREADABLE_FILE, f"a header of more than {LARGEST} bytes")
-    lines = [line for line in (line.strip() for line in decoded(content).splitlines()) if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in (line.strip() for line in decoded(content).splitlines())
+        if line and not line.startswith("#")
+    ]
     if not lines:
         raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
     rate, samples = _record_line(lines[0], len(lines) - 1)
-    signals = tuple(_signal(line, number, file.parent) for number, line in enumerate(lines[1:], start=1))
+    signals = tuple(
+        _signal(line, number, file.parent) for number, line in enumerate(lines[1:], start=1)
+    )
     return Header(rate, samples, signals)
 
 
@@ -108,16 +131,26 @@ def decoded(content: bytes) -> str:
 
 
 def _record_line(line: str, described: int) -> tuple[float, int]:
-    """Return sampling rate and samples. A record's name may have blanks, so the number of leads is the last one that fits what follows."""
+    """Return sampling rate and samples.
+
+    A record's name may have blanks, so the number of leads is the last one that fits what follows.
+    """
     cells = line.split()
     place = _place_of_leads(cells, described)
     if re.search(r"/\d+$", cells[place - 1]):
-        raise BadRecord(Reason.NOT_SUPPORTED, f"a record of several segments: {CONVERT}, as one segment")
+        raise BadRecord(
+            Reason.NOT_SUPPORTED, f"a record of several segments: {CONVERT}, as one segment"
+        )
     count = _whole(cells[place], "number of leads")
     if count == 0:
-        raise BadRecord(Reason.NOT_SUPPORTED, "no signals in the header: a record of annotations, or a layout of others")
+        raise BadRecord(
+            Reason.NOT_SUPPORTED,
+            "no signals in the header: a record of annotations, or a layout of others",
+        )
     if count != described:
-        raise BadRecord(Reason.UNREADABLE_FILE, f"header announces {count} leads and describes {described}")
+        raise BadRecord(
+            Reason.UNREADABLE_FILE, f"header announces {count} leads and describes {described}"
+        )
     found = _RATE.fullmatch(cells[place + 1]) if len(cells) > place + 1 else None
     if len(cells) > place + 1 and not found:
         raise _no_number("sampling rate", cells[place + 1])
@@ -133,10 +166,19 @@ def _place_of_leads(cells: list[str], described: int) -> int:
     places = [place for place in range(1, len(cells)) if cells[place].isdecimal()]
     equal = [place for place in places if int(cells[place][:DIGITS]) == described]
     follow = [place for place in places if _may_follow(cells[place + 1 : place + 3])]
-    if fitting := [place for place in follow if place in equal and (place == 1 or len(cells) > place + 1)]:
+    if fitting := [
+        place for place in follow if place in equal and (place == 1 or len(cells) > place + 1)
+    ]:
         return fitting[-1]
     if equal:  # and what follows is wrong
-        return next((place for place in equal if place + 1 < len(cells) and _MEANT.fullmatch(cells[place + 1])), equal[0])
+        return next(
+            (
+                place
+                for place in equal
+                if place + 1 < len(cells) and _MEANT.fullmatch(cells[place + 1])
+            ),
+            equal[0],
+        )
     if len(cells) > 1 and not cells[1].isdecimal() and _MEANT.fullmatch(cells[1]):
         raise _no_number("number of leads", cells[1])
     if not places:
@@ -145,25 +187,41 @@ def _place_of_leads(cells: list[str], described: int) -> int:
 
 
 def _may_follow(cells: list[str]) -> bool:
-    """Whether these can be the sampling rate and the number of samples, as far as they are there."""
-    return (not cells or _RATE.fullmatch(cells[0]) is not None) and (len(cells) < 2 or cells[1].isdecimal())
+    """Whether these can be a sampling rate and a number of samples, as far as they are there."""
+    return (not cells or _RATE.fullmatch(cells[0]) is not None) and (
+        len(cells) < 2 or cells[1].isdecimal()
+    )
 
 
 def file_names(line: str) -> Iterator[str]:
-    """Yield what the name of the signal file may be in a line of a header: all before something that can be a format."""
+    """Yield what the name of the signal file may be in a line of a header: all before something
+    that can be a format.
+    """
     yield from (line[: found.start()] for found in _FORMAT.finditer(line) if found.start())
 
 
 def _signal(line: str, number: int, folder: Path) -> Signal:
     names = list(file_names(line))
     if not names:
-        raise BadRecord(Reason.UNREADABLE_FILE, f"line {number} of the signals names no file and format")
-    name = names[0] if len(names) == 1 else next((one for one in names if _is_name(one) and (folder / one).is_file()), names[0])
+        raise BadRecord(
+            Reason.UNREADABLE_FILE, f"line {number} of the signals names no file and format"
+        )
+    name = (
+        names[0]
+        if len(names) == 1
+        else next((one for one in names if _is_name(one) and (folder / one).is_file()), names[0])
+    )
     if not _is_name(name):
-        raise BadRecord(Reason.OUTSIDE_FOLDER, f"the header names the file {name[:80]}, and only one in its own folder can be read")
+        raise BadRecord(
+            Reason.OUTSIDE_FOLDER,
+            f"the header names the file {name[:80]}, and only one in its own folder can be read",
+        )
     found = _SIGNAL.fullmatch(line[len(name) :].lstrip())
     if found is None:
-        raise BadRecord(Reason.UNREADABLE_FILE, f"line {number} of the signals, of the file {name[:80]}, is none that WFDB knows")
+        raise BadRecord(
+            Reason.UNREADABLE_FILE,
+            f"line {number} of the signals, of the file {name[:80]}, is none that WFDB knows",
+        )
     _refuse_unsupported(found)
     _refuse_no_numbers(found)
     gain = float(found["gain"] or 0)
@@ -190,13 +248,22 @@ def _is_name(name: str) -> bool:
 def _refuse_unsupported(found: re.Match[str]) -> None:
     number = found["format"]
     if number in KNOWN_FORMATS:
-        raise BadRecord(Reason.NOT_SUPPORTED, f"signal format {number}, {KNOWN_FORMATS[number]}: {CONVERT}")
+        raise BadRecord(
+            Reason.NOT_SUPPORTED, f"signal format {number}, {KNOWN_FORMATS[number]}: {CONVERT}"
+        )
     if number not in SAMPLE_BYTES:
-        raise BadRecord(Reason.UNREADABLE_FILE, f"signal format {number[:40]} is none that WFDB knows")
+        raise BadRecord(
+            Reason.UNREADABLE_FILE, f"signal format {number[:40]} is none that WFDB knows"
+        )
     if (found["per_frame"] or "1").lstrip("0") != "1":
-        raise BadRecord(Reason.NOT_SUPPORTED, f"several samples of a lead in a frame: {CONVERT}, all leads at one rate")
+        raise BadRecord(
+            Reason.NOT_SUPPORTED,
+            f"several samples of a lead in a frame: {CONVERT}, all leads at one rate",
+        )
     if (found["skew"] or "0").lstrip("0"):
-        raise BadRecord(Reason.NOT_SUPPORTED, f"leads skewed against each other: {CONVERT}, without skew")
+        raise BadRecord(
+            Reason.NOT_SUPPORTED, f"leads skewed against each other: {CONVERT}, without skew"
+        )
 
 
 def _refuse_no_numbers(found: re.Match[str]) -> None:

@@ -12,12 +12,15 @@ from ecgforge.params import Augmentation
 WANDER = (0.05, 0.5)  # Hz, of baselines that wander with breath and electrodes
 
 
-def augmented(signals: Tensor, settings: Augmentation, sampling_rate: int, random: torch.Generator) -> Tensor:
+def augmented(
+    signals: Tensor, settings: Augmentation, sampling_rate: int, random: torch.Generator
+) -> Tensor:
     """Return records that another recording of the same heart could have given.
 
-    The changes that helped most among those compared for ECG (Raghu et al., CHIL 2022, "Data Augmentation for Electrocardiograms", sec. 4;
-    Iwana & Uchida, PLoS ONE 16:e0254841, 2021): each is drawn anew for each record, noise and wander for each lead. What goes out at one
-    end of a shifted record comes in at the other.
+    The changes that helped most among those compared for ECG (Raghu et al., CHIL 2022, "Data
+    Augmentation for Electrocardiograms", sec. 4; Iwana & Uchida, PLoS ONE 16:e0254841, 2021): each
+    is drawn anew for each record, noise and wander for each lead. What goes out at one end of a
+    shifted record comes in at the other.
 
     Args:
         signals: `[batch, leads, samples]`.
@@ -32,11 +35,21 @@ def augmented(signals: Tensor, settings: Augmentation, sampling_rate: int, rando
         return torch.randn(size, generator=random).to(signals.device)
 
     spread = signals.std(dim=2, keepdim=True)
-    moved = torch.round((2 * uniform(batch, 1, 1) - 1) * settings.shift * sampling_rate).long()
+    moved = torch.round(
+        (2 * uniform(batch, 1, 1) - 1) * settings.max_time_shift * sampling_rate
+    ).long()
     places = (torch.arange(samples, device=signals.device) - moved) % samples
-    changed = signals.gather(2, places.expand(-1, leads, -1)) * torch.exp(settings.gain * normal(batch, 1, 1))
+    changed = signals.gather(2, places.expand(-1, leads, -1)) * torch.exp(
+        settings.gain * normal(batch, 1, 1)
+    )
     low, high = WANDER
-    turns = (low + (high - low) * uniform(batch, 1, 1)) * torch.arange(samples, device=signals.device) / sampling_rate
+    turns = (
+        (low + (high - low) * uniform(batch, 1, 1))
+        * torch.arange(samples, device=signals.device)
+        / sampling_rate
+    )
     wander = normal(batch, leads, 1) * torch.sin(2 * math.pi * (turns + uniform(batch, 1, 1)))
-    changed = changed + spread * (settings.wander * wander + settings.noise * normal(batch, leads, samples))
+    changed = changed + spread * (
+        settings.wander * wander + settings.noise * normal(batch, leads, samples)
+    )
     return changed * (uniform(batch, leads, 1) >= settings.lead_dropout)

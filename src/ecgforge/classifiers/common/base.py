@@ -1,4 +1,6 @@
-"""What every classifier is: signals `[batch, 8, samples]` in the record set's units to logits `[batch, rhythms]`."""
+"""What every classifier is: signals `[batch, 8, samples]` in the record set's units to logits
+`[batch, rhythms]`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ecgforge.params import Section
+from ecgforge.params import StrictConfig
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 from ecgforge.training.objective import Objective
@@ -20,18 +22,20 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Classifier(nn.Module, ABC):
-    """A rhythm classifier that carries the scale of its training signals, so that it takes records as they are stored.
+    """A rhythm classifier that carries the scale of its training signals, so that it takes records
+    as they are stored.
 
     Args:
         network: the section that describes the backbone.
         rhythms: classes, in the order of the logits.
-        scale: `[leads]`, each lead's standard deviation over the training split, in the record set's units.
+        scale: `[leads]`, each lead's standard deviation over the training split, in the record
+            set's units.
     """
 
-    Network: ClassVar[type[Section]]
+    Network: ClassVar[type[StrictConfig]]
     head: nn.Module
 
-    def __init__(self, network: Section, rhythms: Sequence[str], scale: Tensor) -> None:
+    def __init__(self, network: StrictConfig, rhythms: Sequence[str], scale: Tensor) -> None:
         super().__init__()
         self.network = network
         self.rhythms = tuple(rhythms)
@@ -40,22 +44,29 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def features(self, signals: Tensor) -> Tensor:
-        """Map signals of unit scale, `[batch, leads, samples]`, to what the head sees, `[batch, features]`."""
+        """Map signals of unit scale, `[batch, leads, samples]`, to what the head sees, `[batch,
+        features]`.
+        """
 
     def forward(self, signals: Tensor) -> Tensor:
-        """Map signals in the record set's units, `[batch, leads, samples]`, to logits, `[batch, rhythms]`."""
+        """Map signals in the record set's units, `[batch, leads, samples]`, to logits, `[batch,
+        rhythms]`.
+        """
         return self.head(self.features(signals / self.scale[:, None]))
 
     @property
     @abstractmethod
     def parts(self) -> list[nn.Module]:
-        """All that is trained, from the head down to the stem, for a fine-tuning that goes from the head down."""
+        """All that is trained, from the head down to the stem, for a fine-tuning that goes from the
+        head down.
+        """
 
     def objective(self, trained: int | None = None, change: Change | None = None) -> Objective:
         """Cross-entropy, judged by macro-F1 on the validation records.
 
         Args:
-            trained: how many of `parts` are trained, from the head down; the others stay as they are, statistics of normalisation too.
+            trained: how many of `parts` are trained, from the head down; the others stay as they
+                are, statistics of normalisation too.
             change: applied to the signals of training batches, with a source of randomness.
         """
         moved = self.parts[:trained]
@@ -71,11 +82,14 @@ class Classifier(nn.Module, ABC):
             return {"logits": self(signals), "labels": labels}
 
         parameters = [parameter for part in moved for parameter in part.parameters()]
-        return Objective(self, parameters, loss, validate, _validation_figures, "macro_f1", higher_is_better=True)
+        return Objective(
+            self, parameters, loss, validate, _validation_metrics, "macro_f1", higher_is_better=True
+        )
 
 
-def _validation_figures(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-    from torchmetrics.functional.classification import multiclass_f1_score  # comes with the training loop, which alone needs it
+def _validation_metrics(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
+    # comes with the training loop, which alone needs it
+    from torchmetrics.functional.classification import multiclass_f1_score
 
     logits = torch.cat([output["logits"] for output in outputs]).float()
     labels = torch.cat([output["labels"] for output in outputs])
@@ -89,7 +103,10 @@ def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 
     classifier.eval()
     device = classifier.scale.device
     batches = (records.signals(index) for index in in_order(len(records), batch_size))
-    found = [torch.softmax(classifier(torch.from_numpy(signals).to(device)).double(), 1).cpu() for signals in batches]
+    found = [
+        torch.softmax(classifier(torch.from_numpy(signals).to(device)).double(), 1).cpu()
+        for signals in batches
+    ]
     return torch.cat(found).numpy()
 
 
@@ -97,4 +114,8 @@ def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 
 def embed(classifier: Classifier, signals: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Return the features of signals in the record set's units, `[records, features]`."""
     parts = torch.from_numpy(signals).split(batch_size)
-    return torch.cat([classifier.eval().features(part / classifier.scale[:, None]) for part in parts]).double().numpy()
+    return (
+        torch.cat([classifier.eval().features(part / classifier.scale[:, None]) for part in parts])
+        .double()
+        .numpy()
+    )

@@ -18,7 +18,9 @@ Kernel = Annotated[int, Field(ge=3, le=31), AfterValidator(_odd)]
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution over time and its normalisation, of images one row high: for those, but not for Conv1d, torch can lay the
-    channels of a sample side by side in memory, which makes a training step a third shorter on a CPU."""
+    """A convolution over time and its normalisation, of images one row high: for those, but not for
+    Conv1d, torch can lay the channels of a sample side by side in memory, which makes a training
+    step a third shorter on a CPU.
+    """
     over_time = nn.Conv2d(inputs, outputs, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
     return nn.Sequential(over_time, nn.BatchNorm2d(outputs))

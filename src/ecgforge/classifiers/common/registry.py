@@ -1,4 +1,6 @@
-"""Classifiers by the name of their backbone: a backbone is a module in `ecgforge.classifiers` whose `BACKBONE` is a `base.Classifier`."""
+"""Classifiers by the name of their backbone: a backbone is a module in `ecgforge.classifiers` whose
+`BACKBONE` is a `base.Classifier`.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +58,12 @@ def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettin
     return settings.model_copy(update={"network": network.model_dump()})
 
 
-def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int) -> Classifier:
-    """Build a classifier with weights initialised from `seed`; for the other arguments see `Classifier`."""
+def create(
+    settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int
+) -> Classifier:
+    """Build a classifier with weights initialised from `seed`; for the other arguments see
+    `Classifier`.
+    """
     import torch
 
     kind = classifier_class(settings.backbone)
@@ -67,10 +73,16 @@ def create(settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, 
 
 
 def save(classifier: Classifier, backbone: str, folder: Path) -> None:
-    """Write weights.safetensors and classifier.json to `folder`; the same weights give the same bytes."""
+    """Write weights.safetensors and classifier.json to `folder`; the same weights give the same
+    bytes.
+    """
     from ecgforge.training import saved
 
-    description = {"backbone": backbone, "network": classifier.network.model_dump(), "rhythms": classifier.rhythms}
+    description = {
+        "backbone": backbone,
+        "network": classifier.network.model_dump(),
+        "rhythms": classifier.rhythms,
+    }
     saved.write(classifier, description, folder, DESCRIPTION)
 
 
@@ -94,6 +106,11 @@ def load(folder: Path, label: str = "") -> Classifier:
 
 
 def _rhythms(named: Any) -> list[str]:
-    if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named) or len({*named}) < len(named):
+    if (
+        not isinstance(named, list)
+        or not named
+        or not all(isinstance(one, str) for one in named)
+        or len({*named}) < len(named)
+    ):
         raise ValueError("its rhythms are no list of different names")
     return named

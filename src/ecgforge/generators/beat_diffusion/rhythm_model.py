@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ecgforge.params import Positive, Section
+from ecgforge.params import Positive, StrictConfig
 
 LONGEST = 2.0  # s, of an RR interval
 SHORTEST = 0.25  # s: 240 bpm
@@ -19,7 +19,7 @@ TYPICAL = math.log(0.8)  # log s, about which intervals are counted
 FINEST = 0.004  # of an interval: the spread below which beats of a record cannot be told
 
 
-class RhythmNetwork(Section):
+class RhythmNetwork(StrictConfig):
     """`width` units, and as many as `parts` Gaussians for each interval."""
 
     width: Positive
@@ -27,9 +27,11 @@ class RhythmNetwork(Section):
 
 
 class RhythmModel(nn.Module):
-    """The law of each RR interval given those before it: a mixture of Gaussians of its logarithm (Bishop 1994, "Mixture Density
-    Networks") by a recurrent network. Each part lies between the last interval and the mean of all before, so that a regular
-    rhythm keeps its rate and does not wander."""
+    """The law of each RR interval given those before it: a mixture of Gaussians of its logarithm
+    (Bishop 1994, "Mixture Density Networks") by a recurrent network. Each part lies between the
+    last interval and the mean of all before, so that a regular rhythm keeps its rate and does not
+    wander.
+    """
 
     def __init__(self, rhythms: int, network: RhythmNetwork) -> None:
         super().__init__()
@@ -40,25 +42,36 @@ class RhythmModel(nn.Module):
         self.output = nn.Linear(width, 4 * parts)
         self.parts = parts
 
-    def forward(self, past: Tensor, labels: Tensor, memory: Tensor | None = None) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Return logits, means and spreads of the parts of each interval, `[batch, intervals, parts]`, and the network's memory.
+    def forward(
+        self, past: Tensor, labels: Tensor, memory: Tensor | None = None
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Return logits, means and spreads of the parts of each interval, `[batch, intervals,
+        parts]`, and the network's memory.
 
         Args:
             past: `[batch, intervals, 5]`, what `history` says of the intervals before each.
         """
         last, mean = past[..., 0:1], past[..., 1:2]
-        with torch.autocast(past.device.type, enabled=False):  # bf16 is coarser than a regular rhythm
+        # bf16 is coarser than a regular rhythm
+        with torch.autocast(past.device.type, enabled=False):
             hidden, memory = self.memory(self.input(past) + self.label(labels)[:, None], memory)
             logits, shift, weight, spread = self.output(hidden).chunk(4, dim=-1)
             means = torch.lerp(mean, last, torch.sigmoid(weight)) + shift
             return (logits, means, FINEST + nn.functional.softplus(spread - 3)), memory
 
     def loss(self, intervals: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean negative log likelihood of intervals `[batch, intervals]`, logarithms over `TYPICAL`, NaN after the last."""
+        """Return the mean negative log likelihood of intervals `[batch, intervals]`, logarithms
+        over `TYPICAL`, NaN after the last.
+        """
         (logits, means, spreads), _ = self(history(intervals)[:, :-1], labels)
         known = intervals.isfinite()
         distance = (intervals.where(known, 0.0)[..., None] - means) / spreads
-        parts = torch.log_softmax(logits, -1) - 0.5 * distance.square() - torch.log(spreads) - 0.5 * math.log(2 * math.pi)
+        parts = (
+            torch.log_softmax(logits, -1)
+            - 0.5 * distance.square()
+            - torch.log(spreads)
+            - 0.5 * math.log(2 * math.pi)
+        )
         return -(torch.logsumexp(parts, -1) * known).sum() / known.sum().clamp(min=1)
 
     def draw(self, labels: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
@@ -68,25 +81,40 @@ class RhythmModel(nn.Module):
             (logits, means, spreads), memory = self(history(found)[:, -1:], labels, memory)
             below = logits[:, 0].softmax(-1).cumsum(-1) < uniform[:, step, None]
             part = below.sum(-1, keepdim=True).clamp(max=self.parts - 1)
-            interval = means[:, 0].gather(1, part) + spreads[:, 0].gather(1, part) * normal[:, step, None]
-            found = torch.cat([found, interval.clamp(math.log(SHORTEST) - TYPICAL, math.log(LONGEST) - TYPICAL)], dim=1)
+            interval = (
+                means[:, 0].gather(1, part) + spreads[:, 0].gather(1, part) * normal[:, step, None]
+            )
+            found = torch.cat(
+                [found, interval.clamp(math.log(SHORTEST) - TYPICAL, math.log(LONGEST) - TYPICAL)],
+                dim=1,
+            )
         return torch.exp(found + TYPICAL)
 
 
 def history(intervals: Tensor) -> Tensor:
-    """Return what is known before each of some intervals, and before the one after them: `[batch, intervals]` to
-    `[batch, intervals + 1, 5]`, the last interval, the mean and the spread of all, how many, and whether there are any."""
+    """Return what is known before each of some intervals, and before the one after them:
+
+    `[batch, intervals]` to `[batch, intervals + 1, 5]`, the last interval, the mean and the spread
+    of all, how many, and whether there are any.
+    """
     known = intervals.isfinite()
     values = nn.functional.pad(intervals.where(known, 0.0), (1, 0))
     count = nn.functional.pad(known.float(), (1, 0)).cumsum(1)
     several = count.clamp(min=1)
     mean = values.cumsum(1) / several
     spread = (values.square().cumsum(1) / several - mean.square()).clamp(min=0).sqrt()
-    return torch.stack([values, mean, torch.log(spread + FINEST) / 3, count / 10, count.clamp(max=1)], dim=-1)
+    return torch.stack(
+        [values, mean, torch.log(spread + FINEST) / 3, count / 10, count.clamp(max=1)], dim=-1
+    )
 
 
 def log_intervals(found: Sequence[np.ndarray]) -> Tensor:
-    """Logarithms over `TYPICAL` of the RR intervals of each record, `[batch, most intervals]`, NaN after the last."""
-    rows = [torch.from_numpy(np.log(np.diff(times).clip(SHORTEST, LONGEST)) - TYPICAL).float() for times in found]
+    """Logarithms over `TYPICAL` of the RR intervals of each record, `[batch, most intervals]`, NaN
+    after the last.
+    """
+    rows = [
+        torch.from_numpy(np.log(np.diff(times).clip(SHORTEST, LONGEST)) - TYPICAL).float()
+        for times in found
+    ]
     rows.append(torch.zeros(1))  # so that there is an interval to be unknown
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)[:-1]

@@ -1,4 +1,6 @@
-"""Generators by name: a generator is a package in `ecgforge.generators` whose `GENERATOR` is a `base.Generator`."""
+"""Generators by name: a generator is a package in `ecgforge.generators` whose `GENERATOR` is a
+`base.Generator`.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def generator_class(name: str) -> type[Generator]:
 
 def generator_name(kind: type[Generator]) -> str:
     """Return the name of a generator's class."""
-    return next(name for name, path in GENERATORS.items() if kind.__module__.startswith(path.split(":")[0]))
+    return next(
+        name for name, path in GENERATORS.items() if kind.__module__.startswith(path.split(":")[0])
+    )
 
 
 def check_settings(name: str, settings: GeneratorSettings, where: str) -> GeneratorSettings:
@@ -51,7 +55,8 @@ def check_settings(name: str, settings: GeneratorSettings, where: str) -> Genera
         The settings, with the defaults of its network and sampling.
 
     Raises:
-        EcgforgeError: the generator is unknown, or its network, phases or sampling are not what it takes; names the key.
+        EcgforgeError: the generator is unknown, or its network, phases or sampling are not what it
+            takes; names the key.
     """
     try:
         kind = generator_class(name)
@@ -60,15 +65,21 @@ def check_settings(name: str, settings: GeneratorSettings, where: str) -> Genera
     network = checked(kind.Network, settings.network, f"{where}.network")
     sampling = checked(kind.Sampling, settings.sampling, f"{where}.sampling")
     if set(settings.training) != set(kind.phases):
-        raise EcgforgeError(f"{where}.training: {name} has the phases {', '.join(kind.phases)}, not {', '.join(settings.training)}")
-    return settings.model_copy(update={"network": network.model_dump(), "sampling": sampling.model_dump()})
+        raise EcgforgeError(
+            f"{where}.training: {name} has the phases {', '.join(kind.phases)}, not "
+            f"{', '.join(settings.training)}"
+        )
+    return settings.model_copy(
+        update={"network": network.model_dump(), "sampling": sampling.model_dump()}
+    )
 
 
 def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed: int) -> Generator:
     """Build the generator `name` with weights initialised from `seed`.
 
     Raises:
-        EcgforgeError: an unknown name, or network parameters that are unknown, missing or out of range.
+        EcgforgeError: an unknown name, or network parameters that are unknown, missing or out of
+            range.
     """
     import torch
 
@@ -80,7 +91,9 @@ def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed
 
 
 def save(generator: Generator, folder: Path) -> None:
-    """Write the generator's weights and description to `folder`, whole; the same weights give the same bytes."""
+    """Write the generator's weights and description to `folder`, whole; the same weights give the
+    same bytes.
+    """
     from ecgforge.training import saved
 
     description = {

@@ -1,7 +1,9 @@
-"""The 1-D U-Net of the generators that have one: FiLM by time and rhythm, attention at the coarse levels.
+"""The 1-D U-Net of the generators that have one:
 
-In the manner of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", app. B), in one dimension and behind a stem that takes several
-samples as one position.
+FiLM by time and rhythm, attention at the coarse levels.
+
+In the manner of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", app. B), in one
+dimension and behind a stem that takes several samples as one position.
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ EMBEDDING = 256  # of time and rhythm together
 
 
 class UNetNetwork(DiffusionNetwork):
-    """`channels` of each level, from fine to coarse, each at half the rate of the one before; the coarsest `attention_levels`,
-    and the middle in any case, attend over all positions. `patch` samples enter as one position."""
+    """`channels` of each level, from fine to coarse, each at half the rate of the one before; the
+    coarsest `attention_levels`, and the middle in any case, attend over all positions. `patch`
+    samples enter as one position.
+    """
 
-    channels: Annotated[list[Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]], Field(min_length=1)]
+    channels: Annotated[
+        list[Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]], Field(min_length=1)
+    ]
     attention_levels: Annotated[int, Field(ge=0)]
     heads: Positive
     patch: Positive
@@ -31,16 +37,23 @@ class UNetNetwork(DiffusionNetwork):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if any(width % self.heads for width in self.channels[-max(1, self.attention_levels) :]):
-            raise ValueError(f"channels of the levels that attend must be multiples of heads, {self.heads}")
+            raise ValueError(
+                f"channels of the levels that attend must be multiples of heads, {self.heads}"
+            )
         return self
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions about a scale and shift by time and rhythm (FiLM; Nichol & Dhariwal 2021, sec. 3.1), with a skip."""
+    """Two convolutions about a scale and shift by time and rhythm (FiLM;
+
+    Nichol & Dhariwal 2021, sec. 3.1), with a skip.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv1d(inputs, outputs, 3, padding=1))
+        self.first = nn.Sequential(
+            nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv1d(inputs, outputs, 3, padding=1)
+        )
         self.norm = nn.GroupNorm(GROUPS, outputs)
         self.film = nn.Linear(EMBEDDING, 2 * outputs)
         self.second = nn.Conv1d(outputs, outputs, 3, padding=1)
@@ -66,7 +79,11 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         batch, channels, positions = hidden.shape
-        split = self.inputs(self.norm(hidden)).reshape(batch, 3, self.heads, channels // self.heads, positions).transpose(-1, -2)
+        split = (
+            self.inputs(self.norm(hidden))
+            .reshape(batch, 3, self.heads, channels // self.heads, positions)
+            .transpose(-1, -2)
+        )
         mixed = nn.functional.scaled_dot_product_attention(*split.unbind(1))
         return hidden + self.output(mixed.transpose(-1, -2).reshape(batch, channels, positions))
 
@@ -93,23 +110,39 @@ class UNet(nn.Module):
     def __init__(self, leads: int, rhythms: int, network: UNetNetwork, context: int = 0) -> None:
         super().__init__()
         widths, depth = network.channels, len(network.channels)
-        heads = [network.heads if depth - level <= network.attention_levels else None for level in range(depth)]
+        heads = [
+            network.heads if depth - level <= network.attention_levels else None
+            for level in range(depth)
+        ]
         self.patch = network.patch
         self.input = nn.Conv1d(leads + context, widths[0], network.patch, stride=network.patch)
-        self.time = nn.Sequential(nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, EMBEDDING))
+        self.time = nn.Sequential(
+            nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU(), nn.Linear(EMBEDDING, EMBEDDING)
+        )
         self.label = nn.Embedding(rhythms + 1, EMBEDDING)
         inputs = [widths[0], *widths[:-1]]
-        self.down = nn.ModuleList(Level(*sizes) for sizes in zip(inputs, widths, heads, strict=True))
-        self.coarser = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in widths[:-1])
+        self.down = nn.ModuleList(
+            Level(*sizes) for sizes in zip(inputs, widths, heads, strict=True)
+        )
+        self.coarser = nn.ModuleList(
+            nn.Conv1d(width, width, 3, stride=2, padding=1) for width in widths[:-1]
+        )
         self.middle = Level(widths[-1], widths[-1], network.heads)
-        self.up = nn.ModuleList(Level(2 * width, inner, head) for width, inner, head in zip(widths, inputs, heads, strict=True))
+        self.up = nn.ModuleList(
+            Level(2 * width, inner, head)
+            for width, inner, head in zip(widths, inputs, heads, strict=True)
+        )
         self.output = nn.Sequential(
-            nn.GroupNorm(GROUPS, widths[0]), nn.SiLU(), nn.ConvTranspose1d(widths[0], leads, network.patch, stride=network.patch)
+            nn.GroupNorm(GROUPS, widths[0]),
+            nn.SiLU(),
+            nn.ConvTranspose1d(widths[0], leads, network.patch, stride=network.patch),
         )
 
     def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         samples = noisy.shape[-1]
-        condition = nn.functional.silu(self.time(step_embedding(times, EMBEDDING)) + self.label(labels))
+        condition = nn.functional.silu(
+            self.time(step_embedding(times, EMBEDDING)) + self.label(labels)
+        )
         hidden = self.input(nn.functional.pad(noisy, (0, -samples % self.patch)))
         kept = []
         for depth, level in enumerate(self.down):

@@ -1,4 +1,6 @@
-"""DiffWave (Kong et al. 2021, arXiv 2009.09761): a stack of gated dilated convolutions that takes the noise out of a waveform."""
+"""DiffWave (Kong et al. 2021, arXiv 2009.09761): a stack of gated dilated convolutions that takes
+the noise out of a waveform.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionNetwork, step_embedding
-from ecgforge.params import Positive, Section
+from ecgforge.params import Positive, StrictConfig
 
 STEP_EMBEDDING, STEP_HIDDEN, LABEL_EMBEDDING = 128, 512, 128  # the paper's sizes
 
 
 class DiffWaveNetwork(DiffusionNetwork):
-    """`dilation_cycle` layers double the dilation from 1 before it starts anew; `patch` samples enter as one position."""
+    """`dilation_cycle` layers double the dilation from 1 before it starts anew;
+
+    `patch` samples enter as one position.
+    """
 
     layers: Positive
     channels: Positive
@@ -27,8 +32,8 @@ class DiffWaveNetwork(DiffusionNetwork):
 class ResidualLayer(nn.Module):
     """A gated dilated convolution with residual and skip outputs (paper, fig. 2a and sec. 3.1).
 
-    The step's embedding is added to the input; the label's is a bias of the convolution, equal at all positions, as the paper's
-    section on global conditioning (3.3) has it.
+    The step's embedding is added to the input; the label's is a bias of the convolution, equal at
+    all positions, as the paper's section on global conditioning (3.3) has it.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -39,24 +44,38 @@ class ResidualLayer(nn.Module):
         self.output = nn.Conv1d(channels, 2 * channels, 1)
 
     def forward(self, hidden: Tensor, step: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Map hidden `[batch, channels, positions]` to the next layer's and to the skip sum's share, both of its shape."""
-        gate, value = (self.dilated(hidden + self.step(step)[:, :, None]) + self.label(label)[:, :, None]).chunk(2, dim=1)
+        """Map hidden `[batch, channels, positions]` to the next layer's and to the skip sum's
+        share, both of its shape.
+        """
+        gate, value = (
+            self.dilated(hidden + self.step(step)[:, :, None]) + self.label(label)[:, :, None]
+        ).chunk(2, dim=1)
         residual, skip = self.output(torch.sigmoid(gate) * torch.tanh(value)).chunk(2, dim=1)
         return (hidden + residual) / math.sqrt(2), skip
 
 
 class DiffWaveDenoiser(nn.Module):
-    """The paper's network, but for its first and last convolutions, which take `patch` samples as one position, and for the skip
-    sum, which begins with the input: a record's own shape need not squeeze through the gates."""
+    """The paper's network, but for its first and last convolutions, which take `patch` samples as
+    one position, and for the skip sum, which begins with the input: a record's own shape need not
+    squeeze through the gates.
+    """
 
     def __init__(self, leads: int, rhythms: int, network: DiffWaveNetwork) -> None:
         super().__init__()
         channels = network.channels
         self.patch = network.patch
         self.input = nn.Conv1d(leads, channels, network.patch, stride=network.patch)
-        self.step = nn.Sequential(nn.Linear(STEP_EMBEDDING, STEP_HIDDEN), nn.SiLU(), nn.Linear(STEP_HIDDEN, STEP_HIDDEN), nn.SiLU())
+        self.step = nn.Sequential(
+            nn.Linear(STEP_EMBEDDING, STEP_HIDDEN),
+            nn.SiLU(),
+            nn.Linear(STEP_HIDDEN, STEP_HIDDEN),
+            nn.SiLU(),
+        )
         self.label = nn.Embedding(rhythms + 1, LABEL_EMBEDDING)
-        self.layers = nn.ModuleList(ResidualLayer(channels, 2 ** (i % network.dilation_cycle)) for i in range(network.layers))
+        self.layers = nn.ModuleList(
+            ResidualLayer(channels, 2 ** (i % network.dilation_cycle))
+            for i in range(network.layers)
+        )
         self.skip = nn.Conv1d(channels, channels, 1)
         self.output = nn.ConvTranspose1d(channels, leads, network.patch, stride=network.patch)
         for layer in self.modules():
@@ -72,14 +91,17 @@ class DiffWaveDenoiser(nn.Module):
         for layer in self.layers:
             hidden, skip = layer(hidden, step, label)
             skips = skips + skip
-        return self.output(torch.relu(self.skip(skips / math.sqrt(len(self.layers)))))[..., :samples]
+        return self.output(torch.relu(self.skip(skips / math.sqrt(len(self.layers)))))[
+            ..., :samples
+        ]
 
 
 class DiffWave(Diffusion):
-    """Class-conditional DiffWave, with guidance and a schedule that ends in noise, where the public code's stops at a signal share
-    of 0.28 (50 steps) or 0.13 (200)."""
+    """Class-conditional DiffWave, with guidance and a schedule that ends in noise, where the public
+    code's stops at a signal share of 0.28 (50 steps) or 0.13 (200).
+    """
 
-    Network: ClassVar[type[Section]] = DiffWaveNetwork
+    Network: ClassVar[type[StrictConfig]] = DiffWaveNetwork
 
     def build(self) -> nn.Module:
         return DiffWaveDenoiser(self.shape.leads, self.shape.rhythms, self.network)

@@ -1,13 +1,16 @@
-"""Time-VQVAE (Lee, Malacarne & Aune 2023, "Vector Quantized Time Series Generation with a Bidirectional Prior Model", AISTATS).
+"""Time-VQVAE (Lee, Malacarne & Aune 2023, "Vector Quantized Time Series Generation with a
+Bidirectional Prior Model", AISTATS).
 
-A record's short-time Fourier transform is split into a low band (its lowest bin) and a high band (the rest); the transform is
-linear, so that the two parts, back in time, sum to the record. Each band has an autoencoder with a codebook of its own
-(stage 1). The tokens' joint law is learned by two bidirectional transformers, of the low band's tokens, and of the high band's
-given the low (stage 2), and drawn from by iterative decoding (Chang et al. 2022, MaskGIT).
+A record's short-time Fourier transform is split into a low band (its lowest bin) and a high band
+(the rest); the transform is linear, so that the two parts, back in time, sum to the record. Each
+band has an autoencoder with a codebook of its own (stage 1). The tokens' joint law is learned by
+two bidirectional transformers, of the low band's tokens, and of the high band's given the low
+(stage 2), and drawn from by iterative decoding (Chang et al. 2022, MaskGIT).
 
-Two departures from the paper's text: frequencies and leads are channels of one-dimensional convolutions, so that a token stands
-for a stretch of time and not for a time and a frequency, and the high band's tokens see the low band's of the same moment; the
-public code stretches low tokens over flattened (frequency, time) indices, where they meet high tokens of other moments.
+Two departures from the paper's text: frequencies and leads are channels of one-dimensional
+convolutions, so that a token stands for a stretch of time and not for a time and a frequency, and
+the high band's tokens see the low band's of the same moment; the public code stretches low tokens
+over flattened (frequency, time) indices, where they meet high tokens of other moments.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
 
 from ecgforge.generators.common.base import Generator, Shape, draw
-from ecgforge.params import Positive, Section, Share
+from ecgforge.params import Positive, Share, StrictConfig
 
 CODEBOOK_DECAY = 0.95  # of the running means that codes are
 REVIVAL = 0.05  # of the use a code would have if all were used alike: below it a code is dead
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
 
 
-class BandNetwork(Section):
+class BandNetwork(StrictConfig):
     """A band's autoencoder and codebook: a token stands for `2 ** halvings` frames."""
 
     channels: Positive
@@ -38,7 +41,7 @@ class BandNetwork(Section):
     code_size: Positive
 
 
-class PriorNetwork(Section):
+class PriorNetwork(StrictConfig):
     """A band's bidirectional transformer."""
 
     width: Positive
@@ -52,9 +55,11 @@ class PriorNetwork(Section):
         return self
 
 
-class TimeVQVAENetwork(Section):
-    """`fft` samples a frame, with a quarter of it from frame to frame; `label_dropout` is the share of training records whose
-    rhythm is hidden from the priors."""
+class TimeVQVAENetwork(StrictConfig):
+    """`fft` samples a frame, with a quarter of it from frame to frame;
+
+    `label_dropout` is the share of training records whose rhythm is hidden from the priors.
+    """
 
     fft: Annotated[int, Field(ge=4, multiple_of=4)] = 8
     low: BandNetwork
@@ -66,14 +71,19 @@ class TimeVQVAENetwork(Section):
     @model_validator(mode="after")
     def _aligned(self) -> Self:
         if self.high.halvings > self.low.halvings:
-            raise ValueError("high.halvings must not exceed low.halvings: a low token covers whole high tokens")
+            raise ValueError(
+                "high.halvings must not exceed low.halvings: a low token covers whole high tokens"
+            )
         return self
 
 
-class TimeVQVAESampling(Section):
-    """Decoding steps of each band; `temperature`, the randomness of which tokens are settled first (at 0 the surest are, which
-    favours the flat stretches between beats); and how far to go from the unconditional towards the conditional prediction: 1 is
-    the conditional one."""
+class TimeVQVAESampling(StrictConfig):
+    """Decoding steps of each band;
+
+    `temperature`, the randomness of which tokens are settled first (at 0 the surest are, which
+    favours the flat stretches between beats); and how far to go from the unconditional towards the
+    conditional prediction: 1 is the conditional one.
+    """
 
     low_steps: Positive
     high_steps: Positive
@@ -92,14 +102,23 @@ class Spectrum(nn.Module):
         self.register_buffer("window", torch.hann_window(fft), persistent=False)
 
     def split(self, records: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the low and the high band of records `[batch, leads, samples]`, as channels over frames: `[batch, leads, frames]`
-        (the lowest bin is real) and `[batch, leads * 2 * (fft / 2), frames]`."""
+        """Return the low and the high band of records `[batch, leads, samples]`, as channels over
+        frames: `[batch, leads, frames]` (the lowest bin is real) and `[batch, leads * 2 * (fft /
+        2), frames]`.
+        """
         batch, leads, samples = records.shape
         flat = torch.stft(
-            records.reshape(batch * leads, samples), self.fft, self.hop, window=self.window, normalized=True, return_complex=True
+            records.reshape(batch * leads, samples),
+            self.fft,
+            self.hop,
+            window=self.window,
+            normalized=True,
+            return_complex=True,
         )
         low = flat[:, 0].real.reshape(batch, leads, -1)
-        return low, torch.view_as_real(flat[:, 1:]).permute(0, 1, 3, 2).reshape(batch, -1, low.shape[-1])
+        return low, torch.view_as_real(flat[:, 1:]).permute(0, 1, 3, 2).reshape(
+            batch, -1, low.shape[-1]
+        )
 
     def low_records(self, low: Tensor, samples: int) -> Tensor:
         """Return a low band as records, `[batch, leads, samples]`."""
@@ -110,16 +129,24 @@ class Spectrum(nn.Module):
     def high_records(self, high: Tensor, leads: int, samples: int) -> Tensor:
         """Return a high band as records, `[batch, leads, samples]`."""
         batch, _, frames = high.shape
-        bins = high.reshape(batch * leads, self.fft // 2, 2, frames).permute(0, 1, 3, 2).contiguous()
-        return self._records(pad(torch.view_as_complex(bins), (0, 0, 1, 0)), samples).reshape(batch, leads, samples)
+        bins = (
+            high.reshape(batch * leads, self.fft // 2, 2, frames).permute(0, 1, 3, 2).contiguous()
+        )
+        return self._records(pad(torch.view_as_complex(bins), (0, 0, 1, 0)), samples).reshape(
+            batch, leads, samples
+        )
 
     def _records(self, spectrum: Tensor, samples: int) -> Tensor:
-        return torch.istft(spectrum, self.fft, self.hop, window=self.window, normalized=True, length=samples)
+        return torch.istft(
+            spectrum, self.fft, self.hop, window=self.window, normalized=True, length=samples
+        )
 
 
 class Codebook(nn.Module):
-    """Codes that are running means of the latents they stand for (van den Oord et al. 2017, app. A.1); dead ones are set to a latent of
-    the batch, as all of them are at the start."""
+    """Codes that are running means of the latents they stand for (van den Oord et al. 2017, app.
+
+    A.1); dead ones are set to a latent of the batch, as all of them are at the start.
+    """
 
     codes: Tensor
     counts: Tensor
@@ -131,14 +158,17 @@ class Codebook(nn.Module):
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Return the nearest code of each latent: `[..., size]` to `[...]`."""
-        return torch.cdist(latents.float(), self.codes).argmin(-1)  # autocast keeps cdist, unlike a product, at full precision
+        # autocast keeps cdist, unlike a product, at full precision
+        return torch.cdist(latents.float(), self.codes).argmin(-1)
 
     def latents(self, tokens: Tensor) -> Tensor:
         return nn.functional.embedding(tokens, self.codes)
 
     @torch.no_grad()
     def update(self, latents: Tensor, noise: torch.Generator) -> None:
-        """Move the codes towards the means of their latents, `[batch, positions, size]`, and revive the dead ones."""
+        """Move the codes towards the means of their latents, `[batch, positions, size]`, and revive
+        the dead ones.
+        """
         flat = latents.float().flatten(0, 1)
         usual = len(flat) / len(self.codes)
         chosen = one_hot(self.tokens(flat), len(self.codes)).float()
@@ -162,7 +192,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GELU(), nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation), nn.GELU(), nn.Conv1d(channels, channels, 1)
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation),
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 1),
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -170,17 +203,33 @@ class ResidualBlock(nn.Module):
 
 
 class Band(nn.Module):
-    """The autoencoder of a band: frames `[batch, inputs, frames]` to tokens `[batch, positions]` and back."""
+    """The autoencoder of a band: frames `[batch, inputs, frames]` to tokens `[batch, positions]`
+    and back.
+    """
 
     def __init__(self, inputs: int, network: BandNetwork) -> None:
         super().__init__()
         width, halvings = network.channels, network.halvings
-        down = [layer for i in range(halvings) for layer in (nn.Conv1d(width if i else inputs, width, 4, 2, 1), nn.GELU())]
-        up = [layer for _ in range(halvings - 1) for layer in (nn.ConvTranspose1d(width, width, 4, 2, 1), nn.GELU())]
-        before, after = ([ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)] for _ in range(2))
+        down = [
+            layer
+            for i in range(halvings)
+            for layer in (nn.Conv1d(width if i else inputs, width, 4, 2, 1), nn.GELU())
+        ]
+        up = [
+            layer
+            for _ in range(halvings - 1)
+            for layer in (nn.ConvTranspose1d(width, width, 4, 2, 1), nn.GELU())
+        ]
+        before, after = (
+            [ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)] for _ in range(2)
+        )
         self.encoder = nn.Sequential(*down, *before, nn.Conv1d(width, network.code_size, 1))
         self.decoder = nn.Sequential(
-            nn.Conv1d(network.code_size, width, 1), *after, nn.GELU(), *up, nn.ConvTranspose1d(width, inputs, 4, 2, 1)
+            nn.Conv1d(network.code_size, width, 1),
+            *after,
+            nn.GELU(),
+            *up,
+            nn.ConvTranspose1d(width, inputs, 4, 2, 1),
         )
         self.codebook = Codebook(network.codes, network.code_size)
 
@@ -194,17 +243,25 @@ class Band(nn.Module):
 
 
 class PriorLayer(nn.Module):
-    """A pre-norm transformer layer whose attention knows distances by rotation (Su et al. 2021, RoFormer, eq. 34)."""
+    """A pre-norm transformer layer whose attention knows distances by rotation (Su et al. 2021,
+    RoFormer, eq. 34).
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.inputs, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.inner = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.inner = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        split = self.inputs(self.first_norm(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        split = (
+            self.inputs(self.first_norm(hidden))
+            .unflatten(-1, (3, self.heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
         query, key, value = rotate(split[0]), rotate(split[1]), split[2]
         mixed = nn.functional.scaled_dot_product_attention(query, key, value)
         hidden = hidden + self.mixed(mixed.transpose(1, 2).flatten(2))
@@ -212,7 +269,9 @@ class PriorLayer(nn.Module):
 
 
 def rotate(vectors: Tensor) -> Tensor:
-    """Turn pairs of `[..., positions, size]` by angles that grow with the position, from 1 to 1/200 rad per position."""
+    """Turn pairs of `[..., positions, size]` by angles that grow with the position, from 1 to 1/200
+    rad per position.
+    """
     positions, pairs = vectors.shape[-2], vectors.shape[-1] // 2
     speed = 200.0 ** (-torch.arange(pairs, device=vectors.device) / pairs)
     angle = torch.arange(positions, device=vectors.device)[:, None] * speed
@@ -222,9 +281,11 @@ def rotate(vectors: Tensor) -> Tensor:
 
 
 class Prior(nn.Module):
-    """A bidirectional transformer over tokens, some of them masked, the rhythm, and tokens of another band at the same moments.
+    """A bidirectional transformer over tokens, some of them masked, the rhythm, and tokens of
+    another band at the same moments.
 
-    Tokens go in and come out as the codes that they stand for, so that those that sound alike are alike from the first step on.
+    Tokens go in and come out as the codes that they stand for, so that those that sound alike are
+    alike from the first step on.
 
     Args:
         code_size: of the band's codes.
@@ -232,7 +293,15 @@ class Prior(nn.Module):
         positions: tokens of a record.
     """
 
-    def __init__(self, codes: int, code_size: int, context_size: int, positions: int, rhythms: int, network: PriorNetwork) -> None:
+    def __init__(
+        self,
+        codes: int,
+        code_size: int,
+        context_size: int,
+        positions: int,
+        rhythms: int,
+        network: PriorNetwork,
+    ) -> None:
         super().__init__()
         width = network.width
         self.positions, self.mask_token = positions, codes
@@ -240,24 +309,34 @@ class Prior(nn.Module):
         self.mask = nn.Parameter(torch.zeros(width))
         self.label = nn.Embedding(rhythms + 1, width)
         self.context = nn.Linear(context_size, width) if context_size else None
-        self.layers = nn.Sequential(*(PriorLayer(width, network.heads) for _ in range(network.layers)))
+        self.layers = nn.Sequential(
+            *(PriorLayer(width, network.heads) for _ in range(network.layers))
+        )
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, code_size))
         self.bias = nn.Parameter(torch.zeros(codes))
 
-    def forward(self, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None
+    ) -> Tensor:
         """Return logits `[batch, positions, codes]`.
 
         Args:
             tokens: `[batch, positions]`; `mask_token` stands for a masked one.
             labels: `[batch]`; the number of rhythms stands for a hidden one.
             codes: `[codes, code_size]`, the band's.
-            context: `[batch, fewer positions, context_size]`, the other band's codes at the same moments.
+            context: `[batch, fewer positions, context_size]`, the other band's codes at the same
+                moments.
         """
         codes = nn.functional.layer_norm(codes, codes.shape[1:])
         masked = (tokens == self.mask_token)[..., None]
-        hidden = torch.where(masked, self.mask, self.token(codes[tokens.clamp(max=self.mask_token - 1)])) + self.label(labels)[:, None]
+        hidden = (
+            torch.where(masked, self.mask, self.token(codes[tokens.clamp(max=self.mask_token - 1)]))
+            + self.label(labels)[:, None]
+        )
         if self.context is not None and context is not None:
-            hidden = hidden + self.context(context).repeat_interleave(self.positions // context.shape[1], dim=1)
+            hidden = hidden + self.context(context).repeat_interleave(
+                self.positions // context.shape[1], dim=1
+            )
         return self.output(self.layers(hidden)) @ codes.T + self.bias
 
 
@@ -273,15 +352,19 @@ class Decoder(nn.Module):
         low = self.low.decode(self.low.codebook.latents(low_tokens))[..., : self.frames]
         high = self.high.decode(self.high.codebook.latents(high_tokens))[..., : self.frames]
         samples = self.shape.samples
-        return self.spectrum.low_records(low, samples) + self.spectrum.high_records(high, self.shape.leads, samples)
+        return self.spectrum.low_records(low, samples) + self.spectrum.high_records(
+            high, self.shape.leads, samples
+        )
 
 
 class TimeVQVAE(Generator):
-    """Two vector-quantised autoencoders of STFT bands and two bidirectional priors, conditioned on the rhythm."""
+    """Two vector-quantised autoencoders of STFT bands and two bidirectional priors, conditioned on
+    the rhythm.
+    """
 
     phases: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
-    Network: ClassVar[type[Section]] = TimeVQVAENetwork
-    Sampling: ClassVar[type[Section]] = TimeVQVAESampling
+    Network: ClassVar[type[StrictConfig]] = TimeVQVAENetwork
+    Sampling: ClassVar[type[StrictConfig]] = TimeVQVAESampling
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
@@ -291,18 +374,33 @@ class TimeVQVAE(Generator):
         self.low = Band(shape.leads, low)
         self.high = Band(shape.leads * network.fft, high)
         positions = math.ceil(self.frames / 2**low.halvings)
-        self.low_prior = Prior(low.codes, low.code_size, 0, positions, shape.rhythms, network.low_prior)
+        self.low_prior = Prior(
+            low.codes, low.code_size, 0, positions, shape.rhythms, network.low_prior
+        )
         positions *= 2 ** (low.halvings - high.halvings)
-        self.high_prior = Prior(high.codes, high.code_size, low.code_size, positions, shape.rhythms, network.high_prior)
+        self.high_prior = Prior(
+            high.codes, high.code_size, low.code_size, positions, shape.rhythms, network.high_prior
+        )
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
-        modules = (self.low, self.high) if phase == "autoencoder" else (self.low_prior, self.high_prior)
+        modules = (
+            (self.low, self.high) if phase == "autoencoder" else (self.low_prior, self.high_prior)
+        )
         return [parameter for module in modules for parameter in module.parameters()]
 
-    def loss(self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator) -> dict[str, Tensor]:
-        """Stage 1 (paper, sec. 3.1): squared error of each band in time, and commitment. Stage 2 (3.2): cross-entropy of masked tokens."""
+    def loss(
+        self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Stage 1 (paper, sec. 3.1): squared error of each band in time, and commitment.
+
+        Stage 2 (3.2): cross-entropy of masked tokens.
+        """
         bands = self.bands(signals / self.scale)
-        return self.autoencoder_loss(*bands, noise) if phase == "autoencoder" else self.prior_loss(*bands, labels, noise)
+        return (
+            self.autoencoder_loss(*bands, noise)
+            if phase == "autoencoder"
+            else self.prior_loss(*bands, labels, noise)
+        )
 
     def bands(self, records: Tensor) -> tuple[Tensor, Tensor]:
         """Return both bands' frames, padded at the end to whole tokens."""
@@ -310,7 +408,9 @@ class TimeVQVAE(Generator):
         missing = -self.frames % 2**self.network.low.halvings
         return pad(low, (0, missing)), pad(high, (0, missing))
 
-    def autoencoder_loss(self, low: Tensor, high: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+    def autoencoder_loss(
+        self, low: Tensor, high: Tensor, noise: torch.Generator
+    ) -> dict[str, Tensor]:
         samples, leads = self.shape.samples, self.shape.leads
         losses: dict[str, Tensor] = {}
         decoded = []
@@ -322,22 +422,40 @@ class TimeVQVAE(Generator):
             quantised = band.codebook.latents(tokens)
             losses[f"{name}_commitment"] = mse_loss(latents, quantised)
             losses[f"{name}_perplexity"] = band.codebook.perplexity(tokens)
-            decoded.append((band.decode(latents + (quantised - latents).detach()) - frames)[..., : self.frames])
+            decoded.append(
+                (band.decode(latents + (quantised - latents).detach()) - frames)[..., : self.frames]
+            )
         losses["low_error"] = self.spectrum.low_records(decoded[0], samples).square().mean()
-        losses["high_error"] = self.spectrum.high_records(decoded[1], leads, samples).square().mean()
+        losses["high_error"] = (
+            self.spectrum.high_records(decoded[1], leads, samples).square().mean()
+        )
         commitment = losses["low_commitment"] + losses["high_commitment"]
-        return {"loss": losses["low_error"] + losses["high_error"] + COMMITMENT * commitment, **losses}
+        return {
+            "loss": losses["low_error"] + losses["high_error"] + COMMITMENT * commitment,
+            **losses,
+        }
 
-    def prior_loss(self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+    def prior_loss(
+        self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
-            low_tokens, high_tokens = (band.codebook.tokens(band.encode(x)) for band, x in ((self.low, low), (self.high, high)))
-        hidden = (torch.rand(len(labels), generator=noise) < self.network.label_dropout).to(labels.device)
+            low_tokens, high_tokens = (
+                band.codebook.tokens(band.encode(x))
+                for band, x in ((self.low, low), (self.high, high))
+            )
+        hidden = (torch.rand(len(labels), generator=noise) < self.network.label_dropout).to(
+            labels.device
+        )
         if self.training:
             labels = labels.masked_fill(hidden, self.shape.rhythms)
         context = self.low.codebook.latents(low_tokens)
         losses = {
-            "low_loss": masked_loss(self.low_prior, low_tokens, labels, self.low.codebook.codes, None, noise),
-            "high_loss": masked_loss(self.high_prior, high_tokens, labels, self.high.codebook.codes, context, noise),
+            "low_loss": masked_loss(
+                self.low_prior, low_tokens, labels, self.low.codebook.codes, None, noise
+            ),
+            "high_loss": masked_loss(
+                self.high_prior, high_tokens, labels, self.high.codebook.codes, context, noise
+            ),
         }
         return {"loss": losses["low_loss"] + losses["high_loss"], **losses}
 
@@ -348,22 +466,59 @@ class TimeVQVAE(Generator):
         positions = (self.low_prior.positions, self.high_prior.positions)
         steps = (sampling.low_steps, sampling.high_steps)
         sizes = [2 * count * size for count, size in zip(steps, positions, strict=True)]
-        random = draw(seeds, lambda source: torch.rand(sum(sizes), generator=source)).to(device).split(sizes, dim=1)
-        low_random, high_random = (part.reshape(len(labels), 2, count, -1) for part, count in zip(random, steps, strict=True))
+        random = (
+            draw(seeds, lambda source: torch.rand(sum(sizes), generator=source))
+            .to(device)
+            .split(sizes, dim=1)
+        )
+        low_random, high_random = (
+            part.reshape(len(labels), 2, count, -1)
+            for part, count in zip(random, steps, strict=True)
+        )
         codes = self.low.codebook.codes, self.high.codebook.codes
-        low = decode_iteratively(self.low_prior, labels, codes[0], None, low_random, sampling.temperature, sampling.guidance)
+        low = decode_iteratively(
+            self.low_prior,
+            labels,
+            codes[0],
+            None,
+            low_random,
+            sampling.temperature,
+            sampling.guidance,
+        )
         context = self.low.codebook.latents(low)
-        high = decode_iteratively(self.high_prior, labels, codes[1], context, high_random, sampling.temperature, sampling.guidance)
+        high = decode_iteratively(
+            self.high_prior,
+            labels,
+            codes[1],
+            context,
+            high_random,
+            sampling.temperature,
+            sampling.guidance,
+        )
         return Decoder(self)(low, high) * self.scale
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        return Decoder(self), tuple(torch.zeros(2, prior.positions, dtype=torch.int64) for prior in (self.low_prior, self.high_prior))
+        return Decoder(self), tuple(
+            torch.zeros(2, prior.positions, dtype=torch.int64)
+            for prior in (self.low_prior, self.high_prior)
+        )
 
 
-def masked_loss(prior: Prior, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None, noise: torch.Generator) -> Tensor:
-    """Cross-entropy of masked tokens; a cosine of a uniform draw, spread evenly over the batch, says how many (MaskGIT, sec. 3.3)."""
+def masked_loss(
+    prior: Prior,
+    tokens: Tensor,
+    labels: Tensor,
+    codes: Tensor,
+    context: Tensor | None,
+    noise: torch.Generator,
+) -> Tensor:
+    """Cross-entropy of masked tokens; a cosine of a uniform draw, spread evenly over the batch,
+    says how many (MaskGIT, sec. 3.3).
+    """
     batch, positions = tokens.shape
-    share = torch.cos((torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1 * math.pi / 2)
+    share = torch.cos(
+        (torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1 * math.pi / 2
+    )
     count = torch.ceil(share * positions).clamp(min=1)
     rank = torch.rand(tokens.shape, generator=noise).argsort(1).argsort(1)
     masked = (rank < count[:, None]).to(tokens.device)
@@ -372,25 +527,42 @@ def masked_loss(prior: Prior, tokens: Tensor, labels: Tensor, codes: Tensor, con
 
 
 def decode_iteratively(
-    prior: Prior, labels: Tensor, codes: Tensor, context: Tensor | None, random: Tensor, temperature: float, guidance: float
+    prior: Prior,
+    labels: Tensor,
+    codes: Tensor,
+    context: Tensor | None,
+    random: Tensor,
+    temperature: float,
+    guidance: float,
 ) -> Tensor:
     """Draw tokens `[batch, positions]` in as many steps as `random` has (MaskGIT, sec. 3.2).
 
-    Each step draws all masked tokens, settles the surest of them and leaves a cosine's share masked for the next.
+    Each step draws all masked tokens, settles the surest of them and leaves a cosine's share masked
+    for the next.
 
     Args:
         labels, codes, context: as `Prior.forward` takes them.
-        random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for which are settled.
-        temperature: the weight of Gumbel noise on a token's log probability when the surest are chosen; it falls to 0.
-        guidance: 1 takes the prior's prediction for the label; more goes beyond it, away from that for no label.
+        random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for which are
+            settled.
+        temperature: the weight of Gumbel noise on a token's log probability when the surest are
+            chosen; it falls to 0.
+        guidance: 1 takes the prior's prediction for the label; more goes beyond it, away from that
+            for no label.
     """
     batch, _, steps, positions = random.shape
     tokens = torch.full((batch, positions), prior.mask_token, device=labels.device)
     for step in range(steps):
         probability = guided(prior, tokens, labels, codes, context, guidance).softmax(-1)
-        drawn = (probability.cumsum(-1) < random[:, 0, step, :, None]).sum(-1).clamp(max=prior.mask_token - 1)
+        drawn = (
+            (probability.cumsum(-1) < random[:, 0, step, :, None])
+            .sum(-1)
+            .clamp(max=prior.mask_token - 1)
+        )
         gumbel = -torch.log(-torch.log(random[:, 1, step].clamp(1e-6, 1 - 1e-6)))
-        surety = torch.log(probability.gather(-1, drawn[..., None])[..., 0]) + temperature * (1 - (step + 1) / steps) * gumbel
+        surety = (
+            torch.log(probability.gather(-1, drawn[..., None])[..., 0])
+            + temperature * (1 - (step + 1) / steps) * gumbel
+        )
         masked = tokens == prior.mask_token
         left = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / steps))
         unsure = surety.masked_fill(~masked, math.inf).argsort(1).argsort(1) < left
@@ -398,11 +570,22 @@ def decode_iteratively(
     return tokens
 
 
-def guided(prior: Prior, tokens: Tensor, labels: Tensor, codes: Tensor, context: Tensor | None, guidance: float) -> Tensor:
-    """Return logits with classifier-free guidance: one call on a doubled batch, or a plain one where guidance is 1."""
+def guided(
+    prior: Prior,
+    tokens: Tensor,
+    labels: Tensor,
+    codes: Tensor,
+    context: Tensor | None,
+    guidance: float,
+) -> Tensor:
+    """Return logits with classifier-free guidance: one call on a doubled batch, or a plain one
+    where guidance is 1.
+    """
     if guidance == 1:
         return prior(tokens, labels, codes, context).float()
     hidden = torch.full_like(labels, prior.label.num_embeddings - 1)
     contexts = None if context is None else context.repeat(2, 1, 1)
-    conditional, unconditional = prior(tokens.repeat(2, 1), torch.cat([labels, hidden]), codes, contexts).float().chunk(2)
+    conditional, unconditional = (
+        prior(tokens.repeat(2, 1), torch.cat([labels, hidden]), codes, contexts).float().chunk(2)
+    )
     return unconditional + guidance * (conditional - unconditional)

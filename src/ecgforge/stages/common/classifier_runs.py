@@ -14,6 +14,7 @@ import pandas as pd
 from ecgforge.classifiers.common import augmentation, registry
 from ecgforge.classifiers.common.base import Classifier, probabilities
 from ecgforge.files import md5
+from ecgforge.model_versions import models
 from ecgforge.params import ClassifierSettings, Params, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
@@ -22,7 +23,7 @@ from ecgforge.stages.common.tracked import Sets, Stage, TrackedRun, tracked
 from ecgforge.study import predictions
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
-from ecgforge.tracking import models, runs
+from ecgforge.tracking import runs
 from ecgforge.training import fit
 from ecgforge.training.batches import Records
 
@@ -69,7 +70,9 @@ class ClassifierRuns:
             outcome = _fit(classifier, experiment, data, params, settings.training, opened)
             found = predictions.table(test, probabilities(classifier, test))
             metrics = predictions.summary(found, rhythms)
-            opened.run.summary({**metrics, "best_validation_macro_f1": outcome.best, "steps": outcome.steps})
+            opened.run.summary(
+                {**metrics, "best_validation_macro_f1": outcome.best, "steps": outcome.steps}
+            )
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
                 _register(opened.run, classifier, test, rhythms, cell.model_name, folder)
@@ -146,10 +149,14 @@ def _register(
     """
     example = np.zeros((2, len(LEADS), test.about.samples), np.float32)
     service, files = serving.service(test.about), sorted(folder.iterdir())
-    models.log_classifier(run, classifier, example, rhythms, name=name, files=files, service=service)
+    models.log_classifier(
+        run, classifier, example, rhythms, name=name, files=files, service=service
+    )
 
 
-def _tree(params: Params, experiment: Experiment, data: TrainingData, settings: ClassifierSettings) -> dict[str, Any]:
+def _tree(
+    params: Params, experiment: Experiment, data: TrainingData, settings: ClassifierSettings
+) -> dict[str, Any]:
     """Return the resolved parameters of a training."""
     tree = settings.model_dump()
     if experiment.augmented:
@@ -192,7 +199,7 @@ def _fit(
         def change(signals, random):  # type: ignore[no-untyped-def]
             return augmentation.augmented(signals, settings, rate, random)
 
-    phases = _phases(experiment.method or "all", len(classifier.parts))
+    phases = _phases(experiment.method or "full", len(classifier.parts))
     steps = max(1, training.steps // len(phases) // training.evaluate_every)
     each = training.model_copy(update={"steps": steps * training.evaluate_every})
     done = 0
@@ -217,5 +224,9 @@ def _fit(
 
 def _phases(method: str, depth: int) -> list[int]:
     """Return how many of `depth` parts each phase of a fine-tuning moves, from the head down."""
-    phases = {"all": [depth], "head": [1], "gradual": sorted({1, -(-depth // 2), depth})}
+    phases = {
+        "full": [depth],
+        "linear_probe": [1],
+        "gradual_unfreezing": sorted({1, -(-depth // 2), depth}),
+    }
     return phases[method]

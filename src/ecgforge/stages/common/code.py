@@ -53,9 +53,11 @@ EXCEPTIONS = {
     "params": "stages depend on the values, see params.resolved.yaml",
     "stages.common.code": "finds the code, and names all sweeps",
     "stages.parameters": "reads parameters; stages depend on their values",
+    "model_versions": "registers models in MLflow; DVC has their weights",
+    "pipeline": "starts stages, and starts them faster",
+    "provenance": "traces models and records back",
     "registry": "what MLflow keeps of a model; DVC has its weights",
     "tracking": "records runs, and does not change their results",
-    "warm": "starts stages faster",
     "workers": "ends worker processes",
 }
 
@@ -83,9 +85,14 @@ def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, d
     by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
     for stage in (*by_generator, "generator_seeds"):
         tree[stage] = {name: files(stage, params, {"generator": name}) for name in generators}
-    tree["backbones"] = {name: files("backbones", params, {"backbone": name}) for name in targets.backbones}
+    tree["backbones"] = {
+        name: files("backbones", params, {"backbone": name}) for name in targets.backbones
+    }
     tree["sweep"] = {
-        sweep: {name: files("sweep", params, {"sweep": sweep, "generator": name}) for name in generators} for sweep in targets.sweeps
+        sweep: {
+            name: files("sweep", params, {"sweep": sweep, "generator": name}) for name in generators
+        }
+        for sweep in targets.sweeps
     }
     return tree  # type: ignore[return-value]
 
@@ -104,7 +111,10 @@ def _closure(roots: tuple[str, ...]) -> list[Path]:
 
 
 def _file(module: str) -> Path | None:
-    """Return the file of a module below the package; None for a name in a module, or an exception."""
+    """Return the file of a module below the package;
+
+    None for a name in a module, or an exception.
+    """
     if any(module == name or module.startswith(f"{name}.") for name in EXCEPTIONS):
         return None
     path = PACKAGE.joinpath(*module.split("."))
@@ -114,7 +124,7 @@ def _file(module: str) -> Path | None:
 
 @cache
 def _imports(file: Path) -> list[str]:
-    """Return what a file imports of the package, also inside functions, as dotted names below it."""
+    """Return what a file imports of the package, also inside functions, as dotted names."""
     found = []
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):

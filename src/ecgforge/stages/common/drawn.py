@@ -14,10 +14,12 @@ LOCK = ".lock"  # the ending of a lock file next to each folder
 
 @contextmanager
 def held(drawn: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a folder of `DRAWN` while the block lasts; that of a killed process is held by nobody, and `ecgforge gc` removes it.
+    """Hold a folder of `DRAWN` while the block lasts; that of a killed process is held by nobody,
+    and `ecgforge gc` removes it.
 
     Raises:
-        filelock.Timeout: another process still holds it after so many seconds; less than 0 waits for ever.
+        filelock.Timeout: another process still holds it after so many seconds; less than 0 waits
+            for ever.
     """
     drawn.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(drawn.with_name(f"{drawn.name}{LOCK}"), timeout):

@@ -1,4 +1,4 @@
-"""The one way to a tracked run: it gets its inputs, its fingerprint and a folder for checkpoints."""
+"""The one way to a tracked run, with its inputs, fingerprint and folder for checkpoints."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def tracked(
     digests = {f"{item.context} {item.name}": item.digest for item in inputs} | {**(decides or {})}
     fingerprint = runs.fingerprint(cell, params, digests, stage.code())
     folder = UNFINISHED / fingerprint
-    opened = runs.tracked(cell, fingerprint=fingerprint, params=params, inputs=inputs, resume_file=folder / CURVES)
+    opened = runs.tracked(
+        cell, fingerprint=fingerprint, params=params, inputs=inputs, resume_file=folder / CURVES
+    )
     with opened as run:
         yield TrackedRun(run, fingerprint, folder)
 

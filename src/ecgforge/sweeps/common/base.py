@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ecgforge.params import ClassifierSettings, GeneratorSettings, Params, Section, checked
+from ecgforge.params import ClassifierSettings, GeneratorSettings, Params, StrictConfig, checked
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment
@@ -41,10 +41,12 @@ class Source:
             return False
         study = params.generator(self.generator)
         names = ("network", "training", "seed")
-        return self.percent < 100 or any(getattr(self.settings, name) != getattr(study, name) for name in names)
+        return self.percent < 100 or any(
+            getattr(self.settings, name) != getattr(study, name) for name in names
+        )
 
 
-class NoParameters(Section):
+class NoParameters(StrictConfig):
     """Of a sweep that has no parameters of its own."""
 
 
@@ -56,7 +58,7 @@ class Sweep(ABC):
         scored: whether the quality of each source's records is measured as well.
     """
 
-    Parameters: ClassVar[type[Section]] = NoParameters
+    Parameters: ClassVar[type[StrictConfig]] = NoParameters
     scored: ClassVar[bool] = False
 
     @property
@@ -77,7 +79,9 @@ class Sweep(ABC):
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
         """Yield the synthetic records of a cell with the experiments that train on them."""
 
-    def wanted(self, params: Params, real: Mapping[str, int], source: Source) -> Mapping[str, Mapping[str, int]]:
+    def wanted(
+        self, params: Params, real: Mapping[str, int], source: Source
+    ) -> Mapping[str, Mapping[str, int]]:
         """Return how many records a source's generator draws, by split and rhythm.
 
         Args:
@@ -85,7 +89,9 @@ class Sweep(ABC):
         """
         return mixtures.requested(tuple(real), params.active.synthesis, sum(real.values()))
 
-    def training_data(self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None) -> TrainingData:
+    def training_data(
+        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
+    ) -> TrainingData:
         """Return the records of an experiment that trains; those of its setting by default."""
         share = params.active.study.synthetic_share
         trained_on = SETTINGS[experiment.setting].trained_on

@@ -9,7 +9,9 @@ import ecgforge.sweeps
 from ecgforge.errors import EcgforgeError
 from ecgforge.sweeps.common.base import Sweep
 
-SWEEPS = [found.name for found in pkgutil.iter_modules(ecgforge.sweeps.__path__) if found.name != "common"]
+SWEEPS = [
+    found.name for found in pkgutil.iter_modules(ecgforge.sweeps.__path__) if found.name != "common"
+]
 
 # Sweeps with a stage of their own, since their cells or dependencies differ.
 OWN_STAGE = ("ablation", "backbones", "cross_dataset", "generator_seeds", "scratch")

@@ -1,4 +1,6 @@
-"""Files and folders by the digests that DVC knows them by, wherever they still are: the working tree, DVC's cache, or its remote."""
+"""Files and folders by the digests that DVC knows them by, wherever they still are: the working
+tree, DVC's cache, or its remote.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,21 @@ from ecgforge import console
 from ecgforge.dvc import internals
 from ecgforge.dvc.lock import DAMAGED, KEPT
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import md5, whole
+from ecgforge.files import atomic_write, md5
 from ecgforge.tracking.store import git, git_problem, project_root, reason
 
 LOCK = "dvc.lock"
-BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")  # in DVC's temporary folder, where experiments have theirs
+# in DVC's temporary folder, where experiments have theirs
+BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")
 DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir\b)?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A DVC stage as it ran: its name, where that is known, command, parameters, and digests of what went in and came out, by path."""
+    """A DVC stage as it ran: its name, where that is known, command, parameters, and digests of
+    what went in and came out, by path.
+    """
 
     name: str
     command: str
@@ -41,12 +46,14 @@ class Step:
 
 
 def inside(path: str) -> bool:
-    """Whether a path that a record, a listing or MLflow names stays, as it is written, in the folder that it is relative to."""
+    """Whether a path that a record, a listing or MLflow names stays, as it is written, in the
+    folder that it is relative to.
+    """
     parts = PurePosixPath(path)
     return not parts.is_absolute() and ".." not in parts.parts and "\0" not in path
 
 
-class Content:
+class DvcStore:
     """What the project at `root` has of anything that DVC ever knew. Nothing is downloaded to stay.
 
     Raises:
@@ -62,7 +69,8 @@ class Content:
             raise EcgforgeError(problem)
 
     def read(self, digest: str, name: str = "", path: str = "") -> bytes | None:
-        """Return the file `name` of the folder with this digest, or the file that has it, if it can still be had.
+        """Return the file `name` of the folder with this digest, or the file that has it, if it can
+        still be had.
 
         Args:
             path: where in the working tree it may lie.
@@ -75,7 +83,9 @@ class Content:
         return self._object(self.listing(digest).get(name, ""))
 
     def local(self, digest: str, name: str, path: str = "") -> Path | None:
-        """Return where on this machine the file `name` of the folder with this digest lies, for reading, if it does; see `read`."""
+        """Return where on this machine the file `name` of the folder with this digest lies, for
+        reading, if it does; see `read`.
+        """
         if path and self.digest(path) == digest:
             file = self.root / path / name
         else:
@@ -86,15 +96,23 @@ class Content:
         return file if file.is_file() else None
 
     def listing(self, digest: str) -> dict[str, str]:
-        """Return the md5 of each file of a folder, by relative path, from DVC's cache or remote; empty where neither has it."""
+        """Return the md5 of each file of a folder, by relative path, from DVC's cache or remote;
+        empty where neither has it.
+        """
         found = self._object(digest) if digest.endswith(".dir") else None
         try:
-            return {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(found)} if found else {}
+            return (
+                {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(found)}
+                if found
+                else {}
+            )
         except (ValueError, TypeError, KeyError):
             return {}
 
     def digest(self, path: str) -> str:
-        """Return the digest of what lies at `path` in the working tree, empty where nothing does; it is looked at once."""
+        """Return the digest of what lies at `path` in the working tree, empty where nothing does;
+        it is looked at once.
+        """
         full = self.root / path
         if not inside(path):
             return ""
@@ -103,7 +121,9 @@ class Content:
         return self._digests[full]
 
     def place(self, digest: str, path: str = "") -> tuple[str, bool]:
-        """Say where content is and whether it can be had, recomputing digests on this machine; of a remote, only what it says it has."""
+        """Say where content is and whether it can be had, recomputing digests on this machine; of a
+        remote, only what it says it has.
+        """
         held = self.digest(path) if path else ""
         if held == digest:
             return "in the working tree", True
@@ -113,7 +133,10 @@ class Content:
             return f"in DVC's cache{note}", True
         if self._remote is not None and self._in_remote(digest):
             return f"in DVC's remote{note}", True
-        return f"gone: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}{note}", False
+        return (
+            f"gone: {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}{note}",
+            False,
+        )
 
     def copy(self, digest: str, path: str, target: Path) -> None:
         """Write the file or folder with this digest to `target`.
@@ -121,22 +144,32 @@ class Content:
         Raises:
             EcgforgeError: it can no longer be had.
         """
-        names = [""] if not digest.endswith(".dir") else list(self.listing(digest)) or self._names(digest, path)
+        names = (
+            [""]
+            if not digest.endswith(".dir")
+            else list(self.listing(digest)) or self._names(digest, path)
+        )
         if not names:
             raise EcgforgeError(f"{path} with md5 {digest} is no longer available: try `dvc fetch`")
         if not all(map(inside, names)):
-            raise EcgforgeError(f"{path} with md5 {digest} holds a file that would lie outside of it: refused")
-        with whole(target) as scratch:
+            raise EcgforgeError(
+                f"{path} with md5 {digest} holds a file that would lie outside of it: refused"
+            )
+        with atomic_write(target) as scratch:
             for name in names:
                 found = self.read(digest, name, path)
                 if found is None:
-                    raise EcgforgeError(f"{path} with md5 {digest} is no longer available ({name or 'the file'} is gone)")
+                    raise EcgforgeError(
+                        f"{path} with md5 {digest} is no longer available ({name or 'the file'} is "
+                        "gone)"
+                    )
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
                 (scratch / name).write_bytes(found)
 
     def steps(self, text: str) -> Iterator[Step]:
-        """Yield the stages that ran with `text`, a digest, in their records: of the working tree's dvc.lock, of those that git has,
-        and of DVC's run cache; the latest first."""
+        """Yield the stages that ran with `text`, a digest, in their records: of the working tree's
+        dvc.lock, of those that git has, and of DVC's run cache; the latest first.
+        """
         for where, lock in self._locks(text):
             for step in self._read(where, lock) if text in lock else ():
                 if text in {*step.deps.values(), *step.outs.values()}:
@@ -146,13 +179,19 @@ class Content:
         """Return the stage that wrote the content with this digest, if a record of it remains.
 
         Args:
-            path: where it wrote it: outputs of several stages may have the same content. Empty for any.
+            path: where it wrote it: outputs of several stages may have the same content. Empty for
+                any.
         """
-        made = (step for step in self.steps(digest) if digest in (step.outs.values() if not path else [step.outs.get(path)]))
+        made = (
+            step
+            for step in self.steps(digest)
+            if digest in (step.outs.values() if not path else [step.outs.get(path)])
+        )
         return next(made, None)
 
     def used(self) -> Iterator[str]:
-        """Yield the digest of everything that DVC knows of in the working tree, or in any commit that git has a name for.
+        """Yield the digest of everything that DVC knows of in the working tree, or in any commit
+        that git has a name for.
 
         Raises:
             EcgforgeError: what DVC or git knows cannot be read whole.
@@ -164,48 +203,78 @@ class Content:
             yield from DIGEST.findall(text)  # which finds those of a damaged record, too
         if self.repo:
             try:
-                known = [item.value for objects in self.repo.used_objs().values() for item in objects]
+                known = [
+                    item.value for objects in self.repo.used_objs().values() for item in objects
+                ]
             except Exception as error:  # of DVC, of a damaged file of its
-                raise EcgforgeError(f"DVC cannot read what the project uses ({reason(error)})") from error
+                raise EcgforgeError(
+                    f"DVC cannot read what the project uses ({reason(error)})"
+                ) from error
             yield from known
 
     def _records(self) -> Iterator[str]:
-        """All dvc.lock and .dvc files of named commits, wherever in a larger repository, and a dvc.lock that was damaged and restored."""
+        """All dvc.lock and .dvc files of named commits, wherever in a larger repository, and a
+        dvc.lock that was damaged and restored.
+        """
         for file in (self.root / DAMAGED, self.root / KEPT):
             yield file.read_text(errors="replace") if file.is_file() else ""
         if not git(self.root, "rev-parse", "--git-dir"):
             return
         words = "%(objecttype) %(objectname)%0a%(*objecttype) %(*objectname)"
         named = git(self.root, "for-each-ref", f"--format={words}", needed=True).split("\n")
-        stashed = git(self.root, "stash", "list", "--format=commit %H").split("\n")  # of all of it only the top has a name
-        head = git(self.root, "rev-parse", "--quiet", "--verify", "HEAD")  # a branch without a commit has none
+        # of all of it only the top has a name
+        stashed = git(self.root, "stash", "list", "--format=commit %H").split("\n")
+        # a branch without a commit has none
+        head = git(self.root, "rev-parse", "--quiet", "--verify", "HEAD")
         seen = set()
-        for commit in dict.fromkeys([one.split()[1] for one in [*named, *stashed] if one.startswith("commit ")] + [head] * bool(head)):
-            for entry in git(self.root, "ls-tree", "-r", "-z", "--full-tree", commit, needed=True).split("\0"):
+        for commit in dict.fromkeys(
+            [one.split()[1] for one in [*named, *stashed] if one.startswith("commit ")]
+            + [head] * bool(head)
+        ):
+            for entry in git(
+                self.root, "ls-tree", "-r", "-z", "--full-tree", commit, needed=True
+            ).split("\0"):
                 about, _, name = entry.partition("\t")
                 if about not in seen and (Path(name).name == LOCK or name.endswith(".dvc")):
                     seen.add(about)
                     yield git(self.root, "cat-file", "blob", about.split()[2], needed=True)
 
     def objects(self) -> Iterator[Path]:
-        """Yield the files of DVC's cache; none where it lies outside the project, since other projects may need what it has."""
+        """Yield the files of DVC's cache; none where it lies outside the project, since other
+        projects may need what it has.
+        """
         if self._cache is not None and not self.cache_elsewhere():
-            folders = (folder for folder in Path(self._cache.path).glob("??") if not folder.is_symlink())
-            yield from (path for folder in folders for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+            folders = (
+                folder for folder in Path(self._cache.path).glob("??") if not folder.is_symlink()
+            )
+            yield from (
+                path
+                for folder in folders
+                for path in folder.iterdir()
+                if path.is_file() and not path.is_symlink()
+            )
 
     def cache_elsewhere(self) -> str:
-        """Return where DVC's cache is if it is, by its path or by a link, outside the project; else nothing."""
+        """Return where DVC's cache is if it is, by its path or by a link, outside the project; else
+        nothing.
+        """
         path = Path(self._cache.path).resolve() if self._cache is not None else self.root.resolve()
         return "" if path.is_relative_to(self.root.resolve()) else str(path)
 
     def at_work(self) -> str:
-        """Return which stage's DVC process is alive, in words; empty where none is. DVC gives its lock back while a command runs, and what
-        that makes is in no dvc.lock before it has ended.
+        """Return which stage's DVC process is alive, in words; empty where none is.
+
+        DVC gives its lock back while a command runs, and what that makes is in no dvc.lock before
+        it has ended.
 
         Raises:
             EcgforgeError: DVC's list of them cannot be read.
         """
-        lists = [found for pattern in BUSY for found in Path(self.repo.tmp_dir).glob(pattern)] if self.repo else []
+        lists = (
+            [found for pattern in BUSY for found in Path(self.repo.tmp_dir).glob(pattern)]
+            if self.repo
+            else []
+        )
         for file in lists:
             for pid, command in self._stages_at_work(file):
                 if psutil.pid_exists(pid):
@@ -218,10 +287,22 @@ class Content:
         try:
             with internals.lock_of(file, self.repo):
                 tree = json.loads(file.read_text())
-            named = [*tree.get("write", {}).values(), *chain.from_iterable(tree.get("read", {}).values())]
+            named = [
+                *tree.get("write", {}).values(),
+                *chain.from_iterable(tree.get("read", {}).values()),
+            ]
             return [(int(one["pid"]), str(one["cmd"])) for one in named]
-        except (DvcException, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-            raise EcgforgeError(f"{file} cannot be read: try again; where no DVC is at work, remove it") from error
+        except (
+            DvcException,
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            OverflowError,
+        ) as error:
+            raise EcgforgeError(
+                f"{file} cannot be read: try again; where no DVC is at work, remove it"
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -238,18 +319,23 @@ class Content:
             yield
 
     def _locks(self, text: str) -> Iterator[tuple[str, str]]:
-        """Records that may have `text` in them, each with where it is; that is empty for the working tree's own."""
+        """Records that may have `text` in them, each with where it is; that is empty for the
+        working tree's own.
+        """
         lock = self.root / LOCK
         if lock.is_file():
             yield "", lock.read_text(errors="replace")
-        for commit in git(self.root, "log", "--all", "--format=%H", f"-S{text}", "--", LOCK).split():
+        for commit in git(
+            self.root, "log", "--all", "--format=%H", f"-S{text}", "--", LOCK
+        ).split():
             yield f"{LOCK} of commit {commit[:8]}", git(self.root, "show", f"{commit}:./{LOCK}")
         if self._cache is not None:
             for file in (Path(self._cache.path).parents[1] / "runs").glob("*/*/*"):
                 yield f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace")
 
     def _read(self, where: str, text: str) -> list[Step]:
-        """Return the stages in a dvc.lock; of a damaged one that is not the working tree's, none, and say so.
+        """Return the stages in a dvc.lock; of a damaged one that is not the working tree's, none,
+        and say so.
 
         Raises:
             EcgforgeError: the working tree's is damaged.
@@ -258,7 +344,9 @@ class Content:
             return _steps(text)
         except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             if not where:
-                raise EcgforgeError(f"{LOCK} is damaged: `ecgforge repro` or `git checkout {LOCK}` restores it") from None
+                raise EcgforgeError(
+                    f"{LOCK} is damaged: `ecgforge repro` or `git checkout {LOCK}` restores it"
+                ) from None
             if where not in self._damaged:
                 console.err.print(f"warning: {where} is damaged and was passed over")
             self._damaged.add(where)
@@ -267,7 +355,11 @@ class Content:
     def _names(self, digest: str, path: str) -> list[str]:
         if self.digest(path) != digest:
             return []
-        return [file.relative_to(self.root / path).as_posix() for file in (self.root / path).rglob("*") if file.is_file()]
+        return [
+            file.relative_to(self.root / path).as_posix()
+            for file in (self.root / path).rglob("*")
+            if file.is_file()
+        ]
 
     def _missing_in_cache(self, digest: str) -> list[str]:
         """The files of which the cache has no sound copy."""
@@ -289,7 +381,9 @@ class Content:
             if database is None or not DIGEST.fullmatch(digest):
                 continue
             try:
-                content = self._asked(lambda base=database: base.fs.cat_file(base.oid_to_path(digest)))
+                content = self._asked(
+                    lambda base=database: base.fs.cat_file(base.oid_to_path(digest))
+                )
             except FileNotFoundError:
                 continue
             if hashlib.md5(content).hexdigest() == digest.removesuffix(".dir"):
@@ -302,7 +396,9 @@ class Content:
         except FileNotFoundError:
             raise
         except Exception as error:  # of whatever the remote is
-            raise EcgforgeError(f"DVC's remote cannot be asked ({' '.join(str(error).split())[:200]})") from error
+            raise EcgforgeError(
+                f"DVC's remote cannot be asked ({' '.join(str(error).split())[:200]})"
+            ) from error
 
     @property
     def repo(self) -> Any:
@@ -311,7 +407,10 @@ class Content:
 
     @property
     def lacks_git(self) -> bool:
-        """Whether the project's commits are missing: DVC works with git here, and there is no repository."""
+        """Whether the project's commits are missing:
+
+        DVC works with git here, and there is no repository.
+        """
         return self._opened[1]
 
     @cached_property
@@ -341,13 +440,27 @@ class Content:
 
 
 def _steps(text: str) -> list[Step]:
-    """Read the stages in a dvc.lock, or the one in a record of DVC's run cache. A damaged one raises whatever comes of that."""
+    """Read the stages in a dvc.lock, or the one in a record of DVC's run cache.
+
+    A damaged one raises whatever comes of that.
+    """
     tree = yaml.load(text, _LOADER) or {}
     stages = tree.get("stages", {"": tree} if "cmd" in tree else {})
     return [_step(str(name), record) for name, record in stages.items()]
 
 
 def _step(name: str, record: dict[str, Any]) -> Step:
-    parameters = {key: value for file in record.get("params", {}).values() for key, value in file.items()}
-    deps, outs = ({str(one["path"]): str(one.get("md5") or "") for one in record.get(kind, [])} for kind in ("deps", "outs"))
-    return Step(name, record["cmd"] if isinstance(record["cmd"], str) else "\n".join(record["cmd"]), parameters, deps, outs)
+    parameters = {
+        key: value for file in record.get("params", {}).values() for key, value in file.items()
+    }
+    deps, outs = (
+        {str(one["path"]): str(one.get("md5") or "") for one in record.get(kind, [])}
+        for kind in ("deps", "outs")
+    )
+    return Step(
+        name,
+        record["cmd"] if isinstance(record["cmd"], str) else "\n".join(record["cmd"]),
+        parameters,
+        deps,
+        outs,
+    )

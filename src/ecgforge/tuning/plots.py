@@ -19,7 +19,8 @@ from ecgforge.tuning.search import Task, opened
 
 
 def figures(task: Task, names: list[str]) -> dict[str, Figure]:
-    """Return figures of a study by the name of a file: history and importances of each objective, and the front of two.
+    """Return figures of a study by the name of a file: history and importances of each objective,
+    and the front of two.
 
     Args:
         names: of the objectives.

@@ -1,7 +1,8 @@
 """Run DVC's stages side by side: DVC itself runs one at a time.
 
-Here each is a `dvc repro` of its own, started when those before it are done, in worker processes that load DVC once. DVC stays
-the judge of what is up to date, and holds its locks; this only decides the order.
+Here each is a `dvc repro` of its own, started when those before it are done, in worker processes
+that load DVC once. DVC stays the judge of what is up to date, and holds its locks; this only
+decides the order.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from ecgforge import console, warm
+from ecgforge import console
 from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
+from ecgforge.pipeline import warm
 from ecgforge.tracking import mlflow_internals
-from ecgforge.workers import obey
+from ecgforge.workers import init_worker
 
 # What most stages load, together 12 s.
 SLOW = (
@@ -47,10 +49,12 @@ RESOLVE = "resolve"  # the stage that the others take parameters and code from
 
 
 def repro(targets: list[str], jobs: int) -> int:
-    """Bring `targets`, or all stages, and what they need up to date, `jobs` of them at a time; return the exit code.
+    """Bring `targets`, or all stages, and what they need up to date, `jobs` of them at a time;
+    return the exit code.
 
     Raises:
-        EcgforgeError: a target is no stage or cell, DVC cannot read the stages, or another process is at work on them.
+        EcgforgeError: a target is no stage or cell, DVC cannot read the stages, or another process
+            is at work on them.
     """
     from dvc.exceptions import DvcException
 
@@ -69,7 +73,8 @@ def repro(targets: list[str], jobs: int) -> int:
     if not stages:
         console.err.print("Data and pipelines are up to date.")
         return 0
-    # Threads that share a core spend their time waiting for each other; compute.threads sets those of torch.
+    # Threads that share a core spend their time waiting for each other; compute.threads sets those
+    # of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):
         return _run(stages, jobs)
@@ -77,7 +82,9 @@ def repro(targets: list[str], jobs: int) -> int:
 
 @contextmanager
 def _temporary_files() -> Iterator[None]:
-    """Give the stages a folder of their own for temporary files, and remove those of earlier runs of this study that were killed."""
+    """Give the stages a folder of their own for temporary files, and remove those of earlier runs
+    of this study that were killed.
+    """
     import psutil
 
     prefix = f"ecgforge-{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:8]}-"
@@ -86,7 +93,9 @@ def _temporary_files() -> Iterator[None]:
         if left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     before, known = os.environ.get("TMPDIR"), tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True
+    ) as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         try:
             yield
@@ -108,8 +117,14 @@ def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
         if not stale:
             return {}
         graph = repo.index.graph
-        wanted = _with_ancestors(graph, targets) if targets else {stage.addressing for stage in graph}
-        waiting = {stage.addressing: {up.addressing for up in graph.successors(stage)} for stage in graph if stage.addressing in wanted}
+        wanted = (
+            _with_ancestors(graph, targets) if targets else {stage.addressing for stage in graph}
+        )
+        waiting = {
+            stage.addressing: {up.addressing for up in graph.successors(stage)}
+            for stage in graph
+            if stage.addressing in wanted
+        }
     return _downstream(waiting, wanted & stale)
 
 
@@ -119,7 +134,10 @@ def _check_targets(targets: list[str], cells: list[str]) -> None:
         if target not in (*cells, *stages):
             named = [name for name in cells if name.startswith(f"{target.partition('@')[0]}@")]
             example = [f"and cells of these, such as {name}" for name in cells if "@" in name][:1]
-            raise EcgforgeError(f"'{target}' is no stage and no cell of this study: there are {', '.join(named or [*stages, *example])}")
+            raise EcgforgeError(
+                f"'{target}' is no stage and no cell of this study: there are "
+                f"{', '.join(named or [*stages, *example])}"
+            )
 
 
 def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:
@@ -128,7 +146,10 @@ def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:
     found: set[str] = set()
     for stage in graph:
         if stage.addressing in targets or stage.addressing.partition("@")[0] in targets:
-            found |= {stage.addressing, *(up.addressing for up in networkx.descendants(graph, stage))}
+            found |= {
+                stage.addressing,
+                *(up.addressing for up in networkx.descendants(graph, stage)),
+            }
     return found
 
 
@@ -148,13 +169,19 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
     ready: list[str] = []
     running: dict[Future[bool], str] = {}
     done, failed, started = 0, False, time.monotonic()
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    # The stage that a worker waits for hears of an interruption itself; the worker stays to note how it ended.
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=obey) as pool:
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    )
+    # The stage that a worker waits for hears of an interruption itself; the worker stays to note
+    # how it ended.
+    with ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=init_worker
+    ) as pool:
         try:
             while running or (sorter.is_active() and not failed):
                 ready += sorter.get_ready()
-                # No more than there are workers: a pool would start what it has queued after a failure or an interruption, too.
+                # No more than there are workers: a pool would start what it has queued after a
+                # failure or an interruption, too.
                 while ready and len(running) < jobs and not failed:
                     name = ready.pop(0)
                     running[pool.submit(_repro_one, name)] = name
@@ -167,7 +194,9 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
                     else:
                         failed = True
                         console.err.print(
-                            f"{name} failed, its error is above; what was done is kept, so mend it and run this again", style="red"
+                            f"{name} failed, its error is above; what was done is kept, so mend it "
+                            "and run this again",
+                            style="red",
                         )
         except KeyboardInterrupt:
             _interrupt_stages()
@@ -176,22 +205,32 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
             _kill_stages()
             names = ", ".join([name, *running.values()])
             raise EcgforgeError(
-                f"a worker process was killed, perhaps for lack of memory, while these ran: {names}; run this again (with fewer --jobs, if "
+                "a worker process was killed, perhaps for lack of memory, while these ran: "
+                f"{names}; run this again (with fewer --jobs, if "
                 "memory is short): what was finished is kept"
             ) from None
-    console.err.print(f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}")
+    console.err.print(
+        f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}"
+    )
     return int(failed)
 
 
 def _repro_one(name: str) -> bool:
-    """Bring one stage up to date; return whether it succeeded. The stage has told on the terminal what went wrong."""
+    """Bring one stage up to date; return whether it succeeded.
+
+    The stage has told on the terminal what went wrong.
+    """
     import logging
 
     from dvc.exceptions import DvcException
 
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
-        with internals.parameters_looked_up(), internals.whole_writes(), internals.waiting_repo() as repo:
+        with (
+            internals.parameters_looked_up(),
+            internals.whole_writes(),
+            internals.waiting_repo() as repo,
+        ):
             repo.reproduce([name], single_item=True)
     except DvcException as error:
         reasons = [str(one) for one in (error, error.__cause__) if one]
@@ -210,12 +249,19 @@ def _interrupt_stages() -> None:
 
 
 def _kill_stages() -> None:
-    """Kill the stages whose workers are gone: nobody would note how they end, and the next run would start them again."""
+    """Kill the stages whose workers are gone: nobody would note how they end, and the next run
+    would start them again.
+    """
     import psutil
 
     address = os.environ.get(warm.ADDRESS)
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            ours = address and process.pid != os.getpid() and process.environ().get(warm.ADDRESS) == address
-            if ours and "multiprocessing" not in " ".join(process.cmdline()):  # the pool ends its own
+            ours = (
+                address
+                and process.pid != os.getpid()
+                and process.environ().get(warm.ADDRESS) == address
+            )
+            # the pool ends its own
+            if ours and "multiprocessing" not in " ".join(process.cmdline()):
                 process.kill()

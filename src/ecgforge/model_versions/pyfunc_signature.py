@@ -1,4 +1,4 @@
-"""How MLflow serves a classifier's version: by a loader of ours, on records as they were recorded."""
+"""The files and the pyfunc signature by which MLflow serves a classifier on raw records."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from ecgforge.tracking import mlflow_internals
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
-DIGEST = "files.md5"  # a tag, of all files of a version; and in a model's own description, of those in `FILES`
+# a tag, of all files of a version; and in a model's own description, of those in `FILES`
+DIGEST = "files.md5"
 FILES = "extra_files"  # MLflow's folder of what ecgforge reads back
-SAMPLING = "sampling.json"  # of a generator's: how records are drawn from it, their rhythms and units
+# of a generator's: how records are drawn from it, their rhythms and units
+SAMPLING = "sampling.json"
 WEIGHTS = "weights.md5"  # a tag, of the file `WEIGHTS_FILE` of a version
 WEIGHTS_FILE = "weights.safetensors"
 GRAPH = "data/model.pt2"  # what MLflow's own loader reads
@@ -26,7 +28,8 @@ class Service:
     """What MLflow needs to serve a version.
 
     Attributes:
-        loader: the module of the installed package whose `_load_pyfunc` opens the model; the version itself holds no code.
+        loader: the module of the installed package whose `_load_pyfunc` opens the model; the
+            version itself holds no code.
         example: a request's `inputs`, of no patient.
         files: JSON files that the loader reads beside the weights, by name.
     """
@@ -37,13 +40,17 @@ class Service:
 
 
 def describe(model: Model, service: Service, folder: Path) -> None:
-    """Write into the description `model` of the files in `folder` how MLflow serves them; the PyTorch flavour stays as it is."""
+    """Write into the description `model` of the files in `folder` how MLflow serves them; the
+    PyTorch flavour stays as it is.
+    """
     from mlflow import pyfunc
 
     mlflow_internals.save_example(model, service.example, folder)
     model.signature = _signature()
     model.metadata = {DIGEST: md5(folder / FILES)}
-    pyfunc.add_to_model(model, loader_module=service.loader, conda_env="conda.yaml", python_env="python_env.yaml")
+    pyfunc.add_to_model(
+        model, loader_module=service.loader, conda_env="conda.yaml", python_env="python_env.yaml"
+    )
 
 
 def _signature() -> ModelSignature:
@@ -58,7 +65,10 @@ def _signature() -> ModelSignature:
         "units": DataType.string,
     }
     answer = {"rhythm": DataType.string, "probabilities": Map(DataType.double)}
-    inputs, outputs = (Schema([ColSpec(Object([Property(*one) for one in form.items()]))]) for form in (record, answer))
+    inputs, outputs = (
+        Schema([ColSpec(Object([Property(*one) for one in form.items()]))])
+        for form in (record, answer)
+    )
     signature = ModelSignature(inputs, outputs)
     mlflow_internals.leave_checks_to_model(signature)
     return signature

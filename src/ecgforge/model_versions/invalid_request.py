@@ -7,8 +7,10 @@ import json
 from mlflow.exceptions import MlflowException
 
 
-class Refusal(MlflowException):
-    """A request that is refused, HTTP 400: one line, where MLflow's server would put the whole request before what is wrong with it."""
+class InvalidRequestError(MlflowException):
+    """A request that is refused, HTTP 400: one line, where MLflow's server would put the whole
+    request before what is wrong with it.
+    """
 
     def __init__(self, told: str) -> None:
         super().__init__(told)

@@ -1,4 +1,4 @@
-"""How many real records pre-training on synthetic ones is worth."""
+"""How many real records pre-training on synthetic ones is label_efficiency."""
 
 from __future__ import annotations
 
@@ -11,24 +11,40 @@ import pandas as pd
 from ecgforge.analysis import intervals, statistics
 from ecgforge.analysis.verdicts import FEWEST
 
-COLUMNS = ["dataset", "generator", "augmented", "percent", "scratch", "tuned", "equal", "low", "high", "fewest"]
+COLUMNS = [
+    "dataset",
+    "generator",
+    "augmented",
+    "percent",
+    "scratch",
+    "tuned",
+    "equal",
+    "low",
+    "high",
+    "fewest",
+]
 
 
-def worth(found: pd.DataFrame, backbone: str, confidence: float, resamples: int) -> pd.DataFrame:
-    """For each share of real records that a pre-trained classifier was fine-tuned with, all of it: the share with which one from scratch
-    first reaches the same macro-F1; with records as they are, and with classically augmented ones for both.
+def label_efficiency(
+    found: pd.DataFrame, backbone: str, confidence: float, resamples: int
+) -> pd.DataFrame:
+    """For each share of real records that a pre-trained classifier was fine-tuned with, all of it:
+    the share with which one from scratch first reaches the same macro-F1; with records as they are,
+    and with classically augmented ones for both.
 
-    The curve from scratch is straight between its points, up to all real records. Limits are percentiles over draws of both curves, see
-    `statistics.f1_draws`.
+    The curve from scratch is straight between its points, up to all real records. Limits are
+    percentiles over draws of both curves, see `statistics.f1_draws`.
 
     Args:
         found: predictions of all cells.
         backbone: the classifier.
 
     Returns:
-        `COLUMNS`: percent of the real records; macro-F1 from scratch, NaN where that was not run, and fine-tuned; the percentage that is
-        equal to it, with limits, NaN if there are fewer than `FEWEST` test patients: 0 below the curve's beginning, which is at `fewest`,
-        and infinity beyond its end. Nothing where there is no curve from scratch, or its end is not known.
+        `COLUMNS`: percent of the real records; macro-F1 from scratch, NaN where that was not run,
+            and fine-tuned; the percentage that is equal to it, with limits, NaN if there are fewer
+            than `FEWEST` test patients: 0 below the curve's beginning, which is at `fewest`, and
+            infinity beyond its end. Nothing where there is no curve from scratch, or its end is not
+            known.
     """
     found = found[found["backbone"] == backbone]
     rows = [
@@ -44,8 +60,12 @@ def _of_dataset(found: pd.DataFrame, confidence: float, resamples: int) -> Itera
     real = found[(found["generator"] == "") & (found["setting"] == "TrRTeR")]
     scratch = _by_percent(real[real["sweep"] == "scratch"])
     whole = real[real["sweep"] == ""]
-    tunings = found[(found["sweep"] == "fine-tuning, all") & (found["setting"] == "TrSTeR")]
-    tuned = {(name, percent): rows for name, own in tunings.groupby("generator", sort=False) for percent, rows in _by_percent(own).items()}
+    tunings = found[(found["sweep"] == "fine-tuning, full") & (found["setting"] == "TrSTeR")]
+    tuned = {
+        (name, percent): rows
+        for name, own in tunings.groupby("generator", sort=False)
+        for percent, rows in _by_percent(own).items()
+    }
     if not (scratch and len(whole) and tuned):
         return
     arms = [intervals.stacked(rows) for rows in (*scratch.values(), whole, *tuned.values())]
@@ -54,8 +74,12 @@ def _of_dataset(found: pd.DataFrame, confidence: float, resamples: int) -> Itera
     percents = np.array([*scratch, 100.0])
     known, curves = means[: len(percents)], draws[: len(percents)].T
     tail = (1 - confidence) / 2 if len(np.unique(patients)) >= FEWEST else np.nan
-    for (generator, percent), mean, levels in zip(tuned, means[len(percents) :], draws[len(percents) :], strict=True):
-        equal = [_equal(percents, curve, level) for curve, level in zip(curves, levels, strict=True)]
+    for (generator, percent), mean, levels in zip(
+        tuned, means[len(percents) :], draws[len(percents) :], strict=True
+    ):
+        equal = [
+            _equal(percents, curve, level) for curve, level in zip(curves, levels, strict=True)
+        ]
         yield {
             "generator": generator,
             "percent": percent,
@@ -73,7 +97,9 @@ def _by_percent(found: pd.DataFrame) -> dict[float, pd.DataFrame]:
 
 
 def _equal(percents: np.ndarray, curve: np.ndarray, level: float) -> float:
-    """The least of `percents`, rising, at which a curve reaches a level; 0 if it begins above, and infinity if it stays below."""
+    """The least of `percents`, rising, at which a curve reaches a level; 0 if it begins above, and
+    infinity if it stays below.
+    """
     reached = np.flatnonzero(curve >= level)
     if not len(reached):
         return np.inf

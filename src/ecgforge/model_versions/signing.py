@@ -1,7 +1,9 @@
-"""Champions are signed: all files of the version, its card, where it comes from, and the entry that made it champion.
+"""Champions are signed: all files of the version, its card, where it comes from, and the entry that
+made it champion.
 
-Sigstore's `model-signing` signs and checks, with a key of the project's and without any network. The keys are named in params.yaml; without
-them nothing is signed or asked. A signature is a tag of the version, so it goes wherever the registry goes.
+Sigstore's `model-signing` signs and checks, with a key of the project's and without any network.
+The keys are named in params.yaml; without them nothing is signed or asked. A signature is a tag of
+the version, so it goes wherever the registry goes.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.model_versions import versions
+from ecgforge.model_versions.pyfunc_signature import FILES
+from ecgforge.model_versions.versions import Version
 from ecgforge.params import Signing, checked, read_yaml
-from ecgforge.tracking import store, versions
-from ecgforge.tracking.served import FILES
-from ecgforge.tracking.store import client, patiently
-from ecgforge.tracking.versions import Version
+from ecgforge.tracking import store
+from ecgforge.tracking.store import client, with_retry
 
 SIGNATURE = "signature"
-CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")  # in model-signing's words
+# in model-signing's words
+CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")
 PROVENANCE = re.compile(  # tags that are written once, at registration
     r"(git|dvc|input|drawn_by)\..*|ecgforge\.cell|(files|weights)\.md5|"
     r"kind|dataset|generator|setting|backbone|sweep|point|seed|simulated|sampling|rhythms"
@@ -35,12 +39,14 @@ def ready() -> None:
     """Check that a champion can be signed, where one must be; call it before anything is written.
 
     Raises:
-        EcgforgeError: a key cannot be used, the two do not belong together, or there is a public one alone.
+        EcgforgeError: a key cannot be used, the two do not belong together, or there is a public
+            one alone.
     """
     private, public = _keys()
     if public and not private:
         raise EcgforgeError(
-            "params.yaml names signing.public_key and no signing.private_key, so a champion cannot be signed here: name the private key, "
+            "params.yaml names signing.public_key and no signing.private_key, so a champion cannot "
+            "be signed here: name the private key, "
             "or promote where it is"
         )
     if not private:
@@ -51,7 +57,10 @@ def ready() -> None:
         (folder / "empty").touch()
         _sign(private, folder, signature)
         if public and _faults(public, folder, signature):
-            raise EcgforgeError(f"the private key {private} and the public key {public} of params.yaml do not belong together")
+            raise EcgforgeError(
+                f"the private key {private} and the public key {public} of params.yaml do not "
+                "belong together"
+            )
 
 
 def sign(version: Version, entry: str) -> None:
@@ -67,12 +76,14 @@ def sign(version: Version, entry: str) -> None:
         signature = Path(scratch) / "signature"
         _sign(private, _covered(version, folder, entry, client(), Path(scratch)), signature)
         text = json.dumps({"entry": entry, "bundle": json.loads(signature.read_text())})
-    patiently(client().set_model_version_tag, version.name, version.number, SIGNATURE, text)
+    with_retry(client().set_model_version_tag, version.name, version.number, SIGNATURE, text)
 
 
 @contextmanager
 def renewed(version: Version) -> Iterator[None]:
-    """Sign a version again, as what it was signed as, when the block has written another card; one without a good signature stays so."""
+    """Sign a version again, as what it was signed as, when the block has written another card; one
+    without a good signature stays so.
+    """
     held = SIGNATURE in version.tags and not fault(version)
     yield
     if held:
@@ -93,12 +104,17 @@ def files(version: Version) -> Iterator[Path]:
 
 @contextmanager
 def files_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
-    """Yield what `files` yields, of a model that MLflow has fetched to `folder`, and its version if it is known."""
+    """Yield what `files` yields, of a model that MLflow has fetched to `folder`, and its version if
+    it is known.
+    """
     import mlflow
 
     with versions.fetched_at(folder) as (copy, version):
         if version is None and _keys()[1]:
-            raise EcgforgeError(f"{folder} is of no version in this registry, so it has no signature for signing.public_key: refused")
+            raise EcgforgeError(
+                f"{folder} is of no version in this registry, so it has no signature for "
+                "signing.public_key: refused"
+            )
         if version:
             check(version, copy, mlflow.MlflowClient())
         yield copy / FILES, version
@@ -121,48 +137,73 @@ def asked(version: Version) -> bool:
 
 
 def check(version: Version, folder: Path, registry: Any) -> None:
-    """Check the signature of the version whose files are in `folder`, where the project has a public key.
+    """Check the signature of the version whose files are in `folder`, where the project has a
+    public key.
 
     Raises:
-        EcgforgeError: there is none, or it is of other files, another card, entry, provenance, version or key.
+        EcgforgeError: there is none, or it is of other files, another card, entry, provenance,
+            version or key.
     """
     _, public = _keys()
     if public is None:
         return
     if SIGNATURE not in version.tags:
-        raise EcgforgeError(f"{version.label} is not signed, and params.yaml names signing.public_key: refused; promote it to sign it")
+        raise EcgforgeError(
+            f"{version.label} is not signed, and params.yaml names signing.public_key: refused; "
+            "promote it to sign it"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         entry, bundle = _parts(version)
         signature = Path(scratch) / "signature"
         signature.write_text(json.dumps(bundle))
-        found = _faults(public, _covered(version, folder, entry, registry, Path(scratch)), signature)
+        found = _faults(
+            public, _covered(version, folder, entry, registry, Path(scratch)), signature
+        )
     if found:
-        raise EcgforgeError(f"the signature of {version.label} is not good ({found}): refused; roll back, or promote another version")
+        raise EcgforgeError(
+            f"the signature of {version.label} is not good ({found}): refused; roll back, or "
+            "promote another version"
+        )
 
 
 def _keys() -> tuple[Path | None, Path | None]:
-    """The private and the public key of the project, by params.yaml; None for one that it does not name."""
+    """The private and the public key of the project, by params.yaml;
+
+    None for one that it does not name.
+    """
     root = store.project_root()
     file = root / "params.yaml"
     named = _named(file, file.stat().st_mtime_ns) if file.exists() else Signing()
-    private, public = (root / Path(one).expanduser() if one else None for one in (named.private_key, named.public_key))
+    private, public = (
+        root / Path(one).expanduser() if one else None
+        for one in (named.private_key, named.public_key)
+    )
     return private, public
 
 
 @lru_cache(maxsize=1)
 def _named(file: Path, _: int) -> Signing:
-    """What a params.yaml, as it was written at a time, says of keys; reading one takes as long as all else here."""
+    """What a params.yaml, as it was written at a time, says of keys; reading one takes as long as
+    all else here.
+    """
     tree = read_yaml(file, "it was there a moment ago")
-    return checked(Signing, (tree.get("signing") if isinstance(tree, dict) else None) or {}, f"{file}: signing")
+    return checked(
+        Signing, (tree.get("signing") if isinstance(tree, dict) else None) or {}, f"{file}: signing"
+    )
 
 
 def _parts(version: Version) -> tuple[str, dict[str, Any]]:
-    """The key of the entry that a signature was made for, and the signature itself, as Sigstore writes it."""
+    """The key of the entry that a signature was made for, and the signature itself, as Sigstore
+    writes it.
+    """
     try:
         tree = json.loads(version.tags[SIGNATURE])
         return str(tree["entry"]), dict(tree["bundle"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise EcgforgeError(f"the signature of {version.label} is damaged: refused; roll back, or promote another version") from None
+        raise EcgforgeError(
+            f"the signature of {version.label} is damaged: refused; roll back, or promote another "
+            "version"
+        ) from None
 
 
 def _covered(version: Version, folder: Path, entry: str, registry: Any, scratch: Path) -> Path:
@@ -173,8 +214,9 @@ def _covered(version: Version, folder: Path, entry: str, registry: Any, scratch:
     texts = {
         "version": version.label,
         "provenance": json.dumps(tags),
-        "card": patiently(registry.get_model_version, version.name, version.number).description or "",
-        "entry": patiently(registry.get_registered_model, version.name).tags.get(entry, ""),
+        "card": with_retry(registry.get_model_version, version.name, version.number).description
+        or "",
+        "entry": with_retry(registry.get_registered_model, version.name).tags.get(entry, ""),
     }
     for name, text in texts.items():
         (covered / name).write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -186,28 +228,41 @@ def _sign(private: Path, folder: Path, signature: Path) -> None:
 
     try:
         signing.Config().use_elliptic_key_signer(private_key=private).sign(folder, signature)
-    except Exception as error:  # of the file system, and of cryptography, which has a kind for each way in which a key can be wrong
+    # of the file system, and of cryptography, which has a kind for each way in which a key can be
+    # wrong
+    except Exception as error:
         raise _unusable("private", private) from error
 
 
 def _faults(public: Path, folder: Path, signature: Path) -> str:
-    """Say in what a folder differs from what was signed, or that it was signed by another key; empty where all is as it was."""
+    """Say in what a folder differs from what was signed, or that it was signed by another key;
+    empty where all is as it was.
+    """
     from model_signing import hashing, verifying
 
     try:
-        asking = verifying.Config().use_elliptic_key_verifier(public_key=public).set_hashing_config(hashing.Config())
+        asking = (
+            verifying.Config()
+            .use_elliptic_key_verifier(public_key=public)
+            .set_hashing_config(hashing.Config())
+        )
     except Exception as error:  # as above
         raise _unusable("public", public) from error
     try:
         asking.verify(folder, signature)
     except Exception as error:  # of a signature that is no such thing, there is no end of kinds
         names = CHANGED.findall(str(error))
-        return f"changed since: {', '.join(names)[:200]}" if names else "made by another key, or damaged"
+        return (
+            f"changed since: {', '.join(names)[:200]}"
+            if names
+            else "made by another key, or damaged"
+        )
     return ""
 
 
 def _unusable(kind: str, key: Path) -> EcgforgeError:
     return EcgforgeError(
-        f"the {kind} key {key}, signing.{kind}_key in params.yaml, cannot be used: it must be a PEM file without a password, of an "
+        f"the {kind} key {key}, signing.{kind}_key in params.yaml, cannot be used: it must be a "
+        "PEM file without a password, of an "
         "elliptic curve key of P-256, P-384 or P-521 (docs/registry.md says how to make one)"
     )

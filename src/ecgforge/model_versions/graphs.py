@@ -1,7 +1,8 @@
 """Archives of exported graphs (`pt2`), of which `torch.export.load` believes more than it should.
 
-Loading one unpickles whatever its configuration names, evaluates the sizes of tensors and the guards of the graph as Python, and takes
-operators by name from all of torch. So everything in an archive must be of the few forms that a network of ours has.
+Loading one unpickles whatever its configuration names, evaluates the sizes of tensors and the
+guards of the graph as Python, and takes operators by name from all of torch. So everything in an
+archive must be of the few forms that a network of ours has.
 """
 
 from __future__ import annotations
@@ -20,27 +21,68 @@ MEMBER = re.compile(
     r"(model|archive)/(data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|data/sample_inputs/model\.pt|models/model\.json|archive_format|archive_version|\.data/version|byteorder|\.data/serialization_id)"
 )
-TENSORS = re.compile(r"\w+/(data\.pkl|data/\d+|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id)")
-PICKLED = re.compile(r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)")
-OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}  # other ways to a class than GLOBAL
+TENSORS = re.compile(
+    r"\w+/(data\.pkl|data/\d+|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id)"
+)
+PICKLED = re.compile(
+    r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)"
+)
+# other ways to a class than GLOBAL
+OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 WORD = re.compile(r"[\w.+]*")
-FREE = {"stack_trace", "nn_module_stack", "torch_fn", "as_string"}  # texts that torch shows, or hands to an operator, as they are
+# texts that torch shows, or hands to an operator, as they are
+FREE = {"stack_trace", "nn_module_stack", "torch_fn", "as_string"}
 OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_\w+|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|getitem)"
 )
 SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, [a-z]+=(True|False))*\)")
-SIZES = {"Integer", "Float", "Rational", "Mul", "Add", "Pow", "Mod", "FloorDiv", "CeilDiv", "Max", "Min", "ModularIndexing"}
-ARITHMETIC = (ast.Expression, ast.Load, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.operator, ast.unaryop, ast.cmpop, ast.boolop)
+SIZES = {
+    "Integer",
+    "Float",
+    "Rational",
+    "Mul",
+    "Add",
+    "Pow",
+    "Mod",
+    "FloorDiv",
+    "CeilDiv",
+    "Max",
+    "Min",
+    "ModularIndexing",
+}
+ARITHMETIC = (
+    ast.Expression,
+    ast.Load,
+    ast.BinOp,
+    ast.UnaryOp,
+    ast.Compare,
+    ast.BoolOp,
+    ast.operator,
+    ast.unaryop,
+    ast.cmpop,
+    ast.boolop,
+)
 
 
 def faults(file: Path) -> Iterator[str]:
-    """Say what of the archive no export of a network of ours has; nothing of it is loaded. An archive that cannot be read is a fault."""
+    """Say what of the archive no export of a network of ours has; nothing of it is loaded.
+
+    An archive that cannot be read is a fault.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             yield from _members(archive, MEMBER)
             for name in archive.namelist():
                 yield from (f"{fault} in {name}" for fault in _member(name, archive.read(name)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
         yield f"it cannot be read ({' '.join(str(error).split())[:100]})"
 
 
@@ -50,7 +92,11 @@ def _members(archive: zipfile.ZipFile, allowed: re.Pattern[str]) -> Iterator[str
     # Readers of zip files differ in what they make of these.
     if len({name.lower() for name in names}) < len(names) or archive.comment:
         yield "a member twice, or a comment"
-    yield from (f"{info.filename} is compressed" for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED)
+    yield from (
+        f"{info.filename} is compressed"
+        for info in archive.infolist()
+        if info.compress_type != zipfile.ZIP_STORED
+    )
 
 
 def _member(name: str, content: bytes) -> Iterator[str]:
@@ -60,24 +106,33 @@ def _member(name: str, content: bytes) -> Iterator[str]:
         yield from _graph(json.loads(content), "")
     elif name.endswith("_config.json"):
         for entry in json.loads(content)["config"].values():
-            if entry["use_pickle"] is not False or not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
+            if entry["use_pickle"] is not False or not re.fullmatch(
+                r"(weight|tensor)_\d+", entry["path_name"]
+            ):
                 yield f"a pickled {str(entry['path_name'])[:60]}"
 
 
 def _tensors(content: bytes) -> Iterator[str]:
-    """What a file of `torch.save` holds but for tensors; the pickle in it is read and not executed."""
+    """What a file of `torch.save` holds but for tensors; its pickle is read and not executed."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         yield from _members(archive, TENSORS)
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             yield "not one pickle of tensors"
-        for opcode, argument, _ in (step for name in pickles for step in pickletools.genops(archive.read(name))):
-            if opcode.name in OPCODES or (opcode.name == "GLOBAL" and not PICKLED.fullmatch(str(argument))):
+        for opcode, argument, _ in (
+            step for name in pickles for step in pickletools.genops(archive.read(name))
+        ):
+            if opcode.name in OPCODES or (
+                opcode.name == "GLOBAL" and not PICKLED.fullmatch(str(argument))
+            ):
                 yield f"a pickle that calls {argument or opcode.name}"
 
 
 def _graph(tree: Any, key: str) -> Iterator[str]:
-    """What of a graph's description could be more than names, numbers and operators; `key` is the key under which it stands."""
+    """What of a graph's description could be more than names, numbers and operators;
+
+    `key` is the key under which it stands.
+    """
     if isinstance(tree, dict):
         yield from (f"the key {str(name)[:60]!r}" for name in tree if not WORD.fullmatch(name))
         for name, value in tree.items():
@@ -104,15 +159,23 @@ def _fits(text: str, key: str) -> bool:
 
 
 def _computes(text: str, allowed: Any) -> bool:
-    """Whether `text` is an expression of arithmetic with constants, names and what `allowed` accepts."""
+    """Whether `text` is an expression of arithmetic with constants, names and what `allowed`
+    accepts.
+    """
     try:
-        return all(isinstance(node, ARITHMETIC) or allowed(node) for node in ast.walk(ast.parse(text, mode="eval")))
+        return all(
+            isinstance(node, ARITHMETIC) or allowed(node)
+            for node in ast.walk(ast.parse(text, mode="eval"))
+        )
     except SyntaxError:
         return False
 
 
 def _is_size(node: ast.AST) -> bool:
-    """A size: calls of SymPy's own functions by name, with numbers and symbols. A text that is left could be evaluated."""
+    """A size: calls of SymPy's own functions by name, with numbers and symbols.
+
+    A text that is left could be evaluated.
+    """
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id in SIZES and not node.keywords
     if isinstance(node, ast.Name):
@@ -138,6 +201,8 @@ def _is_structure(tree: Any) -> bool:
     if not isinstance(tree, dict):
         return isinstance(tree, int)
     context = json.loads(tree["context"] or "null") or []  # names of a dictionary's keys
-    named = isinstance(context, list) and all(isinstance(name, str) and name.isidentifier() for name in context)
+    named = isinstance(context, list) and all(
+        isinstance(name, str) and name.isidentifier() for name in context
+    )
     known = tree["type"] in (None, "builtins.tuple", "builtins.list", "builtins.dict")
     return named and known and _is_structure(tree["children_spec"])

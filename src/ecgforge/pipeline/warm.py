@@ -1,7 +1,9 @@
-"""Stages that start at once: forked from a server that has loaded torch, Lightning and MLflow, which each would load for 12 s.
+"""Stages that start at once: forked from a server that has loaded torch, Lightning and MLflow,
+which each would load for 12 s.
 
-`ecgforge repro` starts the server and says in the environment where it listens. A stage's command then hands its arguments, folder,
-environment and terminal over, waits, and passes signals on. Where no server answers, the command does its work itself.
+`ecgforge repro` starts the server and says in the environment where it listens. A stage's command
+then hands its arguments, folder, environment and terminal over, waits, and passes signals on. Where
+no server answers, the command does its work itself.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 ADDRESS = "ECGFORGE_WARM"
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
@@ -32,7 +34,8 @@ KILLED = 137  # the exit code of a shell's command that was killed with SIGKILL
 
 @contextmanager
 def server(modules: Sequence[str], entry: str) -> Iterator[None]:
-    """Keep a server running, for this process and those that it starts, unless they have one; on Linux alone.
+    """Keep a server running, for this process and those that it starts, unless they have one; on
+    Linux alone.
 
     Args:
         modules: what it loads beforehand.
@@ -43,8 +46,9 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory(prefix="ecgforge-", dir=_short_folder()) as folder:
         address = str(Path(folder) / "socket")
-        command = [sys.executable, "-m", "ecgforge.warm", address, entry, *modules]
-        # A session of its own: an interruption at the terminal reaches the stages through their commands alone, and once.
+        command = [sys.executable, "-m", "ecgforge.pipeline.warm", address, entry, *modules]
+        # A session of its own: an interruption at the terminal reaches the stages through their
+        # commands alone, and once.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         os.environ[ADDRESS] = address
         try:
@@ -56,13 +60,18 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
 
 
 def _short_folder() -> str:
-    """Return a folder for temporary files whose name leaves room: the address of a socket has 107 bytes at most."""
+    """Return a folder for temporary files whose name leaves room: the address of a socket has 107
+    bytes at most.
+    """
     here = tempfile.gettempdir()
     return here if len(os.fsencode(here)) <= LONGEST else "/tmp"
 
 
 def run(arguments: Sequence[str]) -> int | None:
-    """Run `ecgforge` with these arguments in the server's child and return its exit code; None where there is no server."""
+    """Run `ecgforge` with these arguments in the server's child and return its exit code;
+
+    None where there is no server.
+    """
     address = os.environ.get(ADDRESS)
     if not address:
         return None
@@ -70,7 +79,11 @@ def run(arguments: Sequence[str]) -> int | None:
         with _held_back(PASSED_ON):  # until it is known to whom they go
             try:
                 connection.connect(address)
-                request = {"arguments": list(arguments), "folder": str(Path.cwd()), "environment": dict(os.environ)}
+                request = {
+                    "arguments": list(arguments),
+                    "folder": str(Path.cwd()),
+                    "environment": dict(os.environ),
+                }
                 socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], [0, 1, 2])
                 replies = connection.makefile()
                 pid = replies.readline()
@@ -99,7 +112,9 @@ def _held_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 def serve(address: str, entry: str, modules: Sequence[str]) -> None:
-    """Load `modules`, then fork a child for every command that arrives, until whoever started this process has gone."""
+    """Load `modules`, then fork a child for every command that arrives, until whoever started this
+    process has gone.
+    """
     for module in modules:
         importlib.import_module(module)
     name, function = entry.split(":")
@@ -133,7 +148,7 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
         os.dup2(descriptor, number)
         os.close(descriptor)
     # The server's own streams know what its files can do, such as seek.
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, errors="backslashreplace", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.stdout, sys.stderr = (_stream(number) for number in (1, 2))
     request = json.loads(data)
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -147,9 +162,16 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
     sys.exit(code)
 
 
+def _stream(descriptor: int) -> TextIO:
+    return open(descriptor, "w", buffering=1, errors="backslashreplace", closefd=False)
+
+
 def _end_with(connection: socket.socket) -> None:
-    """End this process, and those that it has started, when the command that it works for was killed."""
-    with suppress(ConnectionResetError):  # of one that was killed before it read what it had been told
+    """End this process, and those that it has started, when the command that it works for was
+    killed.
+    """
+    # of one that was killed before it read what it had been told
+    with suppress(ConnectionResetError):
         connection.recv(1)
     os.killpg(os.getpid(), signal.SIGKILL)
 

@@ -1,7 +1,9 @@
-"""What a version's folder may hold: the files that ecgforge writes, with what it writes in them, and nothing else.
+"""What a version's folder may hold: the files that ecgforge writes, with what it writes in them,
+and nothing else.
 
-Registration and every later look at a version's files ask here. MLflow reads `MLmodel` before any code of ours runs, and adds to Python's
-path or imports what that names; so what is not known is refused, whatever it is.
+Registration and every later look at a version's files ask here. MLflow reads `MLmodel` before any
+code of ours runs, and adds to Python's path or imports what that names; so what is not known is
+refused, whatever it is.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import Any
 import yaml
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.tracking import graphs
+from ecgforge.model_versions import graphs
+from ecgforge.model_versions.pyfunc_signature import DIGEST, FILES, GRAPH, LOADER, WEIGHTS_FILE
 from ecgforge.tracking.mlflow_internals import PICKLE_MODULE
-from ecgforge.tracking.served import DIGEST, FILES, GRAPH, LOADER, WEIGHTS_FILE
 
 EXAMPLES = ("input_example.json", "serving_input_example.json")
 BESIDE = ("classifier.json", "generator.json", "preprocessing.json", "sampling.json")
@@ -71,14 +73,17 @@ def check_names(label: str, folder: Path) -> None:
     """Check names, kinds and first bytes: what can be checked before the digest is.
 
     Raises:
-        EcgforgeError: a file, folder or link that ecgforge does not write, or a file that is not what its name says.
+        EcgforgeError: a file, folder or link that ecgforge does not write, or a file that is not
+            what its name says.
     """
     held = sorted(folder.rglob("*"))
     if not any(path.is_file() for path in held):
         raise EcgforgeError(f"the files of {label} are no longer available")
     for path in held:
         name = path.relative_to(folder).as_posix()
-        plain = not path.is_symlink() and (path.is_file() if name in KNOWN else path.is_dir() and name in FOLDERS)
+        plain = not path.is_symlink() and (
+            path.is_file() if name in KNOWN else path.is_dir() and name in FOLDERS
+        )
         if not plain:
             raise _refused(label, f"holds {name}, which ecgforge does not write")
         if path.is_file() and not _starts_right(path):
@@ -98,17 +103,34 @@ def check_contents(label: str, folder: Path) -> None:
     """
     for name in sorted(NEEDED):
         if not (folder / name).is_file():
-            raise EcgforgeError(f"{label} lacks {name}: refused; train and register the model again")
-    checks: dict[str, Callable[[Path], Iterator[str]]] = {".json": _json, ".safetensors": _safetensors, ".pt2": graphs.faults}
-    known = {"MLmodel": _description, "requirements.txt": _requirements, "conda.yaml": _conda, "python_env.yaml": _python_env}
+            raise EcgforgeError(
+                f"{label} lacks {name}: refused; train and register the model again"
+            )
+    checks: dict[str, Callable[[Path], Iterator[str]]] = {
+        ".json": _json,
+        ".safetensors": _safetensors,
+        ".pt2": graphs.faults,
+    }
+    known = {
+        "MLmodel": _description,
+        "requirements.txt": _requirements,
+        "conda.yaml": _conda,
+        "python_env.yaml": _python_env,
+    }
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         asked = known.get(file.name) or checks[file.suffix]
         for fault in asked(file):
-            raise _refused(label, f"holds {file.relative_to(folder)}, in which ecgforge does not write this: {fault}")
+            raise _refused(
+                label,
+                f"holds {file.relative_to(folder)}, in which ecgforge does not write this: {fault}",
+            )
 
 
 def _refused(label: str, what: str) -> EcgforgeError:
-    return EcgforgeError(f"{label} {what}, and it could execute when it is loaded: refused; train and register the model again")
+    return EcgforgeError(
+        f"{label} {what}, and it could execute when it is loaded: refused; train and register the "
+        "model again"
+    )
 
 
 def _json(file: Path) -> Iterator[str]:
@@ -137,9 +159,15 @@ def _tree(file: Path) -> dict[str, Any]:
 
 
 def _description(file: Path) -> Iterator[str]:
-    """Of `MLmodel`: its flavours to the letter, files that are there, and otherwise what MLflow only shows."""
+    """Of `MLmodel`: its flavours to the letter, files that are there, and otherwise what MLflow
+    only shows.
+    """
     tree, folder = _tree(file), file.parent
-    yield from (f"the entry {str(key)[:60]}" for key in tree if key not in {*PLAIN, "flavors", "metadata", "saved_input_example_info"})
+    yield from (
+        f"the entry {str(key)[:60]}"
+        for key in tree
+        if key not in {*PLAIN, "flavors", "metadata", "saved_input_example_info"}
+    )
     flavors = tree.get("flavors")
     flavors = dict(flavors) if isinstance(flavors, dict) else {}
     pytorch, pyfunc = flavors.pop("pytorch", None), flavors.pop("python_function", None)
@@ -147,12 +175,16 @@ def _description(file: Path) -> Iterator[str]:
     extra = sorted(f"{FILES}/{path.name}" for path in (folder / FILES).glob("*"))
     if not _is_pytorch(pytorch, extra):
         yield "another flavour pytorch"
-    if pyfunc is not None and not (isinstance(pyfunc, dict) and _without_version(pyfunc, "python_version") in (OURS, MLFLOWS)):
+    if pyfunc is not None and not (
+        isinstance(pyfunc, dict) and _without_version(pyfunc, "python_version") in (OURS, MLFLOWS)
+    ):
         yield "another flavour python_function"
     if not _is_digest(tree.get("metadata")):
         yield "other metadata"
     example = tree.get("saved_input_example_info") or {}
-    if not isinstance(example, dict) or {key: example.get(key) for key in ("artifact_path", "serving_input_path")} not in (
+    if not isinstance(example, dict) or {
+        key: example.get(key) for key in ("artifact_path", "serving_input_path")
+    } not in (
         {"artifact_path": EXAMPLES[0], "serving_input_path": EXAMPLES[1]},
         {"artifact_path": EXAMPLES[0], "serving_input_path": None},
         {"artifact_path": None, "serving_input_path": None},
@@ -165,36 +197,73 @@ def _is_pytorch(flavour: Any, extra: list[str]) -> bool:
         return False
     found = _without_version(flavour, "pytorch_version")
     listed = found.pop("extra_files", None) or []
-    named = isinstance(listed, list) and sorted(str(one.get("path")) for one in listed if isinstance(one, dict) and set(one) == {"path"})
-    return found == {"code": None, "model_data": "data"} and named == extra and len(listed) == len(extra)
+    named = isinstance(listed, list) and sorted(
+        str(one.get("path")) for one in listed if isinstance(one, dict) and set(one) == {"path"}
+    )
+    return (
+        found == {"code": None, "model_data": "data"}
+        and named == extra
+        and len(listed) == len(extra)
+    )
 
 
 def _without_version(flavour: dict[str, Any], key: str) -> dict[str, Any]:
     """A flavour less its version, if that is one."""
-    return {name: value for name, value in flavour.items() if name != key or not VERSION.fullmatch(str(value))}
+    return {
+        name: value
+        for name, value in flavour.items()
+        if name != key or not VERSION.fullmatch(str(value))
+    }
 
 
 def _is_digest(metadata: Any) -> bool:
-    return metadata is None or (isinstance(metadata, dict) and set(metadata) == {DIGEST} and isinstance(metadata[DIGEST], str))
+    return metadata is None or (
+        isinstance(metadata, dict)
+        and set(metadata) == {DIGEST}
+        and isinstance(metadata[DIGEST], str)
+    )
 
 
 def _requirements(file: Path) -> Iterator[str]:
-    yield from (line[:60] for line in file.read_text(errors="replace").split("\n") if line and not PACKAGE.fullmatch(line))
+    yield from (
+        line[:60]
+        for line in file.read_text(errors="replace").split("\n")
+        if line and not PACKAGE.fullmatch(line)
+    )
 
 
 def _conda(file: Path) -> Iterator[str]:
-    tree, wanted = _tree(file), (file.parent / "requirements.txt").read_text(errors="replace").split()
+    tree, wanted = (
+        _tree(file),
+        (file.parent / "requirements.txt").read_text(errors="replace").split(),
+    )
     listed = tree.get("dependencies")
-    python, pip, packages = listed if isinstance(listed, list) and len(listed) == 3 else ("", "", None)
-    right = re.fullmatch(r"python=\d[\w.]*", str(python)) and re.fullmatch(r"pip(<=\d[\w.]*)?", str(pip)) and packages == {"pip": wanted}
-    if not right or tree | {"dependencies": []} != {"channels": ["conda-forge"], "dependencies": [], "name": "mlflow-env"}:
+    python, pip, packages = (
+        listed if isinstance(listed, list) and len(listed) == 3 else ("", "", None)
+    )
+    right = (
+        re.fullmatch(r"python=\d[\w.]*", str(python))
+        and re.fullmatch(r"pip(<=\d[\w.]*)?", str(pip))
+        and packages == {"pip": wanted}
+    )
+    if not right or tree | {"dependencies": []} != {
+        "channels": ["conda-forge"],
+        "dependencies": [],
+        "name": "mlflow-env",
+    }:
         yield "other packages"
 
 
 def _python_env(file: Path) -> Iterator[str]:
     tree = _tree(file)
     build, python = tree.get("build_dependencies"), str(tree.get("python"))
-    right = isinstance(build, list) and all(BUILD.fullmatch(str(one)) for one in build) and VERSION.fullmatch(python)
-    rest = {key: value for key, value in tree.items() if key not in ("build_dependencies", "python")}
+    right = (
+        isinstance(build, list)
+        and all(BUILD.fullmatch(str(one)) for one in build)
+        and VERSION.fullmatch(python)
+    )
+    rest = {
+        key: value for key, value in tree.items() if key not in ("build_dependencies", "python")
+    }
     if not right or rest != {"dependencies": ["-r requirements.txt"]}:
         yield "other packages"

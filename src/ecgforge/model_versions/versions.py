@@ -1,4 +1,6 @@
-"""Registered model versions by the names that people type, and their files, checked before anything reads them."""
+"""Registered model versions by the names that people type, and their files, checked before anything
+reads them.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,17 @@ import yaml
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.tracking import allowed
+from ecgforge.model_versions import allowed
+from ecgforge.model_versions.pyfunc_signature import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
 from ecgforge.tracking.mlflow_internals import local_folder, version_note
-from ecgforge.tracking.served import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
-from ecgforge.tracking.store import absent, client, patiently, tolerating
+from ecgforge.tracking.store import absent, client, tolerating, with_retry
 
-REFERENCE = re.compile(r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$")
+REFERENCE = re.compile(
+    r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$"
+)
 SOURCE = re.compile(r"models:/m-[0-9a-f]{32}")
-NAME = re.compile(r"[^/:'\"`\0]+")  # of a registered model: MLflow has none with / or :, and its filters take no quotation marks
+# of a registered model: MLflow has none with / or :, and its filters take no quotation marks
+NAME = re.compile(r"[^/:'\"`\0]+")
 
 
 @dataclass(frozen=True)
@@ -52,49 +57,80 @@ class Version:
 
 
 def find(reference: str) -> Version:
-    """Return the version that `name@alias` or `name/number` means, with `models:/` before it or without.
+    """Return the version that `name@alias` or `name/number` means, with `models:/` before it or
+    without.
 
     Raises:
         EcgforgeError: the words mean no version, or there is no such one; says which there are.
     """
     words = REFERENCE.match(reference)
     if words is None:
-        raise EcgforgeError(f"'{reference}' means no model version: write name@alias or name/number, as in ecg-classifier-merged@champion")
+        raise EcgforgeError(
+            f"'{reference}' means no model version: write name@alias or name/number, as in "
+            "ecg-classifier-merged@champion"
+        )
     known = versions(words["name"])
     if not known:
-        raise EcgforgeError(f"no model is registered as '{words['name']}': {_registered_models() or 'run `dvc repro` first'}")
+        raise EcgforgeError(
+            f"no model is registered as '{words['name']}': "
+            f"{_registered_models() or 'run `dvc repro` first'}"
+        )
     for version in known:
         if words["alias"] in version.aliases or words["version"] == version.number:
             return version
     aliases = sorted({alias for version in known for alias in version.aliases})
     raise EcgforgeError(
-        f"'{words['name']}' has no {words['alias'] or 'version ' + words['version']}: it has versions 1 to {known[-1].number} "
+        f"'{words['name']}' has no {words['alias'] or 'version ' + words['version']}: it has "
+        f"versions 1 to {known[-1].number} "
         f"and the aliases {', '.join(aliases) or '(none yet: `ecgforge promote` sets champion)'}"
     )
 
 
 def _registered_models() -> str:
-    names = ", ".join(sorted(model.name for model in patiently(client().search_registered_models, max_results=1000)))
+    names = ", ".join(
+        sorted(
+            model.name for model in with_retry(client().search_registered_models, max_results=1000)
+        )
+    )
     return names and f"there are {names}"
 
 
 def versions(name: str) -> list[Version]:
-    """Return all versions of the registered model `name`, oldest first; empty where there is no such model."""
+    """Return all versions of the registered model `name`, oldest first; empty where there is no
+    such model.
+    """
     registry = client()
     if not NAME.fullmatch(name):
         return []
     with tolerating("RESOURCE_DOES_NOT_EXIST"):
-        aliases = patiently(registry.get_registered_model, name).aliases
-        found = sorted(patiently(registry.search_model_versions, f"name = '{name}'"), key=lambda one: int(one.version))
+        aliases = with_retry(registry.get_registered_model, name).aliases
+        found = sorted(
+            with_retry(registry.search_model_versions, f"name = '{name}'"),
+            key=lambda one: int(one.version),
+        )
         return [
-            _version(one, tuple(sorted(alias for alias, number in aliases.items() if int(number) == int(one.version)))) for one in found
+            _version(
+                one,
+                tuple(
+                    sorted(
+                        alias
+                        for alias, number in aliases.items()
+                        if int(number) == int(one.version)
+                    )
+                ),
+            )
+            for one in found
         ]
     return []
 
 
-def everything() -> list[Version]:
+def all_versions() -> list[Version]:
     """Return all versions of all models, those of a model oldest first."""
-    return [version for model in patiently(client().search_registered_models, max_results=1000) for version in versions(model.name)]
+    return [
+        version
+        for model in with_retry(client().search_registered_models, max_results=1000)
+        for version in versions(model.name)
+    ]
 
 
 def _version(entity: object, aliases: tuple[str, ...]) -> Version:
@@ -107,7 +143,8 @@ def files(version: Version) -> Iterator[Path]:
     """Yield a folder with what ecgforge wrote of the model, as long as the block lasts.
 
     Raises:
-        EcgforgeError: the files are gone, are not those that were registered, or hold something that ecgforge does not write.
+        EcgforgeError: the files are gone, are not those that were registered, or hold something
+            that ecgforge does not write.
     """
     with fetched(version) as folder:
         yield folder / FILES
@@ -115,42 +152,76 @@ def files(version: Version) -> Iterator[Path]:
 
 @contextmanager
 def fetched(version: Version) -> Iterator[Path]:
-    """Yield a folder with all files of the model, checked, as long as the block lasts; EcgforgeError as `files`."""
+    """Yield a folder with all files of the model, checked, as long as the block lasts;
+
+    EcgforgeError as `files`.
+    """
     import mlflow.artifacts
 
     with tempfile.TemporaryDirectory() as scratch:
         try:
             links = _links(version)
-            folder = Path(scratch) if links else Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=scratch))
+            folder = (
+                Path(scratch)
+                if links
+                else Path(
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=version.source, dst_path=scratch
+                    )
+                )
+            )
         except Exception as error:  # of MLflow, its stores and the file system
-            raise EcgforgeError(f"the files of {version.label} are no longer available ({' '.join(str(error).split())[:200]})") from error
+            raise EcgforgeError(
+                f"the files of {version.label} are no longer available "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
         if links:
-            raise EcgforgeError(f"{version.label} holds {links[0]}, a link, which ecgforge does not write, and it could execute: refused")
+            raise EcgforgeError(
+                f"{version.label} holds {links[0]}, a link, which ecgforge does not write, and it "
+                "could execute: refused"
+            )
         (folder / version_note()).unlink(missing_ok=True)
         check(version, folder)
         yield folder
 
 
 def _links(version: Version) -> list[str]:
-    """The links among the files of a version, where these are on this machine; who fetches them would follow them."""
-    model = patiently(client().get_logged_model, version.source.rsplit("/", 1)[-1])
+    """The links among the files of a version, where these are on this machine; who fetches them
+    would follow them.
+    """
+    model = with_retry(client().get_logged_model, version.source.rsplit("/", 1)[-1])
     folder = local_folder(model.artifact_location)
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_symlink()] if folder else []
+    return (
+        [
+            path.relative_to(folder).as_posix()
+            for path in sorted(folder.rglob("*"))
+            if path.is_symlink()
+        ]
+        if folder
+        else []
+    )
 
 
 @contextmanager
 def fetched_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
-    """Yield what `fetched` yields, of a model that MLflow itself has fetched to `folder`, and its version, None where none is known.
+    """Yield what `fetched` yields, of a model that MLflow itself has fetched to `folder`, and its
+    version, None where none is known.
 
-    The registry's digest decides, where MLflow found the model there and it can still be asked. Elsewhere it is the digest in
-    the model's own description: it shows damage, but not that someone changed the files and the description alike.
+    The registry's digest decides, where MLflow found the model there and it can still be asked.
+    Elsewhere it is the digest in the model's own description: it shows damage, but not that someone
+    changed the files and the description alike.
 
     Raises:
         EcgforgeError: as `files`.
     """
     with tempfile.TemporaryDirectory() as scratch:
         # Links stay links, and are refused.
-        copy = shutil.copytree(folder, Path(scratch) / "model", symlinks=True, ignore=shutil.ignore_patterns(version_note()))
+        copy = shutil.copytree(
+            folder,
+            Path(scratch) / "model",
+            symlinks=True,
+            ignore=shutil.ignore_patterns(version_note()),
+        )
         version = _registered(folder / version_note())
         if version:
             check(version, copy)
@@ -178,39 +249,58 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 
 def _registered(meta: Path) -> Version | None:
-    """Return the version that MLflow's note `meta` names; None where there is no note, no registry, or no such version in it."""
+    """Return the version that MLflow's note `meta` names;
+
+    None where there is no note, no registry, or no such version in it.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    # The registry that this process uses already: whoever loads a model in a process of theirs keeps their own.
+    # The registry that this process uses already: whoever loads a model in a process of theirs
+    # keeps their own.
     if not meta.exists() or absent(mlflow.get_registry_uri()):
         return None
     words, registry = _mapping(meta), mlflow.MlflowClient()
     try:
-        found = registry.get_model_version(str(words.get("model_name")), str(words.get("model_version")))
+        found = registry.get_model_version(
+            str(words.get("model_name")), str(words.get("model_version"))
+        )
         aliases = dict(registry.get_registered_model(found.name).aliases)
     except MlflowException:
         return None
-    return _version(found, tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(found.version))))
+    return _version(
+        found,
+        tuple(
+            sorted(alias for alias, number in aliases.items() if str(number) == str(found.version))
+        ),
+    )
 
 
 def check(version: Version, folder: Path) -> None:
-    """Check that the files in `folder` are those that were registered as `version`, and that they are what ecgforge writes.
+    """Check that the files in `folder` are those that were registered as `version`, and that they
+    are what ecgforge writes.
 
     Raises:
-        EcgforgeError: a file, link or entry that ecgforge does not write, or files that are not the registered ones to the byte.
+        EcgforgeError: a file, link or entry that ecgforge does not write, or files that are not the
+            registered ones to the byte.
     """
     if not SOURCE.fullmatch(version.source):
-        raise EcgforgeError(f"{version.label} has its files at {version.source}, where ecgforge puts none: refused")
+        raise EcgforgeError(
+            f"{version.label} has its files at {version.source}, where ecgforge puts none: refused"
+        )
     allowed.check_names(version.label, folder)
     weights = folder / FILES / WEIGHTS_FILE
-    if md5(folder) != version.tags.get(DIGEST) or (weights.exists() and md5(weights) != version.tags.get(WEIGHTS)):
+    if md5(folder) != version.tags.get(DIGEST) or (
+        weights.exists() and md5(weights) != version.tags.get(WEIGHTS)
+    ):
         raise _tampered(f"the files of {version.label}")
     allowed.check_contents(version.label, folder)
 
 
 def _tampered(what: str) -> EcgforgeError:
-    return EcgforgeError(f"{what} are not those that were registered: refused; train and register the model again")
+    return EcgforgeError(
+        f"{what} are not those that were registered: refused; train and register the model again"
+    )
 
 
 def read_json(folder: Path, name: str, label: str) -> dict[str, Any]:

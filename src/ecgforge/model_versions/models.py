@@ -1,6 +1,9 @@
-"""Registered model versions: `pt2` graphs that load without pickle, beside the files that ecgforge itself reads back.
+"""Registered model versions:
 
-Every function imports MLflow's PyTorch flavour, which brings pytorch_lightning: some seconds, paid by trainings already.
+`pt2` graphs that load without pickle, beside the files that ecgforge itself reads back.
+
+Every function imports MLflow's PyTorch flavour, which brings pytorch_lightning: some seconds, paid
+by trainings already.
 """
 
 from __future__ import annotations
@@ -23,18 +26,26 @@ import torch
 from torch import Tensor, nn
 
 from ecgforge.files import md5
-from ecgforge.tracking import allowed, orphans, versions
+from ecgforge.model_versions import allowed, orphans, versions
+from ecgforge.model_versions.pyfunc_signature import (
+    DIGEST,
+    FILES,
+    SAMPLING,
+    WEIGHTS,
+    Service,
+    describe,
+)
+from ecgforge.model_versions.versions import Version
 from ecgforge.tracking.runs import CELL, Run
-from ecgforge.tracking.served import DIGEST, FILES, SAMPLING, WEIGHTS, Service, describe
-from ecgforge.tracking.store import client, patiently, tolerating
-from ecgforge.tracking.versions import Version
+from ecgforge.tracking.store import client, tolerating, with_retry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model, ModelSignature
 
-SAMPLED = "sampling"  # a tag of a generator's version: how records are drawn from it, the same as in its sampling.json
+# a tag of a generator's version: how records are drawn from it, the same as in its sampling.json
+SAMPLED = "sampling"
 LISTED = "mlflow.modelVersions"  # MLflow's own tag of a logged model
 
 
@@ -48,24 +59,40 @@ def log_classifier(
     files: Sequence[Path] = (),
     service: Service | None = None,
 ) -> str:
-    """Register a classifier, and return its version; weights that this cell has registered already keep their version.
+    """Register a classifier, and return its version; weights that this cell has registered already
+    keep their version.
 
     Args:
         model: `[batch, 8, samples]` -> logits `[batch, rhythms]`.
-        example: `[2, 8, samples]` float32, or more; stored with the model as it is, so no patient's. torch.export takes a batch
-            of one for a constant.
+        example: `[2, 8, samples]` float32, or more; stored with the model as it is, so no
+            patient's. torch.export takes a batch of one for a constant.
         rhythms: the classes, in order.
         name: the registered model's.
         files: kept beside the model, in its folder extra_files.
         service: how MLflow serves it; without, on what `model` takes.
     """
     if len(example) < 2:
-        raise ValueError(f"an example of {len(example)} record: torch.export would serve batches of that size alone")
+        raise ValueError(
+            f"an example of {len(example)} record: torch.export would serve batches of that size "
+            "alone"
+        )
     network = _for_export(model)
     with torch.no_grad():
         logits = network(torch.from_numpy(example))
-    weights = hashlib.md5(safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()})).hexdigest()
-    save = partial(_save, network, example, _signature([example], [None], logits), files, service.files if service else {}, service)
+    weights = hashlib.md5(
+        safetensors.torch.save(
+            {key: value.contiguous() for key, value in network.state_dict().items()}
+        )
+    ).hexdigest()
+    save = partial(
+        _save,
+        network,
+        example,
+        _signature([example], [None], logits),
+        files,
+        service.files if service else {},
+        service,
+    )
     return _register(run, save, name, weights, {"rhythms": ", ".join(rhythms)})
 
 
@@ -78,14 +105,17 @@ def log_generator(
     name: str,
     described: Mapping[str, Any] | None = None,
 ) -> str:
-    """Register a generator, and return its version; weights that this cell has registered already, drawn from alike, keep their version.
+    """Register a generator, and return its version; weights that this cell has registered already,
+    drawn from alike, keep their version.
 
-    What MLflow loads is the network that sampling calls step by step. The loop around it is no graph; it stays in ecgforge, which
-    draws records from the version's `extra_files`, that is `folder`.
+    What MLflow loads is the network that sampling calls step by step. The loop around it is no
+    graph; it stays in ecgforge, which draws records from the version's `extra_files`, that is
+    `folder`.
 
     Args:
         network, example: as `Generator.exportable` returns them, batch of 2.
-        folder: weights.safetensors and generator.json, as `ecgforge.generators.common.base.save` writes them.
+        folder: weights.safetensors and generator.json, as `ecgforge.generators.common.base.save`
+            writes them.
         described: JSON files to keep beside these, by name.
     """
     network = _for_export(network)
@@ -95,22 +125,27 @@ def log_generator(
     signature = _signature([tensor.numpy() for tensor in example], arguments, output)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     save = partial(_save, network, example, signature, files, described or {}, None)
-    return _register(run, save, name, md5(folder / "weights.safetensors"), _sampled(described or {}))
+    return _register(
+        run, save, name, md5(folder / "weights.safetensors"), _sampled(described or {})
+    )
 
 
 def drawing(sampling: Mapping[str, Any], rhythms: Sequence[str], units: str) -> dict[str, Any]:
-    """Return what a generator's version says of how records are drawn from it, as a file by its name."""
+    """Return what a generator's version says of how records are drawn from it, as a file by its
+    name.
+    """
     return {SAMPLING: {"sampling": sampling, "rhythms": rhythms, "units": units}}
 
 
-def told(sampling: Mapping[str, Any]) -> str:
+def canonical_json(sampling: Mapping[str, Any]) -> str:
     """Return how a generator is drawn from in words that can be compared."""
     return json.dumps(sampling, sort_keys=True)
 
 
 def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str | None:
-    """Register a generator once more where all its versions draw otherwise, since a version is never changed: with the files, the run and
-    the provenance of its newest version, but for what it says of drawing.
+    """Register a generator once more where all its versions draw otherwise, since a version is
+    never changed: with the files, the run and the provenance of its newest version, but for what it
+    says of drawing.
 
     Args:
         name: the registered model's.
@@ -127,19 +162,28 @@ def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str |
     return _again(known[-1], described, tags)
 
 
-def find_version(name: str, identity: str, tags: Mapping[str, str] | None = None) -> ModelVersion | None:
-    """Return the newest version of the model `name` that the cell with this identity has registered, with these tags, if any."""
-    found = patiently(client().search_model_versions, f"name = '{name}' and tags.`{CELL}` = '{identity}'")
+def find_version(
+    name: str, identity: str, tags: Mapping[str, str] | None = None
+) -> ModelVersion | None:
+    """Return the newest version of the model `name` that the cell with this identity has
+    registered, with these tags, if any.
+    """
+    found = with_retry(
+        client().search_model_versions, f"name = '{name}' and tags.`{CELL}` = '{identity}'"
+    )
     alike = [version for version in found if (tags or {}).items() <= dict(version.tags).items()]
     return max(alike, key=lambda version: int(version.version), default=None)
 
 
 def _for_export(module: nn.Module) -> nn.Module:
-    # An exported graph stays on the device that it was exported from, and archives of weights that are laid out otherwise warn.
+    # An exported graph stays on the device that it was exported from, and archives of weights that
+    # are laid out otherwise warn.
     return copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
-def _signature(example: list[np.ndarray], names: Sequence[str | None], output: Any) -> ModelSignature:
+def _signature(
+    example: list[np.ndarray], names: Sequence[str | None], output: Any
+) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -171,7 +215,10 @@ def _save(
             mlflow_model=description,
             signature=signature,
             input_example=example,
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in ("mlflow", "numpy", "torch")],
+            pip_requirements=[
+                f"{package}=={version(package).split('+')[0]}"
+                for package in ("mlflow", "numpy", "torch")
+            ],
             extra_files=[str(file) for file in [*files, *beside]] or None,
         )
     if service:
@@ -179,10 +226,14 @@ def _save(
 
 
 def _sampled(described: Mapping[str, Any]) -> dict[str, str]:
-    return {SAMPLED: told(described[SAMPLING]["sampling"])} if SAMPLING in described else {}
+    return (
+        {SAMPLED: canonical_json(described[SAMPLING]["sampling"])} if SAMPLING in described else {}
+    )
 
 
-def _register(run: Run, save: Callable[[Model, Path], None], name: str, weights: str, tags: dict[str, str]) -> str:
+def _register(
+    run: Run, save: Callable[[Model, Path], None], name: str, weights: str, tags: dict[str, str]
+) -> str:
     tags = {WEIGHTS: weights, **tags}
     existing = find_version(name, run.fingerprint, tags)
     if existing is not None:
@@ -193,7 +244,9 @@ def _register(run: Run, save: Callable[[Model, Path], None], name: str, weights:
         # Saved before MLflow hears of it: a model that does not export leaves nothing behind.
         saved, description = Path(scratch) / "model", Model(run_id=run.id)
         save(description, saved)
-        return _add(run.client, run.experiment_id, name, {**run.provenance, **tags}, description, saved)
+        return _add(
+            run.client, run.experiment_id, name, {**run.provenance, **tags}, description, saved
+        )
 
 
 def _again(version: Version, described: Mapping[str, Any], tags: dict[str, str]) -> str:
@@ -204,9 +257,16 @@ def _again(version: Version, described: Mapping[str, Any], tags: dict[str, str])
     with versions.files(version) as kept, tempfile.TemporaryDirectory() as scratch:
         saved = shutil.copytree(kept.parent, Path(scratch) / "model")
         _describe(described, saved / FILES)
-        before = patiently(registry.get_logged_model, version.source.rsplit("/", 1)[-1])
+        before = with_retry(registry.get_logged_model, version.source.rsplit("/", 1)[-1])
         provenance = {key: value for key, value in before.tags.items() if key != LISTED}
-        return _add(registry, before.experiment_id, version.name, provenance | tags, Model.load(str(saved)), saved)
+        return _add(
+            registry,
+            before.experiment_id,
+            version.name,
+            provenance | tags,
+            Model.load(str(saved)),
+            saved,
+        )
 
 
 def _describe(described: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -215,24 +275,45 @@ def _describe(described: Mapping[str, Any], folder: Path) -> list[Path]:
     return [folder / name for name in described]
 
 
-def _add(registry: MlflowClient, experiment: str, name: str, tags: dict[str, str], description: Model, saved: Path) -> str:
-    """Give the model that is saved in a folder, and its `description`, to MLflow, and return its version."""
+def _add(
+    registry: MlflowClient,
+    experiment: str,
+    name: str,
+    tags: dict[str, str],
+    description: Model,
+    saved: Path,
+) -> str:
+    """Give the model that is saved in a folder, and its `description`, to MLflow, and return its
+    version.
+    """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     run_id = description.run_id
     description.save(str(saved / "MLmodel"))
     allowed.check(f"the new version of {name}", saved)
-    model = orphans.take_up(experiment, name, tags) or registry.create_logged_model(experiment, name, run_id, tags)
+    model = orphans.take_up(experiment, name, tags) or registry.create_logged_model(
+        experiment, name, run_id, tags
+    )
     description.model_id = model.model_id
     description.save(str(saved / "MLmodel"))
     tags = tags | {DIGEST: md5(saved)}
-    patiently(registry.log_model_artifacts, model.model_id, str(saved))
-    patiently(registry.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
-    with tolerating("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):  # who deleted the run has nowhere to see it
-        outputs = patiently(registry.get_run, run_id).outputs
-        if model.model_id not in {one.model_id for one in (outputs.model_outputs if outputs else [])}:
-            patiently(registry.log_outputs, run_id, [LoggedModelOutput(model.model_id, 0)])
+    with_retry(registry.log_model_artifacts, model.model_id, str(saved))
+    with_retry(registry.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
+    # who deleted the run has nowhere to see it
+    with tolerating("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+        outputs = with_retry(registry.get_run, run_id).outputs
+        if model.model_id not in {
+            one.model_id for one in (outputs.model_outputs if outputs else [])
+        }:
+            with_retry(registry.log_outputs, run_id, [LoggedModelOutput(model.model_id, 0)])
     with tolerating("RESOURCE_ALREADY_EXISTS"):
         registry.create_registered_model(name)
-    made = patiently(registry.create_model_version, name, f"models:/{model.model_id}", run_id, tags, model_id=model.model_id)
+    made = with_retry(
+        registry.create_model_version,
+        name,
+        f"models:/{model.model_id}",
+        run_id,
+        tags,
+        model_id=model.model_id,
+    )
     return str(made.version)

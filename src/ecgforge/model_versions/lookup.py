@@ -1,23 +1,35 @@
-"""Find the runs behind results: by the identity of a cell, or by the weights that a run registered."""
+"""Find the runs behind results: by their fingerprint, or by the weights that they registered."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.tracking import store
-from ecgforge.tracking.models import WEIGHTS
 from ecgforge.tracking.runs import CELL, THREADS
 
 
 def runs_by_cell() -> dict[str, Any]:
-    """Return MLflow's `RunInfo` of all finished runs by the identity of their cell; empty where the tracking store is new."""
-    return {run.data.tags[CELL]: run.info for run in store.runs("attributes.status = 'FINISHED'") if CELL in run.data.tags}
+    """Return MLflow's `RunInfo` of all finished runs by the identity of their cell; empty where the
+    tracking store is new.
+    """
+    return {
+        run.data.tags[CELL]: run.info
+        for run in store.runs("attributes.status = 'FINISHED'")
+        if CELL in run.data.tags
+    }
 
 
 def cells_by_weights(model: str) -> dict[str, str]:
-    """Return the identity of the cell behind each version of a registered model, by the md5 of its weights."""
+    """Return the identity of the cell behind each version of a registered model, by the md5 of its
+    weights.
+    """
     versions = store.client().search_model_versions(f"name = '{model}'")
-    return {version.tags[WEIGHTS]: version.tags[CELL] for version in versions if WEIGHTS in version.tags and CELL in version.tags}
+    return {
+        version.tags[WEIGHTS]: version.tags[CELL]
+        for version in versions
+        if WEIGHTS in version.tags and CELL in version.tags
+    }
 
 
 def figure(run_id: str, name: str) -> float | None:

@@ -1,0 +1,69 @@
+"""Logged models without a version:
+
+MLflow makes the one before the other, and a process may be killed in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ecgforge.model_versions.versions import Version
+from ecgforge.tracking import home, runs, store
+from ecgforge.tracking.runs import CELL
+from ecgforge.tracking.store import client, with_retry
+
+
+def without_version(known: Iterable[Version]) -> list[Any]:
+    """Return the logged models of cells that none of the `known` versions, all that there are, has,
+    and whose run nobody works on.
+    """
+    registered = {version.source.rsplit("/", 1)[-1] for version in known}
+    found = [
+        model for model in _models() if CELL in model.tags and model.model_id not in registered
+    ]
+    return [model for model in found if not _at_work(model.source_run_id)]
+
+
+def _at_work(run_id: str | None) -> bool:
+    """Whether a process works on a run; in a store that others share, its status says so."""
+    if not run_id or store.is_own():
+        return bool(run_id) and runs.at_work(str(run_id))
+    found = store.run(run_id)
+    return found is not None and found.info.status == "RUNNING"
+
+
+def _models() -> Iterator[Any]:
+    for experiment in with_retry(client().search_experiments):
+        token = None
+        while True:
+            page = with_retry(
+                client().search_logged_models, [experiment.experiment_id], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                break
+
+
+def take_up(experiment: str, name: str, tags: dict[str, str]) -> Any:
+    """Return the logged model that a killed process of the same cell left with the same weights,
+    without its files; None where there is none.
+    """
+    registry = client()
+    words = f"name = '{name}' and tags.`{CELL}` = '{tags.get(CELL)}'"
+    left = with_retry(registry.search_logged_models, [experiment], words)
+    registered = (
+        {one.source.rsplit("/", 1)[-1] for one in with_retry(registry.search_model_versions, words)}
+        if left
+        else set()
+    )
+    decided = {
+        key: value for key, value in tags.items() if not key.startswith(("git.", "dvc.", "mlflow."))
+    }
+    for model in left:
+        if model.model_id not in registered and decided.items() <= model.tags.items():
+            with_retry(registry.set_logged_model_tags, model.model_id, tags)
+            home.free(store.local_database(), model.artifact_location, model.model_id)
+            return model
+    return None
