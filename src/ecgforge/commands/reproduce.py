@@ -22,9 +22,9 @@ from ecgforge.model_versions import lookup, versions
 from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.model_versions.versions import Version
 from ecgforge.provenance import lineage
-from ecgforge.provenance.dvc_store import DvcStore, Step, inside
+from ecgforge.provenance.dvc_store import DvcStore, Step
 from ecgforge.tracking import store
-from ecgforge.tracking.store import git, has_commit
+from ecgforge.tracking.store import git, has_commit, inside
 
 # commands; a dvc.lock of any branch could hold others
 REGISTERING = ("train-generator", "settings-real", "settings")

@@ -1,1 +1,1 @@
-"""Where models and record sets come from: lineage, content by DVC's digests, and garbage collection."""
+"""Where models and records come from: lineage, content by the digests of DVC, and gc."""

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -23,7 +23,7 @@ from ecgforge.dvc import internals
 from ecgforge.dvc.lock import DAMAGED, KEPT
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write, md5
-from ecgforge.tracking.store import git, git_problem, project_root, reason
+from ecgforge.tracking.store import git, git_problem, inside, project_root, reason
 
 LOCK = "dvc.lock"
 # in DVC's temporary folder, where experiments have theirs
@@ -43,14 +43,6 @@ class Step:
     parameters: dict[str, Any]
     deps: dict[str, str]
     outs: dict[str, str]
-
-
-def inside(path: str) -> bool:
-    """Whether a path that a record, a listing or MLflow names stays, as it is written, in the
-    folder that it is relative to.
-    """
-    parts = PurePosixPath(path)
-    return not parts.is_absolute() and ".." not in parts.parts and "\0" not in path
 
 
 class DvcStore:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LENGTH = 5000  # characters that MLflow keeps of a description
 USE = {
-    "classifier": "Research: classifies the rhythm of a resting 10 s, 12-lead ECG that was prepared "
+    "classifier": "Research: classifies the rhythm of a resting 10 s, 12-lead ECG, prepared "
     "as its training records were. It knows the rhythms below and no others, and gives one rhythm "
     "for each record. No medical device; not for decisions about patients.",
     "generator": "Research: draws synthetic 10 s ECGs of the rhythms that it has learned. Its "

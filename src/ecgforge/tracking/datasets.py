@@ -12,8 +12,7 @@ from mlflow.data.dataset_source import DatasetSource
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
-from ecgforge.provenance.dvc_store import inside
-from ecgforge.tracking.store import project_root
+from ecgforge.tracking.store import inside, project_root
 
 SOURCE_TYPE = "dvc"
 

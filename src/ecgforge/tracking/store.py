@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -535,3 +535,11 @@ def _unusable(database: Path, error: Exception) -> EcgforgeError:
     elif "read-only" in words or "readonly" in words or isinstance(error, PermissionError):
         remedy = "make it writable, or set MLFLOW_TRACKING_URI to another place or a server"
     return EcgforgeError(f"MLflow's database {database} cannot be used ({words}): {remedy}")
+
+
+def inside(path: str) -> bool:
+    """Whether a path that a record, a listing or MLflow names stays, as it is written, in the
+    folder that it is relative to.
+    """
+    parts = PurePosixPath(path)
+    return not parts.is_absolute() and ".." not in parts.parts and "\0" not in path
