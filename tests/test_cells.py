@@ -150,7 +150,8 @@ def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Pat
     }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     program = (
-        "from pathlib import Path; from ecgforge import cells; pass_on = cells._interrupt_stages\n"
+        "from pathlib import Path; from ecgforge.pipeline import cells; pass_on = "
+        "cells._interrupt_stages\n"
         "cells._interrupt_stages = lambda: (pass_on(), Path('interrupted').touch())\n"
         "cells.repro([], 1)"
     )
@@ -180,7 +181,7 @@ def test_when_it_is_killed_its_cells_end_too_and_the_next_run_goes_on(project: P
     }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     command = subprocess.Popen(
-        [sys.executable, "-c", "from ecgforge import cells; cells.repro([], 1)"],
+        [sys.executable, "-c", "from ecgforge.pipeline import cells; cells.repro([], 1)"],
         env=with_a_server(),
     )
     while not (project / "ran").exists():

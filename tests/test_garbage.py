@@ -11,9 +11,11 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from mlflow.tracking._tracking_service import utils
@@ -27,10 +29,13 @@ from ecgforge.model_versions import history, versions
 from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore, Step
+from ecgforge.study import predictions
+from ecgforge.study.experiment import Experiment
 from ecgforge.tracking import runs, store
-from ecgforge.tracking.runs import Cell, tracked
+from ecgforge.tracking.runs import CELL, Cell, tracked
 
 NAME = project.NAME
+CLASSIFIER = Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone="resnet1d")
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +69,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(name: str) -> Any:
-    return tracked(
-        Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone=name),
-        fingerprint=name,
-        params={},
-        inputs=[],
-    )
+    return tracked(replace(CLASSIFIER, backbone=name), fingerprint=name, params={}, inputs=[])
 
 
 def logged(run: runs.Run) -> str:
@@ -252,6 +252,39 @@ def test_nothing_is_removed_while_a_stage_runs_without_dvc(
     assert (study / "data/prepared/.a.partial").exists() == busy
 
 
+# Runs that results in a commit name
+
+
+@pytest.mark.parametrize("file", ["predictions", "fingerprint.txt", "cells.csv", "cell.txt"])
+def test_a_run_that_results_in_a_commit_name_is_kept(study: Path, file: str) -> None:
+    """A later one of the same cell has ended, and has no results yet."""
+    results = study / "data/results"
+    for name in ("first", "second", "third"):
+        with tracked(CLASSIFIER, fingerprint=name, params={}, inputs=[]):
+            pass
+    if file == "predictions":
+        row = Experiment("TrRTeR", "ptbxl", "resnet1d", 1)
+        tested = predictions.Tested(row, "first", pd.DataFrame(columns=predictions.FACTS))
+        predictions.write([tested], results)
+    else:
+        results.mkdir()
+        text = "point,cell\n,first\n" if file.endswith(".csv") else "first\n"
+        (results / file).write_text(text)
+    in_a_commit({"results.dvc": project.to_cache(results)})
+    collect.collect(True)
+    assert sorted(run.data.tags[CELL] for run in store.runs()) == ["first", "third"]
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize("other", [{"augmented": True}, {"fold": 1}, {"draw": 1}])
+def test_another_point_of_the_study_supersedes_no_run(other: dict[str, Any]) -> None:
+    for name, cell in (("first", CLASSIFIER), ("second", replace(CLASSIFIER, **other))):
+        with tracked(cell, fingerprint=name, params={}, inputs=[]):
+            pass
+    collect.collect(True)
+    assert sorted(run.data.tags[CELL] for run in store.runs()) == ["first", "second"]
+
+
 # Git, and records that are damaged
 
 
@@ -402,6 +435,19 @@ def test_what_a_damaged_entry_of_the_history_could_name_is_kept() -> None:
 
 
 # Records that lead elsewhere
+
+
+def test_every_stage_that_registers_can_be_made_again() -> None:
+    stages = yaml.safe_load((project.ROOT / "dvc.yaml").read_text())["stages"]
+    registering = [
+        stage["cmd"]
+        for stage in stages.values()
+        for out in map(str, stage["outs"])
+        if out.startswith(("models/generators/", "models/classifiers/"))
+    ]
+    assert len(registering) == 3
+    for command in registering:
+        assert reproduce._arguments(command) == command.split()
 
 
 @pytest.mark.parametrize(

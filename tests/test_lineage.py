@@ -108,15 +108,18 @@ def make(folder: Path) -> None:
     demo["generators"]["diffwave"]["tuning"]["n_trials"] = 0
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     (folder / ".gitignore").write_text(
-        "/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/shelf\n.*.partial\n"
+        "/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/resolved/\n/shelf\n.*.partial\n"
     )
     record = {
         name.split("@")[0]: {"cmd": cmd, "deps": deps, "outs": outs}
         for name, (cmd, deps, outs) in STAGES.items()
     }
-    record["train_generator"]["params"] = [
-        f"profiles.demo.generators.diffwave.{part}" for part in ("seed", "network", "training")
-    ]
+    of_study = yaml.safe_load((project.ROOT / "dvc.yaml").read_text())["stages"]
+    record["resolve"] = of_study["resolve"]
+    for name, item in (("acquire", "source"), ("train_generator", "generator")):
+        value = {"source": "ptbxl", "generator": "diffwave"}[item]
+        text = yaml.safe_dump(of_study[name]["params"]).replace(f"${{item.{item}}}", value)
+        record[name]["params"] = yaml.safe_load(text)
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": record}, sort_keys=False))
     shutil.copytree(
         project.ROOT / "src",
@@ -129,6 +132,7 @@ def make(folder: Path) -> None:
     Repo.init(str(folder)).close()
     project.git("add", ".")
     project.git("commit", "-q", "-m", "a project")
+    cli.app(["resolve"], standalone_mode=False)
     for name, (command, _, _) in STAGES.items():
         os.environ["DVC_STAGE"] = name.split("@")[0]
         cli.app(command.split()[1:], standalone_mode=False)
@@ -529,7 +533,7 @@ def test_a_version_of_an_experiment_is_clean_and_made_again(
     """
     changed = ("generators.diffwave.training.denoiser.steps=6", "compute.threads=2")
     settings = [word for one in changed for word in ("-S", f"profiles.demo.{one}")]
-    assert dvc(["exp", "run", "-q", *settings, "--single-item", "train_generator"]) == 0
+    assert dvc(["exp", "run", "-q", *settings, "train_generator"]) == 0
     project.git("checkout", "-q", "params.yaml", "dvc.lock")
     (version,) = versions.versions(GENERATOR)
     found = {

@@ -147,8 +147,8 @@ def test_every_profile_is_valid_whole() -> None:
         ),
         (
             "profiles.demo.sweeps.transfer.methods",
-            ["all", "all"],
-            "profiles.demo.sweeps.transfer: methods = .*: all is there twice",
+            ["full", "full"],
+            "profiles.demo.sweeps.transfer: methods = .*: full is there twice",
         ),
         (
             "profiles.demo.sweeps.generator_seeds.seeds",
@@ -313,10 +313,10 @@ def test_a_missing_key_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
 def test_a_profile_states_what_has_no_default_and_no_more(tree: dict[str, Any]) -> None:
     training = tree["profiles"]["demo"]["generators"]["diffwave"]["training"]["denoiser"]
     assert "gradient_clip" not in training
-    assert "balance" not in training
+    assert "class_balance_power" not in training
     params = Params.model_validate(tree)
     found = params.generator("diffwave").training["denoiser"]
-    assert (found.gradient_clip, found.balance, found.weight_decay, found.patience) == (
+    assert (found.gradient_clip, found.class_balance_power, found.weight_decay, found.patience) == (
         1.0,
         0.5,
         0.0,

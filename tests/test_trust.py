@@ -240,7 +240,7 @@ def test_weights_that_no_record_has_are_not_promoted(content: DvcStore) -> None:
     new = project.Oracle(project.Oracle.Network(), project.RHYTHMS, __import__("torch").ones(8))
     new.accuracy += 0.99
     new.confidence += 0.98
-    project.base.save(new, "oracle", Path("unheard"))
+    project.registry.save(new, "oracle", Path("unheard"))
     try:
         version = strangers(
             lambda folder: (

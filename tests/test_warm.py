@@ -52,7 +52,8 @@ def main():
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; from ecgforge import warm; code = warm.run(sys.argv[1:]); sys.exit(99 if code is "
+    "import sys; from ecgforge.pipeline import warm; code = warm.run(sys.argv[1:]); sys.exit(99 if "
+    "code is "
     "None else code)",
 ]
 
@@ -224,7 +225,8 @@ def test_a_folder_for_temporary_files_with_a_long_name_is_no_obstacle(
     monkeypatch.delenv(warm.ADDRESS)
     monkeypatch.setattr("tempfile.tempdir", str(long))
     code = (
-        "import os, sys, tempfile; from ecgforge import warm; sys.exit(99 if warm.run(['exit', "
+        "import os, sys, tempfile; from ecgforge.pipeline import warm; sys.exit(99 if "
+        "warm.run(['exit', "
         "'7']) is None else 7)"
     )
     with warm.server([], "warm_entry:main"):

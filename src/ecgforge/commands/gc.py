@@ -28,7 +28,7 @@ from ecgforge.stages.common.tracked import UNFINISHED
 from ecgforge.tracking import store
 
 # folders in which `files.atomic_write` leaves something when its process is killed
-SCRATCH = ("data", "models", "reports", ".ecgforge")
+SCRATCH = ("data", "models", "results", "resolved", "reports", ".ecgforge")
 FORMER = ".former.partial"  # as `files.atomic_write` names the output that it replaces
 
 

@@ -21,13 +21,14 @@ from ecgforge.files import md5
 from ecgforge.model_versions import lookup, versions
 from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.model_versions.versions import Version
+from ecgforge.params import Profile
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore, Step
 from ecgforge.tracking import store
 from ecgforge.tracking.store import git, has_commit, inside
 
 # commands; a dvc.lock of any branch could hold others
-REGISTERING = ("train-generator", "settings-real", "settings")
+REGISTERING = ("train-generator", "train-classifier")
 
 
 def reproduce(reference: str) -> None:
@@ -72,13 +73,7 @@ def reproduce(reference: str) -> None:
         folder = _clone(content.root, commit, Path(scratch) / "project")
         _lay_out(content, step, lookup.threads(version.run_id), folder)
         console.out.print(f"{commit[:8]}: {step.command}")
-        environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("MLFLOW_", "DVC_", "ECGFORGE_", "GIT_"))
-        }
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        environment |= {"PYTHONPATH": str(folder / "src"), "PATH": path, "DVC_STAGE": step.name}
+        environment = _environment(folder) | {"DVC_STAGE": step.name}
         ended = subprocess.run(arguments, cwd=folder, env=environment, check=False)
         if ended.returncode:
             raise EcgforgeError(
@@ -134,13 +129,41 @@ def _clone(root: Path, commit: str, clone: Path) -> Path:
     return folder
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which the code of a checkout runs, and knows of no other project."""
+    found = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("MLFLOW_", "DVC_", "ECGFORGE_", "GIT_"))
+    }
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return found | {"PYTHONPATH": str(folder / "src"), "PATH": path}
+
+
+def _resolved(folder: Path) -> dict[str, Any]:
+    """Return the parameters of a checkout with all defaults, by its own code.
+
+    Raises:
+        EcgforgeError: its params.yaml is refused.
+    """
+    command = ["ecgforge", "params"]
+    ended = subprocess.run(
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        raise EcgforgeError(f"the commit's parameters are refused: {ended.stderr.strip()}")
+    found: dict[str, Any] = yaml.safe_load(ended.stdout)
+    return found
+
+
 def _lay_out(content: DvcStore, step: Step, threads: int | None, folder: Path) -> None:
     """Put the stage's parameters, the run's number of threads, and the data into a checkout of the
     commit.
     """
     params = folder / "params.yaml"
     tree = yaml.safe_load(params.read_text())
-    if changed := _set(tree, step.parameters, threads):
+    changed = _set(tree, step.parameters, threads, _resolved(folder)) if step.parameters else []
+    if changed:
         console.out.print(
             "The stage ran with other parameters than its commit has, and does so now: "
             f"{', '.join(changed)}"
@@ -155,29 +178,37 @@ def _lay_out(content: DvcStore, step: Step, threads: int | None, folder: Path) -
         content.copy(digest, path, there)
 
 
-def _set(tree: dict[str, Any], parameters: dict[str, Any], threads: int | None) -> list[str]:
-    """Put dotted `parameters` into `tree`, and the profile that they belong to in use; return the
-    names of those that changed.
+def _set(
+    tree: dict[str, Any], parameters: dict[str, Any], threads: int | None, used: dict[str, Any]
+) -> list[str]:
+    """Put dotted resolved `parameters` into `tree`, which is params.yaml; return the names of those
+    that changed.
 
     Args:
         threads: which no stage depends on, but to the last byte its weights do.
+        used: the parameters that `tree` resolves to.
     """
-    wanted = dict(parameters)
-    profiles = {key.split(".")[1] for key in parameters if key.startswith("profiles.")}
-    if len(profiles) == 1:
-        wanted["profile"] = profiles.pop()
-        if threads:
-            wanted[f"profiles.{wanted['profile']}.compute.threads"] = threads
+    wanted = parameters | ({"compute.threads": threads} if threads else {})
     changed = []
     for name, value in wanted.items():
         *parents, last = name.split(".")
+        if _at(used, name) == value:
+            continue
+        if name.split(".")[0] in Profile.model_fields:
+            parents = ["profiles", tree["profile"], *parents]
         section = tree
         for part in parents:
             section = section.setdefault(part, {})
-        if section.get(last) != value:
-            section[last] = value
-            changed.append(name)
+        section[last] = value
+        changed.append(".".join([*parents, last]))
     return changed
+
+
+def _at(tree: Any, name: str) -> Any:
+    """Return the value of a dotted name; None where there is none."""
+    for part in name.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _compare(version: Version, found: Path) -> None:

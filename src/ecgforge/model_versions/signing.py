@@ -31,7 +31,8 @@ SIGNATURE = "signature"
 CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")
 PROVENANCE = re.compile(  # tags that are written once, at registration
     r"(git|dvc|input|drawn_by)\..*|ecgforge\.cell|(files|weights)\.md5|"
-    r"kind|dataset|generator|setting|backbone|sweep|point|seed|simulated|sampling|rhythms"
+    r"kind|dataset|generator|setting|backbone|sweep|point|"
+    r"augmented|fold|draw|seed|simulated|sampling|rhythms"
 )
 
 

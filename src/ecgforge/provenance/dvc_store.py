@@ -29,6 +29,7 @@ LOCK = "dvc.lock"
 # in DVC's temporary folder, where experiments have theirs
 BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")
 DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir\b)?")
+CODE = "resolved/code.yaml"  # digests of code, which are no parameters
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -442,9 +443,8 @@ def _steps(text: str) -> list[Step]:
 
 
 def _step(name: str, record: dict[str, Any]) -> Step:
-    parameters = {
-        key: value for file in record.get("params", {}).values() for key, value in file.items()
-    }
+    files = {name: file for name, file in record.get("params", {}).items() if name != CODE}
+    parameters = {key: value for file in files.values() for key, value in file.items()}
     deps, outs = (
         {str(one["path"]): str(one.get("md5") or "") for one in record.get(kind, [])}
         for kind in ("deps", "outs")

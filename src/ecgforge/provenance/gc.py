@@ -23,6 +23,8 @@ SAME = (
     *("kind", "dataset", "generator", "setting", "backbone", "sweep", "point"),
     *("augmented", "fold", "draw", "seed", "dvc.stage", "dvc.exp"),
 )
+# Files in results that name runs; the last two in those of earlier commits.
+FINGERPRINTS = {"runs.csv", "fingerprint.txt", "cells.csv", "cell.txt"}
 RUN = re.compile(r"[0-9a-f]{32}")
 LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")  # the address of a version that is a logged model
 
@@ -84,11 +86,10 @@ def needed(content: DvcStore) -> Needed:
     for digest in roots - {""}:
         files = content.listing(digest)
         found.digests |= {digest, *files.values()}
-        if "cells.csv" in files and (table := content.read(digest, "cells.csv")):
-            # all that it says, so damage loses nothing
-            found.cells |= set(re.split(r'[,"\s]+', table.decode(errors="replace")))
-        if "cell.txt" in files and (text := content.read(digest, "cell.txt")):
-            found.cells.add(text.decode(errors="replace").strip())
+        for name in FINGERPRINTS & files.keys():
+            # all that they say, so damage loses nothing
+            text = content.read(digest, name) or b""
+            found.cells |= set(re.split(r'[,"\s]+', text.decode(errors="replace"))) - {""}
     return found
 
 

@@ -70,7 +70,7 @@ def quality(
         made = _made(content.read(drawn, "about.json", f"data/synthetic/{name}"))
         table, cell = (
             content.read(out, file, f"results/quality/{name}")
-            for file in ("scores.csv", "cell.txt")
+            for file in ("scores.csv", "fingerprint.txt")
         )
         scores = _scores(table or b"")
         if scores and made.get("generator_md5") == files:
