@@ -8,7 +8,7 @@ import torch
 from ecgforge.classifiers.common.augmentation import augmented
 from ecgforge.params import Augmentation
 
-NONE = {"timestep_shift": 0.0, "gain": 0.0, "noise": 0.0, "wander": 0.0, "lead_dropout": 0.0}
+NONE = {"max_time_shift": 0.0, "gain": 0.0, "noise": 0.0, "wander": 0.0, "lead_dropout": 0.0}
 RATE = 50
 
 
@@ -31,7 +31,7 @@ def test_nothing_asked_changes_nothing() -> None:
 
 def test_a_record_depends_on_the_source_of_randomness_alone() -> None:
     everything = {
-        "timestep_shift": 2.0,
+        "max_time_shift": 2.0,
         "gain": 0.1,
         "noise": 0.1,
         "wander": 0.1,
@@ -42,7 +42,7 @@ def test_a_record_depends_on_the_source_of_randomness_alone() -> None:
 
 
 def test_all_leads_of_a_record_move_together_and_no_further_than_asked() -> None:
-    before, after = records(), changed(timestep_shift=2.0)
+    before, after = records(), changed(max_time_shift=2.0)
     moved = []
     for one, other in zip(before, after, strict=True):
         shifts = [shift for shift in range(-250, 250) if torch.equal(one.roll(shift, -1), other)]

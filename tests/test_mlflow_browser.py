@@ -172,7 +172,7 @@ def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]
             asked = urllib.request.Request(
                 f"{origin}/ajax-api/2.0/mlflow/runs/search",
                 request,
-                {"DvcStore-Type": "application/json"},
+                {"Content-Type": "application/json"},
             )
             # until the server is up
             with (

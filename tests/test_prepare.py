@@ -463,7 +463,7 @@ def digital(kind: str, samples: int = 1001) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("kind", wfdb_files.TYPES.keys() | {"24", "212"})
+@pytest.mark.parametrize("kind", sorted({*wfdb_files.TYPES, "24", "212"}))
 def test_every_format_is_read_as_the_wfdb_library_reads_it(tmp_path, kind, monkeypatch):
     values, folder = digital(kind), tmp_path
     flat = values.ravel()

@@ -112,7 +112,7 @@ def answers(address: str) -> bool:
 
 def ask(address: str, body: Any) -> tuple[int, Any]:
     request = urllib.request.Request(
-        f"{address}/invocations", json.dumps(body).encode(), {"DvcStore-Type": "application/json"}
+        f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as response:

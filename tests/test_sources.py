@@ -323,7 +323,7 @@ class SiteHandler(SimpleHTTPRequestHandler):
             return super().do_GET()
         content = (self.site.root / self.path.lstrip("/")).read_bytes()
         self.send_response(200)
-        self.send_header("DvcStore-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2])
         self.close_connection = True
@@ -1044,18 +1044,12 @@ def test_dvc_repro_removes_no_file_of_the_users(
     project = tmp_path / "project"
     (project / "src/ecgforge").mkdir(parents=True)
     shutil.copy(ROOT / "dvc.yaml", project)
-    for name in ("records", "sources"):
-        shutil.copytree(
-            ROOT / "src/ecgforge" / name,
-            project / "src/ecgforge" / name,
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
     tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
         "sources": ["mine"],
         "datasets": ["mine"],
         "merged": [],
     }
-    tree["swept"] = {"datasets": [], "generators": [], "retrained": [], "hospitals": []}
+    tree["sweep_targets"] = {key: [] for key in tree["sweep_targets"]}
     tree["profiles"]["demo"]["sources"] = {
         "mine": own(mine).model_dump() | {"path": "data/raw/mine"}
     }

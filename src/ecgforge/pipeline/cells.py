@@ -63,8 +63,9 @@ def repro(targets: list[str], jobs: int) -> int:
     lock.mend_list_of_users(Path())
     try:
         stages = _stale_stages(targets)
+        if stages:
+            parameters.read(Path("params.yaml"))  # names a bad value before anything runs
         if RESOLVE in stages:  # once it is up to date, DVC knows which others are
-            parameters.read(Path("params.yaml"))
             if not _repro_one(RESOLVE):
                 return 1
             stages = _stale_stages(targets)
