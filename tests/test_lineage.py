@@ -533,7 +533,7 @@ def test_a_version_of_an_experiment_is_clean_and_made_again(
     """
     changed = ("generators.diffwave.training.denoiser.steps=6", "compute.threads=2")
     settings = [word for one in changed for word in ("-S", f"profiles.demo.{one}")]
-    assert dvc(["exp", "run", "-q", *settings, "train_generator"]) == 0
+    assert dvc(["exp", "run", "-q", *settings, "--single-item", "resolve", "train_generator"]) == 0
     project.git("checkout", "-q", "params.yaml", "dvc.lock")
     (version,) = versions.versions(GENERATOR)
     found = {
