@@ -38,7 +38,7 @@ ARMS = [
 ]
 
 STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-SWEEPS = ("mixture", "transfer", "size")
+SWEEPS = yaml.safe_load((ROOT / "params.yaml").read_text())["sweep_targets"]["sweeps"]
 
 
 def dvc(folder: Path, *arguments: str) -> str:

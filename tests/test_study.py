@@ -57,6 +57,7 @@ def small_params() -> dict[str, Any]:
     """
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree |= {"datasets": ["ptbxl"], "generators": ["diffwave"]}
+    tree["sweep_targets"]["sweeps"] = ["mixture", "transfer", "size"]
     tree["sweep_targets"]["cross_dataset"] = [{"train": "ptbxl", "test": "ptbxl"}]
     demo = tree["profiles"]["demo"]
     for source in demo["sources"].values():

@@ -1,11 +1,11 @@
-"""The typed form of params.yaml, the only source of parameters.
+"""Typed schema of params.yaml, the only source of parameters.
 
-A section refuses unknown keys and values out of range. `Params.read` turns each refusal into one
-line with the key, the value and what is allowed. A field has a default where one value serves every
-profile. A profile with a `base` states only what differs from that profile (see `merge_patch`).
+A section rejects unknown keys and values out of range. `Params.read` turns each error into one line
+with the key, the value and the allowed values. A field has a default if one value serves every
+profile. A profile with a `base` states only its differences from that profile (see `merge_patch`).
 
-Networks and samplings are open here: each generator and classifier declares its own sections, with
-their defaults, next to its code. `ecgforge.stages.parameters` checks and completes them.
+The schema leaves `network` and `sampling` open: each generator and classifier declares these
+sections, with defaults, next to its code. `ecgforge.stages.parameters` checks and completes them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ T = TypeVar("T")
 
 
 def distinct(name: Callable[[Any], object] = lambda one: one) -> AfterValidator:
-    """Refuse a list that has one `name` twice: results are kept by it, and those of both would pass
-    for one.
-    """
+    """Reject a list in which two entries have the same `name`: results are stored by name."""
 
     def check(listed: Sequence[Any]) -> Sequence[Any]:
         names = [name(one) for one in listed]
@@ -58,59 +56,62 @@ Seeds = Annotated[list[Seed], Field(min_length=1), distinct()]
 
 
 class StrictConfig(BaseModel):
-    """A part of the parameters: immutable, and closed to keys that it does not know."""
+    """A section of the parameters: immutable, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SimulatedSource(StrictConfig):
-    """Simulated patients, written as the site named by `layout` publishes its records."""
+    """Simulated patients, written in the file layout of a published data set."""
 
     kind: Literal["simulated"]
-    layout: Literal["ptbxl", "chapman"]
-    records: Positive
-    seed: Seed
+    layout: Literal["ptbxl", "chapman"]  # file layout of the records
+    records: Positive  # number of simulated records
+    seed: Seed  # random seed of the simulation
 
 
 class PhysionetSource(StrictConfig):
     """A published data set, from PhysioNet or from any mirror of it that fsspec can read."""
 
     kind: Literal["physionet"]
-    layout: Literal["ptbxl", "chapman"]
-    mirror: str
+    layout: Literal["ptbxl", "chapman"]  # the published data set
+    mirror: str  # URL or path of the data set
     limit_per_rhythm: Positive | None = None  # null takes all records
-    connections: Annotated[int, Field(ge=1, le=64)] = 8
+    connections: Annotated[int, Field(ge=1, le=64)] = 8  # parallel downloads
 
 
 class FolderSource(StrictConfig):
-    """One's own WFDB records: a folder, and in it a CSV with the columns record, patient, rhythm
-    (age, sex if known).
+    """Your own WFDB records: a folder and a CSV table.
+
+    The table has the columns record, patient and rhythm, and may have age and sex.
     """
 
     kind: Literal["folder"]
     layout: Literal["folder"]
-    path: str
-    table: str
+    path: str  # folder of the WFDB records
+    table: str  # CSV file in that folder
 
 
 Source = Annotated[SimulatedSource | PhysionetSource | FolderSource, Field(discriminator="kind")]
 
 
 class Preprocessing(StrictConfig):
-    """What every record goes through: see `ecgforge.preparation.preprocessing`."""
+    """Steps applied to every record: see `ecgforge.preparation.preprocessing`."""
 
-    sampling_rate: Annotated[int, Field(ge=50, le=1000)]  # Hz
-    duration: Annotated[float, Field(gt=0, le=60)]  # s
-    band: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]  # Hz
-    max_amplitude: Annotated[float, Field(gt=0)]  # mV, of the record as published, about its median
+    sampling_rate: Annotated[int, Field(ge=50, le=1000)]  # Hz, of the prepared records
+    duration: Annotated[float, Field(gt=0, le=60)]  # s, of the prepared records
+    # Hz, lower and upper cut-off frequency of the band-pass filter
+    band: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    # mV, largest deviation of a published record from its median
+    max_amplitude: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
     def _band_fits(self) -> Self:
         low, high = self.band
         if not low < high < self.sampling_rate / 2:
             raise ValueError(
-                f"band must rise and end below half the sampling rate, {self.sampling_rate / 2:g} "
-                "Hz"
+                "band must rise, and must end below half the sampling rate, "
+                f"{self.sampling_rate / 2:g} Hz"
             )
         return self
 
@@ -119,36 +120,37 @@ class Preparation(StrictConfig):
     """How records become a record set.
 
     `amplitude: per_lead_std` divides each lead of a record by its standard deviation, for sources
-    that publish standardised leads; `mV` keeps millivolts and refuses other units. A record whose
-    file is damaged is set aside, but a larger share of them than `max_damaged` says that the raw
-    records themselves are at fault, and is an error.
+    that publish standardised leads. `mV` keeps millivolts and rejects other units. A record with a
+    damaged file is excluded. A share of damaged records above `max_damaged` is an error, because
+    the raw records as a whole are then in doubt.
     """
 
-    min_records: Positive
-    max_damaged: Share = 0.01
-    amplitude: Literal["mV", "per_lead_std"]
+    min_records: Positive  # a rhythm with fewer records is excluded
+    max_damaged: Share = 0.01  # share of records with damaged files
+    amplitude: Literal["mV", "per_lead_std"]  # unit of the prepared signals
 
 
 class Training(StrictConfig):
-    """One training loop's settings; lengths are in optimiser steps so that record sets of any size
-    compare.
+    """Settings of one training loop.
 
-    `class_balance_power` is the power that evens out rhythms in the batches: a record is drawn with
-    probability n^-class_balance_power, n being the number of records of its rhythm; 0 draws as they
-    are, 1 draws every rhythm equally often.
+    Lengths are in optimiser steps, so that record sets of different sizes compare. A batch holds a
+    record with probability proportional to n^-class_balance_power, where n is the number of records
+    with its rhythm: 0 keeps the frequencies of the record set, 1 gives every rhythm the same
+    frequency.
     """
 
-    steps: Positive
-    batch_size: Positive
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)]
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    # of the averaged weights that are kept; 0 keeps the last ones
+    steps: Positive  # optimiser steps
+    batch_size: Positive  # records in a batch
+    learning_rate: Annotated[float, Field(gt=0, le=1)]  # peak learning rate
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the AdamW optimiser
+    warmup_steps: Annotated[int, Field(ge=0)]  # optimiser steps of linear warm-up
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
+    # decay of the averaged weights, which are the ones kept; 0 keeps the last weights
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    class_balance_power: Share = 0.5
-    evaluate_every: Positive  # steps; also the distance of checkpoints
-    patience: Positive | None = None  # evaluations without improvement; null trains all steps
+    class_balance_power: Share = 0.5  # power, see above
+    evaluate_every: Positive  # steps; also the interval between checkpoints
+    # evaluations without improvement before training stops; null trains all steps
+    patience: Positive | None = None
 
     @model_validator(mode="after")
     def _whole_stretches(self) -> Self:
@@ -160,49 +162,49 @@ class Training(StrictConfig):
 
 
 class Range(StrictConfig):
-    """A number between two others, both of them included;
+    """A range of numbers, both ends included.
 
-    `log` spreads trials evenly over its magnitudes.
+    `log` samples the logarithm uniformly.
     """
 
-    low: float
-    high: float
-    log: bool = False
+    low: float  # smallest value
+    high: float  # largest value
+    log: bool = False  # sample the logarithm uniformly
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
         if not self.low < self.high:
             raise ValueError("low must be below high")
         if self.log and self.low <= 0:
-            raise ValueError("low must be above 0 where log is true")
+            raise ValueError("low must be above 0 if log is true")
         return self
 
 
 class Float(Range):
-    """Any number of a range."""
+    """A real number in a range."""
 
     kind: Literal["float"] = "float"
 
 
 class Int(Range):
-    """A whole number of a range."""
+    """An integer in a range."""
 
     kind: Literal["int"]
-    low: int
-    high: int
+    low: int  # smallest value
+    high: int  # largest value
 
 
 class Categorical(StrictConfig):
-    """One of several values, in no order."""
+    """One of several unordered values."""
 
     kind: Literal["categorical"] = "categorical"
-    choices: Annotated[list[bool | int | float | str], Field(min_length=2)]
+    choices: Annotated[list[bool | int | float | str], Field(min_length=2)]  # the values
 
 
 def _kind(dimension: Any) -> Any:
-    """Return the kind of a dimension that need not state it:
+    """Return the kind of a dimension, which need not be stated.
 
-    `choices` are categorical, a range is one of floats.
+    A dimension with `choices` is categorical, any other is a range of real numbers.
     """
     if isinstance(dimension, dict):
         return dimension.get("kind", "categorical" if "choices" in dimension else "float")
@@ -218,69 +220,66 @@ Dimension = Annotated[
 
 
 class Tuning(StrictConfig):
-    """A search for better parameters on validation records;
+    """A search for better parameters, scored on validation records.
 
-    `space` gives the range of each one by its dotted key.
-
-    The first trial has the parameters of the profile. `n_trials` counts all trials of the study, so
-    a higher number continues it; 0 keeps the parameters. `workers` trials run in parallel.
+    `space` gives the range of each parameter by its dotted key. The first trial has the parameters
+    of the profile. `n_trials` is the number of all trials of the study, so a higher number
+    continues it; 0 turns tuning off. `workers` is the number of trials that run in parallel.
     """
 
-    n_trials: Annotated[int, Field(ge=0)] = 0
-    workers: Positive = 1
-    seed: Seed = 100
+    n_trials: Annotated[int, Field(ge=0)] = 0  # trials of the whole study; 0 turns tuning off
+    workers: Positive = 1  # trials that run in parallel
+    seed: Seed = 100  # random seed of the search
+    # range of each parameter, by dotted key
     space: dict[str, Dimension] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_a_space(self) -> Self:
         if self.n_trials and not self.space:
-            raise ValueError("space: trials need at least one parameter to change")
+            raise ValueError("space: trials need at least one parameter to vary")
         return self
 
 
 class ClassifierTuning(Tuning):
-    """Of a classifier: the score of a trial is the mean of `repeats` trainings with different
-    seeds.
+    """Tuning of the study's classifier.
+
+    The score of a trial is the mean over `repeats` trainings with different seeds.
     """
 
-    repeats: Positive = 1
+    repeats: Positive = 1  # trainings per trial, with different seeds
 
 
 class GeneratorTuning(Tuning):
-    """Of a generator: a trial draws `records` of each rhythm.
+    """Tuning of a generator: each trial generates `records` records of each rhythm.
 
-    With `fast`, the search also minimises the time to draw a record, and the best trial is the best
-    of those that are no slower than the first one.
+    If `fast` is true, the search also minimises the generation time of a record. The best trial is
+    then the best of the trials that are not slower than the first one.
     """
 
-    records: Positive
-    fast: bool = False
+    records: Positive  # synthetic records of each rhythm per trial
+    fast: bool = False  # also minimise the generation time
 
 
 class Ablation(StrictConfig):
-    """The keys of a generator's network and sampling that a variation changes, merged by
-    `merge_patch`.
-    """
+    """Changes of a generator's network and sampling, merged by `merge_patch`."""
 
-    network: dict[str, Any] = Field(default_factory=dict)
-    sampling: dict[str, Any] = Field(default_factory=dict)
+    network: dict[str, Any] = Field(default_factory=dict)  # changes of the network
+    sampling: dict[str, Any] = Field(default_factory=dict)  # changes of the sampling
 
 
 class GeneratorSettings(StrictConfig):
-    """A generator's network, the training of each of its phases, its sampling, and variations by
-    name that a sweep compares.
-    """
+    """A generator: its network, the training of each phase, its sampling, and its ablations."""
 
-    seed: Seed = 0
-    network: dict[str, Any]
-    training: dict[Name, Training]
-    sampling: dict[str, Any]
-    ablations: dict[str, Ablation] = Field(default_factory=dict)
-    # what looks for parameters is none of them
+    seed: Seed = 0  # random seed of the training
+    network: dict[str, Any]  # declared by the generator
+    training: dict[Name, Training]  # training loop of each phase
+    sampling: dict[str, Any]  # declared by the generator
+    ablations: dict[str, Ablation] = Field(default_factory=dict)  # by name; for a sweep
+    # excluded from the parameters of a training: results do not depend on the search
     tuning: Annotated[GeneratorTuning, Field(exclude=True)]
 
     def variations(self) -> dict[str, GeneratorSettings]:
-        """The settings of each variation, by name."""
+        """Return the settings of each ablation, by name."""
         return {
             name: self.model_copy(
                 update={
@@ -293,57 +292,53 @@ class GeneratorSettings(StrictConfig):
 
 
 class Synthesis(StrictConfig):
-    """Synthetic records per rhythm in each split, each drawn from seeds of its own.
+    """Number of synthetic records per rhythm in each split; each split has its own random seeds.
 
-    `train: match_real` makes as many training records as there are real ones, spread evenly over
-    the rhythms.
+    `train: match_real` generates as many training records as there are real ones, the same number
+    for each rhythm.
     """
 
-    train: Positive | Literal["match_real"]
-    validation: Positive
-    test: Positive
-    chunk: Positive  # records held in memory at a time
-    seed: Seed = 100
+    train: Positive | Literal["match_real"]  # training records of each rhythm
+    validation: Positive  # validation records of each rhythm
+    test: Positive  # test records of each rhythm
+    chunk: Positive  # records in memory at a time
+    seed: Seed = 100  # random seed of sampling
 
 
 class ClassifierSettings(StrictConfig):
-    """A classifier's network and its training.
+    """A classifier's network and its training."""
 
-    `backbone` is the key of the entry in the profile's `classifiers`.
-    """
-
-    backbone: Name
-    network: dict[str, Any]
-    training: Training
-    # of the study's classifier alone
+    backbone: Name  # the key of the entry in `classifiers`
+    network: dict[str, Any]  # declared by the backbone
+    training: Training  # the training loop
+    # used for the study's classifier only; excluded from the parameters of a training
     tuning: Annotated[ClassifierTuning, Field(exclude=True)] = ClassifierTuning()
 
 
 class Augmentation(StrictConfig):
-    """Classical changes of training records: see `ecgforge.classifiers.common.augmentation`."""
+    """Random changes of real training records: see `ecgforge.classifiers.common.augmentation`."""
 
-    max_time_shift: Annotated[float, Field(ge=0)] = 2.0  # s, the most either way
-    gain: Annotated[float, Field(ge=0, le=1)] = 0.1  # standard deviation of its logarithm
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.05  # of a lead's standard deviation
-    wander: Annotated[float, Field(ge=0, le=1)] = 0.1  # of a lead's standard deviation, baseline
-    lead_dropout: Share = 0.05  # of leads that are silent
+    max_time_shift: Annotated[float, Field(ge=0)] = 2.0  # s, largest shift in either direction
+    # standard deviation of the logarithm of the gain
+    gain: Annotated[float, Field(ge=0, le=1)] = 0.1
+    # standard deviation, relative to that of the lead
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05
+    # standard deviation of baseline wander, relative to that of the lead
+    wander: Annotated[float, Field(ge=0, le=1)] = 0.1
+    lead_dropout: Share = 0.05  # probability that a lead is set to zero
 
 
 class Study(StrictConfig):
-    """The settings' seeds and statistics.
+    """Seeds and statistics of the settings."""
 
-    `synthetic_share` is the share of synthetic records in TrRSTeR's training set.
-    """
-
-    seeds: Seeds
-    augmentation: Augmentation = Augmentation()
+    seeds: Seeds  # one training of each experiment per seed
+    augmentation: Augmentation = Augmentation()  # classical augmentation
+    # share of synthetic records in the training data of TrRSTeR
     synthetic_share: Annotated[float, Field(gt=0, lt=1)]
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    resamples: Positive
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the confidence intervals
+    resamples: Positive  # bootstrap resamples
 
 
-Method = Literal["full", "linear_probe", "gradual_unfreezing"]  # which weights a fine-tuning moves
-UNFREEZINGS = 3  # of a gradual one: the head, the upper half, all
 Percents = Annotated[
     list[Annotated[float, Field(gt=0, le=1000)]], Field(min_length=1), distinct("{:g}".format)
 ]
@@ -355,54 +350,56 @@ Shares = Annotated[
 class Sweeps(StrictConfig):
     """The seeds of the sweeps, and a section for each sweep.
 
-    A sweep declares its section next to its code, see `ecgforge.sweeps`.
+    Each sweep declares its section next to its code, see `ecgforge.sweeps`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, dict[str, Any]] = Field(init=False)
 
-    seeds: Seeds
+    seeds: Seeds  # one training of each experiment per seed; a subset of study.seeds
 
     @property
     def sections(self) -> dict[str, dict[str, Any]]:
-        """The sections of sweeps by name."""
+        """The sections of the sweeps, by name."""
         return self.__pydantic_extra__
 
 
 class Quality(StrictConfig):
-    """How many records a quality score looks at, and how often it permutes them."""
+    """The size of the quality scores' samples."""
 
-    records: Annotated[int, Field(ge=20)]
-    permutations: Annotated[int, Field(ge=1)]
-    # umap compiles for half a minute in each process
+    records: Annotated[int, Field(ge=20)]  # records that a score compares
+    permutations: Annotated[int, Field(ge=1)]  # permutations of a permutation test
+    # plots of embeddings; umap compiles for half a minute in each process
     views: Annotated[list[Literal["pca", "tsne", "umap"]], Field(min_length=1)]
-    seed: Seed = 0
+    seed: Seed = 0  # random seed of the subsets
 
 
 class Compute(StrictConfig):
     """Where training and sampling run.
 
-    `threads` fixes the reduction order of the CPU, so it is part of what makes bytes repeat.
+    A change of `threads` changes the summation order on a CPU, and with it the last digits of
+    results.
 
-    One training uses one device, whatever `devices` says. Several GPUs are used by cells side by
-    side, each started with a CUDA_VISIBLE_DEVICES of its own, and by the workers of a tuning, which
-    have one each.
+    A training uses one device, whatever the value of `devices`. To use several GPUs, run several
+    cells in parallel, each with its own CUDA_VISIBLE_DEVICES. The workers of a tuning use one GPU
+    each.
     """
 
-    accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Positive = 1  # processes or GPUs that draw synthetic records side by side
+    accelerator: Literal["auto", "cpu", "gpu"]  # `auto` uses a GPU if there is one
+    devices: Positive = 1  # processes or GPUs that generate synthetic records in parallel
+    # floating-point format, in Lightning's terms
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    threads: Positive
+    threads: Positive  # CPU threads of a training
 
 
 class Profile(StrictConfig):
-    """A named set of parameters, from the source of the records to the size of the study."""
+    """A named set of parameters, from the sources of the records to the size of the study."""
 
-    sources: dict[Name, Source]
+    sources: dict[Name, Source]  # by name
     preparation: Preparation
-    generators: dict[Name, GeneratorSettings]
+    generators: dict[Name, GeneratorSettings]  # by name
     synthesis: Synthesis
-    classifiers: dict[Name, ClassifierSettings]
+    classifiers: dict[Name, ClassifierSettings]  # by name
     study: Study
     sweeps: Sweeps
     quality: Quality
@@ -425,17 +422,17 @@ class Profile(StrictConfig):
 
 
 class DatasetPair(StrictConfig):
-    """Two datasets: train on one, test on the other."""
+    """A pair of datasets: a classifier is trained on one and tested on the other."""
 
-    train: Name
-    test: Name
+    train: Name  # dataset of the training records
+    test: Name  # dataset of the test records
 
 
 class Merged(StrictConfig):
-    """Two sources that make the dataset `merged`."""
+    """The two sources of the dataset `merged`."""
 
-    first: Name
-    second: Name
+    first: Name  # source
+    second: Name  # source
 
     @model_validator(mode="after")
     def _two(self) -> Self:
@@ -445,76 +442,82 @@ class Merged(StrictConfig):
 
 
 class SweepTargets(StrictConfig):
-    """Where the sweeps run: a cell for each combination; nowhere, where lists are empty."""
+    """What the sweeps cover: one cell for each combination. An empty list turns its sweeps off."""
 
-    datasets: Names
-    generators: Names
-    sweeps: Names
-    backbones: Names  # classifiers that are compared with the study's
-    generator_seeds: Names  # generators that are trained from several seeds
+    datasets: Names  # datasets that the sweeps train on
+    generators: Names  # generators whose records the sweeps use
+    sweeps: Names  # names of sweeps
+    backbones: Names  # classifiers to compare with the study's classifier
+    generator_seeds: Names  # generators to train from several seeds
+    # pairs of datasets: train on one, test on the other
     cross_dataset: Annotated[
         list[DatasetPair], distinct(lambda pair: f"{pair.train} to {pair.test}")
     ]
 
 
 class ClassifierGates(StrictConfig):
-    """What a classifier must show on the real test records to become champion: see
-    `ecgforge.registry.gates`.
+    """Conditions for a classifier to become champion, on the real test records.
+
+    `ecgforge.registry.gates` defines the gates.
     """
 
-    # the interval of its macro-F1 less the champion's must lie above
+    # macro-F1 difference to the champion: its confidence interval must lie above
     margin: Annotated[float, Field(ge=-1, le=1)]
-    # the same with each baseline for champion, as long as there is none
+    # the same difference to each baseline, while there is no champion
     baseline_margin: Annotated[float, Field(ge=-1, le=1)]
-    recall_margin: Share  # a rhythm's recall may be that much below the champion's
-    calibration_error: Share  # at most
-    latency: Annotated[float, Field(gt=0)]  # ms a record, at most
-    size: Annotated[float, Field(gt=0)]  # MB of weights, at most
+    recall_margin: Share  # largest drop of a rhythm's recall against the champion
+    calibration_error: Share  # largest expected calibration error
+    latency: Annotated[float, Field(gt=0)]  # ms per record, largest
+    size: Annotated[float, Field(gt=0)]  # MB of weights, largest
 
 
 class GeneratorGates(StrictConfig):
-    """What a generator's records must show to make it champion: see `ecgforge.registry.gates`."""
+    """Conditions for a generator to become champion, on its synthetic records.
 
-    two_sample: Share  # accuracy of telling them from real records, above its baseline, at most
-    coverage: Share  # below its baseline, at most
-    # bpm, Wasserstein distance above its baseline, at most
+    `ecgforge.registry.gates` defines the gates. The real-vs-real baseline is the value of the same
+    score for other real records.
+    """
+
+    two_sample: Share  # largest accuracy of the two-sample test, above its baseline
+    coverage: Share  # largest drop of coverage below its baseline
+    # bpm, largest Wasserstein-1 distance above its baseline
     heart_rate: Annotated[float, Field(ge=0)]
-    rr_cv: Annotated[float, Field(ge=0)]  # points, Wasserstein distance above its baseline, at most
-    copied_share: Share  # above its baseline, at most
-    dcr_ratio: Annotated[float, Field(ge=0, le=1)]  # at least
-    membership_auc: Share  # at most
+    # points, largest Wasserstein-1 distance above its baseline
+    rr_cv: Annotated[float, Field(ge=0)]
+    copied_share: Share  # largest share of copied records, above its baseline
+    # smallest ratio of the median distances to the closest training record
+    dcr_ratio: Annotated[float, Field(ge=0, le=1)]
+    membership_auc: Share  # largest area under the ROC curve of the membership test
 
 
 class Gates(StrictConfig):
-    """What a version must pass to become champion."""
+    """Conditions for a version to become champion."""
 
     classifier: ClassifierGates
     generator: GeneratorGates
 
 
 class Signing(StrictConfig):
-    """Files of the keys by which champions are signed and checked, from the project's folder;
-    nothing is signed without.
-    """
+    """Key files that sign and verify champions; without them, nothing is signed."""
 
-    private_key: str | None = None
-    public_key: str | None = None
+    private_key: str | None = None  # PEM file, relative to the project
+    public_key: str | None = None  # PEM file, relative to the project
 
 
 class Params(StrictConfig):
-    """All of params.yaml; `active` is the profile in use."""
+    """All of params.yaml; `active` is the selected profile."""
 
-    profile: str
-    sources: SomeNames
-    datasets: SomeNames
-    merged: Annotated[list[Merged], Field(max_length=1)]
-    generators: SomeNames
-    backbone: Name  # of the study's classifier
-    sweep_targets: SweepTargets
-    preprocessing: Preprocessing
-    gates: Gates
-    signing: Signing = Signing()
-    profiles: dict[Name, Profile]
+    profile: str  # name of the active profile
+    sources: SomeNames  # sources to prepare
+    datasets: SomeNames  # datasets of the study
+    merged: Annotated[list[Merged], Field(max_length=1)]  # sources to merge, at most one pair
+    generators: SomeNames  # generators to train
+    backbone: Name  # the study's classifier
+    sweep_targets: SweepTargets  # what the sweeps cover
+    preprocessing: Preprocessing  # steps applied to every record
+    gates: Gates  # conditions for promotion
+    signing: Signing = Signing()  # keys that sign champions
+    profiles: dict[Name, Profile]  # by name
 
     @property
     def active(self) -> Profile:
@@ -522,33 +525,33 @@ class Params(StrictConfig):
 
     @property
     def classifier(self) -> ClassifierSettings:
-        """The settings of the study's classifier in the profile in use."""
+        """The settings of the study's classifier in the active profile."""
         return self.classifier_settings(self.backbone)
 
     def with_profile(self, name: str | None) -> Params:
-        """Return these with another profile in use; EcgforgeError if there is no such one."""
+        """Return these parameters with another active profile.
+
+        Raises:
+            EcgforgeError: the profile does not exist.
+        """
         if name is None:
             return self
         if name not in self.profiles:
-            raise EcgforgeError(f"'{name}' is no profile: known are {', '.join(self.profiles)}")
+            raise EcgforgeError(
+                f"'{name}' is not a profile; the profiles are {', '.join(self.profiles)}"
+            )
         return self.model_copy(update={"profile": name})
 
     def source(self, name: str) -> Source:
-        """Return a source of the profile in use; EcgforgeError if it has no such one."""
+        """Return a source of the active profile; EcgforgeError if it does not exist."""
         return _named(name, self.active.sources, "source")
 
     def generator(self, name: str) -> GeneratorSettings:
-        """Return a generator's settings in the profile in use;
-
-        EcgforgeError if it has no such one.
-        """
+        """Return a generator's settings in the active profile; EcgforgeError if there are none."""
         return _named(name, self.active.generators, "generator")
 
     def classifier_settings(self, backbone: str) -> ClassifierSettings:
-        """Return a classifier's settings in the profile in use;
-
-        EcgforgeError if it has no such one.
-        """
+        """Return a classifier's settings in the active profile; EcgforgeError if there are none."""
         return _named(backbone, self.active.classifiers, "classifier")
 
     @model_validator(mode="before")
@@ -581,13 +584,14 @@ class Params(StrictConfig):
                 raise ValueError(
                     f"profiles.{name}.sweeps.seeds: {min(unknown)} is not one of study.seeds"
                 )
-            # As many synthetic records as real ones are no more than half of the whole.
+            # `match_real` makes as many synthetic records as real ones, so at most half of the
+            # union.
             if profile.synthesis.train == "match_real" and profile.study.synthetic_share > 0.5:
                 share = profile.study.synthetic_share
                 raise ValueError(
                     f"profiles.{name}.study.synthetic_share = {share:g}: at most 0.5 with "
-                    "synthesis.train = match_real; lower it, or give "
-                    "synthesis.train a number of records of each rhythm"
+                    "synthesis.train = match_real; lower it, or set synthesis.train to a "
+                    "number of records of each rhythm"
                 )
         for kind, listed, listed_in in (
             ("sources", self.sources, "sources"),
@@ -599,36 +603,36 @@ class Params(StrictConfig):
                 if one not in getattr(self.active, kind):
                     where = f"profiles.{self.profile}.{kind}"
                     raise ValueError(
-                        f"{where}: '{one}' is named in {listed_in} but not described here"
+                        f"{where}: '{one}' is listed in {listed_in} but not defined here"
                     )
         return self
 
     @classmethod
     def read(cls, path: Path) -> Params:
-        """Read and validate a params.yaml whole.
+        """Read and validate a whole params.yaml.
 
         Raises:
-            EcgforgeError: the file is missing, is not YAML, or holds unknown keys or bad values;
-                each is named.
+            EcgforgeError: the file is missing, is not YAML, or has unknown keys or bad values; the
+                message names each.
         """
         tree = read_yaml(path, "run this in the project's folder, or name the file with --params")
         return checked(cls, tree, str(path))
 
 
 def read_yaml(path: Path, missing: str) -> Any:
-    """Return what a YAML file holds, as DVC reads it.
+    """Return the content of a YAML file, parsed as DVC does.
 
     Args:
-        missing: what to do where it is not there, for whoever reads the error.
+        missing: what to do if the file does not exist; ends the error message.
 
     Raises:
-        EcgforgeError: the file is missing, is not YAML, or names a key twice.
+        EcgforgeError: the file does not exist, is not YAML, or has a key twice.
     """
     try:
         return YAML(typ="safe").load(path)
     except FileNotFoundError:
         raise EcgforgeError(f"{path} does not exist: {missing}") from None
-    # ruamel passes on what a date or a number is not
+    # ruamel raises the other two for invalid dates and numbers.
     except (YAMLError, ValueError, OverflowError) as error:
         raise EcgforgeError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -636,8 +640,8 @@ def read_yaml(path: Path, missing: str) -> Any:
 def merge_patch(tree: Any, patch: Any) -> Any:
     """Return `tree` with the changes in `patch`, by the rules of JSON Merge Patch (RFC 7396).
 
-    Mappings merge key by key, null removes a key (its default then holds), any other value replaces
-    the old one.
+    Mappings merge key by key, null removes a key (so that its default applies), and any other value
+    replaces the old one.
     """
     if not isinstance(tree, dict) or not isinstance(patch, dict):
         return patch
@@ -646,8 +650,7 @@ def merge_patch(tree: Any, patch: Any) -> Any:
 
 
 def expanded(tree: Any) -> Any:
-    """Return the tree of a params.yaml with every profile merged onto its `base`; a base comes
-    before what builds on it.
+    """Return the tree of a params.yaml with every profile merged onto its `base`.
 
     Raises:
         ValueError: a base is unknown, or bases form a cycle.
@@ -683,15 +686,15 @@ def expanded(tree: Any) -> Any:
 
 def _named(name: str, known: dict[str, T], what: str) -> T:
     if name not in known:
-        raise EcgforgeError(f"'{name}' is no {what} of the profile: known are {', '.join(known)}")
+        raise EcgforgeError(f"'{name}' is not a {what} of the profile; it has {', '.join(known)}")
     return known[name]
 
 
 def checked(section: type[S], tree: Any, where: str) -> S:
-    """Validate `tree` as `section`, telling every refusal in one line that starts with `where`.
+    """Validate `tree` as `section`; the error is one line that starts with `where`.
 
     Raises:
-        EcgforgeError: names each bad key, its value, and what is allowed.
+        EcgforgeError: names each bad key, its value, and the allowed values.
     """
     try:
         return section.model_validate(tree)
@@ -703,9 +706,7 @@ def checked(section: type[S], tree: Any, where: str) -> S:
 
 
 def _without_inherited(details: Sequence[Any], tree: Any) -> list[Any]:
-    """Leave out the errors of a profile that are errors of its base too: they are named where they
-    were written.
-    """
+    """Leave out a profile's errors that its base has too: they are reported at the base."""
     profiles = tree.get("profiles") if isinstance(tree, dict) else None
     if not isinstance(profiles, dict):
         return list(details)
@@ -725,7 +726,7 @@ def _without_inherited(details: Sequence[Any], tree: Any) -> list[Any]:
     return [detail for detail in details if not in_base(detail)]
 
 
-_SHORT = reprlib.Repr()  # however long or deep the value is
+_SHORT = reprlib.Repr()  # shortens long and deep values
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
 
 
@@ -743,5 +744,5 @@ def _refusal(detail: Any) -> str:
     try:
         value = _SHORT.repr(detail["input"])
     except ValueError:
-        value = "a number of thousands of digits"
+        value = "an integer with thousands of digits"
     return f"{key} = {value}: {reason}" if key else reason

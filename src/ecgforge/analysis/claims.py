@@ -1,13 +1,11 @@
-"""What the study is asked: the claims of its paper, the questions that these leave open, and the
-arms that decide them.
-"""
+"""The claims of the paper, the questions that it leaves open, and the arms that decide them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
@@ -22,14 +20,14 @@ from ecgforge.analysis.verdicts import (
     no_gain,
     some_arm_gains_everywhere,
 )
-from ecgforge.params import Method
 from ecgforge.study import metrics
 from ecgforge.study.mixtures import HOWS
+from ecgforge.sweeps.transfer import METHODS
 
-MOST = 80.0  # percent of the real records that a fine-tuning needs, to be compared with all of them
+MOST = 80.0  # percent of the real records: the least for a comparison with all real records
 MIXTURES, FINE_TUNINGS = (
     [f"mixture, {how}" for how in HOWS],
-    [f"fine-tuning, {method}" for method in get_args(Method)],
+    [f"fine-tuning, {method}" for method in METHODS],
 )
 STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
 
@@ -38,12 +36,12 @@ Row = dict[Any, Any]
 
 
 def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
-    """Return the claims of arXiv 2411.18456, as its abstract and summaries state them, and the
-    questions that it leaves open.
+    """Return the claims of arXiv 2411.18456 (abstract and summaries) and the open questions.
 
-    Whether records beside real ones help is asked of generators that were trained anew for each of
-    several seeds, where they were; and which generator is the best, where all of them were: a
-    difference between two trainings is none between two generators.
+    A difference between two trainings is not a difference between two generators. Two groups of
+    claims therefore use generators that were trained with several seeds: the gain of synthetic
+    records in addition to real ones (if the generator has several trainings), and the best
+    generator (if all compared generators have them).
 
     Args:
         found: the grid, rows with the columns `KEYS`, see `ecgforge.grid`.
@@ -64,27 +62,27 @@ def _papers(arms: _Arms) -> list[Claim]:
     whole = [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST]
     return [
         Claim(
-            "Synthetic records beside those of one dataset hardly help.",
+            "Additional synthetic records hardly help on a single dataset.",
             True,
             arms.beside(single, real),
             no_gain,
         ),
         Claim(
-            "On merged datasets they help by all metrics.",
+            "Additional synthetic records help on merged datasets by all metrics.",
             True,
             arms.beside(merged, real),
             some_arm_gains_everywhere,
             metrics.OVERALL,
         ),
         Claim(
-            "Time-VQVAE's records are the best of the three.",
+            "Time-VQVAE generates the best records of the three.",
             True,
             arms.against(["time_vqvae"], STUDYS_OWN),
             always_better,
         ),
         Claim(
-            "Pre-trained on synthetic records and fine-tuned, a classifier stays below one of all "
-            "real records.",
+            "A classifier that is pre-trained on synthetic records and fine-tuned stays below one "
+            "trained on all real records.",
             True,
             whole,
             always_worse,
@@ -96,19 +94,19 @@ def _of_settings(arms: _Arms) -> list[Claim]:
     classical, own = arms.real(True), arms.against(["beat_diffusion"], STUDYS_OWN)
     return [
         Claim(
-            "Synthetic records help more than classical augmentation does.",
+            "Synthetic records help more than classical augmentation.",
             False,
             arms.beside(arms.places, classical),
             any_gain,
         ),
         Claim(
-            "Beside classical augmentation, synthetic records still help.",
+            "Synthetic records still help in addition to classical augmentation.",
             False,
             arms.beside(arms.places, classical, True),
             any_gain,
         ),
         Claim(
-            "Beat-Diffusion's records are better than those of the study's three.",
+            "Beat-Diffusion generates better records than the three generators of the paper.",
             False,
             own,
             always_better,
@@ -117,22 +115,23 @@ def _of_settings(arms: _Arms) -> list[Claim]:
 
 
 def _of_sweeps(arms: _Arms) -> list[Claim]:
-    """What synthetic records bring in sweeps: against nothing, against classical augmentation, and
-    beside it.
+    """Claims of the sweeps: synthetic records against real records alone, against classical
+    augmentation, and in addition to it.
     """
     return [
         *_rivals(
             "Some mixture of real and synthetic records helps.",
-            "Some mixture helps more than classical augmentation does.",
-            "Beside classical augmentation, some mixture still helps.",
+            "Some mixture helps more than classical augmentation.",
+            "Some mixture still helps in addition to classical augmentation.",
             lambda first, second: arms.swept(
                 MIXTURES, "TrRSTeR", second, lambda _: arms.real(first)
             ),
         ),
         *_rivals(
             "With few real records, pre-training on synthetic ones helps.",
-            "With few real records, pre-training helps more than classical augmentation does.",
-            "With few real records, pre-training still helps beside classical augmentation.",
+            "With few real records, pre-training helps more than classical augmentation.",
+            "With few real records, pre-training still helps in addition to classical "
+            "augmentation.",
             lambda first, second: arms.swept(
                 FINE_TUNINGS,
                 "TrSTeR",
@@ -143,11 +142,11 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             ),
         ),
         *_rivals(
-            "With few real records, a generator of those few helps.",
-            "With few real records, a generator of those few helps more than classical "
-            "augmentation does.",
-            "With few real records, a generator of those few still helps beside classical "
+            "With few real records, a generator trained on them helps.",
+            "With few real records, a generator trained on them helps more than classical "
             "augmentation.",
+            "With few real records, a generator trained on them still helps in addition to "
+            "classical augmentation.",
             lambda first, second: arms.swept(
                 ["size"],
                 "TrRSTeR",
@@ -160,7 +159,7 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
         *_rivals(
             "Other classifiers gain from synthetic records.",
             "Other classifiers gain more than from classical augmentation.",
-            "Other classifiers still gain beside classical augmentation.",
+            "Other classifiers still gain in addition to classical augmentation.",
             lambda first, second: arms.swept(
                 ["backbones"],
                 "TrRSTeR",
@@ -171,19 +170,19 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
             ),
         ),
         *_rivals(
-            "Synthetic records of its own hospital help a classifier at another one.",
-            "At another hospital, synthetic records of the classifier's own help more than "
-            "classical augmentation does.",
-            "At another hospital, synthetic records of the classifier's own still help beside "
+            "On another dataset, synthetic records of the training dataset help.",
+            "On another dataset, synthetic records of the training dataset help more than "
             "classical augmentation.",
+            "On another dataset, synthetic records of the training dataset still help in addition "
+            "to classical augmentation.",
             lambda first, second: arms.elsewhere("own synthetic", first, second),
         ),
         *_rivals(
-            "Synthetic records of the other hospital's patients help it there.",
-            "At another hospital, synthetic records of that one help more than classical "
-            "augmentation does.",
-            "At another hospital, synthetic records of that one still help beside classical "
+            "On another dataset, synthetic records of that dataset help.",
+            "On another dataset, synthetic records of that dataset help more than classical "
             "augmentation.",
+            "On another dataset, synthetic records of that dataset still help in addition to "
+            "classical augmentation.",
             lambda first, second: arms.elsewhere("foreign synthetic", first, second),
         ),
     ]
@@ -192,8 +191,8 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
 def _rivals(
     gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]
 ) -> list[Claim]:
-    """Three claims of `pairs`, given whether the first arm is classically augmented, and whether
-    the second is.
+    """Return three claims. The arguments of `pairs` say whether the first and the second arm have
+    classical augmentation.
     """
     ways = {gain: (False, False), more: (True, False), still: (True, True)}
     return [Claim(text, False, pairs(*way), any_gain) for text, way in ways.items()]
@@ -201,7 +200,7 @@ def _rivals(
 
 @dataclass(frozen=True)
 class _Arms:
-    """The arms that were run, and the pairs of them that claims compare."""
+    """The arms of the grid, and the pairs of arms that claims compare."""
 
     found: pd.DataFrame
     backbone: str
@@ -212,13 +211,13 @@ class _Arms:
 
     @cached_property
     def places(self) -> list[Place]:
-        """Dataset and generator, of all there are."""
+        """All pairs of a dataset and a generator."""
         generators = [name for name in dict.fromkeys(self.found["generator"]) if name]
         return [(dataset, generator) for dataset in self.datasets for generator in generators]
 
     @cached_property
     def points(self) -> pd.DataFrame:
-        """All that was run, a row for each dataset and arm."""
+        """A row for each dataset and arm of the grid."""
         return self.found[["dataset", *ARM]].drop_duplicates()
 
     def arm(
@@ -238,7 +237,7 @@ class _Arms:
         return self.arm("TrRTeR", augmented=augmented)
 
     def retrained(self, augmented: bool = False) -> set[Place]:
-        """Where the generator was trained from several seeds."""
+        """The places with generators that were trained with several seeds."""
         swept = self.found["sweep"] == "generator_seeds"
         rows = self.found[swept & (self.found["augmented"] == augmented)]
         trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
@@ -254,7 +253,7 @@ class _Arms:
         ]
 
     def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
-        """Synthetic records of some generators against those of others."""
+        """Synthetic records of the generators `names` against synthetic records of `others`."""
         rivals = [
             (dataset, name, other)
             for dataset in self.datasets
@@ -272,14 +271,14 @@ class _Arms:
     def swept(
         self, names: Iterable[str], setting: str, augmented: bool, before: Callable[[Row], Arm]
     ) -> list[Pair]:
-        """All points of sweeps in a setting, each against the arm that comes `before` it."""
+        """All points of the sweeps `names` in a setting, each against the arm `before(row)`."""
         named = self.points["sweep"].isin(list(names)) & (self.points["augmented"] == augmented)
         chosen = named & (self.points["setting"] == setting) & (self.points["generator"] != "")
         rows = self.points[chosen].to_dict("records")
         return [(row["dataset"], before(row), {key: row[key] for key in ARM}) for row in rows]
 
     def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
-        """Real and synthetic records of a kind, tested on another dataset, against real ones."""
+        """Real and synthetic records of a kind against real records, tested on another dataset."""
         pairs = self.swept(
             ["cross_dataset"], "TrRSTeR", second, lambda row: self._at_home(row, first)
         )

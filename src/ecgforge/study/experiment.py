@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ecgforge.params import Method
+from ecgforge.study.fine_tuning import Method
 
 
 @dataclass(frozen=True)

@@ -1,39 +1,25 @@
-"""Fine-tune classifiers of synthetic records with growing shares of the real ones."""
+"""Fine-tune classifiers of synthetic records by each method, with growing shares of real ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Self, get_args
+from collections.abc import Iterable
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ecgforge.params import (
-    UNFREEZINGS,
-    ClassifierSettings,
-    Method,
-    Params,
-    Shares,
-    StrictConfig,
-    Training,
-    distinct,
-)
-from ecgforge.records.record_set import RecordSet
-from ecgforge.study import mixtures
-from ecgforge.study.experiment import Experiment, plain_and_augmented
-from ecgforge.study.settings import TrainingData
-from ecgforge.sweeps.common.base import Item, Source, Sweep
+from ecgforge.params import Params, distinct
+from ecgforge.study.fine_tuning import UNFREEZINGS, Method
+from ecgforge.sweeps.common.fine_tuning import FineTuning, FineTuningParameters
+
+METHODS: tuple[Method, ...] = ("full", "linear_probe", "gradual_unfreezing")
 
 
-def _all_methods() -> list[Method]:
-    return list(get_args(Method))
+class TransferParameters(FineTuningParameters):
+    """Also the methods that are compared."""
 
-
-class Parameters(StrictConfig):
-    """Shares of the real training records in percent, methods, and the training of each."""
-
-    percents: Shares
-    methods: Annotated[list[Method], Field(default_factory=_all_methods, min_length=1), distinct()]
-    training: Training
+    methods: Annotated[
+        list[Method], Field(default_factory=lambda: [*METHODS], min_length=1), distinct()
+    ]
 
     @model_validator(mode="after")
     def _methods_take_as_many_steps(self) -> Self:
@@ -47,36 +33,14 @@ class Parameters(StrictConfig):
         return self
 
 
-class Transfer(Sweep):
+class Transfer(FineTuning):
     """The classifiers of TrSTeR, fine-tuned by each method; plain and augmented."""
 
-    Parameters = Parameters
+    Parameters = TransferParameters
 
-    def sources(self, params: Params, item: Item) -> Iterator[Source]:
-        dataset, generator = item["dataset"], item["generator"]
-        parameters = self.parameters(params)
-        rows: list[Experiment] = []
-        for seed in params.active.sweeps.seeds:
-            for percent in parameters.percents:
-                for method in parameters.methods:
-                    tuned = Experiment(
-                        *("TrSTeR", dataset, params.backbone, seed, generator),
-                        sweep=f"fine-tuning, {method}",
-                        point=f"{percent:g}",
-                        start=f"{dataset}/{generator}/synthetic/seed-{seed}",
-                        method=method,
-                    )
-                    rows += plain_and_augmented(tuned)
-        yield Source(rows, generator)
-
-    def training_data(
-        self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
-    ) -> TrainingData:
-        return mixtures.share_of(real, float(experiment.point), experiment.seed)
-
-    def settings(self, params: Params, experiment: Experiment) -> ClassifierSettings:
-        training = self.parameters(params).training
-        return super().settings(params, experiment).model_copy(update={"training": training})
+    def methods(self, params: Params) -> Iterable[tuple[str, Method]]:
+        for method in self.parameters(params).methods:
+            yield f"fine-tuning, {method}", method
 
 
 SWEEP = Transfer()

@@ -20,7 +20,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.stages.common.tracked import Sets, Stage, TrackedRun, tracked
-from ecgforge.study import predictions
+from ecgforge.study import fine_tuning, predictions
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
 from ecgforge.tracking import runs
@@ -187,11 +187,7 @@ def _fit(
     training: Training,
     opened: TrackedRun,
 ) -> fit.Outcome:
-    """Train the parts of a classifier that the method moves, phase by phase.
-
-    Gradual unfreezing moves ever more parts from the head down, in equal times (Howard & Ruder,
-    ACL 2018, sec. 3.3).
-    """
+    """Train a classifier in the phases of its method, with equally many steps in each."""
     settings, rate = params.active.study.augmentation, data.train[0].about.sampling_rate
     change = None
     if experiment.augmented:
@@ -199,7 +195,7 @@ def _fit(
         def change(signals, random):  # type: ignore[no-untyped-def]
             return augmentation.augmented(signals, settings, rate, random)
 
-    phases = _phases(experiment.method or "full", len(classifier.parts))
+    phases = fine_tuning.phases(experiment.method or "full", len(classifier.parts))
     steps = max(1, training.steps // len(phases) // training.evaluate_every)
     each = training.model_copy(update={"steps": steps * training.evaluate_every})
     done = 0
@@ -220,13 +216,3 @@ def _fit(
         )
         done += outcome.steps
     return fit.Outcome(done, outcome.best, outcome.stopped_early)
-
-
-def _phases(method: str, depth: int) -> list[int]:
-    """Return how many of `depth` parts each phase of a fine-tuning moves, from the head down."""
-    phases = {
-        "full": [depth],
-        "linear_probe": [1],
-        "gradual_unfreezing": sorted({1, -(-depth // 2), depth}),
-    }
-    return phases[method]
