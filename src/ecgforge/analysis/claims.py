@@ -141,6 +141,17 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
                 ),
             ),
         ),
+        Claim(
+            "With few real records, fine-tuning is better with the early layers frozen.",
+            False,
+            arms.swept(
+                ["early_layers_frozen"],
+                "TrSTeR",
+                False,
+                lambda row: arms.arm("TrSTeR", row["generator"], "fine-tuning, full", row["point"]),
+            ),
+            any_gain,
+        ),
         *_rivals(
             "With few real records, a generator trained on them helps.",
             "With few real records, a generator trained on them helps more than classical "

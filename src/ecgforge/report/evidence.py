@@ -28,6 +28,7 @@ CURVES: dict[str, dict[Line, str]] = {
         ("fine-tuning, full", "TrSTeR"): "pre-trained, all fine-tuned",
         ("fine-tuning, linear_probe", "TrSTeR"): "pre-trained, head alone",
         ("fine-tuning, gradual_unfreezing", "TrSTeR"): "pre-trained, gradually unfrozen",
+        ("early_layers_frozen", "TrSTeR"): "pre-trained, early layers frozen",
     },
     "Fewer real records, for generator and classifier": {
         ("size", "TrRTeR"): "real records alone (TrRTeR)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Method = Literal["full", "linear_probe", "gradual_unfreezing"]
+Method = Literal["full", "linear_probe", "gradual_unfreezing", "early_layers_frozen"]
 UNFREEZINGS = 3  # phases of gradual unfreezing
 
 
@@ -20,4 +20,6 @@ def phases(method: Method, depth: int) -> list[int]:
         return [1]
     if method == "gradual_unfreezing":
         return sorted({1, -(-depth // 2), depth})
+    if method == "early_layers_frozen":
+        return [-(-depth // 2)]
     return [depth]
