@@ -240,9 +240,9 @@ def test_it_exports_for_any_batch(backbone: str, records: RecordSet, tmp_path: P
             for name in ("resnet1d", "xresnet1d")
         ),
         *((name, "kernel", 8, "kernel = 8: must be odd") for name in ("resnet1d", "xresnet1d")),
-        ("xresnet1d", "depths", [1, 2, 3], "depths must be as many as widths, 2"),
+        ("xresnet1d", "depths", [1, 2, 3], "depths must have as many values as widths: 2"),
         ("xresnet1d", "depths", [1, 0], "depths.1 = 0: .* greater than or equal to 1"),
-        ("xresnet1d", "stem_stride", 8, "stem_stride must not be above kernel, 7"),
+        ("xresnet1d", "stem_stride", 8, "stem_stride must not be above kernel \\(7\\)"),
         ("transformer", "patch", 0, "patch = 0: .* greater than or equal to 1"),
         ("transformer", "width", 33, "width = 33: .* multiple of 2"),
         ("transformer", "heads", 3, "width must be a multiple of heads, 3"),

@@ -54,7 +54,7 @@ def test_every_profile_is_valid_whole() -> None:
         (
             "profiles.demo.classifiers.xresnet1d.network.depths",
             [1],
-            "profiles.demo.classifiers.xresnet1d.network: .*as many as widths",
+            "profiles.demo.classifiers.xresnet1d.network: .*as many values as widths",
         ),
         (
             "profiles.paper.generators.diffwave.network.chanels",
@@ -74,13 +74,13 @@ def test_every_profile_is_valid_whole() -> None:
         (
             "backbone",
             "vit",
-            "profiles.demo.classifiers: 'vit' is named in backbone but not described here",
+            "profiles.demo.classifiers: 'vit' is listed in backbone but not defined here",
         ),
         (
             "sweep_targets.backbones",
             ["vit"],
-            "profiles.demo.classifiers: 'vit' is named in sweep_targets.backbones but not "
-            "described here",
+            "profiles.demo.classifiers: 'vit' is listed in sweep_targets.backbones but not "
+            "defined here",
         ),
         (
             "sweep_targets.backbones",
@@ -100,7 +100,7 @@ def test_every_profile_is_valid_whole() -> None:
         (
             "generators",
             ["diffwave", "gan"],
-            "profiles.demo.generators: 'gan' is named in generators but not described here",
+            "profiles.demo.generators: 'gan' is listed in generators but not defined here",
         ),
         (
             "datasets",
@@ -117,7 +117,7 @@ def test_every_profile_is_valid_whole() -> None:
         (
             "preprocessing.band",
             [0.5, 60],
-            "band must rise and end below half the sampling rate, 50 Hz",
+            "band must rise, and must end below half the sampling rate, 50 Hz",
         ),
         (
             "profiles.demo.sources.ptbxl.kind",
@@ -255,7 +255,7 @@ def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(
     classifiers["resnet2d"] = classifiers["resnet1d"]
     with pytest.raises(
         EcgforgeError,
-        match="profiles.sample.classifiers.resnet2d: 'resnet2d' is no backbone: known are resnet1d",
+        match="profiles.sample.classifiers.resnet2d: unknown backbone 'resnet2d': use one of resnet1d",
     ):
         parameters.read(write(tree, tmp_path))
 

@@ -1,7 +1,7 @@
-"""All that the study trains: every cell of DVC with classifiers, and the experiments in it.
+"""The grid of the study: every cell of DVC that trains classifiers, and its experiments.
 
-The stages, the plan, the claims, the report and the command line read what a study holds from
-here; an experiment is a row, see `study.experiment.Experiment`.
+The stages, the plan, the claims, the report and the command line read the experiments from here.
+An experiment is a row, see `study.experiment.Experiment`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Cell:
 
     Attributes:
         stage: its stage in dvc.yaml.
-        item: the values of the stage's matrix.
-        sources: the synthetic records with the experiments that train on them.
-        sweep: None for the settings.
+        item: its values of the stage's matrix.
+        sources: sets of synthetic records with the experiments that use them.
+        sweep: its sweep, or None for the settings.
     """
 
     stage: str

@@ -1,1 +1,1 @@
-"""What the study says: statistics, comparisons, claims and verdicts."""
+"""Statistics of the study's results: intervals, comparisons, claims and verdicts."""

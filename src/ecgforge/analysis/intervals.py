@@ -1,4 +1,4 @@
-"""Intervals of the metrics of settings, over seeds and test records."""
+"""Intervals of the settings' metrics over seeds and test patients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from ecgforge.study.predictions import KEYS, PROBABILITY, rhythms
 
 
 def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> pd.DataFrame:
-    """Return every figure over all rhythms as a mean over seeds with its interval: see
-    `statistics.interval`.
+    """Return the macro metrics as means over seeds with intervals, see `statistics.interval`.
 
     Returns:
-        Rows of the keys but the seed, and metric, mean, low, high, seeds.
+        Rows with all keys except the seed, and metric, mean, low, high, seeds.
     """
     parts = []
     for keys, group in predictions.groupby(KEYS[:-1], sort=False):
@@ -37,8 +36,10 @@ def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> p
 
 
 def stacked(group: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay the predictions of one setting's seeds over each other: truth `[records]`, probabilities
-    `[seeds, records, rhythms]`, patients `[records]`.
+    """Stack the predictions of a setting's seeds.
+
+    Returns:
+        Truth `[records]`, probabilities `[seeds, records, rhythms]`, patients `[records]`.
     """
     classes = rhythms(group)
     seeds = [one.sort_values("id", kind="stable") for _, one in group.groupby("seed", sort=True)]

@@ -1,4 +1,4 @@
-"""How many real records pre-training on synthetic ones is label_efficiency."""
+"""Label efficiency: the number of real records that pre-training on synthetic records replaces."""
 
 from __future__ import annotations
 
@@ -28,23 +28,25 @@ COLUMNS = [
 def label_efficiency(
     found: pd.DataFrame, backbone: str, confidence: float, resamples: int
 ) -> pd.DataFrame:
-    """For each share of real records that a pre-trained classifier was fine-tuned with, all of it:
-    the share with which one from scratch first reaches the same macro-F1; with records as they are,
-    and with classically augmented ones for both.
+    """Return the share of real records from scratch that is as good as each fine-tuning.
 
-    The curve from scratch is straight between its points, up to all real records. Limits are
-    percentiles over draws of both curves, see `statistics.f1_draws`.
+    A pre-trained classifier is fine-tuned (method `full`) with a share of the real records. Its
+    equal is the smallest share with which a classifier from scratch reaches the same macro-F1.
+    Plain and classically augmented classifiers are compared separately.
+
+    The curve from scratch is interpolated linearly between its points, up to all real records.
+    The limits are percentiles over draws of both curves, see `statistics.f1_draws`.
 
     Args:
-        found: predictions of all cells.
+        found: predictions of all runs.
         backbone: the classifier.
 
     Returns:
-        `COLUMNS`: percent of the real records; macro-F1 from scratch, NaN where that was not run,
-            and fine-tuned; the percentage that is equal to it, with limits, NaN if there are fewer
-            than `FEWEST` test patients: 0 below the curve's beginning, which is at `fewest`, and
-            infinity beyond its end. Nothing where there is no curve from scratch, or its end is not
-            known.
+        Rows of `COLUMNS`: `percent` of the real records; macro-F1 from `scratch` (NaN if that did
+            not run) and `tuned`; `equal`, the percentage from scratch with the same macro-F1; its
+            limits `low` and `high` (NaN with fewer than `FEWEST` test patients); `fewest`, the
+            first percentage of the curve. `equal` is 0 before the start of the curve and infinity
+            after its end. Datasets without a curve from scratch, or without its end, have no rows.
     """
     found = found[found["backbone"] == backbone]
     rows = [
@@ -97,8 +99,8 @@ def _by_percent(found: pd.DataFrame) -> dict[float, pd.DataFrame]:
 
 
 def _equal(percents: np.ndarray, curve: np.ndarray, level: float) -> float:
-    """The least of `percents`, rising, at which a curve reaches a level; 0 if it begins above, and
-    infinity if it stays below.
+    """The first of the rising `percents` at which a curve reaches a level; 0 if the curve starts
+    above it, and infinity if it stays below.
     """
     reached = np.flatnonzero(curve >= level)
     if not len(reached):
@@ -111,5 +113,5 @@ def _equal(percents: np.ndarray, curve: np.ndarray, level: float) -> float:
 
 
 def _quantile(values: list[float], share: float) -> float:
-    """One of the values, some of which may be infinite."""
+    """A quantile without interpolation, since some values may be infinite."""
     return np.nan if np.isnan(share) else sorted(values)[round(share * (len(values) - 1))]

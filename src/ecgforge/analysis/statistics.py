@@ -1,5 +1,5 @@
-"""Figures of a classifier, their intervals over seeds and test records, and paired differences
-between two settings.
+"""Intervals of a classifier's metrics over seeds and test patients, and paired differences between
+two settings.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ def interval(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """Give every figure of `metrics` as a mean over training seeds, with an interval over seeds and
-    test patients by the bootstrap.
+    """Return each metric as a mean over training seeds, with a bootstrap interval over seeds and
+    test patients.
 
-    Test patients, with all their records, and seeds are resampled independently of each other,
-    since every seed's classifier is tested on the same records (the pigeonhole bootstrap: Owen, Ann
-    Appl Stat 1:386, 2007). Of k seeds k - 1 are drawn, so that their spread comes out unbiased
-    where they are few (Rao & Wu, J Am Stat Assoc 83:231, 1988). One seed alone says nothing about
-    seeds: then the interval is over test patients only.
+    Test patients (with all their records) and seeds are resampled independently, since the
+    classifiers of all seeds are tested on the same records (pigeonhole bootstrap: Owen, Ann Appl
+    Stat 1:386, 2007). Each resample draws k - 1 of k seeds, which makes their variance unbiased
+    for few seeds (Rao & Wu, J Am Stat Assoc 83:231, 1988). With one seed, the interval is over
+    test patients only.
 
-    Limits are those of a t law with the resamples' standard deviation, for which some hundred
-    resamples suffice (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, sec. 13.2 and
-    6.4), and with as many degrees of freedom as so few seeds leave (Satterthwaite, Biometrics
-    Bulletin 2:110, 1946): percentiles of two or three seeds know nothing beyond these. All figures
-    lie between 0 and 1, and so do their limits.
+    The limits come from a t distribution with the standard deviation of the resamples; some
+    hundred resamples suffice for it (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
+    sec. 13.2 and 6.4). The degrees of freedom follow from the number of seeds (Satterthwaite,
+    Biometrics Bulletin 2:110, 1946). Percentiles would never exceed the values of two or three
+    seeds. All metrics and limits lie between 0 and 1.
 
     Args:
         truth: `[records]`, class indices into `rhythms`.
         probabilities: `[seeds, records, rhythms]`.
         patients: `[records]`.
-        rhythms: in class order.
+        rhythms: names in class order.
         confidence: e.g. 0.95.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
         seed: of the bootstrap.
 
     Returns:
@@ -79,20 +79,20 @@ def difference(
     seed: int,
     auroc: bool = True,
 ) -> pd.DataFrame:
-    """Compare two settings tested on the same records: every figure of `second` less that of
-    `first`, paired by test patient.
+    """Return the metrics of `second` minus the metrics of `first`, paired by test patient.
 
-    Both are judged on the same resampled patients, so that what makes a patient hard for both
-    cancels; their seeds are resampled apart, since equal seeds of two settings have nothing else in
-    common. See `interval` for the bootstrap, the limits and the arguments.
+    Both settings are tested on the same records and resampled with the same patients, so that a
+    patient that is hard for both cancels. Their seeds are resampled independently, since equal
+    seeds of two settings are unrelated. See `interval` for the bootstrap, the limits and the
+    other arguments.
 
     Args:
-        auroc: whether it is wanted, which takes most of the time.
+        auroc: whether to compute the AUROC, which takes most of the time.
 
     Returns:
-        Rows of rhythm, metric, estimate, low, high, p; p is two-sided, from the share of resamples
-        on the far side of zero, and no smaller than 2 / (1 + resamples). It is not corrected for
-        the number of comparisons.
+        Rows of rhythm, metric, estimate, low, high, p. p is two-sided, from the share of resamples
+        on the other side of zero, and at least 2 / (1 + resamples). It is not corrected for the
+        number of comparisons.
     """
     check_shapes(truth, first, rhythms)
     check_shapes(truth, second, rhythms)
@@ -119,17 +119,19 @@ def f1_draws(
     resamples: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw macro-F1 of several settings as other test patients, the same for all, and other seeds
-    might have it: for what is no mean or difference of them.
+    """Resample the macro-F1 of several settings over test patients and seeds.
 
-    Patients are resampled as for `interval`, and what makes them hard for all cancels. A mean over
-    k seeds is off by their standard error times a draw of the t law with k - 1 degrees of freedom;
-    one seed alone says nothing about seeds.
+    This serves quantities that are neither a mean nor a difference, such as label efficiency.
+    Patients are resampled as in `interval`, with the same patients for all settings. Each draw
+    also moves a mean over k seeds by its standard error times a random number from the t
+    distribution with k - 1 degrees of freedom; with one seed, it does not move the mean.
 
     Args:
         truth: `[records]`, class indices.
-        arms: of each setting, `[seeds, records, rhythms]`.
+        arms: for each setting, probabilities `[seeds, records, rhythms]`.
         patients: `[records]`.
+        resamples: number of draws.
+        seed: of the draws.
 
     Returns:
         Means over seeds, `[arms]`, and draws, `[arms, resamples]`.
@@ -159,12 +161,15 @@ def f1_draws(
 def _t_limits(
     estimate: np.ndarray, draws: np.ndarray, by_seed: Sequence[np.ndarray], confidence: float
 ) -> np.ndarray:
-    """Limits about `estimate`, `[figures]`, by the spread of `[resamples, figures]`, `[2,
-    figures]`.
+    """Return limits around `estimate`, `[2, metrics]`, from the variance of the draws.
 
     Args:
-        by_seed: of each arm, `[seeds, figures]`. Their part of the spread is known as well as their
-            number allows; that of patients, of whom there are many, as well as can be.
+        estimate: `[metrics]`.
+        draws: `[resamples, metrics]`.
+        by_seed: for each arm, `[seeds, metrics]`. Their part of the variance has as many degrees
+            of freedom as there are seeds, minus one. The patients' part counts as known, since
+            there are many patients.
+        confidence: e.g. 0.95.
     """
     variance = nan_mean(np.square(draws - nan_mean(draws, axis=0)), axis=0)
     doubt = np.zeros_like(variance)
@@ -182,7 +187,7 @@ def _t_limits(
 
 
 def _patient_weights(patients: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """How often each record is in each resample of patients, `[resamples, records]`."""
+    """Return the count of each record in each resample of patients, `[resamples, records]`."""
     _, patient = np.unique(patients, return_inverse=True)
     count = patient.max() + 1
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, patient].astype(
@@ -197,8 +202,8 @@ def _resampled(
     rng: np.random.Generator,
     auroc: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Figures in the order of `metric_keys`: of each seed, `[seeds, figures]`, and resampled means
-    over seeds, `[resamples, figures]`.
+    """Return metrics in the order of `metric_keys`: of each seed, `[seeds, metrics]`, and resampled
+    means over seeds, `[resamples, metrics]`.
     """
     once = np.ones((1, len(truth)))
     by_seed = np.stack(

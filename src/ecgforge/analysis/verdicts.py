@@ -1,11 +1,9 @@
-"""What the results say of each claim: supported, contradicted or undecided, by rule, so that other
-records give other verdicts.
+"""Verdicts on claims by fixed rules: supported, contradicted, undecided or not tested.
 
-A claim is a list of comparisons, each a difference of two arms on the same test records (see
-`statistics.difference`). Their intervals hold together at the study's confidence: each is as much
-wider as there are comparisons (Bonferroni). A claim that needs all of them is supported when all
-show it, and not tested where one of them was not run; one that needs any is contradicted when none
-can hold.
+A claim has a list of comparisons. Each is the difference of two arms on the same test records, see
+`statistics.difference`. All intervals of a claim hold together at the study's confidence: each has
+the confidence 1 - (1 - confidence) / comparisons (Bonferroni). A claim that needs all comparisons
+is not tested if one of them did not run.
 """
 
 from __future__ import annotations
@@ -21,9 +19,8 @@ from ecgforge.analysis import intervals, statistics
 from ecgforge.study import predictions
 from ecgforge.study.metrics import MACRO
 
-SMALL = 0.02  # of a figure between 0 and 1: a smaller gain is not worth a generator; our choice
-# test patients: resamples of fewer say little about others, so they decide nothing; our choice
-FEWEST = 30
+SMALL = 0.02  # of a metric between 0 and 1: a smaller gain counts as no gain; our choice
+FEWEST = 30  # test patients: with fewer, no claim is decided; our choice
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
@@ -31,14 +28,20 @@ ARM = ("setting", "generator", "backbone", "sweep", "point", "augmented")  # key
 Arm = dict[str, Any]  # a value for each of these
 Pair = tuple[str, Arm, Arm]  # dataset, arm, arm that is claimed better
 ByArm = dict[tuple[Any, ...], pd.DataFrame]  # predictions of all seeds, by dataset and `ARM`
-# of rows with low and high: whether they support, whether they contradict
+# takes rows with low and high; returns whether they support and whether they contradict a claim
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that may be false, whose it is, and the comparisons (dataset, arm, arm that is
-    claimed better) that decide it.
+    """A sentence that can be false, with the comparisons that decide it.
+
+    Attributes:
+        text: the sentence.
+        paper: whether it is a claim of the paper, or else an open question.
+        pairs: the comparisons: dataset, arm, arm that is claimed better.
+        rule: decides the verdict from the comparisons.
+        metrics: the compared metrics.
     """
 
     text: str
@@ -50,11 +53,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a claim.
+    """The verdict on a claim.
 
     Attributes:
-        comparisons: dataset, first, second (in words), metric, estimate, low, high, p; of fewer
-            than `FEWEST` test patients without limits, which no rule finds above or below anything.
+        claim: the claim.
+        word: the verdict.
+        comparisons: dataset, first, second (in words), metric, estimate, low, high, p. With fewer
+            than `FEWEST` test patients the limits are NaN, so that no rule decides.
     """
 
     claim: Claim
@@ -65,8 +70,9 @@ class Verdict:
 def judge(
     found: pd.DataFrame, claims: Iterable[Claim], confidence: float, resamples: int
 ) -> list[Verdict]:
-    """Judge claims by the predictions of all cells; a claim is not tested if none of its pairs was
-    run, or not all that it needs.
+    """Return the verdicts on claims from the predictions of all runs.
+
+    A claim is not tested if none of its comparisons ran, or if its rule needs one that did not.
     """
     by_arm = dict(iter(found.groupby(["dataset", *ARM], sort=False)))
     return [_judged(by_arm, claim, confidence, resamples) for claim in claims]
@@ -132,34 +138,34 @@ def _words(arm: Arm) -> str:
 
 
 def any_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Some gain is there that may be worth the trouble; against it, that none is."""
+    """Supported by a gain that can reach `SMALL`; contradicted if no gain can."""
     return bool(((rows["low"] > 0) & (rows["high"] >= SMALL)).any()), bool(
         (rows["high"] < SMALL).all()
     )
 
 
 def no_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """No gain is worth the trouble; against it, that some is."""
+    """Supported if no gain can reach `SMALL`; contradicted by a gain above it."""
     return bool((rows["high"] < SMALL).all()), bool((rows["low"] > SMALL).any())
 
 
 def always_better(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Better in every comparison; against it, that it is worse in some."""
+    """Supported if all comparisons are better; contradicted if one is worse."""
     return bool((rows["low"] > 0).all()), bool((rows["high"] < 0).any())
 
 
 def always_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Worse in every comparison; against it, that it is better in some."""
+    """Supported if all comparisons are worse; contradicted if one is better."""
     return bool((rows["high"] < 0).all()), bool((rows["low"] > 0).any())
 
 
-# of a claim's pairs: the best of two is not the best of three
+# rules that need all comparisons of a claim: the best of two is not the best of three
 NEED_ALL = (always_better, always_worse)
 
 
 def some_arm_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """One arm is better by every metric, and by none too little to be worth the trouble; against
-    it, that every arm has such a metric.
+    """Supported by an arm that is better by every metric and can reach `SMALL` in all of them;
+    contradicted if every arm has a metric that cannot reach it.
     """
     arms = rows.groupby(["dataset", "second"])[["low", "high"]].min()
     return bool(((arms["low"] > 0) & (arms["high"] >= SMALL)).any()), bool(

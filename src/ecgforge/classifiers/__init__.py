@@ -1,1 +1,1 @@
-"""Rhythm classifiers: a backbone with a rhythm head, and baselines that need no network."""
+"""Rhythm classifiers: backbones with a rhythm head, and baselines without a network."""

@@ -1,6 +1,4 @@
-"""Classifiers without a network, which any network has to beat: the commonest rhythm, and a
-regression on beat times.
-"""
+"""Baselines without a network: the training frequencies, and logistic regression on RR features."""
 
 from __future__ import annotations
 
@@ -14,14 +12,15 @@ from ecgforge.training.batches import in_order
 
 
 def majority(train: RecordSet, test: RecordSet) -> np.ndarray:
-    """Return the shares of the training rhythms for every test record, `[records, rhythms]`."""
+    """Return the training frequencies of the rhythms for each test record, `[records, rhythms]`."""
     shares = np.bincount(train.labels, minlength=len(train.about.rhythms)) / len(train)
     return np.tile(shares, (len(test), 1))
 
 
 def logistic_regression_rr(train: RecordSet, test: RecordSet) -> np.ndarray:
-    """Return the probabilities of a logistic regression on `rr_features`, `[records, rhythms]`;
-    rhythms weigh the same.
+    """Return the probabilities of a logistic regression on `rr_features`, `[records, rhythms]`.
+
+    All rhythms have the same total weight in training.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -37,11 +36,11 @@ def logistic_regression_rr(train: RecordSet, test: RecordSet) -> np.ndarray:
 
 
 def rr_features(records: RecordSet) -> np.ndarray:
-    """Return what beat times alone say of a record, `[records, 6]`.
+    """Return features of the beat times, `[records, 6]`.
 
-    Heart rate (bpm), beats found, and of the RR intervals in s: SDNN, RMSSD, coefficient of
-    variation, and the ratio of the longest to the shortest. Records with fewer than three beats get
-    zeros: that is a feature of its own.
+    The features are the heart rate (bpm), the number of detected beats, and SDNN (s), RMSSD (s),
+    coefficient of variation and longest-to-shortest ratio of the RR intervals. Records with fewer
+    than three beats have zeros in all of them, which no other record has.
     """
     rate = records.about.sampling_rate
     found = (beats.detect(records.signals(index), rate) for index in in_order(len(records), 256))

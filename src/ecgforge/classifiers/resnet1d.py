@@ -1,8 +1,7 @@
-"""ResNet-1D: residual blocks of one-dimensional convolutions over all leads, the kind of classifier
-that the study uses.
+"""ResNet-1D: residual blocks of one-dimensional convolutions over all leads.
 
-He et al. 2016 (arXiv 1512.03385) for the blocks; Wang, Yan and Oates 2017 (arXiv 1611.06455) for
-the form on time series.
+The paper uses this kind of classifier. The blocks follow He et al. 2016 (arXiv 1512.03385), their
+form for time series Wang, Yan and Oates 2017 (arXiv 1611.06455).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ecgforge.params import Positive, StrictConfig
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut; halves the length."""
+    """Two convolutions with a shortcut; halves the length."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -37,12 +36,16 @@ class _Block(nn.Module):
 
 
 class ResNet1d(Classifier):
-    """A strided stem, residual blocks, and a linear head on the mean and the maximum over time."""
+    """A stem with a stride, residual blocks, and a linear head on mean and maximum over time."""
 
     class Network(StrictConfig):
-        """`widths`: channels of each block;
+        """Parameters of the network.
 
-        `kernel`: samples at the block's resolution; `dropout`: before the head.
+        Attributes:
+            widths: channels of each block.
+            stem_stride: samples.
+            kernel: samples at the block's resolution.
+            dropout: before the head.
         """
 
         widths: Annotated[list[Positive], Field(min_length=1)]

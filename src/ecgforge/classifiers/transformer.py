@@ -1,6 +1,6 @@
-"""A transformer over patches of the record, all leads in each:
+"""A transformer over patches of the record; each patch has all leads.
 
-ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) in one dimension.
+This is ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) in one dimension.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from ecgforge.params import Positive, StrictConfig
 class _Layer(nn.Module):
     """A pre-norm encoder layer (eq. 2 and 3).
 
-    Dropout is of what each half adds (Vaswani et al. 2017, sec. 5.4), not of attention and hidden
-    units too, as in torch's own layer, whose training step takes half as long again on a CPU.
+    Dropout applies to the output of both sublayers (Vaswani et al. 2017, sec. 5.4). torch's own
+    layer also applies it to attention and hidden units, and its training step takes 1.5 times as
+    long on a CPU.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -49,18 +50,24 @@ class _Layer(nn.Module):
 
 
 def patches(signals: Tensor, samples: int) -> Tensor:
-    """Cut `[batch, leads, samples]` into moments of all leads, `[batch, patches, leads * samples of
-    a patch]`; the last is filled up with zeros.
+    """Cut signals into patches of all leads; zeros fill the last patch.
+
+    Args:
+        signals: `[batch, leads, samples]`.
+        samples: length of a patch.
+
+    Returns:
+        `[batch, patches, leads * samples of a patch]`.
     """
     whole = pad(signals, (0, -signals.shape[-1] % samples))
     return whole.unflatten(-1, (-1, samples)).transpose(1, 2).flatten(2)
 
 
 def positions(tokens: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Return sines and cosines of each token's place, `[tokens, width]` (Vaswani et al. 2017, sec.
+    """Return sines and cosines of the token positions, `[tokens, width]` (Vaswani et al. 2017, sec.
     3.5).
 
-    They know no longest record, and have periods from 6 to 60000 tokens.
+    Their periods are 6 to 60000 tokens. They set no limit on the length of a record.
     """
     speed = 10000.0 ** (-torch.arange(width // 2, device=device) / (width // 2))
     angle = torch.arange(tokens, device=device)[:, None] * speed
@@ -68,12 +75,17 @@ def positions(tokens: int, width: int, device: torch.device | None = None) -> Te
 
 
 class Transformer(Classifier):
-    """Patches of all leads as tokens, encoder layers, and a linear head on the mean over tokens."""
+    """Patches as tokens, encoder layers, and a linear head on the mean over tokens."""
 
     class Network(StrictConfig):
-        """`patch`: samples of a token;
+        """Parameters of the network.
 
-        `width`: its channels; `dropout`: in the layers and before the head.
+        Attributes:
+            patch: samples of a token.
+            width: channels of a token.
+            layers: number of encoder layers.
+            heads: attention heads of a layer.
+            dropout: in the layers and before the head.
         """
 
         patch: Positive

@@ -1,8 +1,8 @@
-"""XResNet-1D: residual networks of the family that is among the best in the PTB-XL benchmark
-(Strodthoff et al. 2021, arXiv 2004.13701).
+"""XResNet-1D: a residual network with a deep stem and bottleneck blocks.
 
-He et al. 2019 (arXiv 1812.01187, "Bag of Tricks") for the stem, the blocks and how they start, here
-over time instead of images.
+Its family is among the best in the PTB-XL benchmark (Strodthoff et al. 2021, arXiv 2004.13701).
+The stem, the blocks and their initialisation follow He et al. 2019 (arXiv 1812.01187, "Bag of
+Tricks"), over time instead of images.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
 from ecgforge.params import Positive, StrictConfig
 
-EXPANSION = 4  # channels that leave a bottleneck for each one within
+EXPANSION = 4  # output channels of a bottleneck per inner channel
 
 
 class _Block(nn.Module):
-    """A bottleneck of `width` channels beside a shortcut; `stride` shortens the record.
+    """A bottleneck of `width` channels with a shortcut; `stride` shortens the record.
 
-    No sample is skipped: the stride is in the convolution over time, and the shortcut averages
-    (sec. 4.2, ResNet-B and -D). A scale of zero in the last normalisation makes the block start as
-    its shortcut, and a deep network as a shallow one (sec. 3.1).
+    No sample is skipped: the convolution over time has the stride, and the shortcut averages (sec.
+    4.2, ResNet-B and -D). The last normalisation starts with a scale of zero, so that the block
+    starts as its shortcut (sec. 3.1).
     """
 
     def __init__(self, inputs: int, width: int, kernel: int, stride: int) -> None:
@@ -50,15 +50,17 @@ class _Block(nn.Module):
 
 
 class XResNet1d(Classifier):
-    """A deep stem, stages of bottleneck blocks, and a linear head on the mean and the maximum over
-    time.
-    """
+    """A deep stem, stages of bottleneck blocks, and a linear head on mean and maximum over time."""
 
     class Network(StrictConfig):
-        """`widths`: bottleneck channels of each stage, which puts out four times as many;
+        """Parameters of the network.
 
-        `depths`: its blocks; `kernel`: samples at the resolution of each convolution;
-        `stem_stride`: of the first one; `dropout`: before the head.
+        Attributes:
+            widths: bottleneck channels of each stage; its output has four times as many.
+            depths: blocks of each stage.
+            stem_stride: of the first convolution, samples.
+            kernel: samples at the resolution of each convolution.
+            dropout: before the head.
         """
 
         widths: Annotated[list[Positive], Field(min_length=1)]
@@ -70,10 +72,10 @@ class XResNet1d(Classifier):
         @model_validator(mode="after")
         def _fits(self) -> Self:
             if len(self.depths) != len(self.widths):
-                raise ValueError(f"depths must be as many as widths, {len(self.widths)}")
+                raise ValueError(f"depths must have as many values as widths: {len(self.widths)}")
             if self.stem_stride > self.kernel:
                 raise ValueError(
-                    f"stem_stride must not be above kernel, {self.kernel}, or samples are skipped"
+                    f"stem_stride must not be above kernel ({self.kernel}), or samples are skipped"
                 )
             return self
 
@@ -91,7 +93,7 @@ class XResNet1d(Classifier):
         channels = first
         for stage, (width, depth) in enumerate(zip(network.widths, network.depths, strict=True)):
             for number in range(depth):
-                # the stem's pooling has done it for the first stage
+                # the pooling of the stem has already halved the input of the first stage
                 halves = stage > 0 and number == 0
                 self.blocks.append(_Block(channels, width, kernel, 2 if halves else 1))
                 channels = EXPANSION * width

@@ -1,1 +1,1 @@
-"""What all classifiers share."""
+"""Code that all classifiers share."""

@@ -1,4 +1,4 @@
-"""Classical augmentation of training records, the rival that synthetic records have to beat."""
+"""Classical augmentation of training records, the usual alternative to synthetic records."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from torch import Tensor
 
 from ecgforge.params import Augmentation
 
-WANDER = (0.05, 0.5)  # Hz, of baselines that wander with breath and electrodes
+WANDER = (0.05, 0.5)  # Hz, baseline wander from respiration and electrodes
 
 
 def augmented(
     signals: Tensor, settings: Augmentation, sampling_rate: int, random: torch.Generator
 ) -> Tensor:
-    """Return records that another recording of the same heart could have given.
+    """Return randomly changed records: shift, gain, noise, baseline wander and lead dropout.
 
-    The changes that helped most among those compared for ECG (Raghu et al., CHIL 2022, "Data
-    Augmentation for Electrocardiograms", sec. 4; Iwana & Uchida, PLoS ONE 16:e0254841, 2021): each
-    is drawn anew for each record, noise and wander for each lead. What goes out at one end of a
-    shifted record comes in at the other.
+    These changes helped most in comparisons for ECG (Raghu et al., CHIL 2022, "Data Augmentation
+    for Electrocardiograms", sec. 4; Iwana & Uchida, PLoS ONE 16:e0254841, 2021). Shift and gain
+    are drawn for each record; noise, wander and dropout for each lead. The shift is circular.
 
     Args:
         signals: `[batch, leads, samples]`.
-        random: a CPU source, so that every device gets the same numbers.
+        settings: the strength of each change.
+        sampling_rate: Hz.
+        random: a CPU generator, so that every device gets the same numbers.
+
+    Returns:
+        `[batch, leads, samples]`.
     """
     batch, leads, samples = signals.shape
 

@@ -1,4 +1,4 @@
-"""What every classifier is: signals `[batch, 8, samples]` in the record set's units to logits
+"""The base class of classifiers: signals `[batch, 8, samples]` in the record set's units to logits
 `[batch, rhythms]`.
 """
 
@@ -22,11 +22,10 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Classifier(nn.Module, ABC):
-    """A rhythm classifier that carries the scale of its training signals, so that it takes records
-    as they are stored.
+    """A rhythm classifier. It stores the scale of its training signals and divides its input by it.
 
     Args:
-        network: the section that describes the backbone.
+        network: parameters of the backbone.
         rhythms: classes, in the order of the logits.
         scale: `[leads]`, each lead's standard deviation over the training split, in the record
             set's units.
@@ -44,7 +43,7 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def features(self, signals: Tensor) -> Tensor:
-        """Map signals of unit scale, `[batch, leads, samples]`, to what the head sees, `[batch,
+        """Map signals of unit scale, `[batch, leads, samples]`, to the input of the head, `[batch,
         features]`.
         """
 
@@ -57,17 +56,15 @@ class Classifier(nn.Module, ABC):
     @property
     @abstractmethod
     def parts(self) -> list[nn.Module]:
-        """All that is trained, from the head down to the stem, for a fine-tuning that goes from the
-        head down.
-        """
+        """All trained modules, from the head to the stem, in the order of gradual unfreezing."""
 
     def objective(self, trained: int | None = None, change: Change | None = None) -> Objective:
-        """Cross-entropy, judged by macro-F1 on the validation records.
+        """Return the training objective: cross-entropy, with validation by macro-F1.
 
         Args:
-            trained: how many of `parts` are trained, from the head down; the others stay as they
-                are, statistics of normalisation too.
-            change: applied to the signals of training batches, with a source of randomness.
+            trained: number of `parts` to train, from the head on. The others stay unchanged, with
+                their normalisation statistics.
+            change: applied to the signals of training batches, with a random generator.
         """
         moved = self.parts[:trained]
         asleep = self.parts[len(moved) :]
@@ -88,7 +85,7 @@ class Classifier(nn.Module, ABC):
 
 
 def _validation_metrics(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-    # comes with the training loop, which alone needs it
+    # imported here, since only training needs it
     from torchmetrics.functional.classification import multiclass_f1_score
 
     logits = torch.cat([output["logits"] for output in outputs]).float()
@@ -99,7 +96,7 @@ def _validation_metrics(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
 
 @torch.inference_mode()
 def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 256) -> np.ndarray:
-    """Return class probabilities, `[records, rhythms]` float64, batch by batch from disk."""
+    """Return class probabilities, `[records, rhythms]` float64; read records in batches."""
     classifier.eval()
     device = classifier.scale.device
     batches = (records.signals(index) for index in in_order(len(records), batch_size))

@@ -1,5 +1,6 @@
-"""Classifiers by the name of their backbone: a backbone is a module in `ecgforge.classifiers` whose
-`BACKBONE` is a `base.Classifier`.
+"""The registry of classifiers by backbone.
+
+A backbone is a module in `ecgforge.classifiers`; its `BACKBONE` is a `base.Classifier`.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ CLASSIFIERS = {
 
 
 def classifier_class(backbone: str) -> type[Classifier]:
-    """Import the class of a backbone; the module, and torch with it, is loaded only now.
+    """Import the class of a backbone, and torch with it.
 
     Raises:
-        EcgforgeError: no backbone has that name.
+        EcgforgeError: the backbone is unknown.
     """
     if backbone not in CLASSIFIERS:
-        raise EcgforgeError(f"'{backbone}' is no backbone: known are {', '.join(CLASSIFIERS)}")
+        raise EcgforgeError(f"unknown backbone '{backbone}': use one of {', '.join(CLASSIFIERS)}")
     module, attribute = CLASSIFIERS[backbone].split(":")
     return getattr(import_module(module), attribute)
 
 
 def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettings:
-    """Check what only the backbone itself knows of its parameters.
+    """Check the network's parameters against the schema of the backbone.
 
     Returns:
         The settings, with the defaults of the network.
 
     Raises:
-        EcgforgeError: the backbone is unknown, or its network is not what it takes; names the key.
+        EcgforgeError: the backbone is unknown, or a parameter is invalid; the message has its key.
     """
     try:
         kind = classifier_class(settings.backbone)
@@ -61,8 +62,8 @@ def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettin
 def create(
     settings: ClassifierSettings, rhythms: Sequence[str], scale: Tensor, seed: int
 ) -> Classifier:
-    """Build a classifier with weights initialised from `seed`; for the other arguments see
-    `Classifier`.
+    """Build a classifier with weights initialised from `seed`; see `Classifier` for the other
+    arguments.
     """
     import torch
 
@@ -73,9 +74,7 @@ def create(
 
 
 def save(classifier: Classifier, backbone: str, folder: Path) -> None:
-    """Write weights.safetensors and classifier.json to `folder`; the same weights give the same
-    bytes.
-    """
+    """Write weights.safetensors and classifier.json to `folder`; equal weights give equal bytes."""
     from ecgforge.training import saved
 
     description = {
@@ -87,13 +86,14 @@ def save(classifier: Classifier, backbone: str, folder: Path) -> None:
 
 
 def load(folder: Path, label: str = "") -> Classifier:
-    """Read what `save` wrote.
+    """Read a classifier that `save` wrote.
 
     Args:
-        label: of the version whose files these are, for messages.
+        folder: the folder of its files.
+        label: name of the model version, for messages.
 
     Raises:
-        EcgforgeError: the folder holds no classifier, or not a whole one.
+        EcgforgeError: the folder has no classifier, or an incomplete one.
     """
     from ecgforge.training import saved
 
@@ -112,5 +112,5 @@ def _rhythms(named: Any) -> list[str]:
         or not all(isinstance(one, str) for one in named)
         or len({*named}) < len(named)
     ):
-        raise ValueError("its rhythms are no list of different names")
+        raise ValueError("its rhythms are not a list of unique names")
     return named
