@@ -87,8 +87,7 @@ def study(complete: Path, tmp_path: Path) -> Path:
 
 def resolved(folder: Path) -> None:
     """Do what the stage `resolve` does, with the source in this folder."""
-    for cached in (code._closure, code._imports, code._digest):
-        cached.cache_clear()
+    code._closure.cache_clear()
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "PACKAGE", folder / "src/ecgforge")
         resolve.resolve(Path("params.yaml"), Path("resolved"))

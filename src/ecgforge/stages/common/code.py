@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -122,19 +122,33 @@ def _file(module: str) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-@cache
-def _imports(file: Path) -> list[str]:
+def _imports(file: Path) -> tuple[str, ...]:
     """Return what a file imports of the package, also inside functions, as dotted names."""
-    found = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    return _read(file.read_bytes())[0] if file.suffix == ".py" else ()
+
+
+def _digest(file: Path) -> str:
+    """Return the digest of a file's content; of a Python file, without comments and docstrings."""
+    content = file.read_bytes()
+    return _read(content)[1] if file.suffix == ".py" else hashlib.md5(content).hexdigest()
+
+
+@cache
+def _read(source: bytes) -> tuple[tuple[str, ...], str]:
+    """Return what Python source imports of the package, and the digest of its code."""
+    tree = ast.parse(source)
+    found: list[str] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
-            continue
+            names = []
         found += [name.removeprefix("ecgforge.") for name in names if name.startswith("ecgforge.")]
-    return found + [parent for name in found for parent in _parents(name)]
+        _strip_docstring(node)
+    imports = (*found, *(parent for name in found for parent in _parents(name)))
+    return imports, hashlib.md5(ast.unparse(tree).encode()).hexdigest()
 
 
 def _parents(module: str) -> Iterator[str]:
@@ -144,22 +158,10 @@ def _parents(module: str) -> Iterator[str]:
         yield ".".join(parts[:length])
 
 
-@cache
-def _digest(file: Path) -> str:
-    """Return the digest of a file's content; of a Python file, without comments and docstrings."""
-    content = file.read_bytes()
-    if file.suffix == ".py":
-        tree = ast.parse(content)
-        _strip_docstrings(ast.walk(tree))
-        content = ast.unparse(tree).encode()
-    return hashlib.md5(content).hexdigest()
-
-
-def _strip_docstrings(nodes: Iterable[ast.AST]) -> None:
-    for node in nodes:
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        first = node.body[0] if node.body else None
-        is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-        if is_text and isinstance(first.value.value, str):  # type: ignore[union-attr]
-            node.body = node.body[1:] or [ast.Pass()]
+def _strip_docstring(node: ast.AST) -> None:
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return
+    first = node.body[0] if node.body else None
+    is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    if is_text and isinstance(first.value.value, str):  # type: ignore[union-attr]
+        node.body = node.body[1:] or [ast.Pass()]
