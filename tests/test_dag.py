@@ -87,7 +87,6 @@ def study(complete: Path, tmp_path: Path) -> Path:
 
 def resolved(folder: Path) -> None:
     """Do what the stage `resolve` does, with the source in this folder."""
-    code._closure.cache_clear()
     with chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "PACKAGE", folder / "src/ecgforge")
         resolve.resolve(Path("params.yaml"), Path("resolved"))

@@ -97,7 +97,6 @@ def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, d
     return tree  # type: ignore[return-value]
 
 
-@cache
 def _closure(roots: tuple[str, ...]) -> list[Path]:
     """Return the files of some modules and of all that they import, with the data next to them."""
     waiting, found = list(roots), set[Path]()
