@@ -197,12 +197,12 @@ def test_every_profile_is_valid_whole() -> None:
         (
             "sweep_targets.sweeps",
             ["sizes"],
-            "sweep_targets.sweeps: 'sizes' is not one of mixture, size, transfer",
+            "sweep_targets.sweeps: 'sizes' is not one of early_layers_frozen, mixture, ",
         ),
         (
             "sweep_targets.sweeps",
             ["ablation"],
-            "sweep_targets.sweeps: 'ablation' is not one of mixture, size, transfer",
+            "sweep_targets.sweeps: 'ablation' is not one of early_layers_frozen, mixture, ",
         ),
         (
             "sweep_targets.cross_dataset",
