@@ -252,7 +252,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "pickled weights": (
         written("extra_files/weights.safetensors", pickle.dumps(Bomb())),
-        "not what its name says",
+        "whose content does not match its name",
     ),
     "weights that are none": (
         written("extra_files/weights.safetensors", b"\x09" + b"\0" * 7 + b"{"),
@@ -437,7 +437,7 @@ GRAPHS: dict[str, tuple[Callable[[Path], None], str]] = {
         rewritten(lambda *_: None, extra__evil=b"1"),
         "the member model/data/extra/evil",
     ),
-    "a member twice": (twice, "a member twice"),
+    "a duplicate member": (twice, "a duplicate member"),
     "a member that is compressed": (compressed, "tensor_99 is compressed"),
     "no JSON": (member("/model.json", b"{"), "model.pt2, .*cannot be read"),
     "no archive": (written("data/model.pt2", b"PK\x03\x04"), "model.pt2, .*cannot be read"),

@@ -100,14 +100,11 @@ def test_a_target_that_is_none_is_told_with_what_there_is(project: Path) -> None
     )
     with pytest.raises(
         EcgforgeError,
-        match=(
-            "'tarin' is no stage and no cell .* are report, train, and cells of these, such as "
-            "train@a$"
-        ),
+        match=("'tarin' is not a stage or cell .* are report, train, and cells such as train@a$"),
     ):
         cells.repro(["report", "tarin"], 1)
     with pytest.raises(
-        EcgforgeError, match="'train@c' is no stage and no cell .* are train@a, train@b$"
+        EcgforgeError, match="'train@c' is not a stage or cell .* are train@a, train@b$"
     ):
         cells.repro(["train@c"], 1)
     assert not (project / "report").exists()

@@ -136,7 +136,7 @@ def test_rhythms_that_are_none_are_told(classifier: Path, rhythms: Any) -> None:
     changed(classifier / "classifier.json", rhythms=rhythms)
     told_by(
         lambda: classifiers.load(classifier, LABEL),
-        f"{LABEL} does not hold a whole classifier: classifier.json is damaged",
+        f"{LABEL} is not a complete classifier: classifier.json is damaged",
     )
 
 

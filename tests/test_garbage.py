@@ -148,10 +148,7 @@ def test_files_that_do_not_lie_in_the_store_are_left_alone(
     before = files(tmp_path / "original") | files(study / "data")
     collect.collect(True)
     assert files(tmp_path / "original") | files(study / "data") == before
-    assert (
-        f"1 left alone, since other projects may need them: {version.label}"
-        in capsys.readouterr().out
-    )
+    assert f"1 kept, since other projects may need them: {version.label}" in capsys.readouterr().out
     assert versions.versions(NAME) == [version]
 
 
@@ -182,7 +179,7 @@ def test_a_cache_or_a_folder_behind_a_link_is_left_alone(
     assert files(tmp_path / "cache") == before
     assert (tmp_path / "drawn/some").exists()
     assert (
-        f"2 left alone, since other projects may need them: {study}/.ecgforge/drawn/some, DVC's "
+        f"2 kept, since other projects may need them: {study}/.ecgforge/drawn/some, DVC's "
         "cache" in capsys.readouterr().out
     )
 
@@ -295,7 +292,8 @@ def test_without_the_repository_nothing_is_removed_and_what_is_known_is_said(
     version, orphan = registered("stale"), project.to_cache_only(tmp_path / "orphan")
     shutil.rmtree(".git")
     with pytest.raises(
-        EcgforgeError, match="there is no git repository in .*: what its commits need is not known"
+        EcgforgeError,
+        match="is not in a git repository: the outputs that its commits need are unknown",
     ):
         collect.collect(True)
     assert project.cached(orphan).exists()
@@ -375,7 +373,7 @@ def test_a_damaged_lock_is_one_line(study: Path, text: str, tmp_path: Path, caps
     commit = project.git("rev-parse", "--short=8", "HEAD")
     assert (
         capsys.readouterr().err.count(
-            f"warning: dvc.lock of commit {commit} is damaged and was passed over"
+            f"warning: dvc.lock of commit {commit} is damaged and was skipped"
         )
         == 1
     )
@@ -421,10 +419,7 @@ def test_what_a_damaged_entry_of_the_history_could_name_is_kept() -> None:
         client.set_registered_model_tag(NAME, damaged, text)
         with pytest.raises(
             EcgforgeError,
-            match=(
-                f"^{NAME}: the .* so which versions were champion is not known and nothing may be "
-                "removed"
-            ),
+            match=(f"^{NAME}: the .* so former champions are unknown and nothing may be removed"),
         ):
             collect.collect(True)
         client.delete_registered_model_tag(NAME, damaged)
@@ -470,7 +465,7 @@ def test_paths_that_lead_out_of_the_project_are_not_written(
     folder = tmp_path / "scratch/project"
     shutil.copytree(study, folder)
     before = {one for one in tmp_path.rglob("x") if one.exists()}
-    with pytest.raises(EcgforgeError, match="leads out of the project: refused"):
+    with pytest.raises(EcgforgeError, match="points outside the project"):
         reproduce._lay_out(
             DvcStore(), Step("a", "", {}, {path: md5(study / "params.yaml")}, {}), None, folder
         )
@@ -484,7 +479,7 @@ def test_a_listing_that_leads_out_of_its_folder_is_not_written(study: Path, tmp_
     digest = md5(tmp_path / "listing") + ".dir"
     project.cached(digest).parent.mkdir(parents=True, exist_ok=True)
     project.cached(digest).write_text(listing)
-    with pytest.raises(EcgforgeError, match="would lie outside of it: refused"):
+    with pytest.raises(EcgforgeError, match="lists a file outside of the folder: refused"):
         DvcStore().copy(digest, "data/a", tmp_path / "scratch/data/a")
     assert not (tmp_path / "scratch").exists()
 
@@ -497,7 +492,7 @@ def test_links_that_lead_out_of_a_commit_are_refused(study: Path, tmp_path: Path
     (study / "models").symlink_to(tmp_path)
     project.git("add", "models")
     project.git("commit", "-q", "-m", "a link")
-    with pytest.raises(EcgforgeError, match="its link models leads out of the repository"):
+    with pytest.raises(EcgforgeError, match="its link models points outside the repository"):
         reproduce._clone(study, project.git("rev-parse", "HEAD"), tmp_path / "second")
 
 

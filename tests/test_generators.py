@@ -309,7 +309,7 @@ def test_unknown_names_and_parameters_are_refused() -> None:
     with pytest.raises(
         EcgforgeError,
         match=(
-            "'diffwav' is no generator: known are beat_diffusion, diffwave, time_diffusion, "
+            "unknown generator 'diffwav': use one of beat_diffusion, diffwave, time_diffusion, "
             "time_vqvae"
         ),
     ):
@@ -330,7 +330,7 @@ def test_a_folder_without_a_whole_generator_is_refused(tmp_path) -> None:
     registry.save(build("diffwave"), tmp_path / "model")
     weights = tmp_path / "model" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(EcgforgeError, match="does not hold a whole generator"):
+    with pytest.raises(EcgforgeError, match="is not a complete generator"):
         registry.load(tmp_path / "model")
 
 

@@ -231,25 +231,28 @@ def test_a_run_has_a_lineage(classifier: versions.Version) -> None:
         ("data/prepared/merged", "is not in the working tree"),
         (
             "models/generators",
-            "is no model: name one of those in it, such as models/generators/ptbxl/diffwave",
+            "is not a model: name one in this folder, such as models/generators/ptbxl/diffwave",
         ),
-        ("models/tuning", "models/tuning is no model$"),
+        ("models/tuning", "models/tuning is not a model$"),
         (
             "data/prepared",
-            "data/prepared is no record set: name one of those in it, such as data/prepared/ptbxl",
+            "is not a record set: name one in this folder, such as data/prepared/ptbxl",
         ),
         (
             "data/synthetic/ptbxl",
-            "is no record set: name one of those in it, such as data/synthetic/ptbxl/diffwave",
+            "is not a record set: name one in this folder, such as data/synthetic/ptbxl/diffwave",
         ),
-        ("data/raw", "data/raw is no record set: name one of those in it, such as data/raw/ptbxl"),
-        ("data", "data is no record set: name one of those in it, such as data/prepared/ptbxl"),
-        ("data/empty", "data/empty is no record set$"),
+        (
+            "data/raw",
+            "data/raw is not a record set: name one in this folder, such as data/raw/ptbxl",
+        ),
+        ("data", "data is not a record set: name one in this folder, such as data/prepared/ptbxl"),
+        ("data/empty", "data/empty is not a record set$"),
         ("0" * 32, "MLflow has no run"),
-        ("nonsense", "means no model version"),
-        ("/etc/hosts", "'/etc/hosts' is no file or folder under models/ or data/ of"),
-        ("../project/../..", "is no file or folder under models/ or data/ of"),
-        ("", "is no file or folder under models/ or data/ of"),
+        ("nonsense", "is not a model version"),
+        ("/etc/hosts", "'/etc/hosts' is not a file or folder under models/ or data/ of"),
+        ("../project/../..", "is not a file or folder under models/ or data/ of"),
+        ("", "is not a file or folder under models/ or data/ of"),
     ],
 )
 def test_words_that_mean_nothing_are_told_so(study: Path, reference: str, told: str) -> None:
@@ -566,7 +569,7 @@ def test_only_a_training_is_run_from_a_record(study: Path, command: str) -> None
     tree["stages"]["train_generator"]["cmd"] = command
     lock.write_text(yaml.safe_dump(tree))
     try:
-        with pytest.raises(EcgforgeError, match="which trains no version"):
+        with pytest.raises(EcgforgeError, match="does not train a version"):
             reproduce.reproduce(f"{GENERATOR}/1")
     finally:
         lock.write_text(kept)
@@ -761,7 +764,7 @@ def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
         with pytest.raises(
             EcgforgeError,
             match=(
-                rf"DVC is at work \(process {process.pid}: .*\).*: run `ecgforge gc` when it has "
+                rf"DVC is running \(process {process.pid}: .*\).*: run `ecgforge gc` when it has "
                 r"ended"
             ),
         ):
@@ -778,7 +781,7 @@ def test_nothing_is_removed_while_a_stage_is_at_work(tmp_path: Path) -> None:
 def test_nothing_is_removed_while_dvc_writes() -> None:
     with (
         DvcStore().locked(),
-        pytest.raises(EcgforgeError, match="DVC is at work: try again when it has ended"),
+        pytest.raises(EcgforgeError, match="DVC is running: try again when it has ended"),
     ):
         collect.collect(True)
 
@@ -793,7 +796,7 @@ def test_an_experiment_at_work_in_a_copy_counts_too() -> None:
     assert DvcStore().at_work() == f"process {os.getpid()}: dvc exp run"
     list_of_it.write_text("{")
     with pytest.raises(
-        EcgforgeError, match="cannot be read: try again; where no DVC is at work, remove it"
+        EcgforgeError, match="cannot be read: try again; if no DVC process is running, remove it"
     ):
         collect.collect(True)
 

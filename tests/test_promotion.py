@@ -203,7 +203,7 @@ def test_a_version_that_fails_does_not_become_champion(
     promoted(GOOD, content)
     with pytest.raises(
         EcgforgeError,
-        match=f"failed {', '.join(failed)} and is not made champion; version {GOOD} stays",
+        match=f"failed {', '.join(failed)} and was not made champion; version {GOOD} stays",
     ):
         promoted(number, content)
     assert history.champion(NAME) == GOOD
@@ -272,7 +272,7 @@ def test_force_needs_a_reason_and_marks_for_ever(content: DvcStore) -> None:
     assert history.champion(NAME) == WORSE
     assert tags(WORSE)["forced"].endswith("a demonstration; failed macro_f1, recall")
     assert (
-        "**FORCED past gates that it failed**"
+        "**FORCED despite failed gates**"
         in promotion.card_path(content.root, verdict.version).read_text()
     )
     assert history.entries(NAME)[-1].action == history.FORCED
@@ -307,7 +307,7 @@ def test_the_champion_is_judged_anew_when_the_test_records_change(content: DvcSt
         shutil.rmtree(records)
         before.rename(records)
     found = {gate.name: gate for gate in verdict.gates}
-    assert "the champion's own figures are for" in found["test_set"].detail
+    assert "the champion's own metrics are for" in found["test_set"].detail
     assert not found["test_set"].passed, "no DVC stage wrote these records"
     assert "no DVC stage wrote these records" in found["test_set"].detail
     assert verdict.test["digest"] != tags(GOOD)["input.ptbxl"]
@@ -315,7 +315,8 @@ def test_the_champion_is_judged_anew_when_the_test_records_change(content: DvcSt
 
 def test_other_rhythms_are_an_error(content: DvcStore) -> None:
     with pytest.raises(
-        EcgforgeError, match="tells SR, AFIB, SVT apart, and the test records .* have SR, AFIB, ST"
+        EcgforgeError,
+        match="classifies the rhythms SR, AFIB, SVT, but the test records .* have SR, AFIB, ST",
     ):
         judged(OTHERS, content)
 
@@ -326,7 +327,7 @@ def test_the_best_is_that_of_the_current_data_by_validation(content: DvcStore) -
     )
     assert promotion.choose(NAME, WORSE, False, content).number == WORSE
     for number, best in ((None, False), (GOOD, True)):
-        with pytest.raises(EcgforgeError, match="say which version"):
+        with pytest.raises(EcgforgeError, match="name a version"):
             promotion.choose(NAME, number, best, content)
 
 
@@ -340,7 +341,7 @@ def test_a_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_rollback_goes_back_step_by_step(content: DvcStore) -> None:
-    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+    with pytest.raises(EcgforgeError, match="no former champion to roll back to"):
         promotion.rollback(NAME, "")
     promoted(GOOD, content)
     promoted(BETTER, content)
@@ -348,7 +349,7 @@ def test_rollback_goes_back_step_by_step(content: DvcStore) -> None:
     assert promotion.rollback(NAME, "it was bad") == (WORSE, BETTER)
     assert promotion.rollback(NAME, "") == (BETTER, GOOD)
     assert history.champion(NAME) == GOOD
-    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+    with pytest.raises(EcgforgeError, match="no former champion to roll back to"):
         promotion.rollback(NAME, "")
     with pytest.raises(EcgforgeError, match="has no former"):
         versions.find(f"{NAME}@former")
@@ -380,14 +381,14 @@ def test_a_promotion_that_was_killed_is_none(content: DvcStore) -> None:
     assert history.former(NAME) == ""
     promoted(GOOD, content)
     killed(BETTER, content)
-    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+    with pytest.raises(EcgforgeError, match="no former champion to roll back to"):
         promotion.rollback(NAME, "")
     promoted(BETTER, content)
     assert versions.find(f"{NAME}@former").number == GOOD
     assert len(history.faults(NAME)) == 2
     assert all("had no effect" in fault for fault in history.faults(NAME))
     assert promotion.rollback(NAME, "") == (BETTER, GOOD)
-    with pytest.raises(EcgforgeError, match="no champion before the present one"):
+    with pytest.raises(EcgforgeError, match="no former champion to roll back to"):
         promotion.rollback(NAME, "")
 
 
@@ -414,7 +415,7 @@ def test_history_tells_when_the_alias_was_moved(
 def test_a_champion_that_moved_meanwhile_is_noticed(content: DvcStore) -> None:
     verdict = judged(BETTER, content)
     promoted(GOOD, content)
-    with pytest.raises(EcgforgeError, match="champion is version 1 by now and no longer nobody"):
+    with pytest.raises(EcgforgeError, match="champion is now version 1, but was not set"):
         promotion.promote(verdict, content, False, "")
     assert history.champion(NAME) == GOOD
     assert len(history.entries(NAME)) == 1
@@ -446,11 +447,11 @@ def test_a_broken_champion_does_not_stay_for_ever(
     promoted(GOOD, content)
     broken(weights)
     with pytest.raises(
-        EcgforgeError, match=f"failed champion and is not made champion; version {GOOD} stays"
+        EcgforgeError, match=f"failed champion and was not made champion; version {GOOD} stays"
     ):
         stage.promote(params(), NAME, BETTER, False, False, False, "")
     told = " ".join(capsys.readouterr().out.split())
-    assert f"{NAME}/{BETTER} against the baselines, since {NAME}/{GOOD} cannot be asked" in told
+    assert f"{NAME}/{BETTER} against the baselines, since {NAME}/{GOOD} cannot be evaluated" in told
     assert f"champion: the files of {NAME}/{GOOD} are not those that were registered" in told
     assert {"champion", "macro_f1.majority"} <= {key.removeprefix("gate.") for key in tags(BETTER)}
     stage.promote(params(), NAME, BETTER, False, False, True, "the champion is broken")
@@ -462,7 +463,7 @@ def test_a_broken_champion_does_not_stay_for_ever(
     ("made", "units", "why"),
     [
         ({"rhythms": ("SR", "AFIB", "SVT")}, "mV", "tells SR, AFIB, SVT apart"),
-        ({"service": SERVICE}, "per_lead_std", "units per_lead_std in place of mV"),
+        ({"service": SERVICE}, "per_lead_std", "units per_lead_std instead of mV"),
     ],
     ids=["other rhythms", "another unit"],
 )
@@ -494,17 +495,17 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(
     ("change", "told"),
     [
         ({}, []),
-        ({"units": "per_lead_std"}, ["units per_lead_std in place of mV"]),
-        ({"sampling_rate": 200}, ["sampling rate 200 in place of 100"]),
-        ({"samples": 300}, ["samples 300 in place of 200"]),
+        ({"units": "per_lead_std"}, ["units per_lead_std instead of mV"]),
+        ({"sampling_rate": 200}, ["sampling rate 200 instead of 100"]),
+        ({"samples": 300}, ["samples 300 instead of 200"]),
         (
             {"made": {"preprocessing": PREPROCESSING | {"band": [1, 30]}}},
-            ["band [1, 30] in place of [0.5, 40]"],
+            ["band [1, 30] instead of [0.5, 40]"],
         ),
         ({"made": {"preprocessing": PREPROCESSING | {"max_amplitude": 9}}}, []),
         (
             {"units": "per_lead_std", "samples": 300},
-            ["units per_lead_std in place of mV", "samples 300 in place of 200"],
+            ["units per_lead_std instead of mV", "samples 300 instead of 200"],
         ),
         ({"made": {}}, []),
     ],
@@ -595,7 +596,7 @@ def test_each_forcing_leaves_its_mark(content: DvcStore) -> None:
 def test_who_does_not_become_champion_is_not_marked(content: DvcStore) -> None:
     verdict = judged(UNSURE, content)
     promoted(GOOD, content)
-    with pytest.raises(EcgforgeError, match="by now and no longer nobody"):
+    with pytest.raises(EcgforgeError, match="but was not set"):
         promotion.promote(verdict, content, True, "in vain")
     assert "forced" not in tags(UNSURE)
     assert "FORCED" not in promotion.card_path(content.root, verdict.version).read_text()
@@ -653,7 +654,7 @@ def test_rollback_past_a_version_that_was_removed(content: DvcStore) -> None:
     assert history.champion(NAME) == BETTER
     with pytest.raises(EcgforgeError, match="has no former"):
         versions.find(f"{NAME}@former")
-    with pytest.raises(EcgforgeError, match=f"version {GOOD}, champion before, was removed"):
+    with pytest.raises(EcgforgeError, match=f"version {GOOD}, the former champion, was removed"):
         promotion.rollback(NAME, "")
 
 
@@ -745,9 +746,9 @@ def test_a_tag_that_is_no_entry_is_told_and_not_followed(
         store.client().set_registered_model_tag(NAME, key, "{}")
     history.move(NAME, BETTER, GOOD, history.PROMOTED, "", "")
     stage.show(NAME)
-    assert "the tag history.notes is no entry" in capsys.readouterr().out
+    assert "the tag history.notes is not an entry" in capsys.readouterr().out
     assert [entry.version for entry in history.entries(NAME)] == [GOOD, BETTER]
-    assert all("is no entry" in fault for fault in history.faults(NAME))
+    assert all("is not an entry" in fault for fault in history.faults(NAME))
 
 
 @pytest.mark.usefixtures("content")
@@ -903,8 +904,7 @@ def moved(number: str) -> bool:
     else:
         return True
     assert re.search(
-        f"another promotion came in between, of version . by Ada.*history {NAME}|by now and no "
-        "longer nobody",
+        f"another promotion came first, of version . by Ada.*history {NAME}|but was not set",
         told,
     )
     return False
@@ -1018,7 +1018,7 @@ SCORES = {
 
 
 DRAWS = {"steps": 4, "guidance": 1.0}
-UNSCORED = f"of {GENERATOR}/1 were not scored .*: run `dvc repro quality@ptbxl-diffwave`"
+UNSCORED = f"no scores of the records of {GENERATOR}/1 .*: run `dvc repro quality@ptbxl-diffwave`"
 QUALITY, TRAINED, SCORED = (
     "quality@ptbxl-diffwave",
     Path("models/generators/ptbxl/diffwave"),
@@ -1126,11 +1126,12 @@ def test_generators_are_judged_by_the_records_that_they_drew(content: DvcStore) 
     assert memorising.failed == ["copied", "nearest", "membership"]
     with pytest.raises(
         EcgforgeError,
-        match="failed copied, nearest, membership and is not made champion; there is none yet",
+        match="failed copied, nearest, membership and was not made champion; there is none yet",
     ):
         promotion.promote(memorising, content, False, "")
     with pytest.raises(
-        EcgforgeError, match=r"were not scored .*: run `dvc repro quality@ptbxl-diffwave`"
+        EcgforgeError,
+        match=r"no scores of the records of .*: run `dvc repro quality@ptbxl-diffwave`",
     ):
         promotion.judge(params(), versions.find(f"{GENERATOR}/3"), content)
     with pytest.raises(
@@ -1142,7 +1143,7 @@ def test_generators_are_judged_by_the_records_that_they_drew(content: DvcStore) 
         promotion.judge(params(), versions.find(f"{GENERATOR}/1"), content), content, False, ""
     )
     card = promotion.card_path(content.root, verdict.version).read_text()
-    assert "to draw synthetic 10 s ECGs" in card
+    assert "generates synthetic 10 s ECGs" in card
     assert "| copied_share | 0.01 | 0.01 |" in card
     assert history.champion(GENERATOR) == "1"
 
@@ -1228,7 +1229,7 @@ def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: DvcStore) -
     assert first.tags[models.WEIGHTS] == second.tags[models.WEIGHTS]
     with pytest.raises(
         EcgforgeError,
-        match=r"1 draws with .*1\.0}, and no records drawn so were .*dvc repro --force synth",
+        match=r"1 uses .*1\.0}, and DVC has no scores of such records .*dvc repro --force synth",
     ):
         promotion.judge(params(), first, content)
     assert promotion.judge(params(), second, content).failed == ["copied"]
@@ -1294,13 +1295,13 @@ def test_scores_count_that_dvc_recorded_of_these_files_and_records() -> None:
     with pytest.raises(EcgforgeError, match=UNSCORED):
         judged_generator()
     score(SCORES, DRAWS | {"steps": 5})
-    with pytest.raises(EcgforgeError, match="and no records drawn so were scored"):
+    with pytest.raises(EcgforgeError, match="and DVC has no scores of such records"):
         judged_generator()
     score(SCORES)
     verdict = judged_generator()
     assert (verdict.failed, set(verdict.figures["metric"])) == (
         [],
-        {name[:-6] for name in SCORES if name.endswith("_baseline")},
+        {name.removesuffix("_baseline") for name in SCORES if name.endswith("_baseline")},
     )
     assert re.fullmatch(rf"the baselines of {QUALITY} [0-9a-f]{{8}}", verdict.against), (
         "no run is needed"

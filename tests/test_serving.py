@@ -228,8 +228,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "transposed": (
         lambda one: [one | {"signals": np.transpose(one["signals"]).tolist()}],
-        "inputs[0]: signals has the shape (1000, 12), and needs a row for each of the 12 leads "
-        "named",
+        "inputs[0]: signals has the shape (1000, 12), but must have a row for each of the 12 leads",
     ),
     "one row": (
         lambda one: [one | {"signals": one["signals"][0]}],
@@ -237,7 +236,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "ragged": (
         lambda one: [one | {"signals": [*one["signals"][:11], [1.0]]}],
-        "signals must be numbers, a row for each lead",
+        "signals must be numbers, with a row for each lead",
     ),
     "words": (lambda one: [one | {"signals": "ECG"}], "signals must be numbers"),
     "NaN": (
@@ -282,7 +281,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "10004 keys",
     ),
     "a key of two lines": (lambda one: [one | {"a\nb\x1b": 1}], "inputs[0]: a b\\x1b: unknown key"),
-    "many records": (lambda one: [one] * 5000, "inputs has 5000 records, and at most 1000"),
+    "many records": (lambda one: [one] * 5000, "inputs has 5000 records; at most 1000"),
     "microvolts as mV": (
         lambda one: [one | {"signals": (1000 * np.array(one["signals"])).tolist()}],
         "absurd amplitude",

@@ -139,8 +139,8 @@ def test_a_project_that_was_moved_works_and_writes_nothing_outside(
     enter(study, monkeypatch)
     works_alone(study)
     assert (
-        f"mlflow.db came from {moved}: its runs and models now have their files in {study}/mlruns\n"
-        in capsys.readouterr().err
+        f"mlflow.db came from {moved}: the files of its runs and models are now expected in "
+        f"{study}/mlruns\n" in capsys.readouterr().err
     )
 
 
@@ -206,7 +206,7 @@ def test_files_that_did_not_come_along_are_named(
 ) -> None:
     enter(tmp_path / "alone", monkeypatch, study / "mlflow.db")
     store.initialise()
-    assert f"which is not there yet: copy {study}/mlruns to it" in capsys.readouterr().err
+    assert f"which does not exist yet: copy {study}/mlruns to it" in capsys.readouterr().err
 
 
 def test_a_link_to_a_project_is_no_other_place(
@@ -302,7 +302,7 @@ def newer(database: Path) -> None:
         (emptied, "it is empty, and mlruns is not.*move it away"),
         (
             newer,
-            "was written by a newer MLflow than .* here .its schema is f00d.: install that version",
+            "a newer MLflow than the installed .* .its schema is f00d.: install that version",
         ),
     ],
 )
@@ -401,7 +401,7 @@ def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with (
         pytest.raises(
             EcgforgeError,
-            match="no space is left on the disk .*: make room and run the stage again",
+            match="no space is left on the disk .*: free some space and run the stage again",
         ) as refusal,
         opened() as run,
     ):
@@ -508,7 +508,7 @@ def test_no_repository_is_no_problem_and_a_git_that_refuses_is(
     with (
         pytest.raises(
             EcgforgeError,
-            match="without their commit: git refuses .*dubious ownership.*--add safe.directory",
+            match="cannot be recorded: git refuses .*dubious ownership.*--add safe.directory",
         ),
         opened("b"),
     ):

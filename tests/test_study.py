@@ -434,7 +434,7 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
     # Trained for a second, a classifier does not pass; those that do are in test_promotion.
     refused = run(study, "ecgforge", "promote", CLASSIFIER, "--best", check=False)
     assert refused.returncode != 0
-    assert "is not made champion; there is none yet" in refused.stderr
+    assert "was not made champion; there is none yet" in refused.stderr
     first = next(
         str(version.version)
         for version in client.search_model_versions(f"name = '{CLASSIFIER}'")

@@ -143,9 +143,9 @@ def test_a_bad_record_has_its_reason_and_the_others_are_classified(
         "missing file: absent.hea",
     ]
     assert "3 records: 1 " in found.stdout
-    assert "2 could not be used" in found.stdout
+    assert "2 cannot be used" in found.stdout
     none = ecgforge(project, "classify", str(tmp_path / "absent"), "--out", str(tmp_path / "b.csv"))
-    assert last_line(none).startswith("ecgforge: none of 1 records could be classified; ")
+    assert last_line(none).startswith("ecgforge: none of the 1 records can be classified; ")
     assert "missing file" in (tmp_path / "b.csv").read_text()
 
 
@@ -211,8 +211,8 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
             ("raw", "--model", f"{CLASSIFIER}@challenger"),
             "has no challenger: it has versions 1 to 1 and the aliases champion",
         ),
-        (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is no classifier"),
-        (("classifier",), "the folder classifier holds no WFDB record"),
+        (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is not a classifier"),
+        (("classifier",), "the folder classifier has no WFDB records"),
         (("raw", "--out", "raw"), "raw cannot be written: name a file that ends in .csv"),
         (
             ("raw", "--plot", "page.png"),
@@ -241,9 +241,9 @@ def test_synthetic_records_say_so_and_are_read_back(project: Path, tmp_path: Pat
     comments = "\n".join(record.comments)
     for told in (
         "SYNTHETIC ECG",
-        "no patient",
-        f"{GENERATOR}/1, learned from simulated patients",
-        "rhythm asked for: AFIB",
+        "not a recording of a patient",
+        f"{GENERATOR}/1, trained on simulated patients",
+        "requested rhythm: AFIB",
         "seed: 5",
     ):
         assert told in comments
@@ -338,11 +338,11 @@ def test_a_folder_source_reads_them_and_never_takes_them_for_patients(
     [
         (
             ("--model", CHAMPION, "--rhythm", "SVT", "--out", "new"),
-            "has not learned the rhythm 'SVT': known are SR, AFIB, SB",
+            "was not trained on the rhythm 'SVT': use one of SR, AFIB, SB",
         ),
         (
             ("--model", f"{CLASSIFIER}@champion", "--rhythm", "SR", "--out", "new"),
-            f"{CLASSIFIER}/1 is no generator",
+            f"{CLASSIFIER}/1 is not a generator",
         ),
         (("--model", f"{GENERATOR}/9", "--rhythm", "SR", "--out", "new"), "has no version 9"),
         (
@@ -444,7 +444,7 @@ def test_a_version_that_does_not_know_its_preprocessing_is_told_so(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ecgforge.registry.serving.PREPROCESSING", "other.json")
-    assert "does not say how its records were prepared" in last_line(
+    assert "does not state the preprocessing of its records" in last_line(
         ecgforge(project, *COMMANDS[CLASSIFIER])
     )
     assert store.client().get_model_version(CLASSIFIER, "1")

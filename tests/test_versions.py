@@ -65,7 +65,7 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("ecg-classifier-merged", "means no model version: write name@alias or name/number"),
+        ("ecg-classifier-merged", "is not a model version: write name@alias or name/number"),
         (
             "ecg-classifier-mergde@champion",
             "no model is registered as 'ecg-classifier-mergde': there are ecg-classifier-merged$",

@@ -1,1 +1,1 @@
-"""DVC: what it keeps in dvc.lock, and the only place that touches its private names."""
+"""DVC: the content of dvc.lock, and the only file that uses DVC's private names."""

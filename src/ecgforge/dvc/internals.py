@@ -1,5 +1,8 @@
-"""The only file that uses private names of DVC: what is outside `dvc.api`, `dvc.repo.Repo` and
-`dvc.exceptions`. `tests/test_private_names.py` checks that the installed DVC has them."""
+"""The only file that uses private names of DVC.
+
+Public are `dvc.api`, `dvc.repo.Repo` and `dvc.exceptions`. `tests/test_private_names.py` checks
+that the installed DVC has the private names.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ from ecgforge.private_names import private
 
 @contextmanager
 def each_file_once() -> Iterator[None]:
-    """Within, DVC looks at each file once.
+    """Make DVC read each file only once during the block.
 
-    It would parse params.yaml and look through data for every stage that names them, which is most
-    of the time of finding that there is nothing to do.
+    DVC would parse params.yaml and list data for every stage that names them. This is most of the
+    time of a run without changes.
     """
     param, output_class = private("dvc.dependency.param"), private("dvc.output:Output")
     known: dict[str, Any] = {}
@@ -43,16 +46,14 @@ def each_file_once() -> Iterator[None]:
 
 @contextmanager
 def parameters_looked_up() -> Iterator[None]:
-    """Within, DVC looks a parameter up by its name; it would walk through all of params.yaml for
-    each.
-    """
+    """Make DVC look up parameters by key during the block; it would scan all of params.yaml."""
     param = private("dvc.dependency.param")
 
     def straight(tree: Any, path: str, separator: str) -> Any:
         try:
             return functools.reduce(operator.getitem, path.split(separator), tree)
-        # of a section that is null: the parameter is missing, and the check of all of them says
-        # where
+        # the section is null: the parameter is missing, and DVC's check of all parameters reports
+        # it
         except TypeError:
             raise KeyError(path) from None
 
@@ -62,10 +63,9 @@ def parameters_looked_up() -> Iterator[None]:
 
 @contextmanager
 def whole_writes() -> Iterator[None]:
-    """Within, DVC writes dvc.lock and its other YAML files whole or not at all, and a copy of
-    dvc.lock is kept.
+    """Make DVC write dvc.lock and its other YAML files atomically, and keep a copy of dvc.lock.
 
-    DVC empties the file and writes it again, so that a kill leaves a part of it.
+    DVC truncates the file before it writes, so a kill leaves an incomplete file.
     """
     common, yaml = private("dvc.utils.serialize._common"), private("dvc.utils.serialize._yaml")
 
@@ -89,7 +89,7 @@ def whole_writes() -> Iterator[None]:
 
 @contextmanager
 def locked_repo() -> Iterator[Any]:
-    """Open DVC's project in the current folder, and keep other DVC processes from writing to it."""
+    """Open DVC's project in the current folder, and hold its lock during the block."""
     from dvc.repo import Repo
 
     with Repo() as repo, private("dvc.repo:lock_repo")(repo):
@@ -104,10 +104,10 @@ def waiting_repo() -> Any:
 
 
 def lock_of(file: Path, repo: Any) -> AbstractContextManager[Any]:
-    """Return the lock under which DVC empties a file in its temporary folder and writes it again.
+    """Return the lock that DVC holds while it rewrites a file in its temporary folder.
 
     Raises:
-        DvcException: on entry, where another process holds the lock.
+        DvcException: on entry, if another process holds the lock.
     """
     hardlink = repo.config["core"].get("hardlink_lock", False)
     make_lock = private("dvc.lock:make_lock")
@@ -118,17 +118,17 @@ def lock_of(file: Path, repo: Any) -> AbstractContextManager[Any]:
 
 
 def lock_error() -> type[Exception]:
-    """Return the class of the error that another process holds a lock."""
+    """Return the class of DVC's error for a lock that another process holds."""
     return _error("dvc.lock:LockError")
 
 
 def scm_error() -> type[Exception]:
-    """Return the class of the error that git has no repository where DVC expects one."""
+    """Return the class of DVC's error for a missing git repository."""
     return _error("dvc.scm:SCMError")
 
 
 def no_remote_error() -> type[Exception]:
-    """Return the class of the error that a project has no default remote."""
+    """Return the class of DVC's error for a missing default remote."""
     return _error("dvc.config:NoRemoteError")
 
 

@@ -1,6 +1,6 @@
-"""What a kill of DVC can damage.
+"""Repair of files that a kill of DVC can damage.
 
-Of dvc.lock a copy of the last good one is kept, and a torn one is restored from it.
+A copy of the last valid dvc.lock is kept, and an incomplete one is restored from it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ecgforge.files import atomic_write
 
 LOCK = "dvc.lock"
 KEPT, DAMAGED = Path(".ecgforge/dvc.lock"), Path(".ecgforge/dvc.lock.damaged")
-IN_USE, TRIES = Path(".dvc/tmp/rwlock"), 10  # who reads and writes which path
-STAGE = re.compile(r"^  \S", re.MULTILINE)  # where the entry of a stage starts
+# DVC's list of the paths that each process reads and writes
+IN_USE, TRIES = Path(".dvc/tmp/rwlock"), 10
+STAGE = re.compile(r"^  \S", re.MULTILINE)  # start of a stage's entry
 CONFLICT = re.compile(r"^<<<<<<< ", re.MULTILINE)
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +32,7 @@ Stages = dict[str, Any]
 
 
 def keep(root: Path) -> None:
-    """Copy the dvc.lock in `root` to `KEPT`, if it is not torn and differs."""
+    """Copy the dvc.lock in `root` to `KEPT`, if it is complete and has changed."""
     text = _text(root / LOCK)
     if text and text != _text(root / KEPT) and not _torn(root, stages(_text(root / KEPT))):
         with atomic_write(root / KEPT) as scratch:
@@ -39,16 +40,16 @@ def keep(root: Path) -> None:
 
 
 def mend(root: Path) -> str:
-    """Restore the dvc.lock in `root` if it is torn, from the copy that `keep` made or from the last
-    commit. Call it under DVC's lock.
+    """Restore an incomplete dvc.lock in `root`; call this under DVC's lock.
 
-    The damaged file goes to `DAMAGED`.
+    It is restored from the copy that `keep` made, or from the last commit. The damaged file is
+    moved to `DAMAGED`.
 
     Returns:
-        A line that says what was done; empty where the lock is not torn.
+        A message; empty if the lock is complete.
 
     Raises:
-        EcgforgeError: it is torn, and there is nothing to restore it from.
+        EcgforgeError: it is incomplete, and there is nothing to restore it from.
     """
     if not (root / LOCK).exists():
         return ""
@@ -59,7 +60,7 @@ def mend(root: Path) -> str:
         )
     if CONFLICT.search(_text(root / LOCK)):
         raise EcgforgeError(
-            f"{LOCK} has a merge conflict: resolve it, for instance by `git checkout --ours "
+            f"{LOCK} has a merge conflict: resolve it, for example with `git checkout --ours "
             f"{LOCK}`, and run `ecgforge repro`"
         )
     copies = {
@@ -73,21 +74,22 @@ def mend(root: Path) -> str:
         return ""
     if not text:
         raise EcgforgeError(
-            f"{LOCK} is damaged and there is no copy of it: move it away, and `ecgforge repro` "
-            "makes a new one"
+            f"{LOCK} is damaged and there is no copy of it: move it away, and `ecgforge "
+            "repro` makes a new one"
         )
     _restore(root, text)
     return (
-        f"{LOCK} was damaged, by a kill or a full disk while DVC wrote it: restored from {origin}; "
-        f"the damaged one is {DAMAGED}"
+        f"{LOCK} was damaged, by a kill or a full disk while DVC wrote it: restored from "
+        f"{origin}; the damaged file is now {DAMAGED}"
     )
 
 
 def mend_list_of_users(root: Path) -> None:
-    """Remove DVC's list of who reads and writes what if a process was killed while it wrote the
-    list: DVC would refuse to start.
+    """Remove DVC's list of readers and writers if a killed process left it incomplete.
+
+    DVC would not start with such a list.
     """
-    for _ in range(TRIES):  # a process that lives has finished at once
+    for _ in range(TRIES):  # a living process finishes writing within these tries
         try:
             json.loads((root / IN_USE).read_text())
             return
@@ -99,19 +101,19 @@ def mend_list_of_users(root: Path) -> None:
 
 
 def mend_run_cache(runs: Path) -> None:
-    """Remove what a kill left in DVC's run cache, the folder `runs`:
+    """Remove empty folders that a kill left in DVC's run cache, the folder `runs`.
 
-    DVC cannot run a stage whose folder there is empty.
+    DVC cannot run a stage that has an empty folder there.
     """
     for folder in runs.glob("*/*"):
         for left in folder.glob(".*.partial"):
             left.unlink()
-        with suppress(OSError):  # it holds records
+        with suppress(OSError):  # the folder has records
             folder.rmdir()
 
 
 def stages(text: str) -> Stages | None:
-    """Return the stages in the text of a dvc.lock by name, None where it is not complete."""
+    """Return the stages in the text of a dvc.lock by name; None if the text is incomplete."""
     try:
         tree = yaml.load(text, _LOADER)
         entries = tree["stages"].values()
@@ -130,7 +132,7 @@ def stages(text: str) -> Stages | None:
 
 
 def _complete(item: dict[str, Any]) -> bool:
-    """Whether what a stage reads or writes has its path and all of its digest."""
+    """Return whether an input or output of a stage has its path and its whole digest."""
     hashed = item.get("hash", "md5" if "md5" in item else "")
     return (
         "path" in item
@@ -140,10 +142,10 @@ def _complete(item: dict[str, Any]) -> bool:
 
 
 def _torn(root: Path, kept: Stages | None) -> bool:
-    """Whether the dvc.lock in `root` is a part of a file.
+    """Return whether the dvc.lock in `root` is incomplete.
 
-    A cut can leave valid YAML with fewer stages. So a lock is torn as well where its stages are the
-    first ones of `kept`, and git does not know this version of the file.
+    A cut file can be valid YAML with fewer stages. So a lock also counts as incomplete if its
+    stages are the first ones of `kept`, and git does not know this version of the file.
     """
     found = stages(_text(root / LOCK))
     if found is None or kept is None:
@@ -160,7 +162,7 @@ def _restore(root: Path, text: str) -> None:
     (root / DAMAGED).parent.mkdir(exist_ok=True)
     shutil.copyfile(root / LOCK, root / DAMAGED)
     kept, torn = stages(text) or {}, _text(root / LOCK)
-    # the last one may be cut
+    # the last stage may be cut
     newer = stages(torn[: max((found.start() for found in STAGE.finditer(torn)), default=0)]) or {}
     if any(kept.get(name) != entry for name, entry in newer.items()):
         text = yaml.safe_dump({"schema": "2.0", "stages": kept | newer}, sort_keys=False)

@@ -1,1 +1,1 @@
-"""Registered models in MLflow: what a version holds, who signed it, and when it became champion."""
+"""Registered models in MLflow: the files of a version, signatures, and the history of champions."""

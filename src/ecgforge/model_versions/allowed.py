@@ -1,9 +1,8 @@
-"""What a version's folder may hold: the files that ecgforge writes, with what it writes in them,
-and nothing else.
+"""The files and entries that ecgforge writes into the folder of a version; all else is refused.
 
-Registration and every later look at a version's files ask here. MLflow reads `MLmodel` before any
-code of ours runs, and adds to Python's path or imports what that names; so what is not known is
-refused, whatever it is.
+Registration and every later read of a version check its files here. MLflow reads `MLmodel` before
+any code of ecgforge runs. Entries of that file can extend Python's path or import modules, so an
+unknown entry is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ TEXT = rb"[\x20-\x7e]"
 PACKAGE = re.compile(r"(mlflow|numpy|torch)==\d[\w.]*")
 BUILD = re.compile(r"(pip|setuptools|wheel)(==\d[\w.]*)?")
 VERSION = re.compile(r"\d[\w.+]*")
-PLAIN = {  # keys of MLmodel that MLflow only shows
+PLAIN = {  # keys of MLmodel that MLflow only displays
     "is_signature_from_type_hint",
     "mlflow_version",
     "model_id",
@@ -47,7 +46,7 @@ PLAIN = {  # keys of MLmodel that MLflow only shows
 }
 ENVIRONMENT = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 OURS = {"env": ENVIRONMENT, "loader_module": LOADER}
-MLFLOWS = {  # of a classifier that is not served by us: MLflow's own loader of the graph
+MLFLOWS = {  # of a classifier without a pyfunc loader of ecgforge: MLflow's own loader of the graph
     "config": {"device": None},
     "data": "data",
     "env": ENVIRONMENT,
@@ -57,7 +56,7 @@ MLFLOWS = {  # of a classifier that is not served by us: MLflow's own loader of 
 
 
 def check(label: str, folder: Path) -> None:
-    """Check that a folder holds what a version may hold, and no more.
+    """Check that a folder holds only what ecgforge writes for a version.
 
     Args:
         label: the version, for messages.
@@ -70,11 +69,11 @@ def check(label: str, folder: Path) -> None:
 
 
 def check_names(label: str, folder: Path) -> None:
-    """Check names, kinds and first bytes: what can be checked before the digest is.
+    """Check names, file types and first bytes; this is safe before the digest is checked.
 
     Raises:
-        EcgforgeError: a file, folder or link that ecgforge does not write, or a file that is not
-            what its name says.
+        EcgforgeError: a file, folder or link that ecgforge does not write, or a file whose content
+            does not match its suffix.
     """
     held = sorted(folder.rglob("*"))
     if not any(path.is_file() for path in held):
@@ -87,7 +86,7 @@ def check_names(label: str, folder: Path) -> None:
         if not plain:
             raise _refused(label, f"holds {name}, which ecgforge does not write")
         if path.is_file() and not _starts_right(path):
-            raise _refused(label, f"holds {name}, which is not what its name says")
+            raise _refused(label, f"holds {name}, whose content does not match its name")
 
 
 def _starts_right(file: Path) -> bool:
@@ -96,7 +95,7 @@ def _starts_right(file: Path) -> bool:
 
 
 def check_contents(label: str, folder: Path) -> None:
-    """Check what stands in the files, whose names are known to be right.
+    """Check the content of the files; call `check_names` first.
 
     Raises:
         EcgforgeError: an entry that ecgforge does not write, or a file that cannot be read.
@@ -122,14 +121,15 @@ def check_contents(label: str, folder: Path) -> None:
         for fault in asked(file):
             raise _refused(
                 label,
-                f"holds {file.relative_to(folder)}, in which ecgforge does not write this: {fault}",
+                f"holds {file.relative_to(folder)}, with an entry that ecgforge does not "
+                f"write: {fault}",
             )
 
 
 def _refused(label: str, what: str) -> EcgforgeError:
     return EcgforgeError(
-        f"{label} {what}, and it could execute when it is loaded: refused; train and register the "
-        "model again"
+        f"{label} {what}; loading it could execute code, so it is refused: train and register "
+        "the model again"
     )
 
 
@@ -159,8 +159,10 @@ def _tree(file: Path) -> dict[str, Any]:
 
 
 def _description(file: Path) -> Iterator[str]:
-    """Of `MLmodel`: its flavours to the letter, files that are there, and otherwise what MLflow
-    only shows.
+    """Yield the entries of `MLmodel` that ecgforge does not write.
+
+    Flavours must be equal to those that ecgforge writes, and the files they name must exist. Keys
+    that MLflow only displays may have any value.
     """
     tree, folder = _tree(file), file.parent
     yield from (
@@ -208,7 +210,7 @@ def _is_pytorch(flavour: Any, extra: list[str]) -> bool:
 
 
 def _without_version(flavour: dict[str, Any], key: str) -> dict[str, Any]:
-    """A flavour less its version, if that is one."""
+    """Return a flavour without its version entry, if that entry is a version number."""
     return {
         name: value
         for name, value in flavour.items()

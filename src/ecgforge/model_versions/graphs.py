@@ -1,8 +1,8 @@
-"""Archives of exported graphs (`pt2`), of which `torch.export.load` believes more than it should.
+"""Check archives of exported graphs (`pt2`) without loading them.
 
-Loading one unpickles whatever its configuration names, evaluates the sizes of tensors and the
-guards of the graph as Python, and takes operators by name from all of torch. So everything in an
-archive must be of the few forms that a network of ours has.
+`torch.export.load` unpickles what the archive's configuration names, evaluates tensor sizes and
+guards as Python, and looks up operators in all of torch. So an archive may only have the forms that
+the export of an ecgforge network has.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TENSORS = re.compile(
 PICKLED = re.compile(
     r"collections OrderedDict|torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)"
 )
-# other ways to a class than GLOBAL
+# opcodes that reach a class in another way than GLOBAL
 OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 WORD = re.compile(r"[\w.+]*")
-# texts that torch shows, or hands to an operator, as they are
+# texts that torch only displays, or passes to an operator unchanged
 FREE = {"stack_trace", "nn_module_stack", "torch_fn", "as_string"}
 OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_\w+|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|getitem)"
@@ -65,7 +65,7 @@ ARITHMETIC = (
 
 
 def faults(file: Path) -> Iterator[str]:
-    """Say what of the archive no export of a network of ours has; nothing of it is loaded.
+    """Yield the parts of the archive that no export of an ecgforge network has, without loading it.
 
     An archive that cannot be read is a fault.
     """
@@ -89,9 +89,9 @@ def faults(file: Path) -> Iterator[str]:
 def _members(archive: zipfile.ZipFile, allowed: re.Pattern[str]) -> Iterator[str]:
     names = archive.namelist()
     yield from (f"the member {name}" for name in names if not allowed.fullmatch(name))
-    # Readers of zip files differ in what they make of these.
+    # Readers of zip files disagree about duplicate members and comments.
     if len({name.lower() for name in names}) < len(names) or archive.comment:
-        yield "a member twice, or a comment"
+        yield "a duplicate member, or a comment"
     yield from (
         f"{info.filename} is compressed"
         for info in archive.infolist()
@@ -113,12 +113,12 @@ def _member(name: str, content: bytes) -> Iterator[str]:
 
 
 def _tensors(content: bytes) -> Iterator[str]:
-    """What a file of `torch.save` holds but for tensors; its pickle is read and not executed."""
+    """Yield what a `torch.save` file holds besides tensors; its pickle is parsed, not executed."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         yield from _members(archive, TENSORS)
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            yield "not one pickle of tensors"
+            yield "no pickle of tensors, or several"
         for opcode, argument, _ in (
             step for name in pickles for step in pickletools.genops(archive.read(name))
         ):
@@ -129,9 +129,10 @@ def _tensors(content: bytes) -> Iterator[str]:
 
 
 def _graph(tree: Any, key: str) -> Iterator[str]:
-    """What of a graph's description could be more than names, numbers and operators;
+    """Yield the parts of a graph's description that are not names, numbers or known operators.
 
-    `key` is the key under which it stands.
+    Args:
+        key: the key of `tree` in its parent.
     """
     if isinstance(tree, dict):
         yield from (f"the key {str(name)[:60]!r}" for name in tree if not WORD.fullmatch(name))
@@ -159,9 +160,7 @@ def _fits(text: str, key: str) -> bool:
 
 
 def _computes(text: str, allowed: Any) -> bool:
-    """Whether `text` is an expression of arithmetic with constants, names and what `allowed`
-    accepts.
-    """
+    """Return whether `text` is arithmetic of constants, names and nodes that `allowed` accepts."""
     try:
         return all(
             isinstance(node, ARITHMETIC) or allowed(node)
@@ -172,9 +171,9 @@ def _computes(text: str, allowed: Any) -> bool:
 
 
 def _is_size(node: ast.AST) -> bool:
-    """A size: calls of SymPy's own functions by name, with numbers and symbols.
+    """Return whether a node is a tensor size: SymPy functions by name, of numbers and symbols.
 
-    A text that is left could be evaluated.
+    A node with text would be rejected: SymPy could evaluate the text.
     """
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id in SIZES and not node.keywords
@@ -184,7 +183,7 @@ def _is_size(node: ast.AST) -> bool:
 
 
 def _is_guard(node: ast.AST) -> bool:
-    """A condition on the sizes of inputs: `L['signals'].size()[0]`."""
+    """Return whether a node reads the size of an input: `L['signals'].size()[0]`."""
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Attribute) and not node.args and not node.keywords
     if isinstance(node, ast.Attribute):
@@ -195,12 +194,12 @@ def _is_guard(node: ast.AST) -> bool:
 
 
 def _is_structure(tree: Any) -> bool:
-    """How inputs nest, as torch writes it: tuples, lists and dictionaries alone."""
+    """Return whether inputs nest in tuples, lists and dictionaries only, in torch's notation."""
     if isinstance(tree, list):
         return all(_is_structure(one) for one in tree)
     if not isinstance(tree, dict):
         return isinstance(tree, int)
-    context = json.loads(tree["context"] or "null") or []  # names of a dictionary's keys
+    context = json.loads(tree["context"] or "null") or []  # the keys of a dictionary
     named = isinstance(context, list) and all(
         isinstance(name, str) and name.isidentifier() for name in context
     )

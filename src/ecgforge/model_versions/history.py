@@ -1,9 +1,10 @@
-"""Who made which version champion, when, why, and on what evidence.
+"""The history of a model's champions: who changed it, when, why, and on what evidence.
 
-Each change of champion is a tag of the registered model; tags are added and never changed. MLflow
-moves aliases without a record and without compare-and-set, so every change goes through `move`: it
-writes the entry first, and sets the alias only if the champion is still the one that the change was
-judged against and no other entry was written. Of two at once on a server, one at least gives up.
+Each change of champion is a tag of the registered model. Tags are added and never changed. MLflow
+moves an alias without a record and without compare-and-set, so every change goes through `move`. It
+writes the entry first. It sets the alias only if the champion is still the one that the decision
+was based on, and if no other entry was written in the meantime. Of two simultaneous changes on a
+server, at most one succeeds.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CHAMPION, FORMER = "champion", "former"
 ENTRY = "history."
 GATE = "gate."
 PROMOTED, FORCED, ROLLED_BACK = "promoted", "forced", "rolled back"
-# of an entry: its place among them, and what makes it unique
+# key of an entry: its number, and a random part that makes it unique
 KEY = re.compile(r"history\.(\d{6})-[0-9a-f]{6}")
 
 
@@ -41,13 +42,12 @@ class Entry:
     """One change of champion.
 
     Attributes:
-        when: UTC.
-        who: as git knows them, or the machine.
+        when: in UTC.
+        who: the user name of git or of the operating system.
         action: `promoted`, `forced` or `rolled back`.
-        version, former: the numbers of the new champion and the one before; empty where there is
-            none.
-        reason: in words.
-        evidence: where the verdict is, and its md5.
+        version, former: the numbers of the new and the former champion; empty if there is none.
+        reason: free text.
+        evidence: path of the verdict, and its md5.
     """
 
     when: str
@@ -60,14 +60,12 @@ class Entry:
 
 
 def entries(name: str) -> list[Entry]:
-    """Return all changes of champion of the registered model `name`, oldest first; those that are
-    damaged are left to `faults`.
-    """
+    """Return all changes of champion of the model `name`, oldest first, without damaged entries."""
     return [entry for entry in map(_entry, _texts(name).values()) if entry]
 
 
 def _entry(text: str) -> Entry | None:
-    """Read an entry; None where it is damaged."""
+    """Parse an entry; None if it is damaged."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError):
@@ -85,24 +83,21 @@ def _entry(text: str) -> Entry | None:
 
 
 def faults(name: str) -> list[str]:
-    """Say which entries are damaged or had no effect, and whether the champion is one that no entry
-    made.
-    """
+    """Return messages about damaged entries, entries without effect, and unrecorded champions."""
     found = damaged(name)
     for entry, took_effect in _with_outcome(entries(name), champion(name)):
         if not took_effect:
             found.append(
-                f"the entry of {entry.when} had no effect, version {entry.version} did not become "
-                "champion: "
-                "its process was killed, or another came in between"
+                f"the entry of {entry.when} had no effect, version {entry.version} did not "
+                "become champion: its process was killed, or another change came first"
             )
     return found + list(_moved_by_hand(name))
 
 
 def damaged(name: str) -> list[str]:
-    """Say which entries cannot be read: which versions they name is not known."""
+    """Return messages about the entries that cannot be read; their versions are unknown."""
     found = [
-        f"the tag {key} is no entry: something else wrote it"
+        f"the tag {key} is not an entry: another program wrote it"
         for key in _tags(name)
         if not KEY.fullmatch(key)
     ]
@@ -120,36 +115,31 @@ def _moved_by_hand(name: str) -> Iterator[str]:
         effective = entry.version if took_effect else effective
     if now != effective:
         yield (
-            f"champion is {now or 'nobody'}, which the last entry does not say: the alias was "
-            "moved by other means"
+            f"champion is {now or 'not set'}, but the last entry does not say so: the alias "
+            "was moved by other means"
         )
 
 
 def ungated(name: str) -> bool:
-    """Whether there is a champion that no entry made: set in MLflow's UI or by a client, past the
-    gates.
-    """
+    """Return whether the champion has no entry: it was set in MLflow's UI or by a client."""
     return bool(champion(name)) and any(_moved_by_hand(name))
 
 
 def warn(name: str) -> None:
-    """Say on stderr, in one line, that the champion of `name` was set past the gates, if it was."""
+    """Print a one-line warning on stderr if the champion of `name` did not pass the gates."""
     import mlflow
 
     if mlflow.get_registry_uri() != store.configure():
-        return  # a process that loads a model with MLflow, from a store of its own
+        return  # MLflow loads the model in a process that uses another store
     if ungated(name):
         console.err.print(
-            f"warning: version {champion(name)} of {name} was made champion by other means than "
-            "`ecgforge promote`, so no gate was asked: "
-            f"see `ecgforge history {name}`"
+            f"warning: version {champion(name)} of {name} was made champion by other means "
+            f"than `ecgforge promote`, so no gate was checked: see `ecgforge history {name}`"
         )
 
 
 def author() -> str:
-    """Return who acts: as git knows them, or the machine, or by number where the machine has no
-    name for them.
-    """
+    """Return the user name of git or of the operating system, or else the user's number."""
     try:
         return git(store.project_root(), "config", "user.name") or getpass.getuser()
     except (KeyError, OSError, ImportError):
@@ -157,25 +147,25 @@ def author() -> str:
 
 
 def champion(name: str) -> str:
-    """Return the number of the champion, empty where there is none."""
+    """Return the number of the champion; empty if there is none."""
     return str(dict(with_retry(client().get_registered_model, name).aliases).get(CHAMPION, ""))
 
 
 def former(name: str) -> str:
-    """Return the number of the champion before the present one, empty where there is none;
-    rolled-back ones do not count, nor do those that never were.
+    """Return the number of the champion before the present one; empty if there is none.
+
+    Champions that were rolled back, and entries without effect, do not count.
     """
     line: list[str] = []
     now = champion(name)
     for entry, took_effect in _with_outcome(entries(name), now):
         if not took_effect:
             continue
-        # Whoever became champion by other means than `move` is known from the next entry alone, and
-        # now from the alias.
+        # A champion that was set without `move` appears only in the next entry, or as the alias.
         line += [entry.former] if entry.former not in ("", *line[-1:]) else []
         if entry.action == ROLLED_BACK and line[-2:-1] == [entry.version]:
             line.pop()
-        # a champion that was promoted once more, to be signed, has the same one before it
+        # A champion that is promoted again, to be signed, keeps its former champion.
         elif entry.version not in line[-1:]:
             line.append(entry.version)
     line += [now] if now not in line[-1:] else []
@@ -185,11 +175,11 @@ def former(name: str) -> str:
 def _with_outcome(known: list[Entry], now: str) -> Iterator[tuple[Entry, bool]]:
     """Yield each entry with whether its version became champion.
 
-    Entries in a row with one and the same former champion were decided against it all: by several
-    at once, or after one that was killed between writing its entry and setting the alias. So at
-    most one of them took effect, that of the champion after them: who the next entry says it was,
-    or who it is now. If that is none of theirs, it is known that the alias was moved by other
-    means, and not from whom: the last of them is taken for it.
+    Consecutive entries with the same former champion were written concurrently, or follow an entry
+    whose process was killed before it set the alias. So at most one of them took effect: the one
+    with the champion that the next entry names as former, or, for the last entries, the present
+    champion. If none of them has that version, the alias was moved by other means from an unknown
+    version. The last of the entries then counts as the one that took effect.
     """
     rows = [list(row) for _, row in groupby(known, lambda entry: entry.former)]
     for row, after in zip(
@@ -210,16 +200,16 @@ def move(
     evidence: str,
     mark: Callable[[], None] | None = None,
 ) -> None:
-    """Make version `number` champion, write it down, and sign it where the project has keys.
+    """Make version `number` champion, record the change, and sign the version if there are keys.
 
     Args:
-        expected: the champion that this was decided against, empty for none.
-        mark: writes what must be known of a version that is champion; called when nobody came in
-            between, just before it is.
+        expected: the champion that the decision was based on; empty for none.
+        mark: writes the tags of a champion; called just before the alias is set, if no other change
+            came first.
 
     Raises:
-        EcgforgeError: another version has become champion since, or someone else moved the champion
-            at the same time.
+        EcgforgeError: another version has become champion since, or another process moved the
+            champion at the same time.
     """
     signing.ready()
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -228,8 +218,8 @@ def move(
         _check(name, expected)
         known = _texts(name)
         own = _write(name, known, entry)
-        # In this order: whoever writes an entry after this look finds ours, or else the champion
-        # that we are about to set.
+        # This order is needed: a process that adds an entry after this check finds either our entry
+        # or the champion that we set next.
         _check(name, expected)
         _check_undisturbed(name, {*known, own}, number)
         if mark:
@@ -241,9 +231,7 @@ def move(
 
 
 def _write(name: str, known: Iterable[str], entry: Entry) -> str:
-    """Add an entry behind those that are `known`, and return its key, which no other process
-    writes.
-    """
+    """Add an entry after the `known` ones, and return its key, which is unique."""
     place = 1 + max((int(key.removeprefix(ENTRY).split("-")[0]) for key in known), default=0)
     key = f"{ENTRY}{place:06d}-{secrets.token_hex(3)}"
     with_retry(client().set_registered_model_tag, name, key, json.dumps(asdict(entry)))
@@ -251,9 +239,10 @@ def _write(name: str, known: Iterable[str], entry: Entry) -> str:
 
 
 def _set_aliases(name: str, number: str) -> None:
-    """Make `number` champion and the one before former, if that version is still there.
+    """Make `number` champion, and give the alias `former` to the champion before, if it exists.
 
-    Who is stopped within leaves no former, never a wrong one: `rollback` goes by the entries.
+    A process that is killed in between leaves no alias `former`, never a wrong one: `rollback` uses
+    the entries.
     """
     registry = client()
     with_retry(registry.delete_registered_model_alias, name, FORMER)
@@ -267,28 +256,28 @@ def _set_aliases(name: str, number: str) -> None:
 def record(
     version: Version, tags: Mapping[str, str | None], description: str, files: Mapping[str, str]
 ) -> bool:
-    """Put a verdict where MLflow's UI shows it: tags and description of the version, and artifacts
-    of its run, texts by name.
+    """Show a verdict in MLflow's UI: tags and description of the version, and artifacts of its run.
 
     Args:
-        tags: None for one that goes.
+        tags: values by name; None removes a tag.
+        files: texts of the artifacts by name.
 
     Returns:
-        Whether the run is still there to keep the artifacts.
+        Whether the run still exists and has the artifacts.
 
     Raises:
-        EcgforgeError: it is, and they cannot be written; nothing else was then.
+        EcgforgeError: the artifacts of an existing run cannot be written; then nothing was written.
     """
     registry, run = client(), store.run(version.run_id)
     kept = run is not None and run.info.lifecycle_stage == "active"
     try:
         for name, text in files.items() if kept else ():
             with_retry(registry.log_text, version.run_id, text, name)
-    except Exception as error:  # of MLflow, its stores and the file system
+    except Exception as error:  # MLflow, its stores and the file system have many error classes
         raise EcgforgeError(
-            f"what the gates said of {version.label} cannot be written to run {version.run_id} "
-            f"({' '.join(str(error).split())[:200]}): "
-            "see that its artifacts can be written, and promote again"
+            f"the verdict on {version.label} cannot be written to run {version.run_id} "
+            f"({' '.join(str(error).split())[:200]}): make its artifacts writable, and "
+            "promote again"
         ) from error
     for key, value in tags.items():
         if value is None:
@@ -303,29 +292,25 @@ def _check(name: str, expected: str) -> None:
     now, before = _words(champion(name)), _words(expected)
     if now != before:
         raise EcgforgeError(
-            f"{name}: champion is {now} by now and no longer {before}, since someone else moved "
-            f"it; look at `ecgforge history {name}` and "
-            "decide again"
+            f"{name}: champion is now {now}, but was {before} when this was decided; "
+            f"look at `ecgforge history {name}` and decide again"
         )
 
 
 def _check_undisturbed(name: str, known: Collection[str], number: str) -> None:
-    """Check that nobody wrote an entry beside those `known` but on the ground that version `number`
-    is champion.
-    """
+    """Check that entries other than the `known` ones all assume that `number` is champion."""
     others = [_entry(text) for key, text in _texts(name).items() if key not in known]
     for entry in others:
         if entry and entry.former != number:
             raise EcgforgeError(
-                f"{name}: another promotion came in between, of version {entry.version} by "
-                f"{entry.who}; champion is "
-                f"{_words(champion(name))} now: look at `ecgforge history {name}`, and promote "
-                "again if that is not the one to stay"
+                f"{name}: another promotion came first, of version {entry.version} by "
+                f"{entry.who}; champion is now {_words(champion(name))}: look at `ecgforge "
+                f"history {name}`, and promote again if another version should be champion"
             )
 
 
 def _words(number: str) -> str:
-    return f"version {number}" if number else "nobody"
+    return f"version {number}" if number else "not set"
 
 
 @contextmanager
@@ -339,11 +324,11 @@ def _alone(name: str) -> Iterator[None]:
 
 
 def _texts(name: str) -> dict[str, str]:
-    """The entries by key, oldest first."""
+    """Return the texts of the entries by key, oldest first."""
     return {key: text for key, text in _tags(name).items() if KEY.fullmatch(key)}
 
 
 def _tags(name: str) -> dict[str, str]:
-    """All tags that are named as entries are, sorted."""
+    """Return all tags with the key of an entry, sorted by key."""
     tags = with_retry(client().get_registered_model, name).tags
     return {key: tags[key] for key in sorted(tags) if key.startswith(ENTRY)}

@@ -1,4 +1,4 @@
-"""A request to a served model that is refused. Apart from the rest, since it imports MLflow."""
+"""The error of a request that a served model refuses; a module of its own, as it imports MLflow."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from mlflow.exceptions import MlflowException
 
 
 class InvalidRequestError(MlflowException):
-    """A request that is refused, HTTP 400: one line, where MLflow's server would put the whole
-    request before what is wrong with it.
+    """A refused request, HTTP 400, with a message of one line.
+
+    MLflow's server would put the whole request in front of the message.
     """
 
     def __init__(self, told: str) -> None:

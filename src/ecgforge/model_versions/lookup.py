@@ -1,4 +1,4 @@
-"""Find the runs behind results: by their fingerprint, or by the weights that they registered."""
+"""Find the runs of results by their fingerprint, or by the weights that they registered."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from ecgforge.tracking.runs import CELL, THREADS
 
 
 def runs_by_cell() -> dict[str, Any]:
-    """Return MLflow's `RunInfo` of all finished runs by the identity of their cell; empty where the
-    tracking store is new.
-    """
+    """Return MLflow's `RunInfo` of all finished runs by fingerprint; empty for a new store."""
     return {
         run.data.tags[CELL]: run.info
         for run in store.runs("attributes.status = 'FINISHED'")
@@ -21,9 +19,7 @@ def runs_by_cell() -> dict[str, Any]:
 
 
 def cells_by_weights(model: str) -> dict[str, str]:
-    """Return the identity of the cell behind each version of a registered model, by the md5 of its
-    weights.
-    """
+    """Return the fingerprint of each version of a registered model, by the md5 of its weights."""
     versions = store.client().search_model_versions(f"name = '{model}'")
     return {
         version.tags[WEIGHTS]: version.tags[CELL]
@@ -33,13 +29,13 @@ def cells_by_weights(model: str) -> dict[str, str]:
 
 
 def figure(run_id: str, name: str) -> float | None:
-    """Return a figure of a run, if the run is still there and has it."""
+    """Return a metric of a run; None if the run or the metric does not exist."""
     found = store.run(run_id)
     return found.data.metrics.get(name) if found else None
 
 
 def threads(run_id: str) -> int | None:
-    """Return how many threads a run computed with, if the run is still there and says so."""
+    """Return the number of CPU threads of a run; None if the run or the tag does not exist."""
     found = store.run(run_id)
     told = found.data.tags.get(THREADS) if found else None
     return int(told) if told else None

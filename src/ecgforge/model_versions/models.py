@@ -1,9 +1,7 @@
-"""Registered model versions:
+"""Register model versions: `pt2` graphs that load without pickle, and the files of ecgforge.
 
-`pt2` graphs that load without pickle, beside the files that ecgforge itself reads back.
-
-Every function imports MLflow's PyTorch flavour, which brings pytorch_lightning: some seconds, paid
-by trainings already.
+Every function imports MLflow's PyTorch flavour, and with it pytorch_lightning. This takes some
+seconds; a training has imported them already.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model, ModelSignature
 
-# a tag of a generator's version: how records are drawn from it, the same as in its sampling.json
+# tag of a generator's version: the sampling parameters, the same as in its sampling.json
 SAMPLED = "sampling"
 LISTED = "mlflow.modelVersions"  # MLflow's own tag of a logged model
 
@@ -59,22 +57,22 @@ def log_classifier(
     files: Sequence[Path] = (),
     service: Service | None = None,
 ) -> str:
-    """Register a classifier, and return its version; weights that this cell has registered already
-    keep their version.
+    """Register a classifier, and return its version.
+
+    A version with the same weights that the same run registered before is reused.
 
     Args:
         model: `[batch, 8, samples]` -> logits `[batch, rhythms]`.
-        example: `[2, 8, samples]` float32, or more; stored with the model as it is, so no
-            patient's. torch.export takes a batch of one for a constant.
+        example: `[n, 8, samples]` float32 with n at least 2, because torch.export treats a batch
+            size of 1 as a constant; stored with the model, so not data of a patient.
         rhythms: the classes, in order.
-        name: the registered model's.
-        files: kept beside the model, in its folder extra_files.
-        service: how MLflow serves it; without, on what `model` takes.
+        name: the registered model.
+        files: stored with the model, in its folder extra_files.
+        service: the pyfunc flavour; if None, MLflow serves `model` on its own inputs.
     """
     if len(example) < 2:
         raise ValueError(
-            f"an example of {len(example)} record: torch.export would serve batches of that size "
-            "alone"
+            f"an example of {len(example)} record: torch.export would fix the batch size to it"
         )
     network = _for_export(model)
     with torch.no_grad():
@@ -105,18 +103,18 @@ def log_generator(
     name: str,
     described: Mapping[str, Any] | None = None,
 ) -> str:
-    """Register a generator, and return its version; weights that this cell has registered already,
-    drawn from alike, keep their version.
+    """Register a generator, and return its version.
 
-    What MLflow loads is the network that sampling calls step by step. The loop around it is no
-    graph; it stays in ecgforge, which draws records from the version's `extra_files`, that is
+    A version with the same weights and sampling that the same run registered before is reused.
+    MLflow loads the network that sampling evaluates in each step. The sampling loop cannot be
+    exported as a graph. ecgforge runs it on the version's `extra_files`, which are the files of
     `folder`.
 
     Args:
-        network, example: as `Generator.exportable` returns them, batch of 2.
-        folder: weights.safetensors and generator.json, as `ecgforge.generators.common.base.save`
-            writes them.
-        described: JSON files to keep beside these, by name.
+        network, example: as returned by `Generator.exportable`, batch size 2.
+        folder: weights.safetensors and generator.json, as written by
+            `ecgforge.generators.common.base.save`.
+        described: JSON files to store with them, by name.
     """
     network = _for_export(network)
     with torch.no_grad():
@@ -131,29 +129,28 @@ def log_generator(
 
 
 def drawing(sampling: Mapping[str, Any], rhythms: Sequence[str], units: str) -> dict[str, Any]:
-    """Return what a generator's version says of how records are drawn from it, as a file by its
-    name.
-    """
+    """Return the JSON file of a generator's version that describes its sampling, by file name."""
     return {SAMPLING: {"sampling": sampling, "rhythms": rhythms, "units": units}}
 
 
 def canonical_json(sampling: Mapping[str, Any]) -> str:
-    """Return how a generator is drawn from in words that can be compared."""
+    """Return sampling parameters as canonical JSON, for comparison."""
     return json.dumps(sampling, sort_keys=True)
 
 
 def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str | None:
-    """Register a generator once more where all its versions draw otherwise, since a version is
-    never changed: with the files, the run and the provenance of its newest version, but for what it
-    says of drawing.
+    """Register a new version of a generator if no version with its weights has this sampling.
+
+    A version is never changed. The new one copies files, run and provenance from the newest version
+    with these weights.
 
     Args:
-        name: the registered model's.
-        weights: md5 of the generator's.
-        described: as `drawing` returns it.
+        name: the registered model.
+        weights: md5 of the generator's weights.
+        described: as returned by `drawing`.
 
     Returns:
-        The new version, None where there is one already, or none with these weights to start from.
+        The new version; None if a version with this sampling exists, or none with these weights.
     """
     known = [one for one in versions.versions(name) if one.tags.get(WEIGHTS) == weights]
     tags = _sampled(described)
@@ -165,8 +162,10 @@ def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str |
 def find_version(
     name: str, identity: str, tags: Mapping[str, str] | None = None
 ) -> ModelVersion | None:
-    """Return the newest version of the model `name` that the cell with this identity has
-    registered, with these tags, if any.
+    """Return the newest version of the model `name` that the run with this fingerprint registered.
+
+    Args:
+        tags: further tags that the version must have.
     """
     found = with_retry(
         client().search_model_versions, f"name = '{name}' and tags.`{CELL}` = '{identity}'"
@@ -176,8 +175,8 @@ def find_version(
 
 
 def _for_export(module: nn.Module) -> nn.Module:
-    # An exported graph stays on the device that it was exported from, and archives of weights that
-    # are laid out otherwise warn.
+    # An exported graph keeps the device of the module. Weights in another memory format cause
+    # warnings when the archive is loaded.
     return copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
@@ -204,7 +203,7 @@ def _save(
     description: Model,
     folder: Path,
 ) -> None:
-    """Write all files of a version to `folder`, but for its description."""
+    """Write all files of a version to `folder`, except its description."""
     import mlflow.pytorch
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -241,7 +240,7 @@ def _register(
     from mlflow.models import Model
 
     with tempfile.TemporaryDirectory() as scratch:
-        # Saved before MLflow hears of it: a model that does not export leaves nothing behind.
+        # The files are saved before the model is logged: a failed export leaves nothing in MLflow.
         saved, description = Path(scratch) / "model", Model(run_id=run.id)
         save(description, saved)
         return _add(
@@ -250,7 +249,7 @@ def _register(
 
 
 def _again(version: Version, described: Mapping[str, Any], tags: dict[str, str]) -> str:
-    """Register the files of a version anew, with other descriptions beside them."""
+    """Register the files of a version again, with other JSON files."""
     from mlflow.models import Model
 
     registry = client()
@@ -283,9 +282,7 @@ def _add(
     description: Model,
     saved: Path,
 ) -> str:
-    """Give the model that is saved in a folder, and its `description`, to MLflow, and return its
-    version.
-    """
+    """Log the model saved in a folder with its `description`, and return its new version."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     run_id = description.run_id
@@ -299,7 +296,7 @@ def _add(
     tags = tags | {DIGEST: md5(saved)}
     with_retry(registry.log_model_artifacts, model.model_id, str(saved))
     with_retry(registry.finalize_logged_model, model.model_id, LoggedModelStatus.READY)
-    # who deleted the run has nowhere to see it
+    # A deleted run cannot show the model.
     with tolerating("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
         outputs = with_retry(registry.get_run, run_id).outputs
         if model.model_id not in {

@@ -1,6 +1,7 @@
-"""Logged models without a version:
+"""Logged models without a version.
 
-MLflow makes the one before the other, and a process may be killed in between.
+MLflow creates the logged model before the version. A process that is killed in between leaves a
+logged model without a version.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from ecgforge.tracking.store import client, with_retry
 
 
 def without_version(known: Iterable[Version]) -> list[Any]:
-    """Return the logged models of cells that none of the `known` versions, all that there are, has,
-    and whose run nobody works on.
+    """Return the logged models that belong to no version and whose run is not active.
+
+    Args:
+        known: all versions of all models.
     """
     registered = {version.source.rsplit("/", 1)[-1] for version in known}
     found = [
@@ -26,7 +29,7 @@ def without_version(known: Iterable[Version]) -> list[Any]:
 
 
 def _at_work(run_id: str | None) -> bool:
-    """Whether a process works on a run; in a store that others share, its status says so."""
+    """Return whether a process works on a run; a shared store only has the run's status."""
     if not run_id or store.is_own():
         return bool(run_id) and runs.at_work(str(run_id))
     found = store.run(run_id)
@@ -47,8 +50,9 @@ def _models() -> Iterator[Any]:
 
 
 def take_up(experiment: str, name: str, tags: dict[str, str]) -> Any:
-    """Return the logged model that a killed process of the same cell left with the same weights,
-    without its files; None where there is none.
+    """Return the logged model with these tags that a killed process of the same run left.
+
+    The model is returned without files; None if there is none.
     """
     registry = client()
     words = f"name = '{name}' and tags.`{CELL}` = '{tags.get(CELL)}'"

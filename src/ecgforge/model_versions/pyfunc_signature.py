@@ -1,4 +1,4 @@
-"""The files and the pyfunc signature by which MLflow serves a classifier on raw records."""
+"""Files and pyfunc signature of a version: MLflow serves classifiers on raw records."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ecgforge.tracking import mlflow_internals
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
-# a tag, of all files of a version; and in a model's own description, of those in `FILES`
+# tag of a version: md5 of all its files; also an entry of MLmodel: md5 of the files in `FILES`
 DIGEST = "files.md5"
-FILES = "extra_files"  # MLflow's folder of what ecgforge reads back
-# of a generator's: how records are drawn from it, their rhythms and units
+FILES = "extra_files"  # MLflow's folder for the files that ecgforge reads
+# file of a generator's version: sampling parameters, rhythms and units
 SAMPLING = "sampling.json"
-WEIGHTS = "weights.md5"  # a tag, of the file `WEIGHTS_FILE` of a version
+WEIGHTS = "weights.md5"  # tag of a version: md5 of its file `WEIGHTS_FILE`
 WEIGHTS_FILE = "weights.safetensors"
-GRAPH = "data/model.pt2"  # what MLflow's own loader reads
-LOADER = "ecgforge.registry.serving"  # the only module that MLflow may open a version by
+GRAPH = "data/model.pt2"  # the file that MLflow's own loader reads
+LOADER = "ecgforge.registry.serving"  # the only loader module that ecgforge allows in a version
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Service:
     """What MLflow needs to serve a version.
 
     Attributes:
-        loader: the module of the installed package whose `_load_pyfunc` opens the model; the
-            version itself holds no code.
-        example: a request's `inputs`, of no patient.
-        files: JSON files that the loader reads beside the weights, by name.
+        loader: module of the installed package whose `_load_pyfunc` loads the model; the version
+            itself holds no code.
+        example: `inputs` of a request, not data of a patient.
+        files: JSON files that the loader reads in addition to the weights, by name.
     """
 
     loader: str
@@ -40,8 +40,9 @@ class Service:
 
 
 def describe(model: Model, service: Service, folder: Path) -> None:
-    """Write into the description `model` of the files in `folder` how MLflow serves them; the
-    PyTorch flavour stays as it is.
+    """Add the pyfunc flavour to the description `model` of the files in `folder`.
+
+    The PyTorch flavour does not change.
     """
     from mlflow import pyfunc
 
@@ -54,7 +55,7 @@ def describe(model: Model, service: Service, folder: Path) -> None:
 
 
 def _signature() -> ModelSignature:
-    """A list of records in, a list of answers out."""
+    """Return the signature: a list of records in, a list of answers out."""
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType, Map, Object, Property, Schema
 

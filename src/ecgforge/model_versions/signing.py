@@ -1,9 +1,8 @@
-"""Champions are signed: all files of the version, its card, where it comes from, and the entry that
-made it champion.
+"""Signatures of champions, over all files of the version, its card, provenance and history entry.
 
-Sigstore's `model-signing` signs and checks, with a key of the project's and without any network.
-The keys are named in params.yaml; without them nothing is signed or asked. A signature is a tag of
-the version, so it goes wherever the registry goes.
+Sigstore's `model-signing` signs and verifies offline, with keys of the project. params.yaml names
+the keys; without keys, nothing is signed or verified. The signature is a tag of the version, so a
+copy of the registry keeps it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ecgforge.tracking import store
 from ecgforge.tracking.store import client, with_retry
 
 SIGNATURE = "signature"
-# in model-signing's words
+# matches the file names in messages of model-signing
 CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")
 PROVENANCE = re.compile(  # tags that are written once, at registration
     r"(git|dvc|input|drawn_by)\..*|ecgforge\.cell|(files|weights)\.md5|"
@@ -37,18 +36,17 @@ PROVENANCE = re.compile(  # tags that are written once, at registration
 
 
 def ready() -> None:
-    """Check that a champion can be signed, where one must be; call it before anything is written.
+    """Check that a champion can be signed, if the project has keys; call it before any change.
 
     Raises:
-        EcgforgeError: a key cannot be used, the two do not belong together, or there is a public
-            one alone.
+        EcgforgeError: a key cannot be used, the keys are not a pair, or there is only a public key.
     """
     private, public = _keys()
     if public and not private:
         raise EcgforgeError(
-            "params.yaml names signing.public_key and no signing.private_key, so a champion cannot "
-            "be signed here: name the private key, "
-            "or promote where it is"
+            "params.yaml names signing.public_key but not signing.private_key, so a champion "
+            "cannot be signed here: name the private key, or promote on the machine that has "
+            "it"
         )
     if not private:
         return
@@ -59,16 +57,16 @@ def ready() -> None:
         _sign(private, folder, signature)
         if public and _faults(public, folder, signature):
             raise EcgforgeError(
-                f"the private key {private} and the public key {public} of params.yaml do not "
-                "belong together"
+                f"the private key {private} and the public key {public} of params.yaml are "
+                "not a pair"
             )
 
 
 def sign(version: Version, entry: str) -> None:
-    """Sign a version as champion, where the project has a private key.
+    """Sign a version as champion, if the project has a private key.
 
     Args:
-        entry: key of the entry that makes it champion.
+        entry: key of the history entry that makes it champion.
     """
     private, _ = _keys()
     if private is None:
@@ -82,9 +80,7 @@ def sign(version: Version, entry: str) -> None:
 
 @contextmanager
 def renewed(version: Version) -> Iterator[None]:
-    """Sign a version again, as what it was signed as, when the block has written another card; one
-    without a good signature stays so.
-    """
+    """Sign a version again after the block changed its card, if its signature was valid before."""
     held = SIGNATURE in version.tags and not fault(version)
     yield
     if held:
@@ -93,10 +89,10 @@ def renewed(version: Version) -> Iterator[None]:
 
 @contextmanager
 def files(version: Version) -> Iterator[Path]:
-    """Yield what `versions.files` yields, if the version is signed or the project has no key.
+    """Yield what `versions.files` yields, if the signature is valid or the project has no key.
 
     Raises:
-        EcgforgeError: as `versions.files`, and for a version without a good signature.
+        EcgforgeError: as `versions.files`; also if the version has no valid signature.
     """
     with versions.fetched(version) as folder:
         check(version, folder, client() if _keys()[1] else None)
@@ -105,15 +101,17 @@ def files(version: Version) -> Iterator[Path]:
 
 @contextmanager
 def files_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
-    """Yield what `files` yields, of a model that MLflow has fetched to `folder`, and its version if
-    it is known.
+    """Yield a checked copy of a model that MLflow fetched to `folder`, and its version if known.
+
+    Raises:
+        EcgforgeError: as `files`.
     """
     import mlflow
 
     with versions.fetched_at(folder) as (copy, version):
         if version is None and _keys()[1]:
             raise EcgforgeError(
-                f"{folder} is of no version in this registry, so it has no signature for "
+                f"{folder} is not a version of this registry, so it has no signature for "
                 "signing.public_key: refused"
             )
         if version:
@@ -122,7 +120,7 @@ def files_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
 
 
 def fault(version: Version) -> str:
-    """Say why a version has no good signature, empty where it has one or the project has no key."""
+    """Return why a version has no valid signature; empty if it has one, or if there are no keys."""
     if _keys()[1] is None:
         return ""
     try:
@@ -133,17 +131,16 @@ def fault(version: Version) -> str:
 
 
 def asked(version: Version) -> bool:
-    """Whether a version must have a good signature: it is champion, or says that it was."""
+    """Return whether a version must have a valid signature: it is or was champion by its tags."""
     return _keys()[1] is not None and ("champion" in version.aliases or SIGNATURE in version.tags)
 
 
 def check(version: Version, folder: Path, registry: Any) -> None:
-    """Check the signature of the version whose files are in `folder`, where the project has a
-    public key.
+    """Verify the signature of the version with files in `folder`, if the project has a public key.
 
     Raises:
-        EcgforgeError: there is none, or it is of other files, another card, entry, provenance,
-            version or key.
+        EcgforgeError: there is no signature, or files, card, entry, provenance, version or key
+            differ.
     """
     _, public = _keys()
     if public is None:
@@ -162,16 +159,13 @@ def check(version: Version, folder: Path, registry: Any) -> None:
         )
     if found:
         raise EcgforgeError(
-            f"the signature of {version.label} is not good ({found}): refused; roll back, or "
+            f"the signature of {version.label} is not valid ({found}): refused; roll back, or "
             "promote another version"
         )
 
 
 def _keys() -> tuple[Path | None, Path | None]:
-    """The private and the public key of the project, by params.yaml;
-
-    None for one that it does not name.
-    """
+    """Return the paths of the private and the public key; None for a key that params.yaml omits."""
     root = store.project_root()
     file = root / "params.yaml"
     named = _named(file, file.stat().st_mtime_ns) if file.exists() else Signing()
@@ -184,19 +178,18 @@ def _keys() -> tuple[Path | None, Path | None]:
 
 @lru_cache(maxsize=1)
 def _named(file: Path, _: int) -> Signing:
-    """What a params.yaml, as it was written at a time, says of keys; reading one takes as long as
-    all else here.
+    """Return the section `signing` of a params.yaml.
+
+    The result is cached by modification time, as parsing is slow.
     """
-    tree = read_yaml(file, "it was there a moment ago")
+    tree = read_yaml(file, "the file was deleted in the meantime")
     return checked(
         Signing, (tree.get("signing") if isinstance(tree, dict) else None) or {}, f"{file}: signing"
     )
 
 
 def _parts(version: Version) -> tuple[str, dict[str, Any]]:
-    """The key of the entry that a signature was made for, and the signature itself, as Sigstore
-    writes it.
-    """
+    """Return the key of the history entry of a signature, and the signature in Sigstore's form."""
     try:
         tree = json.loads(version.tags[SIGNATURE])
         return str(tree["entry"]), dict(tree["bundle"])
@@ -208,7 +201,7 @@ def _parts(version: Version) -> tuple[str, dict[str, Any]]:
 
 
 def _covered(version: Version, folder: Path, entry: str, registry: Any, scratch: Path) -> Path:
-    """Lay out what is signed: files of these contents, by these names."""
+    """Write what a signature covers to a folder: files, and texts by name."""
     covered = scratch / "champion"
     shutil.copytree(folder, covered / "files")
     tags = {key: value for key, value in sorted(version.tags.items()) if PROVENANCE.fullmatch(key)}
@@ -229,15 +222,15 @@ def _sign(private: Path, folder: Path, signature: Path) -> None:
 
     try:
         signing.Config().use_elliptic_key_signer(private_key=private).sign(folder, signature)
-    # of the file system, and of cryptography, which has a kind for each way in which a key can be
-    # wrong
+    # The file system raises some errors, and cryptography has a class for each defect of a key.
     except Exception as error:
         raise _unusable("private", private) from error
 
 
 def _faults(public: Path, folder: Path, signature: Path) -> str:
-    """Say in what a folder differs from what was signed, or that it was signed by another key;
-    empty where all is as it was.
+    """Return how a folder differs from the signed one, or that another key signed it.
+
+    Empty if the signature is valid.
     """
     from model_signing import hashing, verifying
 
@@ -251,19 +244,19 @@ def _faults(public: Path, folder: Path, signature: Path) -> str:
         raise _unusable("public", public) from error
     try:
         asking.verify(folder, signature)
-    except Exception as error:  # of a signature that is no such thing, there is no end of kinds
+    except Exception as error:  # a damaged signature raises errors of many classes
         names = CHANGED.findall(str(error))
         return (
-            f"changed since: {', '.join(names)[:200]}"
+            f"changed since it was signed: {', '.join(names)[:200]}"
             if names
-            else "made by another key, or damaged"
+            else "signed with another key, or damaged"
         )
     return ""
 
 
 def _unusable(kind: str, key: Path) -> EcgforgeError:
     return EcgforgeError(
-        f"the {kind} key {key}, signing.{kind}_key in params.yaml, cannot be used: it must be a "
-        "PEM file without a password, of an "
-        "elliptic curve key of P-256, P-384 or P-521 (docs/registry.md says how to make one)"
+        f"the {kind} key {key}, signing.{kind}_key in params.yaml, cannot be used: it must be "
+        "a PEM file without a password, with an elliptic curve key of P-256, P-384 or P-521 "
+        "(docs/how-to/sign.md shows how to make one)"
     )

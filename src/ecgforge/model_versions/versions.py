@@ -1,6 +1,4 @@
-"""Registered model versions by the names that people type, and their files, checked before anything
-reads them.
-"""
+"""Find registered model versions by name, and check their files before anything reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ REFERENCE = re.compile(
     r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$"
 )
 SOURCE = re.compile(r"models:/m-[0-9a-f]{32}")
-# of a registered model: MLflow has none with / or :, and its filters take no quotation marks
+# name of a registered model: MLflow forbids / and :, and its filters have no escape for quotes
 NAME = re.compile(r"[^/:'\"`\0]+")
 
 
@@ -37,8 +35,8 @@ class Version:
 
     Attributes:
         name, number: as in MLflow's registry.
-        run_id: of the run that made it.
-        source: MLflow's address of its files.
+        run_id: the run that trained it.
+        source: MLflow's URI of its files.
         tags: its provenance, see `tracking.runs`.
         aliases: such as `champion`.
     """
@@ -52,21 +50,21 @@ class Version:
 
     @property
     def label(self) -> str:
-        """What a person would type to mean it."""
+        """The name to type on the command line."""
         return f"{self.name}/{self.number}"
 
 
 def find(reference: str) -> Version:
-    """Return the version that `name@alias` or `name/number` means, with `models:/` before it or
-    without.
+    """Return the version `name@alias` or `name/number`; a prefix `models:/` is allowed.
 
     Raises:
-        EcgforgeError: the words mean no version, or there is no such one; says which there are.
+        EcgforgeError: the reference has another form, or the version does not exist; the message
+            lists those that do.
     """
     words = REFERENCE.match(reference)
     if words is None:
         raise EcgforgeError(
-            f"'{reference}' means no model version: write name@alias or name/number, as in "
+            f"'{reference}' is not a model version: write name@alias or name/number, as in "
             "ecg-classifier-merged@champion"
         )
     known = versions(words["name"])
@@ -96,9 +94,7 @@ def _registered_models() -> str:
 
 
 def versions(name: str) -> list[Version]:
-    """Return all versions of the registered model `name`, oldest first; empty where there is no
-    such model.
-    """
+    """Return all versions of the registered model `name`, oldest first; empty if there are none."""
     registry = client()
     if not NAME.fullmatch(name):
         return []
@@ -125,7 +121,7 @@ def versions(name: str) -> list[Version]:
 
 
 def all_versions() -> list[Version]:
-    """Return all versions of all models, those of a model oldest first."""
+    """Return all versions of all models, the versions of a model oldest first."""
     return [
         version
         for model in with_retry(client().search_registered_models, max_results=1000)
@@ -140,11 +136,11 @@ def _version(entity: object, aliases: tuple[str, ...]) -> Version:
 
 @contextmanager
 def files(version: Version) -> Iterator[Path]:
-    """Yield a folder with what ecgforge wrote of the model, as long as the block lasts.
+    """Yield a temporary folder with the files that ecgforge wrote for the model.
 
     Raises:
-        EcgforgeError: the files are gone, are not those that were registered, or hold something
-            that ecgforge does not write.
+        EcgforgeError: the files are gone, differ from the registered ones, or hold something that
+            ecgforge does not write.
     """
     with fetched(version) as folder:
         yield folder / FILES
@@ -152,9 +148,10 @@ def files(version: Version) -> Iterator[Path]:
 
 @contextmanager
 def fetched(version: Version) -> Iterator[Path]:
-    """Yield a folder with all files of the model, checked, as long as the block lasts;
+    """Yield a temporary folder with all files of the model, checked.
 
-    EcgforgeError as `files`.
+    Raises:
+        EcgforgeError: as `files`.
     """
     import mlflow.artifacts
 
@@ -170,15 +167,15 @@ def fetched(version: Version) -> Iterator[Path]:
                     )
                 )
             )
-        except Exception as error:  # of MLflow, its stores and the file system
+        except Exception as error:  # MLflow, its stores and the file system have many error classes
             raise EcgforgeError(
                 f"the files of {version.label} are no longer available "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
         if links:
             raise EcgforgeError(
-                f"{version.label} holds {links[0]}, a link, which ecgforge does not write, and it "
-                "could execute: refused"
+                f"{version.label} holds the link {links[0]}, which ecgforge does not write; "
+                "loading it could execute code: refused"
             )
         (folder / version_note()).unlink(missing_ok=True)
         check(version, folder)
@@ -186,8 +183,9 @@ def fetched(version: Version) -> Iterator[Path]:
 
 
 def _links(version: Version) -> list[str]:
-    """The links among the files of a version, where these are on this machine; who fetches them
-    would follow them.
+    """Return the links among a version's files, if they are on this machine.
+
+    A download would follow the links.
     """
     model = with_retry(client().get_logged_model, version.source.rsplit("/", 1)[-1])
     folder = local_folder(model.artifact_location)
@@ -204,18 +202,17 @@ def _links(version: Version) -> list[str]:
 
 @contextmanager
 def fetched_at(folder: Path) -> Iterator[tuple[Path, Version | None]]:
-    """Yield what `fetched` yields, of a model that MLflow itself has fetched to `folder`, and its
-    version, None where none is known.
+    """Yield a checked copy of a model that MLflow fetched to `folder`, and its version or None.
 
-    The registry's digest decides, where MLflow found the model there and it can still be asked.
-    Elsewhere it is the digest in the model's own description: it shows damage, but not that someone
-    changed the files and the description alike.
+    If MLflow fetched it from a registry that still answers, the digest in the registry is compared.
+    Otherwise the digest in the model's own description is compared: this detects damage, but not a
+    change of both files and description.
 
     Raises:
         EcgforgeError: as `files`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        # Links stay links, and are refused.
+        # Links are copied as links, and then refused.
         copy = shutil.copytree(
             folder,
             Path(scratch) / "model",
@@ -240,7 +237,7 @@ def _own_digest(description: Path) -> Any:
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    """What a YAML file holds, empty where that is no mapping."""
+    """Return the mapping in a YAML file; empty if there is none."""
     try:
         tree = yaml.safe_load(file.read_bytes())
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
@@ -249,15 +246,14 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 
 def _registered(meta: Path) -> Version | None:
-    """Return the version that MLflow's note `meta` names;
+    """Return the version named in MLflow's file `meta`.
 
-    None where there is no note, no registry, or no such version in it.
+    None if the file, the registry or the version does not exist.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    # The registry that this process uses already: whoever loads a model in a process of theirs
-    # keeps their own.
+    # Use the registry of this process: a caller who loads a model may have set another one.
     if not meta.exists() or absent(mlflow.get_registry_uri()):
         return None
     words, registry = _mapping(meta), mlflow.MlflowClient()
@@ -277,16 +273,16 @@ def _registered(meta: Path) -> Version | None:
 
 
 def check(version: Version, folder: Path) -> None:
-    """Check that the files in `folder` are those that were registered as `version`, and that they
-    are what ecgforge writes.
+    """Check that `folder` holds the registered files of `version`, and only what ecgforge writes.
 
     Raises:
-        EcgforgeError: a file, link or entry that ecgforge does not write, or files that are not the
-            registered ones to the byte.
+        EcgforgeError: a file, link or entry that ecgforge does not write, or files that differ from
+            the registered ones.
     """
     if not SOURCE.fullmatch(version.source):
         raise EcgforgeError(
-            f"{version.label} has its files at {version.source}, where ecgforge puts none: refused"
+            f"{version.label} has its files at {version.source}, which is not an address that "
+            "ecgforge uses: refused"
         )
     allowed.check_names(version.label, folder)
     weights = folder / FILES / WEIGHTS_FILE
@@ -304,10 +300,10 @@ def _tampered(what: str) -> EcgforgeError:
 
 
 def read_json(folder: Path, name: str, label: str) -> dict[str, Any]:
-    """Return what a JSON file of the version `label` holds.
+    """Return the content of a JSON file of the version `label`.
 
     Raises:
-        EcgforgeError: it cannot be read, or is no mapping.
+        EcgforgeError: it cannot be read, or is not a mapping.
     """
     try:
         tree = json.loads((folder / name).read_bytes())

@@ -1,1 +1,1 @@
-"""Runs DVC's stages side by side, in processes that have their libraries loaded."""
+"""Runs DVC's stages in parallel, in processes that have loaded their libraries."""

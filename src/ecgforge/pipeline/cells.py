@@ -1,8 +1,8 @@
-"""Run DVC's stages side by side: DVC itself runs one at a time.
+"""Run DVC's stages in parallel; DVC itself runs one at a time.
 
-Here each is a `dvc repro` of its own, started when those before it are done, in worker processes
-that load DVC once. DVC stays the judge of what is up to date, and holds its locks; this only
-decides the order.
+Each stage is a `dvc repro` of its own in a worker process that loads DVC once. It starts when the
+stages before it are done. DVC decides which stages are up to date, and holds its locks; this module
+only decides the order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ecgforge.pipeline import warm
 from ecgforge.tracking import mlflow_internals
 from ecgforge.workers import init_worker
 
-# What most stages load, together 12 s.
+# modules that most stages import, which takes 12 s in total
 SLOW = (
     "mlflow.pytorch",
     *mlflow_internals.STORES,
@@ -45,16 +45,18 @@ SLOW = (
     "ecgforge.stages.train_generator",
 )
 
-RESOLVE = "resolve"  # the stage that the others take parameters and code from
+RESOLVE = "resolve"  # the stage that writes parameters and code digests for the others
 
 
 def repro(targets: list[str], jobs: int) -> int:
-    """Bring `targets`, or all stages, and what they need up to date, `jobs` of them at a time;
-    return the exit code.
+    """Bring `targets`, or all stages, up to date with all that they need, `jobs` in parallel.
+
+    Returns:
+        The exit code.
 
     Raises:
-        EcgforgeError: a target is no stage or cell, DVC cannot read the stages, or another process
-            is at work on them.
+        EcgforgeError: a target is not a stage or cell, DVC cannot read the stages, or another
+            process runs them.
     """
     from dvc.exceptions import DvcException
 
@@ -64,8 +66,8 @@ def repro(targets: list[str], jobs: int) -> int:
     try:
         stages = _stale_stages(targets)
         if stages:
-            parameters.read(Path("params.yaml"))  # names a bad value before anything runs
-        if RESOLVE in stages:  # once it is up to date, DVC knows which others are
+            parameters.read(Path("params.yaml"))  # reports a bad value before anything runs
+        if RESOLVE in stages:  # DVC can tell which other stages are stale only after this one
             if not _repro_one(RESOLVE):
                 return 1
             stages = _stale_stages(targets)
@@ -74,8 +76,7 @@ def repro(targets: list[str], jobs: int) -> int:
     if not stages:
         console.err.print("Data and pipelines are up to date.")
         return 0
-    # Threads that share a core spend their time waiting for each other; compute.threads sets those
-    # of torch.
+    # More threads than cores slow each other down; compute.threads sets the threads of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):
         return _run(stages, jobs)
@@ -83,9 +84,7 @@ def repro(targets: list[str], jobs: int) -> int:
 
 @contextmanager
 def _temporary_files() -> Iterator[None]:
-    """Give the stages a folder of their own for temporary files, and remove those of earlier runs
-    of this study that were killed.
-    """
+    """Set a temporary folder for the stages, and remove those of earlier runs that were killed."""
     import psutil
 
     prefix = f"ecgforge-{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:8]}-"
@@ -107,7 +106,7 @@ def _temporary_files() -> Iterator[None]:
 
 
 def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
-    """Return the stages to run, each with those of them that come before it."""
+    """Return the stages to run, each with those of them that it depends on."""
     with internals.each_file_once(), internals.locked_repo() as repo:
         if mended := lock.mend(Path(repo.root_dir)):
             console.err.print(mended, style="yellow")
@@ -134,9 +133,9 @@ def _check_targets(targets: list[str], cells: list[str]) -> None:
     for target in targets:
         if target not in (*cells, *stages):
             named = [name for name in cells if name.startswith(f"{target.partition('@')[0]}@")]
-            example = [f"and cells of these, such as {name}" for name in cells if "@" in name][:1]
+            example = [f"and cells such as {name}" for name in cells if "@" in name][:1]
             raise EcgforgeError(
-                f"'{target}' is no stage and no cell of this study: there are "
+                f"'{target}' is not a stage or cell of this study: there are "
                 f"{', '.join(named or [*stages, *example])}"
             )
 
@@ -155,7 +154,7 @@ def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:
 
 
 def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[str]]:
-    """Keep of the stages those that are stale or come after a stale one."""
+    """Return the stages that are stale or depend on a stale one."""
     kept: dict[str, set[str]] = {}
     for name in TopologicalSorter(waiting).static_order():
         needed = waiting[name] & kept.keys()
@@ -173,16 +172,15 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
     os.environ["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     )
-    # The stage that a worker waits for hears of an interruption itself; the worker stays to note
-    # how it ended.
+    # A stage receives an interruption itself; its worker stays to record how it ended.
     with ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), initializer=init_worker
     ) as pool:
         try:
             while running or (sorter.is_active() and not failed):
                 ready += sorter.get_ready()
-                # No more than there are workers: a pool would start what it has queued after a
-                # failure or an interruption, too.
+                # Not more than there are workers: a pool would start queued stages even after a
+                # failure or an interruption.
                 while ready and len(running) < jobs and not failed:
                     name = ready.pop(0)
                     running[pool.submit(_repro_one, name)] = name
@@ -195,8 +193,8 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
                     else:
                         failed = True
                         console.err.print(
-                            f"{name} failed, its error is above; what was done is kept, so mend it "
-                            "and run this again",
+                            f"{name} failed, its error is above; finished stages are kept: "
+                            "correct the error and run this again",
                             style="red",
                         )
         except KeyboardInterrupt:
@@ -207,8 +205,8 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
             names = ", ".join([name, *running.values()])
             raise EcgforgeError(
                 "a worker process was killed, perhaps for lack of memory, while these ran: "
-                f"{names}; run this again (with fewer --jobs, if "
-                "memory is short): what was finished is kept"
+                f"{names}; run this again (with a lower --jobs if memory is short): finished "
+                "stages are kept"
             ) from None
     console.err.print(
         f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}"
@@ -219,7 +217,7 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
 def _repro_one(name: str) -> bool:
     """Bring one stage up to date; return whether it succeeded.
 
-    The stage has told on the terminal what went wrong.
+    The stage prints its own errors.
     """
     import logging
 
@@ -241,7 +239,7 @@ def _repro_one(name: str) -> bool:
 
 
 def _interrupt_stages() -> None:
-    """Pass an interruption on to the running stages; at a terminal they heard of it already."""
+    """Pass an interruption on to the running stages; a terminal sends it to them directly."""
     import psutil
 
     for process in psutil.Process().children(recursive=True):
@@ -250,9 +248,7 @@ def _interrupt_stages() -> None:
 
 
 def _kill_stages() -> None:
-    """Kill the stages whose workers are gone: nobody would note how they end, and the next run
-    would start them again.
-    """
+    """Kill the stages of dead workers: nothing would record their end, so they would run again."""
     import psutil
 
     address = os.environ.get(warm.ADDRESS)
@@ -263,6 +259,6 @@ def _kill_stages() -> None:
                 and process.pid != os.getpid()
                 and process.environ().get(warm.ADDRESS) == address
             )
-            # the pool ends its own
+            # the pool ends its own processes
             if ours and "multiprocessing" not in " ".join(process.cmdline()):
                 process.kill()

@@ -1,9 +1,9 @@
-"""Stages that start at once: forked from a server that has loaded torch, Lightning and MLflow,
-which each would load for 12 s.
+"""Stages that start at once, forked from a server that has imported torch, Lightning and MLflow.
 
-`ecgforge repro` starts the server and says in the environment where it listens. A stage's command
-then hands its arguments, folder, environment and terminal over, waits, and passes signals on. Where
-no server answers, the command does its work itself.
+These imports take 12 s for each stage otherwise. `ecgforge repro` starts the server and puts its
+address into the environment. The command of a stage sends its arguments, folder, environment and
+terminal to the server, waits, and passes signals on. Without a server, the command does the work
+itself.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from typing import NoReturn, TextIO
 
 ADDRESS = "ECGFORGE_WARM"
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
-LONGEST = 80  # bytes of a folder's name that a socket's address has room for
-KILLED = 137  # the exit code of a shell's command that was killed with SIGKILL
+LONGEST = 80  # longest folder name, in bytes, that leaves room in a socket's address
+KILLED = 137  # a shell's exit code for a command that was killed with SIGKILL
 
 
 @contextmanager
 def server(modules: Sequence[str], entry: str) -> Iterator[None]:
-    """Keep a server running, for this process and those that it starts, unless they have one; on
-    Linux alone.
+    """Run a server during the block for this process and its children, unless they have one.
+
+    Linux only.
 
     Args:
-        modules: what it loads beforehand.
+        modules: to import in advance.
         entry: "module:function" of the command line.
     """
     if ADDRESS in os.environ or not sys.platform.startswith("linux"):
@@ -47,8 +48,8 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="ecgforge-", dir=_short_folder()) as folder:
         address = str(Path(folder) / "socket")
         command = [sys.executable, "-m", "ecgforge.pipeline.warm", address, entry, *modules]
-        # A session of its own: an interruption at the terminal reaches the stages through their
-        # commands alone, and once.
+        # A separate session: an interruption at the terminal reaches each stage once, through its
+        # command.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         os.environ[ADDRESS] = address
         try:
@@ -60,23 +61,21 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
 
 
 def _short_folder() -> str:
-    """Return a folder for temporary files whose name leaves room: the address of a socket has 107
-    bytes at most.
-    """
+    """Return a temporary folder with a short name: a socket's address has at most 107 bytes."""
     here = tempfile.gettempdir()
     return here if len(os.fsencode(here)) <= LONGEST else "/tmp"
 
 
 def run(arguments: Sequence[str]) -> int | None:
-    """Run `ecgforge` with these arguments in the server's child and return its exit code;
+    """Run `ecgforge` with these arguments in a child of the server, and return its exit code.
 
-    None where there is no server.
+    None if there is no server.
     """
     address = os.environ.get(ADDRESS)
     if not address:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
-        with _held_back(PASSED_ON):  # until it is known to whom they go
+        with _held_back(PASSED_ON):  # until the child's process id is known
             try:
                 connection.connect(address)
                 request = {
@@ -103,7 +102,7 @@ def run(arguments: Sequence[str]) -> int | None:
 
 @contextmanager
 def _held_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Let signals that arrive within the block wait for its end."""
+    """Delay signals that arrive during the block until its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -112,16 +111,15 @@ def _held_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 def serve(address: str, entry: str, modules: Sequence[str]) -> None:
-    """Load `modules`, then fork a child for every command that arrives, until whoever started this
-    process has gone.
-    """
+    """Import `modules`, then fork a child for every command, until the parent process ends."""
     for module in modules:
         importlib.import_module(module)
     name, function = entry.split(":")
     main = getattr(importlib.import_module(name), function)
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child is waited for: they report themselves
+    # children need no wait: they send their exit codes
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -137,7 +135,7 @@ def serve(address: str, entry: str, modules: Sequence[str]) -> None:
 
 
 def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
-    """Become the command that `connection` asks for."""
+    """Run the command that `connection` describes, and exit."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -147,12 +145,12 @@ def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    # The server's own streams know what its files can do, such as seek.
+    # The server's own streams have cached properties of its files, such as seekable.
     sys.stdout, sys.stderr = (_stream(number) for number in (1, 2))
     request = json.loads(data)
     os.environ.clear()
     os.environ.update(request["environment"])
-    tempfile.tempdir = None  # what a module found when it was loaded is the server's
+    tempfile.tempdir = None  # modules may have cached the server's folder
     os.chdir(request["folder"])
     sys.argv = ["ecgforge", *request["arguments"]]
     threading.Thread(target=_end_with, args=[connection], daemon=True).start()
@@ -167,17 +165,15 @@ def _stream(descriptor: int) -> TextIO:
 
 
 def _end_with(connection: socket.socket) -> None:
-    """End this process, and those that it has started, when the command that it works for was
-    killed.
-    """
-    # of one that was killed before it read what it had been told
+    """End this process and its children when the command that it works for is killed."""
+    # the command was killed before it read its answer
     with suppress(ConnectionResetError):
         connection.recv(1)
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _exit_code(main: Callable[[], object]) -> int:
-    """Run the command line; do with what it raises what the interpreter does."""
+    """Run the command line, and treat its exceptions as the interpreter does."""
     code: object = None
     try:
         main()

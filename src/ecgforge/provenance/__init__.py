@@ -1,1 +1,1 @@
-"""Where models and records come from: lineage, content by the digests of DVC, and gc."""
+"""Provenance of models and records: lineage, file contents by DVC's digests, and gc."""

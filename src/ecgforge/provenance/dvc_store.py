@@ -1,6 +1,4 @@
-"""Files and folders by the digests that DVC knows them by, wherever they still are: the working
-tree, DVC's cache, or its remote.
-"""
+"""Files and folders by their DVC digest, in the working tree, DVC's cache or its remote."""
 
 from __future__ import annotations
 
@@ -26,17 +24,22 @@ from ecgforge.files import atomic_write, md5
 from ecgforge.tracking.store import git, git_problem, inside, project_root, reason
 
 LOCK = "dvc.lock"
-# in DVC's temporary folder, where experiments have theirs
+# lock files in DVC's temporary folder; experiments have their own
 BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")
 DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir\b)?")
-CODE = "resolved/code.yaml"  # digests of code, which are no parameters
+CODE = "resolved/code.yaml"  # digests of code; not parameters
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class Step:
-    """A DVC stage as it ran: its name, where that is known, command, parameters, and digests of
-    what went in and came out, by path.
+    """A DVC stage as it ran.
+
+    Attributes:
+        name: of the stage; empty if unknown.
+        command: as in dvc.yaml.
+        parameters: values by dotted key.
+        deps, outs: digests of inputs and outputs, by path.
     """
 
     name: str
@@ -47,10 +50,12 @@ class Step:
 
 
 class DvcStore:
-    """What the project at `root` has of anything that DVC ever knew. Nothing is downloaded to stay.
+    """Access to all contents that DVC has recorded for the project at `root`.
+
+    A file read from the remote is not stored locally.
 
     Raises:
-        EcgforgeError: git refuses to answer: what it knows would be taken for lost.
+        EcgforgeError: git fails; the contents that it knows would otherwise count as lost.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -62,11 +67,13 @@ class DvcStore:
             raise EcgforgeError(problem)
 
     def read(self, digest: str, name: str = "", path: str = "") -> bytes | None:
-        """Return the file `name` of the folder with this digest, or the file that has it, if it can
-        still be had.
+        """Return the file `name` of the folder with this digest, or the file with this digest.
 
         Args:
-            path: where in the working tree it may lie.
+            path: where the content may be in the working tree.
+
+        Returns:
+            The content; None if it is no longer available.
         """
         if path and self.digest(path) == digest:
             file = self.root / path / name
@@ -76,8 +83,11 @@ class DvcStore:
         return self._object(self.listing(digest).get(name, ""))
 
     def local(self, digest: str, name: str, path: str = "") -> Path | None:
-        """Return where on this machine the file `name` of the folder with this digest lies, for
-        reading, if it does; see `read`.
+        """Return the local path of the file `name` of the folder with this digest.
+
+        None if not local.
+
+        The file is for reading only; arguments as for `read`.
         """
         if path and self.digest(path) == digest:
             file = self.root / path / name
@@ -89,8 +99,9 @@ class DvcStore:
         return file if file.is_file() else None
 
     def listing(self, digest: str) -> dict[str, str]:
-        """Return the md5 of each file of a folder, by relative path, from DVC's cache or remote;
-        empty where neither has it.
+        """Return the md5 of each file of a folder by relative path.
+
+        Empty if DVC no longer has it.
         """
         found = self._object(digest) if digest.endswith(".dir") else None
         try:
@@ -103,9 +114,7 @@ class DvcStore:
             return {}
 
     def digest(self, path: str) -> str:
-        """Return the digest of what lies at `path` in the working tree, empty where nothing does;
-        it is looked at once.
-        """
+        """Return the digest of `path` in the working tree, empty if nothing is there; cached."""
         full = self.root / path
         if not inside(path):
             return ""
@@ -114,8 +123,9 @@ class DvcStore:
         return self._digests[full]
 
     def place(self, digest: str, path: str = "") -> tuple[str, bool]:
-        """Say where content is and whether it can be had, recomputing digests on this machine; of a
-        remote, only what it says it has.
+        """Return the location of a content, and whether it is available.
+
+        Local files are hashed again. For a remote, only the existence of the files is checked.
         """
         held = self.digest(path) if path else ""
         if held == digest:
@@ -135,7 +145,7 @@ class DvcStore:
         """Write the file or folder with this digest to `target`.
 
         Raises:
-            EcgforgeError: it can no longer be had.
+            EcgforgeError: it is no longer available.
         """
         names = (
             [""]
@@ -146,7 +156,7 @@ class DvcStore:
             raise EcgforgeError(f"{path} with md5 {digest} is no longer available: try `dvc fetch`")
         if not all(map(inside, names)):
             raise EcgforgeError(
-                f"{path} with md5 {digest} holds a file that would lie outside of it: refused"
+                f"{path} with md5 {digest} lists a file outside of the folder: refused"
             )
         with atomic_write(target) as scratch:
             for name in names:
@@ -160,8 +170,9 @@ class DvcStore:
                 (scratch / name).write_bytes(found)
 
     def steps(self, text: str) -> Iterator[Step]:
-        """Yield the stages that ran with `text`, a digest, in their records: of the working tree's
-        dvc.lock, of those that git has, and of DVC's run cache; the latest first.
+        """Yield the stages with the digest `text` as input or output, the latest first.
+
+        They come from dvc.lock in the working tree, from dvc.lock in git, and from DVC's run cache.
         """
         for where, lock in self._locks(text):
             for step in self._read(where, lock) if text in lock else ():
@@ -169,11 +180,12 @@ class DvcStore:
                     yield step
 
     def made_by(self, digest: str, path: str = "") -> Step | None:
-        """Return the stage that wrote the content with this digest, if a record of it remains.
+        """Return the stage that wrote the content with this digest.
+
+        None if no record of it remains.
 
         Args:
-            path: where it wrote it: outputs of several stages may have the same content. Empty for
-                any.
+            path: of the output, as stages may write equal contents; empty for any path.
         """
         made = (
             step
@@ -183,31 +195,32 @@ class DvcStore:
         return next(made, None)
 
     def used(self) -> Iterator[str]:
-        """Yield the digest of everything that DVC knows of in the working tree, or in any commit
-        that git has a name for.
+        """Yield all digests that DVC uses in the working tree or in a commit that a git ref names.
 
         Raises:
-            EcgforgeError: what DVC or git knows cannot be read whole.
+            EcgforgeError: DVC or git cannot read all of them.
         """
         lock = self.root / LOCK
         self._read("", lock.read_text(errors="replace") if lock.is_file() else "")
         yield from DIGEST.findall(lock.read_text(errors="replace") if lock.is_file() else "")
         for text in self._records():
-            yield from DIGEST.findall(text)  # which finds those of a damaged record, too
+            yield from DIGEST.findall(text)  # also finds the digests of a damaged file
         if self.repo:
             try:
                 known = [
                     item.value for objects in self.repo.used_objs().values() for item in objects
                 ]
-            except Exception as error:  # of DVC, of a damaged file of its
+            except Exception as error:  # DVC has many error classes for damaged files
                 raise EcgforgeError(
                     f"DVC cannot read what the project uses ({reason(error)})"
                 ) from error
             yield from known
 
     def _records(self) -> Iterator[str]:
-        """All dvc.lock and .dvc files of named commits, wherever in a larger repository, and a
-        dvc.lock that was damaged and restored.
+        """Yield all dvc.lock and .dvc files of named commits, and a restored dvc.lock before its
+        repair.
+
+        The project may be a folder of a larger repository.
         """
         for file in (self.root / DAMAGED, self.root / KEPT):
             yield file.read_text(errors="replace") if file.is_file() else ""
@@ -215,9 +228,9 @@ class DvcStore:
             return
         words = "%(objecttype) %(objectname)%0a%(*objecttype) %(*objectname)"
         named = git(self.root, "for-each-ref", f"--format={words}", needed=True).split("\n")
-        # of all of it only the top has a name
+        # only the top of the stash has a ref
         stashed = git(self.root, "stash", "list", "--format=commit %H").split("\n")
-        # a branch without a commit has none
+        # a detached HEAD has no branch
         head = git(self.root, "rev-parse", "--quiet", "--verify", "HEAD")
         seen = set()
         for commit in dict.fromkeys(
@@ -233,8 +246,9 @@ class DvcStore:
                     yield git(self.root, "cat-file", "blob", about.split()[2], needed=True)
 
     def objects(self) -> Iterator[Path]:
-        """Yield the files of DVC's cache; none where it lies outside the project, since other
-        projects may need what it has.
+        """Yield the files of DVC's cache.
+
+        None if the cache is outside of the project and may be shared.
         """
         if self._cache is not None and not self.cache_elsewhere():
             folders = (
@@ -248,20 +262,21 @@ class DvcStore:
             )
 
     def cache_elsewhere(self) -> str:
-        """Return where DVC's cache is if it is, by its path or by a link, outside the project; else
-        nothing.
+        """Return the path of DVC's cache if it is outside of the project.
+
+        Otherwise an empty string.
         """
         path = Path(self._cache.path).resolve() if self._cache is not None else self.root.resolve()
         return "" if path.is_relative_to(self.root.resolve()) else str(path)
 
     def at_work(self) -> str:
-        """Return which stage's DVC process is alive, in words; empty where none is.
+        """Return a description of a running DVC stage; empty if none is running.
 
-        DVC gives its lock back while a command runs, and what that makes is in no dvc.lock before
-        it has ended.
+        DVC releases its lock while a stage's command runs, and dvc.lock has the outputs only
+        afterwards.
 
         Raises:
-            EcgforgeError: DVC's list of them cannot be read.
+            EcgforgeError: DVC's list of running stages cannot be read.
         """
         lists = (
             [found for pattern in BUSY for found in Path(self.repo.tmp_dir).glob(pattern)]
@@ -294,26 +309,27 @@ class DvcStore:
             OverflowError,
         ) as error:
             raise EcgforgeError(
-                f"{file} cannot be read: try again; where no DVC is at work, remove it"
+                f"{file} cannot be read: try again; if no DVC process is running, remove it"
             ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep DVC from writing while the block lasts.
+        """Hold DVC's lock during the block.
 
         Raises:
-            EcgforgeError: DVC itself is writing.
+            EcgforgeError: another DVC process holds it.
         """
         with ExitStack() as held:
             try:
                 held.enter_context(self.repo.lock if self.repo else nullcontext())
             except internals.lock_error() as error:
-                raise EcgforgeError("DVC is at work: try again when it has ended") from error
+                raise EcgforgeError("DVC is running: try again when it has ended") from error
             yield
 
     def _locks(self, text: str) -> Iterator[tuple[str, str]]:
-        """Records that may have `text` in them, each with where it is; that is empty for the
-        working tree's own.
+        """Yield the lock files that may contain `text`, with their origin.
+
+        The origin is empty for the working tree's dvc.lock.
         """
         lock = self.root / LOCK
         if lock.is_file():
@@ -327,11 +343,10 @@ class DvcStore:
                 yield f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace")
 
     def _read(self, where: str, text: str) -> list[Step]:
-        """Return the stages in a dvc.lock; of a damaged one that is not the working tree's, none,
-        and say so.
+        """Return the stages in a dvc.lock; for a damaged file from elsewhere, print a warning.
 
         Raises:
-            EcgforgeError: the working tree's is damaged.
+            EcgforgeError: the dvc.lock of the working tree is damaged.
         """
         try:
             return _steps(text)
@@ -341,7 +356,7 @@ class DvcStore:
                     f"{LOCK} is damaged: `ecgforge repro` or `git checkout {LOCK}` restores it"
                 ) from None
             if where not in self._damaged:
-                console.err.print(f"warning: {where} is damaged and was passed over")
+                console.err.print(f"warning: {where} is damaged and was skipped")
             self._damaged.add(where)
             return []
 
@@ -355,7 +370,7 @@ class DvcStore:
         ]
 
     def _missing_in_cache(self, digest: str) -> list[str]:
-        """The files of which the cache has no sound copy."""
+        """Return the names of files that are missing or damaged in the cache."""
         if self._cache is None or not self._sound(digest):
             return ["all of it"]
         return [name for name, file in self.listing(digest).items() if not self._sound(file)]
@@ -369,7 +384,7 @@ class DvcStore:
         return set(self._asked(lambda: list(self._remote.list_oids_exists(list(wanted))))) == wanted
 
     def _object(self, digest: str) -> bytes | None:
-        """A file of the cache, or of the remote, if it has the content that its name says."""
+        """Return a file of the cache or of the remote, if its content matches its digest."""
         for database in (self._cache, self._remote):
             if database is None or not DIGEST.fullmatch(digest):
                 continue
@@ -388,22 +403,19 @@ class DvcStore:
             return question()
         except FileNotFoundError:
             raise
-        except Exception as error:  # of whatever the remote is
+        except Exception as error:  # each kind of remote has its own error classes
             raise EcgforgeError(
-                f"DVC's remote cannot be asked ({' '.join(str(error).split())[:200]})"
+                f"DVC's remote cannot be reached ({' '.join(str(error).split())[:200]})"
             ) from error
 
     @property
     def repo(self) -> Any:
-        """DVC's view of the project, or None where it has none."""
+        """DVC's `Repo` of the project; None if the project does not use DVC."""
         return self._opened[0]
 
     @property
     def lacks_git(self) -> bool:
-        """Whether the project's commits are missing:
-
-        DVC works with git here, and there is no repository.
-        """
+        """Return whether the git repository is missing, although DVC is configured to use git."""
         return self._opened[1]
 
     @cached_property
@@ -433,9 +445,9 @@ class DvcStore:
 
 
 def _steps(text: str) -> list[Step]:
-    """Read the stages in a dvc.lock, or the one in a record of DVC's run cache.
+    """Parse the stages of a dvc.lock, or the single one of a record in DVC's run cache.
 
-    A damaged one raises whatever comes of that.
+    A damaged file raises errors of many classes.
     """
     tree = yaml.load(text, _LOADER) or {}
     stages = tree.get("stages", {"": tree} if "cmd" in tree else {})

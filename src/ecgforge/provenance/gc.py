@@ -1,4 +1,4 @@
-"""What is still needed, and which runs and versions are not: see `stages.collect`."""
+"""Find the runs and versions that are still needed, and delete the others: see `stages.collect`."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ from ecgforge.tracking import home, runs, store
 from ecgforge.tracking.runs import CELL, INPUT
 from ecgforge.tracking.store import client, has_commit, local_database, tolerating, with_retry
 
-# runs of other kinds, such as trials, are left alone
+# kinds of runs that may be deleted; others, such as trials, stay
 KINDS = ("generator", "classifier", "quality")
 SAME = (
     *("kind", "dataset", "generator", "setting", "backbone", "sweep", "point"),
     *("augmented", "fold", "draw", "seed", "dvc.stage", "dvc.exp"),
 )
-# Files in results that name runs; the last two in those of earlier commits.
+# Files of results that name runs by fingerprint; earlier commits have the last two.
 FINGERPRINTS = {"runs.csv", "fingerprint.txt", "cells.csv", "cell.txt"}
 RUN = re.compile(r"[0-9a-f]{32}")
-LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")  # the address of a version that is a logged model
+LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")  # URI of a version's logged model
 
 
 @dataclass
 class Needed:
-    """Digests of files and folders, identities of cells, ids of runs, and labels of versions that
-    must stay.
-    """
+    """What must stay: digests of files and folders, fingerprints, run ids, labels of versions."""
 
     digests: set[str] = field(default_factory=set)
     cells: set[str] = field(default_factory=set)
@@ -43,20 +41,20 @@ class Needed:
 
 @dataclass
 class Stale:
-    """What MLflow has that nothing needs.
+    """What MLflow has and nothing needs.
 
     Attributes:
-        versions: with their logged models.
-        runs: by name and id.
-        ended: identities of cells whose checkpoints are of no more use, since what their runs made
-            is needed somewhere, or later ones of the same cells have ended. A run that this store
-            does not know may be another store's.
-        models: ids of logged models without a version: a process was killed before it registered
-            them.
-        killed: runs by name and id that are RUNNING, and that no process works on; they are ended,
-            and stay.
-        left: labels of versions and names of runs that are not needed either, but may be another
-            project's, or have files that do not lie where this store keeps its own.
+        versions: to delete, with their logged models.
+        runs: to delete, by name and id.
+        ended: fingerprints whose checkpoints are no longer used, because the outputs are in use, or
+            because a later run of the same experiment has ended. A fingerprint that is not in this
+            store may belong to another store.
+        models: ids of logged models without a version, from processes that were killed before
+            registration.
+        killed: runs by name and id that are RUNNING without a process; they are set to KILLED and
+            kept.
+        left: labels of versions and names of runs that are not needed, but may belong to another
+            project, or have files outside of this store's folder.
     """
 
     versions: list[Version]
@@ -87,16 +85,14 @@ def needed(content: DvcStore) -> Needed:
         files = content.listing(digest)
         found.digests |= {digest, *files.values()}
         for name in FINGERPRINTS & files.keys():
-            # all that they say, so damage loses nothing
+            # every digest in the text counts, so a damaged file loses nothing
             text = content.read(digest, name) or b""
             found.cells |= set(re.split(r'[,"\s]+', text.decode(errors="replace"))) - {""}
     return found
 
 
 def _honoured() -> Iterator[Version]:
-    """Yield the versions that have an alias, and those that were champion, to which a rollback
-    could go.
-    """
+    """Yield the versions with an alias, and all former champions: a rollback may need them."""
     for model in client().search_registered_models(max_results=1000):
         numbers = {str(number) for number in dict(model.aliases).values()}
         for entry in history.entries(model.name):
@@ -105,30 +101,29 @@ def _honoured() -> Iterator[Version]:
 
 
 def unread_history() -> str:
-    """Say which entry in the history of champions cannot be read, and what to do; empty where all
-    can be.
-    """
+    """Return which history entries cannot be read and what to do; empty if all can be read."""
     for model in client().search_registered_models(max_results=1000):
         for fault in history.damaged(model.name):
             return (
-                f"{model.name}: {fault}, so which versions were champion is not known and nothing "
-                "may be removed: write the tag's former "
-                "text back, or remove the tag if no version that it could name is needed, and see "
-                f"`ecgforge history {model.name}`"
+                f"{model.name}: {fault}, so former champions are unknown and nothing may be "
+                "removed: restore the tag's text, or remove the tag if no version that it "
+                f"could name is needed; see `ecgforge history {model.name}`"
             )
     return ""
 
 
 def stale(needed: Needed, unfinished: set[str]) -> Stale:
-    """Return what MLflow has that is not needed: versions whose weights and results are no longer
-    any commit's, and runs without a needed version that were superseded by a later one of the same
-    cell, failed for good, or used data that is no longer kept.
+    """Return what MLflow has and nothing needs.
 
-    A stage that was cut off goes on from the checkpoints of all its cells, those that had ended
-    among them. Until it has ended, DVC knows nothing of what they made.
+    A version is stale if no commit has its weights or results. A run without a needed version is
+    stale if a later run of the same experiment superseded it, if it failed for good, or if its data
+    is no longer stored.
+
+    An interrupted stage resumes from the checkpoints of all its runs, including finished ones. DVC
+    has no record of its outputs until the stage ends.
 
     Args:
-        unfinished: identities of cells that have checkpoints to go on from.
+        unfinished: fingerprints with checkpoints from which a stage can resume.
     """
     known = all_versions()
     done = needed.cells | {
@@ -190,7 +185,7 @@ def _named(run: Any) -> tuple[str, str]:
 
 
 def _over(run: Any, superseded: set[str], needed: Needed) -> bool:
-    """Whether a run has had its day."""
+    """Return whether a run is superseded, failed, or used data that is no longer stored."""
     if run.data.tags.get("kind") not in KINDS or run.info.status in ("RUNNING", "SCHEDULED"):
         return False
     lost = any(
@@ -201,7 +196,7 @@ def _over(run: Any, superseded: set[str], needed: Needed) -> bool:
 
 
 def _removable(version: Version) -> bool:
-    """Whether a version is this project's, and its files, too."""
+    """Return whether a version and its files belong to this project."""
     model = LOGGED.fullmatch(version.source)
     if not model or not _of_this_project(version.tags):
         return False
@@ -223,9 +218,7 @@ def _frees(model_id: str, model: Any) -> bool:
 
 
 def _of_this_project(tags: dict[str, str]) -> bool:
-    """Whether a version or a run was made by this project, and not by another one that shares a
-    store outside of both.
-    """
+    """Return whether this project made a version or run; other projects may share its store."""
     return store.is_own() or _has_commit(store.project_root(), tags.get("git.commit", ""))
 
 
@@ -245,8 +238,8 @@ def _wanted(version: Version, needed: Needed) -> bool:
 def remove(stale: Stale) -> None:
     """Delete versions, runs and models, and end runs that were killed.
 
-    Where the store is this machine's, files go first, since who is interrupted then finds the rest
-    again; a server's files are left to its `mlflow gc`.
+    In a local store, files are deleted first, so that an interrupted deletion can be repeated. The
+    files of a server are left to its `mlflow gc`.
     """
     registry, database = client(), local_database()
     for version in stale.versions:

@@ -1,6 +1,7 @@
-"""Where a model version or a record set comes from, down to the source: by the facts that MLflow
-holds, by what record sets say of themselves, and by DVC's records of the stages that ran. What is
-gone is said to be, and the rest goes on from the facts that remain.
+"""Lineage of a model version or a record set, back to the source.
+
+The facts come from MLflow, from the descriptions of record sets, and from DVC's records of stages.
+A fact that is no longer available is marked as gone, and the trace continues with the others.
 """
 
 from __future__ import annotations
@@ -26,28 +27,29 @@ from ecgforge.tracking.store import client, git, has_commit, with_retry
 RUN = re.compile(r"^[0-9a-f]{32}$")
 GONE, UNKNOWN = "gone", "no commit is known"
 TUNED = "models/tuning/"
-# of the file of tuned parameters where nothing was tuned
+# digest of the file of tuned parameters if nothing was tuned
 UNTUNED = hashlib.md5(b"{}\n").hexdigest()
 ABOUT = "about.json"  # of a record set
 RAW = Path("data/raw")
-RECORDS = ("data/prepared/*", "data/synthetic/*/*", "data/raw/*")  # where a study keeps them
-# tags of a version that are facts of it
+# the folders of record sets in a project
+RECORDS = ("data/prepared/*", "data/synthetic/*/*", "data/raw/*")
+# tags of a version that are shown as facts
 TOLD = ("setting", "backbone", "seed", SAMPLED, "verdict", "forced")
 
 
 @dataclass(frozen=True)
 class Node:
-    """One thing in a lineage.
+    """A node of a lineage.
 
     Attributes:
-        kind: `version`, `run`, `record set`, `file`, `generator` (one that no version is known of)
-            or `source`.
-        name: for people.
-        digest: DVC's, of record sets and files; of a version the md5 of its weights.
-        path: where in the working tree record sets and files may lie.
-        facts: what else is known, in words.
-        made_from: what it was made from, each with the part that it played.
-        version: of kind `version`, the version itself.
+        kind: `version`, `run`, `record set`, `file`, `generator` (if no version of it is known) or
+            `source`.
+        name: for display.
+        digest: of record sets and files, as in DVC; of a version, the md5 of its weights.
+        path: where record sets and files may be in the working tree.
+        facts: further information, as text.
+        made_from: the nodes that it was made from, each with its role.
+        version: the version itself, if that is the kind.
     """
 
     kind: str
@@ -60,17 +62,17 @@ class Node:
 
     @property
     def real(self) -> bool:
-        """Whether it is a record set that no generator drew."""
+        """Whether this is a record set that no generator sampled."""
         return self.kind == "record set" and self.facts.get("origin") != "synthetic"
 
     @property
     def lost(self) -> bool:
-        """Whether it, or a fact about it, is not available."""
+        """Whether the node, or a fact about it, is no longer available."""
         told = [self.facts.get(name, "") for name in ("run", "commit", "content", "version")]
         return any(word in fact for fact in told for word in (GONE, UNKNOWN))
 
     def all(self) -> Iterator[Node]:
-        """Yield this and everything behind it, each once."""
+        """Yield this node and all nodes behind it, each once."""
         seen: dict[int, Node] = {}
         waiting = [self]
         while waiting:
@@ -82,11 +84,13 @@ class Node:
 
 
 def trace(reference: str, content: DvcStore) -> Node:
-    """Return the lineage of a version (`name@alias`, `name/number`), a run id, or a file or folder
-    under models/ or data/.
+    """Return the lineage of a version, a run, or a file or folder under models/ or data/.
+
+    Args:
+        reference: `name@alias`, `name/number`, a run id, or a path.
 
     Raises:
-        EcgforgeError: the words mean none of these.
+        EcgforgeError: the reference is none of these.
     """
     walker = Walker(content)
     if RUN.match(reference):
@@ -97,15 +101,16 @@ def trace(reference: str, content: DvcStore) -> Node:
         return walker.path(path)
     if full.exists():
         raise EcgforgeError(
-            f"'{reference}' is no file or folder under models/ or data/ of {content.root}, and no "
-            "other has a lineage"
+            f"'{reference}' is not a file or folder under models/ or data/ of {content.root}; "
+            "only those have a lineage"
         )
     return walker.version(find(reference))
 
 
 def trained_on(node: Node) -> Iterator[Node]:
-    """Yield the real record sets that the model of a version learned from, itself or through a
-    generator; and, in their place, record sets and generators of which nothing more is known.
+    """Yield the real record sets that trained a version, directly or through a generator.
+
+    Record sets and generators of unknown origin are yielded too, in place of the real ones.
     """
     for role, other in node.made_from:
         if role == "test":
@@ -117,7 +122,7 @@ def trained_on(node: Node) -> Iterator[Node]:
 
 
 class Walker:
-    """Follows facts back; a thing that is met twice is one node."""
+    """Follows facts back to the source; each thing becomes one node."""
 
     def __init__(self, content: DvcStore) -> None:
         self.content = content
@@ -128,7 +133,7 @@ class Walker:
         if key not in self._nodes:
             facts = {name: version.tags[name] for name in TOLD if name in version.tags}
             aliases = {"alias": ", ".join(version.aliases)} if version.aliases else {}
-            # a version made by hand has none
+            # a version that was registered by hand has no run
             made_by = (
                 [("made by", self.run(version.run_id, version.tags))] if version.run_id else []
             )
@@ -145,8 +150,9 @@ class Walker:
         return self._nodes[key]
 
     def run(self, run_id: str, tags: dict[str, str]) -> Node:
-        """The run with this id; where MLflow has it no more, what `tags`, of its version, say of
-        it.
+        """Return the run with this id.
+
+        If MLflow no longer has it, from the `tags` of its version.
         """
         if run_id in self._nodes:
             return self._nodes[run_id]
@@ -172,11 +178,10 @@ class Walker:
         return self._nodes[run_id]
 
     def path(self, path: Path) -> Node:
-        """What lies at a path of the working tree."""
+        """Return the node of a path in the working tree."""
         if not (self.content.root / path).exists():
             raise EcgforgeError(
-                f"{path} is not in the working tree: `dvc checkout` or name the version or run "
-                "that it belongs to"
+                f"{path} is not in the working tree: run `dvc checkout`, or name its version or run"
             )
         folder = path if (self.content.root / path).is_dir() else path.parent
         weights = self.content.root / folder / "weights.safetensors"
@@ -195,13 +200,13 @@ class Walker:
                 for file in (self.content.root / path).rglob("*.safetensors")
             )
             raise EcgforgeError(
-                f"{path} is no model"
-                + (f": name one of those in it, such as {known[0]}" if known else "")
+                f"{path} is not a model"
+                + (f": name one in this folder, such as {known[0]}" if known else "")
             )
         return self._records(path, folder)
 
     def _records(self, path: Path, folder: Path) -> Node:
-        """The record set, or the raw records, that a path below data/ belongs to."""
+        """Return the record set or the raw records that contain a path below data/."""
         root, raw = self.content.root, folder.is_relative_to(RAW) and folder != RAW
         whole = (
             Path(*folder.parts[:3])
@@ -219,22 +224,23 @@ class Walker:
             )
             inside = next(
                 (
-                    f": name one of those in it, such as {one}"
+                    f": name one in this folder, such as {one}"
                     for one in known
                     if one.is_relative_to(path)
                 ),
                 "",
             )
-            raise EcgforgeError(f"{path} is no record set{inside}")
+            raise EcgforgeError(f"{path} is not a record set{inside}")
         name = "/".join(whole.parts[1 if raw else 2 :]) or whole.name
         return self.data(name, self.content.digest(whole.as_posix()), whole.as_posix())
 
     def data(self, name: str, digest: str, path: str, given: dict[str, str] | None = None) -> Node:
-        """A record set, raw records, or a file.
+        """Return a record set, raw records, or a file.
 
-        `given` is what the run that used it says of it: origin, drawn_by.
+        Args:
+            given: facts from the run that used it: origin, drawn_by.
         """
-        key = f"{path} {digest}"  # files of one content may have come about in several ways
+        key = f"{path} {digest}"  # files with equal content may have different origins
         if key in self._nodes:
             return self._nodes[key]
         about = (
@@ -245,7 +251,7 @@ class Walker:
         raw = path.startswith("data/raw") and not about
         if digest.endswith(".dir") and not about and not raw:
             facts["content"] = GONE
-        # of a description that is damaged
+        # a damaged description lacks keys or has other types
         with suppress(KeyError, TypeError, AttributeError, IndexError):
             splits = list(made["by_rhythm"].values())
             facts["records"] = ", ".join(
@@ -290,7 +296,7 @@ class Walker:
                     ),
                 )
             ]
-        facts = {"version": f"none is registered with these weights: {GONE}"}
+        facts = {"version": f"no version is registered with these weights: {GONE}"}
         yield (
             "drawn by",
             Node("generator", f"the generator of {name}", made["weights_md5"], "", facts, learned),
@@ -334,7 +340,7 @@ class Walker:
                 )
 
     def _tuned(self, version: Version) -> Iterator[tuple[str, Node]]:
-        """The tuned parameters that the stage of a version had, by DVC's record of it."""
+        """Yield the tuned parameters of a version's stage, from DVC's record of the stage."""
         step = step_of(version, self.content)
         for path, digest in step.deps.items() if step else []:
             if path.startswith(TUNED) and digest != UNTUNED:
@@ -345,9 +351,7 @@ class Walker:
         if not commit:
             return UNKNOWN
         there = has_commit(self.content.root, commit)
-        changes = (
-            ", with changes that were not committed" if tags.get("git.dirty") == "true" else ""
-        )
+        changes = ", with uncommitted changes" if tags.get("git.dirty") == "true" else ""
         repository = git(self.content.root, "rev-parse", "--git-dir")
         return (
             commit
@@ -363,7 +367,7 @@ class Walker:
 
 
 def _tree(text: str | bytes) -> dict[str, Any]:
-    """What a text of JSON says, nothing where it is damaged."""
+    """Parse a JSON mapping; empty if the text is damaged."""
     try:
         return _mapping(json.loads(text))
     except (ValueError, RecursionError):
@@ -386,13 +390,15 @@ def versions_by_weights(weights: str) -> list[Version]:
 
 
 def aliased() -> list[Version]:
-    """Return all versions that have an alias, of all models."""
+    """Return all versions of all models that have an alias."""
     return [version for version in all_versions() if version.aliases]
 
 
 def step_of(version: Version, content: DvcStore) -> Step | None:
-    """Return the record of the DVC stage that made a version: the one whose outputs hold its
-    weights, or else one by the name of its stage with its inputs; None where no record remains.
+    """Return DVC's record of the stage that made a version; None if no record remains.
+
+    The record is the one whose outputs contain the weights, or else one with the same stage name
+    and inputs.
     """
     inputs = {value for key, value in version.tags.items() if key.startswith(INPUT)}
     steps = [
@@ -401,7 +407,7 @@ def step_of(version: Version, content: DvcStore) -> Step | None:
         if inputs <= {*step.deps.values(), *step.outs.values()}
     ]
     stage, weights = version.tags.get("dvc.stage", ""), version.tags.get(WEIGHTS, "-")
-    steps.sort(key=lambda step: step.name != stage)  # several may have made the same weights
+    steps.sort(key=lambda step: step.name != stage)  # several stages may have made the same weights
     exact = [
         step
         for step in steps
@@ -412,11 +418,13 @@ def step_of(version: Version, content: DvcStore) -> Step | None:
 
 
 def rerun_weights(version: Version, folder: Path) -> Path:
-    """Return the weights that a stage run in the project in `folder`, with a tracking store of its
-    own, registered in this version's place.
+    """Return the weights that a repeated stage registered in place of this version.
+
+    Args:
+        folder: of the project in which the stage was repeated, with its own tracking store.
 
     Raises:
-        EcgforgeError: it registered none.
+        EcgforgeError: the stage registered no such version.
     """
     from mlflow import MlflowClient
 
@@ -441,4 +449,4 @@ def rerun_weights(version: Version, folder: Path) -> Path:
                     "/weights.safetensors"
                 )
             )
-    raise EcgforgeError(f"the stage ran, but registered nothing in the place of {version.label}")
+    raise EcgforgeError(f"the stage ran, but did not register a version like {version.label}")

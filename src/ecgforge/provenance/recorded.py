@@ -1,6 +1,8 @@
-"""What DVC's records say of a version: did the stage in its tags make these weights from these
-inputs, and how were a generator's records scored? MLflow alone is no evidence: anyone with write
-access to the registry can write anything there.
+"""Check versions against DVC's records of stages.
+
+The records show whether the stage of a version made its weights from its inputs, and how a
+generator's records scored. MLflow alone is not evidence: anyone with write access to the registry
+can change it.
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ from ecgforge.tracking.runs import INPUT
 from ecgforge.tracking.store import git
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-OVERALL = "all"  # in scores.csv: the scores over all rhythms
+OVERALL = "all"  # value of the column `rhythm` in scores.csv for scores over all rhythms
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of records that a generator drew, by DVC's record of a stage `quality`.
+    """Scores of a generator's records, from DVC's record of a stage `quality`.
 
     Attributes:
         stage: its name.
         digest: of the stage's output.
-        sampling: how the records were drawn, by what their set says of itself.
-        scores: values by metric; low, high and baseline by metric with `_low`, `_high` and
-            `_baseline` behind it.
-        cell: identity of the run that scored them.
+        sampling: how the records were sampled, from the description of their set.
+        scores: values by metric; bounds and baseline by metric with the suffix `_low`, `_high` or
+            `_baseline`.
+        cell: fingerprint of the run that scored them.
     """
 
     stage: str
@@ -49,13 +51,12 @@ class Scored:
 def quality(
     dataset: str, generator: str, files: str, real: str, content: DvcStore
 ) -> Iterator[Scored]:
-    """Yield the scores, the newest first, of records that a generator drew, compared with real
-    ones.
+    """Yield the scores of a generator's records against real records, the newest first.
 
     Args:
-        files: digest of the folder with the generator's weights and description; records of another
-            generator do not count.
-        real: digest of the real record set; scores against another one do not count.
+        files: digest of the folder with the generator's weights and description; scores of other
+            generators are left out.
+        real: digest of the real record set; scores against other sets are left out.
     """
     stage, name, seen = f"quality@{dataset}-{generator}", f"{dataset}/{generator}", set()
     for text in _all_locks(content):
@@ -84,9 +85,7 @@ def quality(
 
 
 def _made(about: bytes | None) -> dict[str, Any]:
-    """What a synthetic set's description says of how it was drawn, nothing where it is gone or
-    damaged.
-    """
+    """Return how a synthetic set was sampled, from its description; empty if that is damaged."""
     try:
         made = json.loads(about or b"{}")["made"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -95,8 +94,9 @@ def _made(about: bytes | None) -> dict[str, Any]:
 
 
 def _scores(table: bytes) -> dict[str, float]:
-    """The scores over all rhythms in a scores.csv, nothing where it is gone or damaged; a figure
-    that is missing there is missing here.
+    """Return the scores over all rhythms in a scores.csv, without missing values.
+
+    Empty if the file is missing or damaged.
     """
     columns = {"value": "", "low": "_low", "high": "_high", "baseline": "_baseline"}
     found: dict[str, float] = {}
@@ -116,10 +116,10 @@ def _scores(table: bytes) -> dict[str, float]:
 
 
 def missing(version: Version, content: DvcStore) -> str:
-    """Say what DVC has no record of, empty where it has one.
+    """Return the description of a record that DVC lacks; empty if it has the record.
 
-    DVC writes its record when a stage has ended, so it is in the commit that the version names, in
-    one that came after it, or, not yet committed, in the working tree.
+    DVC writes its record when a stage ends. So the record is in the commit that the version names,
+    in a later one, or, before the commit, in the working tree.
     """
     stage, commit = version.tags.get("dvc.stage", ""), version.tags.get("git.commit", "")
     inputs = {value for key, value in version.tags.items() if key.startswith(INPUT)}
@@ -140,9 +140,7 @@ def missing(version: Version, content: DvcStore) -> str:
 
 
 def _locks(commit: str, content: DvcStore) -> Iterator[str]:
-    """dvc.lock of the working tree, if that goes on from `commit`, of `commit` itself, and of all
-    commits that came after it.
-    """
+    """Yield dvc.lock of `commit`, of all later commits, and of a working tree based on it."""
     root = content.root
     if not commit or git(root, "cat-file", "-t", commit) != "commit":
         return
@@ -157,7 +155,7 @@ def _locks(commit: str, content: DvcStore) -> Iterator[str]:
 
 
 def _all_locks(content: DvcStore) -> Iterator[str]:
-    """dvc.lock of the working tree, and of all commits that changed it, the newest first."""
+    """Yield dvc.lock of the working tree, and of all commits that changed it, the newest first."""
     lock = content.root / LOCK
     if lock.is_file():
         yield lock.read_text(errors="replace")
@@ -182,7 +180,7 @@ def _entries(record: Any, kind: str) -> list[dict[str, str]]:
 
 
 def _digest(record: Any, kind: str, path: str) -> str:
-    """The digest of what a stage had or made at a path, empty where its record does not say."""
+    """Return the digest of a stage's input or output at a path; empty if its record has none."""
     return next(
         (
             str(entry.get("md5") or "")
@@ -194,8 +192,9 @@ def _digest(record: Any, kind: str, path: str) -> str:
 
 
 def _holds(entry: dict[str, str], weights: str, content: DvcStore) -> bool:
-    """Whether an output is, or has in it, the weights: by DVC's cache or remote, or by the working
-    tree where that is still the same.
+    """Return whether an output is, or contains, the weights.
+
+    The content is looked up in DVC's cache or remote, or in an unchanged working tree.
     """
     path, digest = str(entry.get("path", "")), str(entry.get("md5", ""))
     if not weights or not digest:

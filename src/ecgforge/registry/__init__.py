@@ -1,3 +1,1 @@
-"""What makes a registered version a champion, and what it says of itself: gates, promotion, its
-card.
-"""
+"""Promotion of registered versions: gates, champions, model cards, and serving."""

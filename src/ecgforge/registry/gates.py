@@ -1,6 +1,6 @@
-"""What a version must pass to become champion: figures in, verdicts out.
+"""The gates: conditions on metrics and scores that a version must pass to become champion.
 
-Nothing here knows where the figures come from.
+This module does not load anything; callers pass the values.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from ecgforge.study import metrics
 
 BINS = 15
 UNKNOWN = "unknown"
-TINY = 1e-9  # what a difference of two shares may be off by
+TINY = 1e-9  # rounding error of a difference of two shares
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One thing that was asked: its name, what was found, what is allowed, whether it passed, and
-    what a reader should know beside.
-    """
+    """One gate: its name, value, bound, whether it passed, and details for the reader."""
 
     name: str
     figure: str
@@ -42,9 +40,9 @@ class Test:
         patients: `[records]`.
         rhythms: in class order.
         challenger: `[records, rhythms]`.
-        rivals: the same of the champion alone, or of each baseline where there is no champion.
-        champion: whether the rival is one.
-        note: what a reader should know of its figures.
+        rivals: the same for the champion, or for each baseline if there is no champion.
+        champion: whether the rival is a champion.
+        note: details about its metrics.
     """
 
     truth: np.ndarray
@@ -59,11 +57,11 @@ class Test:
 def classifier_gates(
     test: Test, bounds: ClassifierGates, confidence: float, resamples: int
 ) -> list[Gate]:
-    """Return the gates on what a classifier says of the test records.
+    """Return the gates on a classifier's answers for the test records.
 
     Macro-F1 is compared by a paired bootstrap over test patients, see
-    `study.statistics.difference`. Where there is no champion, each baseline takes its place there,
-    and each rhythm's recall must be above that of a guess at random.
+    `study.statistics.difference`. Without a champion, each baseline is a rival, and each rhythm's
+    recall must be above 1 / number of rhythms, the recall of random guesses.
     """
     margin = bounds.margin if test.champion else bounds.baseline_margin
     found = [_macro_f1(test, name, margin, confidence, resamples) for name in test.rivals]
@@ -94,7 +92,7 @@ def _macro_f1(test: Test, rival: str, margin: float, confidence: float, resample
     row = table[(table["rhythm"] == metrics.MACRO) & (table["metric"] == "f1")].iloc[0]
     figure = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
     name = "macro_f1" if test.champion else f"macro_f1.{rival}"
-    detail = f"macro-F1 less that of {rival}, {confidence:.0%} interval over test patients"
+    detail = f"macro-F1 difference to {rival}, {confidence:.0%} interval over test patients"
     return Gate(
         name,
         figure,
@@ -114,7 +112,7 @@ def _recall(test: Test, margin: float) -> Gate:
             f"{worst} {own[worst]:.3f}",
             f"above {bound:.3f}",
             bool(own[worst] > bound),
-            "the least of any rhythm; by guessing",
+            "lowest recall of a rhythm; the bound is that of random guesses",
         )
     (theirs,) = (recalls(test.truth, rival, test.rhythms) for rival in test.rivals.values())
     change = own - theirs
@@ -124,7 +122,7 @@ def _recall(test: Test, margin: float) -> Gate:
         f"{worst} {change[worst]:+.3f}",
         f"at least {-margin:+g}",
         bool(change[worst] >= -margin - TINY),
-        _joined("the most that a rhythm loses", test.note),
+        _joined("largest drop of a rhythm's recall", test.note),
     )
 
 
@@ -133,16 +131,18 @@ def _joined(*parts: str) -> str:
 
 
 def recalls(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.Series:
-    """Return the recall of each rhythm that the test records have."""
+    """Return the recall of each rhythm in the test records."""
     table = metrics.metrics(truth, probabilities, rhythms)
     rows = table[(table["metric"] == "recall") & (table["rhythm"] != metrics.MACRO)]
     return rows.set_index("rhythm")["value"]
 
 
 def calibration_error(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the expected calibration error: |accuracy - confidence| in bins of equal width of the
-    likeliest rhythm's probability, weighted by records (Guo et al., ICML 2017, eq. 3). Few records
-    make it larger than it is.
+    """Return the expected calibration error of the most probable rhythm.
+
+    This is |accuracy - confidence| in bins of equal width of its probability, averaged with the
+    number of records as weight (Guo et al., ICML 2017, eq. 3). It is biased upwards for few
+    records.
     """
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
@@ -158,15 +158,14 @@ def leakage(
     trained_on: Mapping[str, pd.DataFrame | None],
     same: np.ndarray | None = None,
 ) -> Gate:
-    """Ask that no test record, no test patient, and no test recording under another name, was
-    trained or validated on.
+    """Return the gate that no test record, patient or signal was in training or validation data.
 
     Args:
         test: rows of records.csv, of the test split.
-        trained_on: the whole records.csv of each real set that the version learned from, itself or
-            through a generator; None where it is no longer available.
-        same: `[test records]`, whether the signals of each are among those trained or validated on,
-            under whatever name; None where signals could not be compared.
+        trained_on: the whole records.csv of each real set that trained the version, directly or
+            through a generator; None if it is no longer available.
+        same: `[test records]`, whether the signals of a test record are in training or validation
+            data under any name; None if signals could not be compared.
     """
     lost = [name for name, table in trained_on.items() if table is None]
     tables = [table[table["split"] != "test"] for table in trained_on.values() if table is not None]
@@ -185,7 +184,7 @@ def leakage(
         else f"of {len(test)}, seen in training or validation"
     )
     if not trained_on:
-        detail = "what it learned from is in no lineage"
+        detail = "the lineage has no training data"
     known = bool(trained_on) and not lost
     if known and same is None:
         detail += "; signals were not compared"
@@ -199,7 +198,7 @@ def leakage(
 
 
 def _keys(table: pd.DataFrame, column: str) -> set[str]:
-    """Ids or patients as a merged set has them, `<dataset>-<id>`, so that sets compare."""
+    """Return ids or patients as `<dataset>-<id>`, as in a merged set, so that sets compare."""
     return {
         f"{dataset}-{name.removeprefix(f'{dataset}-')}"
         for dataset, name in zip(table["dataset"], table[column], strict=True)
@@ -212,13 +211,14 @@ def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
 
 
 def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list[Gate]:
-    """Return the gates on a generator's quality scores: no further from real records than their
-    baseline, what other real records get, by more than is allowed; and no copies.
+    """Return the gates on a generator's quality scores.
+
+    A score may be worse than its real-vs-real baseline by at most the bound, and there may be no
+    copies of training records.
 
     Args:
-        scores: values by metric, baselines by metric with `_baseline` behind it, and, for a reader,
-            the ends of its 95 % interval, `_low` and `_high`; a figure that is not there fails its
-            gate.
+        scores: values by metric, baselines by metric with the suffix `_baseline`, and optionally
+            the ends of the 95 % interval, `_low` and `_high`. A missing score fails its gate.
     """
 
     def over(name: str, metric: str, allowed: float, detail: str, sign: int = 1) -> Gate:
@@ -238,13 +238,13 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
             "two_sample",
             "c2st_accuracy",
             bounds.two_sample,
-            "accuracy of telling its records from real ones",
+            "accuracy of the two-sample test",
         ),
         over(
             "coverage",
             "coverage",
             bounds.coverage,
-            "share of real records with one of its own near",
+            "share of real records that are close to a synthetic one",
             sign=-1,
         ),
         over("heart_rate", "heart_rate_w1", bounds.heart_rate, "Wasserstein distance, bpm"),
@@ -253,21 +253,23 @@ def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list
             "copied",
             "copied_share",
             bounds.copied_share,
-            "memorisation: share nearer to training records than strangers are",
+            "memorisation: share of copied records",
         ),
         Gate(
             "nearest",
             f"{nearest:.3g}",
             f"at least {bounds.dcr_ratio:g}",
             bool(nearest >= bounds.dcr_ratio),
-            _joined("memorisation: 1 for strangers, 0 for copies", _interval(scores, "dcr_ratio")),
+            _joined(
+                "memorisation: 1 for holdout records, 0 for copies", _interval(scores, "dcr_ratio")
+            ),
         ),
         at_most(
             "membership",
             scores.get("membership_auc", np.nan),
             bounds.membership_auc,
             _joined(
-                "memorisation: AUC of telling who was trained on",
+                "memorisation: AUC of the membership test",
                 _interval(scores, "membership_auc"),
             ),
         ),

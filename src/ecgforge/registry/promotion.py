@@ -1,9 +1,9 @@
-"""Judge a version by the gates, make it champion, and go back to the one before.
+"""Judge a version by the gates, make it champion, and roll back to the former champion.
 
-Classifiers, challenger and champion, are asked anew by the weights that the registry keeps, on the
-same test records; nothing that a run said of them is believed. Generators are judged by the scores
-that DVC recorded of the stage `quality`: the newest of records which these files drew, as the
-version draws, against the current real ones. Nothing that MLflow says of scores is believed.
+The classifiers of challenger and champion are evaluated again, from the weights in the registry and
+on the same test records; metrics in MLflow are not used. A generator is judged by DVC's record of
+the stage `quality`: the newest scores, against the current real records, of records generated with
+the version's files and sampling.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ from ecgforge.tracking.runs import CELL, INPUT
 from ecgforge.tracking.store import git
 
 REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
-SOURCED = ("record set", "raw records", "file")  # kinds of nodes that something else was made into
-NAME = re.compile(r"[a-z][a-z0-9_]*")  # of datasets and generators
-REPEATS = 30  # of which the median is the latency
+SOURCED = ("record set", "raw records", "file")  # kinds of nodes without a model
+NAME = re.compile(r"[a-z][a-z0-9_]*")  # name of a dataset or generator
+REPEATS = 30  # the latency is the median of so many repeats
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gates said of a version.
+    """The result of the gates for a version.
 
     Attributes:
-        champion: the number of the champion that it was compared with, empty for none.
-        against: the same in words.
-        test: digest of the record set whose test records it was judged by, their counts by rhythm,
-            and their origin.
-        figures: of the version on these, with intervals: rows of `study.statistics.interval`, or a
-            generator's scores, with baselines.
+        champion: number of the champion in the comparison; empty if there is none.
+        against: description of the champion or the baselines.
+        test: digest of the record set with the test records, their number by rhythm, and their
+            origin.
+        figures: metrics of the version with intervals: rows of `study.statistics.interval`, or a
+            generator's scores with baselines.
         lineage: of the version.
     """
 
@@ -85,16 +85,15 @@ class Verdict:
 
 
 def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Version:
-    """Return the version to judge: the one with that number, or the best on validation records
-    among those of the current data.
+    """Return the version with a number, or the best one on validation records.
 
-    Only versions that are validated on real records are compared for the best.
+    Only versions that were trained on the current data and validated on real records are compared.
 
     Raises:
-        EcgforgeError: there is no such version, or not exactly one of the two ways was chosen.
+        EcgforgeError: there is no such version, or both or neither of the two options are given.
     """
     if best == (number is not None):
-        raise EcgforgeError("say which version: --version N, or --best")
+        raise EcgforgeError("name a version: --version N, or --best")
     if number is not None:
         return versions.find(f"{name}/{number}")
     known = versions.versions(name)
@@ -135,11 +134,10 @@ def _is_current(version: Version, content: DvcStore) -> bool:
 
 
 def check_tags(version: Version) -> None:
-    """Check that a version's tags are those of a model by its name, so that it is judged by the
-    records which that name stands for.
+    """Check that a version's tags fit the name of its model: the tags select the test records.
 
     Raises:
-        EcgforgeError: they are not.
+        EcgforgeError: they do not fit.
     """
     kind, dataset, generator = (
         version.tags.get(key, "") for key in ("kind", "dataset", "generator")
@@ -152,27 +150,26 @@ def check_tags(version: Version) -> None:
         NAME.fullmatch(name) for name in (dataset, generator or dataset)
     ):
         raise EcgforgeError(
-            f"{version.label} is tagged as a {kind or 'model of no kind'} of dataset '{dataset}' "
-            f"and generator '{generator}', which do not "
-            "go with its name: ecgforge did not register it so, and it cannot be judged"
+            f"{version.label} is tagged as a {kind or 'model of no kind'} of dataset "
+            f"'{dataset}' and generator '{generator}', which does not fit its name: ecgforge "
+            "did not register it so, and it cannot be judged"
         )
 
 
 def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
-    """Ask all gates of a version.
+    """Evaluate all gates of a version.
 
     Raises:
-        EcgforgeError: it is champion already, its tags do not go with its name, its files are not
-            available, it takes other records or tells other rhythms than those of the test records,
-            or no records drawn as a generator draws were scored.
+        EcgforgeError: it is champion already, its tags do not fit its name, its files are not
+            available, its preprocessing or rhythms differ from those of the test records, or DVC
+            has no scores for a generator's sampling.
     """
     check_tags(version)
     number = history.champion(version.name)
     again = number == version.number
     if again and not (history.ungated(version.name) or signing.fault(version)):
         raise EcgforgeError(f"{version.label} is champion already")
-    # A champion that no gate was asked of, or that is not signed, is judged against the one before
-    # it, and then both is done.
+    # A champion without gates or signature is judged against its former champion, to add them.
     rival = history.former(version.name) if again else number
     champion = next((one for one in versions.versions(version.name) if one.number == rival), None)
     dataset = version.tags.get("dataset", "")
@@ -198,9 +195,7 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
 
 
 def _doubts(champion: Version | None) -> str:
-    """Say of a champion that the gates compare with that it did not become so by them, or is not
-    signed.
-    """
+    """Return a warning if the champion in a comparison did not pass the gates or is not signed."""
     if champion is None:
         return ""
     by_hand = (
@@ -208,21 +203,21 @@ def _doubts(champion: Version | None) -> str:
         if history.ungated(champion.name)
         else ""
     )
-    return by_hand + (", which has no good signature" if signing.fault(champion) else "")
+    return by_hand + (", which has no valid signature" if signing.fault(champion) else "")
 
 
 def _locked(test: RecordSet, digest: str, champion: Version | None, content: DvcStore) -> Gate:
-    """Whether the test records are real ones, as DVC recorded them."""
+    """Return the gate that the test records are real ones, as recorded by DVC."""
     known = content.made_by(digest) is not None
     theirs = champion.tags.get(f"{INPUT}{test.folder.name}", digest) if champion else digest
     anew = (
         ""
         if theirs == digest
-        else f"; the champion's own figures are for {theirs[:8]}, so it is judged anew"
+        else f"; the champion's own metrics are for {theirs[:8]}, so it is evaluated again"
     )
     detail = (
         "" if known else "no DVC stage wrote these records: `dvc repro`; "
-    ) + f"all are judged by these{anew}"
+    ) + f"challenger and champion are evaluated on these{anew}"
     real = test.about.origin != "synthetic" and len(test) > 0
     return Gate(
         "test_set",
@@ -251,7 +246,7 @@ def _classifier(
             "latency",
             taken,
             bounds.latency,
-            f"ms of computing a record, on one thread, the median of {REPEATS}",
+            f"ms of CPU time per record, on one thread, median of {REPEATS}",
         )
     )
     found.append(gates.at_most("size", size, bounds.size, "MB of weights"))
@@ -270,11 +265,11 @@ def _classifier(
 def _beside(
     own: np.ndarray, champion: Version | None, records: RecordSet, content: DvcStore
 ) -> tuple[gates.Test, str, list[Gate]]:
-    """Answers beside those of the champion or, where there is none or it cannot be asked, of the
-    baselines; who these are, in words.
+    """Return a comparison with the champion or the baselines, its description, and failed gates.
 
-    A champion that cannot be asked is no reason to refuse all others for good: it is a gate that
-    fails, and can be forced.
+    The baselines are used if there is no champion, or if it cannot be evaluated. A champion that
+    cannot be evaluated must not block all others for good: it is a failed gate, which can be
+    forced.
     """
     test, against, failed = records.split("test"), "the baselines", []
     beside = partial(
@@ -284,18 +279,19 @@ def _beside(
         try:
             theirs = {champion.label: answers(champion, test)[1]}
             return beside(theirs, True, _inflated(champion, test, content)), champion.label, []
-        # of its files, of code that has changed since, of torch on records that it was not made for
+        # The champion's files may be damaged, its code may have changed, or torch may reject the
+        # records.
         except Exception as error:
             failed = [
                 Gate(
                     "champion",
-                    "cannot be asked",
-                    "asked on these records",
+                    "cannot be evaluated",
+                    "evaluated on these records",
                     False,
                     " ".join(str(error).split()),
                 )
             ]
-            against = f"the baselines, since {champion.label} cannot be asked"
+            against = f"the baselines, since {champion.label} cannot be evaluated"
     return (
         beside({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, False),
         against,
@@ -304,9 +300,7 @@ def _beside(
 
 
 def _inflated(champion: Version, test: RecordSet, content: DvcStore) -> str:
-    """Say whether a champion's figures are higher than it deserves, since it learned from the test
-    records.
-    """
+    """Return a warning if the champion's metrics are too high, as it learned from test records."""
     traced = lineage.trace(champion.label, content)
     gate = gates.leakage(
         test.records, _trained_on(traced, content), _recordings(test, traced, content)
@@ -314,44 +308,46 @@ def _inflated(champion: Version, test: RecordSet, content: DvcStore) -> str:
     if gate.passed:
         return ""
     if gate.figure == gates.UNKNOWN:
-        return f"whether {champion.label} learned from these records is unknown, {gate.detail}"
+        return f"it is unknown whether {champion.label} learned from these records, {gate.detail}"
     return (
-        f"{champion.label} saw {gate.figure} of these in training or validation: its figures are "
-        "higher than it deserves"
+        f"{champion.label} saw {gate.figure} of these in training or validation: its metrics "
+        "are too high"
     )
 
 
 def answers(version: Version, test: RecordSet) -> tuple[base.Classifier, np.ndarray, float]:
-    """Return a classifier of the registry, its answers on test records, `[records, rhythms]` in the
-    order of theirs, and MB of weights.
+    """Return a registered classifier, its probabilities on the test records, and its size in MB.
+
+    The probabilities are `[records, rhythms]`, with rhythms in the order of the test records.
 
     Raises:
-        EcgforgeError: its files are not available, it takes other records, or it tells other
-            rhythms apart.
+        EcgforgeError: its files are not available, or its preprocessing or rhythms differ from
+            those of the test records.
     """
     with versions.files(version) as folder:
         differing = serving.differences(folder, test.about, version.label)
         if differing:
             raise EcgforgeError(
-                f"{version.label} takes other records than those in {test.folder}: "
-                f"{', '.join(differing)}; it cannot be judged by them: "
-                "train it again, or prepare the records as they were prepared for it"
+                f"{version.label} needs other records than those in {test.folder}: "
+                f"{', '.join(differing)}; it cannot be judged by them: train it again, or "
+                "prepare the records as for its training"
             )
         size = (folder / "weights.safetensors").stat().st_size / 1e6
         classifier = registry.load(folder, version.label)
     if set(classifier.rhythms) != set(test.about.rhythms):
         raise EcgforgeError(
-            f"{version.label} tells {', '.join(classifier.rhythms)} apart, and the test records in "
-            f"{test.folder} have "
-            f"{', '.join(test.about.rhythms)}: they cannot be judged by each other"
+            f"{version.label} classifies the rhythms {', '.join(classifier.rhythms)}, but the "
+            f"test records in {test.folder} have {', '.join(test.about.rhythms)}: it cannot "
+            "be judged by them"
         )
     order = [classifier.rhythms.index(rhythm) for rhythm in test.about.rhythms]
     return classifier, base.probabilities(classifier, test)[:, order], size
 
 
 def latency(classifier: base.Classifier, records: RecordSet) -> float:
-    """Return the median time of an answer to one record, in ms, on one thread: time that this
-    process computes, so that others that the machine is busy with do not count.
+    """Return the median CPU time to classify one record, in ms, on one thread.
+
+    CPU time does not include the time that other processes take.
     """
     one, threads = records.select(np.arange(1)), torch.get_num_threads()
     times = []
@@ -370,7 +366,7 @@ def _generator(
     params: Params, version: Version, digest: str, content: DvcStore
 ) -> tuple[list[Gate], pd.DataFrame, str]:
     scored = _scored(version, digest, content)
-    run = lookup.runs_by_cell().get(scored.cell)  # for a reader; nothing that it says is believed
+    run = lookup.runs_by_cell().get(scored.cell)  # shown to the reader; its content is not trusted
     against = f"the baselines of {scored.stage} {scored.digest[:8]}" + (
         f", run {run.run_id}" if run else ""
     )
@@ -382,10 +378,10 @@ def _generator(
 
 
 def _scored(version: Version, digest: str, content: DvcStore) -> Scored:
-    """Find the newest scores of records that a version drew, as it draws.
+    """Return the newest scores of records generated with a version's files and sampling.
 
     Raises:
-        EcgforgeError: DVC has no record of any.
+        EcgforgeError: DVC has no record of such scores.
     """
     dataset, generator = version.tags["dataset"], version.tags["generator"]
     files, sampling = _drawing(version)
@@ -396,26 +392,25 @@ def _scored(version: Version, digest: str, content: DvcStore) -> Scored:
         otherwise = True
     if not otherwise:
         raise EcgforgeError(
-            f"the records of {version.label} were not scored against the current "
-            f"data/prepared/{dataset}, by DVC's records: run "
-            f"`dvc repro quality@{dataset}-{generator}` with this generator in models/, and "
-            "promote it then"
+            f"DVC has no scores of the records of {version.label} against the current "
+            f"data/prepared/{dataset}: run `dvc repro quality@{dataset}-{generator}` with "
+            "this generator in models/, and promote it afterwards"
         )
-    # These files have been drawn from otherwise, and scores of such records say nothing of those
-    # that the version draws.
-    so = "sampling that it does not tell" if sampling is None else json.dumps(sampling)
+    # There are scores of this generator with another sampling; they do not apply to the version.
+    so = "an unknown sampling" if sampling is None else json.dumps(sampling)
     raise EcgforgeError(
-        f"{version.label} draws with {so}, and no records drawn so were scored against the current "
-        f"data/prepared/{dataset}: promote "
-        "the version that draws as the study does now (`dvc repro --force "
-        f"synthesize@{dataset}-{generator}` registers it), or have "
-        f"the study draw so and run `dvc repro quality@{dataset}-{generator}`"
+        f"{version.label} uses {so}, and DVC has no scores of such records against the "
+        f"current data/prepared/{dataset}: promote the version with the current sampling of "
+        f"the study (`dvc repro --force synthesize@{dataset}-{generator}` registers it), or "
+        "set the sampling of this version in params.yaml and run `dvc repro "
+        f"quality@{dataset}-{generator}`"
     )
 
 
 def _table(scores: dict[str, float]) -> pd.DataFrame:
-    """A generator's scores that have a baseline: metric, value, low, high, baseline; an interval
-    that its run does not have is missing.
+    """Return a generator's scores that have a baseline: metric, value, low, high, baseline.
+
+    A missing interval is NaN.
     """
     ends = ("", "_low", "_high", "_baseline")
     rows = [
@@ -427,8 +422,10 @@ def _table(scores: dict[str, float]) -> pd.DataFrame:
 
 
 def _drawing(version: Version) -> tuple[str, Any]:
-    """What records of a generator's version are drawn with: the digest of its weights and
-    description as DVC knows them, and the sampling, None where its files do not tell.
+    """Return what decides a generator version's records: the digest of its files, and its sampling.
+
+    The digest is DVC's, of weights and description. The sampling is None if the files do not state
+    it.
     """
     with versions.files(version) as folder:
         sampling = (
@@ -436,14 +433,15 @@ def _drawing(version: Version) -> tuple[str, Any]:
             if (folder / SAMPLING).exists()
             else None
         )
-        # of this copy: it is no part of the trained generator
+        # in this copy only: it is not part of the trained generator
         (folder / SAMPLING).unlink(missing_ok=True)
         return md5(folder), sampling
 
 
 def provenance(version: Version, traced: Node, content: DvcStore) -> Iterator[Gate]:
-    """Ask whether all facts about the version are there, down to the source of all that it was made
-    from and DVC's record of its weights, and whether its commit is, and was clean.
+    """Yield the gates on the version's origin: lineage, DVC's record of its weights, and commit.
+
+    The lineage must be complete down to the sources, and the commit available and clean.
     """
     missing = [key for key in REQUIRED if not version.tags.get(key)]
     if not any(key.startswith(INPUT) for key in version.tags):
@@ -469,7 +467,7 @@ def provenance(version: Version, traced: Node, content: DvcStore) -> Iterator[Ga
 
 
 def _trained_on(traced: Node, content: DvcStore) -> dict[str, pd.DataFrame | None]:
-    """records.csv of each real set that a version learned from, by name and digest."""
+    """Return records.csv of each real set that trained a version, by name and digest."""
     tables = {}
     for node in lineage.trained_on(traced):
         table = content.read(node.digest, "records.csv", node.path) if node.real else None
@@ -481,10 +479,10 @@ def _trained_on(traced: Node, content: DvcStore) -> dict[str, pd.DataFrame | Non
 
 
 def _recordings(test: RecordSet, traced: Node, content: DvcStore) -> np.ndarray | None:
-    """Return which test records have signals that a version learned from, whatever their names;
+    """Return for each test record whether a version learned from its signals, under any name.
 
-    None where they cannot be compared, since signals are not on this machine or were prepared
-    otherwise.
+    None if signals cannot be compared: they are not on this machine, or their preprocessing
+    differs.
     """
     parts: list[twins.Part] = [(len(test), test.signals)]
     for node in {node.digest: node for node in lineage.trained_on(traced)}.values():
@@ -510,19 +508,19 @@ def _rows(signals: np.ndarray, rows: np.ndarray, part: slice) -> np.ndarray:
 
 
 def promote(verdict: Verdict, content: DvcStore, force: bool, reason: str) -> Verdict:
-    """Record the verdict on the version, and make it champion if it passed, or by force.
+    """Record the verdict on the version, and make it champion if it passed or is forced.
 
     Returns:
-        The verdict, its version as the registry has it now.
+        The verdict, with the version's new tags.
 
     Raises:
-        EcgforgeError: it failed, and is not champion; or another version became champion meanwhile.
+        EcgforgeError: it failed and is not champion, or another version became champion meanwhile.
     """
     forced = force and not verdict.passed
     if forced and not reason.strip():
         raise EcgforgeError(
             f"{verdict.version.label} failed {', '.join(verdict.failed)}: to force it, give a "
-            "--reason; it stays on record"
+            "--reason, which stays on record"
         )
     signing.ready()
     version, now = verdict.version, datetime.now(UTC)
@@ -532,8 +530,8 @@ def promote(verdict: Verdict, content: DvcStore, force: bool, reason: str) -> Ve
     if not (verdict.passed or forced):
         stays = f"version {verdict.champion} stays" if verdict.champion else "there is none yet"
         raise EcgforgeError(
-            f"{verdict.version.label} failed {', '.join(verdict.failed)} and is not made champion; "
-            f"{stays}"
+            f"{verdict.version.label} failed {', '.join(verdict.failed)} and was not made "
+            f"champion; {stays}"
         )
     action = history.FORCED if forced else history.PROMOTED
     mark = partial(_mark, verdict, content, place, reason) if forced else None
@@ -550,9 +548,7 @@ def promote(verdict: Verdict, content: DvcStore, force: bool, reason: str) -> Ve
 
 
 def _record(verdict: Verdict, content: DvcStore, place: str) -> str:
-    """Write tags, artifacts at `place`, description and card; return where the evidence is, and its
-    md5.
-    """
+    """Write tags, description, card, and artifacts at `place`; return the evidence's path, md5."""
     version = verdict.version
     tree = {
         "version": version.label,
@@ -567,7 +563,7 @@ def _record(verdict: Verdict, content: DvcStore, place: str) -> str:
     tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": rows}
     evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
     where = f"run {version.run_id}, {place}.json"
-    # Gates of an earlier verdict go.
+    # Gates of an earlier verdict are removed.
     tags: dict[str, str | None] = {
         key: None for key in version.tags if key.startswith(history.GATE)
     }
@@ -587,7 +583,7 @@ def _record(verdict: Verdict, content: DvcStore, place: str) -> str:
 
 
 def _mark(verdict: Verdict, content: DvcStore, place: str, reason: str) -> None:
-    """Mark a version as forced, behind the marks that it has already, and say so in its card."""
+    """Add a mark to a version's tag of forced promotions, and write it into the card."""
     version, mark = (
         versions.find(verdict.version.label),
         f"{datetime.now(UTC):%Y-%m-%d}: {reason}; failed {', '.join(verdict.failed)}",
@@ -606,9 +602,7 @@ def _write(
     text: str,
     files: dict[str, str],
 ) -> bool:
-    """Write tags, artifacts and a card, and return whether the version's run is still there to keep
-    artifacts.
-    """
+    """Write tags, artifacts and a card; return whether the version's run still exists."""
     kept = history.record(version, tags, text, files)
     with atomic_write(card_path(content.root, version)) as scratch:
         scratch.write_text(text)
@@ -616,16 +610,15 @@ def _write(
 
 
 def card_path(root: Path, version: Version) -> Path:
-    """Return where a version's model card lies as a file."""
+    """Return the path of a version's model card."""
     return root / "models" / "cards" / f"{version.name}-{version.number}.md"
 
 
 def rollback(name: str, reason: str) -> tuple[str, str]:
-    """Make the former champion champion again, and return the numbers of the one that goes and the
-    one that comes back.
+    """Make the former champion champion again; return the numbers of the old and the new one.
 
     Raises:
-        EcgforgeError: there is no former one, its files are no longer available or not the
+        EcgforgeError: there is no former champion, its files are no longer available or not the
             registered ones, or it is not signed.
     """
     known = versions.versions(name)
@@ -633,11 +626,11 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
         raise EcgforgeError(f"no model is registered as '{name}'")
     now, back = history.champion(name), history.former(name)
     if not back or not now:
-        raise EcgforgeError(f"'{name}' has no champion before the present one to go back to")
+        raise EcgforgeError(f"'{name}' has no former champion to roll back to")
     if back not in {version.number for version in known}:
         raise EcgforgeError(
-            f"'{name}' cannot go back: version {back}, champion before, was removed; promote "
-            "another with --version N"
+            f"'{name}' cannot be rolled back: version {back}, the former champion, was "
+            "removed; promote another with --version N"
         )
     signing.ready()
     with signing.files(versions.find(f"{name}/{back}")):

@@ -1,18 +1,17 @@
-"""A registered classifier with the preprocessing that it was trained on: what `ecgforge classify`
-calls, and what MLflow serves.
+"""A registered classifier with its preprocessing, for `ecgforge classify` and MLflow's server.
 
 `mlflow models serve -m models:/ecg-classifier-merged@champion --env-manager local` answers POST
 /invocations. A request is
 
-    {"inputs": [{"signals": [[...], ...], "sampling_rate": 500, "leads": ["I", "II", ...], "units":
-    "mV"}, ...]}
+    {"inputs": [{"signals": [[...], ...], "sampling_rate": 500, "leads": ["I", "II", ...],
+                 "units": "mV"}, ...]}
 
-where `signals` has a row of samples a lead, as they were recorded, `leads` names the rows, in any
-order and with others beside the eight that are needed, and `units` is what every lead is in. The
-answer is, record by record,
+`signals` has one row of samples per lead, as recorded. `leads` names the rows in any order; leads
+other than the eight needed ones are ignored. `units` applies to all leads. The answer has one entry
+per record:
 
     {"predictions": [{"rhythm": "AFIB", "probabilities": {"SR": 0.02, ..., "AFIB": 0.91, ...}},
-    ...]}
+        ...]}
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ from ecgforge.wfdb_io.files import MAX_RATE
 
 PREPROCESSING = "preprocessing.json"
 AMPLITUDES = ("mV", "per_lead_std")
-MESSAGE_LENGTH = 300  # characters of a refusal, at most
-MOST = 1000  # records in a request
-CHUNK = 64  # of them that the classifier sees at a time
+MESSAGE_LENGTH = 300  # largest length of an error message, in characters
+MOST = 1000  # largest number of records in a request
+CHUNK = 64  # records per batch of the classifier
 
 
 class Request(StrictConfig):
-    """One record of a request; `signals` is looked at as an array."""
+    """One record of a request; `signals` is checked as an array."""
 
     signals: Any
     sampling_rate: float  # Hz
@@ -60,11 +59,11 @@ class Request(StrictConfig):
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier, and how a recording becomes what it takes.
+    """A classifier and its preprocessing.
 
     Attributes:
         classifier: in evaluation mode.
-        preprocessing, amplitude: as the records that it was trained on were prepared.
+        preprocessing, amplitude: as for its training records.
     """
 
     classifier: Classifier
@@ -73,18 +72,17 @@ class Judge:
 
     @classmethod
     def open(cls, folder: Path, label: str) -> Judge:
-        """Read a version's files, whose label is for messages.
+        """Read the files of a version; `label` names it in messages.
 
         Raises:
-            EcgforgeError: they are not a classifier's, or of a version that does not know its
-                preprocessing.
+            EcgforgeError: they are not a classifier's, or do not state the preprocessing.
         """
         if not (folder / "classifier.json").exists():
-            raise EcgforgeError(f"{label} is no classifier")
+            raise EcgforgeError(f"{label} is not a classifier")
         if not (folder / PREPROCESSING).exists():
             raise EcgforgeError(
-                f"{label} does not say how its records were prepared: it was registered by an "
-                "older ecgforge; train it again"
+                f"{label} does not state the preprocessing of its records: it was registered "
+                "by an older ecgforge; train it again"
             )
         preprocessing, amplitude = _taken(folder, label)
         return cls(registry.load(folder, label), preprocessing, amplitude)
@@ -95,10 +93,10 @@ class Judge:
         return torch.softmax(self.classifier(torch.from_numpy(signals)).double(), 1).numpy()
 
     def predict(self, model_input: Any) -> list[dict[str, Any]]:
-        """Answer a request, whole: one record that cannot be used refuses it.
+        """Answer a request; one unusable record makes the whole request fail.
 
         Raises:
-            InvalidRequestError: says which record is wrong, and what is wrong with it.
+            InvalidRequestError: says which record is wrong, and why.
         """
         if not isinstance(model_input, list) or not model_input:
             raise InvalidRequestError(
@@ -107,7 +105,7 @@ class Judge:
             )
         if len(model_input) > MOST:
             raise InvalidRequestError(
-                f"inputs has {len(model_input)} records, and at most {MOST} are taken at a time"
+                f"inputs has {len(model_input)} records; at most {MOST} are allowed"
             )
         signals = np.stack(
             [self._prepared(tree, f"inputs[{number}]") for number, tree in enumerate(model_input)]
@@ -126,7 +124,7 @@ class Judge:
         try:
             if isinstance(tree, dict) and len(tree) > 2 * len(Request.model_fields):
                 raise EcgforgeError(
-                    f"{where}: {len(tree)} keys, and it has {', '.join(Request.model_fields)} alone"
+                    f"{where}: {len(tree)} keys; only {', '.join(Request.model_fields)} are allowed"
                 )
             request = checked(Request, tree, where)
             signals = _array(request, self.preprocessing.duration, where)
@@ -146,8 +144,9 @@ def _refusal(told: str) -> InvalidRequestError:
 
 
 def _array(request: Request, duration: float, where: str) -> np.ndarray:
-    """Return the signals, `[leads, samples]`, as much of them as is used; no more is looked at than
-    their lengths.
+    """Return the signals, `[leads, samples]`, cut to the length that is used.
+
+    The rest of the samples is not checked, apart from the lengths of the rows.
     """
     rows = request.signals
     shape: tuple[int, ...] = ()
@@ -155,17 +154,17 @@ def _array(request: Request, duration: float, where: str) -> np.ndarray:
         shape = (*shape, len(rows))
         rows = rows[0] if len(rows) else None  # type: ignore[index]
     no_numbers = EcgforgeError(
-        f"{where}: signals must be numbers, a row for each lead, and rows of one length"
+        f"{where}: signals must be numbers, with a row for each lead, and rows of equal length"
     )
     if not shape:
         raise no_numbers
     if len(shape) != 2 or shape[0] != len(request.leads):
         raise EcgforgeError(
-            f"{where}: signals has the shape {shape}, and needs a row for each of the "
-            f"{len(request.leads)} leads named"
+            f"{where}: signals has the shape {shape}, but must have a row for each of the "
+            f"{len(request.leads)} leads"
         )
     rate = request.sampling_rate
-    # a record of any other rate is refused for it
+    # a record with any other rate is rejected later
     used = math.ceil(duration * rate) + 1 if 0 < rate <= MAX_RATE else 1
     try:
         if any(len(row) != shape[1] for row in request.signals):
@@ -179,8 +178,9 @@ def _array(request: Request, duration: float, where: str) -> np.ndarray:
 
 
 def service(about: About) -> Service:
-    """Return how MLflow serves a classifier of record sets like that which `about` describes, one
-    that `prepare` made.
+    """Return the pyfunc description of a classifier for record sets like the one of `about`.
+
+    The record set must come from `prepare`.
     """
     preprocessing = about.made["preprocessing"]
     return Service(
@@ -191,23 +191,25 @@ def service(about: About) -> Service:
 
 
 def _taken(folder: Path, label: str) -> tuple[Preprocessing, str]:
-    """How the records that a version takes are prepared, and their units;
+    """Return the preprocessing of a version's records, and their units.
 
-    EcgforgeError where the file that says so is damaged.
+    Raises:
+        EcgforgeError: the file that states them is damaged.
     """
     tree = versions.read_json(folder, PREPROCESSING, label)
     amplitude = tree.pop("amplitude", None)
     if amplitude not in AMPLITUDES:
         raise EcgforgeError(
-            f"{label}, {PREPROCESSING}: amplitude is none of {', '.join(AMPLITUDES)}; train and "
-            "register the model again"
+            f"{label}, {PREPROCESSING}: amplitude must be one of {', '.join(AMPLITUDES)}; "
+            "train and register the model again"
         )
     return checked(Preprocessing, tree, f"{label}, {PREPROCESSING}"), str(amplitude)
 
 
 def differences(folder: Path, about: About, label: str) -> list[str]:
-    """Say in what the records that `about` describes differ from those that the version with its
-    files in `folder` takes; nothing where it does not say what it takes.
+    """Return how the records of `about` differ from those that a version needs.
+
+    Empty if the version, with its files in `folder`, does not state what it needs.
     """
     if not (folder / PREPROCESSING).exists():
         return []
@@ -219,7 +221,7 @@ def differences(folder: Path, about: About, label: str) -> list[str]:
         "band": (_hertz(taken.band), _hertz(made.get("band", taken.band))),
     }
     return [
-        f"{name} {here} in place of {wanted}"
+        f"{name} {here} instead of {wanted}"
         for name, (wanted, here) in pairs.items()
         if wanted != here
     ]
@@ -230,7 +232,7 @@ def _hertz(band: Sequence[float]) -> str:
 
 
 def _example(duration: float) -> list[dict[str, Any]]:
-    """A record of no patient: 70 pulses a minute, each lead with an amplitude of its own."""
+    """Return an artificial record: 70 pulses per minute, with another amplitude in each lead."""
     rate = 100  # Hz
     phase = np.arange(round(duration * rate)) / rate * 70 / 60 % 1 - 0.5
     pulses = np.linspace(0.5, 1.2, len(LEADS))[:, None] * np.exp(-0.5 * (phase / 0.03) ** 2)
@@ -245,7 +247,7 @@ def _example(duration: float) -> list[dict[str, Any]]:
 
 
 def _load_pyfunc(path: str) -> Judge:
-    """What MLflow calls to serve the version whose files it has put at `path`."""
+    """Load the version at `path`; MLflow's server calls this."""
     with signing.files_at(Path(path)) as (folder, version):
         if version and history.CHAMPION in version.aliases:
             history.warn(version.name)

@@ -1,3 +1,1 @@
-"""MLflow, and all that is known of it: where runs are kept, how a run is opened, resumed and ended,
-what it registers.
-"""
+"""Access to MLflow: the tracking store, and how runs are opened, resumed and ended."""

@@ -1,6 +1,6 @@
-"""Record sets as inputs of runs, known by the digests that DVC gives them.
+"""Record sets as MLflow inputs of runs, with DVC's digests.
 
-MLflow loads `DvcSource` by its entry point, so that a run's inputs read back as what they are.
+MLflow loads `DvcSource` by its entry point, so the inputs of a run can be read back.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class DvcSource(DatasetSource):
         return SOURCE_TYPE
 
     def load(self) -> Path:
-        """Return the path, having checked that the very content lies there.
+        """Return the path after a check that it has the recorded content.
 
         Raises:
-            EcgforgeError: it is missing, is by now another version, or lies outside of the project.
+            EcgforgeError: it is missing, has another content, or is outside of the project.
         """
         if not inside(self.path):
-            raise EcgforgeError(f"{self.path} does not lie in the project")
+            raise EcgforgeError(f"{self.path} is outside of the project")
         path = project_root() / self.path
         if not path.exists() or md5(path) != self.digest:
             where = f"git checkout {self.rev} && " if self.rev else ""

@@ -1,7 +1,7 @@
-"""Where MLflow's SQLite database lies, as it says itself:
+"""The folder of MLflow's SQLite database, which the database records itself.
 
-MLflow keeps absolute addresses of files, so a project that is moved or copied would lose its files,
-or write to those of the original. They follow the database.
+MLflow stores absolute addresses of files. In a moved or copied project they would lead to missing
+files, or to the files of the original. Here they are updated to follow the database.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ecgforge import console
 from ecgforge.files import remove
 
 ARTIFACTS = "mlruns"  # the folder of files next to the database
-# a table of ours: the folder of the database, and MLflow's schema when that was noted
+# table of ecgforge: the database's folder, and the version of MLflow's schema at that time
 NOTE = "ecgforge_home"
-ADDRESSES = (  # every column of MLflow's that holds an address of files
+ADDRESSES = (  # every column of MLflow that holds an address of files
     "experiments.artifact_location",
     "runs.artifact_uri",
     "logged_models.artifact_location",
@@ -29,8 +29,10 @@ ADDRESSES = (  # every column of MLflow's that holds an address of files
 
 
 def note(connection: sqlite3.Connection, folder: Path) -> None:
-    """Write down MLflow's schema and, where none is known yet, the folder: by the addresses that
-    are there, or else `folder`.
+    """Record MLflow's schema and, if none is recorded yet, the folder.
+
+    Args:
+        folder: used if no address in the database shows its folder.
     """
     connection.execute(
         f"CREATE TABLE IF NOT EXISTS {NOTE} (folder TEXT NOT NULL, schema TEXT NOT NULL)"
@@ -42,9 +44,7 @@ def note(connection: sqlite3.Connection, folder: Path) -> None:
 
 
 def _derived(connection: sqlite3.Connection) -> str | None:
-    """The folder that the database was made in, by where its oldest experiment that was given no
-    place of its own keeps its files.
-    """
+    """Return the folder of the database, from its oldest experiment with a default location."""
     for number, name, address in connection.execute(
         "SELECT experiment_id, name, artifact_location FROM experiments ORDER BY experiment_id"
     ):
@@ -55,7 +55,7 @@ def _derived(connection: sqlite3.Connection) -> str | None:
 
 
 def same_schema(connection: sqlite3.Connection) -> bool:
-    """Whether MLflow's schema is the one that was noted."""
+    """Return whether MLflow's schema is the recorded one."""
     return (
         connection.execute(
             f"SELECT 1 FROM {NOTE} JOIN alembic_version ON schema = version_num"
@@ -65,7 +65,7 @@ def same_schema(connection: sqlite3.Connection) -> bool:
 
 
 def known(database: Path) -> bool:
-    """Whether the database lies where it says."""
+    """Return whether the database is in the folder that it records."""
     with closing(sqlite3.connect(database)) as connection:
         return _same(Path(_noted(connection)), database.parent)
 
@@ -75,17 +75,17 @@ def _noted(connection: sqlite3.Connection) -> str:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two paths mean one folder, as the paths of a link and of what it leads to do."""
+    """Return whether two paths are the same folder, also through links."""
     try:
         return one == other or one.samefile(other)
-    except OSError:  # it is not there, or may not be looked into
+    except OSError:  # the folder is missing or not readable
         return False
 
 
 def follow(database: Path) -> None:
-    """Where the database was moved or copied, let the addresses of files below its former folder
-    lead below its present one, and say so. Addresses elsewhere, such as those of experiments that
-    were given a place of their own, stay.
+    """Update the addresses of files after the database was moved or copied, and print a message.
+
+    Only addresses below the former folder change; experiments with their own location keep it.
     """
     folder = database.parent
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
@@ -113,21 +113,21 @@ def follow(database: Path) -> None:
         connection.execute("COMMIT")
     missing = not _holds_files(folder) and _holds_files(former)
     console.err.print(
-        f"{database.name} came from {former}: its runs and models now have their files in "
-        f"{folder / ARTIFACTS}"
-        + (f", which is not there yet: copy {former / ARTIFACTS} to it" if missing else "")
+        f"{database.name} came from {former}: the files of its runs and models are now "
+        f"expected in {folder / ARTIFACTS}"
+        + (f", which does not exist yet: copy {former / ARTIFACTS} to it" if missing else "")
     )
 
 
 def _holds_files(folder: Path) -> bool:
     try:
         return (folder / ARTIFACTS).exists()
-    except OSError:  # it may not be looked into
+    except OSError:  # the folder is not readable
         return False
 
 
 def local(address: str) -> Path | None:
-    """The path behind an address of MLflow's, None where it is no folder of this machine."""
+    """Return the path of an MLflow address; None if it is not on this machine."""
     if address.startswith("/"):
         return Path(address)
     parts = urlsplit(address)
@@ -139,9 +139,10 @@ def local(address: str) -> Path | None:
 
 
 def files(database: Path | None, address: str, owner: str) -> Path | None:
-    """Return the folder of files of a run or a model, None where it does not lie among those of
-    this database: the database of a copy may name the original's, and anyone with write access can
-    name any folder.
+    """Return the folder of a run's or model's files; None if it is outside of this store's folder.
+
+    The database of a copy may name files of the original, and anyone with write access can name any
+    folder.
     """
     path = local(address)
     if database is None or path is None or path.parts[-2:] != (owner, "artifacts"):
@@ -156,18 +157,18 @@ def files(database: Path | None, address: str, owner: str) -> Path | None:
 
 
 def keeps(database: Path | None, address: str, owner: str) -> bool:
-    """Whether the files of a run or a model are the store's to remove: those of a server are the
-    server's.
+    """Return whether this store may remove the files of a run or model.
+
+    A server removes its own.
     """
     return database is None or files(database, address, owner) is not None
 
 
 def free(database: Path | None, address: str, owner: str) -> None:
-    """Remove the files of a run or a model, if they lie among those of this database."""
-    # `mlflow gc` would do this too, and more: all that anyone ever deleted, where it is given no
-    # ids of a kind.
+    """Remove the files of a run or model, if they are in this store's folder."""
+    # `mlflow gc` would remove more: without ids of a kind, it removes everything that was deleted.
     folder = files(database, address, owner)
     if folder:
         remove(folder)
-        with suppress(OSError):  # something else lies next to it
+        with suppress(OSError):  # the folder is not empty
             folder.parent.rmdir()

@@ -1,5 +1,7 @@
-"""The only file that uses private names of MLflow: modules, functions and attributes outside its
-documented API. `tests/test_private_names.py` checks that the installed MLflow has them."""
+"""The only file that uses private names of MLflow: those outside of its documented API.
+
+`tests/test_private_names.py` checks that the installed MLflow has them.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,14 @@ from ecgforge.private_names import private
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
-# What MLflow loads when a store is first used; loaded in advance, stages start faster.
+# Modules that MLflow imports at the first use of a store; imported early, stages start faster.
 STORES = (
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
 )
-PICKLE_MODULE = "mlflow.pytorch.pickle_module"  # as MLflow writes it into a model's description
-# Loggers that print errors which are raised as well, with SQL statements of up to 1000 lines.
+# the value that MLflow writes into a model's description
+PICKLE_MODULE = "mlflow.pytorch.pickle_module"
+# Loggers of errors that are raised as well, with SQL statements of up to 1000 lines.
 LOGGERS = ("mlflow.store.db.utils", "alembic", "sqlalchemy")
 
 
@@ -35,10 +38,10 @@ def schema_known(revision: str) -> bool:
 
 
 def create_or_upgrade(uri: str, artifacts: Path) -> None:
-    """Create MLflow's tables in the database at `uri`, or bring older ones to the installed schema.
+    """Create MLflow's tables in the database at `uri`, or upgrade them to the installed schema.
 
     Args:
-        artifacts: folder of the artifacts, as the store notes it.
+        artifacts: the artifact folder to record in the store.
     """
     engine = private("mlflow.store.db.utils:create_sqlalchemy_engine")(uri)
     if not private("mlflow.store.db.utils:_is_empty_database")(engine):
@@ -51,7 +54,7 @@ def create_or_upgrade(uri: str, artifacts: Path) -> None:
 def version_note() -> str:
     """Return the name of the file with a version's name and number that MLflow adds to a download.
 
-    Without it, a changed model that is loaded by MLflow would not be compared with the registry.
+    This file allows comparing a model that MLflow loaded with the registry.
     """
     return str(
         private("mlflow.store.artifact.models_artifact_repo:REGISTERED_MODEL_META_FILE_NAME")
@@ -59,7 +62,7 @@ def version_note() -> str:
 
 
 def local_folder(location: str) -> Path | None:
-    """Return the folder of an artifact location on this machine, None for one elsewhere."""
+    """Return the local folder of an artifact location; None if it is not on this machine."""
     found = private("mlflow.store.artifact.artifact_repository_registry:get_artifact_repository")
     local = private("mlflow.store.artifact.local_artifact_repo:LocalArtifactRepository")
     repository = found(location)
@@ -67,11 +70,12 @@ def local_folder(location: str) -> Path | None:
 
 
 def save_example(model: Model, example: Any, folder: Path) -> None:
-    """Write an input example of `model` to `folder`, and name it in the model's description."""
+    """Write an input example of `model` to `folder`, and add it to the model's description."""
     private("mlflow.models.utils:_save_example")(model, example, str(folder))
 
 
 def leave_checks_to_model(signature: ModelSignature) -> None:
-    """Let the model check requests itself: its errors say in one line what is wrong."""
-    private("mlflow.models.signature:ModelSignature._is_signature_from_type_hint")  # is it there?
+    """Make MLflow pass requests unchecked to the model, which has one-line error messages."""
+    # checks that the name exists
+    private("mlflow.models.signature:ModelSignature._is_signature_from_type_hint")
     signature._is_signature_from_type_hint = True

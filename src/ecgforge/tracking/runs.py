@@ -1,9 +1,8 @@
-"""Runs: a cell of the study is one MLflow run, however often it is started, killed, resumed or
-repeated.
+"""Tracked runs: one MLflow run for each fingerprint, even if it is killed, resumed or repeated.
 
-The run of a cell is found by its fingerprint, a digest of what decides its result. Curves are
-buffered and sent in batches; points that were sent before are not sent again, and points that a
-killed process still held are kept beside its checkpoint.
+A fingerprint is a digest of all that decides a run's result. Points of curves are buffered and sent
+in batches, each point once. Buffered points are also written next to the checkpoint, so that a
+killed process does not lose them.
 """
 
 from __future__ import annotations
@@ -40,45 +39,45 @@ logger = logging.getLogger(__name__)
 Point = tuple[str, float, int, int]  # key, value, step, ms since 1970
 
 EXPERIMENT = "ecgforge"
-TUNING = "ecgforge-tuning"  # an experiment of its own, since trials would bury the study's runs
+TUNING = "ecgforge-tuning"  # a separate experiment, as trials would outnumber the study's runs
 CELL = "ecgforge.cell"
 NO_SWEEP = "none"
-CHARTS = {  # what they compare, and a filter of runs
+CHARTS = {  # title -> filter of runs
     "Settings": (
         f"tags.kind = 'classifier' and tags.sweep = '{NO_SWEEP}' and tags.augmented = 'false'"
     ),
     "Generators": "tags.kind = 'generator'",
     "Quality": "tags.kind = 'quality'",
 }
-# before a record set's name: its digest, and the weights of its generator
+# prefixes of a record set's name: its digest, and the weights of its generator
 INPUT, DRAWN_BY = "input.", "drawn_by."
 REASON = "ecgforge.reason"
 WAS_KILLED = "its process was killed"
 THREADS = "system.threads"
-# a file for each run, which its process holds locked; what a killed process leaves is not locked
+# one lock file per run, locked by its process; the operating system unlocks it if the process dies
 AT_WORK = Path(".ecgforge/running")
 BEST = "best"  # tag of a study's best trial
 PARENT = "ECGFORGE_PARENT_RUN"
-PARAM_LENGTH = 6000  # characters that MLflow keeps of a parameter
-BATCH = 1000  # metrics that MLflow takes at once
+PARAM_LENGTH = 6000  # largest length of a parameter in MLflow, in characters
+BATCH = 1000  # largest number of metrics in one request
 PARAMS_BATCH = 100
-SEND_EVERY = 10.0  # s
-SHARE = 0.02  # of the time of a run that sending its curves may take
+SEND_EVERY = 10.0  # s, shortest interval between two requests
+SHARE = 0.02  # largest share of a run's time for sending curves
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the study's grid.
+    """One point of the study's grid, or a trial of tuning.
 
     Attributes:
-        kind: what is trained, or whose quality is measured; or a study of tuning, or a trial of
-            one, whose number is `point`.
-        dataset: what it is trained or tested on: `ptbxl`, `chapman`, `merged`.
+        kind: `generator`, `classifier`, `quality`, or a tuning study or trial; the number of a
+            trial is its `point`.
+        dataset: that trains or tests it: `ptbxl`, `chapman`, `merged`.
         seed: of the training.
-        simulated: whether the records, or those that a generator learned from, are simulated.
-        generator: None where no synthetic record is used.
+        simulated: whether the records, or the training records of their generator, are simulated.
+        generator: None if no synthetic records are used.
         setting, backbone: of classifiers.
-        sweep, point: the comparison that a classifier belongs to, and where in it.
+        sweep, point: the sweep of a classifier, and its point in it.
         augmented, fold, draw: of classifiers, see `study.experiment`.
     """
 
@@ -97,7 +96,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The run's name, for people who read lists of them."""
+        """The name of the run, for display."""
         if self.kind == "generator":
             return f"{self.generator} on {self.dataset}, seed {self.seed}"
         if self.kind == "quality":
@@ -114,7 +113,7 @@ class Cell:
 
     @property
     def model_name(self) -> str:
-        """The registered model that versions of this cell belong to."""
+        """The registered model of this run's versions."""
         return (
             f"ecg-generator-{self.generator}-{self.dataset}"
             if self.kind == "generator"
@@ -129,7 +128,7 @@ class Cell:
             "generator": self.generator,
             "setting": self.setting,
             "backbone": self.backbone,
-            # MLflow's filters know equal and unequal, and not absent.
+            # MLflow's filters cannot test for an absent tag.
             "sweep": self.sweep or (NO_SWEEP if self.kind == "classifier" else None),
             "point": self.point,
             "seed": str(self.seed),
@@ -146,16 +145,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class DatasetInput:
-    """A record set that goes into a run.
+    """A record set that a run uses.
 
     Attributes:
-        name: as people will search for it, such as `merged` or `merged/diffwave`.
-        path: where it lies.
+        name: for searches, such as `merged` or `merged/diffwave`.
+        path: in the project.
         digest: DVC's md5, see `ecgforge.files.md5`.
-        context: what it is used for: `training`, `validation`, `test`.
+        context: its use: `training`, `validation`, `test`.
         origin: `real`, `simulated`, or the name of the generator.
-        drawn_by: md5 of the weights of the generator that drew it; empty for records that none
-            drew.
+        drawn_by: md5 of the generator's weights; empty for records without a generator.
     """
 
     name: str
@@ -172,7 +170,7 @@ def fingerprint(
     """Return the digest of all that decides a run's result.
 
     Args:
-        params: resolved parameters, as JSON has them; their order does not matter.
+        params: resolved parameters, JSON-serialisable; their order does not matter.
         inputs: md5 of each input by name.
         code: digests of source files by name.
     """
@@ -181,15 +179,14 @@ def fingerprint(
 
 
 class Run:
-    """An open run; get one from `tracked`.
+    """An open run, from `tracked`.
 
     Attributes:
-        id: MLflow's.
-        name: the cell's.
-        experiment_id: where it is.
+        id: MLflow's run id.
+        name: as in `Cell.name`.
+        experiment_id: MLflow's id of its experiment.
         fingerprint: see `fingerprint`.
-        provenance: tags that say where the run's results come from; its model versions carry them
-            too.
+        provenance: tags with the origin of the run's results; its model versions get them too.
     """
 
     def __init__(
@@ -220,8 +217,8 @@ class Run:
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Add a point to each curve.
 
-        A key's steps must rise: what was logged at a step, by this process or an earlier one that
-        worked on the same run, stays.
+        The steps of a key must rise. A step that this run has logged before, in any process, is
+        ignored.
         """
         now = int(time.time() * 1000)
         points = [(key, float(value), step, now) for key, value in metrics.items()]
@@ -232,8 +229,8 @@ class Run:
             try:
                 self.flush()
             except Exception as error:
-                # The points stay in the buffer; a server that restarts must not cost hours of
-                # training.
+                # The points stay in the buffer: the restart of a server must not abort a training
+                # of hours.
                 logger.warning(
                     "curves could not be sent to MLflow, will try again: %s", reason(error)
                 )
@@ -252,8 +249,9 @@ class Run:
         return True
 
     def flush(self) -> None:
-        """Send the buffered points, and put off the next time until sending stays below its share
-        of the run's time.
+        """Send the buffered points, and delay the next request by the time that this one took.
+
+        The delay keeps the share of time for requests below `SHARE`.
         """
         started = time.monotonic()
         try:
@@ -267,9 +265,9 @@ class Run:
             self._wait = max(SEND_EVERY, (self._sent_at - started) / SHARE)
 
     def summary(self, metrics: dict[str, float]) -> None:
-        """Log final figures; those that the run has already, with the same value, stay as they are.
+        """Log final metrics; values that the run already has are not sent again.
 
-        No key of a curve.
+        The keys must differ from those of curves.
         """
         from mlflow.entities import Metric
 
@@ -291,17 +289,15 @@ class Run:
         with_retry(self.client.set_tag, self.id, key, value)
 
     def text(self, text: str, file: str) -> None:
-        """Keep `text` as the artifact `file`."""
+        """Store `text` as the artifact `file`."""
         with_retry(self.client.log_text, self.id, text, file)
 
     def figure(self, figure: Figure, file: str) -> None:
-        """Keep a matplotlib figure as the artifact `file`; its ending says in which format."""
+        """Store a matplotlib figure as the artifact `file`; its suffix selects the format."""
         with_retry(self.client.log_figure, self.id, figure, file)
 
     def mark_best(self, fingerprint: str) -> None:
-        """Tag the one of this run's children that has this fingerprint as the best of them, and no
-        other.
-        """
+        """Tag the child run with this fingerprint as the best one, and no other child."""
         children = f"tags.`mlflow.parentRunId` = '{self.id}'"
         for before in with_retry(
             self.client.search_runs, [self.experiment_id], f"{children} and tags.`{BEST}` = 'true'"
@@ -354,28 +350,25 @@ def tracked(
     resume_file: Path | None = None,
     parent: str | None = None,
 ) -> Iterator[Run]:
-    """Open the run of a cell, a new one or the one it has, and end it as the block ends:
+    """Open the run with a fingerprint, new or existing, and end it with the block.
 
-    FINISHED, FAILED or KILLED.
-
-    Under `mlflow run`, the project's run becomes the parent, so that any number of stages can have
-    runs of their own.
+    The run ends as FINISHED, FAILED or KILLED. Under `mlflow run`, the project's run becomes the
+    parent, so that several stages can have their own runs.
 
     Args:
-        fingerprint: see `fingerprint`; a run that has it, whatever its state, is taken up again.
-        params: resolved parameters, a tree; logged flat, with dots.
-        inputs: the record sets that go in.
-        resume_file: keeps points of curves until they are sent. Put it where checkpoints are, and
-            what a killed process did before its last checkpoint will be complete.
-        parent: the run that this one is a part of.
+        fingerprint: see `fingerprint`; an existing run with it is resumed, in any state.
+        params: tree of resolved parameters; logged with dotted keys.
+        inputs: the record sets that the run uses.
+        resume_file: stores points of curves until they are sent. In the folder of the checkpoints,
+            it keeps the curves complete up to the last checkpoint of a killed process.
+        parent: the run that contains this one.
 
     Raises:
-        EcgforgeError: the tracking store cannot be reached, before the block is entered or when it
-            ends.
+        EcgforgeError: the tracking store cannot be reached, before the block or at its end.
     """
     problem = store.git_problem()
     if problem:
-        raise EcgforgeError(f"runs would be recorded without their commit: {problem}")
+        raise EcgforgeError(f"the commit of runs cannot be recorded: {problem}")
     store.ensure_reachable()
     client = store.client()
     end_killed()
@@ -404,7 +397,7 @@ def tracked(
 
 @contextmanager
 def _ended(run: Run) -> Iterator[None]:
-    """End the run as the block ends."""
+    """End the run with the block."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -415,13 +408,14 @@ def _ended(run: Run) -> Iterator[None]:
         try:
             run._end(status, words)
         except Exception as second:
-            if not store.out_of_space(error):  # that is said below
+            if not store.out_of_space(error):  # reported below
                 logger.warning(
                     "the run '%s' could not be ended in MLflow: %s", run.name, reason(second)
                 )
         if store.out_of_space(error):
             raise EcgforgeError(
-                f"no space is left on the disk ({reason(error)}): make room and run the stage again"
+                f"no space is left on the disk ({reason(error)}): free some space and run the "
+                "stage again"
             ) from error
         if isinstance(error, MlflowException):
             raise EcgforgeError(
@@ -432,14 +426,14 @@ def _ended(run: Run) -> Iterator[None]:
         run._end("FINISHED", None)
     except Exception as error:
         raise EcgforgeError(
-            f"MLflow could not be sent the end of the run '{run.name}' ({reason(error)}): run the "
-            "stage again"
+            f"the end of the run '{run.name}' could not be sent to MLflow ({reason(error)}): "
+            "run the stage again"
         ) from error
 
 
 @contextmanager
 def _at_work(run_id: str) -> Iterator[None]:
-    """Hold the file locked that says that a process works on a run, as long as the block lasts."""
+    """Lock the run's file during the block, which shows that a process works on the run."""
     mark = _mark(run_id)
     with ExitStack() as held:
         with suppress(Timeout):  # another process works on the same run
@@ -455,7 +449,7 @@ def _mark(run_id: str) -> Path:
 
 
 def at_work(run_id: str) -> bool:
-    """Whether a process of this project works on a run."""
+    """Return whether a process of this project works on a run."""
     mark = _mark(run_id)
     if not mark.exists():
         return False
@@ -467,11 +461,10 @@ def at_work(run_id: str) -> bool:
 
 
 def end_killed(run_ids: Iterable[str] = ()) -> None:
-    """End runs whose process was killed outright as KILLED: those that such processes have left a
-    file of, and others by their ids.
+    """Set runs whose process was killed to KILLED.
 
-    Where a stage's results come from DVC's cache the next time, nothing else would end its run.
-    Else the stage takes it up again.
+    These are the runs with an unlocked file of a killed process, and those in `run_ids`. Such a run
+    stays RUNNING if DVC takes the stage's results from its cache; otherwise the stage resumes it.
     """
     for run_id in {*run_ids, *(mark.name for mark in (store.project_root() / AT_WORK).glob("*"))}:
         mark = _mark(run_id)
@@ -484,8 +477,9 @@ def end_killed(run_ids: Iterable[str] = ()) -> None:
 
 
 def end_lost(fingerprint: str, reason: str) -> None:
-    """End the run of a trial that no process will take up again, FAILED and with the reason; one
-    that has ended stays as it is.
+    """Set the run of a trial that no process resumes to FAILED, with the reason.
+
+    A run that has ended does not change.
     """
     client = store.client()
     for found in with_retry(
@@ -503,8 +497,8 @@ def _find_or_create(client: MlflowClient, cell: Cell, fingerprint: str, parent: 
         if cell.kind not in ("tuning", "trial")
         else (_experiment(client, TUNING), [])
     )
-    # A run whose process was killed outright is still RUNNING here; only its cell can start it
-    # again.
+    # A run whose process was killed is still RUNNING; only a run with the same fingerprint can
+    # resume it.
     found = with_retry(
         client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{fingerprint}'", max_results=1
     )
@@ -517,8 +511,9 @@ def _find_or_create(client: MlflowClient, cell: Cell, fingerprint: str, parent: 
 
 
 def _parent() -> str | None:
-    """Take the run that `mlflow run` opened as parent: inherited as it is, it would be one run for
-    all stages.
+    """Return the run that `mlflow run` opened, as the parent.
+
+    Without this, all stages would write to that run.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         os.environ[PARENT] = os.environ.pop("MLFLOW_RUN_ID")
@@ -526,7 +521,7 @@ def _parent() -> str | None:
 
 
 def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
-    """Return the experiment that new runs go to, and others in which the cell's run may be."""
+    """Return the experiment for new runs, and others that may have a run with the fingerprint."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
     found = with_retry(client.get_experiment_by_name, name)
     given = os.environ.get("MLFLOW_EXPERIMENT_ID")
@@ -537,22 +532,20 @@ def _experiments(client: MlflowClient) -> tuple[str, list[str]]:
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    """Return the id of an experiment, which is made if it is not there."""
+    """Return the id of an experiment, and create it if needed."""
     found = with_retry(client.get_experiment_by_name, name)
     store.check_active(found)
     if found:
         return found.experiment_id
     with store.tolerating("RESOURCE_ALREADY_EXISTS"):
-        # Without it MLflow's UI guesses, and opens on a page for language models.
+        # Without this tag, MLflow's UI opens the experiment on a page for language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return client.create_experiment(name, store.artifact_location(name), tags)
     return client.get_experiment_by_name(name).experiment_id
 
 
 def _origin() -> dict[str, str]:
-    """Tags for the commit and the DVC stage and experiment that this process works for; none where
-    there are none.
-    """
+    """Return tags with the commit and the DVC stage and experiment of this process, if known."""
     tags = {
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge"),
@@ -569,11 +562,11 @@ def _origin() -> dict[str, str]:
 
 
 def uncommitted() -> bool:
-    """Say whether anything of the project but parameters differs from the commit; it may be a
-    folder of a larger repository.
+    """Return whether a file of the project differs from the commit, apart from parameters.
 
-    DVC writes dvc.lock between stages, and has the values in params.yaml that a stage depends on in
-    its record there, as it has the digests of its data: `reproduce` puts both back.
+    The project may be a folder of a larger repository. DVC writes dvc.lock between stages, and
+    records there the parameter values and data digests that a stage depends on; `reproduce`
+    restores both.
     """
     return bool(
         git(
@@ -603,8 +596,8 @@ def _system() -> dict[str, str]:
 def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Return a tree of parameters as dotted keys and texts.
 
-    Where MLflow would cut a value, it ends in its md5 instead, so that values that differ look
-    different; params.json, an artifact of the run, holds it whole.
+    A value that is too long for MLflow is cut and ends in its md5, so that different values stay
+    different. The run's artifact params.json has the whole value.
     """
     flat: dict[str, str] = {}
     for key, value in params.items():
@@ -626,9 +619,7 @@ def _tags(tags: dict[str, str]) -> list[RunTag]:
 
 
 def _by_content(inputs: list[DatasetInput]) -> list[list[DatasetInput]]:
-    """Group uses of the same record set: of inputs with one name and digest, MLflow keeps the first
-    alone.
-    """
+    """Group inputs by name and digest, because MLflow keeps only the first of equal inputs."""
     groups: dict[tuple[str, str], list[DatasetInput]] = {}
     for item in inputs:
         groups.setdefault((item.name, item.digest), []).append(item)
@@ -654,8 +645,9 @@ def _entity(uses: list[DatasetInput], provenance: dict[str, str]) -> Any:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM unwind the block, so that its run can be ended; only the main thread hears
-    signals.
+    """Raise an exception in the block on SIGTERM, so that its run is ended.
+
+    Only the main thread receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -684,19 +676,15 @@ def _ending(error: BaseException) -> tuple[str, str]:
 
 
 class _Unsent:
-    """Points that were logged and not yet sent, in a file, since a killed process takes its buffer
-    with it.
-    """
+    """A file of logged points that were not sent yet: a killed process loses its memory."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self._path, self._identity = path, fingerprint
 
     def read(self) -> list[Point]:
-        """Return what an earlier process of the same cell left, and leave a file that holds just
-        that.
-        """
+        """Return the points of an earlier process of the run, and keep only those in the file."""
         lines = self._path.read_text().split("\n") if self._path.exists() else []
-        # A process that is killed while it writes leaves a torn last line.
+        # A process that is killed while writing leaves an incomplete last line.
         kept = lines[1:-1] if lines and lines[0] == self._identity else []
         with atomic_write(self._path) as scratch:
             scratch.write_text("\n".join([self._identity, *kept, ""]))

@@ -1,4 +1,4 @@
-"""Where runs are kept: a SQLite file in the project unless `MLFLOW_TRACKING_URI` says otherwise."""
+"""The MLflow store: a SQLite file in the project, unless `MLFLOW_TRACKING_URI` is set."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ T = TypeVar("T")
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
-BUSY = 30  # s, for another process to let go of the database
+BUSY = 30  # s, waiting time for a lock of the database
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-TIMEOUT = 3  # s, for a server to say that it is there
+TIMEOUT = 3  # s, waiting time for a server's answer
 DAMAGED = ("database disk image is malformed", "file is not a database", "disk I/O error")
 FULL = ("No space left on device", "database or disk is full", "Disk quota exceeded")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,21 +47,20 @@ _UNADDRESSABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\ud800-\udfff]")
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # What a model is loaded from can then not execute: MLflow refuses archives that hold more than
-    # tensors.
+    # Loading a model can then not execute code: MLflow rejects pickled models.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # MLflow's own limits, 120 s and 7 retries, let a training wait for minutes on a server that has
-    # gone.
+    # With MLflow's own limits, 120 s and 7 retries, a training waits minutes for a server that is
+    # down.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }
 
 
 def project_root() -> Path:
-    """Return the nearest folder upwards that holds `params.yaml`, else the current one.
+    """Return the nearest parent folder with `params.yaml`, or else the current folder.
 
-    `dvc exp run --temp` works in a copy below `.dvc/tmp/exps` that is removed when it ends; its
-    runs belong to the project.
+    `dvc exp run --temp` works in a copy below `.dvc/tmp/exps` and deletes it afterwards. Its runs
+    belong to the project.
     """
     root = checkout()
     for folder in root.parents:
@@ -71,7 +70,7 @@ def project_root() -> Path:
 
 
 def checkout() -> Path:
-    """Return `project_root`, or the copy of it in which `dvc exp run --temp` works."""
+    """Return `project_root`, or the copy of it that `dvc exp run --temp` works in."""
     here = Path.cwd()
     return next(
         (folder for folder in (here, *here.parents) if (folder / "params.yaml").exists()), here
@@ -79,21 +78,20 @@ def checkout() -> Path:
 
 
 def git(root: Path, *arguments: str, needed: bool = False) -> str:
-    """Return the output of a git command in a folder, or nothing where it fails or git is not
-    installed.
+    """Return the output of a git command in a folder; empty if it fails or git is not installed.
 
     Args:
-        needed: whether something would be lost if git's answer were missing.
+        needed: raise an error instead of returning an empty answer.
 
     Raises:
-        EcgforgeError: it is needed, and git does not give it; in git's words.
+        EcgforgeError: the answer is needed, and git fails; with git's message.
     """
     try:
         return _ask_git(root, *arguments).strip()
     except (OSError, subprocess.CalledProcessError) as error:
         if needed:
             words = " ".join((getattr(error, "stderr", "") or str(error)).split())
-            raise EcgforgeError(f"git cannot be asked in {root} ({words})") from None
+            raise EcgforgeError(f"git failed in {root} ({words})") from None
         return ""
 
 
@@ -113,8 +111,9 @@ def _ask_git(root: Path, *arguments: str) -> str:
 
 
 def git_problem(root: Path | None = None) -> str:
-    """Say in one line why git gives no answers about the project, and what to do; empty where it
-    does, and where there is no repository.
+    """Return why git does not work in the project, and what to do; empty if it works.
+
+    Empty also if there is no repository.
     """
     root = root or checkout()
     repository = next(
@@ -136,8 +135,9 @@ def git_problem(root: Path | None = None) -> str:
 
 
 def has_commit(root: Path, commit: str) -> bool:
-    """Whether the repository has a commit, which a tag of MLflow's may name: nothing else than a
-    digest is given to git.
+    """Return whether the repository has a commit; only digests are passed to git.
+
+    The name may come from a tag in MLflow, which is not trusted.
     """
     return (
         bool(re.fullmatch(r"[0-9a-f]{40,64}", commit))
@@ -146,18 +146,20 @@ def has_commit(root: Path, commit: str) -> bool:
 
 
 def configure() -> str:
-    """Set MLflow's environment for this process and those it starts, and return the tracking URI.
+    """Set MLflow's environment variables for this process and its children.
+
+    Return the tracking URI.
 
     Does not import MLflow.
 
     Raises:
-        EcgforgeError: no address of the database can be written, see `address`.
+        EcgforgeError: the database's path cannot be written as a URI, see `address`.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + DATABASE
     if uri.startswith(SQLITE):
-        # A relative path would mean another file in every folder; `mlflow run` hands one down.
+        # A relative path, as passed on by `mlflow run`, would be another file in each folder.
         uri = address(project_root() / uri.removeprefix(SQLITE))
     os.environ["MLFLOW_TRACKING_URI"] = uri
     return uri
@@ -167,37 +169,35 @@ def address(database: Path) -> str:
     """Return the URI of a SQLite file.
 
     Raises:
-        EcgforgeError: its path holds what SQLAlchemy or MLflow would read as something else, and
-            keep runs in another place.
+        EcgforgeError: SQLAlchemy or MLflow would misread the path and use another file.
     """
     odd = _UNADDRESSABLE.search(str(database))
     if odd:
         raise EcgforgeError(
-            f"runs cannot be kept in {database}: MLflow misreads '{console.shown(odd[0])}' in the "
-            "path of its database; "
-            "rename the folder, or set MLFLOW_TRACKING_URI to another place or a server"
+            f"the database cannot be {database}: MLflow misreads '{console.shown(odd[0])}' in "
+            "its path; rename the folder, or set MLFLOW_TRACKING_URI to another file or a "
+            "server"
         )
     return f"{SQLITE}{database}"
 
 
 def local_database() -> Path | None:
-    """Return the SQLite file that is the store, or None where a server is."""
+    """Return the SQLite file of the store; None if the store is a server."""
     return _database(configure())
 
 
 def is_own() -> bool:
-    """Whether the store is a SQLite file in the project, which no other project uses."""
+    """Return whether the store is a SQLite file in the project, which no other project uses."""
     database = local_database()
     return database is not None and database.resolve().is_relative_to(project_root().resolve())
 
 
 def initialise() -> None:
-    """Create the SQLite database, or bring an older one to the schema of the installed MLflow, or
-    to a project that was moved or copied; once, under a file lock.
+    """Create or upgrade the SQLite database, and update its addresses if the project was moved.
 
-    MLflow creates its tables on first use, and processes that do so at once leave a file that never
-    works again. A database that is ready says so itself, which costs no import of MLflow to read;
-    other stores look after themselves.
+    Runs under a file lock, because MLflow's own creation on first use damages the database if two
+    processes do it at once. A database that is up to date is recognised without importing MLflow.
+    Servers need no preparation.
 
     Raises:
         EcgforgeError: the database can neither be created nor opened.
@@ -222,16 +222,16 @@ def initialise() -> None:
             home.follow(database)
     except EcgforgeError:
         raise
-    except Exception as error:  # of the file system, SQLite, SQLAlchemy and Alembic
+    # the file system, SQLite, SQLAlchemy and Alembic have many error classes
+    except Exception as error:
         raise _unusable(database, error) from error
 
 
 def ensure_reachable() -> None:
-    """Ask the tracking store whether it is there, within a few seconds; call it before work starts
-    that would be lost.
+    """Check within seconds that the tracking store answers; call it before long work starts.
 
     Raises:
-        EcgforgeError: it is not; names the URI and what to do.
+        EcgforgeError: it does not answer; names the URI and what to do.
     """
     uri = configure()
     parts = urlsplit(uri)
@@ -254,9 +254,9 @@ def ensure_reachable() -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise EcgforgeError(
-            f"MLflow's tracking server at {_without_password(uri)} cannot be reached ({reason}): "
-            "start it, mend "
-            f"MLFLOW_TRACKING_URI, or unset it to keep runs in {DATABASE}"
+            f"MLflow's tracking server at {_without_password(uri)} cannot be reached "
+            f"({reason}): start it, correct MLFLOW_TRACKING_URI, or unset it to keep runs in "
+            f"{DATABASE}"
         ) from None
 
 
@@ -266,21 +266,20 @@ def client() -> MlflowClient:
     from mlflow import MlflowClient, set_tracking_uri
 
     _quieten()
-    # Parts of MLflow's registry look up the process-wide store, whatever client calls them.
+    # Parts of MLflow's registry use the process-wide store, even for calls of a client.
     set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return MlflowClient()
 
 
 def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
-    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and say where in it the charts
-    are.
+    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and print links to the charts.
 
-    One worker and no job processes, which MLflow starts four of and eight: a person looking at runs
-    needs neither.
+    One worker without job processes is enough for one user; MLflow's default is four workers and
+    eight job processes.
 
     Args:
         experiment: the name of the study's experiment.
-        charts: what they compare -> a filter of runs, in MLflow's words.
+        charts: title -> filter of runs, in MLflow's syntax.
     """
     initialise()
     with socket.socket() as free:
@@ -289,7 +288,7 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
             free.bind(("127.0.0.1", port))
         except OSError as error:
             raise EcgforgeError(
-                f"port {port} cannot be used ({error.strerror}): name another with --port"
+                f"port {port} cannot be used ({error.strerror}): choose another with --port"
             ) from None
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     address = f"http://127.0.0.1:{port}"
@@ -301,8 +300,8 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
             + urlencode({"searchFilter": words, "compareRunsMode": "CHART"})
         )
     console.out.print(
-        "In a chart view, `Group by` with a tag such as setting, generator or backbone draws the "
-        "means of its groups."
+        "In a chart view, `Group by` with a tag such as setting, generator or backbone shows "
+        "the mean of each group."
     )
     command = [
         sys.executable,
@@ -322,11 +321,10 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
 
 
 def check_active(experiment: Any) -> None:
-    """Check that an experiment of MLflow's, if there is one, was not deleted: its name is taken,
-    and no run can be made in it.
+    """Check that an experiment, if it exists, was not deleted: no run can be added to it.
 
     Raises:
-        EcgforgeError: it was.
+        EcgforgeError: it was deleted.
     """
     if experiment is not None and experiment.lifecycle_stage != "active":
         raise EcgforgeError(
@@ -337,15 +335,13 @@ def check_active(experiment: Any) -> None:
 
 
 def artifact_location(experiment: str) -> str | None:
-    """Return where a new experiment keeps its files: beside the SQLite database, or where a server
-    decides (None).
-    """
+    """Return the artifact folder of a new experiment, next to the database; None for a server."""
     database = _database(configure())
     return None if database is None else str(database.parent / ARTIFACTS / experiment)
 
 
 def _passing(error: BaseException) -> bool:
-    # SQLite's «database is locked», and two processes that insert the same data set at once.
+    # SQLite's «database is locked», and two processes that insert the same dataset at once.
     return not out_of_space(error) and getattr(error, "error_code", None) in (
         "TEMPORARILY_UNAVAILABLE",
         "BAD_REQUEST",
@@ -359,12 +355,12 @@ def _passing(error: BaseException) -> bool:
     reraise=True,
 )
 def with_retry(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call a method of the client; where other processes were in the way, try again.
+    """Call a method of the client, and retry if other processes blocked it.
 
-    For calls that may run twice.
+    The call must be safe to repeat.
 
     Raises:
-        EcgforgeError: the database is damaged in a part that was not looked at before.
+        EcgforgeError: the database is damaged.
     """
     try:
         return call(*args, **kwargs)
@@ -377,7 +373,7 @@ def with_retry(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 @contextmanager
 def tolerating(*codes: str) -> Iterator[None]:
-    """Leave the block, and go on after it, where MLflow refuses with one of these error codes."""
+    """Suppress MLflow's errors with these error codes."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -388,16 +384,14 @@ def tolerating(*codes: str) -> Iterator[None]:
 
 
 def run(run_id: str) -> Any:
-    """Return a run, None where MLflow has it no more."""
+    """Return a run; None if MLflow no longer has it."""
     with tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
         return with_retry(client().get_run, run_id)
     return None
 
 
 def runs(words: str = "") -> list[Any]:
-    """Return all runs for which a filter in MLflow's words holds, of all experiments, the newest
-    first.
-    """
+    """Return the runs of all experiments that match a filter of MLflow, the newest first."""
     client()
     from mlflow import search_runs
 
@@ -407,8 +401,9 @@ def runs(words: str = "") -> list[Any]:
 
 
 def absent(uri: str) -> bool:
-    """Say whether `uri` is a SQLite file that does not exist, which asking MLflow for anything
-    would create.
+    """Return whether `uri` is a SQLite file that does not exist.
+
+    MLflow would create it when asked.
     """
     database = _database(uri)
     return database is not None and not database.exists()
@@ -438,7 +433,7 @@ def _ready(database: Path) -> bool:
 
 
 def _current(database: Path) -> bool:
-    """Whether the database has the schema of the installed MLflow, as `_upgrade` noted."""
+    """Return whether `_upgrade` prepared the database for the installed MLflow."""
     _check_writable(database)
     with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
         return int(
@@ -447,8 +442,9 @@ def _current(database: Path) -> bool:
 
 
 def _refuse_newer(database: Path) -> None:
-    """Check that the installed MLflow knows the schema of a database, which a newer one may have
-    written.
+    """Check that the installed MLflow knows the database's schema.
+
+    A newer MLflow may have written it.
     """
     with closing(sqlite3.connect(database, timeout=BUSY)) as connection:
         tables = connection.execute(
@@ -463,9 +459,9 @@ def _refuse_newer(database: Path) -> None:
         )
     if found and not mlflow_internals.schema_known(found):
         raise EcgforgeError(
-            f"MLflow's database {database} was written by a newer MLflow than the "
-            f"{version('mlflow')} here (its schema is {found}): "
-            "install that version, or set MLFLOW_TRACKING_URI to another place or a server"
+            f"MLflow's database {database} was written by a newer MLflow than the installed "
+            f"{version('mlflow')} (its schema is {found}): install that version, or set "
+            "MLFLOW_TRACKING_URI to another file or a server"
         )
 
 
@@ -478,9 +474,7 @@ def _upgrade(database: Path, folder: Path) -> None:
 
 
 def _quieten() -> None:
-    """Silence what MLflow and its libraries log of errors that they raise as well, with statements
-    of up to a thousand lines.
-    """
+    """Silence loggers of errors that are raised as well, with SQL of up to a thousand lines."""
     import logging
 
     for name in mlflow_internals.LOGGERS:
@@ -496,7 +490,7 @@ def _ask_health(uri: str) -> None:
             f"{uri.rstrip('/')}/health", timeout=TIMEOUT, context=context
         ).close()
     except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):  # a server that wants to know who asks is there
+        if error.code not in (401, 403):  # the server runs, but requires a login
             raise
 
 
@@ -506,16 +500,14 @@ def _without_password(uri: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the words of an error in one line, without the statement, values, hints and names of
-    classes that SQLAlchemy puts there.
-    """
+    """Return the message of an error in one line, without SQLAlchemy's statement and hints."""
     words = str(error).partition("[SQL:")[0].partition("(Background on this error")[0]
     words = re.sub(r"\(raised as a result of [^)]*\)|\([\w.]+Error\)", "", words)
     return " ".join(words.split())[:300] or type(error).__name__
 
 
 def out_of_space(error: BaseException | None) -> bool:
-    """Whether an error, or one that it comes from, says that a disk is full."""
+    """Return whether an error, or one of its causes, says that a disk is full."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or any(words in str(error) for words in FULL):
             return True
@@ -526,20 +518,18 @@ def out_of_space(error: BaseException | None) -> bool:
 def _unusable(database: Path, error: Exception) -> EcgforgeError:
     words = reason(error)
     remedy = (
-        "move it away to start a new one, or set MLFLOW_TRACKING_URI to another place or a server"
+        "move it away to start a new one, or set MLFLOW_TRACKING_URI to another file or a server"
     )
     if out_of_space(error):
-        remedy = "make room and start again"
+        remedy = "free some space and start again"
     elif "locked" in words:
-        remedy = "another process is writing to it; try again when that has ended"
+        remedy = "another process is writing to it; try again when it has ended"
     elif "read-only" in words or "readonly" in words or isinstance(error, PermissionError):
-        remedy = "make it writable, or set MLFLOW_TRACKING_URI to another place or a server"
+        remedy = "make it writable, or set MLFLOW_TRACKING_URI to another file or a server"
     return EcgforgeError(f"MLflow's database {database} cannot be used ({words}): {remedy}")
 
 
 def inside(path: str) -> bool:
-    """Whether a path that a record, a listing or MLflow names stays, as it is written, in the
-    folder that it is relative to.
-    """
+    """Return whether a relative path, as written in a record or in MLflow, stays in its folder."""
     parts = PurePosixPath(path)
     return not parts.is_absolute() and ".." not in parts.parts and "\0" not in path

@@ -1,6 +1,4 @@
-"""Batches of records whose order depends on seed and step alone, so that an interrupted training
-resumes exactly.
-"""
+"""Batches of records that depend on seed and step only, so that a training resumes exactly."""
 
 from __future__ import annotations
 
@@ -16,11 +14,10 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Records(Dataset[Batch]):
-    """Record sets in a row as one torch dataset, read from disk batch by batch: an item is a batch
-    of indices.
+    """Record sets, concatenated, as a torch dataset; an item is a batch, read from disk by indices.
 
     Args:
-        sets: record sets of one shape, units and vocabulary.
+        sets: record sets with equal shape, units and rhythms.
     """
 
     def __init__(self, sets: Sequence[RecordSet]) -> None:
@@ -57,12 +54,12 @@ class Records(Dataset[Batch]):
 
 
 class Draws(Sampler[np.ndarray]):
-    """An endless draw of training batches with replacement, each a function of (seed, step).
+    """Endless training batches, drawn with replacement; each is a function of (seed, step).
 
     Args:
         labels: `[records]` class indices.
-        class_balance_power: a record of a rhythm with n records is drawn with weight
-            n^-class_balance_power.
+        class_balance_power: the weight of a record is n^-class_balance_power, where n is the number
+            of records with its rhythm.
 
     Attributes:
         step: where iteration starts.
@@ -89,7 +86,7 @@ class Draws(Sampler[np.ndarray]):
 
 
 def in_order(count: int, batch_size: int) -> list[np.ndarray]:
-    """Return the index batches that visit `count` records once, in order."""
+    """Return batches of indices that visit `count` records once, in order."""
     return [
         np.arange(first, min(first + batch_size, count)) for first in range(0, count, batch_size)
     ]

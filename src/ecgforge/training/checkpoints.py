@@ -1,6 +1,4 @@
-"""Checkpoints of a training: written whole, in a folder that can be moved, and given up where they
-are damaged.
-"""
+"""Checkpoints of a training, written atomically, in a folder that can be moved."""
 
 from __future__ import annotations
 
@@ -21,25 +19,25 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint to a file in the same folder, on disk before it takes its name.
+    """Writes a checkpoint to a file in the same folder, and renames it when it is on disk.
 
-    Lightning moves one there from the system's temporary folder, which may be another file system:
-    a kill then leaves half of it.
+    Lightning moves a checkpoint from the system's temporary folder, which may be another file
+    system. A kill then leaves an incomplete file.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        content = io.BytesIO()  # torch says nothing of a full disk
+        content = io.BytesIO()  # torch does not report a full disk
         torch.save(checkpoint, content)
         with atomic_write(Path(path)) as scratch:
             scratch.write_bytes(content.getbuffer())
 
 
 class Best(ModelCheckpoint):
-    """The best checkpoint, in a folder that can be moved:
+    """Keeps the best checkpoint, in a folder that can be moved.
 
-    Lightning keeps its absolute path, and forgets the best score at another.
+    Lightning stores its absolute path, and discards the best score if the path has changed.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -55,10 +53,10 @@ class Best(ModelCheckpoint):
 
 
 def resumable(folder: Path) -> Path | None:
-    """Return the checkpoint in `folder` to go on from, None where there is none.
+    """Return the checkpoint in `folder` to resume from, None if there is none.
 
-    Both checkpoints must be readable: else they are removed, and the training starts from its
-    beginning and ends with the same weights.
+    If one of the two checkpoints is damaged, both are removed, and the training starts again with
+    the same result.
     """
     best, last = folder / BEST, folder / LAST
     try:
@@ -66,8 +64,8 @@ def resumable(folder: Path) -> Path | None:
             torch.load(file, map_location="cpu", weights_only=True)
         return last
     except FileNotFoundError:
-        pass  # killed before the first evaluation, or between the two checkpoints of it
-    except Exception as error:  # torch raises whatever its reader runs into
+        pass  # killed before the first evaluation, or between its two checkpoints
+    except Exception as error:  # torch raises errors of many classes for damaged files
         logger.warning(
             "a checkpoint in %s is damaged (%s): the training starts again",
             folder,

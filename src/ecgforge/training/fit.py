@@ -1,10 +1,8 @@
-"""The training loop: steps, validation, averaged weights, checkpoints, resume, early stopping.
+"""The training loop of generators and classifiers.
 
-Generators and classifiers share it.
-
-A run that is killed and started again on the same folder ends with the same weights, byte for byte:
-batches and noise depend on (seed, step) alone, and checkpoints fall on evaluations, where the loop
-has no other state.
+It has steps, validation, averaged weights, checkpoints, resume and early stopping. A run that is
+killed and started again in the same folder ends with identical weights: batches and noise depend on
+(seed, step) only, and checkpoints are written at evaluations, where the loop has no other state.
 """
 
 from __future__ import annotations
@@ -43,9 +41,7 @@ Log = Callable[[dict[str, float], int], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: steps done, the best value of the monitored figure, and whether it
-    stopped early.
-    """
+    """Result of a training: its steps, best monitored value, and whether it stopped early."""
 
     steps: int
     best: float
@@ -80,7 +76,7 @@ class _Loop(lightning.LightningModule):
         self._sums = {}
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        # dropout draws from the global generator
+        # dropout uses the global generator
         torch.manual_seed(self._drawn_seed(2, self.global_step))
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
@@ -97,7 +93,7 @@ class _Loop(lightning.LightningModule):
         figures = self._objective.summarise(self._outputs)
         self._outputs = []
         for key, value in figures.items():
-            # before a checkpoint is written, so that the last one is good
+            # checked before a checkpoint is written, so that the last checkpoint is valid
             if not np.isfinite(value):
                 raise self._diverged(f"validation {key}", value)
         self.log(self._objective.monitor, figures[self._objective.monitor])
@@ -139,9 +135,9 @@ class _Loop(lightning.LightningModule):
 
 
 class _Patience(EarlyStopping):
-    """Early stopping after which no later call goes on:
+    """Early stopping that also holds after a resume.
 
-    Lightning keeps that it stopped in the checkpoint, and does not look at it.
+    Lightning stores in the checkpoint that a training has stopped, but does not read it.
     """
 
     def on_fit_start(
@@ -161,23 +157,24 @@ def fit(
     folder: Path,
     log: Log,
 ) -> Outcome:
-    """Train, or go on training from the checkpoint in `folder`;
+    """Train, or resume the training from the checkpoint in `folder`.
 
-    `objective.module` ends up with the best weights.
-
-    Where the training in `folder` has ended, by its steps or early, nothing is trained. One
-    training uses one device.
+    `objective.module` gets the best weights. A training that has ended, after all steps or early,
+    is not continued. One training uses one device.
 
     Args:
-        train, validation: record sets that are trained and validated on, each list taken as one.
-        seed: decides batches and noise.
-        folder: keeps checkpoints; the caller makes it belong to one set of inputs, and removes it
-            in the end.
-        log: receives the curves (figures, step) at every evaluation.
+        objective: the module, its losses and its evaluation.
+        train, validation: record sets, each list concatenated.
+        settings: of the training loop.
+        compute: device, precision and threads.
+        seed: of batches and noise.
+        folder: for checkpoints. The caller uses it for one set of inputs only, and removes it at
+            the end.
+        log: receives (metrics, step) at every evaluation.
 
     Raises:
-        EcgforgeError: the loss, or a figure of the validation, is no longer finite. The last good
-            checkpoint stays in `folder`.
+        EcgforgeError: the loss or a validation metric is not finite. The last valid checkpoint
+            stays in `folder`.
     """
     torch.set_num_threads(compute.threads)
     records, held_out = Records(train), Records(validation)
@@ -223,8 +220,7 @@ def fit(
                 weights_only=True,
             )
     except SystemExit:
-        # Lightning turns Ctrl-C into an exit; the run that is being tracked needs to know which it
-        # was.
+        # Lightning turns Ctrl-C into an exit; the tracked run must be able to distinguish the two.
         raise KeyboardInterrupt from None
     best = torch.load(keep_best.best_model_path, map_location="cpu", weights_only=True)
     loop.cpu().load_state_dict(best["state_dict"])
@@ -235,8 +231,9 @@ def fit(
 
 
 def _warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Averaging whose decay grows from 0.1 to `decay`, so that the first weights do not linger in
-    short trainings.
+    """Return an averaging function whose decay grows from 0.1 to `decay`.
+
+    So the initial weights have little influence in short trainings.
     """
 
     @torch.no_grad()
@@ -261,10 +258,10 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
     interactive = sys.stderr.isatty()
     return lightning.Trainer(
         accelerator=compute.accelerator,
-        devices=1,  # Lightning would start the whole command again for each further one
+        devices=1,  # Lightning would start the whole command again for each further device
         precision=precision,
-        # An epoch of the loop is the stretch between two evaluations: Lightning resumes exactly at
-        # the end of an epoch only.
+        # An epoch of the loop is the interval between two evaluations: Lightning resumes exactly
+        # only at the end of an epoch.
         max_epochs=settings.steps // settings.evaluate_every,
         limit_train_batches=settings.evaluate_every,
         gradient_clip_val=settings.gradient_clip,

@@ -1,6 +1,4 @@
-"""What a training minimises and is judged by; apart from the loop, so that networks can say it
-without loading the loop.
-"""
+"""What a training minimises and monitors; networks import this without loading the loop."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 
 def mean_losses(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Average what each validation batch returned."""
+    """Return the mean of each loss over validation batches."""
     return {
         key: float(torch.stack([output[key].float() for output in outputs]).mean())
         for key in outputs[0]
@@ -21,16 +19,16 @@ def mean_losses(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is trained, and how well it does.
+    """A module with its losses and its evaluation.
 
     Attributes:
-        module: holds everything that a checkpoint must keep.
-        parameters: those of `module` that the optimiser moves.
-        loss: (signals `[batch, 8, samples]`, labels `[batch]`, source of randomness) -> losses;
-            `loss` is minimised.
-        validate: the same arguments -> what `summarise` needs of a validation batch.
-        summarise: outputs of all validation batches -> figures.
-        monitor: the figure that decides early stopping and which weights are kept.
+        module: everything that a checkpoint must contain.
+        parameters: the parameters of `module` that the optimiser changes.
+        loss: (signals `[batch, 8, samples]`, labels `[batch]`, random generator) -> losses; `loss`
+            is minimised.
+        validate: the same arguments -> outputs of a validation batch.
+        summarise: outputs of all validation batches -> metrics.
+        monitor: the metric for early stopping and for the choice of weights.
         higher_is_better: the direction of `monitor`.
     """
 

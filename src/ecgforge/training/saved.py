@@ -1,5 +1,6 @@
-"""Networks on disk: weights as safetensors, and a JSON description from which the network is built
-again. Nothing in them can execute.
+"""Networks on disk: weights as safetensors, and a JSON description to build the network from.
+
+Neither file can execute code.
 """
 
 from __future__ import annotations
@@ -21,18 +22,16 @@ WEIGHTS = "weights.safetensors"
 DAMAGE = (OSError, KeyError, TypeError, ValueError, RuntimeError, RecursionError, SafetensorError)
 
 Network = TypeVar("Network", bound=nn.Module)
-# from weights, which may hold what the network is built with
+# builds a network from its weights, which may include constructor arguments
 Build = Callable[[dict[str, Tensor]], Network]
 
 
 def write(network: nn.Module, description: dict[str, Any], folder: Path, name: str) -> None:
-    """Write weights and description, under `name`, to `folder`, whole; the same weights give the
-    same bytes.
-    """
+    """Write weights and a description, `name`, to `folder` atomically and reproducibly."""
     with atomic_write(folder) as scratch:
         scratch.mkdir()
         tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-        # by Python, which says when the disk is full
+        # written by Python, which reports a full disk
         (scratch / WEIGHTS).write_bytes(serialized(tensors))
         (scratch / name).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -44,13 +43,13 @@ def read(
     described: Callable[[Any, str], Build[Network]],
     label: str = "",
 ) -> Network:
-    """Read back what `write` wrote, on the CPU and in evaluation mode.
+    """Read a network that `write` wrote, on the CPU and in evaluation mode.
 
     Args:
         name: of the description.
         kind: generator or classifier, for messages.
-        described: from a description, and where it stands, to what builds the network.
-        label: of the version whose files these are, for messages.
+        described: takes a description and its path, and returns a function that builds the network.
+        label: of the version with these files, for messages.
 
     Raises:
         EcgforgeError: a file is missing or damaged.
@@ -62,19 +61,19 @@ def read(
     )
     for one in (name, WEIGHTS):
         if not (folder / one).is_file():
-            raise EcgforgeError(f"{where} is no {kind}: {one} is missing; {advice}")
+            raise EcgforgeError(f"{where} is not a {kind}: {one} is missing; {advice}")
     try:
         build = described(json.loads((folder / name).read_bytes()), f"{where}, {name}")
     except DAMAGE:
         raise EcgforgeError(
-            f"{where} does not hold a whole {kind}: {name} is damaged; {advice}"
+            f"{where} is not a complete {kind}: {name} is damaged; {advice}"
         ) from None
     try:
-        # no memory map: who changed the file would end this process
+        # not memory-mapped: a change of the file would end this process
         weights = load((folder / WEIGHTS).read_bytes())
         network = build(weights)
         network.load_state_dict(weights)
     except DAMAGE:
-        reason = f"{WEIGHTS} is damaged or of another network than {name} says"
-        raise EcgforgeError(f"{where} does not hold a whole {kind}: {reason}; {advice}") from None
+        reason = f"{WEIGHTS} is damaged or does not fit {name}"
+        raise EcgforgeError(f"{where} is not a complete {kind}: {reason}; {advice}") from None
     return network.eval()

@@ -1,1 +1,1 @@
-"""Optuna, and all that is known of it: search spaces, studies of trials, and what they found."""
+"""Tuning with Optuna: search spaces, studies of trials, and their results."""

@@ -1,6 +1,4 @@
-"""What a trial is judged by, on training and validation records alone: no test record is ever
-opened here.
-"""
+"""Objectives of trials, on training and validation records only; no test record is opened here."""
 
 from __future__ import annotations
 
@@ -32,21 +30,18 @@ from ecgforge.training.fit import Log, fit
 from ecgforge.tuning.search import Attempt, Direction
 from ecgforge.tuning.space import applied
 
-CHUNK = 64  # records drawn or embedded at a time
+CHUNK = 64  # records generated or embedded at a time
 FITTED = 500  # real training records that the embedding is fitted to
-# of the steps of a training, before which no trial is pruned: a high rate of learning looks worse
-# than it ends
+# share of a training's steps without pruning: a high learning rate starts worse than it ends
 WARMUP = 0.5
-PENALTIES = np.logspace(-1, 5, 13)  # that ridge regression chooses from
-# a loss that is not finite; a network that is too large for the memory
+PENALTIES = np.logspace(-1, 5, 13)  # penalties that ridge regression chooses from
+# loss that is not finite; network that is too large for the memory
 AT_FAULT = (EcgforgeError, RuntimeError)
 
 
 @dataclass(frozen=True)
 class OfClassifier:
-    """The mean macro-F1 on the validation records of classifiers that are trained on the real
-    training records.
-    """
+    """Mean macro-F1 on the real validation records, over classifiers trained on real records."""
 
     settings: ClassifierSettings
     real: Path
@@ -56,14 +51,14 @@ class OfClassifier:
 
     @property
     def warmup(self) -> int:
-        """Steps after which a trial can be pruned."""
+        """Steps without pruning."""
         return round(WARMUP * self.settings.training.steps)
 
     def __call__(self, attempt: Attempt, folder: Path, log: Log) -> list[float]:
-        """Train and judge; the checkpoints stay in `folder`.
+        """Train and evaluate; the checkpoints stay in `folder`.
 
         Raises:
-            TrialError: the point cannot be trained, or is not worth it.
+            TrialError: training fails at this point, or the trial is pruned.
         """
         settings, records = applied(self.settings, attempt.point), RecordSet.open(self.real)
         train_split, validation = records.split("train"), records.split("validation")
@@ -97,11 +92,11 @@ class OfClassifier:
 
 @dataclass(frozen=True)
 class OfGenerator:
-    """What the generator's records teach: macro-F1 on the real validation records of ridge
-    regression on random convolutions, trained on as many synthetic records of each rhythm. Where
-    the study asks for fast ones, the milliseconds that drawing a record takes, too.
+    """Macro-F1 on the real validation records of a simple classifier trained on synthetic records.
 
-    Why this score, and how it goes with TrSTeR: docs/tuning.md.
+    The classifier is ridge regression on random convolutions, with the same number of synthetic
+    records of each rhythm. If the study is `fast`, the generation time of a record in ms is a
+    second objective. docs/explanation/tuning.md gives the reasons, and the relation to TrSTeR.
     """
 
     name: str
@@ -115,10 +110,9 @@ class OfGenerator:
 
     @property
     def warmup(self) -> int | None:
-        """Steps after which a trial can be pruned by the validation loss of the last phase;
+        """Steps without pruning by the validation loss of the last phase.
 
-        None where trials' losses do not compare, since they differ in what is predicted and not
-        only in how it was learned.
+        None if the losses of trials do not compare, because their prediction targets differ.
         """
         *earlier, last = generator_class(self.name).phases
         if not all(
@@ -129,11 +123,12 @@ class OfGenerator:
         return sum(steps[phase].steps for phase in earlier) + round(WARMUP * steps[last].steps)
 
     def __call__(self, attempt: Attempt, folder: Path, log: Log) -> list[float]:
-        """Train, unless a trial with the same training has been here, draw, and judge; checkpoints
-        and weights stay in `folder`.
+        """Train, generate and evaluate; checkpoints and weights stay in `folder`.
+
+        The generator of an earlier trial with the same training is reused.
 
         Raises:
-            TrialError: the point cannot be trained, or is not worth it.
+            TrialError: training fails at this point, or the trial is pruned.
         """
         settings, records = applied(self.settings, attempt.point), RecordSet.open(self.real)
         with _blamed():
@@ -164,7 +159,7 @@ class OfGenerator:
         def log_on(figures: dict[str, float], step: int) -> None:
             log(figures, step)
             if monitored in figures and self.warmup is not None:
-                attempt.report(-figures[monitored], step)  # the study maximises
+                attempt.report(-figures[monitored], step)  # the study maximises it
 
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{model}.lock"):
@@ -177,7 +172,7 @@ class OfGenerator:
     def _drawn(
         self, generator: Generator, settings: GeneratorSettings, rhythms: int
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return labels, signals and the seconds that they took."""
+        """Return labels, signals and the seconds of their generation."""
         tuning = self.settings.tuning
         wanted = {"validation": dict.fromkeys(map(str, range(rhythms)), tuning.records)}
         rows = synthesis.plan(tuple(map(str, range(rhythms))), wanted, tuning.seed)
@@ -191,9 +186,13 @@ class OfGenerator:
 
 
 def taught(real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Train ridge regression on synthetic `signals`, `[records, leads, samples]`, in the embedding
-    of `quality.distribution` fitted to real training records, and return its macro-F1 on the real
-    validation records.
+    """Return the macro-F1 on real validation records of ridge regression trained on synthetic ones.
+
+    The features are the embedding of `quality.distribution`, fitted to real training records.
+
+    Args:
+        signals: synthetic, `[records, leads, samples]`.
+        labels: `[records]`.
     """
     train_split, validation = real.split("train"), real.split("validation")
     some = np.random.default_rng(seed).permutation(len(train_split))[:FITTED]
@@ -207,7 +206,7 @@ def taught(real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int) 
 
 @contextmanager
 def _blamed() -> Iterator[None]:
-    """Take an error of the block for one of the trial's point."""
+    """Turn an error in the block into a failure of the trial."""
     try:
         yield
     except TrialError:

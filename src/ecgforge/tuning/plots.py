@@ -1,4 +1,4 @@
-"""What a study looked like, drawn by Optuna."""
+"""Optuna's plots of a study."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from ecgforge.tuning.search import Task, opened
 
 
 def figures(task: Task, names: list[str]) -> dict[str, Figure]:
-    """Return figures of a study by the name of a file: history and importances of each objective,
-    and the front of two.
+    """Return plots of a study by file name.
+
+    They are the history and the parameter importances of each objective, and the Pareto front of
+    two objectives.
 
     Args:
         names: of the objectives.
@@ -41,7 +43,7 @@ def _drawn(plot: Callable[[], Any]) -> Figure | None:
     with plt.rc_context():  # Optuna sets the style "ggplot" for the whole process
         try:
             figure = plot().figure
-        except (RuntimeError, ValueError):  # importances need two trials that differ
+        except (RuntimeError, ValueError):  # importances need at least two different trials
             return None
         plt.close(figure)
     return figure

@@ -1,8 +1,8 @@
-"""Studies: trials in a database, run by one process or by several, which may be killed at any time.
+"""Studies: trials in a database, run by one or several processes that may be killed at any time.
 
-One process runs a study; its workers take trials from the database one after the other, under a
-file lock. A trial whose worker was killed is queued again with what it had reported, and continues
-from its checkpoint. Each trial has an `index`; a retry has that of the trial that it repeats.
+One process runs a study. Its workers take trials from the database one by one, under a file lock. A
+trial of a killed worker is queued again with its reported values, and resumes from its checkpoint.
+Each trial has an `index`; a retry has the index of the trial that it repeats.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from ecgforge.workers import end_with_parent
 Direction = Literal["maximize", "minimize"]
 
 SQLITE = "sqlite:///"
-LOCKS = Path(".ecgforge")  # where the locks of studies on a database server are
+LOCKS = Path(".ecgforge")  # folder of the locks for studies on a database server
 INDEX, WORKER, REASON = "index", "worker", "reason"  # attributes of a trial in the database
 RETRIES = 3  # of a trial whose worker was killed
-UNPRUNED = 4  # trials to finish before one can be pruned
-# Percent of trials, the best ones, that go on at a step: half of them is too few where the learning
-# rate is searched.
+UNPRUNED = 4  # number of trials to finish before pruning starts
+# Percent of trials that continue at a step. Optuna's default, half of them, is too few if the
+# learning rate is searched.
 KEPT = 75.0
-KILLED = 128  # exit codes above and below 0 say by which signal
-PATIENCE = 60  # s, that a process waits for another's lock on a SQLite database
+KILLED = 128  # exit codes below 0 and above 128 encode a signal
+PATIENCE = 60  # s, waiting time for the lock of a SQLite database
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -50,14 +50,13 @@ class Task:
     """A study.
 
     Attributes:
-        name: depends on what is tuned, its inputs, space and code. Equal names mean one study.
-        url: of the database, as SQLAlchemy writes it.
-        space: what trials choose from.
+        name: a digest of the target, inputs, space and code; equal names mean the same study.
+        url: of the database, in SQLAlchemy's form.
+        space: ranges of the parameters.
         defaults: the point of the first trial.
-        directions: of each objective; trials report the first one during training.
+        directions: of each objective; trials report the first objective during training.
         seed: of the sampler.
-        warmup: no trial is pruned before this step; None prunes none. Nor are trials of two
-            objectives.
+        warmup: number of steps without pruning; None turns pruning off, as do two objectives.
     """
 
     name: str
@@ -71,9 +70,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A trial at work: its number, the same after a retry, its point, and where its curve goes.
+    """A running trial: its index, its point, and the function that reports its curve.
 
-    `report(value, step)` raises PrunedError where the trial is not worth going on with.
+    `report(value, step)` raises PrunedError if the trial is pruned.
     """
 
     number: int
@@ -86,12 +85,12 @@ Objective = Callable[[Attempt], Sequence[float]]  # raises TrialError if the poi
 
 @dataclass(frozen=True)
 class Tried:
-    """How a trial ended.
+    """A finished trial.
 
     Attributes:
         state: `complete`, `pruned` or `failed`.
-        values: of each objective; none where it is not complete.
-        reason: why it failed or was pruned.
+        values: of each objective; empty unless complete.
+        reason: of the failure or the pruning.
     """
 
     number: int
@@ -104,11 +103,11 @@ class Tried:
 def search(
     task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]
 ) -> list[Tried]:
-    """Finish `n_trials` of a study, earlier ones among them, and return how each ended.
+    """Run a study until it has `n_trials` finished trials, and return all of them.
 
     Args:
-        objective: can be pickled where there are several workers.
-        places: CUDA_VISIBLE_DEVICES of each worker, or None for all GPUs. One worker is this
+        objective: must be picklable for several workers.
+        places: CUDA_VISIBLE_DEVICES of each worker, None for all GPUs. A single worker runs in this
             process.
 
     Raises:
@@ -131,7 +130,7 @@ def search(
 
 
 def tried(study: optuna.Study, n_trials: int) -> list[Tried]:
-    """Return how the first `n_trials` of a study ended, each by its last attempt."""
+    """Return the results of the first `n_trials` trials of a study, each from its last attempt."""
     last = {index: attempts[-1] for index, attempts in _attempts(study).items()}
     return [
         Tried(
@@ -139,22 +138,23 @@ def tried(study: optuna.Study, n_trials: int) -> list[Tried]:
             WORDS[trial.state],
             tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
             trial.params,
-            trial.user_attrs.get(REASON, "its worker died too often" if _lost(trial) else ""),
+            trial.user_attrs.get(REASON, "its worker was killed too often" if _lost(trial) else ""),
         )
         for index, trial in sorted(last.items())[:n_trials]
     ]
 
 
 def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
-    """Return the trial with the best first value, the earliest of equals; of those no worse than
-    the first trial in the second, if any.
+    """Return the trial with the best first value, the earliest of equal ones.
+
+    If there is a second value, only trials that are not worse than the first trial in it count.
 
     Raises:
         EcgforgeError: no trial is complete.
     """
     done = [trial for trial in trials if trial.values]
     if not done:
-        raise EcgforgeError(f"no trial came to its end; the first one: {trials[0].reason}")
+        raise EcgforgeError(f"no trial was completed; the first one: {trials[0].reason}")
     if len(directions) > 1 and trials[0].values:
         done = [
             trial
@@ -165,9 +165,7 @@ def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
 
 
 def front(trials: Sequence[Tried], directions: Sequence[Direction]) -> list[Tried]:
-    """Return the trials that no other is better than in one objective and as good in all (the
-    Pareto front), by first value.
-    """
+    """Return the Pareto front of the trials, sorted by first value."""
     gains = {
         trial.number: [_gain(trial, directions, part) for part in range(len(directions))]
         for trial in trials
@@ -189,7 +187,7 @@ def _gain(trial: Tried, directions: Sequence[Direction], part: int) -> float:
 
 
 def opened(task: Task) -> optuna.Study:
-    """Return the study of a task, a new one or the one that there is."""
+    """Return the study of a task, new or existing."""
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if task.warmup is not None:
         pruner = optuna.pruners.PercentilePruner(KEPT, UNPRUNED, task.warmup)
@@ -205,15 +203,15 @@ def opened(task: Task) -> optuna.Study:
 
 
 def _opened(task: Task) -> optuna.Study:
-    """Open a study for the first time: processes that create a SQLite database at once break it."""
+    """Open a study under a lock: two processes that create a SQLite database at once damage it."""
     try:
         with _lock(task):
             return opened(task)
-    except Exception as error:  # of SQLAlchemy, of a driver that is missing, of the file system
+    except Exception as error:  # SQLAlchemy, missing drivers and the file system raise many classes
         where = task.url.rpartition("@")[2]  # without user and password
         reason = " ".join(str(error).split())[:300]
         raise EcgforgeError(
-            f"the studies' database {where} cannot be used ({reason}): mend or unset "
+            f"the tuning database {where} cannot be used ({reason}): correct or unset "
             "ECGFORGE_TUNING_STORAGE"
         ) from error
 
@@ -240,35 +238,35 @@ def _attempts(study: optuna.Study) -> dict[int, list[FrozenTrial]]:
 
 
 def _lost(trial: FrozenTrial) -> bool:
-    """Return whether the worker of a trial was killed: any other failure has a reason."""
+    """Return whether the worker of a trial was killed: all other failures have a reason."""
     return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
 
 
 def _end_lost(task: Task, study: optuna.Study, worker: int | None) -> None:
-    """End the trials that a killed worker was running; None means any worker."""
-    with _lock(task):  # under which a living worker takes a trial and puts its name on it
+    """Set the running trials of a killed worker to failed; None means all workers."""
+    with _lock(task):  # a living worker takes a trial and registers its name under this lock
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if worker in (None, trial.user_attrs.get(WORKER, worker)):
                 study.tell(trial.number, state=TrialState.FAIL)
 
 
 def _work(task: Task, objective: Objective, n_trials: int) -> None:
-    """Run trials until none of the first `n_trials` is left to take."""
+    """Run trials until none of the first `n_trials` is left."""
     study = opened(task)
     while trial := _take(task, study, n_trials):
         _run(task, study, objective, trial)
 
 
 def _take(task: Task, study: optuna.Study, n_trials: int) -> Trial | None:
-    """Take the first trial that was not run yet or lost its worker; None where none is left."""
+    """Take the first trial that was not run or whose worker was killed; None if none is left."""
     with _lock(task):
         attempts = _attempts(study)
         index = next((one for one in range(n_trials) if _open(attempts.get(one, []))), None)
         if index is None:
             return None
         _queue(task, study, index, attempts.get(index, []))
-        # The index seeds the sampler, so that the choice depends neither on the worker that takes
-        # the trial nor on what was killed before.
+        # The seed depends on the index only, so that neither the worker nor earlier kills change
+        # the point.
         seed = int(np.random.SeedSequence([task.seed, index]).generate_state(1)[0])
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
         trial = study.ask()
@@ -283,7 +281,7 @@ def _open(attempts: list[FrozenTrial]) -> bool:
 
 
 def _queue(task: Task, study: optuna.Study, index: int, attempts: list[FrozenTrial]) -> None:
-    """Let a trial wait to be taken, with the point and the curve of the attempt before."""
+    """Queue a trial again, with the point and the curve of the attempt before."""
     before = attempts[-1] if attempts else None
     if before is not None and before.state == TrialState.WAITING:
         return
@@ -302,10 +300,9 @@ def _queue(task: Task, study: optuna.Study, index: int, attempts: list[FrozenTri
 
 
 def _run(task: Task, study: optuna.Study, objective: Objective, trial: Trial) -> None:
-    """Let a trial choose its point, judge it, and write down how it ended.
+    """Run a trial and record its result.
 
-    What is no verdict on the point, as an interruption, leaves the trial running: the next process
-    that runs the study takes it up again.
+    An interruption is not a result: the trial stays running, and the next process resumes it.
     """
     point, index = suggest(trial, task.space), trial.user_attrs[INDEX]
     known = study.get_trials(deepcopy=False)[trial.number].intermediate_values
@@ -315,7 +312,8 @@ def _run(task: Task, study: optuna.Study, objective: Objective, trial: Trial) ->
             return
         if step not in known:
             trial.report(value, step)
-        if index and trial.should_prune():  # the first trial is what others are compared with
+        # the first trial is never pruned: others are compared with it
+        if index and trial.should_prune():
             raise PrunedError(f"among the worst at step {step}")
 
     try:
@@ -335,8 +333,8 @@ def _run(task: Task, study: optuna.Study, objective: Objective, trial: Trial) ->
 def _side_by_side(
     task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]
 ) -> None:
-    """Keep a worker in each place until the study is done: one that was killed is replaced."""
-    context = multiprocessing.get_context("spawn")  # a GPU can't be used in a fork
+    """Keep one worker running per place until the study is done; killed workers are replaced."""
+    context = multiprocessing.get_context("spawn")  # a GPU cannot be used after a fork
 
     def start(place: int) -> Any:
         process = context.Process(target=_worker, args=(task, objective, n_trials, places[place]))
@@ -354,7 +352,7 @@ def _side_by_side(
                 del workers[place]
                 if 0 < process.exitcode < KILLED:
                     raise EcgforgeError(
-                        "a worker of the study failed, its error is above; what was done is kept"
+                        "a worker of the study failed, its error is above; finished trials are kept"
                     )
                 if process.exitcode:
                     deaths += 1
@@ -362,8 +360,8 @@ def _side_by_side(
                     console.err.print("a worker was killed; its trial will be retried", style="red")
                     if deaths > RETRIES * len(places):
                         raise EcgforgeError(
-                            "workers of the study were killed again and again: is there enough "
-                            "memory for so many?"
+                            "workers of the study were killed repeatedly: is there enough "
+                            "memory for all workers?"
                         )
                     workers[place] = start(place)
     finally:
@@ -374,7 +372,7 @@ def _side_by_side(
 
 
 def _worker(task: Task, objective: Objective, n_trials: int, place: str | None) -> None:
-    """The main function of a worker process."""
+    """Run a worker process."""
     if place is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place
     end_with_parent()

@@ -1,6 +1,4 @@
-"""Search spaces: the parameters that trials change, by dotted key, and what a trial's values make
-of the parameters.
-"""
+"""Search spaces: parameters by dotted key, and how a trial's values change the settings."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ Space = Mapping[str, Dimension]
 S = TypeVar("S", bound=StrictConfig)
 
 TUNABLE = ("network", "training", "sampling")
-INSIDE = 0.382  # of a range: a value that is neither an end of it nor round
+INSIDE = 0.382  # relative position in a range: neither an end nor a round value
 
 
 def patch(point: Point) -> dict[str, Any]:
@@ -35,7 +33,7 @@ def applied(settings: S, point: Point) -> S:
     """Return settings with the values of a point.
 
     Raises:
-        EcgforgeError: they do not go together; names the key.
+        EcgforgeError: the values are not valid together; names the key.
     """
     tree = merge_patch(settings.model_dump(), patch(point))
     kept = {key: value for key, value in settings if key not in tree}
@@ -43,11 +41,10 @@ def applied(settings: S, point: Point) -> S:
 
 
 def defaults(settings: StrictConfig, space: Space, where: str) -> Point:
-    """Return the point of `space` that the settings themselves are.
+    """Return the settings' own values as a point of `space`.
 
     Raises:
-        EcgforgeError: there is no such key, or its value lies outside what trials may give it;
-            names the key.
+        EcgforgeError: a key does not exist, or its value is outside of its range; names the key.
     """
     found = {}
     for key, dimension in space.items():
@@ -55,9 +52,7 @@ def defaults(settings: StrictConfig, space: Space, where: str) -> Point:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if value is None or isinstance(value, dict):
-            raise EcgforgeError(
-                f"{where}.{key}: there is no such parameter of {', '.join(TUNABLE)} to tune"
-            )
+            raise EcgforgeError(f"{where}.{key}: {', '.join(TUNABLE)} have no such parameter")
         if isinstance(dimension, Categorical):
             if value not in dimension.choices:
                 raise EcgforgeError(
@@ -72,7 +67,7 @@ def defaults(settings: StrictConfig, space: Space, where: str) -> Point:
 
 
 def corners(space: Space) -> Iterator[Point]:
-    """Yield all points at the ends of their ranges or at choices, and one inside the ranges."""
+    """Yield all points at ends of ranges and at choices, and one point inside the ranges."""
     yield {key: _inside(dimension) for key, dimension in space.items()}
     for values in itertools.product(*map(_ends, space.values())):
         yield dict(zip(space, values, strict=True))
@@ -81,11 +76,11 @@ def corners(space: Space) -> Iterator[Point]:
 def check(
     settings: S, space: Space, check_settings: Callable[[S, str], object], where: str
 ) -> None:
-    """Check that trials change parameters that there are, and that whatever they choose can be
-    trained.
+    """Check that the keys of a space exist, and that all its points give valid settings.
 
     Args:
-        check_settings: what `stages.parameters` checks the settings by, given a place to name.
+        check_settings: the check of `stages.parameters`; takes the settings and their key for
+            messages.
 
     Raises:
         EcgforgeError: names the key.
@@ -97,7 +92,7 @@ def check(
         except EcgforgeError as error:
             chosen = ", ".join(f"{key} = {value!r}" for key, value in point.items())
             raise EcgforgeError(
-                f"{where}: a trial could not have {chosen} ({str(error).lstrip(':. ')})"
+                f"{where}: a trial with {chosen} would be invalid ({str(error).lstrip(':. ')})"
             ) from None
 
 
@@ -117,7 +112,7 @@ def _ends(dimension: Dimension) -> list[Any]:
 
 
 def suggest(trial: Any, space: Space) -> Point:
-    """Let an Optuna trial choose a value of every dimension."""
+    """Return a value for every dimension, chosen by an Optuna trial."""
     found = {}
     for key, dimension in space.items():
         if isinstance(dimension, Categorical):
