@@ -81,3 +81,4 @@ def quality(
                 ["dataset", "generator", *table.columns]
             ]
             keyed.to_csv(scratch / f"{name}.csv", index=False, float_format="%.6g")
+    tracked_run.remove_checkpoints()
