@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
+from ecgforge.registry.verdict import Verdict
 from ecgforge.study import metrics
-
-if TYPE_CHECKING:
-    from ecgforge.registry.promotion import Verdict
 
 LENGTH = 5000  # largest length of a description in MLflow, in characters
 USE = {

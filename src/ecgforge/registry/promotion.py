@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
@@ -43,6 +43,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
+from ecgforge.registry.verdict import Verdict
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking.runs import CELL, INPUT
 from ecgforge.tracking.store import git
@@ -51,37 +52,6 @@ REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEI
 SOURCED = ("record set", "raw records", "file")  # kinds of nodes without a model
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # name of a dataset or generator
 REPEATS = 30  # the latency is the median of so many repeats
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The result of the gates for a version.
-
-    Attributes:
-        champion: number of the champion in the comparison; empty if there is none.
-        against: description of the champion or the baselines.
-        test: digest of the record set with the test records, their number by rhythm, and their
-            origin.
-        figures: metrics of the version with intervals: rows of `study.statistics.interval`, or a
-            generator's scores with baselines.
-        lineage: of the version.
-    """
-
-    version: Version
-    champion: str
-    against: str
-    test: dict[str, str]
-    gates: list[Gate]
-    figures: pd.DataFrame
-    lineage: Node
-
-    @property
-    def passed(self) -> bool:
-        return all(gate.passed for gate in self.gates)
-
-    @property
-    def failed(self) -> list[str]:
-        return [gate.name for gate in self.gates if not gate.passed]
 
 
 def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Version:
