@@ -1,10 +1,10 @@
-"""How many records `ecgforge classify` classifies in a second, and what the time goes to.
+"""Measure the speed of `ecgforge classify` in records per second, and the share of its parts.
 
     .venv/bin/python benchmarks/classify.py [records] [workers]
 
-Half the records are simulated at 100 Hz and half at 500 Hz, twelve leads of ten seconds each; the
-classifier is the one of the demo profile, untrained. Loading Python's packages and the version's
-files is left out: it is told apart, by `time ecgforge classify`.
+Half of the records are simulated at 100 Hz and half at 500 Hz, with twelve leads of ten seconds.
+The classifier is the untrained one of the demo profile. The time to import packages and to load the
+version's files is not included; `time ecgforge classify` measures it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ BATCH = 32
 
 
 def seconds(work: Callable[[Any], Any], over: Iterable[Any]) -> tuple[float, list[Any]]:
-    """Time of a core, which other work on the machine changes less than the clock's."""
+    """Return the CPU time of a loop in s, and its results; other processes affect it less."""
     start = time.process_time()
     found = [work(one) for one in over]
     return time.process_time() - start, found
 
 
 def core_seconds() -> float:
-    """Time of cores that this process and those that it started have taken."""
+    """Return the CPU time of this process and its children, in s."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main(records: int, workers: int) -> None:
-    # Here, since the processes that read and prepare load this file, and `ecgforge` spares them the
-    # rest.
+    # Imported here, because the processes that read and prepare records import this file and do not
+    # need the rest.
     import numpy as np
     import torch
 
@@ -69,11 +69,11 @@ def main(records: int, workers: int) -> None:
             taken, core = time.perf_counter() - start, core_seconds() - before
             print(
                 f"{good} of {len(files)} records, read and prepared by {count} processes: "
-                f"{len(files) / taken:.0f}/s by the clock"
+                f"{len(files) / taken:.0f}/s of wall-clock time"
             )
             print(
-                f"  {taken:.1f} s, and {core:.1f} s of cores, in which the processes' start is "
-                "counted"
+                f"  {taken:.1f} s, and {core:.1f} s of CPU time, including the start of the "
+                "processes"
             )
         reading, recordings = seconds(lambda file: wfdb_files.read(*file), files)
         preparing, signals = seconds(
@@ -89,7 +89,7 @@ def main(records: int, workers: int) -> None:
             f"{name} {part / whole:.0%} ({1000 * part / len(files):.1f} ms)"
             for name, part in shares.items()
         ]
-        print(f"of a core's time for a record: {', '.join(told)}")
+        print(f"of the CPU time per record: {', '.join(told)}")
 
 
 if __name__ == "__main__":

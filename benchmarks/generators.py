@@ -1,9 +1,10 @@
-"""What the generators of a profile cost: 8 leads x 1000 samples, on random records.
+"""Measure the cost of a profile's generators, on random records of 8 leads x 1000 samples.
 
     .venv/bin/python benchmarks/generators.py [profile] [threads]
 
-Each generator runs in a process of its own, with the networks, batches and sampling of params.yaml.
-Training is the sum over phases; a call is one of the network on a record, guidance counted as two.
+Each generator runs in its own process, with the networks, batches and sampling of params.yaml. The
+training time is the sum over the phases. A call is one evaluation of the network for a record;
+guidance doubles the calls.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ DRAWN = 32
 
 
 def quickest(work: Any) -> float:
-    """Return the seconds of the quickest of a few repeats after one to warm up: others may be at
-    work on the machine.
+    """Return the shortest time of a few repeats after a warm-up, in s.
+
+    The shortest time is the least affected by other processes.
     """
     work()
     seconds = []

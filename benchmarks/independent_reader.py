@@ -1,24 +1,27 @@
-"""What a reader that knows nothing of this project makes of simulated, generated and real records.
+"""Compare simulated, generated and real records by an independent ECG interpreter.
 
-    python benchmarks/independent_reader.py                              # both simulated sites of
-    the demo python benchmarks/independent_reader.py FOLDER [FOLDER ...]          # raw records, or
-    record sets (synthetic ones too) python benchmarks/independent_reader.py --site ptbxl --seeds 1
-    2 3   # simulated sites of other seeds
+    # both simulated sites of the demo
+    python benchmarks/independent_reader.py
+    # raw records, or record sets (also synthetic ones)
+    python benchmarks/independent_reader.py FOLDER [FOLDER ...]
+    # simulated sites with other seeds
+    python benchmarks/independent_reader.py --site ptbxl --seeds 1 2 3
 
-The reader is openecg (github.com/vitaldb/openecg, Apache-2.0), which carries its weights in its
-wheel. It sees lead II alone, at 500 Hz, and was trained on real records. It is no dependency of
-this project; it needs no more than
+The interpreter is openecg (github.com/vitaldb/openecg, Apache-2.0), whose wheel contains its
+weights. It reads lead II only, at 500 Hz, and was trained on real records. It is not a dependency
+of this project. Install it into an environment that has ecgforge:
 
     pip install "openecg[report]==0.11.0"
 
-in an environment that has ecgforge. Its rhythms are sinus, avb (atrioventricular block), paced,
-afib, bbb (bundle branch block) and ventricular: it has no word for flutter or for supraventricular
-tachycardia. So the question is not whether it is right. A simulated or generated rhythm should be
-read as the same rhythm of real patients is read.
+Its rhythms are sinus, avb (atrioventricular block), paced, afib, bbb (bundle branch block) and
+ventricular; flutter and supraventricular tachycardia are missing. So its answers cannot be compared
+with the labels. Instead, a simulated or generated rhythm should get the same answers as the same
+rhythm of real patients.
 
-A line for each rhythm: n records; the share of each reading; `rule`, the share that openecg's
-second opinion, a rule on RR intervals, takes for fibrillation; medians of the rate (beats/min) and
-of the RR intervals' coefficient of variation, by its QRS detector; and P waves found for each QRS.
+The output has one line per rhythm: number of records; share of each answer; `rule`, the share that
+openecg's separate rule on RR intervals classifies as fibrillation; medians of heart rate
+(beats/min) and of the coefficient of variation of RR intervals, from its QRS detector; and detected
+P waves per QRS complex.
 """
 
 from __future__ import annotations
@@ -43,18 +46,16 @@ from ecgforge.sources import simulated
 from ecgforge.sources.layouts import LAYOUTS
 from ecgforge.wfdb_io import files as wfdb_files
 
-RATE = 500  # Hz, the reader's
-# by which a raw folder's layout is known
+RATE = 500  # Hz, sampling rate of openecg
+# files that identify the layout of a raw folder
 TABLES = {"ptbxl_database.csv": "ptbxl", "RECORDS": "chapman", "records.csv": "folder"}
 READINGS = ("sinus", "afib", "avb", "bbb", "ventricular", "paced", "unknown")
 
-Record = tuple[str, np.ndarray, int]  # rhythm, lead II, its sampling rate
+Record = tuple[str, np.ndarray, int]  # rhythm, lead II, sampling rate in Hz
 
 
 def records(folder: Path) -> Iterator[Record]:
-    """Yield the records of a record set, or the raw ones of a known layout that show one rhythm of
-    the vocabulary.
-    """
+    """Yield the records of a record set, or the raw records of a known layout with one rhythm."""
     if (folder / "about.json").exists():
         held = RecordSet.open(folder)
         for row, rhythm in enumerate(held.records["rhythm"]):
@@ -81,7 +82,7 @@ def records(folder: Path) -> Iterator[Record]:
 
 
 def read(record: Record, codec: Any) -> dict[str, Any]:
-    """Read a record's lead II; `codec` is the reader's network."""
+    """Interpret lead II of a record; `codec` is openecg's network."""
     import openecg
 
     rhythm, lead, rate = record
@@ -105,7 +106,7 @@ def read(record: Record, codec: Any) -> dict[str, Any]:
 
 
 def table(readings: pd.DataFrame) -> pd.DataFrame:
-    """Sum up by rhythm."""
+    """Return the summary by rhythm."""
     readings = readings.assign(
         rhythm=pd.Categorical(readings["rhythm"], RHYTHMS),
         reading=pd.Categorical(readings["reading"], READINGS),
@@ -140,7 +141,7 @@ def main() -> None:
         codec = OnnxCodec()
     except ImportError as error:
         raise SystemExit(
-            f"the reader is missing ({error}): pip install 'openecg[report]==0.11.0'"
+            f"openecg is missing ({error}): pip install 'openecg[report]==0.11.0'"
         ) from None
     with tempfile.TemporaryDirectory() as scratch:
         folders = {str(folder): folder for folder in asked.folders}

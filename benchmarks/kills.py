@@ -1,14 +1,14 @@
-"""Kill a small study again and again, restart it until it is done, and compare it with one that
-nobody disturbed.
+"""Kill a small study many times, restart it until it is done, and compare it with a normal run.
 
     python benchmarks/kills.py FOLDER --kills 200
 
 A kill (SIGKILL) hits the process group, one random process of the study, or the process or group
-that makes the N-th change of a file or the N-th commit of a database, N drawn from all of an
-undisturbed run. When the study is done, every output must have the bytes of the undisturbed one,
-and there must be the same runs, versions and logged models, each run finished, no damaged lock and
-nothing left over. Then promote, rollback, gc and push are killed at their N-th change in the same
-way. FOLDER/kills.csv lists the kills; each loss is printed, and the exit code is 1 if there is one.
+that makes the N-th change of a file or the N-th commit of a database. N is random, up to the number
+of these events in a normal run. The finished study must have byte-identical outputs, and the same
+runs, versions and logged models as the normal run; every run must be finished, no lock damaged, and
+no temporary file left. Then promote, rollback, gc and push are killed at their N-th event in the
+same way. FOLDER/kills.csv lists the kills. Each loss is printed, and the exit code is 1 if there is
+any.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ sys.addaudithook(hook)
 
 
 class Study:
-    """A small study in a folder of its own, whose processes can be counted, awaited and killed."""
+    """A small study in its own folder, whose processes can be counted, awaited and killed."""
 
     def __init__(self, folder: Path, params: dict[str, Any]) -> None:
         self.root, self.scratch = folder / "project", folder / "tmp"
@@ -101,7 +101,8 @@ class Study:
             "KILL_ROOT": str(self.root),
         }
 
-        # One for all starts: loading what stages need takes most of the time of a start.
+        # One socket for all starts: importing the packages of a stage takes most of the time of a
+        # start.
         self.socket = tempfile.mkdtemp(prefix="kills-")
         command = [
             sys.executable,
@@ -139,7 +140,7 @@ class Study:
         return process
 
     def run(self, command: list[str]) -> int:
-        """Run a command undisturbed, and return how many changes it made."""
+        """Run a command without kills, and return its number of events."""
         process = self.start(command)
         if process.wait():
             raise SystemExit(
@@ -182,14 +183,15 @@ class Study:
             time.sleep(0.1)
         for one in left:
             print(
-                f"LOSS: {one.pid} {' '.join(one.cmdline())[:100]} goes on a minute after the kill",
+                f"LOSS: {one.pid} {' '.join(one.cmdline())[:100]} is still running a minute "
+                "after the kill",
                 flush=True,
             )
             one.kill()
         return process.returncode != 0
 
     def state(self) -> dict[str, Any]:
-        """Return what must be the same, whatever happened."""
+        """Return the results that must not depend on kills."""
         from mlflow import MlflowClient
 
         client = MlflowClient(
@@ -198,7 +200,7 @@ class Study:
         experiments = [one.experiment_id for one in client.search_experiments()]
         found = client.search_runs(experiments, max_results=5000)
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
-        # An ablation says how long each variation took, and the page names runs.
+        # The table of an ablation contains times, and the page contains run ids.
         timed = ("results/ablation", "reports")
         outs = {
             out["path"]: out["md5"]
@@ -250,7 +252,7 @@ def differences(undisturbed: dict[str, Any], state: dict[str, Any]) -> list[str]
                 if state[what].get(path) != expected[path]
             ]
         elif state[what] != expected:
-            found.append(f"{what}: {state[what]} in place of {expected}")
+            found.append(f"{what}: {state[what]} instead of {expected}")
     return found
 
 
@@ -271,7 +273,7 @@ def main() -> None:
     reference = Study(folder / "undisturbed", small_params())
     started = time.monotonic()
     events = reference.run(repro)
-    print(f"undisturbed: {events} changes, {time.monotonic() - started:.0f} s", flush=True)
+    print(f"without kills: {events} events, {time.monotonic() - started:.0f} s", flush=True)
     reference.run(["ecgforge", "gc", "--yes"])
     expected, kills, round_number = reference.state(), 0, 0
     reference.close()
@@ -310,8 +312,10 @@ def _report(number: int, found: list[str]) -> list[str]:
 def registry(
     study: Study, kills: int, draw: random.Random
 ) -> tuple[list[tuple[str, str, bool]], list[str]]:
-    """Kill promote, rollback, gc and push at changes, and run each again; return the kills, and
-    what does not fit afterwards.
+    """Kill promote, rollback, gc and push at events, and run each again.
+
+    Returns:
+        The kills, and the differences afterwards.
     """
     name, reason = "ecg-classifier-ptbxl", ["--force", "--reason", "a kill"]
     subprocess.run(
@@ -341,8 +345,8 @@ def registry(
         hit = study.killed(command, 8, 60, draw.choice(("group", "change self")), draw)
         rows.append((target, "change", hit))
         again = study.start(command).wait()
-        # A champion stays champion: the command that was killed had done its work, or nobody was
-        # champion before.
+        # The killed command may have finished its work. Promotion of a champion then fails, as does
+        # a rollback without a former champion.
         if again and target in ("gc", "push"):
             found.append(f"{target} after a kill ends with {again}")
         if study.start(["ecgforge", "history", name]).wait() and number > 4:

@@ -1,20 +1,20 @@
-"""How good each generator's records are on real records: beside jittered training records,
-surrogates without beats, and the baseline.
+"""Compare the generators on real records, with jittered records, surrogates and the baseline.
 
     .venv/bin/python benchmarks/on_records.py data/prepared/ptbxl work/ptbxl
 
-The records are dealt out anew by patient: five tenths to train on, one to validate on, four to be
-judged by, so that rare rhythms have enough records for a verdict. Every generator of the profile is
-trained with several seeds on the first two, within its CPU time, and draws as many records of each
-rhythm as it was trained on. All rows are judged alike: the share of TrRTeR's macro-F1 that a
-classifier reaches when it is trained on the row alone (TrSTeR) or beside the real training records
-(TrRSTeR), by the study's own classifier ("own") and by random convolutions with ridge regression
-("ridge"), which share no code; and the scores of `ecgforge.quality`. "Balanced" is TrRSTeR with as
-many other records, which fill up the rare rhythms. Figures are means over seeds, with standard
-deviations.
+The records are split again by patient: five tenths for training, one for validation and four for
+the test, so that rare rhythms have enough test records. Every generator of the profile is trained
+on the first two parts with several seeds, in a limited CPU time, and generates the same number of
+records of each rhythm as it was trained on.
 
-Choices are made with `--judged validation`; the test records are for the table alone. What is
-trained stays in the folder and is not trained again; a training that was stopped goes on.
+Each row of the table has the macro-F1 of a classifier that is trained on the row alone (TrSTeR) or
+together with the real training records (TrRSTeR), relative to that of TrRTeR. One classifier is the
+study's ("own"), the other is ridge regression on random convolutions ("ridge"); they share no code.
+The row also has the scores of `ecgforge.quality`. "Balanced" is TrRSTeR with the same number of
+other records, which balance the rhythms. Values are means over seeds, with standard deviations.
+
+Use `--judged validation` for all choices; the test records are for the final table only. Trained
+generators are kept in the folder and reused, and an interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ from ecgforge.training.batches import Records, in_order
 from ecgforge.training.fit import fit
 
 SPLITS = ["train"] * 5 + ["validation"] + ["test"] * 4  # of ten folds
-CHUNK = 64  # records drawn at a time
-LONGER = 4  # times the calls, of a long schedule
-# trainings of the study's own classifier on a set, whose mean counts: its figure depends much on
-# its seed
+CHUNK = 64  # records generated at a time
+LONGER = 4  # factor of the network calls in a long sampling
+# trainings of the study's classifier on a set, averaged because its metrics vary with the seed
 REPEATS = 4
 SHARES = (
     "TrSTeR own",
@@ -63,7 +62,7 @@ SHARES = (
 
 
 def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
-    """Copy a record set with splits anew: folds of patients, stratified by rhythm."""
+    """Copy a record set with new splits: folds of patients, stratified by rhythm."""
     if not folder.exists():
         folds = StratifiedGroupKFold(len(SPLITS), shuffle=True, random_state=0)
         table = records.records.copy()
@@ -77,8 +76,10 @@ def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
 
 
 def jittered(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shift within 5 s, gain by a tenth, and noise of a twentieth of each lead's standard
-    deviation.
+    """Return copies with random shift, gain and noise.
+
+    The shift is at most 5 s, the gain has a spread of 10 %, and the noise has 5 % of the standard
+    deviation of the lead.
     """
     samples = signals.shape[-1]
     shifted = np.stack(
@@ -89,7 +90,7 @@ def jittered(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def trained(params: Params, name: str, seed: int, real: RecordSet, folder: Path) -> Path:
-    """Train a generator, unless it is there; return where it is."""
+    """Train a generator if it does not exist; return its folder."""
     if not (folder / "model").exists():
         folder.mkdir(parents=True, exist_ok=True)
         settings = params.generator(name).model_copy(update={"seed": seed})
@@ -112,13 +113,14 @@ def trained(params: Params, name: str, seed: int, real: RecordSet, folder: Path)
 
 
 def learned(real: RecordSet, _: int) -> RecordSet:
-    """The training and validation records: rhythms as they are."""
+    """Return the training and validation records, with their rhythms."""
     return real.select((real.records["split"] != "test").to_numpy())
 
 
 def rare(real: RecordSet, seed: int) -> RecordSet:
-    """As many records as there are training records, drawn from these with repetition so that they
-    fill up the rare rhythms.
+    """Return a resampled training set that balances the rhythms, of the same size.
+
+    Records are drawn with replacement.
     """
     train = real.split("train")
     counts = mixtures.allotment(train.counts(), len(train), "balance")
@@ -135,7 +137,7 @@ def rare(real: RecordSet, seed: int) -> RecordSet:
 def drawn(
     model: Path, sampling: dict[str, Any], wanted: RecordSet, out: Path, seed: int
 ) -> RecordSet:
-    """Draw a record of the rhythm of each of `wanted`, unless they are there."""
+    """Generate one record per record of `wanted`, with its rhythm, if the set does not exist."""
     if out.exists():
         return RecordSet.open(out)
     generator = registry.load(model)
@@ -157,7 +159,7 @@ def drawn(
 
 
 def longer(sampling: dict[str, Any]) -> dict[str, Any]:
-    """The same sampling with so many times the network calls."""
+    """Return the sampling with `LONGER` times the network calls."""
     return {
         key: LONGER * value if key.endswith("steps") else value for key, value in sampling.items()
     }
@@ -167,7 +169,7 @@ REMADE = {"jittered": jittered, "surrogates": distribution.surrogates}
 
 
 def remade(wanted: RecordSet, name: str, seed: int, out: Path) -> RecordSet:
-    """Write the records of `wanted` anew, each as `REMADE` makes it."""
+    """Write changed copies of the records of `wanted`, by the function `REMADE[name]`."""
     if not out.exists():
         with write_record_set(out, replace(wanted.about, origin="synthetic")) as writer:
             writer.append(
@@ -177,7 +179,7 @@ def remade(wanted: RecordSet, name: str, seed: int, out: Path) -> RecordSet:
 
 
 class Judge:
-    """Compares record sets with the judged records of a real set."""
+    """Compares record sets with the test records of a real set."""
 
     def __init__(self, params: Params, real: RecordSet, judged: str, folder: Path) -> None:
         self.params, self.folder = params, folder
@@ -197,8 +199,9 @@ class Judge:
     def f1(
         self, made: list[RecordSet], validation: RecordSet, seed: int, name: str
     ) -> tuple[float, float]:
-        """Macro-F1 on the judged records of the study's own classifier and of ridge regression,
-        trained on `made`.
+        """Return the macro-F1 of the study's classifier and of ridge regression.
+
+        Both are trained on `made` and tested on the test records.
         """
         own = [
             self._own(made, validation, REPEATS * seed + repeat, f"{name}-{repeat}")
@@ -239,8 +242,9 @@ class Judge:
         return json.loads(known.read_text())
 
     def quality(self, made: RecordSet, seed: int) -> dict[str, float]:
-        """Scores of `ecgforge.quality` of as many records of each rhythm as are judged or, where
-        there are fewer, as `made` has.
+        """Return the scores of `ecgforge.quality` for equal numbers of records of each rhythm.
+
+        The number is that of the test records or of `made`, whichever is smaller.
         """
         rng = np.random.default_rng(seed)
         pairs = [self._pair(made, label, rng) for label in np.unique(self.test.labels)]
@@ -292,7 +296,7 @@ def rows(
         axis=0,
     )
     print(
-        f"{len(judge.train)} training and {len(judge.test)} judged records; TrRTeR own "
+        f"{len(judge.train)} training and {len(judge.test)} test records; TrRTeR own "
         f"{real_f1[0]:.3f}, ridge {real_f1[1]:.3f}"
     )
     for name in ["baseline", "jittered", "surrogates", *names]:
@@ -330,8 +334,9 @@ def rows(
 
 
 def sets(params: Params, real: RecordSet, name: str, seed: int, place: Path) -> list[RecordSet]:
-    """Records of each rhythm as many as real ones, and records that fill up the rare rhythms, of a
-    generator or as `REMADE` makes them.
+    """Return two sets: rhythms as in the real training records, and rhythms that balance them.
+
+    They come from a generator, or from `REMADE`.
     """
     wanted = {"records": learned(real, seed), "filling": rare(real, seed)}
     if name in REMADE:
@@ -347,18 +352,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("records", type=Path, help="a record set, as `ecgforge prepare` makes it")
-    parser.add_argument(
-        "folder", type=Path, help="where trained generators and their records are kept"
-    )
+    parser.add_argument("records", type=Path, help="a record set from `ecgforge prepare`")
+    parser.add_argument("folder", type=Path, help="folder for trained generators and their records")
     parser.add_argument("--profile", default="sample")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--generators", nargs="*", help="those of the profile, unless told")
+    parser.add_argument("--generators", nargs="*", help="default: those of the profile")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--schedules",
         action="store_true",
-        help="beside each generator, itself with more network calls",
+        help="also compare each generator with more network calls",
     )
     parser.add_argument("--judged", choices=["validation", "test"], default="test")
     asked = parser.parse_args()

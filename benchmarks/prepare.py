@@ -1,9 +1,9 @@
-"""Rate and peak memory of prepare as the number of records grows: memory should stay as it is.
+"""Measure speed and peak memory of prepare; the memory should not grow with the records.
 
     .venv/bin/python benchmarks/prepare.py [workers]
 
-A few records of ten seconds, 12 leads and 500 Hz are written and read again and again; each size
-runs in a process of its own.
+A few records of ten seconds, 12 leads and 500 Hz are written and read repeatedly. Each number of
+records runs in its own process.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
             command = [sys.executable, __file__, "measure", folder, str(records), str(workers)]
             found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
             rate = records / found["seconds"]
-            peaks = f"{found['peak_mb']:.0f} MB, in a worker {found['worker_peak_mb']:.0f} MB"
+            peaks = f"{found['peak_mb']:.0f} MB, per worker {found['worker_peak_mb']:.0f} MB"
             print(
                 f"{records} records, {workers} workers: {rate:.0f} records/s, peak memory {peaks}"
             )

@@ -1,6 +1,6 @@
-"""How many simulated records a core writes in a second, files included:
+"""Measure how many simulated records per second are written, including their files.
 
-`python benchmarks/simulate.py [records]`.
+python benchmarks/simulate.py [records]
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def main(records: int) -> None:
             simulated.write(Path(folder) / layout, settings)
             wall, core = time.perf_counter() - wall, time.process_time() - core
             print(
-                f"{layout}: {records / core:.0f} records per second of a core, "
-                f"{records / wall:.0f} per second by the clock"
+                f"{layout}: {records / core:.0f} records per second of CPU time, "
+                f"{records / wall:.0f} per second of wall-clock time"
             )
 
 

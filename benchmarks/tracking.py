@@ -1,7 +1,9 @@
-"""What tracking costs, on a SQLite file in a temporary folder: `python benchmarks/tracking.py`.
+"""Measure the cost of tracking on a SQLite file in a temporary folder.
 
-The contract: at most 2 % of a run's time. Curves are logged while a stand-in for training computes
-for half a minute; what is opened, ended and registered once a run is told in seconds.
+    python benchmarks/tracking.py
+
+The limit is 2 % of a run's time. Curves are logged for half a minute while a loop computes in place
+of a training. Events that happen once per run, such as registration, are reported in seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 TRAINING = 30.0  # s
-STEP = 0.1  # s; trainings log at evaluations, which are seconds apart
+STEP = 0.1  # s; a real training logs at evaluations, which are seconds apart
 CURVES = 5
 MODELS = 5
 SAMPLES = 1000
@@ -51,9 +53,9 @@ def main() -> None:
     with timed("import ecgforge.tracking"):
         from ecgforge.model_versions import models
         from ecgforge.tracking import runs, store
-    with timed("create the database, with the import of MLflow"):
+    with timed("create the database, including the import of MLflow"):
         store.initialise()
-    with timed("open it in a process that uses it first"):
+    with timed("open it in a new process"):
         store.client().search_experiments()
 
     cell = runs.Cell(
@@ -82,7 +84,7 @@ def main() -> None:
         f"{f'curves: {CURVES * TRAINING / STEP:.0f} points while training {total:.0f} s':<58} "
         f"{wall:8.2f} s, {wall / total:.2%}"
     )
-    print(f"{'of the processor time':<58} {cpu:8.2f} s, {cpu / busy:.2%}")
+    print(f"{'of the CPU time':<58} {cpu:8.2f} s, {cpu / busy:.2%}")
 
     example = np.zeros((2, 8, SAMPLES), dtype=np.float32)
     with runs.tracked(cell, fingerprint="models", params={"lr": 0.1}, inputs=inputs) as run:
@@ -91,7 +93,7 @@ def main() -> None:
             network = Network()
             with timed(
                 f"register model {number + 1}"
-                + (", with the import of mlflow.pytorch and Lightning" if number == 0 else "")
+                + (", including the import of mlflow.pytorch and Lightning" if number == 0 else "")
             ):
                 models.log_classifier(run, network, example, list("abcdefg"), name=cell.model_name)
 

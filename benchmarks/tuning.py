@@ -1,18 +1,15 @@
-"""Does tuning pay?
-
-A tuned classifier and a tuned generator against the parameters as they are, on test records that
-tuning never saw.
+"""Compare a tuned classifier or generator with the default parameters, on unseen test records.
 
     .venv/bin/python benchmarks/tuning.py data/prepared/ptbxl work/tuning --what classifier
 
-The records are dealt out anew by patient as in `on_records.py`, five tenths to train on, one to
-validate on, four to be judged by, so that rare rhythms have enough of them for a verdict. A study
-of the profile's space looks for parameters on the first two. Then both parameter sets are trained
-with each seed, for as many steps each: the classifier on real records (TrRTeR), the generator to
-draw as many records of each rhythm as there are to train on, which train the profile's classifier
-(TrSTeR). Where the profile's tuning is `fast`, it may choose no sampling that is slower; elsewhere
-what it chose, which is printed, may cost more to draw. Differences of macro-F1 are tuned less
-default, with the study's bootstrap over seeds and test patients.
+The records are split again by patient as in `on_records.py`: five tenths for training, one for
+validation and four for the test, so that rare rhythms have enough test records. A study of the
+profile's space searches for parameters on the first two parts. Then both parameter sets are trained
+with each seed for the same number of steps. The classifier is trained on real records (TrRTeR). The
+generator generates the same number of records of each rhythm as it was trained on, and these train
+the profile's classifier (TrSTeR). If the profile's tuning is `fast`, a slower sampling is not
+allowed; otherwise the chosen sampling, which is printed, may be slower. Differences of macro-F1 are
+tuned minus default, by the study's bootstrap over seeds and test patients.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ from ecgforge.tuning import objectives, search, space
 
 
 def best_of(objective: Any, trials: int, folder: Path) -> search.Tried:
-    """Finish a study, and print what it found on the validation records."""
+    """Finish a study, and print its best trial on the validation records."""
     tuning = objective.settings.tuning
     task = search.Task(
         type(objective).__name__,
@@ -57,8 +54,8 @@ def best_of(objective: Any, trials: int, folder: Path) -> search.Tried:
     )
     best = search.best(tried, task.directions)
     print(
-        f"{len(tried)} trials: validation {tried[0].values} by default, {best.values} by trial "
-        f"{best.number}: {best.point}",
+        f"{len(tried)} trials: validation {tried[0].values} by default, {best.values} in "
+        f"trial {best.number}: {best.point}",
         flush=True,
     )
     return best
@@ -141,9 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("records", type=Path, help="a record set, as `ecgforge prepare` makes it")
+    parser.add_argument("records", type=Path, help="a record set from `ecgforge prepare`")
     parser.add_argument(
-        "folder", type=Path, help="where everything is kept; what is there is not done again"
+        "folder", type=Path, help="folder for all results; existing ones are reused"
     )
     parser.add_argument(
         "--what", default="classifier", help="classifier, or the name of a generator"
@@ -179,8 +176,8 @@ def main() -> None:
     )
     row = rows.set_index(["rhythm", "metric"]).loc["macro", "f1"]
     print(
-        f"tuned less default: {row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), p "
-        f"= {row['p']:.3f}"
+        f"tuned minus default: {row['estimate']:+.3f} ({row['low']:+.3f} to "
+        f"{row['high']:+.3f}), p = {row['p']:.3f}"
     )
 
 
