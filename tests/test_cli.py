@@ -226,7 +226,7 @@ def test_an_error_of_any_kind_on_a_full_disk_is_named_as_such(
     found = ecgforge(project, "check")
     assert found.stderr == (
         f"ecgforge: No space left on device ({project}): free some space and run this again; "
-        "what was finished is kept\n"
+        "finished stages are kept\n"
     )
 
 
@@ -261,7 +261,7 @@ def unknown_generator(tree: dict[str, Any]) -> None:
     [
         (set_rate, "learning_rate = 7"),
         (unknown_key, "synthesis.trian: unknown key"),
-        (unknown_generator, "'gan' is named in generators"),
+        (unknown_generator, "'gan' is listed in generators"),
     ],
 )
 def test_bad_parameters_are_refused_before_any_work(
@@ -277,14 +277,14 @@ def test_bad_parameters_are_refused_before_any_work(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("acquire", "mitbih", "--out", "raw"), "'mitbih' is no source"),
+        (("acquire", "mitbih", "--out", "raw"), "'mitbih' is not a source"),
         (
             ("train-generator", "ptbxl", "gan", "--real", "nowhere", "--out", "model"),
-            "'gan' is no generator of the profile",
+            "'gan' is not a generator of the profile",
         ),
         (
             ("train-generator", "ptbxl", "diffwave", "--real", "nowhere", "--out", "model"),
-            "nowhere is no record set",
+            "nowhere is not a record set",
         ),
         (("prepare", "--raw", "nowhere/ptbxl", "--out", "set"), "ptbxl_database.csv"),
         (("check", "--params", "nowhere.yaml"), "nowhere.yaml does not exist"),
@@ -436,7 +436,7 @@ def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(
 def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "documents/deep").mkdir(parents=True)
     (tmp_path / "documents/deep/mine.txt").write_text("the only copy")
-    assert f"`ecgforge {command[0]}` does not write deep/mine.txt in it" in last_line(
+    assert f"`ecgforge {command[0]}` does not write its file deep/mine.txt" in last_line(
         ecgforge(tmp_path, *command, "documents")
     )
     assert "name a new folder" in last_line(ecgforge(tmp_path, *command, "."))
@@ -461,7 +461,7 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
         (("score", "a", "b", "--out", "."), ". cannot be written: name a file that ends in .csv"),
         (
             ("score", "ptbxl", "b", "--out", "ptbxl/s.csv"),
-            "ptbxl/s.csv lies in ptbxl, which is read: name a file elsewhere",
+            "ptbxl/s.csv is in the input folder ptbxl: name a file elsewhere",
         ),
         (
             ("score", "a", "b", "--out", "mine.csv"),

@@ -1,7 +1,7 @@
-"""What a person types.
+"""The command line.
 
-Every command reads params.yaml, takes paths and writes paths; `dvc repro` starts them in their
-order.
+Every command reads params.yaml, and reads and writes files at given paths. `dvc repro` runs the
+commands of the study in order.
 """
 
 from __future__ import annotations
@@ -27,22 +27,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=(
-        "Does synthetic ECG help an arrhythmia classifier, on your data? `dvc repro` runs the "
-        "study; these are its stages."
+        "Does synthetic ECG help an arrhythmia classifier on your data? `dvc repro` runs the "
+        "study; these commands are its stages."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-ParamsFile = Annotated[
-    Path, typer.Option("--params", help="The parameters; the only source of them.")
-]
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameter file.")]
 
 
 Out = Annotated[
     Path | None,
-    typer.Option(help="Where to write [default: as in dvc.yaml]; it appears whole or not at all."),
+    typer.Option(help="Output path [default: as in dvc.yaml]; written atomically."),
 ]
 Real = Annotated[
     Path | None, typer.Option(help="A prepared record set [default: data/prepared/DATASET].")
@@ -52,35 +50,37 @@ Synthetic = Annotated[
     typer.Option(help="A synthetic record set [default: data/synthetic/DATASET/GENERATOR]."),
 ]
 Dataset = Annotated[
-    str, typer.Argument(help="ptbxl, chapman, merged, or another name listed in the parameters.")
+    str, typer.Argument(help="A dataset: ptbxl, chapman, merged, or another one in the parameters.")
 ]
 Generator = Annotated[
     str,
     typer.Argument(
-        help="diffwave, time_diffusion, time_vqvae, or another one listed in the parameters."
+        help="A generator: diffwave, time_diffusion, time_vqvae, or another one in the parameters."
     ),
 ]
 Tuned = Annotated[
     list[Path] | None,
-    typer.Option("--tuned", help="What tuning found [default: models/tuning/DATASET]; repeat it."),
+    typer.Option(
+        "--tuned", help="Tuned parameters [default: models/tuning/DATASET]; can be repeated."
+    ),
 ]
 PARAMS = Path("params.yaml")
 
 
 def _out(command: str, given: Path | None, default: Path) -> Path:
-    """Return the output of a command, once it is known that it replaces nothing of other people."""
+    """Return the output path of a command after a check that it replaces no other files."""
     return outputs.of_command(command, given or default)
 
 
 def _read(file: Path, given: list[Path] | None, dataset: str, *tuned: str) -> Params:
-    """Read the parameters, with those that tuning found for a dataset where it ran."""
+    """Read the parameters, with the tuned ones of a dataset if there are any."""
     from ecgforge.stages import parameters
 
     found = [folders.TUNED / dataset / f"{name}.yaml" for name in tuned]
     return parameters.read(file, given or [one for one in found if one.exists()])
 
 
-INTERRUPTED = 130  # the exit code that typer makes of KeyboardInterrupt
+INTERRUPTED = 130  # the exit code that typer uses for KeyboardInterrupt
 
 
 def _version(wanted: bool) -> None:
@@ -103,20 +103,22 @@ def _options(
 
 @app.command()
 def check(params: ParamsFile = PARAMS) -> None:
-    """Validate params.yaml whole, every profile of it, and say which is in use."""
+    """Validate all profiles of params.yaml, and print the active profile."""
     from ecgforge.stages import parameters
 
     found = parameters.read(params)
     _refuse_git_that_refuses()
     print(
-        f"{params} is valid; the profile in use is '{found.profile}' of "
+        f"{params} is valid; the active profile is '{found.profile}' of "
         f"{', '.join(found.profiles)}."
     )
 
 
 @app.command()
 def params(
-    profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="A profile other than the active one.")
+    ] = None,
     file: ParamsFile = PARAMS,
 ) -> None:
     """Print the parameters of a profile, with its base merged and all defaults filled in."""
@@ -127,12 +129,12 @@ def params(
 
 @app.command()
 def plan(
-    profile: Annotated[str | None, typer.Option(help="Other than the one in use.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="A profile other than the active one.")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Say, before anything runs, how many cells a profile needs, and roughly how long they take on
-    this machine.
-    """
+    """Print how many cells a profile needs, and estimate their run time on this machine."""
     from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
 
@@ -141,10 +143,10 @@ def plan(
 
 @app.command()
 def resolve(
-    out: Annotated[Path, typer.Option(help="A folder.")] = folders.RESOLVED,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = folders.RESOLVED,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Write what the stages depend on: resolved parameters, and digests of the code behind each."""
+    """Write the dependencies of the stages: resolved parameters, and digests of their code."""
     from ecgforge.stages import resolve as stage
 
     stage.resolve(params, out)
@@ -152,7 +154,7 @@ def resolve(
 
 @app.command()
 def acquire(
-    source: Annotated[str, typer.Argument(help="A name under `sources` in the parameters.")],
+    source: Annotated[str, typer.Argument(help="A key of `sources` in the parameters.")],
     out: Out = None,
     params: ParamsFile = PARAMS,
 ) -> None:
@@ -168,12 +170,13 @@ def acquire(
 @app.command()
 def prepare(
     raw: Annotated[
-        list[Path], typer.Option(help="A raw folder named like its source; repeat it to merge.")
+        list[Path],
+        typer.Option(help="A raw folder, named like its source; repeat it to merge sources."),
     ],
-    out: Annotated[Path, typer.Option(help="The record set; it appears whole or not at all.")],
+    out: Annotated[Path, typer.Option(help="The record set; written atomically.")],
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Turn raw records into a record set: labels, filters, splits, and a table of exclusions."""
+    """Turn raw records into a record set with labels, splits, and a table of excluded records."""
     from ecgforge.params import Params
     from ecgforge.stages import prepare as stage
 
@@ -184,7 +187,7 @@ def prepare(
 def tune_classifier(
     dataset: Dataset, out: Out = None, real: Real = None, params: ParamsFile = PARAMS
 ) -> None:
-    """Look for better parameters of the classifier, by trials judged on validation records."""
+    """Search for better parameters of the classifier, scored on validation records."""
     from ecgforge.stages import tune
 
     file = _out("tune-classifier", out, folders.TUNED / dataset / "classifier.yaml")
@@ -199,7 +202,7 @@ def tune_generator(
     real: Real = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Look for better parameters of a generator, by trials judged on validation records."""
+    """Search for better parameters of a generator, scored on validation records."""
     from ecgforge.stages import tune
 
     file = _out("tune-generator", out, folders.TUNED / dataset / f"{generator}.yaml")
@@ -215,7 +218,7 @@ def train_generator(
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Train a generator on the training split of a record set, tracked and registered by MLflow."""
+    """Train a generator on the training split of a record set, and register it in MLflow."""
     from ecgforge.stages import train_generator as stage
 
     folder = _out("train-generator", out, folders.GENERATORS / dataset / generator)
@@ -237,7 +240,7 @@ def synthesize(
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Draw a synthetic record set from a trained generator."""
+    """Generate a synthetic record set with a trained generator."""
     from ecgforge.stages import synthesize as stage
 
     folder = _out("synthesize", out, folders.SYNTHETIC / dataset / generator)
@@ -251,7 +254,8 @@ def synthesize(
 def train_classifier(
     dataset: Dataset,
     generator: Annotated[
-        str | None, typer.Argument(help="Of the synthetic records; none means TrRTeR only.")
+        str | None,
+        typer.Argument(help="The generator of the synthetic records; without one, TrRTeR only."),
     ] = None,
     models: Out = None,
     out: Out = None,
@@ -266,7 +270,8 @@ def train_classifier(
 ) -> None:
     """Train and test the classifier in the settings of the study.
 
-    Without a generator: TrRTeR and its baselines. With one: TrSTeR, TrRTeS, TrSTeS and TrRSTeR.
+    Without a generator, these are TrRTeR and the baselines; with one, TrSTeR, TrRTeS, TrSTeS and
+    TrRSTeR.
     """
     from ecgforge.stages import classify
 
@@ -285,28 +290,30 @@ def train_classifier(
 
 @app.command()
 def sweep(
-    name: Annotated[str, typer.Argument(help="Such as mixture, transfer or size.")],
+    name: Annotated[str, typer.Argument(help="A sweep, such as mixture, transfer or size.")],
     dataset: Dataset,
     generator: Annotated[
-        str | None, typer.Argument(help="Of the synthetic records, where the sweep needs them.")
+        str | None,
+        typer.Argument(help="The generator of the synthetic records, if the sweep uses one."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="The classifier of the sweep `backbones`.")
+        str | None, typer.Option(help="The classifier, in the sweep `backbones`.")
     ] = None,
     trained_on: Annotated[
-        str | None, typer.Option(help="The dataset that `cross_dataset` trains on.")
+        str | None,
+        typer.Option(help="The dataset of the training records, in the sweep `cross_dataset`."),
     ] = None,
     out: Out = None,
     data: Annotated[
-        Path, typer.Option(help="The folder of prepared/ and synthetic/ record sets.")
+        Path, typer.Option(help="The folder with the record sets, in prepared/ and synthetic/.")
     ] = folders.DATA,
     models: Annotated[
-        Path, typer.Option(help="The folder of generators/ and classifiers/.")
+        Path, typer.Option(help="The folder with the models, in generators/ and classifiers/.")
     ] = folders.MODELS,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Run one cell of a comparison past the five settings; `ecgforge plan` lists them."""
+    """Run one cell of a sweep; `ecgforge plan` lists the cells."""
     from ecgforge import grid
     from ecgforge.stages import ablation
     from ecgforge.stages import sweep as stage
@@ -358,13 +365,16 @@ def score(
         typer.Argument(help="A record set with training and test records of different patients."),
     ],
     synthetic: Annotated[
-        Path, typer.Argument(help="The record set to judge; its training records are.")
+        Path, typer.Argument(help="The record set to score; its training records are scored.")
     ],
-    out: Annotated[Path | None, typer.Option(help="A CSV of all scores, by rhythm too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A CSV file for all scores, also by rhythm.")
+    ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Score any record set against a real one, whoever made it: the same scores as the study's,
-    without tracking.
+    """Score any record set against a real one, without tracking.
+
+    The scores are the same as those of the study.
     """
     from ecgforge.commands import score as stage
     from ecgforge.params import Params
@@ -389,7 +399,7 @@ Reference = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Argument(help="A registered model, such as ecg-classifier-merged.")]
-Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]
+Reason = Annotated[str, typer.Option(help="The reason, for the history.")]
 
 
 @app.command()
@@ -398,20 +408,28 @@ def promote(
     version: Annotated[str | None, typer.Option(help="The number of the version.")] = None,
     best: Annotated[
         bool,
-        typer.Option("--best", help="The best on validation records of those of the current data."),
+        typer.Option(
+            "--best",
+            help="The best one on validation records, among the versions "
+            "trained on the current data.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Judge, and write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Evaluate the gates, and write nothing.")
+    ] = False,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Promote it though it fails; it is marked for ever. Needs a reason."
+            "--force",
+            help="Promote a version that fails; it stays marked as forced. Needs a reason.",
         ),
     ] = False,
     reason: Reason = "",
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Judge a version by the gates in the parameters and, if it passes, make it champion, with a
-    verdict and a model card.
+    """Judge a version by the gates, and make it champion if it passes.
+
+    A verdict and a model card are stored with the version.
     """
     from ecgforge.commands import promote as stage
     from ecgforge.stages import parameters
@@ -429,7 +447,7 @@ def rollback(name: Model, reason: Reason = "") -> None:
 
 @app.command()
 def history(name: Model) -> None:
-    """Say who made which version champion, when, why, and on what evidence."""
+    """Print the champions of a model: who promoted which version, when, why, on what evidence."""
     from ecgforge.commands import promote as stage
 
     stage.show(name)
@@ -439,11 +457,12 @@ def history(name: Model) -> None:
 def lineage(
     reference: Reference,
     out: Annotated[
-        Path | None, typer.Option(help="Write it as a Mermaid flowchart, a file .mmd.")
+        Path | None, typer.Option(help="A file .mmd for the lineage as a Mermaid flowchart.")
     ] = None,
 ) -> None:
-    """Print and draw where a model or a record set comes from: run, parameters, commit, record
-    sets, generators, down to the source.
+    """Print the lineage of a model or a record set, down to the source.
+
+    It shows the run, parameters, commit, record sets and generators.
     """
     from ecgforge.commands import lineage as stage
 
@@ -454,10 +473,10 @@ def lineage(
 def verify(
     references: Annotated[
         list[str] | None,
-        typer.Argument(help="As for lineage; none means all versions that have an alias."),
+        typer.Argument(help="As for lineage; without one, all versions with an alias."),
     ] = None,
 ) -> None:
-    """Recompute the digests of a lineage, and name what no longer matches or is missing."""
+    """Recompute the digests of a lineage, and print which do not match or are missing."""
     from ecgforge.commands import lineage as stage
 
     stage.verify(references or [])
@@ -465,9 +484,7 @@ def verify(
 
 @app.command()
 def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/number.")]) -> None:
-    """Train a version again, from its commit and data, in a scratch folder, and compare the
-    weights.
-    """
+    """Train a version again from its commit and data, and compare the weights."""
     from ecgforge.commands import reproduce as stage
 
     stage.reproduce(version)
@@ -475,8 +492,9 @@ def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/nu
 
 @app.command()
 def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False) -> None:
-    """List what neither a commit nor the lineage of an aliased version needs: files of DVC's cache,
-    runs, versions, checkpoints.
+    """List what neither commits nor aliased versions need.
+
+    These are files of DVC's cache, runs, versions and checkpoints; --yes removes them.
     """
     from ecgforge.commands import gc as stage
 
@@ -488,19 +506,21 @@ def classify(
     records: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECORD...", help="WFDB records, or folders of them, searched whole."
+            metavar="RECORD...", help="WFDB records, or folders that are searched for them."
         ),
     ],
     model: Annotated[
         str, typer.Option(help="A classifier, as name@alias or name/number.")
     ] = "ecg-classifier-merged@champion",
-    out: Annotated[Path | None, typer.Option(help="A CSV of all probabilities.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A CSV file for all probabilities.")] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="An SVG of the first records on ECG paper, with their probabilities."),
+        typer.Option(
+            help="An SVG file with the first records on ECG paper, and their probabilities."
+        ),
     ] = None,
 ) -> None:
-    """Classify records of any sampling rate and order of leads with a registered classifier."""
+    """Classify records of any sampling rate and lead order with a registered classifier."""
     from ecgforge.commands import classify_records as stage
 
     stage.classify(records, model, out, plot)
@@ -511,24 +531,28 @@ def generate(
     model: Annotated[
         str, typer.Option(help="A generator, such as ecg-generator-diffwave-ptbxl@champion.")
     ],
-    rhythm: Annotated[str, typer.Option(help="One of those that it has learned, such as AFIB.")],
-    out: Annotated[Path, typer.Option(help="A new folder; it appears whole or not at all.")],
+    rhythm: Annotated[
+        str, typer.Option(help="A rhythm that the generator has learned, such as AFIB.")
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder; written atomically.")],
     number: Annotated[
-        int, typer.Option("-n", "--number", min=1, max=1_000_000, help="How many records.")
+        int, typer.Option("-n", "--number", min=1, max=1_000_000, help="Number of records.")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed: the same seed gives the same records.")
+    ] = 0,
 ) -> None:
-    """Draw WFDB records, which say that they are synthetic, from a registered generator."""
+    """Generate WFDB records with a registered generator; they are marked as synthetic."""
     from ecgforge.commands import generate_records as stage
 
     stage.generate(model, rhythm, number, seed, out)
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000) -> None:
-    """Open MLflow's UI on the runs and models of the study, and print where in it settings and
-    generators are compared.
-    """
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow's UI, and print the links to the charts of settings and generators."""
     from ecgforge.tracking import runs, store
 
     store.serve(port, runs.EXPERIMENT, runs.CHARTS)
@@ -539,14 +563,16 @@ def repro(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Stages or cells, such as report or classify@ptbxl-diffwave; none means all."
+            help="Stages or cells, such as report or classify@ptbxl-diffwave; without any, "
+            "all of them."
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, show_default="number of CPU cores", help="Cells run side by side.")
+        int,
+        typer.Option(min=1, show_default="number of CPU cores", help="Cells to run in parallel."),
     ] = os.cpu_count() or 1,
 ) -> None:
-    """Do what `dvc repro` does, with independent cells side by side."""
+    """Do the same as `dvc repro`, with independent cells in parallel."""
     from ecgforge.pipeline import cells
     from ecgforge.tracking import runs, store
 
@@ -556,16 +582,17 @@ def repro(
     code = cells.repro(targets or [], jobs)
     if not code and not targets:
         typer.echo(
-            "Report:  reports/report.html    Table: reports/results.csv    Figures: dvc metrics "
-            "show, dvc plots show"
+            "Report:  reports/report.html    Table: reports/results.csv    Metrics: dvc "
+            "metrics show, dvc plots show"
         )
         typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
     raise typer.Exit(code)
 
 
 def _refuse_git_that_refuses() -> None:
-    """Say at once where git does not answer: runs and versions would have no commit, and no version
-    could be promoted.
+    """Raise an error if git does not work in the project.
+
+    Runs and versions would have no commit, and no version could be promoted.
     """
     from ecgforge.tracking import store
 
@@ -575,21 +602,19 @@ def _refuse_git_that_refuses() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user's or of the machine's ends in one line and a
-    non-zero exit.
-    """
+    """Run the command line; errors of the user or the machine print one line and exit non-zero."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # a file name may hold bytes that the terminal's encoding has no letters for
+    # file names may have bytes that the terminal's encoding cannot show
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name; DVC and MLflow ask for one
+    except (KeyError, OSError):  # a container's user often has no name, but DVC and MLflow need one
         os.environ["USER"] = f"uid {os.getuid()}"
     try:
         if "DVC_STAGE" in os.environ and warm.ADDRESS not in os.environ:
-            # plain `dvc` started this stage, and does not write dvc.lock whole
+            # plain `dvc` started this stage, and does not write dvc.lock atomically
             lock.keep(Path.cwd())
         code = app(standalone_mode=False, prog_name="ecgforge")
     except typer.TyperException as error:
@@ -604,7 +629,7 @@ def main() -> None:
         _end(explained(error), 1)
     if code == INTERRUPTED:
         print(
-            "ecgforge: interrupted; run it again: a training goes on from its last checkpoint",
+            "ecgforge: interrupted; run it again: a training resumes from its last checkpoint",
             file=sys.stderr,
         )
     sys.exit(code)

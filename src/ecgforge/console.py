@@ -1,6 +1,6 @@
-"""The two consoles of the command line.
+"""The two consoles of the command line, for stdout and stderr.
 
-Text is shown letter by letter: brackets in it are no markup, control characters no commands.
+Text is printed literally: brackets are not markup, and control characters are escaped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 T = TypeVar("T")
 
-# Control characters but for tab and newline, and the surrogates by which Python holds bytes that
-# are no UTF-8.
+# Control characters other than tab and newline, and the surrogates by which Python represents bytes
+# that are not UTF-8.
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -36,9 +36,9 @@ def shown(text: object) -> str:
 
 
 class _PlainConsole(Console):
-    """A console that prints strings as they are, without wrapping them.
+    """A console that prints strings literally and without line breaks.
 
-    `style` still works, and so do tables and trees.
+    `style`, tables and trees still work.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Errors that the command line turns into a single line and a non-zero exit."""
+"""Errors that the command line prints as one line with a non-zero exit code."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from contextlib import suppress
 from pathlib import Path
 
 LOG = Path(".ecgforge/traceback.txt")
-NEARLY_FULL = 2**23  # bytes that are free
-REMEDY = ": free some space and run this again; what was finished is kept"
+NEARLY_FULL = 2**23  # bytes; a disk with less free space counts as full
+REMEDY = ": free some space and run this again; finished stages are kept"
 
 
 class EcgforgeError(Exception):
-    """Something the user can mend; the message says what is wrong and what to do next."""
+    """An error that the user can correct; the message says what is wrong and what to do next."""
 
 
 class TrialError(EcgforgeError):
-    """A trial of a study of tuning came to nothing: parameters that cannot be trained, not a fault
-    of machine or project.
-    """
+    """A trial of tuning failed because of its parameters, not because of the machine or project."""
 
 
 class PrunedError(TrialError):
-    """A trial of a study of tuning was not worth going on with."""
+    """A trial of tuning was pruned."""
 
 
 def explained(error: Exception) -> str:
-    """Return one line for a person.
+    """Return an error as one line.
 
-    The traceback of an error that nobody foresaw goes to `LOG`, where the folder is a project's.
+    The traceback of an unexpected error is written to `LOG`, if the folder is a project.
     """
     if isinstance(error, EcgforgeError):
         return str(error)
@@ -46,21 +44,19 @@ def explained(error: Exception) -> str:
         return f"{error.strerror}{where}" + (
             REMEDY if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         )
-    if full := _full():  # libraries in C end a write with any kind of error
+    if full := _full():  # libraries in C report a failed write with errors of any kind
         return f"{os.strerror(errno.ENOSPC)} ({full}){REMEDY}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     kind, place = type(error).__name__, f"{Path(frame.filename).name}, line {frame.lineno}"
     text = " ".join(str(error).split())[:300]
     return (
-        f"unexpected {kind} in {place}: {text}; this is a fault of ecgforge, please report "
+        f"unexpected {kind} in {place}: {text}; this is an error in ecgforge, please report "
         f"it{_logged(error)}"
     )
 
 
 def _full() -> str:
-    """Return the folder that the process writes to and whose disk is full, empty where there is
-    none.
-    """
+    """Return the folder on a full disk that the process writes to; empty if there is none."""
     with suppress(OSError):
         for folder in (str(Path.cwd()), tempfile.gettempdir()):
             if shutil.disk_usage(folder).free < NEARLY_FULL:

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and the digests DVC knows them by."""
+"""Atomic writes of files and folders, and their digests as in DVC."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a scratch path next to `path` to write a file or a folder at; it takes the name `path`
-    only on success.
+    """Yield a temporary path next to `path`; on success, it is renamed to `path`.
 
-    On an error nothing of the new output remains, and an older output stays as it was. A file is on
-    disk before it takes its name, so neither a killed process nor a power cut leaves half of it.
-    Left-overs of a killed process are cleared on entry.
+    It can become a file or a folder. On an error, the new output is removed, and an older output
+    does not change. Files are on disk before the rename, so neither a killed process nor a power
+    failure leaves an incomplete output. Remains of a killed process are removed at the start.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,20 +48,18 @@ def _replace(scratch: Path, path: Path, former: Path) -> None:
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
         if path.is_dir():
-            raise IsADirectoryError(
-                errno.EISDIR, "a folder is where a file is to be written", str(path)
-            )
+            raise IsADirectoryError(errno.EISDIR, "a folder is at the path of the file", str(path))
         scratch.replace(path)
         return
-    scratch.stat()  # nothing is moved where nothing was written
-    if path.exists():  # no rename replaces a folder that holds something
+    scratch.stat()  # fails if nothing was written
+    if path.exists():  # a rename cannot replace a folder that is not empty
         path.rename(former)
     scratch.rename(path)
     remove(former)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all it holds, if it is there."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -70,10 +67,10 @@ def remove(path: Path) -> None:
 
 
 def read_csv(file: Path | IO[Any], **options: Any) -> pd.DataFrame:
-    """Return `pandas.read_csv` of `file`, with each number as Python reads it.
+    """Return `pandas.read_csv` of `file`, with numbers parsed as in Python.
 
-    The default parser of pandas rounds the last digit, and crashes the process on a text such as
-    1e3147483648, which a digest may be.
+    The default parser of pandas rounds the last digit. It also crashes the process on a text such
+    as 1e3147483648, which can be a digest.
     """
     import pandas as pd
 
@@ -84,7 +81,7 @@ def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
     """Read a CSV that a stage wrote.
 
     Args:
-        columns: that it must have.
+        columns: columns that it must have.
         options: of `read_csv`.
 
     Raises:
@@ -94,7 +91,7 @@ def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
         found = read_csv(file, **options)
     except FileNotFoundError:
         raise EcgforgeError(f"{file} is missing: run `dvc repro` or `dvc pull`") from None
-    # the errors of the parser and of the decoder are ValueErrors
+    # parser and decoder raise ValueErrors
     except (ValueError, OverflowError) as error:
         raise damaged(file, " ".join(str(error).split())[:100]) from None
     missing = [column for column in columns if column not in found]
@@ -104,15 +101,14 @@ def stored_csv(file: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
 
 
 def damaged(file: Path, why: str) -> EcgforgeError:
-    """Return the error for a file that a stage wrote and that is not whole any more."""
+    """Return the error for a damaged file of a stage."""
     return EcgforgeError(
         f"{file} is damaged ({why}): remove it and run `dvc checkout`, or `dvc repro`"
     )
 
 
 def md5(path: Path) -> str:
-    """Return the digest that DVC 3 gives to the file or folder at `path`: md5, with `.dir` behind
-    it for a folder.
+    """Return DVC's digest of a file or folder: its md5, with the suffix `.dir` for a folder.
 
     A folder's digest is the md5 of a JSON list of its files' relative paths and md5 sums, sorted by
     path.

@@ -1,6 +1,4 @@
-"""What a command may write to: nothing of the user's is replaced, and nothing that the same command
-reads.
-"""
+"""Checks of output paths: a command replaces neither the user's files nor its own inputs."""
 
 from __future__ import annotations
 
@@ -13,38 +11,34 @@ from ecgforge.errors import EcgforgeError
 
 
 def expanded(path: str) -> Path:
-    """Return a path as the user wrote it, with `~` for the user's home."""
+    """Return a path with `~` replaced by the user's home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise EcgforgeError(
-            f"{path}: there is no user of this name whose home could be meant"
-        ) from None
+        raise EcgforgeError(f"{path}: there is no user with this name") from None
 
 
 def overlap(one: Path, other: Path) -> bool:
-    """Whether two paths are the same, or one is inside the other, links followed."""
+    """Return whether two paths are equal or one contains the other; links are followed."""
     first, second = one.resolve(), other.resolve()
     return first.is_relative_to(second) or second.is_relative_to(first)
 
 
 def refuse(out: Path, inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that has no name, or that is, is inside or contains one of the inputs.
+    """Reject an output path without a name, or one that overlaps an input.
 
     Raises:
-        EcgforgeError: says which.
+        EcgforgeError: names the path.
     """
     if out.name in ("", ".."):
-        raise EcgforgeError(f"{out} cannot be replaced by what is written: name a new folder")
+        raise EcgforgeError(f"{out} cannot be an output: name a new folder")
     for one in inputs:
         if overlap(out, one):
-            raise EcgforgeError(f"{out} overlaps {one}, which is read: name a folder apart from it")
+            raise EcgforgeError(f"{out} overlaps the input {one}: name another folder")
 
 
 def foreign(folder: Path, known: Iterable[str]) -> list[str]:
-    """Name what is in `folder` beyond the files `known`, by relative paths; nothing where it is
-    empty or not there.
-    """
+    """Return the relative paths of files in `folder` that are not `known`, empty if none."""
     if not folder.is_dir():
         return [folder.name] if folder.exists() else []
     listed = set(known)
@@ -55,7 +49,7 @@ def foreign(folder: Path, known: Iterable[str]) -> list[str]:
     )
 
 
-# What is in the folders that commands replace; acquire, prepare and synthesize look more closely,
+# Files in the folders that commands replace; acquire, prepare and synthesize have their own checks,
 # and tuning writes files.
 CLASSIFIERS = ("weights.safetensors", "classifier.json", "predictions.csv", "runs.csv")
 SWEEPS = ("predictions.csv", "runs.csv", "variations.csv")
@@ -76,15 +70,14 @@ HOLD = {
 
 
 def of_command(command: str, folder: Path) -> Path:
-    """Return the folder that a command is to write, once it is known that no file is in it that the
-    command does not write.
+    """Return the output folder of a command after a check that it holds only the command's files.
 
     Raises:
-        EcgforgeError: one is, or the folder has no name.
+        EcgforgeError: it holds another file, or has no name.
     """
     if command in HOLD:
         refuse(folder)
-        patterns = (*HOLD[command], ".gitignore")  # DVC's, of what it tracks
+        patterns = (*HOLD[command], ".gitignore")  # written by DVC for tracked outputs
         there = foreign(folder, ())
         other = [
             name
@@ -93,8 +86,8 @@ def of_command(command: str, folder: Path) -> Path:
         ]
         if other:
             raise EcgforgeError(
-                f"{folder} exists, and `ecgforge {command}` does not write {other[0]} in it: name "
-                "another folder"
+                f"{folder} exists, and `ecgforge {command}` does not write its file "
+                f"{other[0]}: name another folder"
             )
     return folder
 
@@ -102,15 +95,16 @@ def of_command(command: str, folder: Path) -> Path:
 def check_file(
     path: Path, ending: str, wrote: re.Pattern[bytes], inputs: Iterable[Path] = ()
 ) -> None:
-    """Check that a command may write the file `path`: call it before the work is done.
+    """Check that a command may write the file `path`; call it before long work.
 
     Args:
-        wrote: what an older file of this command starts with. Any other file is somebody's.
-        inputs: folders that are read.
+        ending: suffix of the file.
+        wrote: matches the first bytes of an older output of this command; other files are kept.
+        inputs: folders that the command reads.
 
     Raises:
-        EcgforgeError: the name does not end in `ending`, the file was not written by this command,
-            or it lies among what is read.
+        EcgforgeError: the suffix is wrong, another program wrote the file, or it is in an input
+            folder.
     """
     if path.suffix != ending or path.is_dir():
         raise EcgforgeError(f"{path} cannot be written: name a file that ends in {ending}")
@@ -120,7 +114,7 @@ def check_file(
             and path.resolve().is_relative_to(one.resolve())
             and one.resolve() != Path.cwd().resolve()
         ):
-            raise EcgforgeError(f"{path} lies in {one}, which is read: name a file elsewhere")
+            raise EcgforgeError(f"{path} is in the input folder {one}: name a file elsewhere")
     if path.exists():
         with path.open("rb") as file:
             if not wrote.match(file.read(4096)):

@@ -64,7 +64,7 @@ class StrictConfig(BaseModel):
 class SimulatedSource(StrictConfig):
     """Simulated patients, written in the file layout of a published data set."""
 
-    kind: Literal["simulated"]
+    kind: Literal["simulated"]  # type of the source
     layout: Literal["ptbxl", "chapman"]  # file layout of the records
     records: Positive  # number of simulated records
     seed: Seed  # random seed of the simulation
@@ -73,7 +73,7 @@ class SimulatedSource(StrictConfig):
 class PhysionetSource(StrictConfig):
     """A published data set, from PhysioNet or from any mirror of it that fsspec can read."""
 
-    kind: Literal["physionet"]
+    kind: Literal["physionet"]  # type of the source
     layout: Literal["ptbxl", "chapman"]  # the published data set
     mirror: str  # URL or path of the data set
     limit_per_rhythm: Positive | None = None  # null takes all records
@@ -86,8 +86,8 @@ class FolderSource(StrictConfig):
     The table has the columns record, patient and rhythm, and may have age and sex.
     """
 
-    kind: Literal["folder"]
-    layout: Literal["folder"]
+    kind: Literal["folder"]  # type of the source
+    layout: Literal["folder"]  # file layout of the records
     path: str  # folder of the WFDB records
     table: str  # CSV file in that folder
 
@@ -147,7 +147,7 @@ class Training(StrictConfig):
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
     # decay of the averaged weights, which are the ones kept; 0 keeps the last weights
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    class_balance_power: Share = 0.5  # power, see above
+    class_balance_power: Share = 0.5  # 0 keeps the frequencies of rhythms, 1 equalises them
     evaluate_every: Positive  # steps; also the interval between checkpoints
     # evaluations without improvement before training stops; null trains all steps
     patience: Positive | None = None
@@ -183,13 +183,13 @@ class Range(StrictConfig):
 class Float(Range):
     """A real number in a range."""
 
-    kind: Literal["float"] = "float"
+    kind: Literal["float"] = "float"  # type of the range
 
 
 class Int(Range):
     """An integer in a range."""
 
-    kind: Literal["int"]
+    kind: Literal["int"]  # type of the range
     low: int  # smallest value
     high: int  # largest value
 
@@ -197,7 +197,7 @@ class Int(Range):
 class Categorical(StrictConfig):
     """One of several unordered values."""
 
-    kind: Literal["categorical"] = "categorical"
+    kind: Literal["categorical"] = "categorical"  # type of the range
     choices: Annotated[list[bool | int | float | str], Field(min_length=2)]  # the values
 
 
@@ -505,7 +505,7 @@ class Signing(StrictConfig):
 
 
 class Params(StrictConfig):
-    """All of params.yaml; `active` is the selected profile."""
+    """The content of params.yaml."""
 
     profile: str  # name of the active profile
     sources: SomeNames  # sources to prepare

@@ -1,6 +1,6 @@
 """Access to private names of other packages, which a new version may move or remove.
 
-One file for each package asks for them: `tracking/mlflow_internals.py`, `dvc/internals.py` and
+Three files use it: `tracking/mlflow_internals.py`, `dvc/internals.py` and
 `tuning/optuna_internals.py`. `tests/test_private_names.py` checks that each name exists, and that
 no other file uses a private name of these packages.
 """

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent: those of a pool would wait for ever."""
+"""Worker processes that end with their parent; those of a standard pool would wait forever."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import suppress
 
 
 def init_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it; a worker calls this at its start."""
+    """Set up a worker: ignore Ctrl-C, which the parent handles, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
 
 
 def end_with_parent() -> None:
-    """When the parent is gone, kill this process and all that it has started."""
+    """Kill this process and its children when the parent has ended."""
     threading.Thread(target=_watch, daemon=True).start()
 
 
@@ -27,8 +27,8 @@ def _watch() -> None:
     assert parent
     parent.join()
     started = [child.pid for child in psutil.Process().children(recursive=True)]
-    # One after the other with nothing between: whoever waits for them here would find that they
-    # failed, and begin to write so.
+    # The kills follow each other at once: a surviving process could see a killed child as a failure
+    # and record it.
     for pid in [*started, os.getpid()]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
