@@ -480,7 +480,7 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(
         verdict = judged(BETTER, DvcStore())
         with pytest.raises(
             EcgforgeError,
-            match=f"{champion.label} .*{why}.*train it again|{why}.*cannot be judged by each other",
+            match=f"{champion.label} .*{why}.*train it again|{why}.*cannot be judged by them",
         ):
             promotion.answers(champion, RecordSet.open(about.parent).split("test"))
     finally:

@@ -76,7 +76,7 @@ class PhysionetSource(StrictConfig):
     kind: Literal["physionet"]  # type of the source
     layout: Literal["ptbxl", "chapman"]  # the published data set
     mirror: str  # URL or path of the data set
-    limit_per_rhythm: Positive | None = None  # null takes all records
+    limit_per_rhythm: Positive | None = None  # records of each rhythm; null takes all
     connections: Annotated[int, Field(ge=1, le=64)] = 8  # parallel downloads
 
 

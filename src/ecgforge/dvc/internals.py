@@ -52,8 +52,7 @@ def parameters_looked_up() -> Iterator[None]:
     def straight(tree: Any, path: str, separator: str) -> Any:
         try:
             return functools.reduce(operator.getitem, path.split(separator), tree)
-        # the section is null: the parameter is missing, and DVC's check of all parameters reports
-        # it
+        # The section is null: DVC's check of all parameters reports the missing one.
         except TypeError:
             raise KeyError(path) from None
 

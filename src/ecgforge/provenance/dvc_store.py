@@ -230,7 +230,7 @@ class DvcStore:
         named = git(self.root, "for-each-ref", f"--format={words}", needed=True).split("\n")
         # only the top of the stash has a ref
         stashed = git(self.root, "stash", "list", "--format=commit %H").split("\n")
-        # a detached HEAD has no branch
+        # empty in a repository without a commit
         head = git(self.root, "rev-parse", "--quiet", "--verify", "HEAD")
         seen = set()
         for commit in dict.fromkeys(

@@ -249,9 +249,9 @@ class Run:
         return True
 
     def flush(self) -> None:
-        """Send the buffered points, and delay the next request by the time that this one took.
+        """Send the buffered points, and set the waiting time until the next request.
 
-        The delay keeps the share of time for requests below `SHARE`.
+        It keeps the share of the time that requests take below `SHARE`.
         """
         started = time.monotonic()
         try:
@@ -513,7 +513,7 @@ def _find_or_create(client: MlflowClient, cell: Cell, fingerprint: str, parent: 
 def _parent() -> str | None:
     """Return the run that `mlflow run` opened, as the parent.
 
-    Without this, all stages would write to that run.
+    It is removed from the environment, as all stages would write to it otherwise.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         os.environ[PARENT] = os.environ.pop("MLFLOW_RUN_ID")
@@ -562,7 +562,7 @@ def _origin() -> dict[str, str]:
 
 
 def uncommitted() -> bool:
-    """Return whether a file of the project differs from the commit, apart from parameters.
+    """Return whether a file of the project other than params.yaml and dvc.lock has changes.
 
     The project may be a folder of a larger repository. DVC writes dvc.lock between stages, and
     records there the parameter values and data digests that a stage depends on; `reproduce`
