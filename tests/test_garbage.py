@@ -299,7 +299,7 @@ def test_without_the_repository_nothing_is_removed_and_what_is_known_is_said(
     assert project.cached(orphan).exists()
     facts = lineage.trace(version.label, DvcStore()).made_from[0][1].facts
     assert facts["commit"].endswith("gone: there is no git repository here")
-    with pytest.raises(EcgforgeError, match="there is no git repository in"):
+    with pytest.raises(EcgforgeError, match="is not in a git repository"):
         reproduce.reproduce(version.label)
 
 
@@ -359,7 +359,7 @@ def test_a_damaged_lock_is_one_line(study: Path, text: str, tmp_path: Path, caps
         DvcStore().made_by(orphan)
     with pytest.raises(
         EcgforgeError,
-        match="dvc.lock was damaged, .* restored .* `ecgforge repro` brings it up to date",
+        match="dvc.lock was damaged, .* restored .* run `ecgforge repro`",
     ):
         collect.collect(True)
     collect.collect(True)

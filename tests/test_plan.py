@@ -166,6 +166,6 @@ def test_it_is_told_before_anything_runs(
     stage.show(params)
     told = capsys.readouterr().out
     assert "profile demo" in told
-    assert "side by side" in told
-    assert "what the sources are expected to hold" in told
+    assert "in parallel" in told
+    assert "the expected sizes of the sources" in told
     assert list(tmp_path.iterdir()) == []

@@ -66,7 +66,7 @@ def arm(
 )
 def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
     found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): mixed})
-    assert word(found, "Synthetic records beside those of one dataset hardly help") == expected
+    assert word(found, "Additional synthetic records hardly help on a single dataset") == expected
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
 def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> None:
     found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 1.0})
     few = found[found["id"].astype(int) < patients]
-    assert word(few, "Synthetic records beside those of one dataset hardly help") == expected
+    assert word(few, "Additional synthetic records hardly help on a single dataset") == expected
 
 
 def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it() -> None:
@@ -86,7 +86,7 @@ def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it(
         arm("TrRSTeR", "time_vqvae"): 0.9,
     }
     assert (
-        word(study(several), "Synthetic records beside those of one dataset hardly help")
+        word(study(several), "Additional synthetic records hardly help on a single dataset")
         == "contradicted"
     )
 
@@ -98,10 +98,13 @@ def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> No
     found = study(
         {arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed}
     )
-    assert word(found, "On merged datasets they help by all metrics") == expected
+    assert (
+        word(found, "Additional synthetic records help on merged datasets by all metrics")
+        == expected
+    )
     judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 100)
     assert set(judged[1].comparisons["metric"]) == set(metrics.OVERALL)
-    assert word(found, "Synthetic records beside those of one dataset") == "not tested", (
+    assert word(found, "Additional synthetic records hardly help") == "not tested", (
         "merged is not one dataset"
     )
 
@@ -117,12 +120,15 @@ def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: st
             arm("TrSTeR", "time_vqvae"): vqvae,
         }
     )
-    assert word(found, "Time-VQVAE's records are the best") == expected
+    assert word(found, "Time-VQVAE generates the best records") == expected
 
 
 @pytest.mark.parametrize(
     ("best", "beginning"),
-    [("time_vqvae", "Time-VQVAE's records are the best"), ("beat_diffusion", "Beat-Diffusion's")],
+    [
+        ("time_vqvae", "Time-VQVAE generates the best records"),
+        ("beat_diffusion", "Beat-Diffusion generates better records"),
+    ],
 )
 def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) -> None:
     found = {arm("TrSTeR", "diffwave"): 0.5, arm("TrSTeR", best): 0.9}
@@ -134,7 +140,7 @@ def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) ->
 @pytest.mark.parametrize("resamples", [400, 1000])
 def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
     """One training was lucky; three of each that differ by as much decide nothing."""
-    beginning = "Time-VQVAE's records are the best"
+    beginning = "Time-VQVAE generates the best records"
     once = study({arm("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6 for name in STUDYS_OWN})
     assert word(once, beginning, resamples) == "supported"
     shares = {
@@ -159,14 +165,16 @@ def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
     once = {arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", augmented=True): 0.9}
     anew = {arm("TrRSTeR", "diffwave", sweep="generator_seeds"): 0.6}
     found = study(real | once | anew)
-    assert word(found, "Synthetic records beside those of one dataset hardly help") == "supported"
+    assert (
+        word(found, "Additional synthetic records hardly help on a single dataset") == "supported"
+    )
     assert word(found, "Synthetic records help more than classical augmentation") == "contradicted"
-    assert word(found, "Beside classical augmentation, synthetic") == "supported", (
+    assert word(found, "Synthetic records still help in addition") == "supported", (
         "augmented, the generator was trained once"
     )
     changed = {arm("TrRSTeR", "diffwave", sweep="generator_seeds", augmented=True): 0.6}
     assert (
-        word(study(real | once | anew | changed), "Beside classical augmentation, synthetic")
+        word(study(real | once | anew | changed), "Synthetic records still help in addition")
         == "contradicted"
     )
 
@@ -182,9 +190,9 @@ def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(
         for point, right in (("5", 0.2), ("80", tuned))
     }
     found = study({arm("TrRTeR"): 0.7, **points})
-    assert word(found, "Pre-trained on synthetic records and fine-tuned") == expected
+    assert word(found, "A classifier that is pre-trained on synthetic") == expected
     few = found[found["point"] != "80"]
-    assert word(few, "Pre-trained on synthetic records and fine-tuned") == "not tested", (
+    assert word(few, "A classifier that is pre-trained on synthetic") == "not tested", (
         "few real records are no match for all"
     )
 
@@ -199,9 +207,9 @@ def test_classical_augmentation_is_the_rival() -> None:
         word(study(rivals), "Synthetic records help more than classical augmentation")
         == "contradicted"
     )
-    assert word(study(rivals), "Beside classical augmentation, synthetic") == "not tested"
+    assert word(study(rivals), "Synthetic records still help in addition") == "not tested"
     both = {arm("TrRSTeR", "diffwave", augmented=True): 0.95}
-    assert word(study(rivals | both), "Beside classical augmentation, synthetic") == "supported"
+    assert word(study(rivals | both), "Synthetic records still help in addition") == "supported"
 
 
 def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
@@ -265,7 +273,8 @@ def test_few_real_records_are_compared_with_as_few() -> None:
         == "supported"
     )
     assert (
-        word(study(few), "With few real records, a generator of those few helps.") == "contradicted"
+        word(study(few), "With few real records, a generator trained on them helps.")
+        == "contradicted"
     ), "those few, and not as many others"
 
 
@@ -294,21 +303,28 @@ def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -
         ): 0.6,
     }
     found = study(there)
-    assert word(found, "Synthetic records of its own hospital") == "supported"
     assert (
-        word(found, "At another hospital, synthetic records of the classifier's own help more")
-        == "contradicted"
-    )
-    assert (
-        word(found, "At another hospital, synthetic records of the classifier's own still")
+        word(found, "On another dataset, synthetic records of the training dataset help.")
         == "supported"
     )
-    assert word(found, "Synthetic records of the other hospital's patients") == "contradicted"
     assert (
-        word(found, "At another hospital, synthetic records of that one help more")
+        word(found, "On another dataset, synthetic records of the training dataset help more")
         == "contradicted"
     )
-    assert word(found, "At another hospital, synthetic records of that one still") == "contradicted"
+    assert (
+        word(found, "On another dataset, synthetic records of the training dataset still")
+        == "supported"
+    )
+    assert (
+        word(found, "On another dataset, synthetic records of that dataset help.") == "contradicted"
+    )
+    assert (
+        word(found, "On another dataset, synthetic records of that dataset help more")
+        == "contradicted"
+    )
+    assert (
+        word(found, "On another dataset, synthetic records of that dataset still") == "contradicted"
+    )
 
 
 def test_many_comparisons_widen_each_interval() -> None:

@@ -1,1 +1,1 @@
-"""Commands of the command line that are no stage of the study."""
+"""Commands that are not stages of the study."""

@@ -20,20 +20,27 @@ from ecgforge.registry.serving import Judge
 from ecgforge.report.classified import Answer, page
 
 SHOWN = 40  # rows on the terminal
-WIDEST = 10_000  # columns of a table that no terminal shows
+WIDEST = 10_000  # columns of a table in a file
 DRAWN = 20  # records in a plot
-# records for each further process: one starts in 4 s, in which this one reads and prepares some 400
+# records per further process: a process needs 4 s to start, the time to prepare some 400 records
 PAYS = 1000
 
 
 def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Path | None) -> None:
-    """Classify records and folders of records: the first rows on the terminal, all of them in the
-    CSV `table`, the first ECGs in the SVG `plot`. A record that cannot be used has its reason in
-    the table. Signals are held a few chunks at a time.
+    """Classify WFDB records and print the first results.
+
+    The table has a reason for each record that cannot be used. Only a few chunks of signals are in
+    memory at a time.
+
+    Args:
+        named: records and folders of records.
+        reference: the model version.
+        table: CSV file for all results.
+        plot: SVG file for the first ECGs.
 
     Raises:
-        EcgforgeError: no such version, its files are not the registered ones, outputs that cannot
-            be, or no record could be classified.
+        EcgforgeError: the version is unknown, its files differ from the registered ones, an output
+            path is invalid, or no record can be classified.
     """
     if table:
         outputs.check_file(table, ".csv", re.compile(rb"record,rhythm,[^\r\n]*,reason\n"))
@@ -61,7 +68,7 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     tell_cut([answer.seconds for answer in found], judge.preprocessing.duration)
     if not any(answer.probabilities for answer in found):
         raise EcgforgeError(
-            f"none of {len(found)} records could be classified; {found[0].record}: "
+            f"none of the {len(found)} records can be classified; {found[0].record}: "
             f"{found[0].reason}"
         )
     if plot:
@@ -73,11 +80,12 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
 
 
 def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Return every record as a folder and the record's path in it, without extension; folders are
-    searched whole, by name.
+    """Return each record as a folder and the record's path in it, without extension.
+
+    Folders are searched recursively; their records are sorted by name.
 
     Raises:
-        EcgforgeError: a folder without records.
+        EcgforgeError: a folder has no records.
     """
     found = []
     for path in named:
@@ -86,9 +94,7 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
             continue
         headers = sorted(_headers(path))
         if not headers:
-            raise EcgforgeError(
-                f"the folder {path} holds no WFDB record: no file's name ends in .hea"
-            )
+            raise EcgforgeError(f"the folder {path} has no WFDB records: it has no .hea files")
         found += [
             (path, header.relative_to(path).as_posix().removesuffix(".hea")) for header in headers
         ]
@@ -96,11 +102,11 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def _headers(folder: Path) -> Iterator[Path]:
-    """Yield all headers below `folder`, through links too, each folder once."""
+    """Yield all headers below `folder`; follow links, but visit each folder once."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link back
+        if real in seen:  # a circular link
             folders.clear()
             continue
         seen.add(real)
@@ -110,9 +116,7 @@ def _headers(folder: Path) -> Iterator[Path]:
 def answers(
     judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None
 ) -> Iterator[Answer]:
-    """Classify records as `records_in` returns them, in order; where there are many, other
-    processes read and prepare them.
-    """
+    """Classify records from `records_in`, in order; further processes prepare many records."""
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
     workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
     prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
@@ -141,7 +145,7 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
     if not console.out.is_terminal:
         console.out.width = WIDEST
-        # a file has no edge, and a name that is cut cannot be used
+        # in a file, long names are not truncated
         console.out.width = console.out.measure(table).maximum
     console.out.print(table)
     counts = {
@@ -151,10 +155,10 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
     bad = len(found) - sum(counts.values())
     console.out.print(
         f"{len(found)} records: {told or 'none classified'}"
-        + (f"; {bad} could not be used" if bad else "")
+        + (f"; {bad} cannot be used" if bad else "")
     )
     if len(found) > SHOWN:
-        console.out.print(f"The first {SHOWN} are shown; --out writes all of them to a CSV.")
+        console.out.print(f"The table shows the first {SHOWN}; --out writes all to a CSV file.")
 
 
 def _write(found: Sequence[Answer], rhythms: Sequence[str], path: Path) -> None:

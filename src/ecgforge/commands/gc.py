@@ -1,10 +1,10 @@
-"""Remove what nothing needs: of DVC's cache, of MLflow's runs and versions, of checkpoints, and
-what killed processes left.
+"""Garbage collection: remove unneeded files of DVC's cache, MLflow runs and versions, checkpoints,
+and leftovers of killed processes.
 
-Needed is what any commit that git names, or the working tree, has in its dvc.lock; all of the
-lineage of a version that has an alias or was champion; what a stage that was cut off has made so
-far; and what is not known to be superseded. DVC's remote is never touched, nor is anything outside
-of the project and its tracking store.
+These are needed: outputs in a dvc.lock of the working tree or of a commit that a git ref reaches;
+the lineage of each version that has an alias or was champion; the state of unfinished stages; and
+anything that is not known to be superseded. DVC's remote, and files outside the project and its
+tracking store, are never removed.
 """
 
 from __future__ import annotations
@@ -27,46 +27,45 @@ from ecgforge.stages.common.drawn import DRAWN, LOCK, held
 from ecgforge.stages.common.tracked import UNFINISHED
 from ecgforge.tracking import store
 
-# folders in which `files.atomic_write` leaves something when its process is killed
+# folders in which a killed process can leave partial files of `files.atomic_write`
 SCRATCH = ("data", "models", "results", "resolved", "reports", ".ecgforge")
-FORMER = ".former.partial"  # as `files.atomic_write` names the output that it replaces
+FORMER = ".former.partial"  # suffix of an output that `files.atomic_write` replaces
 
 
 def collect(really: bool) -> None:
-    """Print what nothing needs, and remove it where `really` is set.
+    """Print everything unneeded, and remove it if `really` is set.
 
     Raises:
-        EcgforgeError: a stage is at work, which may need what no record names yet, or the history
-            of champions is damaged.
+        EcgforgeError: a stage is running, whose outputs are not recorded yet; or git, dvc.lock or
+            the champion history cannot be read completely.
     """
     store.ensure_reachable()
     content = DvcStore()
     if content.lacks_git:
         raise EcgforgeError(
-            f"there is no git repository in {content.root}: what its commits need is not known, so "
-            "nothing is removed"
+            f"{content.root} is not in a git repository: the outputs that its commits need are "
+            "unknown, so nothing was removed"
         )
     with content.locked():
-        # A torn dvc.lock names fewer stages, and what the others made would seem to be needed by
-        # none.
+        # A truncated dvc.lock lists fewer stages, and the outputs of the others look unneeded.
         if mended := lock.mend(content.root):
             if really:
                 raise EcgforgeError(
-                    f"{mended}. It may lack what was made last, so nothing was removed: `ecgforge "
-                    "repro` brings it up to date"
+                    f"{mended}. The latest outputs may be missing from it, so nothing was removed: "
+                    "run `ecgforge repro` to complete it"
                 )
             console.err.print(mended)
         if really and not _has_stages(content.root):
             raise EcgforgeError(
-                f"{lock.LOCK} is missing or names no stage, so what the study made would seem to "
-                "be needed by none. Nothing was removed: "
-                f"`git checkout {lock.LOCK}` or `ecgforge repro` brings it back"
+                f"{lock.LOCK} is missing or has no stages, so all outputs would look unneeded. "
+                "Nothing was removed: restore it with "
+                f"`git checkout {lock.LOCK}` or `ecgforge repro`"
             )
         busy = content.at_work() or _at_work(content.root)
         if busy:
             raise EcgforgeError(
-                f"DVC is at work ({busy}), and what it makes is not on record yet: run `ecgforge "
-                "gc` when it has ended"
+                f"DVC is running ({busy}), and its outputs are not recorded yet: run `ecgforge gc` "
+                "when it has ended"
             )
         unread = garbage.unread_history()
         if unread and really:
@@ -100,9 +99,8 @@ def _has_stages(root: Path) -> bool:
 
 
 def _at_work(root: Path) -> str:
-    """Return which other process of ecgforge works in the project, in words; empty where none does.
-
-    Not all are started by DVC.
+    """Describe another ecgforge process in the project, also one that DVC did not start; empty if
+    there is none.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
@@ -120,7 +118,14 @@ def _at_work(root: Path) -> str:
 
 @dataclass
 class Plan:
-    """What would be removed: files, and what MLflow has."""
+    """The garbage: files and MLflow objects to remove.
+
+    Attributes:
+        files: paths to remove.
+        stale: MLflow objects to remove.
+        told: names to print, by kind.
+        size: bytes of the files.
+    """
 
     files: list[Path]
     stale: Stale
@@ -129,7 +134,7 @@ class Plan:
 
 
 def plan(content: DvcStore) -> Plan:
-    """Find what nothing needs. Removes nothing."""
+    """Find everything unneeded, without removing it."""
     needed = garbage.needed(content)
     stale = garbage.stale(needed, {folder.name for folder in _unfinished(content.root)})
     objects = [
@@ -147,24 +152,22 @@ def plan(content: DvcStore) -> Plan:
         "files of DVC's cache": [path.parent.name + path.name for path in objects],
         "versions": [version.label for version in stale.versions],
         "runs": [name for name, _ in stale.runs],
-        "models that were never registered": stale.models,
+        "unregistered models": stale.models,
         "checkpoints": [folder.name for folder in checkpoints],
-        "record sets of sweeps that were killed": [path.name for path in drawn],
-        "outputs that were never completed": [
-            path.relative_to(content.root).as_posix() for path in scratch
-        ],
+        "record sets of killed sweeps": [path.name for path in drawn],
+        "incomplete outputs": [path.relative_to(content.root).as_posix() for path in scratch],
     }
     if stale.killed:
-        told["runs whose process was killed: they end as KILLED"] = [
+        told["runs of killed processes, which get the status KILLED"] = [
             name for name, _ in stale.killed
         ]
     if stale.left + elsewhere:
-        told["left alone, since other projects may need them"] = [*stale.left, *elsewhere]
+        told["kept, since other projects may need them"] = [*stale.left, *elsewhere]
     return Plan(files, stale, told, sum(_size(path) for path in files))
 
 
 def _inside(path: Path, root: Path) -> bool:
-    """Whether a file or folder lies in the project, and not at the end of a link out of it."""
+    """Whether a path is in the project, with links resolved."""
     return path.parent.resolve().is_relative_to(root.resolve())
 
 
@@ -181,8 +184,8 @@ def _drawn(root: Path) -> list[Path]:
 
 
 def _scratch(root: Path) -> list[Path]:
-    """What `files.atomic_write` has left of outputs whose process was killed; a former output stays
-    where no new one took its place.
+    """Find partial files of `files.atomic_write` from killed processes. A former output is kept if
+    no new one replaced it.
     """
     found = [path for folder in SCRATCH for path in (root / folder).rglob(".*.partial")]
     lone = [
@@ -194,7 +197,7 @@ def _scratch(root: Path) -> list[Path]:
 
 
 def _free(drawn: Path) -> bool:
-    # as `files.atomic_write` names what is not complete yet
+    # `files.atomic_write` names incomplete outputs `.name.partial`
     whole_name = drawn.name.removeprefix(".").removesuffix(".partial")
     try:
         with held(drawn.with_name(whole_name), timeout=0):

@@ -1,4 +1,4 @@
-"""Draw WFDB records of a rhythm from a registered generator."""
+"""Generate WFDB records of a rhythm with a registered generator."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ecgforge.params import Compute, StrictConfig, checked
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.sources.folder import SYNTHETIC, TABLE
 
-CHUNK = 32  # records drawn at a time
+CHUNK = 32  # records generated at a time
 GAIN = 1000  # steps of a WFDB sample per unit
-LARGEST = 32.767  # units: 16 bits, and their lowest number means an invalid sample
-# One thread: the order of sums, and so the bytes, are then the same on any number of cores.
+LARGEST = 32.767  # units: samples have 16 bits, and the lowest value marks an invalid sample
+# One thread, so that the order of sums, and thus the bytes, do not depend on the number of cores.
 COMPUTE = Compute(accelerator="auto", devices=1, precision="auto", threads=1)
 
 
 class Drawing(StrictConfig):
-    """How records are drawn from a version, their rhythms and units: its sampling.json."""
+    """The content of a version's sampling.json: sampling parameters, rhythms and units."""
 
     sampling: dict[str, Any]
     rhythms: Annotated[list[str], Field(min_length=1)]
@@ -37,14 +37,16 @@ class Drawing(StrictConfig):
 
 
 def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> None:
-    """Write `count` synthetic records of `rhythm` to the new folder `out`, drawn as the study draws
-    from this version: WFDB files whose headers say that they are synthetic, and records.csv, so
-    that a source of the kind `folder` can read them. They are the twelve standard leads in mV; or,
-    of a version that learned leads in their standard deviations, the eight leads in these.
+    """Write `count` synthetic records of `rhythm` to the new folder `out`.
+
+    The records are WFDB files with headers that say that they are synthetic, and records.csv, so
+    that a source of the kind `folder` can read them. They have the twelve standard leads in mV. If
+    the version was trained on leads in `per_lead_std`, they have the eight leads in these units.
+    The sampling parameters are those of the version.
 
     Raises:
-        EcgforgeError: no such version or rhythm, its files are not the registered ones, `out`
-            exists, or signals that no WFDB file holds.
+        EcgforgeError: the version or the rhythm is unknown, its files differ from the registered
+            ones, `out` exists, or the signals exceed the range of a WFDB file.
     """
     if out.exists():
         raise EcgforgeError(f"{out} exists already: name a new folder")
@@ -53,11 +55,11 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
         history.warn(version.name)
     with signing.files(version) as folder:
         if not (folder / registry.DESCRIPTION).exists():
-            raise EcgforgeError(f"{version.label} is no generator")
+            raise EcgforgeError(f"{version.label} is not a generator")
         if not (folder / SAMPLING).exists():
             raise EcgforgeError(
-                f"{version.label} does not say how to draw from it: an older ecgforge registered "
-                "it; train it again"
+                f"{version.label} has no sampling parameters, since an older ecgforge registered "
+                "it: train it again"
             )
         generator = registry.load(folder, version.label)
         kept = checked(
@@ -67,7 +69,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
         )
     if rhythm not in kept.rhythms:
         raise EcgforgeError(
-            f"{version.label} has not learned the rhythm '{rhythm}': known are "
+            f"{version.label} was not trained on the rhythm '{rhythm}': use one of "
             f"{', '.join(kept.rhythms)}"
         )
     sampling = checked(type(generator).Sampling, kept.sampling, f"{version.label}, {SAMPLING}")
@@ -77,7 +79,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
     starts = range(0, count, CHUNK)
     with atomic_write(out) as scratch:
         scratch.mkdir()
-        for start in console.track(starts, f"drawing {rhythm}"):
+        for start in console.track(starts, f"generating {rhythm}"):
             chunk = rows.iloc[start : start + CHUNK]
             for name, record_seed, signals in zip(
                 names[start:], chunk["seed"], artist.draw(chunk), strict=False
@@ -88,12 +90,12 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             "record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names)
         )
         (scratch / SYNTHETIC).write_text(
-            f"These records are synthetic, drawn from {version.label} by ecgforge: no patient was "
-            "recorded.\n"
+            f"These records are synthetic, generated with {version.label} by ecgforge. They are "
+            "not recordings of patients.\n"
         )
     console.out.print(
-        f"{count} synthetic records of {rhythm} are in {out}, drawn from {version.label} with seed "
-        f"{seed}."
+        f"{count} synthetic records of {rhythm} are in {out}, generated with {version.label} and "
+        f"seed {seed}."
     )
 
 
@@ -105,13 +107,13 @@ def _comments(
     )
     scale = {
         "mV": "mV; III, aVR, aVL and aVF follow from I and II",
-        "per_lead_std": "each lead in its standard deviations, no amplitudes in mV",
+        "per_lead_std": "each lead in its standard deviations, not in mV",
     }
     return [
-        "SYNTHETIC ECG: drawn by a generator, no patient was recorded",
-        f"generator: {version.label}, learned from {patients}",
-        f"rhythm asked for: {rhythm}",
-        f"seed: {seed}, of this record: {record_seed}",
+        "SYNTHETIC ECG: made by a generator, not a recording of a patient",
+        f"generator: {version.label}, trained on {patients}",
+        f"requested rhythm: {rhythm}",
+        f"seed: {seed}, seed of this record: {record_seed}",
         f"units: {scale[units]}",
     ]
 
@@ -124,10 +126,10 @@ def _write(
     sampling_rate: int,
     comments: Sequence[str],
 ) -> None:
-    if not np.abs(signals).max() <= LARGEST:  # not so for NaN, either
+    if not np.abs(signals).max() <= LARGEST:  # also true for NaN
         raise EcgforgeError(
-            f"the generator gave signals that are not finite or beyond {LARGEST} {units}: train it "
-            "longer"
+            f"the generated signals are not finite, or exceed {LARGEST} {units}: train the "
+            "generator longer"
         )
     leads, rows = (
         (STANDARD_LEADS, twelve_leads(signals, units)) if units == "mV" else (LEADS, signals)

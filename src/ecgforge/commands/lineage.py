@@ -1,4 +1,4 @@
-"""Print, draw and verify where a model version or a record set comes from."""
+"""Print, draw and verify the lineage of a model version or a record set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.provenance.lineage import Node
 from ecgforge.tracking import store
 
-SUFFIX, WRITTEN = ".mmd", re.compile(rb"%% Lineage of ")  # of a drawing, and what it starts with
+SUFFIX, WRITTEN = ".mmd", re.compile(rb"%% Lineage of ")  # of a flowchart file, and its first bytes
 
 
 def show(reference: str, out: Path | None) -> None:
@@ -60,8 +60,7 @@ def _title(role: str, node: Node) -> Text:
 def mermaid(node: Node) -> str:
     """Return the lineage as a Mermaid flowchart.
 
-    An arrow leads from each thing to what it was made from, labelled with the part that this
-    played.
+    Each arrow points from an artefact to one of its inputs; its label is the input's role.
     """
     lines = [
         f"%% Lineage of {' '.join(node.name.split())}",
@@ -86,17 +85,19 @@ def _label(node: Node) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text in one line, with characters special to Mermaid or HTML as Mermaid's entities."""
+    """Return text on one line, with special characters of Mermaid and HTML as entities."""
     entities = {ord(character): f"#{ord(character)};" for character in '#"<>&;`'}
     return " ".join(text.split()).translate(entities)
 
 
 def verify(references: list[str]) -> None:
-    """Recompute every digest in the lineage of each reference, or of each aliased version, and
-    print what is where.
+    """Check every digest in the lineage of each reference, and print the results.
+
+    Args:
+        references: versions, runs, files or folders; all versions with an alias if empty.
 
     Raises:
-        EcgforgeError: something no longer matches, or is no longer available.
+        EcgforgeError: an artefact does not match its digest, or is no longer available.
     """
     store.ensure_reachable()
     content = DvcStore()
@@ -106,7 +107,7 @@ def verify(references: list[str]) -> None:
     ]
     if not chosen:
         raise EcgforgeError(
-            "no version has an alias yet: name a version, run, file or folder to verify"
+            "no version has an alias yet: give a version, run, file or folder to verify"
         )
     for name in sorted(
         {
@@ -144,5 +145,5 @@ def _found(node: Node, content: DvcStore) -> tuple[str, bool]:
         facts = [node.facts[name] for name in ("run", "commit", "version") if name in node.facts]
         return "; ".join(facts), not node.lost
     if not node.digest:
-        return "named by the stage's record", True
+        return "listed in the stage's record", True
     return content.place(node.digest, node.path)

@@ -1,6 +1,4 @@
-"""Say what a profile needs before anything runs: cells, trainings, and how long they take on this
-machine.
-"""
+"""Estimate the work of a profile: cells, trainings, and their time on this machine."""
 
 from __future__ import annotations
 
@@ -26,20 +24,21 @@ from ecgforge.records.rhythms import RHYTHMS
 PREPARED = Path("data/prepared")
 # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
 PUBLISHED = {"ptbxl": 21799, "chapman": 45152}
-TRAINED = 0.8  # of a set's records
-STAGE = 5.0  # s that a stage takes beside its work, with libraries loaded
-# what a step of training takes, by that of the network alone: optimiser, averaged weights,
-# validation, checkpoints
+TRAINED = 0.8  # share of a dataset's records in the training split
+STAGE = 5.0  # s of overhead per stage, mostly imports
+# time of a training step relative to the network alone: optimiser, averaged weights, validation,
+# checkpoints
 LOOP = 1.5
-# s that all quality scores of a set take, and for each record of a sample more
+# s for all quality scores of a record set: constant, and for each record of a sample
 SCORED, SCORED_RECORD = 6.0, 0.03
-COMPARED = 1e-6  # s that a pair of records takes, on one core
-PARTS = 3  # of steps that are timed, after one to warm up
+COMPARED = 1e-6  # s per pair of records, on one core
+PARTS = 3  # timed steps, after one to warm up
 
 
 def show(params: Params) -> None:
-    """Print a table of the stages: cells, trainings, records drawn, and time, from a few steps of
-    each network timed here.
+    """Print a table of the stages: cells, trainings, generated records and time.
+
+    The times are estimates from a few timed steps of each network.
     """
     counts = {dataset: _counts(params, dataset) for dataset in params.datasets}
     known = all(_prepared(params, dataset) for dataset in params.datasets)
@@ -71,12 +70,12 @@ def show(params: Params) -> None:
     jobs = os.cpu_count() or 1
     console.out.print(table)
     console.out.print(
-        f"{cells} cells, {_time(total)} one after the other, some {_time(total / jobs)} with "
-        f"{jobs} side by side."
+        f"{cells} cells: {_time(total)} one after the other, about {_time(total / jobs)} with "
+        f"{jobs} in parallel."
     )
-    source = "the prepared datasets" if known else "what the sources are expected to hold"
+    source = "the prepared datasets" if known else "the expected sizes of the sources"
     console.out.print(
-        f"Records are those of {source}; steps were timed just now, with "
+        f"The numbers of records come from {source}. The steps were timed on this machine with "
         f"{params.active.compute.threads} thread(s)."
     )
 
@@ -102,9 +101,7 @@ def _sources(params: Params, dataset: str) -> list[str]:
 
 
 def _prepared(params: Params, dataset: str) -> RecordSet | None:
-    """The prepared dataset, where it is there and, as far as about.json tells, that of the profile
-    in use and not of another.
-    """
+    """The prepared dataset if it exists and its about.json fits the active profile, or None."""
     if not (PREPARED / dataset).exists():
         return None
     found = RecordSet.open(PREPARED / dataset)
@@ -119,7 +116,7 @@ def _prepared(params: Params, dataset: str) -> RecordSet | None:
 
 
 def _holds(about: About, params: Params, name: str) -> bool:
-    """Whether a set may be of the source: it does not say where real records are from."""
+    """Whether a record set can come from the source; about.json does not name a real source."""
     source = params.source(name)
     if isinstance(source, SimulatedSource):
         return (
@@ -155,7 +152,7 @@ def _signals(params: Params, batch: int) -> torch.Tensor:
 
 
 def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
-    """Seconds that a step of each backbone takes."""
+    """Seconds per training step of each backbone."""
     found = {}
     others = map(params.classifier_settings, params.sweep_targets.backbones)
     for settings in (params.classifier, *others):
@@ -183,7 +180,7 @@ def _generator(params: Params, name: str, rhythms: int) -> Generator:
 
 
 def _seconds_of_training(params: Params, name: str, rhythms: int) -> float:
-    """Seconds that all steps of a generator take."""
+    """Seconds of all training steps of a generator."""
     generator, total = _generator(params, name, rhythms).train(), 0.0
     for phase, training in params.generator(name).training.items():
         signals, labels = (

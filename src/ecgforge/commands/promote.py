@@ -1,4 +1,4 @@
-"""Judge a version, make it champion, go back, and tell the history."""
+"""Promote a version to champion, roll back, and print the champion history."""
 
 from __future__ import annotations
 
@@ -22,14 +22,22 @@ def promote(
     force: bool,
     reason: str,
 ) -> None:
-    """Judge a version by the gates, print the verdict, and make it champion if it passed; with
-    `dry_run`, nothing is written.
+    """Check a version by the gates, print the results, and make it champion if it passes.
+
+    Args:
+        params: the parameters.
+        name: the registered model.
+        number: the version, or None to choose it.
+        best: choose the best version.
+        dry_run: only print; write nothing.
+        force: promote a version that fails gates.
+        reason: kept in the history; required with `force`.
 
     Raises:
-        EcgforgeError: it failed, or cannot be judged; see `registry.promotion`.
+        EcgforgeError: the version fails, or cannot be checked; see `registry.promotion`.
     """
     if force and not reason.strip():
-        raise EcgforgeError("--force needs a --reason; it stays on record")
+        raise EcgforgeError("--force needs a --reason, which the history keeps")
     store.ensure_reachable()
     if not dry_run:
         signing.ready()
@@ -58,7 +66,7 @@ def promote(
 
 def _print(verdict: promotion.Verdict) -> None:
     table = Table(title=f"{verdict.version.label} against {verdict.against}", title_justify="left")
-    for heading in ("gate", "figure", "bound", "passed"):
+    for heading in ("gate", "value", "bound", "passed"):
         table.add_column(heading, overflow="fold")
     for gate in verdict.gates:
         cells = (gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO")
@@ -82,8 +90,8 @@ def rollback(name: str, reason: str) -> None:
 
 
 def show(name: str) -> None:
-    """Print who made which version of `name` champion, when, why, and on what evidence; and what
-    does not fit.
+    """Print the champion history of `name`: time, user, version, reason and evidence of each entry,
+    and its faults.
     """
     if not versions.versions(name):
         raise EcgforgeError(f"no model is registered as '{name}'")

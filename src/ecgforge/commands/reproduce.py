@@ -1,5 +1,5 @@
-"""Train a registered version again, from its commit and its data, in a scratch folder, and compare
-the weights.
+"""Train a registered version again from its commit and data, in a temporary folder, and compare the
+weights.
 """
 
 from __future__ import annotations
@@ -27,47 +27,49 @@ from ecgforge.provenance.dvc_store import DvcStore, Step
 from ecgforge.tracking import store
 from ecgforge.tracking.store import git, has_commit, inside
 
-# commands; a dvc.lock of any branch could hold others
+# allowed commands, since the dvc.lock of a branch could have any other
 REGISTERING = ("train-generator", "train-classifier")
 
 
 def reproduce(reference: str) -> None:
-    """Run the DVC stage that made a version again as it was then, with a tracking store of its own,
-    and say how near its weights come.
+    """Run the DVC stage of a version again and compare the weights.
+
+    The stage runs with the code, parameters and data of the version, and with its own tracking
+    store.
 
     Raises:
-        EcgforgeError: the commit, the stage's record or its data are gone, the record's command is
-            no training, or the stage fails.
+        EcgforgeError: the commit, the stage's record or its data are missing, the recorded command
+            does not train a version, the stage fails, or the weights differ.
     """
     store.ensure_reachable()
     version, content = versions.find(reference), DvcStore()
     commit = version.tags.get("git.commit", "")
     if not git(content.root, "rev-parse", "--git-dir"):
         raise EcgforgeError(
-            f"{version.label} cannot be made again: there is no git repository in {content.root}"
+            f"{version.label} cannot be reproduced: {content.root} is not in a git repository"
         )
     if not has_commit(content.root, commit):
         raise EcgforgeError(
-            f"{version.label} cannot be made again: its commit {commit or '(unknown)'} is not in "
+            f"{version.label} cannot be reproduced: its commit {commit or '(unknown)'} is not in "
             "this repository"
         )
     if version.tags.get("git.dirty") == "true":
         console.out.print(
-            f"{version.label} was made with changes that were not committed: what follows is its "
-            "commit without them.",
+            f"{version.label} was trained with uncommitted changes; this run uses its commit "
+            "without them.",
             style="yellow",
         )
     step = lineage.step_of(version, content)
     if step is None:
         raise EcgforgeError(
-            f"{version.label} cannot be made again: no dvc.lock, in git or here, holds a record of "
-            "its stage"
+            f"{version.label} cannot be reproduced: no dvc.lock, in git or in the working tree, "
+            "has a record of its stage"
         )
     arguments = _arguments(step.command)
     if not arguments:
         raise EcgforgeError(
-            f"{version.label} is not made again: its stage's record says `{step.command}`, which "
-            "trains no version"
+            f"{version.label} cannot be reproduced: the command of its stage, `{step.command}`, "
+            "does not train a version"
         )
     with tempfile.TemporaryDirectory(prefix="ecgforge-reproduce-") as scratch:
         folder = _clone(content.root, commit, Path(scratch) / "project")
@@ -77,18 +79,21 @@ def reproduce(reference: str) -> None:
         ended = subprocess.run(arguments, cwd=folder, env=environment, check=False)
         if ended.returncode:
             raise EcgforgeError(
-                f"the stage of {version.label} ended with exit code {ended.returncode}, see above"
+                f"the stage of {version.label} failed with exit code {ended.returncode}, see above"
             )
         _compare(version, lineage.rerun_weights(version, folder))
 
 
 def _arguments(command: str) -> list[str]:
-    """Return the words of a command that trains and registers, for no shell to read; none of any
-    other, or of one that reads or writes outside of the folder that it is started in.
+    """Split a training command into words, to run it without a shell.
+
+    Returns:
+        The words, or none if the command is not a known training, or uses a path outside the
+        project.
     """
     try:
         program, stage, *others = shlex.split(command)
-    except ValueError:  # one word, or a quotation that does not end
+    except ValueError:  # one word, or an unclosed quote
         return []
     known = program == "ecgforge" and stage in REGISTERING and "\n" not in command
     return (
@@ -99,11 +104,14 @@ def _arguments(command: str) -> list[str]:
 
 
 def _clone(root: Path, commit: str, clone: Path) -> Path:
-    """Check out a commit of the repository that the project in `root` is in, or is, and return the
-    project's folder in it.
+    """Check out a commit of the repository that contains `root`.
+
+    Returns:
+        The project's folder in the checkout.
 
     Raises:
-        EcgforgeError: git refuses, the commit has no such project, or a link in it leads out of it.
+        EcgforgeError: git fails, the commit does not have the project, or one of its links points
+            outside the repository.
     """
     top = git(root, "rev-parse", "--show-toplevel", needed=True)
     for command in (
@@ -120,17 +128,17 @@ def _clone(root: Path, commit: str, clone: Path) -> Path:
     for path in clone.rglob("*"):
         if path.is_symlink() and not path.resolve().is_relative_to(clone.resolve()):
             raise EcgforgeError(
-                f"commit {commit} is not run: its link {path.relative_to(clone)} leads out of the "
-                "repository"
+                f"commit {commit} was not run: its link {path.relative_to(clone)} points outside "
+                "the repository"
             )
     folder = clone / git(root, "rev-parse", "--show-prefix")
     if not (folder / "params.yaml").is_file():
-        raise EcgforgeError(f"commit {commit} has no params.yaml where the project is now")
+        raise EcgforgeError(f"commit {commit} has no params.yaml in the project's folder")
     return folder
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """Return an environment in which the code of a checkout runs, and knows of no other project."""
+    """Return an environment that runs the code of a checkout, without variables of this project."""
     found = {
         key: value
         for key, value in os.environ.items()
@@ -141,38 +149,38 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _resolved(folder: Path) -> dict[str, Any]:
-    """Return the parameters of a checkout with all defaults, by its own code.
+    """Return the resolved parameters of a checkout, as its own code resolves them.
 
     Raises:
-        EcgforgeError: its params.yaml is refused.
+        EcgforgeError: its params.yaml is invalid.
     """
     command = ["ecgforge", "params"]
     ended = subprocess.run(
         command, cwd=folder, env=_environment(folder), capture_output=True, text=True, check=False
     )
     if ended.returncode:
-        raise EcgforgeError(f"the commit's parameters are refused: {ended.stderr.strip()}")
+        raise EcgforgeError(f"the commit's parameters are invalid: {ended.stderr.strip()}")
     found: dict[str, Any] = yaml.safe_load(ended.stdout)
     return found
 
 
 def _lay_out(content: DvcStore, step: Step, threads: int | None, folder: Path) -> None:
-    """Put the stage's parameters, the run's number of threads, and the data into a checkout of the
-    commit.
-    """
+    """Write the stage's parameters, the run's number of threads and the data to a checkout."""
     params = folder / "params.yaml"
     tree = yaml.safe_load(params.read_text())
     changed = _set(tree, step.parameters, threads, _resolved(folder)) if step.parameters else []
     if changed:
         console.out.print(
-            "The stage ran with other parameters than its commit has, and does so now: "
+            "The stage ran with parameters that differ from its commit; this run uses them too: "
             f"{', '.join(changed)}"
         )
         params.write_text(yaml.safe_dump(tree, sort_keys=False))
     for path, digest in step.deps.items():
         there = folder / path
         if not inside(path):
-            raise EcgforgeError(f"{path} in the stage's record leads out of the project: refused")
+            raise EcgforgeError(
+                f"{path} in the stage's record points outside the project, so it was not run"
+            )
         if path.startswith("src/") or (there.exists() and md5(there) == digest):
             continue
         content.copy(digest, path, there)
@@ -181,12 +189,17 @@ def _lay_out(content: DvcStore, step: Step, threads: int | None, folder: Path) -
 def _set(
     tree: dict[str, Any], parameters: dict[str, Any], threads: int | None, used: dict[str, Any]
 ) -> list[str]:
-    """Put dotted resolved `parameters` into `tree`, which is params.yaml; return the names of those
-    that changed.
+    """Write resolved parameters to a params.yaml tree.
 
     Args:
-        threads: which no stage depends on, but to the last byte its weights do.
+        tree: the content of params.yaml; changed in place.
+        parameters: values by dotted name.
+        threads: the run's number of threads. It is not a dependency of a stage, but it changes the
+            last digits of the weights.
         used: the parameters that `tree` resolves to.
+
+    Returns:
+        The names of the changed parameters.
     """
     wanted = parameters | ({"compute.threads": threads} if threads else {})
     changed = []
@@ -205,7 +218,7 @@ def _set(
 
 
 def _at(tree: Any, name: str) -> Any:
-    """Return the value of a dotted name; None where there is none."""
+    """Return the value of a dotted name, or None."""
     for part in name.split("."):
         tree = tree.get(part) if isinstance(tree, dict) else None
     return tree
@@ -223,8 +236,7 @@ def _compare(version: Version, found: Path) -> None:
         key: value.shape for key, value in now.items()
     }:
         raise EcgforgeError(
-            f"{version.label}: the weights made now have other names or shapes than those that "
-            "were registered"
+            f"{version.label}: the new weights have other names or shapes than the registered ones"
         )
     gap = max(
         float(abs(before[key].astype(float) - now[key].astype(float)).max(initial=0))
@@ -232,6 +244,6 @@ def _compare(version: Version, found: Path) -> None:
     )
     scale = max(float(abs(value.astype(float)).max(initial=0)) for value in before.values())
     raise EcgforgeError(
-        f"{version.label}: the weights made now differ by up to {gap:.3g}; the largest weight is "
+        f"{version.label}: the new weights differ by up to {gap:.3g}; the largest weight is "
         f"{scale:.3g}"
     )

@@ -1,4 +1,4 @@
-"""Score any two record sets; nothing is tracked."""
+"""Score any two record sets, without tracking."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from ecgforge.records.record_set import RecordSet
 
 
 def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None:
-    """Print the scores of any two record sets over all rhythms, and write all of them to the CSV
-    `out`; nothing is tracked.
+    """Print the quality scores of two record sets over all rhythms, without tracking.
+
+    Args:
+        params: the parameters; `quality` applies.
+        real: folder of the real record set.
+        synthetic: folder of the synthetic record set.
+        out: CSV file for all scores, also by rhythm.
     """
     if out:
         outputs.check_file(out, ".csv", re.compile(rb"rhythm,metric,value,"), [real, synthetic])
@@ -56,7 +61,7 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
         print(flag)
     rows = found[judged(found)].groupby("rhythm", sort=False)["beyond"]
     counts = ", ".join(f"{rhythm} {part.sum()} of {len(part)}" for rhythm, part in rows)
-    print(f"▲ Further from its baseline than chance explains: {counts} scores.")
+    print(f"▲ Farther from the real-vs-real baseline than chance explains: {counts} scores.")
     left_out = [rhythm for rhythm in records.about.rhythms if rhythm not in set(found["rhythm"])]
     if left_out:
-        print(f"Not scored, for want of records of it in one of the sets: {', '.join(left_out)}.")
+        print(f"Not scored, since one of the sets has too few records: {', '.join(left_out)}.")

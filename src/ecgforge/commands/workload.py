@@ -1,4 +1,4 @@
-"""The work of a profile before anything runs: cells, trainings, and records to draw."""
+"""The work of a profile: cells, trainings and records to generate."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class Work:
     """The work of all cells of a stage.
 
     Attributes:
+        stage: the stage's name.
         cells: cells of DVC.
-        steps: of training, by backbone.
-        trainings: of generators, by generator; a variation counts as one.
+        steps: training steps, by backbone.
+        trainings: trainings of generators, by generator; a variation counts as one.
         drawn: synthetic records, by generator.
-        scored: record sets whose quality is measured; without intervals one counts as a third.
-        compared: pairs of a synthetic and a real training record, in search of copies.
+        scored: record sets with quality scores; a set without intervals counts as a third.
+        compared: pairs of a synthetic and a real training record for the search of copies.
     """
 
     stage: str
@@ -40,7 +41,8 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     """Yield the work of each stage, in the order of the study.
 
     Args:
-        real: training records of each dataset, by rhythm, known or expected.
+        params: the parameters.
+        real: training records by dataset and rhythm, known or expected.
     """
     yield Work("params", 1)
     yield Work("acquire", len(params.sources))
@@ -52,7 +54,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
 
 
 def _tuning(params: Params) -> Iterator[Work]:
-    """Count as if no trial were pruned."""
+    """Count all trials, since pruning is not predictable."""
     sets, tuning = len(params.datasets), params.classifier.tuning
     steps = sets * tuning.n_trials * tuning.repeats * params.classifier.training.steps
     yield Work("tune_classifier", sets, Counter({params.backbone: steps} if steps else {}))
@@ -60,7 +62,7 @@ def _tuning(params: Params) -> Iterator[Work]:
     for name in params.generators:
         one = params.generator(name).tuning
         if one.n_trials:
-            # Trials that differ in sampling only share a training.
+            # Trials that differ only in sampling share a training.
             shared = all(key.startswith("sampling.") for key in one.space)
             work.trainings[name] = sets * (1 if shared else one.n_trials)
             work.drawn[name] = sets * one.n_trials * one.records * len(RHYTHMS)

@@ -1,3 +1,3 @@
-"""Generators of ECG records by rhythm: pure torch, one contract (`common.base.Generator`), one
-package for each.
+"""Generators of ECG records by rhythm: pure torch, one interface (`common.base.Generator`), one
+package per generator.
 """

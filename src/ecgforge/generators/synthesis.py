@@ -1,4 +1,4 @@
-"""Draw a synthetic record set from a trained generator, chunk by chunk."""
+"""Generate a synthetic record set with a trained generator, in chunks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from ecgforge.params import Compute, StrictConfig, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
 from ecgforge.workers import init_worker
 
-Counts = Mapping[str, Mapping[str, int]]  # records to draw, by split and rhythm
+Counts = Mapping[str, Mapping[str, int]]  # records to generate, by split and rhythm
 
 
 def plan(rhythms: tuple[str, ...], wanted: Counts, seed: int) -> pd.DataFrame:
-    """Return a row for every record to draw: rhythm, split, and a seed that no other record of the
-    set has.
+    """Return a row for each record to generate: rhythm, label, split, number and a unique seed.
 
-    The seed depends on the split, the rhythm and the record's number in them alone, so that a
-    larger set holds the smaller one.
+    The record's seed depends only on `seed`, the split, the rhythm and the record's number in them,
+    so that a larger set contains the smaller one.
     """
     rows = []
     for number, split in enumerate(SPLITS):
@@ -54,18 +53,22 @@ def synthesize(
     made: dict[str, Any],
     out: Path,
 ) -> None:
-    """Write a synthetic record set to `out`, in constant memory, on as many processes or GPUs as
-    `compute.devices` says.
+    """Write a synthetic record set to `out`, in constant memory, on `compute.devices` processes or
+    GPUs.
 
     Args:
+        generator: the trained generator.
         name: the generator's name; becomes the records' origin.
-        wanted: how many records of each split and rhythm; those of the parameters, or of a sweep.
-        source: the record set that the generator learned from; the synthetic one is of the same
-            kind.
-        made: provenance to keep in about.json.
+        sampling: its sampling parameters.
+        wanted: the number of records of each split and rhythm.
+        synthesis: seed and chunk size.
+        compute: devices and threads.
+        source: the record set that trained the generator; the synthetic one has the same format.
+        made: provenance to store in about.json.
+        out: the new folder.
 
     Raises:
-        EcgforgeError: the generator gave a signal that is not finite.
+        EcgforgeError: a generated signal is not finite.
     """
     settings = checked(type(generator).Sampling, sampling, f"generators.{name}.sampling")
     rows = plan(source.about.rhythms, wanted, synthesis.seed)
@@ -80,8 +83,8 @@ def synthesize(
         ):
             if not np.isfinite(signals).all():
                 raise EcgforgeError(
-                    f"{name} gave signals that are not finite: train it longer, or with a lower "
-                    "learning_rate"
+                    f"{name} generated signals that are not finite: train it longer, or with a "
+                    "lower learning_rate"
                 )
             writer.append(signals, _table(chunk, name))
 
@@ -89,7 +92,7 @@ def synthesize(
 def _drawn(
     generator: Generator, sampling: StrictConfig, chunks: Sequence[pd.DataFrame], compute: Compute
 ) -> Iterator[np.ndarray]:
-    """Draw the records of each chunk, in order; which process draws a chunk doesn't change it."""
+    """Generate the records of each chunk, in order; they do not depend on the process."""
     if compute.devices == 1:
         artist = Artist(generator, sampling, compute, 0)
         yield from map(artist.draw, chunks)
@@ -102,18 +105,18 @@ def _drawn(
         compute.devices, context, _move_in, (generator, sampling, compute, places)
     ) as pool:
         try:
-            # no more than these are held in memory
+            # one chunk per process limits the memory
             for first in range(0, len(chunks), compute.devices):
                 yield from pool.map(_draw_here, chunks[first : first + compute.devices])
         except BrokenProcessPool:
             raise EcgforgeError(
-                "a process that draws records was killed, perhaps for lack of memory: run again, "
-                "or lower synthesis.chunk"
+                "a process that generates records was killed, perhaps for lack of memory: run "
+                "again, or lower synthesis.chunk"
             ) from None
 
 
 class Artist:
-    """A generator on a device of its own, and how it samples."""
+    """A generator on its device, with its sampling parameters."""
 
     def __init__(
         self, generator: Generator, sampling: StrictConfig, compute: Compute, place: int
@@ -131,7 +134,7 @@ class Artist:
         return self.generator.sample(labels, seeds, self.sampling).float().cpu().numpy()
 
 
-_artist: Artist  # of this process, where several draw
+_artist: Artist  # of this process, if several generate records
 
 
 def _move_in(

@@ -1,4 +1,4 @@
-"""Train a generator on a record set, phase by phase."""
+"""Train a generator on a record set, one phase after the other."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ def train(
     folder: Path,
     log: Log,
 ) -> base.Generator:
-    """Train the generator `name` on the training split of `records`, validating on its validation
-    split.
+    """Train a generator on the training split of `records`, with its validation split.
 
     Args:
-        folder: keeps the checkpoints of each phase; a later call goes on from them.
-        log: receives the curves; steps count on from phase to phase, and a figure's name starts
-            with its phase where there are several.
+        name: the generator's name.
+        settings: its parameters.
+        records: a record set with both splits.
+        compute: devices, precision and threads.
+        folder: for the checkpoints of each phase; a later call resumes from them.
+        log: receives the metrics. Steps count over all phases; the name of a metric starts with
+            its phase if there are several.
+
+    Returns:
+        The trained generator, in evaluation mode.
     """
     about = records.about
     train_split, validation = records.split("train"), records.split("validation")

@@ -1,31 +1,29 @@
-"""Records as beats laid out in time: the typical beat of a record, and where beats put every
-sample.
-"""
+"""The typical beat of a record, and the position of each sample relative to the beats."""
 
 from __future__ import annotations
 
 import numpy as np
 
-BEFORE, AFTER = 0.36, 0.6  # s about an R peak, of a typical beat
-# of an RR interval, that belongs to the beat before it: the P wave is the next beat's
+BEFORE, AFTER = 0.36, 0.6  # s of a typical beat before and after the R peak
+# share of an RR interval that belongs to the beat before; the rest has the P wave of the next beat
 PART_AFTER = 0.62
-WIDTH = 0.03  # s, of the mark of a beat
-FAR = 2.0  # s, beyond which a beat is far
+WIDTH = 0.03  # s, width of a beat's mark
+FAR = 2.0  # s, limit of the times to the nearest beats
 CHANNELS = 5  # of a map
 
 
 def columns(sampling_rate: int) -> int:
-    """Return the samples of a typical beat."""
+    """Return the number of samples of a typical beat."""
     return round(BEFORE * sampling_rate) + round(AFTER * sampling_rate)
 
 
 def typical_beat(signals: np.ndarray, peaks: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """Return the median over a record's beats, `[leads, columns]`; zeros where no beat lies whole
-    in the record.
+    """Return the median over a record's complete beats, `[leads, columns]`; zeros without any.
 
     Args:
         signals: `[leads, samples]`.
-        peaks: places of the R peaks, in samples.
+        peaks: positions of the R peaks, in samples.
+        sampling_rate: Hz.
     """
     first = round(BEFORE * sampling_rate)
     window = np.rint(peaks).astype(int)[:, None] + np.arange(columns(sampling_rate)) - first
@@ -38,12 +36,17 @@ def typical_beat(signals: np.ndarray, peaks: np.ndarray, sampling_rate: int) -> 
 
 
 def layout(times: np.ndarray, samples: int, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a record's beat times, in s, say at every sample.
+    """Describe each sample by its position relative to the beats.
+
+    Args:
+        times: beat times, s.
+        samples: length of the record.
+        sampling_rate: Hz.
 
     Returns:
-        The map, `[CHANNELS, samples]`: a mark at each beat, the time since the last one and until
-            the next, the place between them, and that beats are known; zeros where there are fewer
-            than two. And the column of the typical beat that a sample shows, `[samples]`.
+        The map, `[CHANNELS, samples]`: a mark at each beat, the time since the last beat and until
+            the next one, the relative position between them, and 1; all zeros with fewer than two
+            beats. And the column of the typical beat at each sample, `[samples]`.
     """
     if len(times) < 2:
         return np.zeros((CHANNELS, samples), dtype=np.float32), np.zeros(samples, dtype=np.int64)
@@ -53,7 +56,7 @@ def layout(times: np.ndarray, samples: int, sampling_rate: int) -> tuple[np.ndar
     since, until = now - around[following - 1], around[following] - now
     mark = np.exp(-0.5 * (np.minimum(abs(since), abs(until)) / WIDTH) ** 2)
     place = (since / (since + until).clip(min=1e-3)).clip(0, 1)
-    # Beats are laid out on whole samples, as they were taken.
+    # Beats start at whole samples, as in `typical_beat`.
     whole = np.rint(around * sampling_rate).astype(int)
     shown = np.arange(samples) - np.where(
         place < PART_AFTER, whole[following - 1], whole[following]

@@ -1,17 +1,18 @@
-"""Beat-Diffusion, ours: the rhythm first, then the beat, then the record.
+"""Beat-Diffusion, our own generator: it samples the rhythm, then a typical beat, then the record.
 
-What others' generators get wrong on ten-second records is the rhythm: RR intervals irregular where
-they should be regular; and their records crowd about a mean patient. So the parts that differ
-between patients are drawn on their own: a small recurrent model draws the beat times of a rhythm,
-interval by interval; a diffusion model draws the patient's typical beat, and how much of drift and
-noise lies on each lead; a second one draws the eight leads given that beat laid out at those times
-(a cascade: Ho et al. 2022, "Cascaded Diffusion Models for High Fidelity Image Generation"). It is
-left with what varies from beat to beat, and needs few steps.
+The other generators have two faults on records of ten seconds: regular rhythms get irregular RR
+intervals, and the records vary too little between patients. Beat-Diffusion therefore has a cascade
+of three models (Ho et al. 2022, "Cascaded Diffusion Models for High Fidelity Image Generation"):
 
-A denoiser of a thousand beats that does not learn them by heart leans towards their mean, and what
-it draws varies too little (three quarters of the standard deviation on real records). So drawn
-beats are stretched about their rhythm's mean until they vary as training beats do, by as much along
-each principal axis as was measured once after training.
+1. A small recurrent model samples the RR intervals, one after the other.
+2. A diffusion model samples the typical beat of a patient, and the drift and noise of each lead.
+3. A diffusion model samples the eight leads, given this beat at the sampled beat times. It only
+   models the differences between beats, and needs few steps.
+
+A denoiser trained on a thousand beats, without memorising them, samples beats that vary too little:
+on real records, their standard deviation is three quarters of that of training beats. Sampled beats
+are therefore stretched away from their rhythm's mean along principal axes. The stretches are
+measured once, after training.
 """
 
 from __future__ import annotations
@@ -39,40 +40,36 @@ from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 
-DRIFT = 0.5  # s, of the moving average that parts drift from noise
-# columns that say each: how much drift a lead has beside its typical beat, and how much noise
-LEVELS = 4
-QUIET = 0.01  # of a standard deviation, added to levels, of which logarithms are taken
-PART = 0.5  # of a record, that a step of training sees
+DRIFT = 0.5  # s, the moving average that separates drift from noise
+LEVELS = 4  # columns for each level: the drift of a lead, and its noise
+QUIET = 0.01  # standard deviations, added to a level before its logarithm
+PART = 0.5  # share of a record in a training step
 BATCH = 256  # records whose beats are measured at a time
-REMEMBERED = 8192  # records whose beats are kept, some 30 MB
+REMEMBERED = 8192  # records whose beats are cached, about 30 MB
 TYPICAL_LEVEL = 1.5  # minus the logarithm of a common level
-# principal axes along which beats are stretched; on real records they hold 98 % of the variance
-AXES = 96
-LEVEL_WEIGHT = 3.0  # of a level beside a column of a beat, in finding the axes
+AXES = 96  # principal axes of the stretches; on real records they have 98 % of the variance
+LEVEL_WEIGHT = 3.0  # weight of a level against a column of a beat, to find the axes
 MOST_STRETCH = 2.0
-# training records, and calls of the beat's network, that stretches are measured with
+# training records and network calls to measure the stretches
 MEASURED, MEASURED_STEPS = 4096, 12
 
 
 class BeatDiffusionNetwork(UNetNetwork):
-    """The record's U-Net, and the networks of what it is given: the beat's U-Net and the model of
-    RR intervals.
-    """
+    """Parameters of the record's U-Net, the beat's U-Net and the model of RR intervals."""
 
     rhythm: RhythmNetwork
     beat: UNetNetwork
 
 
 class BeatDiffusionSampling(DiffusionSampling):
-    """`beat_steps` is the calls of the beat's network."""
+    """Sampling parameters; `beat_steps` is the number of calls of the beat's network."""
 
     beat_steps: Positive
 
 
 class TypicalBeats(Diffusion):
-    """Typical beats with their levels, `[batch, leads, columns]`, in standard deviations, by rhythm
-    and mean RR interval.
+    """A generator of typical beats with their levels, `[batch, leads, columns]`, in standard
+    deviations. Its conditions are the rhythm and the mean RR interval.
     """
 
     def build(self) -> nn.Module:
@@ -80,9 +77,9 @@ class TypicalBeats(Diffusion):
 
 
 class BeatDiffusion(Diffusion):
-    """Beat times by rhythm, a typical beat by rhythm and rate, and records by both.
+    """The cascade: beat times by rhythm, a typical beat by rhythm and rate, a record by both.
 
-    Guidance acts on the records alone.
+    Guidance applies only to the records.
     """
 
     phases: ClassVar[tuple[str, ...]] = ("rhythm", "beat", "denoiser")
@@ -118,8 +115,8 @@ class BeatDiffusion(Diffusion):
     def loss(
         self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator
     ) -> dict[str, Tensor]:
-        """Of the rhythm, the negative log likelihood of RR intervals; of beat and record,
-        `Diffusion.denoising_loss`.
+        """Return the negative log-likelihood of RR intervals for the phase `rhythm`, and
+        `Diffusion.denoising_loss` for the others.
         """
         clean = signals / self.scale
         times, typical = zip(*self._beats(clean.cpu().numpy()), strict=True)
@@ -140,8 +137,9 @@ class BeatDiffusion(Diffusion):
 
     @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
-        """Draw a beat of the rhythm and rate of each training record, and measure along each axis
-        of the training beats, about the means of their rhythms, how much less the drawn ones vary.
+        """Measure the stretches: the ratio of the standard deviations of training beats and sampled
+        beats, along each principal axis of the training beats, around the means of their rhythms.
+        One beat is sampled for the rhythm and rate of each training record.
         """
         device = self.scale.device
         found, drawn = [], []
@@ -173,7 +171,7 @@ class BeatDiffusion(Diffusion):
         spread, other = ((rows @ axes).square().mean(0).sqrt() for rows in (own, made))
         self.beat_means.copy_(means)
         self.beat_axes[: axes.shape[1]] = axes.T.to(self.beat_axes)
-        # Axes beyond the rank of few records say nothing: nothing is ever drawn together.
+        # With few records, the axes beyond their rank are undefined; beats are never shrunk.
         self.beat_stretches[: axes.shape[1]] = (
             (spread / other).nan_to_num(1.0).clamp(1, MOST_STRETCH).to(self.beat_axes)
         )
@@ -196,7 +194,7 @@ class BeatDiffusion(Diffusion):
         )
         labels = labels.to(device)
         intervals = self.rhythm.draw(labels, uniform[:, 1:], normal).cpu().double().numpy()
-        # The record begins anywhere in the first interval.
+        # The record starts at a random time of the first interval.
         times = intervals.cumsum(1) - intervals[:, :1] * uniform[:, :1].cpu().double().numpy()
         times = [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
         maps, shown = self._layout(times)
@@ -222,8 +220,8 @@ class BeatDiffusion(Diffusion):
         )
 
     def _window(self, noise: torch.Generator) -> slice:
-        """A part of the record to learn from, another one each time: what lies between beats is the
-        same at any of them, and few records last longer so.
+        """Return a random part of the record to train on. The part varies from step to step, which
+        delays overfitting to few records.
         """
         size = math.ceil(PART * self.shape.samples)
         start = int(torch.randint(self.shape.samples - size + 1, (1,), generator=noise))
@@ -233,9 +231,13 @@ class BeatDiffusion(Diffusion):
         return math.ceil(self.shape.samples / self.shape.sampling_rate / SHORTEST) + 1
 
     def _beats(self, clean: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Beat times in s and the typical beat of each record, `[batch, leads, samples]`; those
-        last seen are remembered, since finding them costs a fifth of a step and a training comes by
-        each record often.
+        """Return the beat times in s and the typical beat `[leads, columns]` of each record.
+
+        Recent results are cached, since the detection takes a fifth of a training step, and
+        training uses each record many times.
+
+        Args:
+            clean: `[batch, leads, samples]`.
         """
         rate, keys = self.shape.sampling_rate, [hash(one.tobytes()) for one in clean]
         new = [place for place, key in enumerate(keys) if key not in self._seen]
@@ -250,8 +252,8 @@ class BeatDiffusion(Diffusion):
         return found
 
     def _layout(self, times: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Return maps `[batch, CHANNELS, samples]`, and the columns of the typical beat that are
-        shown, `[batch, samples]`.
+        """Return maps `[batch, CHANNELS, samples]`, and the column of the typical beat at each
+        sample, `[batch, samples]`.
         """
         maps, shown = zip(
             *[
@@ -265,8 +267,8 @@ class BeatDiffusion(Diffusion):
         ).to(self.scale.device)
 
     def _rate(self, intervals: Tensor) -> Tensor:
-        """The mean RR interval, `[batch, 1, columns and levels]`, from logarithms; the typical one
-        where there is none.
+        """Return the mean of the log RR intervals, `[batch, 1, columns and levels]`; 0 for records
+        without intervals.
         """
         return (
             intervals.nanmean(dim=1)
@@ -277,14 +279,14 @@ class BeatDiffusion(Diffusion):
     def _drawn_beats(
         self, white: Tensor, labels: Tensor, times: Sequence[np.ndarray], steps: int
     ) -> Tensor:
-        """Turn noise into typical beats with their levels, `[batch, leads, columns and levels]`, of
-        records with these beat times.
+        """Turn noise into typical beats with their levels, `[batch, leads, columns and levels]`,
+        for records with these beat times.
         """
         rate = self._rate(log_intervals(times).to(white.device))
         return self.beat.denoise(white, labels, DiffusionSampling(steps=steps, guidance=1), rate)
 
     def _stretched(self, beat: Tensor, labels: Tensor) -> Tensor:
-        """Move beats with their levels away from their rhythm's mean, as `finish` measured."""
+        """Move beats and levels away from their rhythm's mean by the stretches of `finish`."""
         away = self._flat(beat) - self.beat_means[labels]
         more = ((away @ self.beat_axes.T) * (self.beat_stretches - 1)) @ self.beat_axes
         columns, *levels = more.reshape(len(beat), self.shape.leads, -1).split(
@@ -295,20 +297,18 @@ class BeatDiffusion(Diffusion):
         )
 
     def _flat(self, beat: Tensor) -> Tensor:
-        """Typical beats with each level once, `[batch, leads * (columns + 2)]`."""
+        """Return typical beats with one column per level, `[batch, leads * (columns + 2)]`."""
         columns, *levels = beat.split([self.columns, LEVELS, LEVELS], dim=2)
         return torch.cat(
             [columns, *(LEVEL_WEIGHT * level.mean(2, keepdim=True) for level in levels)], dim=2
         ).flatten(1)
 
     def _laid_out(self, beat: Tensor, shown: Tensor) -> Tensor:
-        """Typical beats `[batch, leads, columns]` at the samples that show them, `[batch, leads,
-        samples]`.
-        """
+        """Place typical beats `[batch, leads, columns]` in time, `[batch, leads, samples]`."""
         return beat.gather(2, shown[:, None].expand(-1, self.shape.leads, -1))
 
     def _with_levels(self, beat: Tensor, clean: Tensor, shown: Tensor) -> Tensor:
-        """Append to each typical beat how much drift and noise its record has beside it."""
+        """Append the levels of the record's drift and noise to each typical beat."""
         rest = clean - self._laid_out(beat, shown)
         width = round(DRIFT * self.shape.sampling_rate) | 1
         drift = nn.functional.avg_pool1d(
@@ -322,8 +322,8 @@ class BeatDiffusion(Diffusion):
         return torch.cat([beat, *(level.expand(-1, -1, LEVELS) for level in levels)], dim=2)
 
     def _context(self, maps: Tensor, shown: Tensor, beat: Tensor) -> Tensor:
-        """What the record's network is given, `[batch, channels, samples]`: the map, the beat laid
-        out, and the levels.
+        """Return the context of the record's network, `[batch, channels, samples]`: the map, the
+        placed beats and the levels.
         """
         beat, *levels = beat.split([self.columns, LEVELS, LEVELS], dim=2)
         constant = [
@@ -333,7 +333,7 @@ class BeatDiffusion(Diffusion):
 
 
 def _about_means(rows: Tensor, labels: Tensor, rhythms: int) -> tuple[Tensor, Tensor]:
-    """Return the mean of each rhythm's rows, `[rhythms, features]`, and the rows less their own."""
+    """Return the mean of each rhythm's rows, `[rhythms, features]`, and the rows minus it."""
     kinds = nn.functional.one_hot(labels, rhythms).to(rows)
     means = (kinds.T @ rows) / kinds.sum(0).clamp(min=1)[:, None]
     return means, rows - means[labels]

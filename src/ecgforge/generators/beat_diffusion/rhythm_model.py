@@ -1,4 +1,4 @@
-"""A law of RR intervals by rhythm, drawn interval by interval."""
+"""An autoregressive model of RR intervals by rhythm."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from ecgforge.params import Positive, StrictConfig
 
 LONGEST = 2.0  # s, of an RR interval
 SHORTEST = 0.25  # s: 240 bpm
-TYPICAL = math.log(0.8)  # log s, about which intervals are counted
-FINEST = 0.004  # of an interval: the spread below which beats of a record cannot be told
+TYPICAL = math.log(0.8)  # log s, subtracted from the logarithms of intervals
+FINEST = 0.004  # of an interval: the resolution of beat times in a record
 
 
 class RhythmNetwork(StrictConfig):
-    """`width` units, and as many as `parts` Gaussians for each interval."""
+    """Parameters: `width` hidden units, and `parts` Gaussians for each interval."""
 
     width: Positive
     parts: Annotated[int, Field(ge=1, le=32)]
 
 
 class RhythmModel(nn.Module):
-    """The law of each RR interval given those before it: a mixture of Gaussians of its logarithm
-    (Bishop 1994, "Mixture Density Networks") by a recurrent network. Each part lies between the
-    last interval and the mean of all before, so that a regular rhythm keeps its rate and does not
-    wander.
+    """The distribution of each RR interval given the ones before it.
+
+    A recurrent network predicts a mixture of Gaussians of the logarithm (Bishop 1994, "Mixture
+    Density Networks"). The mean of each Gaussian starts between the last interval and the mean of
+    all before, so that a regular rhythm keeps its rate.
     """
 
     def __init__(self, rhythms: int, network: RhythmNetwork) -> None:
@@ -49,10 +50,12 @@ class RhythmModel(nn.Module):
         parts]`, and the network's memory.
 
         Args:
-            past: `[batch, intervals, 5]`, what `history` says of the intervals before each.
+            past: `[batch, intervals, 5]`, `history` of the intervals before each.
+            labels: `[batch]`.
+            memory: of the intervals before `past`.
         """
         last, mean = past[..., 0:1], past[..., 1:2]
-        # bf16 is coarser than a regular rhythm
+        # bf16 is too coarse for the small variation of a regular rhythm
         with torch.autocast(past.device.type, enabled=False):
             hidden, memory = self.memory(self.input(past) + self.label(labels)[:, None], memory)
             logits, shift, weight, spread = self.output(hidden).chunk(4, dim=-1)
@@ -60,8 +63,8 @@ class RhythmModel(nn.Module):
             return (logits, means, FINEST + nn.functional.softplus(spread - 3)), memory
 
     def loss(self, intervals: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean negative log likelihood of intervals `[batch, intervals]`, logarithms
-        over `TYPICAL`, NaN after the last.
+        """Return the mean negative log-likelihood of intervals `[batch, intervals]`, logarithms
+        minus `TYPICAL`, NaN after the last.
         """
         (logits, means, spreads), _ = self(history(intervals)[:, :-1], labels)
         known = intervals.isfinite()
@@ -75,7 +78,7 @@ class RhythmModel(nn.Module):
         return -(torch.logsumexp(parts, -1) * known).sum() / known.sum().clamp(min=1)
 
     def draw(self, labels: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-        """Draw intervals in s, `[batch, intervals]`, from random numbers of that shape."""
+        """Sample intervals in s, `[batch, intervals]`, from random numbers of that shape."""
         found, memory = normal[:, :0], None
         for step in range(normal.shape[1]):
             (logits, means, spreads), memory = self(history(found)[:, -1:], labels, memory)
@@ -92,10 +95,14 @@ class RhythmModel(nn.Module):
 
 
 def history(intervals: Tensor) -> Tensor:
-    """Return what is known before each of some intervals, and before the one after them:
+    """Summarise the intervals before each interval, and before the one after the last.
 
-    `[batch, intervals]` to `[batch, intervals + 1, 5]`, the last interval, the mean and the spread
-    of all, how many, and whether there are any.
+    Args:
+        intervals: `[batch, intervals]`, NaN after the last.
+
+    Returns:
+        `[batch, intervals + 1, 5]`: the last interval; mean, spread and number of all before; and
+            whether there are any.
     """
     known = intervals.isfinite()
     values = nn.functional.pad(intervals.where(known, 0.0), (1, 0))
@@ -109,12 +116,15 @@ def history(intervals: Tensor) -> Tensor:
 
 
 def log_intervals(found: Sequence[np.ndarray]) -> Tensor:
-    """Logarithms over `TYPICAL` of the RR intervals of each record, `[batch, most intervals]`, NaN
-    after the last.
+    """Return the logarithms of each record's RR intervals minus `TYPICAL`, `[batch, most
+    intervals]`, NaN after the last.
+
+    Args:
+        found: beat times of each record, s.
     """
     rows = [
         torch.from_numpy(np.log(np.diff(times).clip(SHORTEST, LONGEST)) - TYPICAL).float()
         for times in found
     ]
-    rows.append(torch.zeros(1))  # so that there is an interval to be unknown
+    rows.append(torch.zeros(1))  # so that the result has at least one column
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)[:-1]

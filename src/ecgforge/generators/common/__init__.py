@@ -1,1 +1,1 @@
-"""What all generators share."""
+"""Code that all generators share."""

@@ -1,6 +1,4 @@
-"""What every generator is: a torch module that learns records by rhythm in phases, and draws new
-ones from seeds.
-"""
+"""The base class of generators: a torch module that trains in phases and samples from seeds."""
 
 from __future__ import annotations
 
@@ -18,12 +16,12 @@ from ecgforge.records.record_set import RecordSet
 
 @dataclass(frozen=True)
 class Shape:
-    """What a record is.
+    """The shape of records.
 
     Attributes:
         leads: channels of a record.
         samples: per lead.
-        rhythms: classes; labels count from 0.
+        rhythms: number of classes; labels start at 0.
         sampling_rate: Hz.
     """
 
@@ -36,14 +34,14 @@ class Shape:
 class Generator(nn.Module, ABC):
     """A class-conditional generator of ECG records.
 
-    It is trained phase by phase: for each of `phases`, `loss` is minimised over `trainable(phase)`.
-    It computes in units of `scale`, one standard deviation per lead; records go in and come out in
-    the units of the record set.
+    Training minimises `loss` over `trainable(phase)` for each of `phases`. The networks compute in
+    units of `scale`, one standard deviation per lead; records that enter and leave the generator
+    are in the units of the record set.
 
     Attributes:
-        phases: the names of the training phases, in their order.
-        Network: the parameters that shape the weights.
-        Sampling: the parameters of `sample`; free to change after training.
+        phases: the names of the training phases, in order.
+        Network: the parameters of the networks.
+        Sampling: the parameters of `sample`; they can change after training.
         scale: `[leads, 1]`, per-lead standard deviation on the training split; stored with the
             weights.
     """
@@ -63,29 +61,27 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def trainable(self, phase: str) -> list[nn.Parameter]:
-        """Return the parameters that `phase` trains; all others stay as they are."""
+        """Return the parameters that `phase` trains; all others stay unchanged."""
 
     @abstractmethod
     def loss(
         self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return the loss of a batch under "loss", and beside it scalars that are only logged.
+        """Return the loss of a batch as "loss", and further scalars to log.
 
         Args:
             signals: `[batch, leads, samples]`, in the units of the record set.
             labels: `[batch]` int64.
             phase: one of `phases`.
-            noise: the source of everything random in the step.
+            noise: the only random generator of the step, on the CPU.
         """
 
     def finish(self, records: RecordSet) -> None:
-        """Measure on training records what sampling needs to know of the trained weights, once all
-        phases are over.
-        """
+        """Measure values that sampling needs on training records, after all phases."""
 
     @abstractmethod
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
-        """Draw a record for each label and seed; a record depends on its own label and seed alone.
+        """Sample a record for each label and seed; it depends only on its own label and seed.
 
         Args:
             labels: `[batch]` int64.
@@ -99,15 +95,12 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """Return the network that `sample` calls, and example inputs of batch 2, for
-        `torch.export`.
-
-        The loop around it draws from seeds and is no graph, so it stays in `sample`.
+        `torch.export`. The sampling loop is not exported, since it draws from seeds.
         """
 
 
 def draw(seeds: Tensor, draw_one: Callable[[torch.Generator], Tensor]) -> Tensor:
-    """Stack `draw_one` over generators seeded by `seeds`:
-
-    CPU generators, so that every device gets the same numbers.
+    """Stack the results of `draw_one` with a random generator for each seed. The generators are on
+    the CPU, so that every device gets the same numbers.
     """
     return torch.stack([draw_one(torch.Generator().manual_seed(int(seed))) for seed in seeds])

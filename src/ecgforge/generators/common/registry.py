@@ -1,5 +1,6 @@
-"""Generators by name: a generator is a package in `ecgforge.generators` whose `GENERATOR` is a
-`base.Generator`.
+"""The registry of generators by name.
+
+A generator is a package in `ecgforge.generators`; its `GENERATOR` is a `base.Generator`.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ GENERATORS = {
 
 
 def generator_class(name: str) -> type[Generator]:
-    """Import the class of the generator `name`; the module, and torch with it, is loaded only now.
+    """Import the class of a generator, and torch with it.
 
     Raises:
-        EcgforgeError: no generator has that name.
+        EcgforgeError: the generator is unknown.
     """
     if name not in GENERATORS:
-        raise EcgforgeError(f"'{name}' is no generator: known are {', '.join(GENERATORS)}")
+        raise EcgforgeError(f"unknown generator '{name}': use one of {', '.join(GENERATORS)}")
     module, attribute = GENERATORS[name].split(":")
     return getattr(import_module(module), attribute)
 
@@ -49,14 +50,13 @@ def generator_name(kind: type[Generator]) -> str:
 
 
 def check_settings(name: str, settings: GeneratorSettings, where: str) -> GeneratorSettings:
-    """Check what only the generator itself knows of its parameters.
+    """Check parameters against the schema of the generator.
 
     Returns:
         The settings, with the defaults of its network and sampling.
 
     Raises:
-        EcgforgeError: the generator is unknown, or its network, phases or sampling are not what it
-            takes; names the key.
+        EcgforgeError: the generator is unknown, or a parameter is invalid; the message has its key.
     """
     try:
         kind = generator_class(name)
@@ -78,8 +78,7 @@ def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed
     """Build the generator `name` with weights initialised from `seed`.
 
     Raises:
-        EcgforgeError: an unknown name, or network parameters that are unknown, missing or out of
-            range.
+        EcgforgeError: the name is unknown, or a network parameter is invalid.
     """
     import torch
 
@@ -91,9 +90,7 @@ def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed
 
 
 def save(generator: Generator, folder: Path) -> None:
-    """Write the generator's weights and description to `folder`, whole; the same weights give the
-    same bytes.
-    """
+    """Write the weights and the description to `folder`; equal weights give equal bytes."""
     from ecgforge.training import saved
 
     description = {
@@ -105,13 +102,14 @@ def save(generator: Generator, folder: Path) -> None:
 
 
 def load(folder: Path, label: str = "") -> Generator:
-    """Read back what `save` wrote, on the CPU and in evaluation mode.
+    """Read a generator that `save` wrote, on the CPU and in evaluation mode.
 
     Args:
-        label: of the version whose files these are, for messages.
+        folder: the folder of its files.
+        label: name of the model version, for messages.
 
     Raises:
-        EcgforgeError: the folder holds no generator, or not a whole one.
+        EcgforgeError: the folder has no generator, or an incomplete one.
     """
     from ecgforge.generators.common.base import Shape
     from ecgforge.training import saved

@@ -1,1 +1,1 @@
-"""What diffusion generators share."""
+"""Code that the diffusion generators share."""

@@ -1,15 +1,17 @@
-"""What the diffusion generators share: the process, the training loss, guidance and the sampler.
+"""Shared parts of the diffusion generators: process, training loss, guidance and sampler.
 
-Time t runs from 0, a record, to 1, noise. The variance-preserving process x_t = alpha x_0 + sigma e
-has alpha = cos(phi) and sigma = sin(phi), with the angle phi from 0 to pi/2, so that it ends in
-pure noise: zero terminal SNR (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps
-are Flawed", sec. 3.1). The networks predict the record x_0 itself and are judged by the error of v
-= alpha e - sigma x_0 (Salimans & Ho 2022, "Progressive Distillation for Fast Sampling", sec. 4),
-which is the record's divided by sigma. Behind a stem that takes many samples as one position there
-is no room for the noise that v and e ask for, while records lie near few dimensions (Li & He 2025,
-"Back to Basics: Let Denoising Generative Models Denoise", arXiv 2511.13720). Measured on real
-records after 500 equal steps: a network that predicts v gave beats drowned in noise, with 1.2 to
-1.6 times the squared error of the record at angles from 0.6 to 1.2, where beats take their shape.
+Time t runs from 0 (record) to 1 (noise). The variance-preserving process is x_t = alpha x_0 + sigma
+e with alpha = cos(phi), sigma = sin(phi) and phi from 0 to pi/2. It ends in pure noise, with zero
+terminal SNR (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", sec.
+3.1).
+
+The networks predict the record x_0. The loss is the squared error of v = alpha e - sigma x_0
+(Salimans & Ho 2022, "Progressive Distillation for Fast Sampling", sec. 4). The error of v is the
+error of x_0 divided by sigma. The networks do not predict v or e, since their stem maps many
+samples to one position: it cannot carry the noise, but records lie near a space of few dimensions
+(Li & He 2025, "Back to Basics: Let Denoising Generative Models Denoise", arXiv 2511.13720). On real
+records, after 500 steps each, a network that predicts v gave noisier beats: the squared error of
+the record was 1.2 to 1.6 times as large at angles from 0.6 to 1.2, where beats get their shape.
 """
 
 from __future__ import annotations
@@ -27,15 +29,19 @@ from ecgforge.generators.common.base import Generator, Shape, draw
 from ecgforge.params import Positive, Share, StrictConfig
 
 MAX_WEIGHT = (
-    # of a record's squared error: where sigma is small the error of v would drown all else (Hang et
-    # al. 2023, min-SNR, gamma 5)
+    # of a record's squared error; without it, small sigmas would dominate the loss (Hang et al.
+    # 2023, min-SNR, gamma 5)
     6.0
 )
 
 
 class DiffusionSampling(StrictConfig):
-    """Network calls per record, and how far to go from the unconditional towards the conditional
-    prediction: 1 is the conditional one, more is clearer and less varied.
+    """Sampling parameters of diffusion generators.
+
+    Attributes:
+        steps: network calls per record.
+        guidance: weight of the conditional prediction against the unconditional one. 1 is the
+            conditional prediction; larger values give clearer, less varied records.
     """
 
     steps: Positive
@@ -43,11 +49,12 @@ class DiffusionSampling(StrictConfig):
 
 
 class DiffusionNetwork(StrictConfig):
-    """What all diffusion networks have:
+    """Parameters of all diffusion networks.
 
-    `label_dropout` is the share of training records whose rhythm is hidden, and `timestep_shift`
-    moves the schedule towards noise, where long signals still show their beats (1 is the plain
-    cosine).
+    Attributes:
+        label_dropout: share of training records whose rhythm is hidden.
+        timestep_shift: moves the schedule towards noise, since long signals show their beats even
+            at high noise. 1 is the plain cosine schedule.
     """
 
     label_dropout: Share = 0.1
@@ -55,7 +62,7 @@ class DiffusionNetwork(StrictConfig):
 
 
 class Diffusion(Generator):
-    """A generator that learns to remove noise; a subclass says with which network."""
+    """A generator that learns to remove noise; subclasses build the network."""
 
     phases: ClassVar[tuple[str, ...]] = ("denoiser",)
     Sampling: ClassVar[type[StrictConfig]] = DiffusionSampling
@@ -67,8 +74,8 @@ class Diffusion(Generator):
     @abstractmethod
     def build(self) -> nn.Module:
         """Return the network: (x_t `[batch, leads, samples]`, t `[batch]`, labels `[batch]`) ->
-        x_0, of the shape of x_t. The label `shape.rhythms` stands for a hidden rhythm. Where there
-        is a context, its channels follow the leads of x_t.
+        x_0, of the shape of x_t. The label `shape.rhythms` is a hidden rhythm. The channels of a
+        context, if any, follow the leads of x_t.
         """
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
@@ -82,10 +89,10 @@ class Diffusion(Generator):
     def denoising_loss(
         self, signals: Tensor, labels: Tensor, noise: torch.Generator, context: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Mean squared error of v, and under "clean" that of the record.
+        """Return the mean squared error of v as "loss", and that of the record as "clean".
 
-        The times of a batch are spread evenly (Kingma et al. 2021, "Variational Diffusion Models",
-        app. I.1), which calms the loss.
+        The times of a batch are evenly spaced, which lowers the variance of the loss (Kingma et
+        al. 2021, "Variational Diffusion Models", app. I.1).
         """
         batch, device = len(signals), signals.device
         times = ((torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1).to(device)
@@ -102,8 +109,8 @@ class Diffusion(Generator):
         return {"loss": (error * sigma.pow(-2).clamp(max=MAX_WEIGHT)).mean(), "clean": error.mean()}
 
     def process(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at `times`, of their shape: of signal and noise, 1 and 0 at time
-        0, 0 and 1 at time 1.
+        """Return the factors alpha of the signal and sigma of the noise, each of the shape of
+        `times`: 1 and 0 at time 0, 0 and 1 at time 1.
         """
         angle = torch.atan(self.network.timestep_shift * torch.tan(times * math.pi / 2))
         end = times >= 1
@@ -120,8 +127,10 @@ class Diffusion(Generator):
     def denoise(
         self, white: Tensor, labels: Tensor, sampling: Any, context: Tensor | None = None
     ) -> Tensor:
-        """Turn noise into records, in the units of the record set, by DDIM without added noise
-        (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12).
+        """Turn noise into records, `[batch, leads, samples]`, in the units of the record set.
+
+        The sampler is DDIM without added noise (Song et al. 2021, "Denoising Diffusion Implicit
+        Models", eq. 12).
         """
         current = white
         times = torch.linspace(1, 0, sampling.steps + 1, device=white.device)
@@ -134,9 +143,10 @@ class Diffusion(Generator):
         return current * self.scale
 
     def predict(self, current: Tensor, times: Tensor, labels: Tensor, guidance: float) -> Tensor:
-        """Return the predicted records, `[batch, leads, samples]`: one call of the network, on a
-        doubled batch with classifier-free guidance (Ho & Salimans 2022, eq. 6, where our guidance
-        is their w + 1).
+        """Return the predicted records, `[batch, leads, samples]`, from one network call.
+
+        Classifier-free guidance doubles the batch (Ho & Salimans 2022, eq. 6; our guidance is
+        their w + 1).
         """
         if guidance == 1:
             return self.denoiser(current, times, labels).float()
@@ -157,15 +167,13 @@ class Diffusion(Generator):
 
 
 def beside(noisy: Tensor, context: Tensor | None) -> Tensor:
-    """Return noisy records, `[batch, leads, samples]`, with the channels of what is known of them,
-    if anything is.
-    """
+    """Append the channels of the context, if any, to noisy records `[batch, leads, samples]`."""
     return noisy if context is None else torch.cat([noisy, context], dim=1)
 
 
 def step_embedding(times: Tensor, size: int) -> Tensor:
-    """Embed diffusion times in sines and cosines of 10^0 to 10^4 rad, `[batch, size]` (Kong et al.
-    2021, sec. 3.1, eq. 8).
+    """Embed diffusion times as sines and cosines with frequencies of 10^0 to 10^4 rad, `[batch,
+    size]` (Kong et al. 2021, sec. 3.1, eq. 8).
     """
     frequencies = torch.logspace(0, 4, size // 2, device=times.device)
     phase = times[:, None] * frequencies

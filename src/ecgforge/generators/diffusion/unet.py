@@ -1,9 +1,7 @@
-"""The 1-D U-Net of the generators that have one:
+"""A 1-D U-Net with FiLM by time and rhythm, and attention at the coarse levels.
 
-FiLM by time and rhythm, attention at the coarse levels.
-
-In the manner of Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", app. B), in one
-dimension and behind a stem that takes several samples as one position.
+It follows Ho et al. 2020 ("Denoising Diffusion Probabilistic Models", app. B), in one dimension,
+with a stem that maps several samples to one position.
 """
 
 from __future__ import annotations
@@ -17,14 +15,19 @@ from torch import Tensor, nn
 from ecgforge.generators.diffusion.diffusion import DiffusionNetwork, step_embedding
 from ecgforge.params import Positive
 
-GROUPS = 8  # of channels that are normalised together
+GROUPS = 8  # of channels in group normalisation
 EMBEDDING = 256  # of time and rhythm together
 
 
 class UNetNetwork(DiffusionNetwork):
-    """`channels` of each level, from fine to coarse, each at half the rate of the one before; the
-    coarsest `attention_levels`, and the middle in any case, attend over all positions. `patch`
-    samples enter as one position.
+    """Parameters of the U-Net.
+
+    Attributes:
+        channels: of each level, from fine to coarse; each level has half the positions of the one
+            before.
+        attention_levels: number of the coarsest levels with attention; the middle always has it.
+        heads: attention heads.
+        patch: samples of a position.
     """
 
     channels: Annotated[
@@ -38,15 +41,14 @@ class UNetNetwork(DiffusionNetwork):
     def _fits(self) -> Self:
         if any(width % self.heads for width in self.channels[-max(1, self.attention_levels) :]):
             raise ValueError(
-                f"channels of the levels that attend must be multiples of heads, {self.heads}"
+                f"channels of levels with attention must be multiples of heads, {self.heads}"
             )
         return self
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions about a scale and shift by time and rhythm (FiLM;
-
-    Nichol & Dhariwal 2021, sec. 3.1), with a skip.
+    """Two convolutions with a skip; time and rhythm scale and shift the hidden channels (FiLM;
+    Nichol & Dhariwal 2021, sec. 3.1).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -89,7 +91,7 @@ class Attention(nn.Module):
 
 
 class Level(nn.Module):
-    """A residual block at one rate, and attention where the level has it."""
+    """A residual block, and attention if the level has it."""
 
     def __init__(self, inputs: int, outputs: int, heads: int | None) -> None:
         super().__init__()
@@ -101,10 +103,13 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down to the coarsest level and up again, with the way down's features joined on the way up.
+    """A U-Net over `[batch, leads + context, samples]`.
 
     Args:
-        context: channels that come in beside the leads.
+        leads: channels of a record.
+        rhythms: number of classes.
+        network: parameters.
+        context: additional input channels.
     """
 
     def __init__(self, leads: int, rhythms: int, network: UNetNetwork, context: int = 0) -> None:

@@ -1,6 +1,4 @@
-"""DiffWave (Kong et al. 2021, arXiv 2009.09761): a stack of gated dilated convolutions that takes
-the noise out of a waveform.
-"""
+"""DiffWave (Kong et al. 2021, arXiv 2009.09761): diffusion with gated dilated convolutions."""
 
 from __future__ import annotations
 
@@ -18,9 +16,13 @@ STEP_EMBEDDING, STEP_HIDDEN, LABEL_EMBEDDING = 128, 512, 128  # the paper's size
 
 
 class DiffWaveNetwork(DiffusionNetwork):
-    """`dilation_cycle` layers double the dilation from 1 before it starts anew;
+    """Parameters of the network.
 
-    `patch` samples enter as one position.
+    Attributes:
+        layers: number of residual layers.
+        channels: of each layer.
+        dilation_cycle: layers after which the dilation, which doubles, restarts at 1.
+        patch: samples of a position.
     """
 
     layers: Positive
@@ -32,8 +34,8 @@ class DiffWaveNetwork(DiffusionNetwork):
 class ResidualLayer(nn.Module):
     """A gated dilated convolution with residual and skip outputs (paper, fig. 2a and sec. 3.1).
 
-    The step's embedding is added to the input; the label's is a bias of the convolution, equal at
-    all positions, as the paper's section on global conditioning (3.3) has it.
+    The embedding of the step is added to the input. The embedding of the label is a bias of the
+    convolution, equal at all positions (global conditioning, sec. 3.3).
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -44,8 +46,8 @@ class ResidualLayer(nn.Module):
         self.output = nn.Conv1d(channels, 2 * channels, 1)
 
     def forward(self, hidden: Tensor, step: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Map hidden `[batch, channels, positions]` to the next layer's and to the skip sum's
-        share, both of its shape.
+        """Map hidden `[batch, channels, positions]` to the next layer's input and a part of the
+        skip sum, both of the same shape.
         """
         gate, value = (
             self.dilated(hidden + self.step(step)[:, :, None]) + self.label(label)[:, :, None]
@@ -55,9 +57,10 @@ class ResidualLayer(nn.Module):
 
 
 class DiffWaveDenoiser(nn.Module):
-    """The paper's network, but for its first and last convolutions, which take `patch` samples as
-    one position, and for the skip sum, which begins with the input: a record's own shape need not
-    squeeze through the gates.
+    """The paper's network with two changes.
+
+    The first and the last convolution map `patch` samples to and from one position. The skip sum
+    starts with the input, so that the waveform has a path around the gates.
     """
 
     def __init__(self, leads: int, rhythms: int, network: DiffWaveNetwork) -> None:
@@ -97,8 +100,8 @@ class DiffWaveDenoiser(nn.Module):
 
 
 class DiffWave(Diffusion):
-    """Class-conditional DiffWave, with guidance and a schedule that ends in noise, where the public
-    code's stops at a signal share of 0.28 (50 steps) or 0.13 (200).
+    """Class-conditional DiffWave, with guidance and a schedule that ends in pure noise. The
+    schedule of the public code ends at alpha 0.28 (50 steps) or 0.13 (200).
     """
 
     Network: ClassVar[type[StrictConfig]] = DiffWaveNetwork

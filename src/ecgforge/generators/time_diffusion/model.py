@@ -1,9 +1,9 @@
 """Time-Diffusion: a class-conditional 1-D U-Net under a diffusion process.
 
-The study (arXiv 2411.18456) calls its second generator so and describes it, as far as can be read,
-as "an adaptation of the U-Net architecture under a diffusion framework, conditioned on certain
-input features". That this is the network meant, a U-Net in the manner of Ho et al. 2020 in one
-dimension, is our inference and not the authors' word.
+The paper (arXiv 2411.18456) describes its second generator, of this name, as "an adaptation of the
+U-Net architecture under a diffusion framework, conditioned on certain input features". Our network
+is a one-dimensional U-Net after Ho et al. 2020. This choice is our inference; the authors do not
+confirm it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from ecgforge.params import StrictConfig
 
 
 class TimeDiffusion(Diffusion):
-    """Class-conditional 1-D U-Net:
-
-    FiLM by time and rhythm, attention at the coarse levels, guidance, DDIM.
+    """A class-conditional 1-D U-Net with FiLM by time and rhythm, attention at the coarse levels,
+    guidance and DDIM.
     """
 
     Network: ClassVar[type[StrictConfig]] = UNetNetwork

@@ -1,16 +1,16 @@
 """Time-VQVAE (Lee, Malacarne & Aune 2023, "Vector Quantized Time Series Generation with a
 Bidirectional Prior Model", AISTATS).
 
-A record's short-time Fourier transform is split into a low band (its lowest bin) and a high band
-(the rest); the transform is linear, so that the two parts, back in time, sum to the record. Each
-band has an autoencoder with a codebook of its own (stage 1). The tokens' joint law is learned by
-two bidirectional transformers, of the low band's tokens, and of the high band's given the low
-(stage 2), and drawn from by iterative decoding (Chang et al. 2022, MaskGIT).
+The short-time Fourier transform of a record is split into a low band (the lowest bin) and a high
+band (all others). The transform is linear, so the two bands sum to the record in the time domain.
+Each band has an autoencoder with its own codebook (stage 1). Two bidirectional transformers learn
+the distribution of the low tokens, and of the high tokens given the low ones (stage 2). Iterative
+decoding samples from them (Chang et al. 2022, MaskGIT).
 
-Two departures from the paper's text: frequencies and leads are channels of one-dimensional
-convolutions, so that a token stands for a stretch of time and not for a time and a frequency, and
-the high band's tokens see the low band's of the same moment; the public code stretches low tokens
-over flattened (frequency, time) indices, where they meet high tokens of other moments.
+There are two differences from the paper's text. First, frequencies and leads are channels of
+one-dimensional convolutions, so that a token covers a time span with all frequencies. Second, a
+high token gets the low token of the same time; the public code stretches low tokens over flattened
+(frequency, time) indices, which pairs tokens of different times.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
 from ecgforge.generators.common.base import Generator, Shape, draw
 from ecgforge.params import Positive, Share, StrictConfig
 
-CODEBOOK_DECAY = 0.95  # of the running means that codes are
-REVIVAL = 0.05  # of the use a code would have if all were used alike: below it a code is dead
+CODEBOOK_DECAY = 0.95  # of the running means of the codes
+REVIVAL = 0.05  # share of the uniform usage below which a code is dead
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
 
 
 class BandNetwork(StrictConfig):
-    """A band's autoencoder and codebook: a token stands for `2 ** halvings` frames."""
+    """Parameters of a band's autoencoder and codebook; a token covers `2 ** halvings` frames."""
 
     channels: Positive
     blocks: Positive
@@ -42,7 +42,7 @@ class BandNetwork(StrictConfig):
 
 
 class PriorNetwork(StrictConfig):
-    """A band's bidirectional transformer."""
+    """Parameters of a band's bidirectional transformer."""
 
     width: Positive
     layers: Positive
@@ -56,9 +56,15 @@ class PriorNetwork(StrictConfig):
 
 
 class TimeVQVAENetwork(StrictConfig):
-    """`fft` samples a frame, with a quarter of it from frame to frame;
+    """Parameters of the networks.
 
-    `label_dropout` is the share of training records whose rhythm is hidden from the priors.
+    Attributes:
+        fft: samples of a frame; the hop is a quarter of it.
+        low: autoencoder of the low band.
+        high: autoencoder of the high band.
+        low_prior: transformer of the low band.
+        high_prior: transformer of the high band.
+        label_dropout: share of training records whose rhythm is hidden from the priors.
     """
 
     fft: Annotated[int, Field(ge=4, multiple_of=4)] = 8
@@ -72,17 +78,21 @@ class TimeVQVAENetwork(StrictConfig):
     def _aligned(self) -> Self:
         if self.high.halvings > self.low.halvings:
             raise ValueError(
-                "high.halvings must not exceed low.halvings: a low token covers whole high tokens"
+                "high.halvings must not exceed low.halvings: a low token covers full high tokens"
             )
         return self
 
 
 class TimeVQVAESampling(StrictConfig):
-    """Decoding steps of each band;
+    """Sampling parameters.
 
-    `temperature`, the randomness of which tokens are settled first (at 0 the surest are, which
-    favours the flat stretches between beats); and how far to go from the unconditional towards the
-    conditional prediction: 1 is the conditional one.
+    Attributes:
+        low_steps: decoding steps of the low band.
+        high_steps: decoding steps of the high band.
+        temperature: randomness of the order in which tokens are fixed. At 0 the most confident
+            tokens come first, which favours the flat segments between beats.
+        guidance: weight of the conditional prediction against the unconditional one; 1 is the
+            conditional prediction.
     """
 
     low_steps: Positive
@@ -92,7 +102,7 @@ class TimeVQVAESampling(StrictConfig):
 
 
 class Spectrum(nn.Module):
-    """The split of records into bands, and back."""
+    """Splits records into bands, and transforms bands back to records."""
 
     window: Tensor
 
@@ -143,9 +153,9 @@ class Spectrum(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Codes that are running means of the latents they stand for (van den Oord et al. 2017, app.
+    """Codes as running means of their latents (van den Oord et al. 2017, app. A.1).
 
-    A.1); dead ones are set to a latent of the batch, as all of them are at the start.
+    Dead codes are set to a random latent of the batch; at the start, all codes are dead.
     """
 
     codes: Tensor
@@ -158,7 +168,7 @@ class Codebook(nn.Module):
 
     def tokens(self, latents: Tensor) -> Tensor:
         """Return the nearest code of each latent: `[..., size]` to `[...]`."""
-        # autocast keeps cdist, unlike a product, at full precision
+        # autocast keeps cdist at full precision, unlike a matrix product
         return torch.cdist(latents.float(), self.codes).argmin(-1)
 
     def latents(self, tokens: Tensor) -> Tensor:
@@ -181,7 +191,7 @@ class Codebook(nn.Module):
         self.counts.copy_(counts.masked_fill(dead, usual))
 
     def perplexity(self, tokens: Tensor) -> Tensor:
-        """Return how many codes `tokens` use, as the exponential of the entropy of their use."""
+        """Return the effective number of codes in `tokens`: the exponential of their entropy."""
         share = torch.bincount(tokens.flatten(), minlength=len(self.codes)) / tokens.numel()
         return torch.exp(-torch.xlogy(share, share).sum())
 
@@ -243,8 +253,8 @@ class Band(nn.Module):
 
 
 class PriorLayer(nn.Module):
-    """A pre-norm transformer layer whose attention knows distances by rotation (Su et al. 2021,
-    RoFormer, eq. 34).
+    """A pre-norm transformer layer with rotary position embedding (Su et al. 2021, RoFormer, eq.
+    34).
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -269,8 +279,8 @@ class PriorLayer(nn.Module):
 
 
 def rotate(vectors: Tensor) -> Tensor:
-    """Turn pairs of `[..., positions, size]` by angles that grow with the position, from 1 to 1/200
-    rad per position.
+    """Rotate pairs of `[..., positions, size]` by angles proportional to the position, with 1 to
+    1/200 rad per position.
     """
     positions, pairs = vectors.shape[-2], vectors.shape[-1] // 2
     speed = 200.0 ** (-torch.arange(pairs, device=vectors.device) / pairs)
@@ -281,16 +291,19 @@ def rotate(vectors: Tensor) -> Tensor:
 
 
 class Prior(nn.Module):
-    """A bidirectional transformer over tokens, some of them masked, the rhythm, and tokens of
-    another band at the same moments.
+    """A bidirectional transformer that predicts masked tokens from the other tokens, the rhythm and
+    the tokens of another band at the same times.
 
-    Tokens go in and come out as the codes that they stand for, so that those that sound alike are
-    alike from the first step on.
+    Its inputs and outputs are the codes of the tokens, so that tokens with similar codes are
+    similar from the first step on.
 
     Args:
+        codes: number of codes.
         code_size: of the band's codes.
-        context_size: of the other band's codes; 0 where there is none.
+        context_size: of the other band's codes; 0 without another band.
         positions: tokens of a record.
+        rhythms: number of classes.
+        network: parameters.
     """
 
     def __init__(
@@ -321,11 +334,11 @@ class Prior(nn.Module):
         """Return logits `[batch, positions, codes]`.
 
         Args:
-            tokens: `[batch, positions]`; `mask_token` stands for a masked one.
-            labels: `[batch]`; the number of rhythms stands for a hidden one.
-            codes: `[codes, code_size]`, the band's.
-            context: `[batch, fewer positions, context_size]`, the other band's codes at the same
-                moments.
+            tokens: `[batch, positions]`; `mask_token` is a masked token.
+            labels: `[batch]`; the number of rhythms is a hidden rhythm.
+            codes: `[codes, code_size]` of the band.
+            context: `[batch, fewer positions, context_size]`, codes of the other band at the same
+                times.
         """
         codes = nn.functional.layer_norm(codes, codes.shape[1:])
         masked = (tokens == self.mask_token)[..., None]
@@ -341,7 +354,7 @@ class Prior(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens of both bands to records, in units of the scale."""
+    """Maps tokens of both bands to records, in units of the scale."""
 
     def __init__(self, generator: TimeVQVAE) -> None:
         super().__init__()
@@ -391,9 +404,8 @@ class TimeVQVAE(Generator):
     def loss(
         self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator
     ) -> dict[str, Tensor]:
-        """Stage 1 (paper, sec. 3.1): squared error of each band in time, and commitment.
-
-        Stage 2 (3.2): cross-entropy of masked tokens.
+        """Return the loss of stage 1 (paper, sec. 3.1): the squared error of each band in the time
+        domain, and commitment; or of stage 2 (sec. 3.2): the cross-entropy of masked tokens.
         """
         bands = self.bands(signals / self.scale)
         return (
@@ -403,7 +415,7 @@ class TimeVQVAE(Generator):
         )
 
     def bands(self, records: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both bands' frames, padded at the end to whole tokens."""
+        """Return the frames of both bands, padded at the end to full tokens."""
         low, high = self.spectrum.split(records.float())
         missing = -self.frames % 2**self.network.low.halvings
         return pad(low, (0, missing)), pad(high, (0, missing))
@@ -512,8 +524,10 @@ def masked_loss(
     context: Tensor | None,
     noise: torch.Generator,
 ) -> Tensor:
-    """Cross-entropy of masked tokens; a cosine of a uniform draw, spread evenly over the batch,
-    says how many (MaskGIT, sec. 3.3).
+    """Return the cross-entropy of masked tokens.
+
+    The share of masked tokens is the cosine of a uniform random number; these numbers are evenly
+    spaced over the batch (MaskGIT, sec. 3.3).
     """
     batch, positions = tokens.shape
     share = torch.cos(
@@ -535,19 +549,18 @@ def decode_iteratively(
     temperature: float,
     guidance: float,
 ) -> Tensor:
-    """Draw tokens `[batch, positions]` in as many steps as `random` has (MaskGIT, sec. 3.2).
+    """Sample tokens `[batch, positions]` in as many steps as `random` has (MaskGIT, sec. 3.2).
 
-    Each step draws all masked tokens, settles the surest of them and leaves a cosine's share masked
-    for the next.
+    Each step samples all masked tokens and fixes the most confident ones. The others stay masked
+    for the next step; their share follows a cosine schedule.
 
     Args:
-        labels, codes, context: as `Prior.forward` takes them.
-        random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for which are
-            settled.
-        temperature: the weight of Gumbel noise on a token's log probability when the surest are
-            chosen; it falls to 0.
-        guidance: 1 takes the prior's prediction for the label; more goes beyond it, away from that
-            for no label.
+        prior: the transformer of the band.
+        labels, codes, context: see `Prior.forward`.
+        random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for the order.
+        temperature: the weight of Gumbel noise in the confidence of a token; it falls to 0 over
+            the steps.
+        guidance: see `TimeVQVAESampling`.
     """
     batch, _, steps, positions = random.shape
     tokens = torch.full((batch, positions), prior.mask_token, device=labels.device)
@@ -578,8 +591,8 @@ def guided(
     context: Tensor | None,
     guidance: float,
 ) -> Tensor:
-    """Return logits with classifier-free guidance: one call on a doubled batch, or a plain one
-    where guidance is 1.
+    """Return logits with classifier-free guidance: one call on a doubled batch, or on the plain
+    batch if guidance is 1.
     """
     if guidance == 1:
         return prior(tokens, labels, codes, context).float()
