@@ -237,7 +237,7 @@ def test_a_header_names_files_of_its_own_folder_alone(tmp_path, name):
     write_record(tmp_path / "raw", "r")
     name = name.format(elsewhere=tmp_path / "elsewhere")
     rewrite(tmp_path / "raw/r.hea", lambda text: text.replace("r.dat", name))
-    with pytest.raises(BadRecord, match="only one in its own folder") as bad:
+    with pytest.raises(BadRecord, match="not in the header's folder") as bad:
         wfdb_files.read(tmp_path / "raw", "r")
     assert bad.value.reason == Reason.OUTSIDE_FOLDER
 
@@ -359,7 +359,7 @@ def test_a_number_of_the_record_line_that_is_none_is_named(tmp_path, cells, told
     rewrite(tmp_path / "r.hea", an_edit("r 12 100 1000", f"r {cells}"))
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
-    assert bad.value.detail == f"{told} is no number that WFDB knows"
+    assert bad.value.detail == f"{told} is not a valid number in WFDB"
 
 
 @pytest.mark.parametrize(("cells", "told"), NO_FIELDS)
@@ -368,7 +368,7 @@ def test_a_number_of_a_lead_that_is_none_is_named(tmp_path, cells, told):
     rewrite(tmp_path / "r.hea", an_edit("1000.0(0)/mV 16 0", cells))
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
-    assert bad.value.detail == f"{told} is no number that WFDB knows"
+    assert bad.value.detail == f"{told} is not a valid number in WFDB"
 
 
 @pytest.mark.filterwarnings("error")

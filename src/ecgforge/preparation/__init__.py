@@ -1,1 +1,1 @@
-"""From raw WFDB records to record sets."""
+"""Preparation of raw WFDB records as record sets."""

@@ -1,5 +1,6 @@
-"""From raw WFDB folders to one record set: every record of the catalogues is in it, or in
-excluded.csv with its reason.
+"""Prepare raw WFDB folders as one record set.
+
+Every record of the catalogues is in the set, or in excluded.csv with a reason.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.wfdb_io import files as wfdb_files
 from ecgforge.workers import init_worker
 
-CHUNK = 32  # records that a worker handles at a time: 1 MB of signals, a fraction of a second
-DETAIL_LENGTH = 300  # characters, at most
+CHUNK = 32  # records of a job: 1 MB of signals, a fraction of a second
+DETAIL_LENGTH = 300  # characters
 CATALOGUE_COLUMNS = ("id", "patient", "age", "sex", "fold", "path")
 EXCLUDED_COLUMNS = ("id", "dataset", "path", "rhythm", "reason", "detail")
 
 
 class Verdict(NamedTuple):
-    """What became of a record: why it is set aside, empty for a good one; its
-    `leads.limb_residual`; how long it is, in seconds.
+    """The result for a record: the reason and detail of its exclusion, empty for a good record; its
+    `leads.limb_residual`; its length in seconds.
     """
 
     reason: str
@@ -47,21 +48,21 @@ class Verdict(NamedTuple):
     seconds: float = np.nan
 
 
-# the good records' signals, `[good, 8, samples]` float32, and what became of each record
+# the signals of the good records, `[good, 8, samples]` float32, and the verdict on each record
 Chunk = tuple[np.ndarray, list[Verdict]]
 
 
 @dataclass(frozen=True)
 class RawSource:
-    """Raw WFDB records of one dataset, and what a layout's reader made of them.
+    """Raw WFDB records of one dataset with their catalogue.
 
     Attributes:
-        folder: the raw folder; nothing outside of it is read.
-        catalogue: a row a record: id, patient, codes, age, sex, fold, path and, where known,
+        folder: the raw folder; nothing outside it is read.
+        catalogue: a row per record: id, patient, codes, age, sex, fold, path and, if known,
             withdrawn.
-        rhythm_codes: from a published code to a rhythm of the vocabulary.
+        rhythm_codes: maps published codes to rhythms of the vocabulary.
         other_rhythms: codes of rhythms outside the vocabulary.
-        simulated: whether these are simulated patients.
+        simulated: whether the patients are simulated.
     """
 
     folder: Path
@@ -83,27 +84,28 @@ def prepare(
     workers: int = 1,
     accept: Callable[[About], None] = lambda _: None,
 ) -> About:
-    """Prepare the records of one dataset, or of several merged, into a record set at `out`, with
-    excluded.csv in it, and limb_leads.csv with the `leads.limb_residual` of the records that came
-    with all limb leads.
+    """Prepare one dataset, or several as a merged one, as a record set at `out`.
 
-    Merged sets prefix ids and patients with "<dataset>-". Splits are assigned within each dataset
-    before that, so that a record is in the same split alone and merged. Signals pass through in
-    chunks: memory doesn't grow with their number. The bytes written don't depend on `workers`.
+    The set also has excluded.csv, and limb_leads.csv with the `leads.limb_residual` of records with
+    all limb leads. Merged sets prefix ids and patients with "<dataset>-". Splits are assigned
+    within each dataset, so that a record has the same split alone and merged. Signals are processed
+    in chunks, in constant memory. The written bytes do not depend on `workers`.
 
     Args:
-        raws: from a dataset's name to its raw records.
-        workers: processes that read and filter, at most; 1 does it in this one, and so does a set
-            of a single chunk.
-        accept: looks at what the set came to, and may refuse it; then an older set stays.
+        raws: raw records by dataset.
+        out: the new folder.
+        preprocessing: parameters of the signals.
+        preparation: parameters of the selection.
+        workers: the maximum number of processes; 1 means this process.
+        accept: checks the new set; if it raises, an older set stays.
 
     Returns:
-        What holds for the set; `made` counts its records by rhythm and split, and the excluded ones
-        by reason.
+        The description of the set; `made` counts its records by rhythm and split, and the excluded
+        ones by reason.
 
     Raises:
         EcgforgeError: more files are damaged than `preparation.max_damaged` allows, no record is
-            left, or a worker died.
+            left, or a worker was killed.
     """
     table = _merge_catalogues(raws)
     samples = round(preprocessing.duration * preprocessing.sampling_rate)
@@ -128,7 +130,7 @@ def prepare(
         kept = table["reason"] == ""
         for _, group in table[kept].groupby("dataset"):
             table.loc[group.index, "split"] = splits.assign(group)
-        # After the splits, so that a record is in the same one alone and merged.
+        # After the splits, so that a record has the same split alone and merged.
         _exclude_twins(
             table, [group for group in found if table.loc[group, "dataset"].nunique() > 1]
         )
@@ -156,7 +158,7 @@ def prepare(
 
 
 def tell_cut(seconds: Iterable[float], duration: float) -> None:
-    """Say that records are longer than what is used of them."""
+    """Print how many records are longer than the used duration."""
     longer = [length for length in seconds if length >= duration + 1]
     if longer:
         count = "1 record is" if len(longer) == 1 else f"{len(longer)} records are"
@@ -168,8 +170,8 @@ def tell_cut(seconds: Iterable[float], duration: float) -> None:
 
 
 def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
-    """Return the catalogues' rows below each other, with dataset, origin, rhythm, and reason and
-    detail where labels exclude them.
+    """Concatenate the catalogues; add dataset, origin, rhythm, and reason and detail of records
+    that their labels exclude.
     """
     tables = []
     for dataset, raw in raws.items():
@@ -211,11 +213,10 @@ def _spool_signals(
     amplitude: str,
     workers: int,
 ) -> None:
-    """Append the prepared signals of every usable record to `spool`, in the table's order; mark the
+    """Append the prepared signals of each usable record to `spool`, in the table's order; mark the
     others in the table.
 
-    Which rhythms are kept and who is in which split depends on which records can be read, so
-    signals wait here until all are.
+    The signals are spooled since the kept rhythms and the splits depend on all readable records.
     """
     todo = table.index[table["reason"] == ""]
     table["residual"] = table["seconds"] = np.nan
@@ -248,14 +249,19 @@ def prepared_chunks(
     amplitude: str,
     workers: int,
 ) -> Iterator[Chunk]:
-    """Read and prepare chunks of records, given as folders and paths in them, on several processes,
-    with few chunks in memory.
+    """Read and prepare chunks of records on several processes, with few chunks in memory.
+
+    Args:
+        chunks: records as folders and paths in them.
+        preprocessing: parameters of the signals.
+        amplitude: see `preprocessing.prepare_recording`.
+        workers: the maximum number of processes.
 
     Yields:
         A `Chunk` for each of `chunks`, in order.
 
     Raises:
-        EcgforgeError: a process died.
+        EcgforgeError: a process was killed.
     """
     return _in_order(((chunk, preprocessing, amplitude) for chunk in chunks), workers)
 
@@ -275,7 +281,7 @@ def _prepare_chunk(
                     str(bad.reason), console.shown(" ".join(bad.detail.split()))[:DETAIL_LENGTH]
                 )
             )
-        except Exception:  # a record that nobody thought of must not stop the others
+        except Exception:  # an unexpected record must not stop the others
             logging.getLogger(__name__).debug("%s in %s", path, folder, exc_info=True)
             verdicts.append(
                 Verdict(str(Reason.UNREADABLE_FILE), "its header or samples make no sense together")
@@ -284,12 +290,12 @@ def _prepare_chunk(
 
 
 def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Chunk]:
-    """Yield `_prepare_chunk` of each job, in order, with at most two jobs a worker in flight."""
+    """Yield `_prepare_chunk` of each job, in order, with at most two pending jobs per worker."""
     if workers <= 1:
         for job in jobs:
             yield _prepare_chunk(*job)
         return
-    # Spawned: a fork would copy locks that other threads of this process hold.
+    # Spawn, since a fork would copy locks that other threads hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=init_worker) as pool:
         pending: deque[Future[Chunk]] = deque()
@@ -302,7 +308,7 @@ def _in_order(jobs: Iterator[tuple[Any, ...]], workers: int) -> Iterator[Chunk]:
                 yield pending.popleft().result()
         except BrokenProcessPool:
             raise EcgforgeError(
-                "a process that prepares records died, perhaps for want of memory; run again"
+                "a process that prepares records was killed, perhaps for lack of memory; run again"
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -315,16 +321,16 @@ def _refuse_damage(table: pd.DataFrame, allowed: float) -> None:
         raise EcgforgeError(
             f"{len(damaged)} of {len(table)} records are damaged, the first "
             f"{first['dataset']}/{first['path']}: {first['reason']} "
-            f"({first['detail']}); fetch or copy them again, or raise preparation.max_damaged, "
-            f"{allowed:g}, to set them aside"
+            f"({first['detail']}); fetch or copy them again, or raise preparation.max_damaged "
+            f"({allowed:g}) to exclude them"
         )
 
 
 def _twins(table: pd.DataFrame, spool: IO[bytes], samples: int) -> list[list[int]]:
-    """Return the groups of rows of the table that are one recording."""
+    """Return groups of rows of the table that are the same recording."""
     rows = table.index[table["spooled"]]
 
-    # and not by a memory map, whose pages would count as memory of this process
+    # not a memory map, whose pages would count as memory of this process
     def read(part: slice) -> np.ndarray:
         return _spooled(spool, part.start, part.stop - part.start, samples)
 
@@ -339,7 +345,7 @@ def _spooled(spool: IO[bytes], start: int, count: int, samples: int) -> np.ndarr
 
 
 def _exclude_twins(table: pd.DataFrame, groups: list[list[int]]) -> None:
-    """Keep the record with the lowest id of each group, or none where their rhythms differ."""
+    """Keep the record with the lowest id of each group, or none if their rhythms differ."""
     many = table["dataset"].nunique() > 1
     for group in groups:
         there = table.loc[group].sort_values(["id", "dataset"])
@@ -359,7 +365,7 @@ def _exclude_twins(table: pd.DataFrame, groups: list[list[int]]) -> None:
 
 
 def _exclude_rare(table: pd.DataFrame, min_records: int) -> dict[str, int]:
-    """Set rhythms with few records aside, and return how many records each of them has."""
+    """Exclude rhythms with few records; return their numbers of records."""
     usable = table["reason"] == ""
     counts = table.loc[usable, "rhythm"].value_counts()
     few = {
@@ -373,9 +379,7 @@ def _exclude_rare(table: pd.DataFrame, min_records: int) -> dict[str, int]:
 
 
 def few_records(rare: Mapping[str, int], min_records: int) -> str:
-    """Say which rhythms have fewer records than `preparation.min_records` asks for; empty where
-    none has.
-    """
+    """Describe the rhythms with fewer records than `preparation.min_records`; empty without any."""
     counts = ", ".join(f"{count} of {rhythm}" for rhythm, count in rare.items())
     return f"preparation.min_records is {min_records}, and there are {counts}" if rare else ""
 

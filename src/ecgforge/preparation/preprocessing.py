@@ -1,6 +1,4 @@
-"""What every record goes through before it enters a record set, the same for training and for
-classifying one's own.
-"""
+"""Preprocessing of records, the same for record sets and for the classification of new records."""
 
 from __future__ import annotations
 
@@ -16,28 +14,31 @@ from ecgforge.records.exclusions import BadRecord, Reason
 from ecgforge.records.leads import LEADS
 from ecgforge.wfdb_io.files import MAX_RATE, Recording
 
-FILTER_ORDER = 3  # of each pass and each edge
-# of the ratio of two rates: it bounds the resampler's filter, and any two whole rates have an exact
-# ratio
+FILTER_ORDER = 3  # per pass and edge
+# largest term of the ratio of two rates: it limits the length of the resampling filter, and whole
+# rates have an exact ratio
 MAX_TERM = 10_000
-# standard deviation after filtering, in the record's units: 1 uV is a step of the usual converters
+# standard deviation after filtering, in the record's units; 1 uV is a step of common converters
 FLAT = 1e-3
 
 
 def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: str) -> np.ndarray:
-    """Check a published record and turn it into a row of a record set.
+    """Check a record and convert it to a row of a record set.
 
     Args:
+        recording: the record as published.
+        settings: parameters of the signals.
         amplitude: `mV` keeps millivolts; `per_lead_std` divides each lead by its standard deviation
-            after filtering, so that sources which publish standardised leads and sources in mV are
-            on one scale.
+            after filtering, so that sources with standardised leads and sources in mV have the same
+            scale.
 
     Returns:
         float32 `[8, samples]`, in mV or in lead standard deviations.
 
     Raises:
-        BadRecord: a rate that cannot hold the band or that no recorder has, too short, non-finite,
-            a flat lead, an absurd amplitude (told in mV only), or not in mV where mV is asked for.
+        BadRecord: the sampling rate is too low for the band, or implausible; the record is too
+            short, not finite or has a flat lead; an amplitude is implausible (checked in mV only);
+            or `amplitude` is mV but the record is in other units.
     """
     if not 2 * settings.band[1] < recording.sampling_rate <= MAX_RATE:
         allowed = (
@@ -47,7 +48,7 @@ def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: 
         raise BadRecord(Reason.WRONG_RATE, f"{recording.sampling_rate:g} Hz; {allowed}")
     if amplitude == "mV" and recording.units != "mV":
         raise BadRecord(Reason.WRONG_UNITS, f"{recording.units}, not mV")
-    with np.errstate(all="ignore"):  # what overflows is looked for below
+    with np.errstate(all="ignore"):  # overflows are checked below
         raw = _cut(recording.signals, recording.sampling_rate, settings.duration)
         _check_published(raw, recording.units, settings.max_amplitude)
         signals = prepare_signal(raw, recording.sampling_rate, settings)
@@ -71,17 +72,18 @@ def prepare_recording(recording: Recording, settings: Preprocessing, amplitude: 
 def prepare_signal(
     signals: np.ndarray, sampling_rate: float, settings: Preprocessing
 ) -> np.ndarray:
-    """Cut to `duration`, resample by a polyphase filter, and band-pass without shift of phase.
+    """Cut to `duration`, resample by a polyphase filter, and apply a zero-phase band-pass.
 
-    The band-pass is a Butterworth filter of order 3 run forth and back, so that each edge of the
-    band is at -6 dB and peaks stay in their places. Ends are extended by their mirror image for two
-    periods of the lower edge: of scipy's extensions the one that swings least, since records begin
-    and end within beats. (On 40 Chapman records cut from 10 to 6 s, the worst sample of the median
-    lead is off by 0.26 of its standard deviations, and by 0.76 when mirrored through the end point
-    instead.)
+    The band-pass is a Butterworth filter of order 3, forward and backward, with -6 dB at each edge.
+    The ends are extended by their mirror image for two periods of the lower edge. Of scipy's
+    extensions, this one has the smallest error, since records start and end within beats: on 40
+    Chapman records cut from 10 to 6 s, the largest error in the median lead is 0.26 of its standard
+    deviations; with the odd extension, it is 0.76.
 
     Args:
-        signals: `[leads, samples]` at `sampling_rate` Hz; what lies beyond `duration` is cut.
+        signals: `[leads, samples]` at `sampling_rate` Hz.
+        sampling_rate: Hz.
+        settings: duration, rate and band of the result.
 
     Returns:
         float64 `[leads, duration * settings.sampling_rate]`.
@@ -96,7 +98,7 @@ def prepare_signal(
             signals, ratio.numerator, ratio.denominator, axis=-1, padtype="line"
         )
     samples = round(settings.duration * settings.sampling_rate)
-    if signals.shape[-1] < samples:  # a few, since the ratio is a near one where rates are odd
+    if signals.shape[-1] < samples:  # by a few samples, where the ratio is approximate
         signals = np.pad(signals, [(0, 0), (0, samples - signals.shape[-1])], mode="edge")
     padding = min(samples - 1, round(2 / settings.band[0] * settings.sampling_rate))
     sections = _band_pass(settings.band, settings.sampling_rate)

@@ -1,4 +1,4 @@
-"""Train, validation and test, by patient: no patient is in two of them."""
+"""Training, validation and test splits by patient: no patient is in two of them."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import pandas as pd
 from ecgforge.errors import EcgforgeError
 
 FOLDS = {**dict.fromkeys(range(1, 9), "train"), 9: "validation", 10: "test"}
-HELD_OUT = 0.1  # share of the patients of each rhythm, in the test and in the validation split each
+HELD_OUT = 0.1  # share of each rhythm's patients in the test split, and in the validation split
 
 
 def assign(table: pd.DataFrame) -> pd.Series:
     """Assign each record of one source to a split.
 
-    A patient with a published `fold` follows it, as PTB-XL recommends (Wagner et al. 2020): 1-8
-    train, 9 validation, 10 test; the record with the lowest id decides should a patient's records
-    differ. All other patients are split 80/10/10 within each rhythm, in the order of a hash of the
-    patient's id: from the rarest rhythm to the most common, each takes its share of test and then
-    of validation patients, at least one of each where it has three patients. (A patient counts for
-    every rhythm that their records show; rhythms that share patients can get less or more than
-    their share.)
+    A published `fold` decides, as PTB-XL recommends (Wagner et al. 2020): 1-8 train, 9 validation,
+    10 test. If a patient's records have different folds, the record with the lowest id decides.
+
+    All other patients are split 80/10/10 within each rhythm, in the order of a hash of the
+    patient's id. The rhythms are processed from the rarest to the most common. Each takes its share
+    of test patients and then of validation patients, at least one of each if it has three patients.
+    A patient counts for each rhythm of their records, so rhythms that share patients can get less
+    or more than their share.
 
     Args:
-        table: columns id, patient, rhythm, fold (1-10, or NaN); the order of its rows doesn't
-            matter.
+        table: columns id, patient, rhythm, fold (1-10, or NaN), in any order of rows.
 
     Returns:
-        `train`, `validation` or `test`, a record each, with the table's index.
+        `train`, `validation` or `test` for each record, with the table's index.
 
     Raises:
-        EcgforgeError: a fold other than 1 to 10.
+        EcgforgeError: a fold is not from 1 to 10.
     """
     unknown = table.loc[table["fold"].notna() & ~table["fold"].isin(list(FOLDS)), "fold"]
     if len(unknown):

@@ -1,5 +1,6 @@
-"""The same recording under two names, found by the signals themselves, whatever header, format or
-gain they were stored with.
+"""Detection of duplicate recordings under different names.
+
+The comparison uses only the signals, so it does not depend on headers, formats and gains.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from scipy.spatial import cKDTree
 
 CHUNK = 64
 PROJECTIONS = 8
-NEAR = 0.2  # distance of two signatures; that of two recordings of one patient is about 4
-# root mean square difference of leads in standard deviations: twice what steps of 5 uV add, a tenth
-# of what patients differ by
+NEAR = 0.2  # distance of two signatures; two recordings of one patient have a distance of about 4
+# root mean square difference of leads in standard deviations: twice the effect of 5 uV steps, and a
+# tenth of the difference between patients
 SAME = 0.03
 
-# how many records there are, and what gives some of them, `[records, 8, samples]`
+# the number of records, and a function that returns some of them, `[records, 8, samples]`
 Part = tuple[int, Callable[[slice], np.ndarray]]
 
 
 def groups(parts: Sequence[Part]) -> list[list[int]]:
-    """Return the groups of records that are one recording, each by rising place; places count
-    through all parts, of equal samples.
+    """Return groups of records that are the same recording.
 
-    Leads are compared in their standard deviations, so that millivolts and standardised leads
-    compare. Records are looked at a few at a time, and in full only where short signatures agree.
+    Leads are compared in their standard deviations, so that units do not matter. Only records with
+    similar short signatures are compared in full, a few at a time.
+
+    Args:
+        parts: records of equal length.
+
+    Returns:
+        Sorted positions of the records of each group; positions count through all parts.
     """
     firsts: dict[bytes, int] = {}
     same: dict[int, list[int]] = {}
@@ -56,7 +62,7 @@ def groups(parts: Sequence[Part]) -> list[list[int]]:
 
 
 def _leader(same: dict[int, list[int]], place: int) -> int:
-    """The first record of the group that `place` is in."""
+    """Return the first record of the group of `place`."""
     return (
         place if place in same else next(first for first, group in same.items() if place in group)
     )
@@ -87,7 +93,7 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _scaled(signals: np.ndarray) -> np.ndarray:
-    """Each lead of each record about its mean, in its standard deviations."""
+    """Return each lead of each record minus its mean, divided by its standard deviation."""
     signals = signals.astype(np.float64)
     signals -= signals.mean(axis=2, keepdims=True)
     deviations = signals.std(axis=2, keepdims=True)

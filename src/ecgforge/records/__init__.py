@@ -1,1 +1,1 @@
-"""Records: one signal-shape contract for real, simulated and generated ECG."""
+"""Records: one format for real, simulated and synthetic ECGs."""

@@ -1,4 +1,4 @@
-"""R peaks from all leads at once."""
+"""Detection of R peaks in all leads together."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
-# Hz; where QRS stands out most from P, T and flutter waves and from muscle noise
+# Hz; in this band, the QRS is largest relative to P, T and flutter waves and muscle noise
 BAND = (8.0, 20.0)
-WINDOW = 0.08  # s, about a QRS
-REFRACTORY = 0.24  # s, so that 220 bpm still pass
-THRESHOLD = 0.5  # of the way from the record's quiet level to its typical QRS
-PROMINENCE = 1.9  # typical QRS over quiet level; Gaussian noise in eight leads stays below
+WINDOW = 0.08  # s, about the length of a QRS
+REFRACTORY = 0.24  # s; allows 220 bpm
+THRESHOLD = 0.5  # position between the record's quiet level and its typical QRS
+PROMINENCE = 1.9  # typical QRS over quiet level; Gaussian noise in eight leads stays below it
 CHUNK = 256  # records filtered at a time
 
 
 def detect(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
     """Find the R peaks of each record.
 
-    Band-pass, energy and moving-window integration after Pan & Tompkins (IEEE Trans Biomed Eng
-    32:230, 1985), with the band of Elgendi et al. (2010), the leads' energies added as one, and a
-    threshold between the record's quiet level and its typical QRS in place of their running one,
-    since ten seconds are too short to learn in. Amplitudes do not matter: each lead counts by its
-    own mean energy, so that millivolts and standardised leads give the same beats.
+    The method follows Pan & Tompkins (IEEE Trans Biomed Eng 32:230, 1985): band-pass, energy and
+    moving-window integration. It differs in three points: the band is that of Elgendi et al.
+    (2010); the energies of all leads are added, each relative to its own mean, so that units do not
+    matter; and a fixed threshold between the record's quiet level and its typical QRS replaces the
+    adaptive one, which needs more than ten seconds.
 
     Args:
         signals: `[records, leads, samples]`.
         sampling_rate: Hz, at least 50.
 
     Returns:
-        Places of the R peaks per record, rising, in samples and fractions of one, since at 100 Hz a
-        whole sample is 5 bpm of a tachycardia; empty where nothing stands out as a QRS does, as in
-        noise or a flat line.
+        Sorted positions of the R peaks of each record, in samples, with fractions: at 100 Hz, a
+        whole sample is 5 bpm of a tachycardia. Noise and flat lines have no peaks.
 
     Raises:
         ValueError: the sampling rate is too low.
@@ -47,9 +46,8 @@ def detect(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
 
 
 def _energy(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Energy in the QRS band, mean over leads, each lead relative to its own mean:
-
-    `[records, samples]`.
+    """Return the energy in the QRS band, `[records, samples]`: the mean over leads, each relative
+    to its own mean.
     """
     band = sosfiltfilt(
         butter(2, BAND, btype="bandpass", fs=sampling_rate, output="sos"), signals, axis=-1

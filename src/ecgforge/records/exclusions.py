@@ -1,4 +1,4 @@
-"""Why a record is set aside; the reasons are the words of excluded.csv and of the report."""
+"""Reasons to exclude a record; excluded.csv and the report have these words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """A reason to set a record aside."""
+    """A reason to exclude a record."""
 
     UNREADABLE_FILE = "unreadable file"
     NOT_SUPPORTED = "not supported"
@@ -39,11 +39,11 @@ DAMAGE = (
 
 
 class BadRecord(Exception):  # noqa: N818  (it names the record's state, as the reasons do)
-    """A record that can't be used.
+    """A record that cannot be used.
 
     Attributes:
         reason: one of `Reason`.
-        detail: what was found, for a person who looks into it.
+        detail: the values behind the reason.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""The eight independent leads, and the four that follow from them."""
+"""The eight independent leads, and the four leads derived from them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def twelve_leads(signals: np.ndarray, units: str) -> np.ndarray:
 
     Args:
         signals: `[..., 8, samples]`, in the order of `LEADS`.
-        units: the signals' units; the relations hold for amplitudes alone.
+        units: of the signals; the equations need a common unit of all leads.
 
     Returns:
         `[..., 12, samples]`, in the order of `STANDARD_LEADS`.
 
     Raises:
-        ValueError: `units` is not mV, so that leads are not on one scale.
+        ValueError: `units` is not mV.
     """
     if units != "mV":
         raise ValueError(
-            f"limb leads follow from I and II only in mV, and these signals are in {units}"
+            f"limb leads can be derived from I and II only in mV; these signals are in {units}"
         )
     one, two = signals[..., 0:1, :], signals[..., 1:2, :]
     limb = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
@@ -35,17 +35,18 @@ def twelve_leads(signals: np.ndarray, units: str) -> np.ndarray:
 
 
 def limb_residual(leads: Mapping[str, np.ndarray]) -> float:
-    """Return how far recorded limb leads are from what I and II make them by Einthoven and
+    """Return the relative error of recorded limb leads against the equations of Einthoven and
     Goldberger.
 
     Args:
-        leads: signals of one record by the names of `STANDARD_LEADS`, in mV; the eight independent
-            ones and any others.
+        leads: signals of one record by lead name, in mV; the eight independent leads and any others
+            of `STANDARD_LEADS`.
 
     Returns:
-        The root mean square of what III, aVR, aVL and aVF differ by, over that of what they should
-        be, of those that are there: 0 of a recorder, about the square root of 2 of leads that have
-        nothing to do with I and II. NaN where none is there, or where numbers overflow.
+        The root mean square of the differences between the recorded III, aVR, aVL and aVF and the
+        leads derived from I and II, divided by the root mean square of the derived leads. It is 0
+        for consistent leads, and about the square root of 2 for leads unrelated to I and II. NaN if
+        the record has none of these leads, or on overflow.
     """
     there = [lead for lead in STANDARD_LEADS if lead in leads and lead not in LEADS]
     if not there:

@@ -1,10 +1,10 @@
-"""RecordSet: a folder of packed ECG records with their table, the same type for real, simulated and
-generated ones.
+"""Record sets: folders of ECG records with a table, for real, simulated and synthetic records.
 
-signals.npy    float32 [records, 8, samples], leads in the order of `leads.LEADS`; memory-mapped,
-never loaded whole records.csv    a row a record: id, patient, dataset, rhythm, split, age, sex,
-origin about.json     sampling rate in Hz, leads, units, rhythms (the classes, in order), how it was
-made
+A folder has these files:
+
+- signals.npy: float32 `[records, 8, samples]`, leads in the order of `leads.LEADS`; memory-mapped.
+- records.csv: a row per record: id, patient, dataset, rhythm, split, age, sex, origin.
+- about.json: sampling rate in Hz, leads, units, rhythms (the classes, in order), provenance.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from ecgforge.records.leads import LEADS
 
 T = TypeVar("T")
 FILES = ("about.json", "records.csv", "signals.npy")
-FURTHER = ("excluded.csv", "limb_leads.csv")  # of a prepared set
+FURTHER = ("excluded.csv", "limb_leads.csv")  # further files of a prepared set
 COLUMNS = ("id", "patient", "dataset", "rhythm", "split", "age", "sex", "origin")
 SPLITS = ("train", "validation", "test")
-LIMB_LEADS = "limb_leads.csv"  # of a set from files with all limb leads: see `quality.coherence`
+LIMB_LEADS = "limb_leads.csv"  # only if the raw files have all limb leads: see `quality.coherence`
 
 
 @dataclass(frozen=True)
 class About:
-    """What holds for all records of a set.
+    """The description of a record set.
 
     Attributes:
         sampling_rate: Hz.
         samples: per lead.
-        units: `mV`, or `per_lead_std` where each lead of a record was divided by its standard
+        units: `mV`, or `per_lead_std` if each lead of a record was divided by its standard
             deviation.
         rhythms: the classes, in the order of their indices.
-        origin: `real`, `simulated`, `synthetic`, or `mixed`, where the table's column says it of
-            each record.
-        made: how the set was made: counts, parameters, what it was made from.
+        origin: `real`, `simulated`, `synthetic`, or `mixed`; in a mixed set, the table has the
+            origin of each record.
+        made: provenance: counts, parameters and inputs.
     """
 
     sampling_rate: int
@@ -63,8 +63,8 @@ class RecordSet:
     """Records of one folder, or a selection of them.
 
     Attributes:
-        folder: where the set lies.
-        about: what holds for all records.
+        folder: the folder of the set.
+        about: the description of the set.
         records: the table of the selected records.
         rows: `[records]`, the selected rows of signals.npy.
     """
@@ -79,7 +79,7 @@ class RecordSet:
         """Open the set in `folder` without loading its signals.
 
         Raises:
-            EcgforgeError: the folder is no complete record set.
+            EcgforgeError: the folder is not a complete record set.
         """
         folder = Path(folder)
         about, table, shape = (
@@ -92,11 +92,11 @@ class RecordSet:
         )
         if shape != (len(table), len(LEADS), about.samples):
             raise EcgforgeError(
-                f"{folder}: signals.npy has shape {shape}, the table and about.json say otherwise"
+                f"{folder}: signals.npy has shape {shape}, unlike the table and about.json"
             )
         if unknown := set(table["rhythm"]) - set(about.rhythms):
             raise EcgforgeError(
-                f"{folder}: records.csv has rhythms that about.json doesn't know: "
+                f"{folder}: records.csv has rhythms that are not in about.json: "
                 f"{', '.join(sorted(unknown))[:300]}"
             )
         return cls(folder, about, table[list(COLUMNS)], np.arange(len(table)))
@@ -105,7 +105,7 @@ class RecordSet:
         return len(self.rows)
 
     def select(self, mask: np.ndarray | pd.Series) -> RecordSet:
-        """Return the records where `mask`, a boolean or index array over this selection, points."""
+        """Return the records at `mask`, a boolean or index array over this selection."""
         index = np.flatnonzero(mask) if np.asarray(mask).dtype == bool else np.asarray(mask)
         return replace(
             self, records=self.records.iloc[index].reset_index(drop=True), rows=self.rows[index]
@@ -118,8 +118,8 @@ class RecordSet:
         return self.select((self.records["split"] == name).to_numpy())
 
     def signals(self, index: np.ndarray | slice | None = None) -> np.ndarray:
-        """Return signals of the selection, `[records, 8, samples]` float32 in `about.units`: all of
-        it, or the part at `index`.
+        """Return signals of the selection, or of its part at `index`: `[records, 8, samples]`
+        float32 in `about.units`.
         """
         rows = self.rows if index is None else self.rows[index]
         packed = np.load(self.folder / "signals.npy", mmap_mode="r", allow_pickle=False)
@@ -152,15 +152,13 @@ class _Tree(BaseModel):
 
 
 def _part(folder: Path, name: str, read: Callable[[Path], T]) -> T:
-    """Return what `read` makes of a file of a record set; whatever it runs into is said in one
-    line.
-    """
+    """Read a file of a record set; turn any error into an `EcgforgeError` of one line."""
     again = "run `dvc repro` or `dvc pull`"
     try:
         return read(folder / name)
     except FileNotFoundError:
         raise EcgforgeError(
-            f"{folder} is no record set: {folder / name} is missing; {again}"
+            f"{folder} is not a record set: {folder / name} is missing; {again}"
         ) from None
     except OSError as error:
         raise EcgforgeError(
@@ -170,10 +168,10 @@ def _part(folder: Path, name: str, read: Callable[[Path], T]) -> T:
         raise EcgforgeError(
             f"{folder} is a damaged record set: {str(error)[:300]}; {again}"
         ) from None
-    # json, pandas and numpy raise what their parsing runs into, of a dozen types
+    # json, pandas and numpy raise exceptions of many types
     except Exception as error:
         raise EcgforgeError(
-            f"{folder} is a damaged record set: {name} is not what was written; {again}"
+            f"{folder} is a damaged record set: {name} has invalid content; {again}"
         ) from error
 
 
@@ -185,10 +183,10 @@ def _about(file: Path) -> About:
 
 
 def _table(file: Path) -> pd.DataFrame:
-    # Only ages may be missing numbers: an id or a patient called NA is a name.
+    # Only ages can be missing: an id or a patient can have the name NA.
     types = {column: float if column == "age" else str for column in COLUMNS}
     with warnings.catch_warnings():
-        # rows of more cells than there are columns
+        # rows with more cells than columns
         warnings.simplefilter("error", pd.errors.ParserWarning)
         table = read_csv(
             file, index_col=False, dtype=types, keep_default_na=False, na_values={"age": [""]}
@@ -197,7 +195,7 @@ def _table(file: Path) -> pd.DataFrame:
         raise EcgforgeError(f"{file.name} has a row with fewer cells than columns")
     if unknown := set(table["split"]) - set(SPLITS):
         raise EcgforgeError(
-            f"{file.name} has the split {min(unknown)[:80]!r}, which is none of {', '.join(SPLITS)}"
+            f"{file.name} has the split {min(unknown)[:80]!r}, not one of {', '.join(SPLITS)}"
         )
     return table
 
@@ -205,26 +203,25 @@ def _table(file: Path) -> pd.DataFrame:
 def _shape(file: Path) -> tuple[int, ...]:
     packed = np.load(file, mmap_mode="r", allow_pickle=False)
     if packed.dtype != np.dtype("<f4"):
-        raise EcgforgeError(f"{file.name} holds {packed.dtype} and not float32")
+        raise EcgforgeError(f"{file.name} has the type {packed.dtype}, not float32")
     shape: tuple[int, ...] = packed.shape
     return shape
 
 
 def aligned(records: RecordSet, rhythms: tuple[str, ...]) -> RecordSet:
-    """Return the records of `rhythms` alone, with these as the classes, so that they go with a set
-    that has these.
+    """Return only the records of `rhythms`, with these as the classes, to combine them with a set
+    that has the same classes.
     """
     kept = records.select(records.records["rhythm"].isin(rhythms).to_numpy())
     return replace(kept, about=replace(kept.about, rhythms=rhythms))
 
 
 class RecordSetWriter:
-    """Appends chunks of records to a set being written; get one from `write_record_set`.
+    """Appends chunks of records to a new set; `write_record_set` returns it.
 
     Attributes:
-        folder: where the set is being written; other files that belong to it can be put here.
-        about: what will be said of the set; may be replaced until the block of `write_record_set`
-            ends.
+        folder: the temporary folder of the set; it can get further files.
+        about: the description; it can be replaced until the block of `write_record_set` ends.
     """
 
     def __init__(self, folder: Path, about: About) -> None:
@@ -236,20 +233,19 @@ class RecordSetWriter:
         self._write_header()
 
     def _write_header(self) -> None:
-        # numpy pads the header for a growing first axis, so that a later, larger count fits in the
-        # same bytes.
+        # numpy pads the header, so that a larger count later fits in the same bytes.
         header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         self._signals.seek(0)
         np.lib.format.write_array_header_1_0(self._signals, header)
 
     def append(self, signals: np.ndarray, table: pd.DataFrame) -> None:
-        """Append `signals`, `[records, 8, samples]`, and their rows; the table needs every one of
+        """Append `signals`, `[records, 8, samples]`, and their rows; the table needs all
         `COLUMNS`.
         """
         if signals.shape != (len(table), *self._shape[1:]):
             raise ValueError(f"{len(table)} rows and signals of shape {signals.shape}")
         if not np.isfinite(signals).all():
-            raise ValueError("a record set holds finite signals only")
+            raise ValueError("signals of a record set must be finite")
         self._signals.write(np.ascontiguousarray(signals, dtype="<f4").data)
         self._tables.append(table[list(COLUMNS)])
         self._shape = (self._shape[0] + len(table), *self._shape[1:])
@@ -271,19 +267,18 @@ class RecordSetWriter:
 
 @contextmanager
 def write_record_set(folder: Path, about: About) -> Iterator[RecordSetWriter]:
-    """Write a record set in chunks; it appears at `folder` whole, when the block ends without an
-    error.
+    """Write a record set in chunks; it replaces `folder` when the block ends without an error.
 
     Raises:
-        EcgforgeError: `folder` is there and is no record set, or holds anything else beside one.
+        EcgforgeError: `folder` exists and is not a record set, or has further files.
     """
     refuse(folder)
     if (more := foreign(folder, [*FILES, *FURTHER])) or (
         foreign(folder, ()) and not all((folder / name).exists() for name in FILES)
     ):
         raise EcgforgeError(
-            f"{folder} exists and is no record set{f' (it has {more[0]})' if more else ''}: name "
-            "another folder"
+            f"{folder} exists and is not a record set{f' (it has {more[0]})' if more else ''}: "
+            "name another folder"
         )
     with atomic_write(folder) as scratch:
         scratch.mkdir()

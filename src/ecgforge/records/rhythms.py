@@ -1,4 +1,4 @@
-"""The rhythm vocabulary, and how a record's published label codes become its one rhythm."""
+"""The rhythm vocabulary, and the rhythm of a record from its published label codes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ RHYTHMS = ("SR", "SB", "ST", "SA", "AFIB", "AFLT", "SVT")
 def rhythm_of(
     codes: Iterable[str], rhythm_codes: Mapping[str, str], other_rhythms: Set[str]
 ) -> str:
-    """Return the rhythm that `codes` name.
+    """Return the rhythm of a record.
 
-    The rule: a record has a rhythm when its codes name exactly one of the vocabulary, by however
-    many codes, and no rhythm outside of it. Codes that name no rhythm (diagnoses, wave forms) don't
-    count.
+    The codes must map to exactly one rhythm of the vocabulary, and to no rhythm outside it. Other
+    codes (diagnoses, wave forms) are ignored.
 
     Args:
         codes: the record's label codes, as published.
-        rhythm_codes: from a code to a rhythm of `RHYTHMS`.
+        rhythm_codes: maps codes to rhythms of `RHYTHMS`.
         other_rhythms: codes of rhythms outside the vocabulary, such as a paced rhythm.
 
     Raises:
-        BadRecord: no rhythm, or rhythms that contradict each other.
+        BadRecord: the record has no rhythm, or several.
     """
     codes = list(codes)
     named = sorted(

@@ -1,1 +1,1 @@
-"""Simulated ECG: rhythms, beats, noise and populations. It imports nothing else of the project."""
+"""Simulated ECGs: population, beats, heart and noise. It imports no other part of the project."""

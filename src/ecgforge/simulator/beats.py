@@ -1,4 +1,4 @@
-"""When the ventricles beat: a model of the RR intervals for each rhythm."""
+"""Times of ventricular beats: a model of the RR intervals for each rhythm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import ceil
 
 import numpy as np
 
-# Coefficient of variation of RR by rhythm: median, spread (of its logarithm), and limits.
+# Coefficient of variation of RR by rhythm: median, spread (of the logarithm), and limits.
 _VARIATION = {
     "SR": (0.024, 0.55, 0.004, 0.055),
     "SB": (0.028, 0.60, 0.004, 0.080),
@@ -17,18 +17,18 @@ _VARIATION = {
     "AFLT": (0.010, 0.50, 0.002, 0.040),
     "SVT": (0.010, 0.50, 0.002, 0.020),
 }
-_RESPIRATORY_SHARE = {"SA": 0.85}  # of the variance of RR; elsewhere half
-# atrial, per minute: type I of Wells et al. 1979 (Circulation 60:665) with some margin
+_RESPIRATORY_SHARE = {"SA": 0.85}  # of the variance of RR; 0.5 for other rhythms
+# atrial rates per minute: type I of Wells et al. 1979 (Circulation 60:665) with a margin
 _FLUTTER_RATES = (220.0, 350.0)
 _USUAL_FLUTTER = (290.0, 30.0)  # mean and spread
 _BLOCKS = np.array([2, 3, 4])
-_BLOCK_CHANCES = np.array([1.0, 0.3, 1.0])  # of every k-th wave; every third is rare
-_VARIABLE_BLOCK = 0.35  # chance, by the same measure, that conduction varies from beat to beat
+_BLOCK_CHANCES = np.array([1.0, 0.3, 1.0])  # weights of k:1 conduction; 3:1 is rare
+_VARIABLE_BLOCK = 0.35  # weight, on the same scale, of conduction that varies from beat to beat
 
 
 @dataclass(frozen=True)
 class Breath:
-    """Respiration, which sways RR and the size of the QRS: frequency in Hz, phase in radians."""
+    """Respiration, which modulates RR and the QRS amplitude: frequency in Hz, phase in radians."""
 
     frequency: float
     phase: float
@@ -43,8 +43,9 @@ class Beats:
     """Beats of one record.
 
     Attributes:
-        times: s from the record's start, ascending; they begin before the record and end after it.
-        cycle: s, of a flutter wave, to which the beats keep step; NaN outside of flutter.
+        times: s from the record's start, ascending, from before the record to after it.
+        cycle: s, period of the flutter waves, with which the beats are in phase; NaN without
+            flutter.
     """
 
     times: np.ndarray
@@ -64,8 +65,13 @@ def draw(
     60/`rate` s.
 
     Args:
+        rhythm: name of the rhythm.
         rate: beats/min.
-        qt: ms; in fibrillation a beat follows only when most of it is over.
+        qt: ms; in fibrillation it limits the shortest RR interval.
+        duration: s, of the record.
+        margin: s, before and after the record.
+        breath: respiration of the patient.
+        rng: random generator.
     """
     mean = 60 / rate
     start = rng.uniform()  # in mean intervals, until the record's first beat
@@ -75,8 +81,7 @@ def draw(
     intervals = _intervals(rhythm, mean, count, qt, breath, rng)
     scale = intervals[outside : outside + inside].mean()
     intervals /= scale
-    # The neighbours of the record's first and last beats must stay out of it, or they would change
-    # its rate.
+    # The beats before and after the record must stay outside it, or they would change its rate.
     intervals[outside - 1] = max(intervals[outside - 1], start + 1e-6)
     intervals[outside + inside] = max(
         intervals[outside + inside], duration / mean - start - inside + 1e-6
@@ -95,14 +100,14 @@ def _intervals(
     variation = np.clip(median * np.exp(spread * rng.standard_normal()), low, high)
     noise = rng.standard_normal(count)
     if rhythm == "AFIB":
-        # No order from beat to beat, right-skewed, and bounded below by the refractory period.
+        # Independent from beat to beat, right-skewed, with the refractory period as the minimum.
         recovered = min(0.72, 0.9 * qt / 1000 / mean)
         return np.maximum(np.exp(variation * noise), recovered)
     if rhythm == "SVT":
         return 1 + variation * noise
     if rhythm == "AFLT":
-        # Conduction takes a little more or less time, but each beat follows its own wave: what
-        # varies doesn't add up.
+        # The conduction time varies, but each beat follows its own wave, so the variation does not
+        # accumulate.
         waves = _conducted(60 / mean, count, rng)
         return waves + variation * waves.mean() * np.diff(noise, prepend=0) / np.sqrt(2)
     share = _RESPIRATORY_SHARE.get(rhythm, 0.5)
@@ -112,8 +117,8 @@ def _intervals(
 
 
 def _conducted(rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw how many flutter waves pass from beat to beat, `[count]`: every k-th one, or a varying
-    number of 2, 3 and 4.
+    """Draw the number of flutter waves between beats, `[count]`: a constant k, or a varying number
+    of 2, 3 and 4.
     """
     low, high = _FLUTTER_RATES
     usual, spread = _USUAL_FLUTTER
@@ -134,5 +139,5 @@ def _conducted(rate: float, count: int, rng: np.random.Generator) -> np.ndarray:
     ratio = np.clip(rng.normal(usual, spread), low, high) / rate
     chances = np.exp(-((_BLOCKS - ratio) ** 2) / 0.8)
     waves = rng.choice(_BLOCKS, count, p=chances / chances.sum()).astype(float)
-    # Slower ventricles than every fourth wave allows are conducted less often still.
+    # A ventricular rate below 4:1 conduction needs a larger ratio.
     return waves + max(0, round(ratio) - 4)

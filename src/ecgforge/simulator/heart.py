@@ -1,13 +1,15 @@
-"""The heart as a moving vector: clean ECGs of simulated patients.
+"""Clean ECGs of simulated patients from a moving heart vector.
 
-After McSharry et al. 2003 (IEEE Trans Biomed Eng 50:289) and its three-dimensional extension,
-Sameni et al. 2007 (EURASIP J Adv Signal Process 043407): every wave is a sum of Gaussian kernels in
-time, each pulling the heart vector in a direction of its own. Unlike there, kernels are fixed to
-the beat's time and not to its phase, since the QRS does not widen when the heart slows; T follows
-QT, which follows RR. The vector is x to the left, y to the feet, z to the back. Limb leads see it
-in Einthoven's triangle, so that the frontal axes hold exactly; chest leads see it by Dower's
-weights (Dower et al. 1980, Clin Cardiol 3:87), and, being close to the heart, a part of their own
-that no vector explains. Sizes, widths and variations of waves were set by eye and by median
+The model follows McSharry et al. 2003 (IEEE Trans Biomed Eng 50:289) and its three-dimensional
+extension, Sameni et al. 2007 (EURASIP J Adv Signal Process 043407). Each wave is a sum of Gaussian
+kernels in time; each kernel moves the heart vector in its own direction. Unlike in these papers,
+kernels depend on the time in the beat, not on its phase, since the QRS does not widen at low rates.
+The T wave follows QT, which follows RR.
+
+The axes of the vector are x to the left, y to the feet and z to the back. Limb leads are its
+projections in Einthoven's triangle, so that the frontal axes are exact. Chest leads use Dower's
+weights (Dower et al. 1980, Clin Cardiol 3:87). They are close to the heart, so each also has a part
+that no vector explains. Sizes, widths and variations of waves were chosen by eye and from median
 amplitudes of real PTB-XL records.
 """
 
@@ -37,7 +39,7 @@ _LEAD_FIELD = np.array(
     ]
 )
 _CHEST = slice(2, 8)
-# the atria lie farther from the chest leads than the ventricles, which Dower's weights are for
+# Dower's weights describe the ventricles; the atria are farther from the chest leads
 _ATRIA_AFAR = 0.55
 
 _Kernel = tuple[float, float, tuple[float, float, float]]  # centre, width, heart vector in mV
@@ -45,7 +47,7 @@ _Kernel = tuple[float, float, tuple[float, float, float]]  # centre, width, hear
 _Kernels = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Kernels of the QRS: centre (ms from the R peak), width (ms), heart vector (mV). Septum, apex, left
-# free wall, posterior wall, base, and a notch that lies elsewhere in every patient.
+# free wall, posterior wall, base, and a notch at a random position in each patient.
 _QRS: dict[str, list[_Kernel]] = {
     "normal": [
         (-22, 7.0, (-0.18, -0.10, -0.17)),
@@ -55,7 +57,7 @@ _QRS: dict[str, list[_Kernel]] = {
         (27, 8.5, (-0.16, -0.12, 0.24)),
         (8, 7.0, (0.0, 0.0, 0.0)),
     ],
-    "rbbb": [  # the right ventricle comes late, to the right and to the front
+    "rbbb": [  # late right ventricle, to the right and to the front
         (-22, 7.0, (-0.18, -0.10, -0.17)),
         (-8, 7.5, (0.46, 0.36, -0.38)),
         (2, 8.0, (0.70, 0.54, 0.20)),
@@ -74,7 +76,7 @@ _QRS: dict[str, list[_Kernel]] = {
 }
 # P: centre and width in ms from its onset; right, then left atrium.
 _P: list[_Kernel] = [(38, 16.0, (0.045, 0.105, -0.045)), (68, 18.0, (0.085, 0.070, 0.060))]
-# P of atria that are woken from the node or a bypass tract, from below: both at a time, so shorter;
+# P of retrograde activation from the node or a bypass tract: both atria at a time, so shorter;
 # negative in II, positive in V1.
 _P_FROM_BELOW: list[_Kernel] = [
     (22, 12.0, (-0.010, -0.110, -0.060)),
@@ -82,8 +84,8 @@ _P_FROM_BELOW: list[_Kernel] = [
 ]
 # A wave of typical, counter-clockwise flutter: centre and width in cycles. Up the septum and the
 # left atrium; the front of the right atrium; down its free wall. In II a slow fall, a sharp fall to
-# the trough and a sharp rise above the line, with no rest between; in V1 an upright wave of its
-# own, on the rise of II (Saoudi et al. 2001, Eur Heart J 22:1162).
+# the trough and a sharp rise above the baseline, without a pause; in V1 a separate upright wave,
+# during the rise of II (Saoudi et al. 2001, Eur Heart J 22:1162).
 _FLUTTER: list[_Kernel] = [
     (0.50, 0.12, (-0.06, -0.30, 0.02)),
     (0.66, 0.075, (-0.05, 0.05, -0.22)),
@@ -96,10 +98,10 @@ _T: list[_Kernel] = [
     (0.0, 0.45, (0.20, 0.20, -0.15)),
 ]
 
-_QRS_LIMIT = 0.05  # of its peak over all leads: where the QRS begins and ends
-_T_LIMIT = 0.10  # likewise for the end of T
-_PEAK_TO_END = 0.28  # of the time from the QRS's end to T's end, spent after T's peak
-# of QT for the RR intervals before it
+_QRS_LIMIT = 0.05  # of the peak over all leads: start and end of the QRS
+_T_LIMIT = 0.10  # of the peak over all leads: end of T
+_PEAK_TO_END = 0.28  # share of T's peak to T's end in the time from the QRS's end to T's end
+# weights of the RR intervals before a beat for its QT
 _MEMORY = 0.75 ** np.arange(12) / np.sum(0.75 ** np.arange(12))
 _QT_POWER = 1 / 3  # Fridericia's, from beat to beat
 
@@ -110,8 +112,7 @@ class Ecg:
 
     Attributes:
         signals: `[patients, 8, samples]` float32, mV, leads I, II, V1-V6.
-        beats: a patient's R peaks (of the heart vector), s from the record's start, those inside of
-            the record.
+        beats: R peaks of the heart vector within the record, for each patient, s from its start.
     """
 
     signals: np.ndarray
@@ -120,8 +121,8 @@ class Ecg:
 
 @dataclass(frozen=True)
 class _Wave:
-    """Gaussian kernels of a wave: centres and widths `[n, kernels]`, what each adds to the leads
-    `[n, kernels, 8]` (mV).
+    """Gaussian kernels of a wave: centres and widths `[n, kernels]`, amplitudes in the leads `[n,
+    kernels, 8]` (mV).
     """
 
     centres: np.ndarray
@@ -129,9 +130,8 @@ class _Wave:
     leads: np.ndarray
 
     def magnitude(self, times: np.ndarray) -> np.ndarray:
-        """Return the root mean square over leads at `times`, in units of the centres:
-
-        `[n, times]`.
+        """Return the root mean square over leads, `[n, times]`; `times` has the units of the
+        centres.
         """
         kernels = np.exp(-0.5 * ((times - self.centres[..., None]) / self.widths[..., None]) ** 2)
         return np.sqrt(np.square(np.matmul(self.leads.transpose(0, 2, 1), kernels)).mean(axis=1))
@@ -147,17 +147,19 @@ def simulate(
 ) -> Ecg:
     """Simulate a clean ECG of each patient.
 
-    The ventricular rate between a record's first and last beat, QRS duration and mean QT are those
-    of the table. The QRS lasts while the root mean square over leads exceeds 5 % of its peak, and T
+    The ventricular rate between a record's first and last beat, the QRS duration and the mean QT
+    follow the table. The QRS lasts while the root mean square over leads exceeds 5 % of its peak. T
     ends where it falls to 10 % of T's peak.
 
     Args:
-        patients: as `population.draw` makes it.
-        hearts: a generator a patient for what stays from record to record: the shape of waves.
-        moments: a generator a patient for what does not: beats, breath, atrial waves.
+        patients: see `population.draw`.
+        hearts: a random generator per patient for the shape of waves, which is the same in all
+            records of a patient.
+        moments: a random generator per patient for beats, respiration and atrial waves, which
+            differ between records.
         sampling_rate: Hz.
         duration: s, of the record.
-        margin: s, simulated before and after the record as well, for filters to settle in.
+        margin: s, before and after the record, in which filters settle.
 
     Returns:
         Signals of `duration + 2 * margin` seconds.
@@ -198,14 +200,16 @@ def simulate(
 def _train(
     wave: _Wave, times: np.ndarray, centres: np.ndarray, units: np.ndarray, gains: np.ndarray
 ) -> np.ndarray:
-    """Lay a wave at every beat's centre: `[n, 8, samples]`.
+    """Repeat a wave at each beat: `[n, 8, samples]`.
 
-    Each sample sees the beat whose centre is nearest, so the cost does not grow with the number of
+    Each sample only has the wave of the nearest beat, so the cost does not grow with the number of
     beats.
 
     Args:
-        centres: s, ascending, `[n, beats]`; the wave's zero.
-        units: s, the wave's unit of time, `[n, beats]`.
+        wave: the wave of each patient.
+        times: s, of the samples.
+        centres: `[n, beats]`, times 0 of the wave, s, ascending.
+        units: `[n, beats]`, the wave's unit of time, s.
         gains: `[n, beats]`.
     """
     count, step = len(times), times[1] - times[0]
@@ -228,8 +232,8 @@ def _train(
 
 
 def _padded(rows: list[np.ndarray]) -> np.ndarray:
-    """Stack rows of unequal length, going on from a row's last value in steps of 1,000: beats that
-    no record reaches.
+    """Stack rows of unequal length. Padding continues from the last value in steps of 1,000 s, far
+    outside any record.
     """
     longest = max(len(row) for row in rows)
     return np.array(
@@ -241,8 +245,8 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _qt(qt: np.ndarray, trains: list[Beats]) -> np.ndarray:
-    """QT of every beat, `[n, beats]` s: it follows the RR intervals before it with a memory, about
-    the patient's mean.
+    """Return the QT of each beat, `[n, beats]` s. It varies around the patient's mean with a
+    weighted mean of the RR intervals before the beat.
     """
     rows = []
     for mean, train in zip(qt, trains, strict=True):
@@ -264,8 +268,8 @@ def _sawtooth(phase: np.ndarray, harmonics: int) -> np.ndarray:
 def _fibrillation(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Fibrillatory waves of 4-9 Hz in three directions, `[3, samples]`, of about unit size.
 
-    Sawtooth waves whose frequency and size sway, after Stridh & Sörnmo 2001 (IEEE Trans Biomed Eng
-    48:105).
+    They are sawtooth waves with modulated frequency and amplitude, after Stridh & Sörnmo 2001 (IEEE
+    Trans Biomed Eng 48:105).
     """
     rate = np.clip(rng.normal(6.3, 1.0), 4.3, 8.7)
     waves = []
@@ -286,7 +290,7 @@ def _fibrillation(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _flutter(
     wave: _Wave, row: int, times: np.ndarray, train: Beats, rng: np.random.Generator
 ) -> np.ndarray:
-    """Flutter waves of a patient, in step with the beats, about their mean: `[8, samples]`."""
+    """Flutter waves of a patient, in phase with the beats, with zero mean: `[8, samples]`."""
     phase = (times - train.times[len(train.times) // 2]) / train.cycle + rng.uniform()
     since = (phase - wave.centres[row][:, None] + 0.5) % 1 - 0.5
     kernels = np.exp(-0.5 * (since / wave.widths[row][:, None]) ** 2)
@@ -296,12 +300,13 @@ def _flutter(
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a patient's waves look like.
+    """The shapes of a patient's waves.
 
     Attributes:
-        qrs, t, p: kernels, in units of a stretched millisecond, of T's peak to end, and of a
+        qrs, t, p: kernels, in units of `stretch`, of the time from T's peak to its end, and of a
             millisecond.
-        stretch: s, the QRS's unit of time. onset, end: s from the R peak, of the QRS.
+        stretch: s, the QRS's unit of time.
+        onset, end: s from the R peak, of the QRS.
         p_delay: s from the R peak to the onset of P.
         atria: `[n, 8, 3]` mV, the directions of fibrillatory waves in the leads.
         flutter: kernels, in units of a flutter's cycle.
@@ -339,7 +344,7 @@ class _Shape:
 
 
 def _lead_field(rng: np.random.Generator) -> np.ndarray:
-    """The lead field of a chest of its own, and of electrodes placed by hand: `[8, 3]`."""
+    """A random lead field, `[8, 3]`: chests and electrode positions vary between patients."""
     field = _LEAD_FIELD.copy()
     field[_CHEST] *= 1 + rng.normal(0, 0.08, (6, 1))
     field[_CHEST] += rng.normal(0, 0.05, (6, 3))
@@ -361,8 +366,8 @@ def _kernels(template: Sequence[_Kernel]) -> _Kernels:
 def _wave(
     kernels: list[_Kernels], fields: np.ndarray, rngs: Sequence[np.random.Generator]
 ) -> _Wave:
-    """See kernels through the patients' lead fields; a tenth of a chest lead is near the heart and
-    follows no vector.
+    """Project kernels to leads through the patients' lead fields. A tenth of each chest lead is a
+    near-field part that follows no vector.
     """
     centres, widths, vectors = (np.stack(parts) for parts in zip(*kernels, strict=True))
     leads = np.einsum("nlx,nkx->nkl", fields, vectors)
@@ -374,8 +379,8 @@ def _wave(
 
 
 def _turned(vectors: np.ndarray, weights: np.ndarray, axis: float) -> np.ndarray:
-    """Turn vectors in the frontal plane until their weighted sum points along `axis`, in degrees
-    from the left downwards.
+    """Rotate vectors in the frontal plane until their weighted sum points along `axis`, in degrees
+    from left to down.
     """
     total = weights @ vectors
     angle = np.deg2rad(axis) - np.arctan2(total[1], total[0])
@@ -393,7 +398,7 @@ def _qrs_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
         0, 0.04, vectors.shape
     )
     vectors[-1] += rng.normal(0, 0.11, 3)
-    # Transition between right and left chest leads: the heart turned about its long axis.
+    # Rotation about the long axis moves the transition between right and left chest leads.
     turn = np.deg2rad(rng.normal(0, 14))
     vectors = vectors @ np.array(
         [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
@@ -418,11 +423,11 @@ def _t_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
 
 
 def _st_depression(patient: Any, rng: np.random.Generator) -> np.ndarray:
-    """The vector, in mV, by which ST sinks in a tachycardia that re-enters: in most leads in which
-    the QRS is upright, I to V6.
+    """Return the vector, in mV, of the ST depression in re-entrant tachycardia, in most leads with
+    an upright QRS.
 
-    Most such tachycardias have it, by 0.1 mV or more, without any lack of blood (Riva et al. 1996,
-    J Am Coll Cardiol 27:1480).
+    Most of these tachycardias have an ST depression of 0.1 mV or more without ischaemia (Riva et
+    al. 1996, J Am Coll Cardiol 27:1480).
     """
     axis = np.deg2rad(patient.r_axis)
     return max(0.0, rng.normal(0.11, 0.07)) * np.array([np.cos(axis), np.sin(axis), 0.3])
@@ -437,12 +442,12 @@ def _p_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
 
 
 def _p_delay(patient: Any, onset: float, rng: np.random.Generator) -> float:
-    """Seconds from the R peak to the onset of P; in tachycardias that re-enter, P lies within or
-    behind the QRS.
+    """Return the time from the R peak to the onset of P, s. In re-entrant tachycardia, P is within
+    or after the QRS.
 
-    Nodal re-entry hides P in the QRS or at its end, a bypass tract brings it back into the ST
-    segment. They occur about 2 : 1 (Porter et al. 2004, Heart Rhythm 1:393). A focal tachycardia,
-    with P in front of the QRS, is a rhythm of its own in both data sets.
+    In nodal re-entry, P is in the QRS or at its end; with a bypass tract, it is in the ST segment.
+    Their ratio is about 2:1 (Porter et al. 2004, Heart Rhythm 1:393). Focal tachycardia, with P
+    before the QRS, is a separate rhythm in both datasets.
     """
     pr = np.clip(rng.normal(160, 22) - 0.25 * (patient.rate - 75), 100, 230) / 1000
     nodal, within, behind = rng.uniform() < 2 / 3, rng.uniform(0.0, 0.05), rng.uniform(0.09, 0.16)
@@ -458,8 +463,8 @@ def _atrial_vectors(rng: np.random.Generator) -> np.ndarray:
 
 
 def _flutter_kernels(rng: np.random.Generator) -> _Kernels:
-    """Kernels of a flutter wave; one in ten runs the other way round, which turns its vectors and
-    their order about (Saoudi et al.).
+    """Kernels of a flutter wave. One in ten is clockwise, with reversed vectors and order (Saoudi
+    et al.).
     """
     centres, widths, vectors = _kernels(_FLUTTER)
     clockwise = rng.uniform() < 0.1

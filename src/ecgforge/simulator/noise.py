@@ -1,6 +1,4 @@
-"""What lies between a heart and a file: electrodes, muscles, mains, and the recorder's filters and
-gain.
-"""
+"""Recording noise from electrodes, muscles and mains, and the recorder's filters and gain."""
 
 from __future__ import annotations
 
@@ -9,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# RA, LA, LL, V1-V6 to the leads I, II, V1-V6: limb leads are differences, chest leads stand against
-# Wilson's terminal.
+# RA, LA, LL, V1-V6 to the leads I, II, V1-V6: limb leads are differences, chest leads are relative
+# to Wilson's terminal.
 _ELECTRODES = np.zeros((8, 9), dtype=np.float32)
 _ELECTRODES[0, [1, 0]] = _ELECTRODES[1, [2, 0]] = 1, -1
 _ELECTRODES[2:, 3:] = np.eye(6)
@@ -19,14 +17,14 @@ _ELECTRODES[2:, :3] = -1 / 3
 
 @dataclass(frozen=True)
 class Recorder:
-    """A site's recorder and surroundings.
+    """The recorder and the environment of a site.
 
     Attributes:
         sampling_rate: Hz.
         high_pass, low_pass: Hz, corners of a first-order and of a second-order Butterworth filter.
         wander, muscle, mains: microvolts (root mean square at an electrode), medians over records.
-        spread: of the logarithm of these levels from record to record.
-        mains_frequency: Hz; heard only where it is below half the sampling rate.
+        spread: standard deviation of the logarithm of these levels over records.
+        mains_frequency: Hz; it has an effect only below half the sampling rate.
         gain: relative standard deviation of the calibration.
     """
 
@@ -43,11 +41,14 @@ class Recorder:
     def record(
         self, signals: np.ndarray, rngs: Sequence[np.random.Generator], sampling_rate: int
     ) -> np.ndarray:
-        """Record clean signals, `[n, 8, samples]` in mV at `sampling_rate`, with all that a real
-        recording adds.
+        """Add noise to clean signals, filter them, and resample them.
 
-        Works on spectra: noise is drawn there, the filters multiply there, and resampling cuts or
-        extends there. Noise reaches as far as the narrower of the two bands.
+        All steps work on spectra. The noise has the narrower of the two bands.
+
+        Args:
+            signals: `[n, 8, samples]`, mV.
+            rngs: a random generator for each record.
+            sampling_rate: Hz, of `signals`.
 
         Returns:
             `[n, 8, samples * self.sampling_rate / sampling_rate]` float32, mV. Filters settle in
@@ -73,9 +74,8 @@ class Recorder:
         )
 
     def _noise(self, frequencies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Noise at the nine electrodes as Fourier coefficients over the number of samples, in mV:
-
-        `[9, frequencies]`.
+        """Return the noise of the nine electrodes, `[9, frequencies]`: Fourier coefficients divided
+        by the number of samples, in mV.
         """
         wander_level, muscle_level, mains_level = (
             np.exp(self.spread * rng.standard_normal(3))

@@ -1,9 +1,8 @@
-"""Who the simulated patients are: rate, QRS duration, QT, axes and age by rhythm, as measured in
-10,646 real patients.
+"""The simulated population: rate, QRS duration, QT, axes, age and sex of patients by rhythm.
 
-The quantiles and correlations beside this file were measured on the Chapman-Shaoxing records (Zheng
-et al. 2020, Sci Data 7:48). Marginals follow the quantiles; a Gaussian copula carries the
-correlations (Nelsen 2006, An Introduction to Copulas).
+The quantiles and correlations in this package are those of the 10,646 patients of Chapman-Shaoxing
+(Zheng et al. 2020, Sci Data 7:48). The marginal distributions follow the quantiles; a Gaussian
+copula adds the correlations (Nelsen 2006, An Introduction to Copulas).
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _QUANTILES = {
 }
 _SCORES = np.array([NormalDist().inv_cdf(share) for share in _QUANTILES.values()])
 _MALE = {"SR": 0.44, "SB": 0.64, "ST": 0.51, "SA": 0.56, "AFIB": 0.59, "AFLT": 0.58, "SVT": 0.48}
-_WIDE_QRS = 115  # ms; a wider one is taken for a bundle branch block or a diffuse delay
+_WIDE_QRS = 115  # ms; a wider QRS means a bundle branch block or a diffuse delay
 _BLOCKS = ("rbbb", "lbbb", "normal")
 _BLOCK_SHARES = (0.5, 0.3, 0.2)
-# share of the RR interval that QT can take before the next beat would fall into the T wave
+# largest share of QT in the RR interval; above it, the next beat would fall into the T wave
 _FILLED = 0.95
 _SHORTEST_JT = 110  # ms
 
@@ -39,12 +38,12 @@ def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     """Draw a patient for each of `rhythms`, an array of names of the rhythm vocabulary.
 
     Returns:
-        A row a patient: `rhythm`; `rate` (ventricular, beats/min); `qrs`, `qt` (ms); `r_axis`,
+        A row per patient: `rhythm`; `rate` (ventricular, beats/min); `qrs`, `qt` (ms); `r_axis`,
             `t_axis` (degrees in the frontal plane); `age` (whole years); `sex` (male, female);
             `conduction` (normal, rbbb, lbbb).
 
     Raises:
-        KeyError: a rhythm that was not measured.
+        KeyError: a rhythm has no measurements.
     """
     rhythms = np.asarray(rhythms)
     scores = rng.standard_normal((len(rhythms), len(CORRELATED) + 1))
@@ -57,7 +56,7 @@ def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         latent[:, :-1] @= np.linalg.cholesky(correlations(rhythm)).T
         for column, name in enumerate((*CORRELATED, "t_axis")):
             table.loc[rows, name] = np.interp(latent[:, column], _SCORES, quantiles(rhythm, name))
-    # The measured rates are whole beats; half a beat to each side makes them continuous again.
+    # The measured rates are integers; a uniform random number makes them continuous.
     table["rate"] += rng.uniform(-0.5, 0.5, len(table))
     table["qt"] = np.minimum(table["qt"], _FILLED * 60_000 / table["rate"])
     table["qrs"] = np.minimum(table["qrs"], table["qt"] - _SHORTEST_JT)

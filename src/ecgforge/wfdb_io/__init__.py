@@ -1,1 +1,1 @@
-"""WFDB headers and signal files, read in blocks."""
+"""A reader of WFDB headers and signal files, in blocks."""

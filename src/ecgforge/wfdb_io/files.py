@@ -1,8 +1,8 @@
-"""Reading WFDB records that others made: leads by name, and no trust in what a header says.
+"""A reader of untrusted WFDB records, with leads by name.
 
-Files are named beside their header, as long as the header says, and their samples sum to the
-header's checksums. Only the samples that are asked for are kept, and the others pass through in
-blocks, so that memory does not grow with a record's length.
+It checks that signal files are in the folder of their header, that their lengths match the header,
+and that their samples sum to the header's checksums. It decodes files in blocks and keeps only the
+requested samples, so that memory does not grow with the length of a record.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ecgforge.wfdb_io.header import SAMPLE_BYTES, Header, Signal, parse
 MILLIVOLTS = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "V": 1e3, "v": 1e3}
 # the micro sign, and the Greek letter
 MILLIVOLTS |= {f"{micro}{volt}": 1e-3 for micro in "\u00b5\u03bc" for volt in "Vv"}
-MAX_RATE = 10_000  # Hz; beyond any recorder
-BLOCK = 2**19  # samples, of all leads together, that are decoded at a time
+MAX_RATE = 10_000  # Hz; higher than any recorder's
+BLOCK = 2**19  # samples of all leads that are decoded at a time
 TYPES = {"8": "i1", "80": "u1", "16": "<i2", "61": ">i2", "160": "<u2", "32": "<i4"}
-MIDDLE = {"80": 2**7, "160": 2**15}  # what stands for 0 in formats without a sign
+MIDDLE = {"80": 2**7, "160": 2**15}  # the value of 0 in unsigned formats
 INVALID = {
     "80": -(2**7),
     "212": -(2**11),
@@ -42,13 +42,13 @@ class Recording:
     """A record as published.
 
     Attributes:
-        signals: float64 `[8, samples]`, in the order of `LEADS`, in `units`; NaN where the file
-            marks a sample invalid.
+        signals: float64 `[8, samples]`, in the order of `LEADS`, in `units`; invalid samples are
+            NaN.
         sampling_rate: Hz.
-        units: `mV` for anything in volts; otherwise the header's word, such as `NU`.
-        limb_residual: see `leads.limb_residual`; NaN where the other limb leads are not there or
-            nothing is in volts.
-        seconds: how long the whole record is, of which `signals` may be the beginning.
+        units: `mV` for all units of volts; otherwise the unit of the header, such as `NU`.
+        limb_residual: see `leads.limb_residual`; NaN without other limb leads, or if the units are
+            not volts.
+        seconds: length of the full record; `signals` can be its start.
     """
 
     signals: np.ndarray
@@ -62,16 +62,18 @@ def read(folder: Path, path: str, duration: float | None = None) -> Recording:
     """Read the eight independent leads of the record at `path`, relative to `folder` and without
     extension, as WFDB names records.
 
-    Leads are found by their names, in any order and in upper or lower case. A path and a name in a
-    header cannot leave `folder`; links that somebody put there are followed.
+    Leads are found by name, in any order, in upper or lower case. Paths cannot leave `folder`;
+    links in it are followed.
 
     Args:
-        duration: keep the first so many seconds; None keeps all.
+        folder: the folder of the records.
+        path: the record in it.
+        duration: seconds to keep; None keeps all.
 
     Raises:
-        BadRecord: a file is missing, unreadable, truncated or named outside `folder`; samples don't
-            sum to the header's checksums; a lead is missing; leads are in different units; the
-            record is of a kind that is not read.
+        BadRecord: a file is missing, unreadable, truncated or outside `folder`; samples do not sum
+            to the header's checksums; a lead is missing; leads have different units; or the kind of
+            record is not supported.
     """
     try:
         place = _inside(folder, path)
@@ -85,7 +87,7 @@ def read(folder: Path, path: str, duration: float | None = None) -> Recording:
     except OSError as error:
         raise BadRecord(Reason.UNREADABLE_FILE, _in_words(error)) from None
     except MemoryError:
-        raise BadRecord(Reason.UNREADABLE_FILE, "it takes more memory than there is") from None
+        raise BadRecord(Reason.UNREADABLE_FILE, "it does not fit in memory") from None
     names, units = (
         [signal.name for signal in header.signals],
         [signal.units for signal in header.signals],
@@ -100,11 +102,13 @@ def read(folder: Path, path: str, duration: float | None = None) -> Recording:
 
 
 def verify(folder: Path, path: str) -> list[str]:
-    """Return the names of a record's files, relative to `folder`, once each is known to be what the
-    header says, by its checksums.
+    """Check a record's files against the checksums of its header.
+
+    Returns:
+        Their names, relative to `folder`.
 
     Raises:
-        BadRecord: one is not, or the header has no checksums.
+        BadRecord: a file does not match, or the header has no checksums.
         OSError: a file cannot be read.
     """
     place = _inside(folder, path)
@@ -125,7 +129,7 @@ def _in_words(error: OSError) -> str:
 
 
 def _inside(folder: Path, path: str) -> Path:
-    """Return the header of the record at `path`, which may not lead out of `folder`."""
+    """Return the header of the record at `path`, which must be in `folder`."""
     parts = PurePosixPath(path).parts
     if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
         raise BadRecord(Reason.OUTSIDE_FOLDER, f"{path} leads out of it")
@@ -136,8 +140,8 @@ def _inside(folder: Path, path: str) -> Path:
 
 
 def _samples(folder: Path, header: Header, kept: float) -> tuple[np.ndarray, int]:
-    """Return the first `kept` digital samples, `[samples, leads]`, and how many there are, once all
-    sum to the checksums.
+    """Return the first `kept` digital samples, `[samples, leads]`, and the number of all samples;
+    check the checksums of all.
     """
     files: defaultdict[str, list[int]] = defaultdict(list)
     for row, signal in enumerate(header.signals):
@@ -159,8 +163,8 @@ def _samples(folder: Path, header: Header, kept: float) -> tuple[np.ndarray, int
 
 
 def _frames(folder: Path, header: Header, files: dict[str, list[int]]) -> int:
-    """Return how many samples each lead has, once every file is known to be there, of one format,
-    and long enough.
+    """Return the number of samples of each lead; check that each file exists, has one format, and
+    is long enough.
     """
     lengths = []
     for name, rows in files.items():
@@ -168,7 +172,7 @@ def _frames(folder: Path, header: Header, files: dict[str, list[int]]) -> int:
         if not file.is_file():
             raise BadRecord(Reason.MISSING_FILE, name)
         if len({header.signals[row].format for row in rows}) > 1:
-            raise BadRecord(Reason.UNREADABLE_FILE, f"{name} is said to be of several formats")
+            raise BadRecord(Reason.UNREADABLE_FILE, f"{name} has several formats in the header")
         size, frame = file.stat().st_size, len(rows) * SAMPLE_BYTES[first.format]
         expected = first.offset + math.ceil(header.samples * frame)
         if size < expected:
@@ -178,9 +182,8 @@ def _frames(folder: Path, header: Header, files: dict[str, list[int]]) -> int:
 
 
 def _blocks(file: Path, signals: Sequence[Signal], frames: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the digital samples of a file, block by block, each with the place of its first one:
-
-    `[samples, leads]`.
+    """Yield blocks of a file's digital samples, `[samples, leads]`, each with the position of its
+    first sample.
     """
     kind, leads = signals[0].format, len(signals)
     step = max(2, BLOCK // leads // 2 * 2)  # even, since two samples of format 212 share a byte
@@ -222,7 +225,7 @@ def _decoded(content: bytes, kind: str, count: int) -> np.ndarray:
 
 
 def _check_sums(signals: Sequence[Signal], sums: np.ndarray) -> None:
-    # A header holds the sum's low 16 bits, signed or unsigned.
+    # The header has the low 16 bits of the sum, signed or unsigned.
     for signal, found in zip(signals, sums.tolist(), strict=True):
         if signal.checksum is not None and (found - signal.checksum) % 65536:
             told = (
@@ -233,9 +236,7 @@ def _check_sums(signals: Sequence[Signal], sums: np.ndarray) -> None:
 
 
 def _physical(samples: np.ndarray, signals: Sequence[Signal]) -> np.ndarray:
-    """Return samples in their units, `[samples, leads]` float64, NaN where the file marks them
-    invalid.
-    """
+    """Return samples in their units, `[samples, leads]` float64; invalid samples are NaN."""
     invalid = np.array([INVALID.get(signal.format, np.iinfo(np.int64).min) for signal in signals])
     values = samples.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -262,22 +263,24 @@ def _limb_residual(signals: np.ndarray, names: Sequence[str], units: Sequence[st
 def arranged(
     signals: np.ndarray, sampling_rate: float, leads: Sequence[str], units: Sequence[str]
 ) -> Recording:
-    """Pick the eight independent leads by their names, in any order and in upper or lower case, and
-    turn volts of any size into mV.
+    """Select the eight independent leads by name, in any order and case, and convert all units of
+    volts to mV.
 
     Args:
         signals: `[leads, samples]`.
+        sampling_rate: Hz.
+        leads: name of each lead.
         units: of each lead.
 
     Raises:
-        BadRecord: a lead is missing or there twice; leads are in different units.
+        BadRecord: a lead is missing or duplicate, or leads have different units.
     """
     rows = _lead_rows(leads)
     found = {units[row] for row in rows}
     scales = {MILLIVOLTS.get(unit) for unit in found}
     if len(found) > 1 and None in scales:
         raise BadRecord(Reason.WRONG_UNITS, f"leads in different units: {_few(sorted(found))}")
-    # this order of memory decides the last bits of the sums that follow
+    # the memory order determines the last bits of the sums below
     kept = signals.T[:, rows].T
     if None in scales:
         return Recording(kept, sampling_rate, found.pop())
@@ -296,7 +299,7 @@ def _lead_rows(names: Sequence[str]) -> list[int]:
 
 
 def _few(words: Sequence[str]) -> str:
-    """The first of many words, each of them cut where it is long."""
+    """Join the first words, each truncated."""
     return ", ".join(word[:40] for word in words[:20]) + (
         f" and {len(words) - 20} more" if len(words) > 20 else ""
     )

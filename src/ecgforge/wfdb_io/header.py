@@ -1,8 +1,8 @@
-"""What a WFDB header says: header(5) of the WFDB applications guide, read without trust.
+"""A parser of untrusted WFDB headers: header(5) of the WFDB applications guide.
 
-The wfdb library's own reader drops letters beyond ASCII, refuses dates that nobody needs, takes
-gain 0 for a gain, and opens file names as addresses. This one keeps the fields that a record is
-read by, and says in words why a header cannot be used.
+The wfdb library's own parser drops non-ASCII letters, rejects some dates, accepts a gain of 0, and
+opens file names as URLs. This parser keeps only the fields that are needed to read a record, and
+gives a reason for each invalid header.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ecgforge.records.exclusions import BadRecord, Reason
 
-LARGEST = 1_000_000  # bytes of a header; the longest published ones have some thousand
-DIGITS = 15  # of a number, at most; more than any field needs
-DEFAULT_RATE = 250.0  # Hz, of a header that gives none
+LARGEST = 1_000_000  # bytes of a header; the longest published ones have some thousand bytes
+DIGITS = 15  # maximum of a number; more than any field needs
+DEFAULT_RATE = 250.0  # Hz, of a header without a rate
 UNCALIBRATED = "uncalibrated (gain 0)"
-# of each signal format that is read
+# of each supported signal format
 SAMPLE_BYTES = {"8": 1, "80": 1, "16": 2, "61": 2, "160": 2, "24": 3, "32": 4, "212": 1.5}
 KNOWN_FORMATS = {
     "310": "packed 10 bits",
@@ -31,7 +31,7 @@ KNOWN_FORMATS = {
 CONVERT = "convert the record to format 16 with `xform` or `wfdb.wrsamp`"
 
 _RATE = re.compile(r"(?P<rate>\d++\.?\d*+|\.\d++)(?:/\S*)?")
-# Possessive quantifiers: no line, however long, makes the match go back and forth.
+# Possessive quantifiers prevent backtracking on long lines.
 _SIGNAL = re.compile(
     r"""(?P<format>\d++)(?:x(?P<per_frame>\d++))?(?::(?P<skew>\d++))?(?:\+(?P<offset>\d++))?
     (?:\s++(?P<gain>[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?)(?:\((?P<baseline>[-+]?\d++)\))?(?:/(?P<units>\S*+))?(?!\S))?
@@ -39,8 +39,7 @@ _SIGNAL = re.compile(
     (?:\s++(?P<checksum>-?\d++)(?!\S))?(?:\s++(?P<block>-?\d++)(?!\S))?(?:\s++(?P<name>\S.*+))?\s*+""",
     re.VERBOSE,
 )
-# What somebody meant as a number, and a lead's name is not: where a field is none that WFDB knows,
-# it would become part of the name.
+# An invalid number, which the pattern above would take as part of the lead's name.
 _MEANT = re.compile(
     r"[-+]*+(?:(?:nan|inf(?:inity)?|0x[\da-f]++|[\d_.,]*\d[\d_.,]*(?:e[-+]?\d*)?)(?:[(/]\S*)?|\.?\d\S*[(/]\S*)",
     re.I,
@@ -64,12 +63,11 @@ class Signal:
         file: the name of the signal file, in the header's folder.
         format: one of `SAMPLE_BYTES`.
         offset: bytes of the file before its first sample.
-        gain: digital steps of one unit.
+        gain: digital steps per unit.
         baseline: the digital value of 0.
-        units: the header's word, mV where there is none, `UNCALIBRATED` where no gain is known.
-        initial: the first digital value, by which format 8 is decoded.
-        checksum: the sum of all digital values, of which the low 16 bits count; None where the
-            header has none.
+        units: of the header; mV by default, `UNCALIBRATED` without a gain.
+        initial: the first digital value, to decode format 8.
+        checksum: the low 16 bits of the sum of all digital values, or None.
         name: the lead.
     """
 
@@ -86,7 +84,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Header:
-    """A record's sampling rate in Hz, samples a signal (0 where the header does not say), and
+    """A record's sampling rate in Hz, samples per signal (0 if the header has no number), and
     signals.
     """
 
@@ -98,10 +96,10 @@ class Header:
 def parse(file: Path) -> Header:
     """Read the header `file`.
 
-    The name that a record has in its own header decides nothing, nor do dates and times.
+    The record's name in the header, dates and times are ignored.
 
     Raises:
-        BadRecord: it is no header, or of a kind of record that is not read.
+        BadRecord: the file is not a header, or the kind of record is not supported.
         OSError: the file cannot be read.
     """
     with file.open("rb") as opened:
@@ -123,7 +121,7 @@ def parse(file: Path) -> Header:
 
 
 def decoded(content: bytes) -> str:
-    """Return the text of a header: UTF-8, or Latin-1 where it is no UTF-8."""
+    """Return the text of a header as UTF-8, or as Latin-1 if it is not valid UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -133,7 +131,8 @@ def decoded(content: bytes) -> str:
 def _record_line(line: str, described: int) -> tuple[float, int]:
     """Return sampling rate and samples.
 
-    A record's name may have blanks, so the number of leads is the last one that fits what follows.
+    The record's name can contain spaces, so the number of leads is the last number with valid
+    fields after it.
     """
     cells = line.split()
     place = _place_of_leads(cells, described)
@@ -145,7 +144,7 @@ def _record_line(line: str, described: int) -> tuple[float, int]:
     if count == 0:
         raise BadRecord(
             Reason.NOT_SUPPORTED,
-            "no signals in the header: a record of annotations, or a layout of others",
+            "no signals in the header: it only describes annotations or other records",
         )
     if count != described:
         raise BadRecord(
@@ -170,7 +169,7 @@ def _place_of_leads(cells: list[str], described: int) -> int:
         place for place in follow if place in equal and (place == 1 or len(cells) > place + 1)
     ]:
         return fitting[-1]
-    if equal:  # and what follows is wrong
+    if equal:  # the fields after it are invalid
         return next(
             (
                 place
@@ -187,15 +186,15 @@ def _place_of_leads(cells: list[str], described: int) -> int:
 
 
 def _may_follow(cells: list[str]) -> bool:
-    """Whether these can be a sampling rate and a number of samples, as far as they are there."""
+    """Whether these can be a sampling rate and a number of samples, both optional."""
     return (not cells or _RATE.fullmatch(cells[0]) is not None) and (
         len(cells) < 2 or cells[1].isdecimal()
     )
 
 
 def file_names(line: str) -> Iterator[str]:
-    """Yield what the name of the signal file may be in a line of a header: all before something
-    that can be a format.
+    """Yield the possible names of the signal file in a line of a header: the text before each
+    possible format.
     """
     yield from (line[: found.start()] for found in _FORMAT.finditer(line) if found.start())
 
@@ -203,9 +202,7 @@ def file_names(line: str) -> Iterator[str]:
 def _signal(line: str, number: int, folder: Path) -> Signal:
     names = list(file_names(line))
     if not names:
-        raise BadRecord(
-            Reason.UNREADABLE_FILE, f"line {number} of the signals names no file and format"
-        )
+        raise BadRecord(Reason.UNREADABLE_FILE, f"signal line {number} has no file name and format")
     name = (
         names[0]
         if len(names) == 1
@@ -214,13 +211,13 @@ def _signal(line: str, number: int, folder: Path) -> Signal:
     if not _is_name(name):
         raise BadRecord(
             Reason.OUTSIDE_FOLDER,
-            f"the header names the file {name[:80]}, and only one in its own folder can be read",
+            f"the header names the file {name[:80]}, which is not in the header's folder",
         )
     found = _SIGNAL.fullmatch(line[len(name) :].lstrip())
     if found is None:
         raise BadRecord(
             Reason.UNREADABLE_FILE,
-            f"line {number} of the signals, of the file {name[:80]}, is none that WFDB knows",
+            f"signal line {number}, of the file {name[:80]}, is not valid in WFDB",
         )
     _refuse_unsupported(found)
     _refuse_no_numbers(found)
@@ -252,9 +249,7 @@ def _refuse_unsupported(found: re.Match[str]) -> None:
             Reason.NOT_SUPPORTED, f"signal format {number}, {KNOWN_FORMATS[number]}: {CONVERT}"
         )
     if number not in SAMPLE_BYTES:
-        raise BadRecord(
-            Reason.UNREADABLE_FILE, f"signal format {number[:40]} is none that WFDB knows"
-        )
+        raise BadRecord(Reason.UNREADABLE_FILE, f"signal format {number[:40]} is unknown in WFDB")
     if (found["per_frame"] or "1").lstrip("0") != "1":
         raise BadRecord(
             Reason.NOT_SUPPORTED,
@@ -267,7 +262,7 @@ def _refuse_unsupported(found: re.Match[str]) -> None:
 
 
 def _refuse_no_numbers(found: re.Match[str]) -> None:
-    """Refuse a name that begins with something that was meant as one of the numbers before it."""
+    """Reject a name that starts with an invalid number of the fields before it."""
     absent = next((what for field, what in _FIELDS.items() if found[field] is None), "")
     first = next(iter((found["name"] or "").split(maxsplit=1)), "")
     if absent and _MEANT.fullmatch(first):
@@ -275,7 +270,7 @@ def _refuse_no_numbers(found: re.Match[str]) -> None:
 
 
 def _no_number(what: str, text: str) -> BadRecord:
-    return BadRecord(Reason.UNREADABLE_FILE, f"{what} {text[:40]} is no number that WFDB knows")
+    return BadRecord(Reason.UNREADABLE_FILE, f"{what} {text[:40]} is not a valid number in WFDB")
 
 
 def _whole(text: str, what: str) -> int:
