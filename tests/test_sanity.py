@@ -155,8 +155,8 @@ def value(scores: pd.DataFrame, metric: str, column: str = "value") -> float:
 
 def test_copies_are_flagged_as_memorised(scores: dict[str, pd.DataFrame]) -> None:
     near, told = flags(scores["copies"])
-    assert near.startswith("Memorised: 100% of them are nearer")
-    assert told.startswith("Memorised: they tell who was trained on")
+    assert near.startswith("Memorised: 100% of the records are nearer")
+    assert told.startswith("Memorised: the records reveal the training patients")
     assert value(scores["copies"], "dcr_ratio") == pytest.approx(0, abs=1e-6)
 
 

@@ -1,4 +1,1 @@
-"""Is synthetic ECG like real ECG?
-
-Scores of two record sets, each beside its real-against-real baseline.
-"""
+"""Quality scores: comparisons of synthetic and real ECGs, each with its real-vs-real baseline."""

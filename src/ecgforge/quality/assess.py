@@ -1,5 +1,5 @@
-"""All quality scores of a synthetic record set, each between its baseline, real against real, and a
-negative_control, plainly wrong records.
+"""All quality scores of a synthetic record set, each with its real-vs-real baseline and its
+negative control.
 """
 
 from __future__ import annotations
@@ -28,29 +28,33 @@ def assess(
     settings: Quality,
     classifier: Embed | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score `synthetic` against real records, of all rhythms and of each, and two other sets by the
-    same scores: real records of other patients, and plainly wrong ones. What is sampled of them is
-    told in `samples`.
+    """Compute all quality scores of `synthetic`, over all rhythms and for each rhythm.
+
+    The baseline and the negative control are the same scores of real records of other patients, and
+    of records that are wrong on purpose; see `samples`.
 
     Args:
-        classifier: an embedding by a classifier of real records, for a second Fréchet distance.
+        real_train: real training records.
+        real_test: held-out real records.
+        synthetic: synthetic records.
+        settings: parameters of the scores.
+        classifier: features of a classifier of real records, for a second Fréchet distance.
 
     Returns:
         Scores: rhythm (`all` or one), metric, value, low, high, baseline, negative_control. Names
-            that end in `_w1` are Wasserstein distances, in ms, bpm, points, degrees or the records'
-            unit, in `_ks` Kolmogorov-Smirnov statistics. `failed_share` is that of records whose
-            waves could not be delineated. `limb_residual`, without a negative_control, is there for
-            a set that was prepared from files with all limb
-        leads alone: the median of `leads.limb_residual`. Memorisation is that of all synthetic
-            records, and all training records are compared with those held out, half of them for its
-            baseline; it is missing in rhythms with fewer than `FEWEST` in each half. Low and high,
-            the 95 % interval, are there for all but `mmd2`, which has a p-value, `mmd_p`, and
-            distances that are missing, since no record could be measured.
+            that end in `_w1` are Wasserstein distances in ms, bpm, points, degrees or the records'
+            unit; names that end in `_ks` are Kolmogorov-Smirnov statistics. `failed_share` is the
+            share of records without delineated waves. `limb_residual` is the median of
+            `leads.limb_residual`; it exists only for sets from files with all limb leads, without a
+            negative control. Memorisation scores use all synthetic and training records, and half
+            of the held-out records for the value and for the baseline; they are missing for rhythms
+            with fewer than `FEWEST` records in a half. `low` and `high` are the 95 % interval; only
+            `mmd2`, with the p-value `mmd_p`, and missing distances have none.
         Views: view, kind (`real`, `synthetic`), rhythm, x, y.
 
     Raises:
-        EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in all
-            of them.
+        EcgforgeError: the sets have different formats of records, or no rhythm has enough records
+            in all sets.
     """
     samples = Samples(real_train, real_test, synthetic, settings, classifier)
     reference, made = samples.reference, samples.synthetic()
@@ -109,8 +113,8 @@ def assess(
 def overall(
     real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet, settings: Quality
 ) -> dict[str, float]:
-    """Return the scores of `assess` over all rhythms alone, by metric, without intervals, baselines
-    and negative controls, in a third of its time.
+    """Return only the scores of `assess` over all rhythms, by metric, without intervals, baselines
+    and negative controls. This takes a third of the time.
     """
     samples = Samples(real_train, real_test, synthetic, settings)
     training, strangers, _ = _known(real_train, real_test, samples.embedding)
@@ -128,7 +132,7 @@ def _compared(reference: Sample, judged: Sample, settings: Quality) -> Rows:
 
 
 def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded:
-    """All records embedded, read part by part, and their rhythms."""
+    """Embed all records, in parts; return features and rhythms."""
     starts = range(0, len(records), PART)
     features = np.concatenate(
         [embedding(records.signals(slice(start, start + PART))) for start in starts]
@@ -139,8 +143,8 @@ def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded
 def _known(
     real_train: RecordSet, real_test: RecordSet, embedding: distribution.Embedding
 ) -> tuple[Embedded, Embedded, Embedded]:
-    """Training records, and two halves of the held-out ones: of each rhythm every second patient,
-    with all records of theirs.
+    """Return the embedded training records and two halves of the held-out ones. The halves have
+    alternate patients of each rhythm, with all their records.
     """
     features, rhythms = _embedded(real_test, embedding)
     patients = real_test.records["patient"].fillna(real_test.records["id"]).to_numpy()
@@ -187,7 +191,7 @@ def _limits_of_memory(memory: NearestNeighbours, rhythms: list[str], seed: int) 
 
 
 def _residuals(records: RecordSet) -> dict[str, np.ndarray]:
-    """`coherence.limb_residuals` of all rhythms, and of each with at least `FEWEST` records."""
+    """Return `coherence.limb_residuals` of all rhythms, and of each with `FEWEST` records."""
     found = coherence.limb_residuals(records)
     parts = {
         ALL: found,

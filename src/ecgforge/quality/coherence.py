@@ -1,7 +1,4 @@
-"""Do leads belong together?
-
-They are views of one heart, which a generator that makes them one by one forgets.
-"""
+"""Scores of the consistency of leads, which all show the same heart."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from scipy.stats import wasserstein_distance
 from ecgforge.files import stored_csv
 from ecgforge.records.record_set import LIMB_LEADS, RecordSet
 
-# greatest correlation whose Fisher transform is told: of a lead and its copy it is infinite
+# limit of correlations before the Fisher transform, which is infinite at 1
 ALIKE = 1 - 1e-6
 
 
 def correlations(signals: np.ndarray) -> np.ndarray:
-    """Pearson correlations over time of all pairs of leads, `[records, pairs]`; 0 with a flat lead,
-    which is like no other.
+    """Return the Pearson correlations over time of all pairs of leads, `[records, pairs]`; 0 for
+    pairs with a flat lead.
     """
     centred = signals - signals.mean(axis=-1, keepdims=True, dtype=float)
     size = np.linalg.norm(centred, axis=-1, keepdims=True)
@@ -28,10 +25,11 @@ def correlations(signals: np.ndarray) -> np.ndarray:
 
 
 def error(first: np.ndarray, second: np.ndarray) -> float:
-    """Return how far mean `correlations` differ in two sets: the mean over pairs of leads.
+    """Return the absolute difference of the mean `correlations` of two sets, as a mean over pairs
+    of leads.
 
-    Correlations of records are averaged as Fisher's z (Fisher, Metron 1:3, 1921), since they crowd
-    near 1 and -1.
+    Correlations are averaged as Fisher's z (Fisher, Metron 1:3, 1921), since many are near 1 and
+    -1.
     """
     ours, theirs = (
         np.tanh(np.arctanh(np.clip(found, -ALIKE, ALIKE)).mean(axis=0)) for found in (first, second)
@@ -40,11 +38,11 @@ def error(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def limb_residuals(records: RecordSet) -> pd.Series:
-    """Return `leads.limb_residual` of those records that were prepared from files with all limb
-    leads, by rhythm, `[any number]`.
+    """Return `leads.limb_residual` of the records from files with all limb leads, `[any number]`,
+    with their rhythms as the index.
 
-    Record sets hold eight leads, from which the others follow exactly, so only what was made with
-    more than these can break Einthoven's law; `prepare` wrote down by how much.
+    Record sets have only the eight independent leads, so preparation writes the residual to
+    limb_leads.csv.
     """
     file = records.folder / LIMB_LEADS
     if not file.exists():
@@ -58,10 +56,10 @@ def limb_residuals(records: RecordSet) -> pd.Series:
 
 
 def w1(first: np.ndarray, second: np.ndarray) -> float:
-    """Return how far `correlations` differ as distributions over records: their Wasserstein
-    distance, mean over pairs.
+    """Return the Wasserstein distance of the distributions of `correlations` over records, as a
+    mean over pairs of leads.
 
-    Unlike `error` it sees a set whose hearts all lie alike, though their mean is right.
+    Unlike `error`, it also detects too little variation between records.
     """
     return float(
         np.mean(

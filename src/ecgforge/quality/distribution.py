@@ -1,6 +1,4 @@
-"""A label-free embedding of records, and the maximum mean discrepancy and the Fréchet distance in
-it.
-"""
+"""A label-free embedding of records, the maximum mean discrepancy and the Fréchet distance."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from sklearn.covariance import ledoit_wolf
 TAPS = 9
 KERNELS = 252
 CHUNK = 16  # records convolved at a time
-BANDWIDTHS = (0.5, 1.0, 2.0)  # of the pooled sample's median distance
+BANDWIDTHS = (0.5, 1.0, 2.0)  # multiples of the pooled sample's median distance
 
 
 @dataclass(frozen=True)
@@ -20,16 +18,17 @@ class Embedding:
     """Random convolutional features after ROCKET (Dempster et al., Data Min Knowl Disc 34:1454,
     2020).
 
-    Fixed random kernels over all leads, in dilations up to the record's length, each pooled over
-    time to the share of outputs above a bias and to their maximum: blind to labels and to where in
-    the record a beat lies. The leads themselves are among the outputs, since ROCKET's kernels sum
-    to zero and miss an offset; biases are outputs on the records fitted to (MiniRocket, KDD 2021).
+    Fixed random kernels over all leads have dilations up to the length of the record. The features
+    of a kernel are the share of outputs above a bias, and the maximum. They do not depend on labels
+    or on the positions of beats. The outputs also include the leads themselves, since the kernels
+    sum to zero and do not see an offset. Biases are outputs on the fitted records (MiniRocket, KDD
+    2021).
 
     Attributes:
         kernels: by dilation, `[kernels of that dilation, TAPS * leads]`.
-        scale: standard deviation of each lead in the records fitted to, `[leads, 1]`.
+        scale: standard deviation of each lead in the fitted records, `[leads, 1]`.
         biases: by dilation, `[kernels of that dilation, 1]`.
-        centre, spread: of each feature in the records fitted to, `[features]`.
+        centre, spread: of each feature in the fitted records, `[features]`.
     """
 
     kernels: dict[int, np.ndarray]
@@ -70,18 +69,18 @@ class Embedding:
 
 
 def _dilations(samples: int) -> list[int]:
-    """Powers of two, as far as a kernel fits into the record."""
+    """Return powers of two with which a kernel fits into the record."""
     return [2**power for power in range(12) if 2**power * (TAPS - 1) < samples]
 
 
 def _kernels(count: int, leads: int, rng: np.random.Generator) -> np.ndarray:
-    """Random kernels that sum to zero over time in each lead, `[count, TAPS * leads]`."""
+    """Return random kernels that sum to zero over time in each lead, `[count, TAPS * leads]`."""
     weights = rng.standard_normal((count, TAPS, leads), dtype=np.float32)
     return (weights - weights.mean(axis=1, keepdims=True)).reshape(count, -1)
 
 
 def _windows(signals: np.ndarray, dilation: int) -> np.ndarray:
-    """What a dilated kernel sees at each of its places, `[records, TAPS * leads, places]`."""
+    """Return the inputs of a dilated kernel at each position, `[records, TAPS * leads, places]`."""
     places = signals.shape[-1] - dilation * (TAPS - 1)
     return np.concatenate(
         [signals[..., tap * dilation : tap * dilation + places] for tap in range(TAPS)], axis=1
@@ -89,10 +88,7 @@ def _windows(signals: np.ndarray, dilation: int) -> np.ndarray:
 
 
 def _random_quantiles(outputs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One output of each kernel, drawn at random:
-
-    `[records, kernels, places]` to `[kernels, 1]`.
-    """
+    """Return a random output of each kernel: `[records, kernels, places]` to `[kernels, 1]`."""
     records, kernels, places = outputs.shape
     return outputs[
         rng.integers(records, size=kernels), np.arange(kernels), rng.integers(places, size=kernels)
@@ -126,20 +122,21 @@ def mmd(
     permutations: int,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """Unbiased squared maximum mean discrepancy and its permutation p-value.
+    """Return the unbiased squared maximum mean discrepancy and its permutation p-value.
 
-    Gretton et al., JMLR 13:723 (2012), eq. 3: pairs of a record with itself are left out, so that
-    the mean over samples of one law is zero and single values may be negative. The kernel is a mean
-    of Gaussians whose widths are multiples of the median distance in the pooled sample: one kernel
-    for all three terms, since terms of different kernels do not subtract.
+    The estimate leaves out pairs of a record with itself (Gretton et al., JMLR 13:723, 2012, eq.
+    3). It is zero on average for samples of the same distribution, so single values can be
+    negative. The kernel is a mean of Gaussians; their widths are multiples of the median distance
+    in the pooled sample. All three terms have the same kernel.
 
     Args:
-        first, second: embedded records, `[records, features]`, as many of each, two or more.
-        strata: `[records]`; record i of both belongs to stratum `strata[i]`. Since both samples
-            have as many records of each, sides are permuted within strata: splits that mix rhythms
-            unevenly would be further apart than any that could have been drawn.
-        permutations: of the pooled sample, for the p-value; it is (1 + as large ones) / (1 +
-            permutations).
+        first, second: embedded records, `[records, features]`, of equal size, two or more.
+        strata: `[records]`; record i of both has the stratum `strata[i]`. Permutations keep the
+            strata, since both samples have equal numbers of records in each; other permutations
+            would have larger distances than any possible sample.
+        permutations: of the pooled sample. The p-value is (1 + number of permutations with an equal
+            or larger value) / (1 + permutations).
+        rng: random generator of the permutations.
 
     Returns:
         MMD^2 and p.
@@ -154,7 +151,7 @@ def mmd(
 
 
 def _kernel(pooled: np.ndarray) -> np.ndarray:
-    """Kernel matrix without its diagonal, `[records, records]`."""
+    """Return the kernel matrix with a diagonal of zeros, `[records, records]`."""
     squares = np.square(pooled).sum(axis=1)
     distances = np.maximum(squares[:, None] + squares[None] - 2 * pooled @ pooled.T, 0)
     median = np.median(distances[np.triu_indices(len(pooled), 1)])
@@ -166,8 +163,8 @@ def _kernel(pooled: np.ndarray) -> np.ndarray:
 
 
 def _mmd2(kernel: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Unbiased MMD^2 for each column of `sides`, `[records, splits]` bool, all columns with as many
-    records on a side.
+    """Return the unbiased MMD^2 for each column of `sides`, `[records, splits]` bool; all columns
+    have equal numbers of records on a side.
     """
     first, second = sides.astype(float), (~sides).astype(float)
     m, n = first[:, 0].sum(), second[:, 0].sum()
@@ -178,19 +175,19 @@ def _mmd2(kernel: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet distance of the Gaussians fitted to two sets of embedded records, `[records,
-    features]`, squared as is usual.
+    """Return the squared Fréchet distance of Gaussians fitted to two sets of embedded records,
+    `[records, features]`.
 
-    Heusel et al., NeurIPS 2017, eq. 6, after Dowson & Landau, J Multivar Anal 12:450 (1982): the
-    squared distance of means, and the traces of both covariances less twice that of the root of
-    their product. That trace is also the sum of the singular values of the product of their roots,
-    which needs no root of an unsymmetric matrix. There are more features than records, so
-    covariances are shrunk towards a multiple of the identity (Ledoit & Wolf, J Multivar Anal
-    88:365, 2004).
+    The distance is the squared distance of the means, plus the traces of both covariances, minus
+    twice the trace of the root of their product (Heusel et al., NeurIPS 2017, eq. 6, after Dowson &
+    Landau, J Multivar Anal 12:450, 1982). The last trace is computed as the sum of the singular
+    values of the product of the roots, which avoids the root of an asymmetric matrix. With few
+    records, the covariances are shrunk towards a multiple of the identity (Ledoit & Wolf, J
+    Multivar Anal 88:365, 2004).
 
-    It is biased: sets of one law are apart, by less the more records they have. Values compare only
-    at equal numbers of records, as with the real-against-real baseline, and rank; shrinkage hides
-    differences in covariance that few records cannot show.
+    The estimate is biased: sets of the same distribution have a positive distance, which decreases
+    with the number of records. Only values with equal numbers of records can be compared, as with
+    the baseline, and ranked.
     """
     shrunk_first, shrunk_second = ledoit_wolf(first)[0], ledoit_wolf(second)[0]
     common = np.linalg.svd(_root(shrunk_first) @ _root(shrunk_second), compute_uv=False).sum()
@@ -199,17 +196,17 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """Symmetric square root of a covariance matrix."""
+    """Return the symmetric square root of a covariance matrix."""
     variances, axes = np.linalg.eigh(covariance)
     return axes * np.sqrt(np.maximum(variances, 0)) @ axes.T
 
 
 def surrogates(signals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return records with the same spectra and correlations between leads and with random phases,
-    in which no beat is left.
+    """Return surrogates: records with random phases, without beats, but with the same spectra and
+    correlations between leads.
 
-    Theiler et al., Physica D 58:77 (1992), one phase for all leads of a record (Prichard & Theiler,
-    PRL 73:951, 1994).
+    The method is that of Theiler et al. (Physica D 58:77, 1992), with the same phases for all leads
+    of a record (Prichard & Theiler, PRL 73:951, 1994).
     """
     spectrum = np.fft.rfft(signals)
     turn = np.exp(2j * np.pi * rng.random((len(signals), 1, spectrum.shape[-1])))

@@ -1,4 +1,4 @@
-"""What a reader of quality scores must not miss."""
+"""Warnings about quality scores: scores beyond the baseline, and faults of a synthetic set."""
 
 from __future__ import annotations
 
@@ -6,32 +6,28 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-# share nearer to a training record than 1 % of strangers are, beyond that of real records
-COPIED = 0.05
-CHANCE, LEAKED = 0.5, 0.6  # AUC of telling who was trained on
+COPIED = 0.05  # excess of `copied_share` over its baseline
+CHANCE, LEAKED = 0.5, 0.6  # AUC of membership inference
 TOLD = 0.95  # accuracy of a two-sample classifier
-# real records that lie among the synthetic ones, of those that lie among other real ones
-RECALLED = 0.5
+RECALLED = 0.5  # recall relative to its baseline
 MORE_IS_BETTER = ("precision", "recall", "coverage")
-AS_REAL = ("density", "dcr_ratio")  # too little and too much are both unlike real records
-# Noise remembers nobody, and `flags` judges who does; recorders have no residual at all; and p is
-# what MMD is judged by.
+AS_REAL = ("density", "dcr_ratio")  # both smaller and larger values are unlike real records
+# Scores without a mark: `flags` handles memorisation, which noise does not have; the residual of
+# recorders is 0; and the p-value marks MMD.
 UNMARKED = ("copied_share", "authenticity", "membership_auc", "limb_residual", "mmd_p")
 SURE = 0.05  # p-value
 
 
 def beyond_baseline(scores: pd.DataFrame) -> pd.Series:
-    """Say which scores show that records are unlike real ones, bool: those further from their
-    baseline than chance explains.
+    """Return which scores are farther from their baseline than chance explains, bool.
 
-    The baseline is a score of as many records, so it is taken to be as uncertain as the score: the
-    near half of the 95 % interval counts by the square root of two. MMD has a p-value instead. Of a
-    score that real records have and these have not, nothing could be measured, which tells them
-    apart, too. Of records of the same law some 2 % are marked: there is no correction for their
-    number.
+    The baseline has as many records as the score, so it gets the same uncertainty: the half of the
+    95 % interval on its side is multiplied by the square root of two. MMD uses its p-value. A score
+    that is missing, but has a baseline, counts as well. For records of the same distribution, about
+    2 % of the scores are marked; there is no correction for their number.
 
     Args:
-        scores: rows of `assess` of one synthetic set, of all rhythms or some.
+        scores: rows of `assess` of one synthetic set.
     """
     metric, value, baseline = scores["metric"], scores["value"], scores["baseline"]
     above = value - baseline > 2**0.5 * (value - scores["low"])
@@ -45,41 +41,40 @@ def beyond_baseline(scores: pd.DataFrame) -> pd.Series:
 
 
 def judged(scores: pd.DataFrame) -> pd.Series:
-    """Say which scores `beyond_baseline` can mark, bool."""
+    """Return which scores `beyond_baseline` can mark, bool."""
     return scores["baseline"].notna() & ~scores["metric"].isin(UNMARKED)
 
 
 def flags(scores: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence for each fault that scores over all rhythms show beyond doubt: by the near
-    end of their 95 % intervals.
+    """Yield a sentence for each fault that the scores over all rhythms show, also at the nearer
+    limit of their 95 % intervals.
 
     Args:
         scores: rows of `assess` of one synthetic set.
     """
     overall = scores[scores["rhythm"] == "all"].set_index("metric")
     low, high = overall["low"], overall["high"]
-    # Of a handful of records 1 % is none, and strangers have a share well above it, too.
+    # With few records, the quantile of 1 % is inaccurate, and held-out records exceed it too.
     if low["copied_share"] - overall["baseline"]["copied_share"] > COPIED:
         near = (
-            f"{overall['value']['copied_share']:.0%} of them are nearer to a training record than "
-            "1 % of strangers are"
+            f"{overall['value']['copied_share']:.0%} of the records are nearer to a training "
+            "record than the nearest 1 % of held-out records"
         )
-        # Copies are near to those who were trained on and to nobody else; blurred records are near
-        # to everybody.
+        # Copies are near only to training records; blurred records are near to all records.
         if low["membership_auc"] > CHANCE:
-            yield f"Memorised: {near}; of copies it would be all."
+            yield f"Memorised: {near}; for copies, it is 100%."
         else:
             yield (
-                f"Crowded: {near}, and do not tell who was trained on. Blurred records lie so, and "
-                "a set with some copies among others."
+                f"Crowded: {near}, but they do not reveal the training patients. The records are "
+                "blurred, or a part of them are copies."
             )
     if low["membership_auc"] > LEAKED:
         yield (
-            "Memorised: they tell who was trained on, with an AUC of "
-            f"{overall['value']['membership_auc']:.2f}, where 0.5 tells nothing."
+            "Memorised: the records reveal the training patients, with an AUC of "
+            f"{overall['value']['membership_auc']:.2f}; 0.5 is chance."
         )
     if low["c2st_accuracy"] > TOLD and high["recall"] < RECALLED * overall["baseline"]["recall"]:
         yield (
-            "Unlike real records: a classifier tells them apart, and real records seldom lie among "
-            "them."
+            "Unlike real records: a classifier distinguishes them from real ones, and their recall "
+            "is low."
         )

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binomtest
 
-Statistic = Callable[[np.ndarray, np.ndarray], float]  # of what was measured of two samples
+Statistic = Callable[[np.ndarray, np.ndarray], float]  # of measurements of two samples
 
 
 def bootstrap(
@@ -21,15 +21,19 @@ def bootstrap(
     seed: int,
     most: float = np.inf,
 ) -> tuple[float, float]:
-    """Bootstrap interval of a distance, drawn within `strata`, moved to lie about its value and cut
-    at zero and at the `most` that it can be.
+    """Return the bootstrap interval of a distance, with resampling within strata.
 
-    Resampling adds noise of its own, which pushes a distance up; so the spread of the resampled
-    distances is taken and their level is not.
+    Resampling increases a distance, so the interval uses only the spread of the resampled
+    distances. It is centred on the value, and clipped to 0 and `most`.
 
     Args:
-        first, second: as many records of each; record i of both belongs to stratum `strata[i]`;
-            strata lie together.
+        statistic: the distance.
+        first, second: measurements of equal size; record i of both has the stratum `strata[i]`.
+        strata: sorted, `[records]`.
+        confidence: e.g. 0.95.
+        resamples: number of resamples.
+        seed: of the resamples.
+        most: the largest possible distance.
     """
     rng = np.random.default_rng(seed)
     _, starts, counts = np.unique(strata, return_index=True, return_counts=True)
@@ -52,8 +56,8 @@ def percentile(
     resamples: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, a median or a ratio of such, each sample redrawn on
-    its own.
+    """Return the percentile bootstrap interval of a statistic; the samples are resampled
+    independently.
     """
     rng = np.random.default_rng(seed)
     draws = [
@@ -66,7 +70,7 @@ def percentile(
 
 
 def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
-    """Interval of a share of `count` independent records (Wilson, J Am Stat Assoc 22:209, 1927)."""
+    """Return the interval of a share of `count` records (Wilson, J Am Stat Assoc 22:209, 1927)."""
     low, high = binomtest(round(share * count), count).proportion_ci(confidence, method="wilson")
     return float(low), float(high)
 
@@ -74,8 +78,8 @@ def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
 def hanley_mcneil(
     area: float, positive: int, negative: int, confidence: float
 ) -> tuple[float, float]:
-    """Interval of an area under the ROC curve (Hanley & McNeil, Radiology 143:29, 1982, eq. 1 and
-    2), cut to 0 to 1.
+    """Return the interval of an area under the ROC curve (Hanley & McNeil, Radiology 143:29, 1982,
+    eq. 1 and 2), clipped to 0 and 1.
     """
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (

@@ -1,14 +1,11 @@
-"""Fidelity and diversity apart: does each synthetic record look real, and is each kind of real
-record there?
-"""
+"""Separate scores of fidelity and diversity: precision, recall, density and coverage."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
-# at most, and no more than one record in `PART` is one: of a few, all would lie in balls that reach
-# to the last
+# maximum; at most one record in `PART`, since balls of few records would contain all of them
 NEIGHBOURS = 5
 PART = 3
 
@@ -16,20 +13,21 @@ PART = 3
 def scores(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> dict[str, float]:
     """Return precision, recall, density and coverage of embedded records.
 
-    A record's ball reaches to its k-th neighbour among its own kind, the fifth where there are
-    fifteen or more. Precision is the share of synthetic records in a real one's ball and recall
-    that of real records in a synthetic one's (Kynkäänniemi et al., NeurIPS 2019, eq. 1-3). Density
-    counts, over synthetic records, the real balls each lies in, by k, and coverage is the share of
-    real balls that hold a synthetic record (Naeem et al., ICML 2020, eq. 3 and 4). Records above
-    the baseline's density crowd where real ones are densest.
+    The radius of a record's ball is the distance to its k-th neighbour in the same sample; k is 5
+    with fifteen or more records. Precision is the share of synthetic records in real balls. Recall
+    is the share of real records in synthetic balls (Kynkäänniemi et al., NeurIPS 2019, eq. 1-3).
+    Density is the mean number of real balls around a synthetic record, divided by k. Coverage is
+    the share of real balls with a synthetic record (Naeem et al., ICML 2020, eq. 3 and 4). A
+    density above the baseline means that records are crowded where real records are densest.
 
-    Records are compared within their stratum alone: a generator that is asked for a rhythm should
-    make records of that rhythm. Across rhythms, the wide balls of the most irregular ones reach
-    over all others, and white noise lies in them.
+    Records are compared only within their stratum, since a generator should make records of the
+    requested rhythm. Across rhythms, the large balls of irregular rhythms would contain all
+    records, and even white noise.
 
     Args:
         real, synthetic: `[records, features]`.
-        strata: `[records]`; record i of both belongs to stratum `strata[i]`, as do two or more.
+        strata: `[records]`; record i of both has the stratum `strata[i]`; each stratum has two or
+            more records.
     """
     precise, recalled, dense, covered = _balls(real, synthetic, strata)
     return {
@@ -41,8 +39,8 @@ def scores(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> dict[
 
 
 def densities(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Return the real balls that each synthetic record lies in, by k, `[records]`; their mean is
-    the density. See `scores`.
+    """Return the number of real balls around each synthetic record, divided by k, `[records]`;
+    their mean is the density. See `scores`.
     """
     return _balls(real, synthetic, strata)[2]
 
@@ -50,8 +48,8 @@ def densities(real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray) -> np
 def _balls(
     real: np.ndarray, synthetic: np.ndarray, strata: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each record: is a synthetic one in a real ball, a real one in a synthetic ball, the
-    density of each synthetic one, and does a real one's ball hold a synthetic one?
+    """Return for each record: whether a synthetic one is in a real ball, whether a real one is in a
+    synthetic ball, the density of a synthetic one, and whether a real ball has a synthetic record.
     """
     precise, recalled, dense, covered = np.empty((4, len(strata)))
     for stratum in np.unique(strata):
@@ -66,5 +64,5 @@ def _balls(
 
 
 def _radii(records: np.ndarray, neighbours: int) -> np.ndarray:
-    """Distance of each record to its neighbour of that place; it is at no distance from itself."""
+    """Return the distance of each record to its k-th neighbour, without itself."""
     return np.partition(cdist(records, records), neighbours, axis=1)[:, neighbours]

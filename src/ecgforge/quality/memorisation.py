@@ -1,4 +1,6 @@
-"""Are synthetic records nearer to the training records than a stranger's record is?"""
+"""Memorisation scores: distances of synthetic records to training records, compared with those of
+held-out records.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +11,24 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
-STRANGERS = 0.01  # of held-out records, which are that near to a training record by chance
-# records, `[records, features]`, so that where in a record a beat lies is not seen; rhythms
+STRANGERS = 0.01  # quantile of held-out records that defines a near record
+# features `[records, features]`, which do not depend on the positions of beats; rhythms `[records]`
 Embedded = tuple[np.ndarray, np.ndarray]
-# records whose distances to all others are held at a time: a whole matrix of 40,000 records takes
-# 13 GB
-PART = 256
+PART = 256  # records whose distances are in memory; all distances of 40,000 records take 13 GB
 
 
 @dataclass(frozen=True)
 class NearestNeighbours:
-    """How near the records of one set lie to training records, how near strangers do, and what the
-    set tells of both.
+    """Nearest-neighbour distances between a record set, training records and held-out records.
 
     Attributes:
-        query, rhythms: `nearness` of the set's records and their rhythms, `[records]`.
-        authentic: which are no copies by `authentic`, `[records]`.
-        holdout, holdout_rhythms: the same of held-out records, whose patients are not in training.
+        query, rhythms: `nearness` of the set's records, and their rhythms, `[records]`.
+        authentic: which of them are authentic, see `authentic`, `[records]`.
+        holdout, holdout_rhythms: `nearness` of held-out records of other patients, and their
+            rhythms.
         members, member_rhythms: distances of training records to their nearest record of the set,
             and their rhythms.
-        outsiders: those of held-out records.
+        outsiders: distances of held-out records to their nearest record of the set.
     """
 
     query: np.ndarray
@@ -42,7 +42,7 @@ class NearestNeighbours:
 
     @classmethod
     def measure(cls, judged: Embedded, training: Embedded, held_out: Embedded) -> NearestNeighbours:
-        """Compare all records of `judged` with all of the others."""
+        """Compare all records of `judged` with all training and held-out records."""
         (records, rhythms), (known, known_rhythms), (strangers, their_rhythms) = (
             judged,
             training,
@@ -62,7 +62,7 @@ class NearestNeighbours:
         )
 
     def of(self, rhythm: str) -> NearestNeighbours:
-        """Return that of the records of one rhythm, who are near to what they were near to."""
+        """Return the part of one rhythm; the nearest neighbours stay the same."""
         query, holdout, members = (
             self.rhythms == rhythm,
             self.holdout_rhythms == rhythm,
@@ -80,21 +80,23 @@ class NearestNeighbours:
         )
 
     def fewest(self) -> int:
-        """Return how many records there are of the kind that has fewest."""
+        """Return the size of the smallest group of records."""
         return min(len(self.query), len(self.holdout), len(self.members))
 
     def scores(self, threshold: float) -> dict[str, float]:
         """Return all scores.
 
         Args:
-            threshold: `near` of all rhythms' strangers, since of one rhythm's 1 % is none.
+            threshold: `near` of the held-out records of all rhythms; one rhythm has too few records
+                for a quantile of 1 %.
 
         Returns:
-            `dcr_ratio`: the median nearness over that of strangers, 1 for strangers and 0 for
-                copies.
-            `copied_share`: records nearer than the threshold, 0.01 for strangers and 1 for copies.
+            `dcr_ratio`: the median nearness divided by that of held-out records; 1 for held-out
+                records, 0 for copies.
+            `copied_share`: the share of records nearer than the threshold; 0.01 for held-out
+                records, 1 for copies.
             `authenticity`: the share of authentic records.
-            `membership_auc`: see there.
+            `membership_auc`: see `membership_auc`.
         """
         return {
             "dcr_ratio": ratio(self.query, self.holdout),
@@ -105,10 +107,9 @@ class NearestNeighbours:
 
 
 def near(holdout: np.ndarray) -> float:
-    """Return the nearness that 1 % of strangers have by chance.
+    """Return the 1 % quantile of the nearness of held-out records.
 
-    After Meehan, Chaudhuri & Dasgupta (AISTATS 2020), who ask whether a generator's records lie
-    nearer to its training records than held-out ones do.
+    The comparison with held-out records follows Meehan, Chaudhuri & Dasgupta (AISTATS 2020).
     """
     return float(np.quantile(holdout, STRANGERS))
 
@@ -116,16 +117,17 @@ def near(holdout: np.ndarray) -> float:
 def nearness(
     distances: np.ndarray, rhythms: np.ndarray, holdout: np.ndarray, holdout_rhythms: np.ndarray
 ) -> np.ndarray:
-    """Return distances to the nearest training record in units of a stranger's, `[records]`: the
-    median of held-out records of the same rhythm, or of all where none has it.
+    """Return relative distances to the nearest training record, `[records]`.
 
-    A rare rhythm has few training records, and strangers of it lie far from them; in plain
-    distances, an even mix of rhythms would pass for novelty, and copies of rare records for
-    strangers.
+    The unit is the median distance of held-out records of the same rhythm, or of all held-out
+    records if none has the rhythm. A rare rhythm has few training records at large distances;
+    with plain distances, a uniform mix of rhythms would look novel, and copies of rare records
+    would not look like copies.
 
     Args:
-        distances, holdout: of records, and of held-out ones, to their nearest training record.
-        rhythms, holdout_rhythms: theirs.
+        distances, holdout: distances of records, and of held-out records, to their nearest training
+            record.
+        rhythms, holdout_rhythms: the rhythms of both.
     """
     usual = {
         rhythm: np.median(holdout[holdout_rhythms == rhythm])
@@ -135,26 +137,25 @@ def nearness(
 
 
 def ratio(query: np.ndarray, holdout: np.ndarray) -> float:
-    """Return the median of distances over that of strangers' ones."""
+    """Return the median of distances divided by that of held-out records."""
     return float(np.median(query) / np.median(holdout))
 
 
 def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -> np.ndarray:
-    """Say which synthetic records are no copies with noise of a training record, `[records]` bool;
-    their share is the authenticity.
+    """Return which synthetic records are authentic, `[records]` bool; their share is the
+    authenticity.
 
-    Alaa et al. (ICML 2022, sec. 4): a record is a copy where it lies nearer to its nearest training
-    record than that record's nearest other training record does. Of copies none is authentic, and
-    of strangers not all are, since some of them and a training record are each other's nearest: two
-    in three on a line, fewer in more dimensions. So read it beside the share of held-out records.
+    A record is a copy if it is nearer to its nearest training record than any other training record
+    (Alaa et al., ICML 2022, sec. 4). No copy is authentic, but not all held-out records are: some
+    are mutual nearest neighbours of a training record (two in three on a line, fewer in more
+    dimensions). The score therefore needs the share of held-out records as its baseline.
 
     Args:
-        distances, places: of synthetic records' nearest training records, `[records]`.
-        training: embedded records, `[records, features]`, two or more.
+        distances, places: distance and index of each record's nearest training record, `[records]`.
+        training: embedded training records, `[records, features]`, two or more.
     """
     copied, place = np.unique(places, return_inverse=True)
-    # The least of a record's distances to training records is that to itself. A copy, since a view
-    # holds all distances.
+    # A record's smallest distance is the one to itself. The copy releases all other distances.
     other = np.concatenate(
         [
             np.partition(part, 1, axis=1)[:, 1].copy()
@@ -165,25 +166,24 @@ def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -
 
 
 def membership_auc(members: np.ndarray, outsiders: np.ndarray) -> float:
-    """Return how well an attacker who has only the synthetic records tells who was trained on: 0.5
-    where nothing leaks, 1 for copies.
+    """Return the AUC of a membership inference attack: 0.5 is chance, copies give 1.
 
-    The full black-box attack of Chen et al. (GAN-Leaks, CCS 2020): the nearer a record's nearest
-    synthetic record, the more likely it was trained on. The value is the area under the attacker's
-    ROC curve. Few synthetic records can lie near only few training records, so it grows with their
-    number.
+    This is the full black-box attack of Chen et al. (GAN-Leaks, CCS 2020), which knows only the
+    synthetic records: the nearer a record is to a synthetic record, the more likely it is a
+    training record. Few synthetic records are near only few training records, so the AUC increases
+    with their number.
 
     Args:
-        members, outsiders: how far training records, and held-out ones of other patients, lie from
-            their nearest synthetic record, `[any number]`.
+        members, outsiders: distances of training records, and of held-out records of other
+            patients, to their nearest synthetic record, `[any number]`.
     """
     trained = np.repeat([1, 0], [len(members), len(outsiders)])
     return float(roc_auc_score(trained, -np.concatenate([members, outsiders])))
 
 
 def _between(records: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each record's distance to its nearest one of the others, that one's place, and each of the
-    others' distance to its nearest record.
+    """Return each record's distance to its nearest other, the index of this other, and each other's
+    distance to its nearest record.
     """
     nearest, places, back = [], [], np.full(len(others), np.inf)
     for part in _distances(records, others):
@@ -194,8 +194,6 @@ def _between(records: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _distances(records: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the distances to all `others`, `[PART, others]`, of one part of the records after the
-    other.
-    """
+    """Yield the distances of each part of the records to all `others`, `[PART, others]`."""
     for start in range(0, len(records), PART):
         yield cdist(records[start : start + PART], others)

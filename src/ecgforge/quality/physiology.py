@@ -1,4 +1,4 @@
-"""Heart rate and RR variation, and how far two sets of records differ in them."""
+"""Heart rate and RR variation of records, and the Wasserstein distance of two sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scipy.stats import wasserstein_distance
 
 from ecgforge.records import beats
 
-FEWEST_BEATS = 3  # two RR intervals, below which they have no variation
+FEWEST_BEATS = 3  # the variation needs two RR intervals
 MEASURES = ("heart_rate", "rr_cv")
 
 
@@ -16,11 +16,11 @@ def measure(signals: np.ndarray, sampling_rate: float) -> pd.DataFrame:
     """Measure the rhythm of each record, `[records, leads, samples]`.
 
     Returns:
-        A row a record: `beats`; `heart_rate` in bpm, of the median RR interval; `rr_cv`, the
+        A row per record: `beats`; `heart_rate` in bpm, from the median RR interval; `rr_cv`, the
             standard deviation of the RR intervals in percent of their mean; `sdnn` and `rmssd` in
             ms, the standard deviation of the RR intervals and the root mean square of their
-            successive differences (Task Force, Circulation 93:1043, 1996, table 1), of all beats,
-            ectopic ones as well. All but `beats` are NaN where fewer than three were found.
+            successive differences (Task Force, Circulation 93:1043, 1996, table 1), with ectopic
+            beats. All except `beats` are NaN with fewer than three detected beats.
     """
     rows = [
         _rhythm(np.diff(peaks) / sampling_rate) for peaks in beats.detect(signals, sampling_rate)
@@ -44,16 +44,15 @@ def _rhythm(intervals: np.ndarray) -> tuple[int, float, float, float, float]:
 
 
 def undetected(measured: pd.DataFrame) -> np.ndarray:
-    """Say which records have fewer beats than a rhythm needs, `[records]` bool."""
+    """Return which records have fewer than `FEWEST_BEATS` detected beats, `[records]` bool."""
     return measured["heart_rate"].isna().to_numpy()
 
 
 def wasserstein(first: np.ndarray, second: np.ndarray) -> float:
-    """Wasserstein-1 distance of two samples, in their unit; records without a value are left out,
-    so read it beside their share.
+    """Return the Wasserstein-1 distance of two samples, in their unit.
 
-    It is the area between the two empirical distribution functions; NaN where a sample has no value
-    at all.
+    It is the area between the two empirical distribution functions. Missing values are ignored, so
+    their share is a separate score. NaN if a sample has no values.
     """
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
     return float(wasserstein_distance(first, second)) if len(first) and len(second) else np.nan

@@ -1,5 +1,5 @@
-"""Samples of real and synthetic records that can be compared: equal in size and rhythms, with what
-is measured of each record.
+"""Comparable samples of real and synthetic records: equal in size and rhythms, with measurements of
+each record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, physiology, spectrum, waves
 from ecgforge.records.record_set import RecordSet
 
-FEWEST = 5  # records of a rhythm in each sample, below which the rhythm is left out
+FEWEST = 5  # records of a rhythm in each sample; rhythms with fewer are left out
 ALL = "all"
 
 Embed = Callable[[np.ndarray], np.ndarray]  # signals to `[records, features]`
@@ -24,15 +24,14 @@ Embed = Callable[[np.ndarray], np.ndarray]  # signals to `[records, features]`
 
 @dataclass(frozen=True)
 class Sample:
-    """Records drawn for comparison, with what is measured of them.
+    """A sample of records with its measurements.
 
     Attributes:
         patients: `[records]`.
-        rhythms: `[records]`, equal to those of every sample it is compared with; those of a rhythm
-            lie together.
+        rhythms: `[records]`, sorted by rhythm, equal in all compared samples.
         measures: `physiology.measure`, `waves.measure` and `spectrum.band_power` of the records.
-        features: by a label-free embedding, `[records, features]`.
-        judged: by a classifier's, or None.
+        features: of a label-free embedding, `[records, features]`.
+        judged: features of a classifier, or None.
         spectra, correlations: see `spectrum.log_psd` and `coherence.correlations`.
     """
 
@@ -45,9 +44,7 @@ class Sample:
     correlations: np.ndarray
 
     def by_rhythm(self) -> Iterator[tuple[str, Sample]]:
-        """Yield the sample under the name `ALL`, and then the part of each rhythm under the
-        rhythm's.
-        """
+        """Yield `ALL` with the sample, and then each rhythm with its part."""
         yield ALL, self
         for rhythm in pd.unique(self.rhythms):
             chosen = self.rhythms == rhythm
@@ -58,13 +55,14 @@ class Sample:
 
 
 class Samples:
-    """Samples of equal size, one record a patient and as many of each rhythm in all, since a
-    different mix of rhythms alone would tell sets apart. Rhythms with fewer than `FEWEST` records
-    for each sample are left out.
+    """Samples of equal size, with one record per patient and equal numbers of each rhythm.
+
+    Samples with different mixes of rhythms would differ for this reason alone. Rhythms with fewer
+    than `FEWEST` records for each sample are left out.
 
     Attributes:
-        reference: held-out real records, topped up from training records where those are too few.
-        embedding: fitted to these.
+        reference: held-out real records, with training records if there are too few.
+        embedding: the embedding, fitted to the reference.
     """
 
     def __init__(
@@ -78,8 +76,8 @@ class Samples:
         """Choose the records.
 
         Raises:
-            EcgforgeError: the sets differ in what a record is, or no rhythm has enough records in
-                all of them.
+            EcgforgeError: the sets have different formats of records, or no rhythm has enough
+                records in all sets.
         """
         _check_comparable(real_train, real_test, synthetic)
         self._rng = np.random.default_rng(settings.seed)
@@ -107,15 +105,16 @@ class Samples:
         self.reference = self._measured(first, signals, signals)
 
     def synthetic(self) -> Sample:
-        """Measure synthetic records."""
+        """Return the sample of synthetic records."""
         signals = _load([self._synthetic], self._made)
         return self._measured(self._made, signals, signals)
 
     def bounds(self) -> tuple[Sample, Sample]:
-        """Measure further real records, of training, which no synthetic ones can be expected to
-        pass; and plainly wrong ones, which any should: surrogates of these without a beat and,
-        since surrogates keep spectra and how leads go together, white noise as strong as each lead
-        for what is measured of these.
+        """Return the samples of the real-vs-real baseline and of the negative control.
+
+        The baseline has training records of other patients. The negative control has surrogates of
+        these, without beats. Surrogates keep spectra and correlations between leads, so these are
+        measured on white noise with the standard deviation of each lead.
         """
         signals = _load(self._real, self._last)
         beatless = distribution.surrogates(signals, self._rng)
@@ -159,7 +158,7 @@ def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: Re
 
 
 def _shuffled(sets: list[RecordSet], rng: np.random.Generator) -> pd.DataFrame:
-    """The sets' tables, each in random order, with one record of each patient."""
+    """Return the sets' tables, each in random order, with one record per patient."""
     tables = [
         records.records.assign(set=number, row=np.arange(len(records)))
         for number, records in enumerate(sets)
@@ -170,8 +169,8 @@ def _shuffled(sets: list[RecordSet], rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _sizes(real: pd.DataFrame, generated: pd.DataFrame, records: int) -> dict[str, int]:
-    """Records of each rhythm in a sample: an equal share of `records`, or fewer where there are no
-    more.
+    """Return the number of records of each rhythm: an equal share of `records`, or all available
+    records if there are fewer.
     """
     most = (
         np.minimum(real["rhythm"].value_counts() // 2, generated["rhythm"].value_counts())
@@ -185,7 +184,7 @@ def _sizes(real: pd.DataFrame, generated: pd.DataFrame, records: int) -> dict[st
 
 
 def _load(sets: list[RecordSet], table: pd.DataFrame) -> np.ndarray:
-    """Signals of the rows of `table`, in its order, `[records, 8, samples]`."""
+    """Return the signals of the rows of `table`, in its order, `[records, 8, samples]`."""
     signals = np.empty((len(table), *sets[0].signals(slice(0, 0)).shape[1:]), dtype=np.float32)
     for number, records in enumerate(sets):
         mine = (table["set"] == number).to_numpy()

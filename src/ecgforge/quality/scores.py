@@ -1,4 +1,4 @@
-"""All scores that compare two samples, of all rhythms or of one, and their intervals."""
+"""The scores that compare two samples, and their intervals."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ecgforge.quality import (
 from ecgforge.quality.samples import Sample
 
 CONFIDENCE = 0.95
-RESAMPLES = 200  # of a distance; enough for the spread that its interval shows
-# of an embedding, that a Fréchet distance is taken in: more than records can fill make it rank by
-# noise
+RESAMPLES = 200  # bootstrap resamples of a distance; enough for its spread
+# principal components for the Fréchet distance; with too many for the number of records, noise
+# dominates
 COMPONENTS = 32
 MEASURES = (
     "heart_rate",
@@ -39,11 +39,11 @@ MEASURES = (
     "t_amplitude",
     "axis",
 )
-SHARES = ("precision", "recall", "coverage")  # of as many records as a sample has
+SHARES = ("precision", "recall", "coverage")  # of the records of a sample
 
 
 def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, float]:
-    """Return values by metric. A distance is NaN where no record could be measured."""
+    """Return the scores by name; a distance is NaN if a sample has no measurements."""
     values = {
         name: statistic(real, other)
         for name, statistic, real, other in _distances(reference, judged)
@@ -63,11 +63,16 @@ def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, f
 def limits(
     reference: Sample, judged: Sample, values: dict[str, float], seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Return low and high of `values`, which `compare` returned, by metric, but for `mmd2`, which
-    has a p-value.
+    """Return the limits of the scores of `compare`, by name, without `mmd2`, which has a p-value.
+
+    Args:
+        reference: the real sample.
+        judged: the other sample.
+        values: the result of `compare`.
+        seed: of the resamples.
     """
     strata, count = reference.rhythms, len(judged.rhythms)
-    # most of the time of a small Fréchet distance
+    # these checks take most of the time of a small Fréchet distance
     with config_context(assume_finite=True, skip_parameter_validation=True):
         found = {
             name: intervals.bootstrap(
@@ -95,7 +100,7 @@ def limits(
 def _distances(
     reference: Sample, judged: Sample
 ) -> Iterator[tuple[str, intervals.Statistic, np.ndarray, np.ndarray]]:
-    """Yield all distances: name, statistic, and what it compares of both samples."""
+    """Yield all distances: name, statistic, and the measurements of both samples."""
     for measure in (*MEASURES, *spectrum.POWERS):
         pair = reference.measures[measure].to_numpy(), judged.measures[measure].to_numpy()
         yield f"{measure}_w1", physiology.wasserstein, *pair
@@ -109,8 +114,8 @@ def _distances(
 
 
 def _embeddings(reference: Sample, judged: Sample) -> dict[str, list[np.ndarray]]:
-    """Both samples in the first components of the reference's embeddings, by the name of the
-    Fréchet distance that is taken there.
+    """Return both samples in the first principal components of the reference's embeddings, by the
+    name of the Fréchet distance.
     """
     pairs = {"frechet": (reference.features, judged.features)}
     if reference.judged is not None and judged.judged is not None:

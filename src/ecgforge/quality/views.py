@@ -1,4 +1,4 @@
-"""Flat pictures of embedded records: to look at, never as evidence."""
+"""Two-dimensional views of embedded records, for illustration only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 PERPLEXITY = 30.0
-STEPS = 500  # from a PCA start, a few hundred records have settled
+STEPS = 500  # enough for some hundred records with a PCA start
 NEIGHBOURS = 15  # of UMAP, its default
 
 
@@ -46,7 +46,7 @@ def _tsne(components: np.ndarray, seed: int) -> np.ndarray:
 def _umap(components: np.ndarray, seed: int) -> np.ndarray:
     from umap import UMAP  # compiles for seconds
 
-    # Without n_jobs it warns that a seed lets it use one core.
+    # Without n_jobs, UMAP warns that a seed limits it to one core.
     return UMAP(
         n_neighbors=min(NEIGHBOURS, len(components) - 1), random_state=seed, n_jobs=1
     ).fit_transform(components)

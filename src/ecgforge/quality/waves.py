@@ -1,4 +1,4 @@
-"""Waves and intervals by delineation: fit for comparing two sets, not for diagnosis."""
+"""Waves and intervals by delineation, to compare two sets, not for diagnosis."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ecgforge.records.leads import LEADS
 
 MEASURES = ("qrs_duration", "qt", "qtc", "p_share", "r_amplitude", "t_amplitude", "axis")
 RATE = 500  # Hz, for delineation: at 100 Hz a sample is a tenth of a QRS, and NeuroKit fails
-BEFORE, AFTER = 0.36, 0.6  # s about an R peak
-# of an RR interval, that belongs to the beat before it: the P wave is the next beat's
+BEFORE, AFTER = 0.36, 0.6  # s before and after an R peak
+# share of an RR interval that belongs to the beat before; the rest has the P wave of the next beat
 PART_AFTER = 0.65
-QRS_LIMIT = 0.15  # of the greatest spatial velocity, where the QRS begins and ends
-QRS_NOTCH = 0.012  # s below the limit that a QRS bridges, as where it turns
+QRS_LIMIT = 0.15  # of the largest spatial velocity, at the start and the end of the QRS
+QRS_NOTCH = 0.012  # s, longest gap below the limit within a QRS
 QRS_REACH = 0.16  # s to each side of the R peak
-BASELINE = 0.016  # s before the QRS, whose level amplitudes count from
-P_SPREAD = 0.02  # s about its usual place, within which a P wave lies
-WEST = -90  # degrees: the quadrant where axes are rarest begins here, so angles are cut here
-# P peaks, T peaks and T ends, in samples of their beat, `[beats]`, NaN where none
+BASELINE = 0.016  # s before the QRS, the reference level of amplitudes
+P_SPREAD = 0.02  # s, largest distance of a P wave from its median position
+WEST = -90  # degrees; angles start here, at the quadrant with the rarest axes
+# P peaks, T peaks and T ends, in samples of their beat, `[beats]`, NaN if missing
 Waves = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MIDDLE = round(BEFORE * RATE)  # the R peak's sample in a beat
@@ -34,26 +34,26 @@ _ONE, _TWO = LEADS.index("I"), LEADS.index("II")
 def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFrame:
     """Measure the waves of each record.
 
-    QRS bounds come from the spatial velocity of the median beat. T and P come from NeuroKit's
-    delineation by peak prominence (Emrich et al., EUSIPCO 2024, p. 1402) of every beat in lead II,
-    where both stand upright most often. Of NeuroKit's methods it is the fastest by far, and finds a
-    T wave without a P wave; its QRS bounds are the lowest points beside R and not the ends of the
-    QRS, so they are not used. Each lead counts by its own standard deviation, so that intervals do
-    not depend on units.
+    The bounds of the QRS come from the spatial velocity of the median beat. T and P come from
+    NeuroKit's delineation by peak prominence (Emrich et al., EUSIPCO 2024, p. 1402) of each beat in
+    lead II, in which both are usually upright. This is NeuroKit's fastest method, and it finds a T
+    wave without a P wave. Its QRS bounds are not used, since they are the minima next to R, not the
+    ends of the QRS. Each lead is divided by its standard deviation, so that intervals do not depend
+    on units.
 
     Args:
         signals: `[records, 8, samples]`, leads in the order of `leads.LEADS`.
         sampling_rate: Hz.
-        units: `mV`, or others, in which leads have no common scale and an axis no meaning.
+        units: of the signals; the axis needs `mV`, since other units have no common scale.
 
     Returns:
-        A row a record, NaN where not measurable: `qrs_duration`, `qt` (ms, both from the QRS's
-            first onset in any lead), `qtc` (ms, by Fridericia, Acta Med Scand 53:469, 1920: over
-            the cube root of the median RR interval in s), `p_share` (beats with a P wave at the
-            record's usual place), `r_amplitude` and `t_amplitude` (lead II above its level at QRS
-            onset, in the record's units, T with its sign), `axis` (degrees, frontal QRS axis, from
-            -90 to 270), and `failed`: too few beats, an error in NeuroKit, or no end of T, so that
-            QT is missing.
+        A row per record, with NaN for missing values: `qrs_duration`, `qt` (ms, both from the QRS's
+            first onset in any lead), `qtc` (ms, after Fridericia, Acta Med Scand 53:469, 1920: QT
+            divided by the cube root of the median RR interval in s), `p_share` (share of beats with
+            a P wave at the record's median position), `r_amplitude` and `t_amplitude` (in lead II,
+            relative to the level at QRS onset, in the record's units, T with its sign), `axis`
+            (degrees, frontal QRS axis, from -90 to 270), and `failed`: too few beats, an error in
+            NeuroKit, or no end of T, so that QT is missing.
     """
     places = beats.detect(signals, sampling_rate)
     found = [
@@ -88,14 +88,13 @@ def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFra
 
 
 def ks(first: np.ndarray, second: np.ndarray) -> float:
-    """Kolmogorov-Smirnov statistic: the greatest gap between two samples' distribution functions, 0
-    to 1.
+    """Return the Kolmogorov-Smirnov statistic: the largest difference of two samples' distribution
+    functions, 0 to 1.
 
-    Values that are NaN are left out, so read it beside their share; NaN where a sample has no value
-    at all.
+    Missing values are ignored, so their share is a separate score. NaN if a sample has no values.
     """
-    # scipy.stats.ks_2samp finds the same number, and a p-value that takes ten times as long:
-    # intervals need 200 of these each.
+    # scipy.stats.ks_2samp also computes a p-value, which takes ten times as long; each interval
+    # needs 200 statistics.
     first, second = np.sort(first[~np.isnan(first)]), np.sort(second[~np.isnan(second)])
     if not (len(first) and len(second)):
         return np.nan
@@ -107,7 +106,7 @@ def ks(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _beats(signals: np.ndarray, peaks: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Return a record's beats at `RATE`, `[beats, leads, samples]`; none where it has too few."""
+    """Return a record's beats at `RATE`, `[beats, leads, samples]`; none if there are too few."""
     if len(peaks) < FEWEST_BEATS:
         return np.empty((0, *signals.shape))
     ratio = Fraction(RATE) / Fraction(sampling_rate).limit_denominator(100)
@@ -145,16 +144,16 @@ def _record(
 
 
 def _apart(signals: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    """Take beats that lie whole in the record apart, `[beats, leads, samples]`, each with its own
-    part of the RR intervals.
+    """Cut the complete beats of a record, `[beats, leads, samples]`, each with its part of the RR
+    intervals.
 
-    Beyond its part a beat goes on level. A delineator that searches as far as half of an RR
-    interval, or at places that it guesses from the heart rate, would lose the T wave at 140 bpm;
-    here it has as much room at every rate.
+    Outside its part, a beat continues at a constant level. Delineators search half an RR interval,
+    or at positions that depend on the heart rate, and miss the T wave at 140 bpm; after the cut,
+    the search range is the same at all rates.
 
     Args:
         signals: `[leads, samples]` at `RATE`.
-        peaks: places of the R peaks, in samples of it.
+        peaks: positions of the R peaks, in samples.
     """
     intervals = np.diff(peaks)
     typical = [np.median(intervals)]
@@ -169,12 +168,11 @@ def _apart(signals: np.ndarray, peaks: np.ndarray) -> np.ndarray:
 
 
 def _qrs(beat: np.ndarray) -> tuple[int, int]:
-    """Return where the QRS of a beat, `[leads, samples]`, begins and where it has ended.
+    """Return the start and the end of the QRS of a beat, `[leads, samples]`.
 
-    The spatial velocity is the root mean square over leads of their slopes. As in Laguna et al.
-    (Comput Biomed Res 27:45, 1994), who set a limit to a lead's slope, a bound is where it falls
-    below a share of its greatest value. The share is the one whose durations come nearest to those
-    of simulated records.
+    The spatial velocity is the root mean square over leads of their slopes. A bound is at the point
+    where it falls below a share of its maximum, as Laguna et al. (Comput Biomed Res 27:45, 1994) do
+    with the slope of a lead. The share was chosen by the durations of simulated records.
     """
     velocity = np.sqrt(np.square(np.gradient(beat, axis=-1)).mean(axis=0))
     reach = round(QRS_REACH * RATE)
@@ -187,10 +185,10 @@ def _qrs(beat: np.ndarray) -> tuple[int, int]:
 
 
 def _axis(qrs: np.ndarray) -> float:
-    """Frontal axis from the net areas of a QRS, `[leads, samples]`, in I and aVF, in degrees from
-    `WEST` on.
+    """Return the frontal axis from the net areas of a QRS, `[leads, samples]`, in I and aVF, in
+    degrees from `WEST` on.
 
-    aVF is a unipolar lead and weaker than I by the factor that is undone here (Novosel et al.,
+    aVF is a unipolar lead with smaller amplitudes than I; the factor corrects this (Novosel et al.,
     Croat Med J 40:77, 1999).
     """
     one, two = qrs[[_ONE, _TWO]].sum(axis=-1)
@@ -199,21 +197,21 @@ def _axis(qrs: np.ndarray) -> float:
 
 
 def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
-    """Return P peaks, T peaks and T ends of the beats of each record in one lead, or None where
+    """Return P peaks, T peaks and T ends of the beats of each record in one lead, or None if
     NeuroKit fails.
 
-    All go through NeuroKit as one signal, since most of its time goes into tables that it makes a
-    call; where it fails, halves do, down to the record at fault.
+    NeuroKit gets all records as one signal, since each call has a large overhead. If it fails, it
+    gets both halves separately, down to single records.
 
     Args:
-        leads: a record each, `[beats, samples]`, with the R peak at the same sample of every beat.
+        leads: `[beats, samples]` of each record, with the R peak at the same sample of each beat.
     """
     if not leads:
         return []
     import neurokit2  # takes seconds
 
-    # NeuroKit looks half an RR interval to each side of R: made even on both, a beat is all that it
-    # sees of the record.
+    # NeuroKit searches half an RR interval to each side of R. With symmetric beats, this range is
+    # one beat.
     beats_apart = np.concatenate(leads)
     half = beats_apart.shape[1] // 2
     centred = np.pad(beats_apart, ((0, 0), (half - _MIDDLE, 0)), mode="edge")[:, : 2 * half]
@@ -224,8 +222,7 @@ def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
             _, waves = neurokit2.ecg_delineate(
                 centred.ravel(), starts + half, sampling_rate=RATE, method="prominence"
             )
-    # On shapes that it does not expect, NeuroKit raises whatever numpy, scipy and pandas raise
-    # within it.
+    # On unexpected shapes, NeuroKit raises exceptions of numpy, scipy and pandas.
     except Exception:
         middle = len(leads) // 2
         return _delineate(leads[:middle]) + _delineate(leads[middle:]) if middle else [None]
@@ -238,9 +235,8 @@ def _delineate(leads: list[np.ndarray]) -> list[Waves | None]:
 
 
 def _steady(p_peaks: np.ndarray) -> float:
-    """Share of beats with a P wave at its usual place;
-
-    NeuroKit finds one in every beat, and in fibrillation everywhere.
+    """Return the share of beats with a P wave at the median position. NeuroKit finds a P wave in
+    each beat; in fibrillation, the positions vary.
     """
     return (
         float(np.mean(np.abs(p_peaks - np.nanmedian(p_peaks)) <= P_SPREAD * RATE))
