@@ -255,7 +255,8 @@ def test_an_unknown_backbone_in_a_profile_is_named_with_those_there_are(
     classifiers["resnet2d"] = classifiers["resnet1d"]
     with pytest.raises(
         EcgforgeError,
-        match="profiles.sample.classifiers.resnet2d: unknown backbone 'resnet2d': use one of resnet1d",
+        match="profiles.sample.classifiers.resnet2d: unknown backbone 'resnet2d': use one of "
+        "resnet1d",
     ):
         parameters.read(write(tree, tmp_path))
 
@@ -274,7 +275,7 @@ def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(
         "diffwave"
     ]
     with pytest.raises(
-        EcgforgeError, match="'gan' is no generator: known are beat_diffusion, diffwave"
+        EcgforgeError, match="unknown generator 'gan': use one of beat_diffusion, diffwave"
     ):
         parameters.read(write(tree, tmp_path))
 

@@ -108,3 +108,28 @@ def test_rows_of_a_sweep_name_their_cell(name: str) -> None:
 def test_an_unknown_sweep_is_named() -> None:
     with pytest.raises(EcgforgeError, match="'mixtures' is no sweep: known are .*mixture"):
         get("mixtures")
+
+
+@pytest.mark.parametrize(
+    ("name", "item", "words"),
+    [
+        ("mixture", {"dataset": "ptbxl"}, "the sweep 'mixture' needs a generator"),
+        ("backbones", {"dataset": "ptbxl"}, "the sweep 'backbones' needs --backbone"),
+        ("cross_dataset", ITEM, "the sweep 'cross_dataset' needs --trained-on"),
+        ("scratch", ITEM, "the sweep 'scratch' does not take a generator"),
+    ],
+)
+def test_a_cell_that_is_not_of_the_sweep_is_named(
+    name: str, item: dict[str, str], words: str
+) -> None:
+    with pytest.raises(EcgforgeError, match=words):
+        get(name).check(item)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_cells_of_the_grid_are_those_that_a_sweep_takes(name: str) -> None:
+    cells = [cell for cell in grid.cells(Params.read(ROOT / "params.yaml")) if cell.sweep]
+    own = [cell for cell in cells if cell.sweep.name == name]
+    assert own
+    for cell in own:
+        get(name).check(cell.item)

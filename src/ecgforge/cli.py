@@ -317,6 +317,7 @@ def sweep(
     from ecgforge import grid
     from ecgforge.stages import ablation
     from ecgforge.stages import sweep as stage
+    from ecgforge.sweeps.common.registry import get
 
     given = {
         "trained_on": trained_on,
@@ -325,6 +326,7 @@ def sweep(
         "backbone": backbone,
     }
     item = {key: value for key, value in given.items() if value is not None}
+    get(name).check(item)
     results = _out("sweep", out, grid.results(name, item))
     generators = [generator] if generator and not trained_on else []
     found = _read(params, tuned, trained_on or dataset, "classifier", *generators)

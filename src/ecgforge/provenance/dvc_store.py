@@ -217,8 +217,7 @@ class DvcStore:
             yield from known
 
     def _records(self) -> Iterator[str]:
-        """Yield all dvc.lock and .dvc files of named commits, and a restored dvc.lock before its
-        repair.
+        """Yield all dvc.lock and .dvc files of named commits, and a dvc.lock that was damaged.
 
         The project may be a folder of a larger repository.
         """
@@ -246,10 +245,7 @@ class DvcStore:
                     yield git(self.root, "cat-file", "blob", about.split()[2], needed=True)
 
     def objects(self) -> Iterator[Path]:
-        """Yield the files of DVC's cache.
-
-        None if the cache is outside of the project and may be shared.
-        """
+        """Yield the files of DVC's cache, unless it is outside of the project and may be shared."""
         if self._cache is not None and not self.cache_elsewhere():
             folders = (
                 folder for folder in Path(self._cache.path).glob("??") if not folder.is_symlink()
@@ -262,10 +258,7 @@ class DvcStore:
             )
 
     def cache_elsewhere(self) -> str:
-        """Return the path of DVC's cache if it is outside of the project.
-
-        Otherwise an empty string.
-        """
+        """Return the path of DVC's cache if it is outside of the project, or else an empty text."""
         path = Path(self._cache.path).resolve() if self._cache is not None else self.root.resolve()
         return "" if path.is_relative_to(self.root.resolve()) else str(path)
 

@@ -12,6 +12,8 @@ from ecgforge.sweeps.common.base import Item, Source, Sweep
 class Backbones(Sweep):
     """TrRTeR, TrSTeR and TrRSTeR of one backbone; all but TrSTeR also augmented."""
 
+    keys = ("dataset", "backbone")
+
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
         seeds, row = params.active.sweeps.seeds, (item["dataset"], item["backbone"])
         on_real = [Experiment("TrRTeR", *row, seed, sweep=self.name) for seed in seeds]

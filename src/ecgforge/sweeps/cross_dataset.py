@@ -16,6 +16,8 @@ class CrossDataset(Sweep):
     of their own dataset and as many synthetic ones of the other. All are also augmented.
     """
 
+    keys = ("trained_on", "dataset", "generator")
+
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
         home, generator = item["trained_on"], item["generator"]
         trained = [  # setting, synthetic records, augmented, classifier

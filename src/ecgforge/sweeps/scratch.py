@@ -16,6 +16,8 @@ from ecgforge.sweeps.transfer import SWEEP as TRANSFER
 class Scratch(Sweep):
     """New weights, trained with each share that the sweep `transfer` fine-tunes with."""
 
+    keys = ("dataset",)
+
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
         rows: list[Experiment] = []
         for seed in params.active.sweeps.seeds:

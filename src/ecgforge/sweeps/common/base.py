@@ -7,12 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ecgforge.errors import EcgforgeError
 from ecgforge.params import ClassifierSettings, GeneratorSettings, Params, StrictConfig, checked
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import SETTINGS, TrainingData, training_data
 
+OPTIONS = {  # of the command line, by key of an item
+    "dataset": "a dataset",
+    "generator": "a generator",
+    "backbone": "--backbone",
+    "trained_on": "--trained-on",
+}
 Item = Mapping[str, str]  # the cell of DVC: dataset, and generator, backbone or trained_on
 
 
@@ -56,10 +63,12 @@ class Sweep(ABC):
     Attributes:
         Parameters: the section `sweeps.<name>` of a profile.
         scored: whether the quality of each source's records is measured as well.
+        keys: the values that name a cell.
     """
 
     Parameters: ClassVar[type[StrictConfig]] = NoParameters
     scored: ClassVar[bool] = False
+    keys: ClassVar[tuple[str, ...]] = ("dataset", "generator")
 
     @property
     def name(self) -> str:
@@ -74,6 +83,19 @@ class Sweep(ABC):
         """Return this sweep's section of the profile in use, an instance of `Parameters`."""
         tree = params.active.sweeps.sections.get(self.name, {})
         return checked(self.Parameters, tree, f"profiles.{params.profile}.sweeps.{self.name}")
+
+    def check(self, item: Item) -> None:
+        """Check that an item has the values that name a cell, and no others.
+
+        Raises:
+            EcgforgeError: says which are missing or not known.
+        """
+        missing = [OPTIONS[key] for key in self.keys if key not in item]
+        unknown = [OPTIONS[key] for key in item if key in OPTIONS and key not in self.keys]
+        if missing:
+            raise EcgforgeError(f"the sweep '{self.name}' needs {' and '.join(missing)}")
+        if unknown:
+            raise EcgforgeError(f"the sweep '{self.name}' does not take {' and '.join(unknown)}")
 
     @abstractmethod
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
