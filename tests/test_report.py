@@ -376,7 +376,7 @@ def test_simulated_records_are_said_loudly_and_real_ones_are_not_called_simulate
     )
     page.write(both, tmp_path / "both.html")
     assert (
-        "<strong>SIMULATED AND REAL RECORDS</strong> In chapman there"
+        "<strong>SIMULATED AND REAL RECORDS</strong> Records in chapman come"
         in (tmp_path / "both.html").read_text()
     )
 
@@ -384,7 +384,7 @@ def test_simulated_records_are_said_loudly_and_real_ones_are_not_called_simulate
 def test_small_sets_are_cautioned_and_sufficient_ones_are_not(report):
     cautions = re.findall(r'<p class="caution" data-dataset="(\w+)">(.*?)</p>', report)
     assert [dataset for dataset, _ in cautions] == ["chapman"]
-    assert "56 records in all: far too little to prove a result." in cautions[0][1]
+    assert "56 records in all: far too few for a reliable result." in cautions[0][1]
     assert "Fewer than 10 test records of SR (3), AFIB (3)" in cautions[0][1]
 
 
@@ -418,13 +418,13 @@ def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
 
 
 def test_the_confidence_of_the_intervals_is_told(report, inputs, tmp_path):
-    assert re.search(r"mean over 2 seeds [\w, ]+, 95 % interval", report)
+    assert re.search(r"mean over 2 seeds [\w, ]+, with 95 % interval", report)
     page.write(
         replace(inputs, prepared={"ptbxl": inputs.prepared["ptbxl"]}, confidence=0.9),
         tmp_path / "report.html",
     )
     assert re.search(
-        r"mean over 2 seeds [\w, ]+, 90 % interval", (tmp_path / "report.html").read_text()
+        r"mean over 2 seeds [\w, ]+, with 90 % interval", (tmp_path / "report.html").read_text()
     )
 
 
@@ -521,7 +521,7 @@ def test_sweeps_have_curves_and_tables(report):
         ["guidance 1", "0.33 0.23 to 0.43"],
     ]
     assert [row[2:] for row in varied[1:]] == [["0.75", "–", "2.5"], ["0.75", "12.5", "2.5"]]
-    assert found[f"Tested on ptbxl, trained elsewhere, {GENERATORS[0]}"][1:] == [
+    assert found[f"Tested on ptbxl, trained on another dataset, {GENERATORS[0]}"][1:] == [
         ["chapman, real", "0.37 0.27 to 0.47"],
         ["chapman, real, augmented", "0.39 0.29 to 0.49"],
     ]
@@ -618,11 +618,9 @@ def test_curves_of_augmented_records_have_a_panel_of_their_own():
 
 
 def test_what_pre_training_is_worth_is_told_in_words_beyond_the_curve_from_scratch(report):
-    label_efficiency = Tables(report).tables[
-        f"What pre-training is label_efficiency, ptbxl, {GENERATORS[0]}"
-    ]
+    label_efficiency = Tables(report).tables[f"Label efficiency, ptbxl, {GENERATORS[0]}"]
     assert label_efficiency[1:] == [
-        ["training records as they are"],
+        ["training records without augmentation"],
         ["2", "–", "0.10", "less than 5 % less than 5 % to 5 %"],
         ["5", "0.20", "0.32", "14 % 6.5 % to 28 %"],
         ["20", "0.40", "0.65", "more than 100 % 80 % to more than 100 %"],
@@ -630,13 +628,13 @@ def test_what_pre_training_is_worth_is_told_in_words_beyond_the_curve_from_scrat
         ["5", "0.20", "0.40", "20 % 12.5 % to 46.7 %"],
         ["20", "0.40", "0.50", "40 % – to –"],
     ]
-    assert f"What pre-training is label_efficiency, ptbxl, {GENERATORS[1]}" not in report
+    assert f"Label efficiency, ptbxl, {GENERATORS[1]}" not in report
 
 
 def test_what_trainings_of_a_generator_differ_by_is_shown(report):
-    table = Tables(report).tables[f"{GENERATORS[0]} trained anew, ptbxl"]
+    table = Tables(report).tables[f"Several trainings of {GENERATORS[0]}, ptbxl"]
     assert table == [
-        ["setting", "one training", "one for each seed"],
+        ["setting", "one training", "one training per seed"],
         ["TrSTeR", "0.20 0.10 to 0.30", "0.25 0.15 to 0.35"],
         ["TrRSTeR augmented", "–", "0.65 0.55 to 0.75"],
     ]
@@ -683,9 +681,9 @@ def test_counts_and_exclusions_add_up(report):
         ["all", "180", "10", "24", "214"],
     ]
     assert (
-        "<b>220</b> records in the source = <b>214</b> in the study + <b>6</b> set aside" in report
+        "<b>220</b> records in the source = <b>214</b> in the study + <b>6</b> excluded" in report
     )
-    excluded = Tables(report).tables["Records of ptbxl that were set aside"]
+    excluded = Tables(report).tables["Excluded records of ptbxl"]
     assert [row[:2] for row in excluded[1:]] == [["no rhythm", "5"], ["flat lead", "1"]]
     assert excluded[1][2] == "n0: codes: NORM n1: codes: NORM n2: codes: NORM"
     assert "V3 &lt;is&gt; constant" in report

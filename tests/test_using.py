@@ -113,7 +113,7 @@ def test_records_of_another_site_rate_and_format_are_classified(
     drawn = ElementTree.fromstring(plot.read_text())
     words = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
     for record, rhythm in zip(table["record"], table["rhythm"], strict=True):
-        assert f"{record}: {rhythm} by {CLASSIFIER}/1, which is no diagnosis" in words
+        assert f"{record}: {rhythm} by {CLASSIFIER}/1; not a diagnosis" in words
     assert {*STANDARD_LEADS, rhythm, f"{table[rhythm].iloc[-1]:.2f}"} <= set(words)
 
 

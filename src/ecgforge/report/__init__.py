@@ -1,4 +1,1 @@
-"""What a reader sees:
-
-ECGs on ECG paper, figures, and the one-file page that answers the study's question.
-"""
+"""The report: a page in one file, with plots, tables and ECGs on ECG paper."""

@@ -1,6 +1,4 @@
-"""Classified records drawn on ECG paper, with the probabilities beside them, as one SVG that needs
-no other file.
-"""
+"""Classified records on ECG paper with their probabilities, as one SVG file."""
 
 from __future__ import annotations
 
@@ -16,21 +14,20 @@ from ecgforge.report import ecg_paper
 
 BESIDE = 70.0  # mm, for the probabilities
 HEAD = 8.0  # mm, for a record's name
-NO_XML = re.compile("[\ufffe\uffff]")  # what XML cannot hold, of what can be shown
+NO_XML = re.compile("[\ufffe\uffff]")  # characters that are invalid in XML
 SIZE = re.compile(r'width="([\d.]+)mm" height="([\d.]+)mm"')
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a record that was to be classified.
+    """The classification of a record.
 
     Attributes:
         record: its name.
-        signals: `[8, samples]` as the classifier saw them; None where they are not kept, or for a
-            bad record.
+        signals: `[8, samples]`, the input of the classifier; None if not kept, or for a bad record.
         probabilities: of each rhythm; None for a bad record.
-        reason: why it is bad, or empty.
-        seconds: how long the whole record is; NaN for a bad one.
+        reason: why the record is bad, or empty.
+        seconds: length of the full record; NaN for a bad one.
     """
 
     record: str
@@ -40,19 +37,21 @@ class Answer:
     seconds: float = math.nan
 
     def rhythm(self, rhythms: Sequence[str]) -> str:
-        """The most probable of `rhythms`; empty for a bad record."""
+        """Return the most probable of `rhythms`; empty for a bad record."""
         return rhythms[int(np.argmax(self.probabilities))] if self.probabilities else ""
 
 
 def page(
     answers: Sequence[Answer], rhythms: Sequence[str], sampling_rate: float, units: str, model: str
 ) -> str:
-    """Draw records below each other, as the classifier saw them: filtered and cut.
+    """Draw the preprocessed records below each other.
 
     Args:
+        answers: classified records with signals.
+        rhythms: names of the classes.
         sampling_rate: Hz, of the signals.
         units: `mV` or `per_lead_std`, of the signals.
-        model: the classifier's version, to be named.
+        model: name of the classifier's version.
 
     Returns:
         An `<svg>` element whose unit is 1 mm.
@@ -66,11 +65,11 @@ def page(
         size = SIZE.search(sheet)
         assert size
         wide, high = float(size[1]), float(size[2])
-        # A length in mm inside a drawing whose unit is 1 mm would be taken for one of CSS.
+        # Nested SVGs need lengths without a unit; "mm" would mean CSS millimetres.
         sheet = SIZE.sub(
             f'x="0" y="{top + HEAD:g}" width="{wide:g}" height="{high:g}"', sheet, count=1
         )
-        head = f"{name}: {answer.rhythm(rhythms)} by {model}, which is no diagnosis"
+        head = f"{name}: {answer.rhythm(rhythms)} by {model}; not a diagnosis"
         parts += [
             _text(2, top + HEAD - 2.5, head),
             sheet,

@@ -1,9 +1,8 @@
-"""ECGs drawn as on ECG paper: 25 mm/s and 10 mm/mV on a 1 mm grid, as SVG whose lengths are true
-millimetres.
+"""ECGs on ECG paper: 25 mm/s and 10 mm/mV on a 1 mm grid, as SVG in true size.
 
 Recommendations for paper speed, gain and the calibration pulse: Kligfield et al., Circulation
-115:1306 (2007), doi 10.1161/CIRCULATIONAHA.106.180200. The SVG needs no other file, and its bytes
-depend on its input alone.
+115:1306 (2007), doi 10.1161/CIRCULATIONAHA.106.180200. The SVG needs no other file; equal inputs
+give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 
 SPEED = 25.0  # mm per s
-# mm per unit; an R peak has some 1 mV, or 4 to 8 standard deviations of its lead
+# mm per unit; an R peak has about 1 mV, or 4 to 8 standard deviations of its lead
 GAIN = {"mV": 10.0, "per_lead_std": 2.5}
 SCALE = {
     "mV": "25 mm/s, 10 mm/mV",
@@ -27,9 +26,9 @@ SCALE = {
 
 _MARGIN = 10.0  # mm left of the traces, for the calibration pulse
 _PULSE = (5.0, 10.0)  # mm wide, mm high: 1 mV for 0.2 s
-# mm, the least and most room that a row leaves over and under its baseline
+# mm, the smallest and largest space of a row above and below its baseline
 _ABOVE, _BELOW = (12.0, 36.0), (8.0, 30.0)
-_POINT = 0.1  # mm, the least distance in time between two points of a trace
+_POINT = 0.1  # mm, the smallest distance in time between two points of a trace
 _UNIT = 0.01  # mm, the unit of a trace's coordinates
 
 _TRACE = f'<path fill="none" stroke="#111" stroke-width="{0.28 / _UNIT:g}" stroke-linejoin="round" '
@@ -52,18 +51,18 @@ def draw(
 ) -> str:
     """Draw one record.
 
-    Leads fill the columns from top to bottom, and each column shows the next part of the record, as
-    on a clinical sheet.
+    Leads fill the columns from top to bottom. Each column shows the next part of the record, as on
+    clinical ECGs.
 
     Args:
         signals: `[leads, samples]` in `units`.
         sampling_rate: Hz.
         leads: the name of each row of `signals`; their number is a multiple of `columns`.
-        title: what the drawing shows, in words: its alternative text.
-        units: `mV`, or `per_lead_std` for leads divided by their standard deviation, drawn at a
-            scale of their own.
-        columns: how many parts the duration is cut into; 4 for the usual sheet of twelve leads.
-        rhythm_lead: a lead to draw once more below, over the whole duration.
+        title: the alternative text.
+        units: `mV`, or `per_lead_std` for leads divided by their standard deviation, which have
+            another scale.
+        columns: number of parts of the duration; 4 for the usual sheet of twelve leads.
+        rhythm_lead: a lead to draw again below, over the full duration.
 
     Returns:
         An `<svg>` element: 1 s is 25 mm wide, and 1 mV is 10 mm high.
@@ -88,8 +87,8 @@ def draw(
 def sheet(signals: np.ndarray, sampling_rate: float, units: str, title: str) -> str:
     """Draw all leads of one record, `[8, samples]` in the order of `records.leads.LEADS`.
 
-    In mV these are the twelve standard leads in four columns over a strip of lead II; in other
-    units the limb leads cannot be derived, and it is the eight leads in two columns.
+    In mV, the sheet has the twelve standard leads in four columns over a strip of lead II. In other
+    units, the limb leads cannot be derived, and it has the eight leads in two columns.
     """
     if units == "mV":
         return draw(
@@ -104,10 +103,7 @@ def sheet(signals: np.ndarray, sampling_rate: float, units: str, title: str) -> 
 
 
 def _sheet(rows: list[list[tuple[str, np.ndarray]]], step: float, title: str, scale: str) -> str:
-    """Lay rows of (lead, trace in mm) below each other on paper;
-
-    `step` is the distance of two samples in mm.
-    """
+    """Draw rows of (lead, trace in mm) below each other; `step` is mm between two samples."""
     width = (
         np.ceil((_MARGIN + max(sum(len(trace) for _, trace in row) for row in rows) * step) / 5) * 5
     )
@@ -128,8 +124,8 @@ def _sheet(rows: list[list[tuple[str, np.ndarray]]], step: float, title: str, sc
 
 
 def _grid(width: float, height: float) -> str:
-    """A line each mm and a stronger one each 5 mm: dashes across one very wide stroke, so that the
-    paper costs four short paths.
+    """Return a grid with a line each mm and a thicker one each 5 mm. The lines are the dashes of
+    four very wide strokes, which keeps the SVG small.
     """
     lines = [f'<rect width="{width:g}" height="{height:g}" fill="{_PAPER}"/>']
     for distance, line, colour in ((1.0, 0.1, "#f6c9c9"), (5.0, 0.2, "#e58f8f")):

@@ -1,6 +1,4 @@
-"""The part of the report that answers: verdicts on claims, and the curves and tables of the sweeps
-behind them.
-"""
+"""The report's verdicts on claims, and the curves and tables of the sweeps."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from ecgforge.analysis.verdicts import Verdict
 from ecgforge.report import figures
 
 Line = tuple[str, str]  # sweep, setting
-# sweeps whose points are percentages, by the figure that shows them; each with its name in words
+# sweeps with percentages as points, by the title of their plot; each with its name in words
 CURVES: dict[str, dict[Line, str]] = {
     "More synthetic records": {
         ("mixture, proportion", "TrRSTeR"): "mixed as the real ones are",
@@ -36,13 +34,13 @@ CURVES: dict[str, dict[Line, str]] = {
         ("size", "TrSTeR"): "synthetic alone (TrSTeR)",
     },
 }
-# sweeps whose lines end in the study's own settings, which have all real records
+# sweeps with lines that end at the settings, which have all real records
 ON_TO_WHOLE = ("scratch", "size")
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
-    """A row a claim: its words, whose it is, the verdict, the largest and smallest effect with
-    their intervals, and how many there are.
+    """Return a row per claim: its text and origin, the verdict, the largest and the smallest effect
+    with their intervals, and the number of comparisons.
     """
     rows: list[dict[str, object]] = []
     for verdict in judged:
@@ -63,14 +61,15 @@ def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
 
 
 def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
-    """Plot each of `CURVES` that has points, for one dataset and generator: above with training
-    records as they are, and real ones alone augmented too, which synthetic ones have to beat;
-    below, all classically augmented.
+    """Plot each of `CURVES` that has points, for one dataset and generator.
+
+    The upper panel has plain training records, and augmented real records as a reference. The lower
+    panel has classically augmented records.
 
     Args:
-        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1; those of
-            `scratch` too.
-        whole: setting, augmented, mean, low, high of the study's settings, with all records.
+        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1, also of the
+            sweep `scratch`.
+        whole: setting, augmented, mean, low, high of the settings, with all records.
 
     Returns:
         SVG images by title.
@@ -88,8 +87,8 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
 
 
 def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) -> pd.DataFrame:
-    """The points of a line, led on to all real records where the study's own settings are; percent,
-    mean, low, high.
+    """Return the points of a line, with the setting with all real records as the last point if it
+    belongs to the line: percent, mean, low, high.
     """
     sweep, setting = line
     of_line = (points["sweep"] == sweep) & (points["setting"] == setting)
@@ -135,7 +134,7 @@ def _figure(
             axes.set_title(
                 "training records classically augmented"
                 if changed
-                else "training records as they are",
+                else "training records without augmentation",
                 fontsize=9,
             )
             axes.grid(axis="y", color="#ddd")
@@ -166,7 +165,7 @@ def _figure(
 
 
 def _ticks(axes: Axes, percents: list[float]) -> None:
-    """A tick a point; its label is left out where the next would touch it."""
+    """Set a tick at each point; leave out labels that would overlap."""
     after = [*percents[1:], np.inf]
     labels = [
         "" if further < 1.3 * percent else f"{percent:g}"
@@ -177,8 +176,8 @@ def _ticks(axes: Axes, percents: list[float]) -> None:
 
 
 def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
-    """Lines across for what all real records give, and for synthetic ones alone where a curve
-    starts from these.
+    """Plot horizontal lines for all real records, and for synthetic records alone if a curve starts
+    from these.
     """
     levels = [("TrRTeR", False, "all real records (TrRTeR)", "-"), ("TrRTeR", True, None, "--")]
     if title == "Pre-training":
@@ -193,14 +192,14 @@ def _curve(axes: Axes, rows: pd.DataFrame, name: str, style: str, **look: Any) -
     axes.fill_between(
         rows["percent"], rows["low"], rows["high"], alpha=0.15, linewidth=0, color=look["color"]
     )
-    if len(rows) == 1:  # which no band shows
+    if len(rows) == 1:  # a band of one point is not visible
         axes.plot(
             [*rows["percent"]] * 2, [*rows["low"], *rows["high"]], color=look["color"], linewidth=1
         )
 
 
 def label_efficiency(rows: pd.DataFrame) -> list[dict[str, float | str]]:
-    """Rows of `study.label_efficiency` with what is beyond the curve's ends in words."""
+    """Return rows of `analysis.label_efficiency`; values beyond the ends of the curve are words."""
     limits = ["equal", "low", "high"]
     return [
         {**row, **{name: _percent(row[name], row["fewest"]) for name in limits}}

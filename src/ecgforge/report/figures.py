@@ -1,4 +1,4 @@
-"""The figures that are plots; the same table gives the same bytes."""
+"""The report's plots; equal tables give equal bytes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with every kind of colour vision; the marker tells them apart
-# in grey.
+# Okabe and Ito's colours, distinct for all kinds of colour vision; markers distinguish them in
+# grey.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
@@ -30,12 +30,12 @@ STYLE = {
 
 
 def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[str, str]) -> str:
-    """Plot macro-F1 with its interval by setting, a marker a generator, for one dataset.
+    """Plot macro-F1 with its interval by setting, with a marker per generator, for one dataset.
 
     Args:
         summary: rows of one dataset and metric `f1`: generator, backbone, setting, mean, low, high.
         settings: the settings, in the order of the axis.
-        baselines: names in words of the backbones that are baselines; each becomes a line across.
+        baselines: names of the baselines by backbone; each is a horizontal line.
 
     Returns:
         An SVG image.
@@ -90,9 +90,7 @@ def _baselines(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str]) -> None
 def _arm(
     axes: Axes, rows: pd.DataFrame, settings: Sequence[str], shift: float, **look: Any
 ) -> None:
-    """One generator's points with their intervals, `shift` to the side so that arms do not hide
-    each other.
-    """
+    """Plot one generator's points with intervals, moved by `shift` to avoid overlaps."""
     rows = rows[rows["setting"].isin(list(settings))]
     intervals = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
     positions = np.array([settings.index(setting) for setting in rows["setting"]]) + shift
@@ -106,7 +104,7 @@ def embedding(views: pd.DataFrame) -> bytes:
         views: rows of one dataset and generator: view, kind (`real` or `synthetic`), x, y.
 
     Returns:
-        A PNG image: its size hardly grows with the number of records.
+        A PNG image, since its size does not depend on the number of records.
     """
     names = list(dict.fromkeys(views["view"]))
     with matplotlib.rc_context(STYLE):
@@ -136,7 +134,7 @@ def embedding(views: pd.DataFrame) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """Draw a figure as SVG; the same figure gives the same bytes."""
+    """Return a plot as SVG; equal plots give equal bytes."""
     file = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     return file.getvalue().decode()

@@ -1,8 +1,8 @@
-"""reports/report.html: the study in one file that opens offline, the answer first.
+"""reports/report.html: the results of the study in one file that opens offline.
 
-Everything comes in as tables and record sets; nothing is computed here but counts and means over
-seeds. What is shown of a dataset is made by `_dataset`, so that another question is one more table
-there and one more section in page.html.
+The inputs are tables and record sets. This module computes only counts and means over seeds.
+`_dataset` makes the content for a dataset; a further question needs a table there and a section in
+page.html.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ METRICS = {
     "recall": "Macro recall",
     "auroc": "Macro AUROC",
 }
-MEASURES = {  # in words, and in which unit a Wasserstein distance of them is
+MEASURES = {  # names in words, and the unit of their Wasserstein distance
     "heart_rate": ("heart rate", " (bpm)"),
     "rr_cv": ("RR variation", " (percentage points)"),
     "qrs_duration": ("QRS duration", " (ms)"),
@@ -63,24 +63,24 @@ SCORES = {
     "power_15_40_w1": "power above 15 Hz, W1",
     **{f"{name}_ks": f"{words}, KS" for name, (words, _) in MEASURES.items()},
     "undetected_share": "share of records without detectable beats",
-    "failed_share": "share of records whose waves were not found",
+    "failed_share": "share of records without delineated waves",
     "psd_db": "spectrum, mean difference (dB)",
     "correlation_error": "correlations between leads, error of their means",
     "correlation_w1": "correlations between leads, W1",
-    "limb_residual": "limb leads, what does not follow from I and II (recorders: 0)",
+    "limb_residual": "limb leads, error against I and II (recorders: 0)",
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
     "frechet": "Fréchet distance, random convolutions",
     "frechet_classifier": "Fréchet distance, features of a classifier of real records",
     "c2st_accuracy": "accuracy of a two-sample classifier",
-    "precision": "precision: look real",
-    "recall": "recall: real ones that are covered",
-    "density": "density: how near to real ones",
-    "coverage": "coverage: real ones with a synthetic one near",
-    "dcr_ratio": "distance to the nearest training record, of held-out records' (copies: 0)",
-    "copied_share": "share nearer to a training record than 1 % of held-out ones",
-    "authenticity": "share that is no training record with noise",
-    "membership_auc": "AUC of telling who was trained on (0.5: nothing leaks)",
+    "precision": "precision: synthetic records among real ones",
+    "recall": "recall: real records among synthetic ones",
+    "density": "density: synthetic records near real ones",
+    "coverage": "coverage: real records with a synthetic one nearby",
+    "dcr_ratio": "DCR ratio: distance to the closest training record, relative to held-out ones",
+    "copied_share": "share nearer to a training record than the nearest 1 % of held-out ones",
+    "authenticity": "authenticity: share of records that are not copies",
+    "membership_auc": "AUC of membership inference (0.5: nothing leaks)",
 }
 TABLES = (
     "results",
@@ -104,34 +104,34 @@ STRIP = 5.0  # s, what a strip shows of leads II and V1
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What the report shows.
+    """The content of the report.
 
-    Where a row has no generator (TrRTeR, baselines) or no setting, the column is empty or NaN.
+    In rows without a generator (TrRTeR, baselines) or a setting, the column is empty or NaN.
 
     Attributes:
         results: dataset, generator, backbone, setting, seed, rhythm (or `macro`), metric, value.
         summary: dataset, generator, backbone, setting, metric, mean, low, high, seeds: intervals
             over seeds and test records.
         sweeps: dataset, generator, backbone, sweep, point, setting, augmented, metric, mean, low,
-            high: the same of the sweeps' points, and of what they are compared with; without a
-            sweep where all real records or the five settings are meant.
+            high: the same for the points of sweeps and for their references; rows without a sweep
+            are the five settings.
         label_efficiency: the columns of `analysis.label_efficiency.label_efficiency`.
-        variations: dataset, generator, variation, and a column for each score and cost, as
-            `stages.sweep` writes them.
+        variations: dataset, generator, variation, and a column for each score and cost, see
+            `stages.sweep`.
         verdicts: on the claims, see `analysis.verdicts`.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over
             seeds).
         quality: dataset, generator, rhythm (or `all`), metric, value, low, high, baseline,
             negative_control.
         views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
-        runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; a row without a
-            run_id is not shown. With a column kind (`generator`, `classifier`, `quality`); without
-            it, a run that has no setting is a generator's.
-        prepared: the folder of each dataset's record set, with its excluded.csv; their order is the
-            report's.
+        runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; rows without a
+            run_id are left out. A column kind has `generator`, `classifier` or `quality`; without
+            it, runs without a setting are those of generators.
+        prepared: the folder of each dataset's record set, with excluded.csv, in the order of the
+            report.
         synthetic: the folder of the record set of each (dataset, generator).
-        made: `profile`, `commit`, `dirty`; `versions` and `parameters`, which may be nested; and
-            `commands`, with the one behind each section (`results`, `ecgs`, `quality`, `data`) and
+        made: `profile`, `commit`, `dirty`; `versions` and `parameters`, which can be nested; and
+            `commands`: the command of each section (`results`, `ecgs`, `quality`, `data`), and
             `ui`, which opens MLflow's UI.
         confidence: of the intervals in `summary`.
     """
@@ -152,14 +152,14 @@ class ReportInputs:
     confidence: float = 0.95
 
     def of(self, dataset: str) -> ReportInputs:
-        """The tables' rows of one dataset, with empty strings where a CSV had nothing."""
+        """Return the rows of one dataset, with empty strings for empty cells."""
         found = {name: _rows(getattr(self, name), dataset) for name in TABLES}
         runs = found["runs"][found["runs"]["run_id"] != ""]
         return replace(self, **{**found, "runs": runs})
 
 
 def write(inputs: ReportInputs, out_html: Path) -> None:
-    """Write the report, whole or not at all; the same inputs give the same bytes.
+    """Write the report atomically; equal inputs give equal bytes.
 
     Raises:
         EcgforgeError: a record set is missing or incomplete.
@@ -228,7 +228,7 @@ def _rows(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
-    """All that the page shows of one dataset."""
+    """Return the content of the page for one dataset."""
     records = RecordSet.open(inputs.prepared[name])
     synthetic = {
         generator: RecordSet.open(folder)
@@ -292,9 +292,7 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
 def _sweeps(
     points: pd.DataFrame, label_efficiency: pd.DataFrame, variations: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
-    """What the sweeps of one dataset found, by generator: curves, how much pre-training is
-    label_efficiency, and tables.
-    """
+    """Yield the results of a dataset's sweeps by generator: curves, label efficiency and tables."""
     whole = points[points["sweep"] == ""]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
         own = pd.concat([points[points["sweep"] == "scratch"], rows])
@@ -323,26 +321,26 @@ def _sweeps(
 
 
 def _address(kind: str, image: bytes) -> str:
-    """An image as a `data:` address, for a page that fetches nothing."""
+    """Return an image as a `data:` URL, so that the page needs no other file."""
     return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def _cautions(records: RecordSet) -> Iterator[str]:
-    """Say where a set is too small for its figures to prove anything."""
+    """Yield warnings if a set is too small for reliable results."""
     if len(records) < FEW_RECORDS:
-        yield f"{len(records)} records in all: far too little to prove a result."
+        yield f"{len(records)} records in all: far too few for a reliable result."
     tested = records.split("test").counts()
     rare = [f"{rhythm} ({count})" for rhythm, count in tested.items() if count < FEW_TESTED]
     if rare:
         whose = "any rhythm" if len(rare) == len(tested) else "these rhythms"
         yield (
-            f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too little to prove a "
-            f"result for {whose}."
+            f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too few for a "
+            f"reliable result for {whose}."
         )
 
 
 def _runs(runs: pd.DataFrame, kind: str, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The MLflow runs of a kind behind one cell of the study, in the order of their seeds."""
+    """Return the MLflow runs of a kind for one cell of a table, in the order of their seeds."""
     keys = [key for key in ("generator", "setting", "backbone") if key in cell]
     found = runs[
         np.logical_and.reduce([runs["kind"] == kind, *(runs[key] == cell[key] for key in keys)])
@@ -351,8 +349,8 @@ def _runs(runs: pd.DataFrame, kind: str, cell: Mapping[str, Any]) -> list[dict[s
 
 
 def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str, Any]:
-    """One record of a rhythm from the real set and from each generator's, as a strip of two leads
-    and as a whole sheet.
+    """Return a record of a rhythm from the real set and from each generator's set, as a strip of
+    two leads and as a sheet of all leads.
     """
     drawn = []
     for generator, records in sets.items():
@@ -371,7 +369,7 @@ def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str,
 
 
 def _example(records: RecordSet, rhythm: str) -> dict[str, Any] | None:
-    """The first record of the rhythm, from the test split where it has one."""
+    """Return the first record of the rhythm, from the test split if it has one."""
     of_rhythm = records.select((records.records["rhythm"] == rhythm).to_numpy())
     tested = of_rhythm.split("test")
     found = tested if len(tested) else of_rhythm

@@ -1,6 +1,4 @@
-"""The report's tables, of one dataset each: the long tables of the study, laid out as a reader
-wants to see them.
-"""
+"""The report's tables of one dataset, from the long tables of the study."""
 
 from __future__ import annotations
 
@@ -16,32 +14,32 @@ from ecgforge.records.record_set import SPLITS, RecordSet
 from ecgforge.study import settings
 from ecgforge.sweeps.ablation import UNCHANGED
 
-# Settings that test on real records come first: they answer the question.
+# Settings with real test records come first, since they answer the question.
 SETTINGS = tuple(
     sorted(
         {**settings.SETTINGS, **settings.AUGMENTED},
         key=lambda name: not name.removesuffix(" augmented").endswith("TeR"),
     )
 )
-SHARED = ("TrRTeR", "TrRTeR augmented")  # that have no generator
+SHARED = ("TrRTeR", "TrRTeR augmented")  # without a generator
 BASELINES = {
     "logistic_regression_rr": "logistic regression on RR features",
     "majority": "always the commonest rhythm",
 }
-EXAMPLES = 3  # records listed for each reason of exclusion
+EXAMPLES = 3  # listed records for each reason of exclusion
 
 Row = dict[str, Any]
 
 
 def models(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are not of a baseline."""
+    """Return the rows without those of baselines."""
     return rows[~rows["backbone"].isin(list(BASELINES))]
 
 
 def answer(summary: pd.DataFrame) -> dict[str, Row | None]:
-    """The estimates that answer the question on real test records: of real records alone, also
-    classically augmented, of the baseline on RR features, and the best of the generators' with real
-    records (TrRSTeR) and without them (TrSTeR).
+    """Return the main estimates on real test records: real training records, plain and classically
+    augmented; the baseline on RR features; and the best generator with real records (TrRSTeR) and
+    without them (TrSTeR).
 
     Args:
         summary: rows of one metric: generator, backbone, setting, mean, low, high.
@@ -61,10 +59,10 @@ def _first(rows: pd.DataFrame) -> Row | None:
 
 
 def by_setting(summary: pd.DataFrame) -> Iterator[Row]:
-    """A row per generator and backbone, with an estimate or None for each of `SETTINGS`.
+    """Yield a row per generator and backbone, with an estimate or None for each of `SETTINGS`.
 
-    `SHARED` have no generator: they are trained once and stand in the row of every generator, or in
-    one of their own. Baselines come last.
+    The settings `SHARED` have no generator; they are in the row of each generator, or in their own
+    row. Baselines come last.
     """
     estimates = {
         (row["generator"], row["backbone"], row["setting"]): row
@@ -87,7 +85,7 @@ def by_setting(summary: pd.DataFrame) -> Iterator[Row]:
 
 
 def recall(results: pd.DataFrame, rhythms: tuple[str, ...]) -> list[Row]:
-    """Recall per rhythm, the mean over seeds: a row per setting, generator and backbone."""
+    """Return the recall of each rhythm as a mean over seeds, by setting, generator and backbone."""
     rows = results[(results["metric"] == "recall") & results["rhythm"].isin(list(rhythms))]
     table = rows.pivot_table(
         index=["setting", "generator", "backbone"], columns="rhythm", values="value", sort=False
@@ -106,8 +104,8 @@ def recall(results: pd.DataFrame, rhythms: tuple[str, ...]) -> list[Row]:
 
 
 def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
-    """A matrix per setting and generator: for each true rhythm, (records, their share of that
-    rhythm's) by predicted rhythm.
+    """Yield a matrix per setting and generator: records and their share, by true and predicted
+    rhythm.
     """
     for setting in SETTINGS:
         if setting in settings.AUGMENTED:
@@ -134,10 +132,11 @@ def confusions(table: pd.DataFrame, rhythms: tuple[str, ...]) -> Iterator[Row]:
 
 
 def quality(scores: pd.DataFrame) -> dict[str, Any]:
-    """Scores of all rhythms and of each: for every rhythm (`all` comes first) a row a score and a
-    cell a generator, which is a score (value, low, high, baseline, negative_control, beyond) or
-    None; and, a row a generator and a cell a rhythm, how many are beyond their baseline of how many
-    that are judged by it.
+    """Return two kinds of tables.
+
+    For each rhythm, with `all` first: a row per score with a cell per generator, which is a score
+    (value, low, high, baseline, negative_control, beyond) or None. And a row per generator with a
+    cell per rhythm: the number of scores beyond their baseline, and of all compared scores.
     """
     marked = [
         rows.assign(beyond=flags.beyond_baseline(rows), judged=flags.judged(rows))
@@ -180,13 +179,13 @@ def _beyond(found: dict[tuple[str, str, str], Row], generator: str, rhythm: str)
     return sum(row["beyond"] for row in rows), sum(row["judged"] for row in rows)
 
 
-COSTS = {"train_s": "training, s", "generate_ms": "drawing, ms a record"}
+COSTS = {"train_s": "training, s", "generate_ms": "generation, ms per record"}
 JUDGED = ("c2st_accuracy", "rr_cv_w1", "heart_rate_w1", "recall", "coverage", "dcr_ratio")
 
 
 def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
-    """A row a variation of one generator: a few scores, TrSTeR's macro-F1, that of the study for
-    the generator as it is, and costs.
+    """Return a row per variation of one generator: some scores, macro-F1 of TrSTeR, and costs. The
+    unchanged generator has the macro-F1 of the study.
     """
     columns = [name for name in (*JUDGED, *COSTS) if name in table]
     trained = points[points["setting"] == "TrSTeR"]
@@ -207,8 +206,8 @@ OF_BACKBONES = ("TrRTeR", "TrRTeR augmented", "TrSTeR", "TrRSTeR", "TrRSTeR augm
 
 
 def backbones(points: pd.DataFrame) -> list[Row]:
-    """A row a classifier, with macro-F1 in each of `OF_BACKBONES`: the study's first, then those of
-    the sweep.
+    """Return a row per classifier with macro-F1 in each of `OF_BACKBONES`: first the study's
+    classifier, then those of the sweep.
     """
     named = points.assign(setting=_with_augmented(points))
     shown = named[points["sweep"].isin(["", "backbones"])]
@@ -222,8 +221,8 @@ def backbones(points: pd.DataFrame) -> list[Row]:
 
 
 def trainings(points: pd.DataFrame) -> Iterator[Row]:
-    """A row a setting in which one generator was trained anew: the study's estimate, of one
-    training, and that of all trainings.
+    """Yield a row per setting of the sweep `generator_seeds`: the estimates from one training of
+    the generator, and from all trainings.
     """
     named = points.assign(setting=_with_augmented(points))
     found = {(row["sweep"], row["setting"]): row for row in named.to_dict("records")}
@@ -233,18 +232,18 @@ def trainings(points: pd.DataFrame) -> Iterator[Row]:
 
 
 def _with_augmented(points: pd.DataFrame) -> pd.Series:
-    """Name settings, with classical augmentation as settings of their own."""
+    """Return the names of settings; classical augmentation makes a separate setting."""
     return points["setting"] + np.where(points["augmented"], " augmented", "")
 
 
 def elsewhere(points: pd.DataFrame) -> Iterator[Row]:
-    """A row for what a classifier of another hospital was trained on: its estimate here."""
+    """Yield a row per training data on another dataset, with the estimate on this dataset."""
     for row in points[points["sweep"] == "cross_dataset"].to_dict("records"):
         yield {**row, "point": row["point"] + (", augmented" if row["augmented"] else "")}
 
 
 def counts(records: RecordSet) -> list[Row]:
-    """Records per rhythm: by split, and in all; the last row is the total."""
+    """Return the number of records per rhythm, by split and in all; the last row is the total."""
     found = pd.crosstab(records.records["rhythm"], records.records["split"])
     found = found.reindex(index=list(records.about.rhythms), columns=list(SPLITS), fill_value=0)
     rows = [
@@ -258,7 +257,7 @@ def counts(records: RecordSet) -> list[Row]:
 
 
 def exclusions(records: RecordSet) -> list[Row]:
-    """The records set aside when the set was prepared, by reason, with the first few of each.
+    """Return the records that preparation excluded, by reason, with the first few of each.
 
     Raises:
         EcgforgeError: the set has no excluded.csv, or a damaged one.
