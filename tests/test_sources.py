@@ -279,7 +279,7 @@ def test_chapman_lists_that_are_missing_or_lead_outside_are_refused(tmp_path: Pa
         chapman.catalogue(root)
     for odd in ("a\0b", "./"):
         (root / "RECORDS").write_text(odd)
-        with pytest.raises(EcgforgeError, match="no name of a record"):
+        with pytest.raises(EcgforgeError, match="not a valid name of a record"):
             chapman.catalogue(root)
 
 
@@ -741,8 +741,8 @@ def test_what_own_records_say_in_unknown_words_is_told(
 ) -> None:
     folder.fetch(tmp_path / "raw", own(mine))
     told = " ".join(capsys.readouterr().err.split())
-    assert "1 cells of the column age mean nothing here ('n/a'): known are years" in told
-    assert "1 cells of the column sex mean nothing here ('x'): known are male, m, female, f" in told
+    assert "1 cells of the column age have unknown values ('n/a'): use years" in told
+    assert "1 cells of the column sex have unknown values ('x'): use male, m, female, f" in told
     assert "column rhythm" not in told
     (mine / "mine.csv").write_text(
         "record,patient,rhythm,sex\nc,7,Vorhofflimmern,0\nward/a,8,vorhofflimmern,f\nward/b,9,164889003,\n"
@@ -750,10 +750,10 @@ def test_what_own_records_say_in_unknown_words_is_told(
     folder.fetch(tmp_path / "raw", own(mine))
     told = " ".join(capsys.readouterr().err.split())
     assert (
-        "2 cells of the column rhythm mean nothing here ('VORHOFFLIMMERN'): known are SR, SB, ST, "
+        "2 cells of the column rhythm have unknown values ('VORHOFFLIMMERN'): use SR, SB, ST, "
         "SA, AFIB, AFLT, SVT, and SCP" in told
     )
-    assert "1 cells of the column sex mean nothing here ('0')" in told
+    assert "1 cells of the column sex have unknown values ('0')" in told
 
 
 def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
@@ -788,7 +788,7 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
             "line 3: unexpected end of data; look at its quotation marks",
         ),
         ("record,patient,rhythm,rhythm\nc,7,SR,SR\n", "two columns 'rhythm'"),
-        (b"record,patient,rhythm\nc,M\xfcller,SR\n", "no text in UTF-8"),
+        (b"record,patient,rhythm\nc,M\xfcller,SR\n", "not UTF-8 text"),
         (
             "record;patient;rhythm;age\nc;7;SR;61,5\n",
             "it has record;patient;rhythm;age: separate cells by commas$",
@@ -801,7 +801,7 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
             ": separate cells by commas, and write them as record, patient, rhythm$",
         ),
         ("id,name\nc,7\n", "it has id, name$"),
-        (f"record,patient,rhythm\n{'a' * 300},7,SR\n", "a name that no file can have"),
+        (f"record,patient,rhythm\n{'a' * 300},7,SR\n", "an invalid file name"),
     ],
 )
 def test_own_records_that_cannot_be_taken(
@@ -928,7 +928,7 @@ def test_patients_that_differ_in_form_alone_are_one(
     )
     folder.fetch(tmp_path / "raw", own(mine))
     assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == [" ".join([one]), one, "p10"]
-    assert f"taken for one: '{one}' and '{other}'" in capsys.readouterr().err
+    assert f"count as the same: '{one}' and '{other}'" in capsys.readouterr().err
 
 
 EQUAL = [

@@ -1,6 +1,3 @@
-"""Sources: where records come from.
+"""Sources of raw records: each writes WFDB files in the layout of its dataset."""
 
-Each writes WFDB files in the layout of the data set that it stands for.
-"""
-
-FILES = "FILES.txt"  # in a raw folder: the names of all files that were written there
+FILES = "FILES.txt"  # in a raw folder: the names of all written files

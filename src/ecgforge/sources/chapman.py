@@ -1,5 +1,5 @@
-"""Chapman-Shaoxing-Ningbo as PhysioNet publishes it (ecg-arrhythmia 1.0.0): its lists of records,
-its headers, its SNOMED CT codes.
+"""The layout of Chapman-Shaoxing-Ningbo on PhysioNet (ecg-arrhythmia 1.0.0): lists of records,
+headers and SNOMED CT codes.
 
 Zheng et al., A 12-lead electrocardiogram database for arrhythmia research covering more than 10,000
 patients. Sci Data 7, 48 (2020).
@@ -23,17 +23,17 @@ LIST = "RECORDS"
 TABLES: tuple[str, ...] = (LIST,)
 COMPANIONS: tuple[str, ...] = ("ConditionNames_SNOMED-CT.csv",)
 LONGEST = 1000  # letters of a path in a list
-LARGEST = 1_000_000  # bytes of a header that are looked at; they have a few thousand
+LARGEST = 1_000_000  # bytes of a header that are read; real ones have a few thousand
 
 
 def catalogue(folder: Path) -> pd.DataFrame:
     """Read the lists of records and the headers' comment lines in `folder`; no signal file is
     opened.
 
-    Each record is its own patient. A listed record whose header is missing stays in, with no codes.
+    Each record is its own patient. A listed record without a header has no codes.
 
     Returns:
-        A row a record: id ("JS00001"), patient (the same), codes (SNOMED CT), age in years or NaN,
+        A row per record: id ("JS00001"), patient (same), codes (SNOMED CT), age in years or NaN,
             sex ("male", "female", ""), fold (NaN: none is published), path, withdrawn (False).
 
     Raises:
@@ -48,10 +48,10 @@ def catalogue(folder: Path) -> pd.DataFrame:
 def record_paths(folder: Path) -> list[str]:
     """List all records, relative to `folder`.
 
-    RECORDS names records, or folders (with a slash) that hold a RECORDS of their own.
+    RECORDS lists records, or folders (with a slash) with their own RECORDS.
 
     Raises:
-        EcgforgeError: a list is missing, or names something outside `folder`.
+        EcgforgeError: a list is missing, or has a path outside `folder`.
     """
     paths: list[str] = []
     for entry in _entries(folder, ""):
@@ -62,15 +62,13 @@ def record_paths(folder: Path) -> list[str]:
 
 
 def listed(folder: Path) -> Iterator[list[str]]:
-    """Yield the further metadata files that those already in `folder` lead to: the lists of
-    folders, then all headers.
-    """
+    """Yield the further metadata files: the lists of folders, then all headers."""
     yield [f"{entry}{LIST}" for entry in _entries(folder, "") if entry.endswith("/")]
     yield [f"{path}.hea" for path in record_paths(folder)]
 
 
 def files(path: str, sampling_rate: int) -> list[str]:  # noqa: ARG001
-    """Name the files of the record at `path`; there is one sampling rate, 500 Hz."""
+    """Return the files of the record at `path`; 500 Hz is the only sampling rate."""
     return [f"{path}.hea", f"{path}.mat"]
 
 
@@ -85,7 +83,7 @@ def _entries(folder: Path, below: str) -> list[str]:
         text = _decoded(file.read_bytes())
     except FileNotFoundError:
         raise EcgforgeError(
-            f"{file} is missing: {folder} is no copy of ecg-arrhythmia 1.0.0, or an incomplete one"
+            f"{file} is missing: {folder} is not a complete copy of ecg-arrhythmia 1.0.0"
         ) from None
     except OSError as error:
         raise EcgforgeError(
@@ -97,7 +95,7 @@ def _entries(folder: Path, below: str) -> list[str]:
             raise EcgforgeError(f"{file} names {entry[:80]!r}, which lies outside the data set")
         if not entry.isprintable() or not PurePosixPath(entry).name or len(entry) > LONGEST:
             raise EcgforgeError(
-                f"{file} names {entry[:80]!r}, which is no name of a record or a folder"
+                f"{file} names {entry[:80]!r}, which is not a valid name of a record or a folder"
             )
     return entries
 
@@ -130,7 +128,7 @@ def _comments(header: Path) -> dict[str, str]:
     try:
         with header.open("rb") as file:
             text = _decoded(file.read(LARGEST))
-    except OSError:  # preparation says what is the matter with it
+    except OSError:  # preparation reports the reason
         return {}
     pairs = (line.lstrip("# ").partition(":") for line in text.splitlines() if line.startswith("#"))
     return {key.strip(): value.strip() for key, _, value in pairs}

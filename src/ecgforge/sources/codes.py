@@ -1,4 +1,4 @@
-"""Published label codes, read from the one data file that names them."""
+"""Published label codes, from the data file rhythms.yaml."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import yaml
 
 @cache
 def _tree() -> dict[str, Any]:
-    # By path below the package and not as `ecgforge.records`: a source reads this data file and
-    # imports none of that room's code.
+    # By path, not as `ecgforge.records`, since a source must not import that package.
     text = (resources.files("ecgforge") / "records" / "rhythms.yaml").read_text(encoding="utf-8")
     tree: dict[str, Any] = yaml.safe_load(text)
     return tree
@@ -28,5 +27,5 @@ def rhythm_codes(*systems: str) -> dict[str, str]:
 
 
 def other_rhythms(*systems: str) -> set[str]:
-    """Return the codes of the named systems that stand for rhythms outside the vocabulary."""
+    """Return the codes of systems for rhythms outside the vocabulary."""
     return {code for system in systems for code in _tree()["codes"][system]["others"]}

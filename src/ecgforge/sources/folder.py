@@ -1,6 +1,4 @@
-"""One's own records: any folder of WFDB files, and a CSV that says whose they are and which rhythm
-they show.
-"""
+"""A user's own records: any folder of WFDB files, with a CSV of their patients and rhythms."""
 
 from __future__ import annotations
 
@@ -28,23 +26,22 @@ from ecgforge.wfdb_io.header import LARGEST, decoded, file_names
 RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
 OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")
 
-TABLE = "records.csv"  # what `fetch` names the CSV, whatever its name was
-LONGEST = 250  # bytes of a name, less than the 255 that file systems take by an extension
+TABLE = "records.csv"  # the name of the CSV after `fetch`
+LONGEST = 250  # bytes of a name without extension; file systems allow 255
 SYNTHETIC = "SYNTHETIC.txt"
-MARKS = ("SIMULATED.txt", SYNTHETIC)  # files by which a folder says that no patient was recorded
-# what no file of a record may be called, as some disks ignore case
+MARKS = ("SIMULATED.txt", SYNTHETIC)  # files that mark records as not from patients
+# reserved names for files of records, in any case, since some file systems ignore case
 TAKEN = {name.casefold() for name in (TABLE, *MARKS, FILES)}
 COLUMNS = ("record", "patient", "rhythm")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 
 
 def fetch(folder: Path, settings: FolderSource) -> None:
-    """Copy the CSV, and the WFDB files of the records that it names, to `folder`, whole or not at
-    all.
+    """Copy the CSV and the WFDB files of its records to `folder`, atomically.
 
-    A record's files are its header and the signal files that the header names beside it. What is
-    not there is not copied, and preparation sets that record aside with the reason. Links are
-    followed, out of the folder to records alone: see `sources.links`. A file of `MARKS` goes along.
+    The files of a record are its header and the signal files of the header in the same folder.
+    Preparation excludes records with missing files. Links out of the folder are followed only to
+    records, see `sources.links`. Files of `MARKS` are copied too.
 
     Raises:
         EcgforgeError: the folder, the CSV or a column is missing, a row lacks its record or
@@ -53,7 +50,7 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     source = expanded(settings.path)
     if not source.is_dir():
         raise EcgforgeError(
-            f"the folder of records {source} does not exist: mend `path` of the source in "
+            f"the folder of records {source} does not exist: correct `path` of the source in "
             "params.yaml"
         )
     file = source / expanded(settings.table)
@@ -96,8 +93,8 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     if left:
         record, reason = next(iter(left.items()))
         told = (
-            "whose files are links out of the folder, are left out, since what these lead to is "
-            "not known to be a record"
+            "whose files are links out of the folder, are left out, since their targets cannot be "
+            "verified as records"
         )
         console.err.print(f"{len(left)} records, {told}; the first, {record}: {reason}")
 
@@ -115,12 +112,12 @@ def _copy_mark(source: Path, mark: str, scratch: Path) -> None:
 def catalogue(folder: Path) -> pd.DataFrame:
     """Read the CSV that `fetch` wrote in `folder`; no signal file is opened.
 
-    Rhythms are names of the vocabulary or SCP or SNOMED CT codes, in any case. Patients that differ
-    in form alone are one. The columns age (years) and sex (male, female, m, f) may be absent, and
-    what cannot be read in them counts as unknown.
+    Rhythms are names of the vocabulary, or SCP or SNOMED CT codes, in any case. Patients that
+    differ only in form, such as 7 and 007, are the same patient. The columns age (years) and sex
+    (male, female, m, f) are optional; invalid values count as unknown.
 
     Returns:
-        A row a record: id and path (the record's path), patient, codes (one, or none where the cell
+        A row per record: id and path (the record's path), patient, codes (one, or none if the cell
             is empty), age, sex, fold (NaN), withdrawn (False).
 
     Raises:
@@ -153,16 +150,14 @@ def _sexes(cells: pd.Series) -> pd.Series:
 
 
 def _tell_unknown(table: pd.DataFrame) -> None:
-    """Say of which cells nothing will be known, though something stands there; and which patients
-    are taken for one.
-    """
+    """Print warnings about invalid cells, and about patients that count as the same."""
     one = _one_patient(table["patient"])
     if (differing := table["patient"] != one).any():
         pairs = dict.fromkeys(zip(one[differing], table.loc[differing, "patient"], strict=True))
         words = ", ".join(f"'{first[:40]}' and '{other[:40]}'" for first, other in list(pairs)[:5])
         console.err.print(
-            f"patients that differ in form alone are taken for one: {words}; where they are two, "
-            "give them other names"
+            f"patients that differ only in form count as the same: {words}; give them other names "
+            "if they are different patients"
         )
     nowhere = pd.Series("", index=table.index)
     ages, sexes, rhythms = (
@@ -180,8 +175,8 @@ def _tell_unknown(table: pd.DataFrame) -> None:
         if len(counts):
             words = ", ".join(f"'{word[:40]}'" for word in counts.index[:5])
             console.err.print(
-                f"{counts.sum()} cells of the column {column} mean nothing here ({words}): known "
-                f"are {known}"
+                f"{counts.sum()} cells of the column {column} have unknown values ({words}): use "
+                f"{known}"
             )
 
 
@@ -214,13 +209,13 @@ def _record_path(cell: str, source: Path | None = None) -> str:
             "CSV names files below it"
         )
     if len(text) > 4 * LONGEST or any(len(os.fsencode(part)) > LONGEST for part in path.parts):
-        raise EcgforgeError(f"the record {cell[:200]!r}... has a name that no file can have")
+        raise EcgforgeError(f"the record {cell[:200]!r}... has an invalid file name")
     return path.as_posix()
 
 
 def _relative(text: str, source: Path) -> str:
-    """Turn an absolute path, or one from the user's home, into one relative to `source`, if it
-    leads there by name or by links.
+    """Convert an absolute path, or a path from the user's home, to one relative to `source`, if it
+    is in `source` by name or through links.
     """
     path = Path(os.path.normpath(expanded(text) if text.startswith("~/") else text))
     for home in (Path(os.path.normpath(source.absolute())), source.resolve()):
@@ -231,8 +226,8 @@ def _relative(text: str, source: Path) -> str:
 
 
 def _files(source: Path, record: str) -> list[str]:
-    """Name the header of `record`, if it exists in `source`, and what may be its signal files,
-    there or not.
+    """Return the header of `record`, if it exists in `source`, and its possible signal files,
+    existing or not.
     """
     header = f"{record}.hea"
     if not (source / header).is_file():
@@ -242,9 +237,7 @@ def _files(source: Path, record: str) -> list[str]:
 
 
 def _signal_files(header: Path) -> list[str]:
-    """Name what may be the signal files beside `header`, by which its lines begin; one that they
-    name elsewhere is not followed.
-    """
+    """Return the possible signal files of a header's lines, only in the header's folder."""
     with header.open("rb") as file:
         text = decoded(file.read(LARGEST))
     lines = [
@@ -259,8 +252,8 @@ def _signal_files(header: Path) -> list[str]:
 
 
 def _one_patient(patients: pd.Series) -> pd.Series:
-    """Write patients alike that differ in form alone, such as 7, 007 and 7.0, or p1 and P1: as the
-    first of them is written.
+    """Give patients that differ only in form, such as 7, 007 and 7.0, or p1 and P1, the form of the
+    first one.
     """
     forms = patients.map(_form)
     return forms.map(patients.groupby(forms).first())
@@ -274,7 +267,7 @@ def _form(patient: str) -> str:
 
 
 def _number(value: Decimal) -> str:
-    """Write equal values alike, to the last of any number of digits, which rounding would lose."""
+    """Return the same text for equal values, without rounding."""
     sign, digits, exponent = value.as_tuple()
     every = "".join(map(str, digits)).lstrip("0")
     kept = every.rstrip("0")

@@ -1,6 +1,6 @@
-"""The layouts that records come in.
+"""The layouts of raw records.
 
-A new public data set is one file like `ptbxl.py` and its line in `PUBLISHED`.
+A new public dataset needs a file like `ptbxl.py`, and a line in `PUBLISHED`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ecgforge.sources import chapman, folder, ptbxl
 
 
 class Layout(Protocol):
-    """What reads a raw folder: a module with these names.
+    """A reader of raw folders: a module with these names.
 
     Attributes:
         RHYTHM_CODES: published code -> rhythm of the vocabulary.
@@ -36,23 +36,23 @@ class PublishedLayout(Layout, Protocol):
     """A layout that can also be fetched from a mirror.
 
     Attributes:
-        TABLES: files without which there is no catalogue.
-        COMPANIONS: files to take along where the mirror has them.
+        TABLES: files that the catalogue requires.
+        COMPANIONS: optional files of the mirror that are also fetched.
     """
 
     TABLES: tuple[str, ...]
     COMPANIONS: tuple[str, ...]
 
     def listed(self, folder: Path, /) -> Iterator[list[str]]:
-        """Yield, list by list, further files that the catalogue needs; those of a list must be in
-        `folder` before the next.
+        """Yield lists of further files that the catalogue needs; the files of a list must be in
+        `folder` before the next list.
         """
 
     def files(self, path: str, sampling_rate: int, /) -> list[str]:
-        """Name the files of the record at `path` that serve `sampling_rate`, in Hz."""
+        """Return the files of the record at `path` for `sampling_rate`, in Hz."""
 
     def restrict(self, folder: Path, chosen: pd.DataFrame, /) -> None:
-        """Make the metadata in `folder` name the `chosen` part of its catalogue only."""
+        """Restrict the metadata in `folder` to the `chosen` part of its catalogue."""
 
 
 PUBLISHED: dict[str, PublishedLayout] = {"ptbxl": ptbxl, "chapman": chapman}

@@ -1,5 +1,5 @@
-"""Links out of a folder of records are followed to records, and to nothing else: what they lead to
-may be private.
+"""Links out of a folder of records. They are followed only to records, since other targets can be
+private.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from ecgforge.wfdb_io import files as wfdb_files
 
 
 def lead_out(folder: Path, names: Iterable[str]) -> bool:
-    """Whether one of the files `names` in `folder` really lies outside of it."""
+    """Return whether one of the files `names` in `folder` resolves to a path outside it."""
     home = folder.resolve()
     return not all((folder / name).resolve().is_relative_to(home) for name in names)
 
 
 def refusal(folder: Path, record: str) -> str:
-    """Say why what the links of `record` lead to is not known to be a record by its header's
-    checksums; empty where it is.
+    """Return the reason if the targets of a record's links fail the checksums of its header; empty
+    if they pass.
     """
     try:
         wfdb_files.verify(folder, record)

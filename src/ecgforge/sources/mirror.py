@@ -1,5 +1,5 @@
-"""A mirror of a published data set: any folder or fsspec URL, read concurrently, with retries,
-against published checksums.
+"""A mirror of a published dataset: any folder or fsspec URL, with concurrent downloads, retries and
+checks of published checksums.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.outputs import expanded
 
-LONGEST = 240  # bytes of a file's name; file systems take 255, and scratch files have longer ones
-SHORT = 10  # files; fewer need no progress bar
+LONGEST = 240  # bytes of a file's name; file systems allow 255, and scratch files add some
+SHORT = 10  # files; fewer have no progress bar
 SUMS = "SHA256SUMS.txt"
 ADVICE = (
     "give another as the source's `mirror` in params.yaml (an https:// address, an open bucket "
@@ -31,7 +31,7 @@ ADVICE = (
     "or use `profile: demo`, which needs none"
 )
 
-# Open buckets are read without an account; a user's own fsspec configuration goes before these.
+# Open buckets need no account; the user's own fsspec configuration has priority.
 _HTTP = {
     "client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)}
 }
@@ -44,17 +44,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _in_words(error: Exception) -> str:
-    """What a backend says, in one line."""
+    """Return a backend's message in one line."""
     words = " ".join(str(error).split())[:200]
     return f": {words}" if words else ""
 
 
 class _ChecksumError(Exception):
-    """What arrived does not have the published sum."""
+    """A downloaded file does not have the published checksum."""
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Tell whether `error` may be gone at the next attempt."""
+    """Return whether a retry can succeed after `error`."""
     if isinstance(error, aiohttp.ClientResponseError):
         return error.status >= 500 or error.status in (408, 425, 429)
     lasting = (
@@ -71,13 +71,13 @@ def _may_pass(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Mirror:
-    """A place that holds a published data set; open one with `Mirror.at`.
+    """A mirror of a published dataset; `Mirror.at` opens it.
 
     Attributes:
         url: as the user gave it.
         filesystem: of fsspec.
-        root: the data set's folder in it.
-        sums: file -> its published SHA-256; empty where the mirror has no SHA256SUMS.txt.
+        root: the dataset's folder in it.
+        sums: published SHA-256 by file; empty if the mirror has no SHA256SUMS.txt.
     """
 
     url: str
@@ -123,12 +123,11 @@ class Mirror:
         return isinstance(self.filesystem, LocalFileSystem)
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of the file `name`, checked against its sum; what may be a passing
-        failure is tried again.
+        """Return the bytes of the file `name`, checked against its checksum, with retries.
 
         Raises:
             FileNotFoundError: the mirror does not have the file.
-            EcgforgeError: the mirror does not answer, or the file is not what its sum says.
+            EcgforgeError: the mirror does not answer, or the checksum does not match.
         """
         try:
             return self._attempt(name)
@@ -160,23 +159,23 @@ class Mirror:
 def download(
     mirror: Mirror, names: Iterable[str], landing: Path, connections: int, what: str
 ) -> set[str]:
-    """Bring the files `names` to the folder `landing`, each complete or not at all.
+    """Download files to the folder `landing`, each atomically.
 
-    A file that is there already is kept, unless the mirror publishes another sum for it.
+    Existing files are kept, unless the mirror publishes another checksum.
 
     Args:
-        mirror: where from.
+        mirror: the mirror.
         names: paths relative to the mirror's root and to `landing`.
-        landing: where to.
-        connections: files that are fetched at a time.
-        what: the progress bar's words; a short list shows none.
+        landing: the target folder.
+        connections: number of concurrent downloads.
+        what: label of the progress bar; short lists have none.
 
     Returns:
         The names of files that the mirror does not have.
 
     Raises:
-        EcgforgeError: a name leaves the data set, before anything is fetched; or see `Mirror.read`,
-            and what had arrived stays.
+        EcgforgeError: a name leaves the dataset (checked before any download), or see
+            `Mirror.read`; downloaded files stay.
     """
     names = list(dict.fromkeys(names))
     for name in names:

@@ -1,4 +1,4 @@
-"""Published data sets, fetched from PhysioNet or from any mirror of it."""
+"""Published datasets, fetched from PhysioNet or from any mirror."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ecgforge.sources.mirror import ADVICE, Mirror, download
 
 DOWNLOADS = Path(".ecgforge/downloads")
 ACQUIRED = "acquired.json"
-# Taken along where a mirror has them: the terms of use, and the mark that simulated records carry.
+# Optional files of a mirror: the terms of use, and the mark of simulated records.
 SIMULATED = "SIMULATED.txt"
 NOTICES = ("LICENSE.txt", SIMULATED)
 
@@ -29,38 +29,34 @@ NOTICES = ("LICENSE.txt", SIMULATED)
 def fetch(
     folder: Path, settings: PhysionetSource, sampling_rate: int, downloads: Path = DOWNLOADS
 ) -> None:
-    """Fetch the data set in layout `settings.layout` from `settings.mirror` to `folder`, whole or
-    not at all.
+    """Fetch a dataset from a mirror to `folder`, atomically.
 
-    First the metadata, then all records or, with `limit_per_rhythm`, that many of each rhythm (see
-    `choose`); then the metadata in `folder` name the chosen ones alone. `acquired.json` beside them
-    counts what was published and chosen, and lists the records that the mirror turned out not to
-    have; preparation sets those aside.
+    It fetches the metadata, and then all records, or `limit_per_rhythm` records of each rhythm (see
+    `choose`). The metadata in `folder` list only the chosen records. `acquired.json` has the
+    numbers of published and chosen records, and the records that the mirror does not have;
+    preparation excludes these.
 
-    Every file is checked against SHA256SUMS.txt where the mirror has it. Links out of a folder on
-    this machine are followed to records and tables alone: see `sources.links`. Files from another
-    machine land in a folder of their own in `downloads` and stay there, so that a run after a cut
-    goes on where it stopped although DVC clears `folder` before each run. They are taken to stay as
-    they are, unless the mirror publishes other sums; to start anew, delete that folder.
+    Each file is checked against SHA256SUMS.txt if the mirror has it. Links out of a folder on this
+    machine are followed only to records and tables, see `sources.links`. Files from another machine
+    are kept in `downloads`, so that an interrupted run can resume, although DVC clears `folder`
+    before each run. Delete the folder in `downloads` to fetch all files again.
 
     Args:
-        folder: what to write; replaced if it is there.
+        folder: the new folder; an existing one is replaced.
         settings: the source, from the parameters.
-        sampling_rate: Hz, what preparation will resample to; decides between published forms of a
-            record.
-        downloads: where files land; best on the disk of `folder`, since they are hard-linked into
-            it.
+        sampling_rate: Hz, of the prepared records; selects between published forms of a record.
+        downloads: folder for downloads; on the disk of `folder`, files become hard links.
 
     Raises:
-        EcgforgeError: the mirror cannot be reached, lacks the metadata or all of the records, or a
-            file is not what its sum says.
+        EcgforgeError: the mirror cannot be reached, lacks the metadata or all records, or a
+            checksum does not match.
     """
     layout, mirror = PUBLISHED[settings.layout], Mirror.at(settings.mirror)
     landing = (
         downloads / f"{settings.layout}-{hashlib.sha256(settings.mirror.encode()).hexdigest()[:12]}"
     )
     if mirror.local:
-        remove(landing)  # a folder on this machine may have changed, and is read quickly
+        remove(landing)  # a folder on this machine can change, and is fast to read
     try:
         _fetch(folder, settings, sampling_rate, layout, mirror, landing)
     finally:
@@ -100,8 +96,8 @@ def _fetch(
 
     if linked:
         told = (
-            "are links out of the mirror's folder and left out, since what these lead to is not "
-            "known to be a record"
+            "are links out of the mirror's folder and left out, since their targets cannot be "
+            "verified as records"
         )
         console.err.print(f"{len(linked)} files {told}; the first is {linked[0]}")
     with atomic_write(folder) as scratch:
@@ -125,8 +121,8 @@ def _fetch(
 
 
 def _linked(mirror: Mirror, landing: Path, wanted: dict[str, list[str]]) -> list[str]:
-    """Name the files that are links out of a folder on this machine and not known to be of a data
-    set: by its sums, as a record by the header's checksums, or as a table by what was read from it.
+    """Return the links out of a folder on this machine whose targets are not verified: by the
+    dataset's checksums, by the checksums of a record's header, or by reading a table.
     """
     home, unknown = Path(mirror.root), []
     for path, files in wanted.items():
@@ -138,13 +134,14 @@ def _linked(mirror: Mirror, landing: Path, wanted: dict[str, list[str]]) -> list
 
 
 def choose(table: pd.DataFrame, rhythms: pd.Series, limit: int) -> pd.DataFrame:
-    """Choose up to `limit` records of each rhythm, the first by the SHA-256 of their ids, so that a
-    larger limit adds to a smaller one.
+    """Choose up to `limit` records of each rhythm, in the order of the SHA-256 of their ids.
+
+    A larger limit thus contains the choice of a smaller one.
 
     Args:
         table: a catalogue.
-        rhythms: of each of its rows, the one rhythm or None; records with None and withdrawn ones
-            are not chosen.
+        rhythms: the rhythm of each row, or None; records without a rhythm and withdrawn records are
+            not chosen.
         limit: records per rhythm.
 
     Returns:
@@ -157,9 +154,8 @@ def choose(table: pd.DataFrame, rhythms: pd.Series, limit: int) -> pd.DataFrame:
 
 
 def _rhythm(codes: list[str], layout: PublishedLayout) -> str | None:
-    """Return the one rhythm of the vocabulary among `codes`;
-
-    None if there are several, or one from outside the vocabulary.
+    """Return the only rhythm of `codes`, or None if there is no rhythm, several, or one outside the
+    vocabulary.
     """
     found = {layout.RHYTHM_CODES[code] for code in codes if code in layout.RHYTHM_CODES}
     return found.pop() if len(found) == 1 and layout.OTHER_RHYTHMS.isdisjoint(codes) else None
@@ -173,7 +169,7 @@ def _counts(rhythms: pd.Series) -> dict[str, int]:
 def _fetch_metadata(
     layout: PublishedLayout, mirror: Mirror, landing: Path, settings: PhysionetSource
 ) -> list[str]:
-    """Bring everything that the catalogue needs to `landing`, and name it."""
+    """Download all files that the catalogue needs to `landing`, and return their names."""
 
     def bring(names: Iterable[str], what: str) -> set[str]:
         return download(mirror, names, landing, settings.connections, f"{settings.layout}: {what}")
@@ -181,8 +177,8 @@ def _fetch_metadata(
     lacking = bring(layout.TABLES, "tables")
     if lacking:
         raise EcgforgeError(
-            f"the mirror {mirror.url} has no {', '.join(sorted(lacking))}, which {settings.layout} "
-            f"is read by; {ADVICE}"
+            f"the mirror {mirror.url} has no {', '.join(sorted(lacking))}, which the layout "
+            f"{settings.layout} needs; {ADVICE}"
         )
     notes = [*layout.COMPANIONS, *NOTICES]
     private = [
@@ -204,9 +200,8 @@ def _fetch_metadata(
 
 
 def _place(names: Iterable[str], landing: Path, folder: Path, copied: tuple[str, ...]) -> None:
-    """Link those of `names` that landed into `folder`;
-
-    `copied` ones become files of their own, since they may be rewritten.
+    """Link the downloaded files of `names` into `folder`; copy those in `copied`, since they can be
+    rewritten.
     """
     folder.mkdir()
     for name in dict.fromkeys(names):
@@ -219,5 +214,5 @@ def _place(names: Iterable[str], landing: Path, folder: Path, copied: tuple[str,
             continue
         try:
             os.link(origin, target)
-        except OSError:  # another disk, or one without hard links
+        except OSError:  # another disk, or no support for hard links
             shutil.copyfile(origin, target)

@@ -1,4 +1,4 @@
-"""PTB-XL as PhysioNet publishes it: its table, its folders, its SCP-ECG statements.
+"""The layout of PTB-XL on PhysioNet: table, folders and SCP-ECG statements.
 
 Wagner et al., PTB-XL, a large publicly available electrocardiography dataset. Sci Data 7, 154
 (2020), and the release notes of 1.0.3.
@@ -34,18 +34,18 @@ COLUMNS = (
 )
 WITHDRAWN = {137, 139, 140, 141, 142, 143, 145, 456, 458, 459, 461, 462}  # release notes of 1.0.3
 _STATEMENT = re.compile(r"""\s*(?:'([^'\\]*+)'|"([^"\\]*+)")\s*+:\s*+[-+.\w]++\s*+(?:,|$)""")
-OVER_89 = 300  # how the table writes ages over 89
+OVER_89 = 300  # value of ages over 89 in the table
 
 
 def catalogue(folder: Path) -> pd.DataFrame:
     """Read the table of PTB-XL in `folder`; no signal file is opened.
 
-    Paths are those of the 100 Hz records, or of the 500 Hz records where the folder holds only
-    those. Ages over 89, published as 300, become 90. Records that version 1.0.3 withdrew stay in,
-    marked `withdrawn`.
+    Paths are those of the 100 Hz records, or of the 500 Hz records if the folder has only these.
+    Ages over 89, published as 300, become 90. Records that version 1.0.3 withdrew are marked as
+    `withdrawn`.
 
     Returns:
-        A row a record: id ("00001"), patient, codes (SCP statements, whatever their likelihood:
+        A row per record: id ("00001"), patient, codes (SCP statements, whatever their likelihood:
             rhythm statements carry 0), age in years or NaN, sex ("male", "female", ""), fold (1-10
             or NaN), path, withdrawn.
 
@@ -74,13 +74,13 @@ def catalogue(folder: Path) -> pd.DataFrame:
 
 
 def listed(folder: Path) -> Iterator[list[str]]:  # noqa: ARG001
-    """Yield nothing: the table is all the metadata there is."""
+    """Yield nothing, since the table has all metadata."""
     yield from ()
 
 
 def files(path: str, sampling_rate: int) -> list[str]:
-    """Name the files of the record at `path`: of its 100 Hz form, or of its 500 Hz form for
-    sampling rates above 100 Hz.
+    """Return the files of the record at `path`: the 100 Hz form, or the 500 Hz form for sampling
+    rates above 100 Hz.
     """
     low = path.replace("records500/", "records100/").removesuffix("_hr").removesuffix("_lr")
     stem = (
@@ -98,12 +98,12 @@ def restrict(folder: Path, chosen: pd.DataFrame) -> None:
 
 
 def _table(folder: Path) -> pd.DataFrame:
-    absent = f"{folder} is no copy of PTB-XL, or an incomplete one"
+    absent = f"{folder} is not a complete copy of PTB-XL"
     return read_table(folder / TABLE, COLUMNS, filled=("ecg_id", "patient_id"), absent=absent)
 
 
 def _numbers(cells: pd.Series, folder: Path, kind: type = float) -> pd.Series:
-    """Read a column of numbers; where `kind` is float, cells may be empty or nan."""
+    """Read a column of numbers; if `kind` is float, cells can be empty or nan."""
     found = numbers(cells)
     bad = ~(found.abs() < 2**53)
     bad &= found.notna() | ~cells.str.strip().str.lower().isin(["", "nan"])
@@ -120,7 +120,7 @@ def _numbers(cells: pd.Series, folder: Path, kind: type = float) -> pd.Series:
 
 
 def _statements(text: str, number: int, folder: Path) -> list[str]:
-    """Read the keys of a dictionary as Python writes one, `{'SR': 0.0}`, without evaluating it."""
+    """Read the keys of a Python dictionary literal, `{'SR': 0.0}`, without evaluating it."""
     inner = text.strip()
     if not (inner.startswith("{") and inner.endswith("}")):
         raise _no_dictionary(text, number, folder)
@@ -136,5 +136,5 @@ def _statements(text: str, number: int, folder: Path) -> list[str]:
 
 def _no_dictionary(text: str, number: int, folder: Path) -> EcgforgeError:
     return EcgforgeError(
-        f"{folder / TABLE}: scp_codes of ecg_id {number} are no dictionary of codes: {text[:80]!r}"
+        f"{folder / TABLE}: scp_codes of ecg_id {number} is not a dictionary: {text[:80]!r}"
     )

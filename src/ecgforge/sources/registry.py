@@ -1,4 +1,4 @@
-"""Every kind of source behind one call."""
+"""One function to acquire raw records from all kinds of sources."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ HEAD = (
 
 
 def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:
-    """Fill `folder` with raw WFDB records in the layout `settings.layout`, whole or not at all.
+    """Write raw WFDB records in the layout `settings.layout` to `folder`, atomically.
 
     Args:
         settings: the source, from the parameters.
-        folder: what to write; replaced if it is there, and holds nothing but what was written here
-            before.
-        sampling_rate: Hz, what preparation will resample to; a published form of records that
-            suffices is taken.
+        folder: the new folder; an existing one is replaced if this function wrote all its files.
+        sampling_rate: Hz, of the prepared records; selects between published forms of a record.
 
     Raises:
         EcgforgeError: the source cannot be reached or read.
@@ -42,9 +40,7 @@ def acquire(settings: Source, folder: Path, sampling_rate: int) -> None:
 
 
 def read_from(settings: Source) -> dict[str, Path]:
-    """Return the folders on this machine that a source is read from, by their keys in the
-    parameters.
-    """
+    """Return the input folders of a source on this machine, by parameter."""
     match settings:
         case FolderSource():
             return {"path": expanded(settings.path)}
@@ -68,8 +64,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _fetch(settings: Source, folder: Path, sampling_rate: int) -> None:
-    # Imported when needed: fsspec's and the simulation's libraries cost seconds, and a stage uses
-    # one of them.
+    # Imported here, since fsspec and the simulation take seconds, and a stage needs only one.
     match settings:
         case SimulatedSource():
             from ecgforge.sources import simulated

@@ -1,8 +1,7 @@
 """Simulated patients at two sites, written as PTB-XL and as Chapman-Shaoxing publish their records.
 
-Everything downstream reads the folders as it reads the real ones. Record numbers lie beyond those
-that the real data sets use, every header says `# simulated by ecgforge`, and a file SIMULATED.txt
-stands at the root.
+All later steps read these folders like real ones. Record numbers are outside the range of the real
+datasets, each header has `# simulated by ecgforge`, and the root folder has a file SIMULATED.txt.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ DURATION = 10  # s
 MARK = "simulated by ecgforge"
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
-# Hz; the narrowest QRS has nothing beyond 125 Hz, and recorders cut what they add there
+# Hz; the narrowest QRS has no power above 125 Hz, and recorders filter their noise there
 _SIMULATED_AT = 250
 _MARGIN = 1.0  # s
-_BATCH = 32  # records; of 4 to 64 the fastest
+_BATCH = 32  # records; the fastest of 4 to 64
 _GAIN = 1000  # per mV
-_UNCLEAR = 0.015  # share of records with no rhythm code, or with two that contradict
+_UNCLEAR = 0.015  # share of records without a rhythm code, or with two contradictory ones
 _SECOND_RECORD = 12  # at PTB-XL's site every 12th record is a patient's second
-_AGELESS = 150  # at Chapman's site the age of every 150th patient is unknown
+_AGELESS = 150  # at Chapman's site, every 150th patient has an unknown age
 _POPULATION, _HEARTS, _MOMENTS = range(3)  # branches of the seed
 
 _Statement = tuple[str, str, float]  # code as published, its name, its SCP likelihood
@@ -40,8 +39,8 @@ _Statement = tuple[str, str, float]  # code as published, its name, its SCP like
 
 @dataclass(frozen=True)
 class _Site:
-    """A site: its recorder, the share of each rhythm, its names for rhythms and findings, its first
-    record's number.
+    """A site: its recorder, the share of each rhythm, its codes for rhythms and findings, and the
+    number of its first record.
     """
 
     recorder: Recorder
@@ -168,9 +167,9 @@ _STATEMENT_FIELDS = [
 
 
 def write(folder: Path, settings: SimulatedSource) -> None:
-    """Write the simulated site `settings.layout` to `folder`, whole or not at all.
+    """Write the simulated site `settings.layout` to `folder` atomically.
 
-    The bytes depend on `settings` alone: every patient and every record has a seed of its own.
+    The bytes depend only on `settings`: each patient and each record has its own seed.
     """
     site = _SITES[settings.layout]
     cohort = _cohort(site, settings)
@@ -205,9 +204,8 @@ def simulate(layout: str, seed: int, cohort: pd.DataFrame) -> tuple[np.ndarray, 
 
 
 def _cohort(site: _Site, settings: SimulatedSource) -> pd.DataFrame:
-    """Who comes to the site:
-
-    `population.draw`'s columns, and number, id, path, patient, fold, codes.
+    """Return the patients of the site: the columns of `population.draw`, and number, id, path,
+    patient, fold, codes.
     """
     rng = np.random.default_rng([settings.seed, _POPULATION])
     rhythms = np.repeat(
@@ -237,7 +235,7 @@ def _cohort(site: _Site, settings: SimulatedSource) -> pd.DataFrame:
 
 
 def _apportioned(shares: np.ndarray, total: int) -> np.ndarray:
-    """Split `total` in whole parts nearest to `shares`, by largest remainders."""
+    """Split `total` into integers in proportion to `shares`, by the largest remainder method."""
     exact = shares / shares.sum() * total
     parts = np.floor(exact).astype(int)
     parts[np.argsort(parts - exact, kind="stable")[: total - parts.sum()]] += 1
@@ -245,7 +243,7 @@ def _apportioned(shares: np.ndarray, total: int) -> np.ndarray:
 
 
 def _folds(cohort: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
-    """Folds 1-10, balanced by rhythm; a patient's records share theirs."""
+    """Return folds 1-10, balanced by rhythm; all records of a patient have the same fold."""
     folds = pd.Series(0, index=cohort.index)
     for _, group in cohort.groupby("rhythm", sort=False):
         patients = rng.permutation(group["patient"].unique())
@@ -261,7 +259,7 @@ def _folds(cohort: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
 
 
 def _findings(site: _Site, patient: Any) -> list[_Statement]:
-    """Statements on conduction and shape that hold for a patient."""
+    """Return the statements on conduction and wave shape of a patient."""
     found = {
         "rbbb": patient.conduction == "rbbb",
         "lbbb": patient.conduction == "lbbb",

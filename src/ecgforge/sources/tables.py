@@ -1,4 +1,4 @@
-"""CSV tables that describe records, read cell by cell as they are written."""
+"""A reader of CSV tables of records, with all cells as text."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import pandas as pd
 
 from ecgforge.errors import EcgforgeError
 
-# Characters that are not seen, of other categories than controls (Cc) and format characters (Cf):
-# joiners, fillers, variation selectors.
+# Invisible characters of other categories than controls (Cc) and format characters (Cf): joiners,
+# fillers, variation selectors.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def visible(cell: str) -> str:
-    """Return a cell without characters that are not seen, such as NUL, zero-width spaces and soft
-    hyphens; white space stays.
+    """Return a cell without invisible characters, such as NUL, zero-width spaces and soft hyphens;
+    white space stays.
     """
     return "".join(
         letter
@@ -33,9 +33,9 @@ def visible(cell: str) -> str:
 
 
 def numbers(cells: pd.Series) -> pd.Series:
-    """Return a column of texts as floats, with NaN for what is no number.
+    """Return a column of texts as floats, with NaN for invalid numbers.
 
-    Python reads them: `pandas.to_numeric` crashes the process on a text such as 1e3147483648.
+    `pandas.to_numeric` is not used, since it crashes on a text such as 1e3147483648.
     """
     return cells.map(_number).astype(float)
 
@@ -54,13 +54,13 @@ def read_table(
 
     Args:
         file: the CSV, UTF-8.
-        columns: what it must have.
-        filled: columns in which every row must have something.
-        absent: what to say where the file does not exist.
+        columns: required columns.
+        filled: columns without empty cells.
+        absent: message if the file does not exist.
 
     Raises:
-        EcgforgeError: the file is missing or no CSV, lacks a column or a cell, or has a row of more
-            or fewer cells than columns.
+        EcgforgeError: the file is missing or not a CSV, lacks a column or a cell, or has a row with
+            more or fewer cells than columns.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -76,7 +76,7 @@ def read_table(
         ) from None
     except UnicodeDecodeError:
         raise EcgforgeError(
-            f"{file} cannot be read as CSV: it is no text in UTF-8; save it as such"
+            f"{file} cannot be read as CSV: it is not UTF-8 text; save it as UTF-8"
         ) from None
     table = pd.DataFrame(rows, columns=header, dtype=str)
     for column in filled:
@@ -104,9 +104,7 @@ def _refuse_columns(header: list[str], columns: Sequence[str], file: Path) -> No
 
 
 def _hint(header: list[str], columns: Sequence[str]) -> str:
-    """Say how the columns would be found, where the header has them in other letters or between
-    other separators.
-    """
+    """Return advice if the header has the columns with other letters or separators."""
     parts = [part for cell in header for part in re.split(r"[;\t|]", cell)]
     names = parts if len(parts) == len(header) else [part.strip(" \"'") for part in parts]
     meant = {visible(name).strip().casefold(): name for name in names}
@@ -118,7 +116,7 @@ def _hint(header: list[str], columns: Sequence[str]) -> str:
 
 
 def _rows(lines: Iterator[str], file: Path) -> Iterator[list[str]]:
-    """Yield the rows that hold something; all must have as many cells as the first."""
+    """Yield the rows that are not empty; all must have as many cells as the first."""
     reader = csv.reader(lines, strict=True)
     width = 0
     for number, row in enumerate(_full(reader, file)):
