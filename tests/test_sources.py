@@ -993,7 +993,7 @@ def test_patients_that_differ_stay_apart(
     )
     folder.fetch(tmp_path / "raw", own(mine))
     assert folder.catalogue(tmp_path / "raw")["patient"].tolist() == names
-    assert "taken for one" not in capsys.readouterr().err
+    assert "count as the same" not in capsys.readouterr().err
 
 
 # What may be written over
