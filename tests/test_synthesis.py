@@ -112,6 +112,6 @@ def test_a_signal_that_is_not_finite_is_an_error_and_leaves_nothing(
     monkeypatch.setattr(
         synthesis.Artist, "draw", lambda _, chunk: np.full((len(chunk), 8, 200), np.nan, np.float32)
     )
-    with pytest.raises(EcgforgeError, match="time_diffusion gave signals that are not finite"):
+    with pytest.raises(EcgforgeError, match="time_diffusion generated signals that are not finite"):
         drawn(real, tmp_path / "made")
     assert not (tmp_path / "made").exists()
