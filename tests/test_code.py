@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ecgforge import plugins
+from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import GENERATORS
 from ecgforge.params import Params
 from ecgforge.stages.common import code
@@ -131,3 +133,13 @@ def test_a_digest_is_of_code_and_not_of_words(tmp_path: Path) -> None:
         file.write_text(source)
         digests.append(code._digest(file))
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_module_without_its_class_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_written.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plugins.load("half_written:VALUE") == 1
+    with pytest.raises(EcgforgeError, match="half_written has no SWEEP: end it with SWEEP = "):
+        plugins.load("half_written:SWEEP")

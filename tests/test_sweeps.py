@@ -106,7 +106,7 @@ def test_rows_of_a_sweep_name_their_cell(name: str) -> None:
 
 
 def test_an_unknown_sweep_is_named() -> None:
-    with pytest.raises(EcgforgeError, match="'mixtures' is no sweep: known are .*mixture"):
+    with pytest.raises(EcgforgeError, match="unknown sweep 'mixtures': use one of .*mixture"):
         get("mixtures")
 
 

@@ -107,6 +107,8 @@ def check(params: ParamsFile = PARAMS) -> None:
     from ecgforge.stages import parameters
 
     found = parameters.read(params)
+    for profile in found.profiles:
+        parameters.read(params, profile=profile)
     _refuse_git_that_refuses()
     print(
         f"{params} is valid; the active profile is '{found.profile}' of "
@@ -124,7 +126,7 @@ def params(
     """Print the parameters of a profile, with its base merged and all defaults filled in."""
     from ecgforge.stages import parameters
 
-    print(parameters.resolved(parameters.read(file).with_profile(profile)), end="")
+    print(parameters.resolved(parameters.read(file, profile=profile)), end="")
 
 
 @app.command()
@@ -138,7 +140,7 @@ def plan(
     from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
 
-    stage.show(parameters.read(params).with_profile(profile))
+    stage.show(parameters.read(params, profile=profile))
 
 
 @app.command()

@@ -24,17 +24,17 @@ RAW = Path("data/raw")
 WRITTEN = (Path("data/prepared"), Path("data/synthetic"), Path("models"), Path("reports"))
 
 
-def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
-    """Read params.yaml, replace what tuning found better values for, check every profile and fill
-    in all defaults.
+def read(path: Path, tuned: Sequence[Path] | None = None, profile: str | None = None) -> Params:
+    """Read params.yaml, replace what tuning found better values for, and fill in all defaults.
 
     Args:
         tuned: files of `tune-classifier` and `tune-generator`: parts of the profile in use.
+        profile: the profile in use, if other than that of the file.
 
     Raises:
         EcgforgeError: an unknown key, a bad value, an unknown generator or backbone; names the key.
     """
-    params = Params.read(path)
+    params = Params.read(path).with_profile(profile)
     _refuse_own_outputs(params, path)
     if tuned:
         tree = expanded(read_yaml(path, "it was there a moment ago"))
@@ -42,7 +42,7 @@ def read(path: Path, tuned: Sequence[Path] | None = None) -> Params:
             tree["profiles"][params.profile] = merge_patch(
                 tree["profiles"][params.profile], _found(file)
             )
-        params = checked(Params, tree, ", ".join(map(str, (path, *tuned))))
+        params = checked(Params, tree, ", ".join(map(str, (path, *tuned)))).with_profile(profile)
     needed = _sweeps(params, path)
     profiles = {
         name: _completed(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ecgforge.classifiers
+from ecgforge import plugins
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import ClassifierSettings, checked
 
@@ -38,8 +38,7 @@ def classifier_class(backbone: str) -> type[Classifier]:
     """
     if backbone not in CLASSIFIERS:
         raise EcgforgeError(f"unknown backbone '{backbone}': use one of {', '.join(CLASSIFIERS)}")
-    module, attribute = CLASSIFIERS[backbone].split(":")
-    return getattr(import_module(module), attribute)
+    return plugins.load(CLASSIFIERS[backbone])
 
 
 def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettings:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ecgforge.generators
+from ecgforge import plugins
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import GeneratorSettings, checked
 
@@ -38,8 +38,7 @@ def generator_class(name: str) -> type[Generator]:
     """
     if name not in GENERATORS:
         raise EcgforgeError(f"unknown generator '{name}': use one of {', '.join(GENERATORS)}")
-    module, attribute = GENERATORS[name].split(":")
-    return getattr(import_module(module), attribute)
+    return plugins.load(GENERATORS[name])
 
 
 def generator_name(kind: type[Generator]) -> str:

@@ -54,6 +54,7 @@ EXCEPTIONS = {
     "stages.common.code": "finds the code, and names all sweeps",
     "stages.parameters": "reads parameters; stages depend on their values",
     "model_versions": "registers models in MLflow; DVC has their weights",
+    "plugins": "imports a class by its name",
     "pipeline": "starts stages, and starts them faster",
     "provenance": "traces models and records back",
     "registry": "what MLflow keeps of a model; DVC has its weights",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
-from importlib import import_module
 
 import ecgforge.sweeps
+from ecgforge import plugins
 from ecgforge.errors import EcgforgeError
 from ecgforge.sweeps.common.base import Sweep
 
@@ -26,6 +26,6 @@ def get(name: str) -> Sweep:
         EcgforgeError: there is no such sweep.
     """
     if name not in SWEEPS:
-        raise EcgforgeError(f"'{name}' is no sweep: known are {', '.join(SWEEPS)}")
-    sweep: Sweep = import_module(f"ecgforge.sweeps.{name}").SWEEP
+        raise EcgforgeError(f"unknown sweep '{name}': use one of {', '.join(SWEEPS)}")
+    sweep: Sweep = plugins.load(f"ecgforge.sweeps.{name}:SWEEP")
     return sweep
