@@ -172,7 +172,7 @@ def test_the_card_says_what_a_user_must_know(content: DvcStore) -> None:
     digest = verdict.version.tags["input.ptbxl"]
     for words in (
         "Verdict: **passed**, against the baselines",
-        "No medical device",
+        "Not a medical device",
         digest,
         "SR 50, AFIB 50, ST 50",
         "| macro f1 | 0.8",
@@ -462,7 +462,7 @@ def test_a_broken_champion_does_not_stay_for_ever(
 @pytest.mark.parametrize(
     ("made", "units", "why"),
     [
-        ({"rhythms": ("SR", "AFIB", "SVT")}, "mV", "tells SR, AFIB, SVT apart"),
+        ({"rhythms": ("SR", "AFIB", "SVT")}, "mV", "the rhythms SR, AFIB, SVT"),
         ({"service": SERVICE}, "per_lead_std", "units per_lead_std instead of mV"),
     ],
     ids=["other rhythms", "another unit"],

@@ -25,6 +25,7 @@ import yaml
 
 from ecgforge.errors import EcgforgeError, TrialError
 from ecgforge.params import Float, Int, Params
+from ecgforge.stages.common.tracked import Stage
 from ecgforge.tuning import search, space
 from ecgforge.tuning.search import Attempt, Task, Tried
 
@@ -531,7 +532,9 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     chosen = {key: settings.tuning.space[key] for key in defaults}
     shown = task(tmp_path, space=chosen, defaults=defaults, directions=("maximize",), warmup=2)
     with runs.tracked(cell, fingerprint="study", params={}, inputs=inputs) as run:
-        trials = stage.Trials(Shown(settings), cell, "study", inputs, run.id)
+        trials = stage.Trials(
+            Shown(settings), cell, "study", inputs, run.id, tmp_path / "checkpoints"
+        )
         tried = search.search(shown, trials, 8, [None])
         best = search.best(tried, shown.directions)
         stage._record(run, shown, tried, best)
@@ -608,13 +611,9 @@ def deadly_study(folder: Path) -> dict[str, Any]:
 
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
     settings = params.classifier
-    return stage._study(
-        Deadly(settings, folder, params.active.compute),
-        "ptbxl",
-        {"backbone": "resnet1d"},
-        [],
-        settings,
-    )  # type: ignore[arg-type]
+    deadly = Deadly(settings, folder, params.active.compute)
+    at_work = Stage("tune_classifier", params, {})
+    return stage._study(at_work, deadly, "ptbxl", settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
