@@ -19,6 +19,7 @@ from ecgforge.generators.common import base, registry
 from ecgforge.generators.common.registry import GENERATORS, generator_class, generator_name
 from ecgforge.generators.diffusion import diffusion
 from ecgforge.generators.time_vqvae import model as time_vqvae
+from ecgforge.params import Params
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.simulator import heart, population
@@ -790,3 +791,31 @@ def test_decoding_draws_from_the_prior_s_distribution() -> None:
         atol=0.006,
         rtol=0.05,
     )
+
+
+def test_sampling_goes_from_all_noise_to_none_in_equal_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = registry.create("diffwave", SHAPE, NETWORKS["diffwave"], SCALE, seed=0)
+    times: list[float] = []
+
+    def predict(current: torch.Tensor, now: torch.Tensor, *_: object) -> torch.Tensor:
+        times.extend(now.tolist())
+        return torch.full_like(current, 0.5)
+
+    monkeypatch.setattr(generator, "predict", predict)
+    sampling = type(generator).Sampling(steps=4, guidance=1.0)
+    labels = torch.zeros(1, dtype=torch.int64)
+    records = generator.sample(labels, torch.zeros(1, dtype=torch.int64), sampling)
+    assert times == [1.0, 0.75, 0.5, 0.25]
+    expected = (0.5 * generator.scale).expand_as(records)  # the last prediction, without noise
+    torch.testing.assert_close(records, expected, rtol=0, atol=1e-4)
+
+
+def test_phases_that_a_generator_does_not_have_are_named() -> None:
+    params = Params.read(Path(__file__).parent.parent / "params.yaml")
+    settings = params.generator("diffwave")
+    registry.check_settings("diffwave", settings, "here")
+    other = settings.model_copy(update={"training": params.generator("time_vqvae").training})
+    with pytest.raises(EcgforgeError, match=r"here\.training: .*denoiser"):
+        registry.check_settings("diffwave", other, "here")

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ecgforge.cli import app
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import generator_class
-from ecgforge.params import Params, Training, checked
+from ecgforge.params import Float, Params, Training, checked
 from ecgforge.stages import parameters
 
 ROOT = Path(__file__).parent.parent
@@ -517,3 +517,9 @@ def test_check_looks_at_all_profiles(tmp_path: Path) -> None:
         parameters.read(file, profile="sample")
     found = CliRunner().invoke(app, ["check", "--params", str(file)])
     assert "profiles.sample.sweeps.size" in str(found.exception)
+
+
+@pytest.mark.parametrize("bounds", [{"low": 1.0, "high": 1.0}, {"low": 2.0, "high": 1.0}])
+def test_a_range_must_rise(bounds: dict[str, float]) -> None:
+    with pytest.raises(EcgforgeError, match="low must be below high"):
+        checked(Float, bounds | {"kind": "float"}, "space")

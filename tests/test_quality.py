@@ -745,6 +745,27 @@ def test_of_a_few_records_strangers_are_near_too(
     assert [flag.split(":")[0] for flag in flags(scores)] == expected
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "recall", "expected"),
+    [(0.99, 0.3, ["Unlike real records"]), (0.99, 0.5, []), (0.9, 0.3, [])],
+)
+def test_records_that_a_classifier_distinguishes_have_low_recall_to_be_flagged(
+    accuracy: float, recall: float, expected: list[str]
+) -> None:
+    """Low recall is below half of what real records reach, here 0.8."""
+    metrics = {
+        "copied_share": (0.01, 0.01),
+        "membership_auc": (0.5, 0.5),
+        "c2st_accuracy": (accuracy, 0.5),
+        "recall": (recall, 0.8),
+    }
+    rows = [("all", name, value, value, value, at, 1.0) for name, (value, at) in metrics.items()]
+    scores = pd.DataFrame(
+        rows, columns=["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
+    )
+    assert [flag.split(":")[0] for flag in flags(scores)] == expected
+
+
 def test_beyond_the_floor_is_what_chance_does_not_explain() -> None:
     rows = [
         ("all", "frechet", 5.0, 4.0, 6.0, 3.0, 9.0, True),
