@@ -85,11 +85,11 @@ def main(records: int, workers: int) -> None:
         network, _ = seconds(judge.probabilities, stacks)
         whole = reading + preparing + network
         shares = {"reading": reading, "preparing": preparing, "network": network}
-        told = [
+        shares = [
             f"{name} {part / whole:.0%} ({1000 * part / len(files):.1f} ms)"
             for name, part in shares.items()
         ]
-        print(f"of the CPU time per record: {', '.join(told)}")
+        print(f"of the CPU time per record: {', '.join(shares)}")
 
 
 if __name__ == "__main__":

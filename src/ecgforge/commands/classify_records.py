@@ -151,10 +151,10 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
     counts = {
         rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms
     }
-    told = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
+    summary = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
     bad = len(found) - sum(counts.values())
     console.out.print(
-        f"{len(found)} records: {told or 'none classified'}"
+        f"{len(found)} records: {summary or 'none classified'}"
         + (f"; {bad} cannot be used" if bad else "")
     )
     if len(found) > SHOWN:

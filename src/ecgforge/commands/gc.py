@@ -71,7 +71,7 @@ def collect(really: bool) -> None:
         if unread and really:
             raise EcgforgeError(unread)
         found = plan(content)
-        for kind, names in found.told.items():
+        for kind, names in found.listed.items():
             console.out.print(
                 f"{len(names)} {kind}"
                 + (f": {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}" if names else "")
@@ -123,13 +123,13 @@ class Plan:
     Attributes:
         files: paths to remove.
         stale: MLflow objects to remove.
-        told: names to print, by kind.
+        listed: names to print, by kind.
         size: bytes of the files.
     """
 
     files: list[Path]
     stale: Stale
-    told: dict[str, list[str]]
+    listed: dict[str, list[str]]
     size: int
 
 
@@ -148,7 +148,7 @@ def plan(content: DvcStore) -> Plan:
     elsewhere = [str(path) for path in found if not _inside(path, content.root)]
     if content.cache_elsewhere():
         elsewhere.append(f"DVC's cache {content.cache_elsewhere()}")
-    told = {
+    listed = {
         "files of DVC's cache": [path.parent.name + path.name for path in objects],
         "versions": [version.label for version in stale.versions],
         "runs": [name for name, _ in stale.runs],
@@ -158,12 +158,12 @@ def plan(content: DvcStore) -> Plan:
         "incomplete outputs": [path.relative_to(content.root).as_posix() for path in scratch],
     }
     if stale.killed:
-        told["runs of killed processes, which get the status KILLED"] = [
+        listed["runs of killed processes, which get the status KILLED"] = [
             name for name, _ in stale.killed
         ]
     if stale.left + elsewhere:
-        told["kept, since other projects may need them"] = [*stale.left, *elsewhere]
-    return Plan(files, stale, told, sum(_size(path) for path in files))
+        listed["kept, since other projects may need them"] = [*stale.left, *elsewhere]
+    return Plan(files, stale, listed, sum(_size(path) for path in files))
 
 
 def _inside(path: Path, root: Path) -> bool:

@@ -84,8 +84,8 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             for name, record_seed, signals in zip(
                 names[start:], chunk["seed"], artist.draw(chunk), strict=False
             ):
-                told = _comments(version, kept.units, rhythm, seed, record_seed)
-                _write(scratch, name, signals, kept.units, generator.shape.sampling_rate, told)
+                comments = _comments(version, kept.units, rhythm, seed, record_seed)
+                _write(scratch, name, signals, kept.units, generator.shape.sampling_rate, comments)
         (scratch / TABLE).write_text(
             "record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names)
         )

@@ -13,10 +13,10 @@ class InvalidRequestError(MlflowException):
     MLflow's server would put the whole request in front of the message.
     """
 
-    def __init__(self, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
         self.error_code = "INVALID_PARAMETER_VALUE"
-        self.told = told
+        self.message = message
 
     def serialize_as_json(self) -> str:
-        return json.dumps({"error_code": self.error_code, "message": self.told})
+        return json.dumps({"error_code": self.error_code, "message": self.message})

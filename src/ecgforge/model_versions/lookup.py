@@ -37,5 +37,5 @@ def figure(run_id: str, name: str) -> float | None:
 def threads(run_id: str) -> int | None:
     """Return the number of CPU threads of a run; None if the run or the tag does not exist."""
     found = store.run(run_id)
-    told = found.data.tags.get(THREADS) if found else None
-    return int(told) if told else None
+    threads = found.data.tags.get(THREADS) if found else None
+    return int(threads) if threads else None

@@ -354,11 +354,11 @@ def _exclude_twins(table: pd.DataFrame, groups: list[list[int]]) -> None:
         rhythms = sorted(set(there["rhythm"]), key=RHYTHMS.index)
         if len(rhythms) > 1:
             table.loc[there.index, "reason"] = Reason.CONTRADICTORY_RHYTHMS
-            told = (
+            detail = (
                 f"{', '.join(rhythms)}, of the same recording as "
                 f"{', '.join(names[:5])}{' and others' if len(names) > 5 else ''}"
             )
-            table.loc[there.index, "detail"] = told
+            table.loc[there.index, "detail"] = detail
         elif len(there) > 1:
             table.loc[there.index[1:], "reason"] = Reason.SAME_RECORDING
             table.loc[there.index[1:], "detail"] = f"the same recording as {names[0]}"

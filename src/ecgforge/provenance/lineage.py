@@ -68,8 +68,8 @@ class Node:
     @property
     def lost(self) -> bool:
         """Whether the node, or a fact about it, is no longer available."""
-        told = [self.facts.get(name, "") for name in ("run", "commit", "content", "version")]
-        return any(word in fact for fact in told for word in (GONE, UNKNOWN))
+        facts = [self.facts.get(name, "") for name in ("run", "commit", "content", "version")]
+        return any(word in fact for fact in facts for word in (GONE, UNKNOWN))
 
     def all(self) -> Iterator[Node]:
         """Yield this node and all nodes behind it, each once."""

@@ -64,10 +64,10 @@ def assess(
     )
     bounds: Limits = {}
     for (rhythm, real), (_, other) in zip(reference.by_rhythm(), made.by_rhythm(), strict=True):
-        told = {metric: number for (where, metric), number in value.items() if where == rhythm}
+        of_rhythm = {metric: number for (where, metric), number in value.items() if where == rhythm}
         bounds |= {
             (rhythm, metric): found
-            for metric, found in limits(real, other, told, settings.seed).items()
+            for metric, found in limits(real, other, of_rhythm, settings.seed).items()
         }
     training, strangers, others = _known(real_train, real_test, samples.embedding)
     memories = [
@@ -180,9 +180,9 @@ def _limits_of_memory(memory: NearestNeighbours, rhythms: list[str], seed: int) 
         values, count = part.scores(near(memory.holdout)), len(part.query)
         for metric in ("copied_share", "authenticity"):
             found[rhythm, metric] = intervals.wilson(values[metric], count, CONFIDENCE)
-        told = len(part.members), len(part.outsiders)
+        sizes = len(part.members), len(part.outsiders)
         found[rhythm, "membership_auc"] = intervals.hanley_mcneil(
-            values["membership_auc"], *told, CONFIDENCE
+            values["membership_auc"], *sizes, CONFIDENCE
         )
         found[rhythm, "dcr_ratio"] = intervals.percentile(
             ratio, [part.query, part.holdout], CONFIDENCE, RESAMPLES, seed

@@ -137,9 +137,9 @@ class Judge:
             raise _refusal(str(error)) from None
 
 
-def _refusal(told: str) -> InvalidRequestError:
+def _refusal(message: str) -> InvalidRequestError:
     return InvalidRequestError(
-        console.shown(" ".join(told[: 2 * MESSAGE_LENGTH].split()))[:MESSAGE_LENGTH]
+        console.shown(" ".join(message[: 2 * MESSAGE_LENGTH].split()))[:MESSAGE_LENGTH]
     )
 
 

@@ -82,21 +82,21 @@ def fetch(folder: Path, settings: FolderSource) -> None:
             _copy_mark(source, mark, scratch)
     if taken:
         record, name = next(iter(taken.items()))
-        told = (
+        reasons = (
             f"one of which has a name that ecgforge needs ({TABLE}, {', '.join(MARKS)}, {FILES}), "
             "are left out"
         )
         console.err.print(
-            f"{len(taken)} records, of the files of which {told}; the first, {record}: "
+            f"{len(taken)} records, of the files of which {reasons}; the first, {record}: "
             f"{name[:80]}; rename the file"
         )
     if left:
         record, reason = next(iter(left.items()))
-        told = (
+        reasons = (
             "whose files are links out of the folder, are left out, since their targets cannot be "
             "verified as records"
         )
-        console.err.print(f"{len(left)} records, {told}; the first, {record}: {reason}")
+        console.err.print(f"{len(left)} records, {reasons}; the first, {record}: {reason}")
 
 
 def _copy_mark(source: Path, mark: str, scratch: Path) -> None:

@@ -95,11 +95,11 @@ def _fetch(
         )
 
     if linked:
-        told = (
+        reason_words = (
             "are links out of the mirror's folder and left out, since their targets cannot be "
             "verified as records"
         )
-        console.err.print(f"{len(linked)} files {told}; the first is {linked[0]}")
+        console.err.print(f"{len(linked)} files {reason_words}; the first is {linked[0]}")
     with atomic_write(folder) as scratch:
         named = [
             *(metadata if limit is None else layout.TABLES),

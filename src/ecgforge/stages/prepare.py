@@ -48,15 +48,15 @@ def _refuse_useless(names: str, min_records: int, about: About) -> None:
     empty = [split for split in SPLITS if not any(by_split[split] for by_split in counts.values())]
     if len(counts) >= 2 and not empty:
         return
-    told = "; ".join(
+    counted = "; ".join(
         f"{rhythm}: " + ", ".join(f"{by_split[split]} {split}" for split in SPLITS)
         for rhythm, by_split in counts.items()
     )
     lack = f"no {' and no '.join(empty)} records" if empty else "one rhythm alone"
     few = few_records(about.made.get("below_min_records", {}), min_records)
     raise EcgforgeError(
-        f"{names}: {lack} ({told}{f'; {few}' if few else ''}); a study needs two rhythms or more, "
-        "and records in every split: "
+        f"{names}: {lack} ({counted}{f'; {few}' if few else ''}); a study needs two rhythms or "
+        "more, and records in every split: "
         "add records, of three patients or more of each rhythm (or of every published fold), or "
         "lower preparation.min_records"
     )

@@ -122,11 +122,11 @@ def _study(
         _record(run, task, tried, best)
         run.mark_best(trials.fingerprint_of(best.number))
     opened.remove_checkpoints()
-    told = (
+    outcome = (
         f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the "
         "parameters as they are"
     )
-    console.err.print(f"{task.name}: {told}")
+    console.err.print(f"{task.name}: {outcome}")
     return space.patch(best.point)
 
 

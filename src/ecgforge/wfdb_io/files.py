@@ -151,8 +151,8 @@ def _samples(folder: Path, header: Header, kept: float) -> tuple[np.ndarray, int
     samples = np.empty((kept, len(header.signals)), dtype=np.int64)
     for name, rows in files.items():
         signals = [header.signals[row] for row in rows]
-        told = [signal.checksum for signal in signals]
-        needed = frames if any(checksum is not None for checksum in told) else kept
+        checksums = [signal.checksum for signal in signals]
+        needed = frames if any(checksum is not None for checksum in checksums) else kept
         sums = np.zeros(len(rows), dtype=np.int64)
         for start, block in _blocks(folder / name, signals, needed):
             sums += block.sum(axis=0)
@@ -228,11 +228,11 @@ def _check_sums(signals: Sequence[Signal], sums: np.ndarray) -> None:
     # The header has the low 16 bits of the sum, signed or unsigned.
     for signal, found in zip(signals, sums.tolist(), strict=True):
         if signal.checksum is not None and (found - signal.checksum) % 65536:
-            told = (
+            detail = (
                 f"lead {signal.name}: samples sum to {found % 65536}, header says "
                 f"{signal.checksum % 65536}"
             )
-            raise BadRecord(Reason.CHECKSUM_MISMATCH, told)
+            raise BadRecord(Reason.CHECKSUM_MISMATCH, detail)
 
 
 def _physical(samples: np.ndarray, signals: Sequence[Signal]) -> np.ndarray:
