@@ -58,19 +58,19 @@ def main() -> None:
     with timed("open it in a new process"):
         store.client().search_experiments()
 
-    cell = runs.Cell(
+    key = runs.RunKey(
         "classifier", "merged", 0, simulated=True, setting="TrRTeR", backbone="resnet1d"
     )
     inputs = [
         runs.DatasetInput("merged", folder / "merged", "0" * 32 + ".dir", "training", "simulated")
     ]
     for name in ("first run: open and end it", "second run: open and end it"):
-        with timed(name), runs.tracked(cell, fingerprint=name, params={"lr": 0.1}, inputs=inputs):
+        with timed(name), runs.tracked(key, fingerprint=name, params={"lr": 0.1}, inputs=inputs):
             pass
 
     wall = cpu = 0.0
     with runs.tracked(
-        cell, fingerprint="curves", params={"lr": 0.1}, inputs=inputs, resume_file=folder / "unsent"
+        key, fingerprint="curves", params={"lr": 0.1}, inputs=inputs, resume_file=folder / "unsent"
     ) as run:
         started, busy = time.perf_counter(), time.process_time()
         for step in range(int(TRAINING / STEP)):
@@ -87,7 +87,7 @@ def main() -> None:
     print(f"{'of the CPU time':<58} {cpu:8.2f} s, {cpu / busy:.2%}")
 
     example = np.zeros((2, 8, SAMPLES), dtype=np.float32)
-    with runs.tracked(cell, fingerprint="models", params={"lr": 0.1}, inputs=inputs) as run:
+    with runs.tracked(key, fingerprint="models", params={"lr": 0.1}, inputs=inputs) as run:
         for number in range(MODELS):
             torch.manual_seed(number)
             network = Network()
@@ -95,7 +95,7 @@ def main() -> None:
                 f"register model {number + 1}"
                 + (", including the import of mlflow.pytorch and Lightning" if number == 0 else "")
             ):
-                models.log_classifier(run, network, example, list("abcdefg"), name=cell.model_name)
+                models.log_classifier(run, network, example, list("abcdefg"), name=key.model_name)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def register_classifier(project: Path, records: RecordSet) -> None:
         linear.weight *= 3 / (features @ linear.weight.T).std(0)[:, None]
         linear.bias.copy_(-linear.weight @ features.mean(0))
     classifiers.save(classifier, settings.backbone, project / "classifier")
-    cell = runs.Cell("classifier", "merged", 0, True, setting="TrRTeR", backbone=settings.backbone)
-    with runs.tracked(cell, fingerprint="classifier", params={}, inputs=[]) as run:
+    key = runs.RunKey("classifier", "merged", 0, True, setting="TrRTeR", backbone=settings.backbone)
+    with runs.tracked(key, fingerprint="classifier", params={}, inputs=[]) as run:
         files, example = (
             sorted((project / "classifier").iterdir()),
             np.zeros((2, 8, records.about.samples), np.float32),
@@ -74,8 +74,8 @@ def register_generator(project: Path, name: str = GENERATOR, units: str = "mV") 
         for weight in generator.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=noise)
     generators.save(generator.eval(), project / name)
-    cell = runs.Cell("generator", "ptbxl", 0, True, generator="diffwave")
-    with runs.tracked(cell, fingerprint=name, params={}, inputs=[]) as run:
+    key = runs.RunKey("generator", "ptbxl", 0, True, generator="diffwave")
+    with runs.tracked(key, fingerprint=name, params={}, inputs=[]) as run:
         described = {SAMPLING: {"sampling": settings.sampling, "rhythms": RHYTHMS, "units": units}}
         models.log_generator(
             run, *generator.exportable(), project / name, name=name, described=described

@@ -143,15 +143,13 @@ def register(
     folder = Path("models/classifiers/ptbxl/real") / f"seed-{seed}"
     registry.save(oracle, "oracle", folder)
     setting, generator = ("TrRSTeR", "diffwave") if synthetic else ("TrRTeR", None)
-    cell = runs.Cell(
+    key = runs.RunKey(
         "classifier", "ptbxl", seed, True, generator=generator, setting=setting, backbone="oracle"
     )
     learned = [records, *([synthetic] if synthetic else [])]
     inputs = record_inputs([*(("training", one) for one in learned), ("test", records)])
     os.environ["DVC_STAGE"] = "classify@ptbxl-diffwave" if synthetic else "classify_real@ptbxl"
-    with runs.tracked(
-        cell, fingerprint=f"{seed:032x}", params={"seed": seed}, inputs=inputs
-    ) as run:
+    with runs.tracked(key, fingerprint=f"{seed:032x}", params={"seed": seed}, inputs=inputs) as run:
         run.summary({"best_validation_macro_f1": validation})
         example = np.zeros((2, 8, records.about.samples), np.float32)
         number = models.log_classifier(

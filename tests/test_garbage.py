@@ -32,10 +32,10 @@ from ecgforge.provenance.dvc_store import DvcStore, Step
 from ecgforge.study import predictions
 from ecgforge.study.experiment import Experiment
 from ecgforge.tracking import runs, store
-from ecgforge.tracking.runs import CELL, Cell, tracked
+from ecgforge.tracking.runs import FINGERPRINT, RunKey, tracked
 
 NAME = project.NAME
-CLASSIFIER = Cell("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone="resnet1d")
+CLASSIFIER = RunKey("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone="resnet1d")
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +252,9 @@ def test_nothing_is_removed_while_a_stage_runs_without_dvc(
 # Runs that results in a commit name
 
 
-@pytest.mark.parametrize("file", ["predictions", "fingerprint.txt", "cells.csv", "cell.txt"])
+@pytest.mark.parametrize("file", ["predictions", "fingerprint.txt"])
 def test_a_run_that_results_in_a_commit_name_is_kept(study: Path, file: str) -> None:
-    """A later one of the same cell has ended, and has no results yet."""
+    """A later run with the same key has ended, and has no results yet."""
     results = study / "data/results"
     for name in ("first", "second", "third"):
         with tracked(CLASSIFIER, fingerprint=name, params={}, inputs=[]):
@@ -265,21 +265,20 @@ def test_a_run_that_results_in_a_commit_name_is_kept(study: Path, file: str) -> 
         predictions.write([tested], results)
     else:
         results.mkdir()
-        text = "point,cell\n,first\n" if file.endswith(".csv") else "first\n"
-        (results / file).write_text(text)
+        (results / file).write_text("first\n")
     in_a_commit({"results.dvc": project.to_cache(results)})
     collect.collect(True)
-    assert sorted(run.data.tags[CELL] for run in store.runs()) == ["first", "third"]
+    assert sorted(run.data.tags[FINGERPRINT] for run in store.runs()) == ["first", "third"]
 
 
 @pytest.mark.usefixtures("study")
 @pytest.mark.parametrize("other", [{"augmented": True}, {"fold": 1}, {"draw": 1}])
 def test_another_point_of_the_study_supersedes_no_run(other: dict[str, Any]) -> None:
-    for name, cell in (("first", CLASSIFIER), ("second", replace(CLASSIFIER, **other))):
-        with tracked(cell, fingerprint=name, params={}, inputs=[]):
+    for name, key in (("first", CLASSIFIER), ("second", replace(CLASSIFIER, **other))):
+        with tracked(key, fingerprint=name, params={}, inputs=[]):
             pass
     collect.collect(True)
-    assert sorted(run.data.tags[CELL] for run in store.runs()) == ["first", "second"]
+    assert sorted(run.data.tags[FINGERPRINT] for run in store.runs()) == ["first", "second"]
 
 
 # Git, and records that are damaged

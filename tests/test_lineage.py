@@ -676,28 +676,28 @@ def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(
     classifier: versions.Version,
 ) -> None:
     from ecgforge.stages.common.tracked import UNFINISHED
-    from ecgforge.tracking.runs import CELL, Cell, tracked
+    from ecgforge.tracking.runs import FINGERPRINT, RunKey, tracked
 
     with (
         pytest.raises(ZeroDivisionError),
-        tracked(Cell("trial", "ptbxl", 0, True), fingerprint="f" * 32, params={}, inputs=[]),
+        tracked(RunKey("trial", "ptbxl", 0, True), fingerprint="f" * 32, params={}, inputs=[]),
     ):  # type: ignore[arg-type]
         raise ZeroDivisionError
-    for identity in ("f" * 32, "e" * 32, classifier.tags[CELL]):
-        (UNFINISHED / identity).mkdir(parents=True)
+    for fingerprint in ("f" * 32, "e" * 32, classifier.tags[FINGERPRINT]):
+        (UNFINISHED / fingerprint).mkdir(parents=True)
     store.client().set_registered_model_alias(NAME, "champion", classifier.number)
     names = {path.name for path in collect.plan(DvcStore()).files if UNFINISHED.name in path.parts}
     store.client().delete_registered_model_alias(NAME, "champion")
     shutil.rmtree(UNFINISHED)
-    assert names == {classifier.tags[CELL]}, "the second one's run may be in another store"
+    assert names == {classifier.tags[FINGERPRINT]}, "the second one's run may be in another store"
 
 
 @pytest.mark.usefixtures("study")
 def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
     from ecgforge.provenance import gc as garbage
-    from ecgforge.tracking.runs import Cell, tracked
+    from ecgforge.tracking.runs import RunKey, tracked
 
-    cell = Cell(
+    key = RunKey(
         "classifier",
         "ptbxl",
         0,
@@ -707,9 +707,9 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
         sweep="scratch",
         point="cut off",
     )
-    for identity, cut_off in (("cut off", True), ("finished", False), ("cut off later", True)):
+    for fingerprint, cut_off in (("cut off", True), ("finished", False), ("cut off later", True)):
         try:
-            with tracked(cell, fingerprint=identity, params={}, inputs=[]):
+            with tracked(key, fingerprint=fingerprint, params={}, inputs=[]):
                 if cut_off:
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -719,7 +719,7 @@ def test_a_later_run_that_was_cut_off_keeps_its_checkpoint() -> None:
     assert garbage.stale(needed, known).ended & known == {"cut off"}, (
         "of what the last one made nothing is on record yet"
     )
-    needed.cells.add("finished")
+    needed.fingerprints.add("finished")
     assert garbage.stale(needed, known).ended & known == {"cut off", "finished"}
 
 
@@ -730,12 +730,12 @@ def test_what_an_unfinished_stage_has_made_so_far_stays(status: str) -> None:
     checkpoints of them all.
     """
     from ecgforge.stages.common.tracked import UNFINISHED
-    from ecgforge.tracking.runs import CELL
+    from ecgforge.tracking.runs import FINGERPRINT
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     version = project.register(records, 0.9, 1, rhythms=records.about.rhythms)
     store.client().update_run(version.run_id, status)
-    checkpoint = UNFINISHED / version.tags[CELL]
+    checkpoint = UNFINISHED / version.tags[FINGERPRINT]
     checkpoint.mkdir(parents=True)
     found = collect.plan(DvcStore())
     assert (found.stale.versions, found.stale.runs) == ([], [])
@@ -842,10 +842,10 @@ def test_what_any_entry_of_the_stash_knows_stays(tmp_path: Path) -> None:
 
 def test_files_of_runs_without_a_version_go_too(classifier: versions.Version) -> None:
     from ecgforge.provenance import gc as garbage
-    from ecgforge.tracking.runs import Cell, tracked
+    from ecgforge.tracking.runs import RunKey, tracked
 
-    cell = Cell("quality", "ptbxl", 0, True, generator="diffwave")
-    with tracked(cell, fingerprint="quality", params={}, inputs=[]) as run:
+    key = RunKey("quality", "ptbxl", 0, True, generator="diffwave")
+    with tracked(key, fingerprint="quality", params={}, inputs=[]) as run:
         run.text("scores", "scores.txt")
     (file,) = Path("mlruns").rglob("scores.txt")
     assert run.id in file.parts
@@ -882,7 +882,7 @@ def test_records_of_a_sweep_go_when_it_was_killed_and_no_sooner(study: Path) -> 
 
 def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versions.Version) -> None:
     from ecgforge.provenance import gc as garbage
-    from ecgforge.tracking.runs import Cell, DatasetInput, tracked
+    from ecgforge.tracking.runs import DatasetInput, RunKey, tracked
 
     real = DatasetInput(
         "ptbxl",
@@ -895,13 +895,13 @@ def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versio
         "ptbxl", Path("data/prepared/ptbxl"), "0" * 32 + ".dir", "training", "simulated"
     )
     ids = {}
-    for identity, point, given in (
+    for fingerprint, point, given in (
         ("first", "1", real),
         ("second", "1", real),
         ("alone", "2", real),
         ("of lost data", "3", lost),
     ):
-        cell = Cell(
+        key = RunKey(
             "classifier",
             "ptbxl",
             0,
@@ -911,8 +911,8 @@ def test_a_run_goes_when_a_later_one_of_its_cell_has_finished(classifier: versio
             sweep="scratch",
             point=point,
         )
-        with tracked(cell, fingerprint=identity, params={}, inputs=[given]) as run:
-            ids[run.id] = identity
+        with tracked(key, fingerprint=fingerprint, params={}, inputs=[given]) as run:
+            ids[run.id] = fingerprint
     found = garbage.stale(garbage.needed(DvcStore()), set())
     assert {ids[run_id] for _, run_id in found.runs if run_id in ids} == {"first", "of lost data"}
     assert classifier.run_id not in {run_id for _, run_id in found.runs}

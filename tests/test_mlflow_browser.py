@@ -46,8 +46,8 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
             ("generator", {"loss": loss}),
             ("quality", {"c2st_accuracy": accuracy}),
         ):
-            cell = runs.Cell(kind, "ptbxl", 0, True, generator=generator)
-            with runs.tracked(cell, fingerprint=f"{kind} {generator}", params={}, inputs=[]) as run:
+            key = runs.RunKey(kind, "ptbxl", 0, True, generator=generator)
+            with runs.tracked(key, fingerprint=f"{kind} {generator}", params={}, inputs=[]) as run:
                 run.summary(figure)
     with ui(project) as printed:
         yield printed
@@ -80,7 +80,7 @@ def ui(project: Path) -> Iterator[dict[str, str]]:
 def track(
     setting: str, seed: int, figure: float, sweep: str | None = None, augmented: bool = False
 ) -> None:
-    cell = runs.Cell(
+    key = runs.RunKey(
         "classifier",
         "ptbxl",
         seed,
@@ -90,7 +90,7 @@ def track(
         sweep=sweep,
         augmented=augmented,
     )
-    with runs.tracked(cell, fingerprint=cell.name, params={"seed": seed}, inputs=[]) as run:
+    with runs.tracked(key, fingerprint=key.name, params={"seed": seed}, inputs=[]) as run:
         run.summary({"test_f1": figure})
 
 
@@ -183,7 +183,7 @@ def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]
 
     looking = threading.Thread(target=look)
     looking.start()
-    cell = runs.Cell(
+    key = runs.RunKey(
         "classifier",
         "ptbxl",
         9,
@@ -192,7 +192,7 @@ def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]
         backbone="resnet1d",
         sweep="not among the settings",
     )
-    with runs.tracked(cell, fingerprint="seen while it trains", params={}, inputs=[]) as run:
+    with runs.tracked(key, fingerprint="seen while it trains", params={}, inputs=[]) as run:
         step = 0
         while len(answers) < 5:
             run.log({"loss": 1 / (step + 1)}, step)

@@ -1049,12 +1049,12 @@ def generator(
     registry.save(made, TRAINED)
     project.record("train_generator@ptbxl-diffwave", TRAINED, [records.folder])
     os.environ["DVC_STAGE"] = "train_generator@ptbxl-diffwave"
-    cell = runs.Cell("generator", "ptbxl", seed, True, generator="diffwave")
+    key = runs.RunKey("generator", "ptbxl", seed, True, generator="diffwave")
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
-    with runs.tracked(cell, fingerprint=f"generator {seed}", params={}, inputs=[real]) as run:
+    with runs.tracked(key, fingerprint=f"generator {seed}", params={}, inputs=[real]) as run:
         described = models.drawing(sampling, project.RHYTHMS, "mV")
         models.log_generator(
-            run, *made.exportable(), TRAINED, name=cell.model_name, described=described
+            run, *made.exportable(), TRAINED, name=key.model_name, described=described
         )
     if scores is not None:
         score(scores, drawn_with)
@@ -1197,7 +1197,7 @@ def test_a_quality_run_has_the_intervals_of_its_scores(
     shutil.copytree(trained / "seed-1", tmp_path / f"seed-{params().active.study.seeds[0]}")
     real = Path("data/prepared/ptbxl")
     scoring.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
-    run = lookup.runs_by_cell()[(tmp_path / "quality/fingerprint.txt").read_text().strip()]
+    run = lookup.runs_by_fingerprint()[(tmp_path / "quality/fingerprint.txt").read_text().strip()]
     ends = {
         "coverage_low": 0.86,
         "coverage_high": 0.93,
@@ -1247,8 +1247,8 @@ def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: DvcStore) -
 
 @pytest.mark.usefixtures("content")
 def test_scores_that_mlflow_alone_states_do_not_help() -> None:
-    """A stranger's run, that names the version's own weights, the current real records, and the
-    cell of DVC's record.
+    """An unknown run, that names the version's own weights, the current real records, and the
+    fingerprint of DVC's record.
     """
     generator(1, None)
     real, drawn = Path("data/prepared/ptbxl"), Path("models")
@@ -1264,7 +1264,7 @@ def test_scores_that_mlflow_alone_states_do_not_help() -> None:
         ),
     ]
     with runs.tracked(
-        runs.Cell("quality", "ptbxl", 0, True, generator="diffwave"),
+        runs.RunKey("quality", "ptbxl", 0, True, generator="diffwave"),
         fingerprint="scored",
         params={},
         inputs=inputs,

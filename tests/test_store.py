@@ -24,9 +24,9 @@ from mlflow.tracking._tracking_service import utils
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.tracking import home, runs, store
-from ecgforge.tracking.runs import Cell, tracked
+from ecgforge.tracking.runs import RunKey, tracked
 
-CELL = Cell("quality", "ptbxl", 1, simulated=True, generator="diffwave")
+KEY = RunKey("quality", "ptbxl", 1, simulated=True, generator="diffwave")
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, database: Path | None =
 
 
 def opened(name: str = "a") -> Any:
-    return tracked(CELL, fingerprint=name, params={}, inputs=[])
+    return tracked(KEY, fingerprint=name, params={}, inputs=[])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -106,7 +106,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def works_alone(folder: Path) -> None:
     """Check that what was kept can be read, and that what is written now lands in this project."""
     client = store.client()
-    (run,) = store.runs("tags.`ecgforge.cell` = 'a'")
+    (run,) = store.runs("tags.`ecgforge.fingerprint` = 'a'")
     assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/scores.txt") == "scores"
     weights = mlflow.artifacts.download_artifacts("models:/model/1", dst_path=str(folder / "got"))
     assert Path(weights, "weights").read_text() == "weights"
@@ -456,13 +456,13 @@ def test_a_reader_that_is_open_does_not_stop_a_training() -> None:
 def left_by_a_kill(name: str = "killed") -> str:
     """The id of a run whose process was killed outright."""
     code = (
-        "import os, signal\nfrom ecgforge.tracking.runs import Cell, tracked\n"
-        "with tracked(Cell('quality', 'ptbxl', 1, True, generator='diffwave'), "
+        "import os, signal\nfrom ecgforge.tracking.runs import RunKey, tracked\n"
+        "with tracked(RunKey('quality', 'ptbxl', 1, True, generator='diffwave'), "
         f"fingerprint={name!r}, params={{}}, inputs=[]):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    (run,) = store.runs(f"tags.`ecgforge.cell` = '{name}'")
+    (run,) = store.runs(f"tags.`ecgforge.fingerprint` = '{name}'")
     assert run.info.status == "RUNNING"
     return str(run.info.run_id)
 
@@ -513,7 +513,9 @@ def test_no_repository_is_no_problem_and_a_git_that_refuses_is(
         opened("b"),
     ):
         pass
-    assert [run.data.tags["ecgforge.cell"] for run in store.runs()] == ["a"], "nothing was started"
+    assert [run.data.tags["ecgforge.fingerprint"] for run in store.runs()] == ["a"], (
+        "nothing was started"
+    )
     monkeypatch.delenv("GIT_TEST_ASSUME_DIFFERENT_OWNER")
     monkeypatch.setenv("PATH", str(Path.cwd()))
     assert (

@@ -1,4 +1,4 @@
-"""Tracking with the real MLflow on a SQLite file: one run a cell, whatever happens to its
+"""Tracking with the real MLflow on a SQLite file: one run a fingerprint, whatever happens to its
 processes.
 """
 
@@ -36,9 +36,9 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.model_versions import models, versions
 from ecgforge.tracking import runs, store
-from ecgforge.tracking.runs import Cell, DatasetInput, Run, fingerprint, tracked
+from ecgforge.tracking.runs import DatasetInput, Run, RunKey, fingerprint, tracked
 
-CELL = Cell(
+KEY = RunKey(
     "classifier",
     "merged",
     1,
@@ -115,14 +115,14 @@ def ready(folder: Path, database: Path) -> MlflowClient:
 
 
 def opened(
-    cell: Cell = CELL,
+    key: RunKey = KEY,
     name: str = "a",
     inputs: Sequence[DatasetInput] = (),
     resume_file: Path | None = None,
     **params: Any,
 ) -> Any:
     return tracked(
-        cell, fingerprint=name, params=params, inputs=list(inputs), resume_file=resume_file
+        key, fingerprint=name, params=params, inputs=list(inputs), resume_file=resume_file
     )
 
 
@@ -254,7 +254,7 @@ def test_plain_folders_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
         store.ensure_reachable()
 
 
-# One cell, one run
+# One fingerprint, one run
 
 
 def test_run_carries_the_contract(
@@ -291,7 +291,7 @@ def test_run_carries_the_contract(
         "seed": "1",
         "kind": "classifier",
         "simulated": "true",
-        "ecgforge.cell": "a",
+        "ecgforge.fingerprint": "a",
         "mlflow.runName": "TrSTeR merged/diffwave resnet1d seed 1",
         "system.device": "cpu",
     }
@@ -310,17 +310,17 @@ def test_run_carries_the_contract(
 
 
 def test_names_are_for_people() -> None:
-    assert CELL.name == "TrSTeR merged/diffwave resnet1d seed 1"
-    assert replace(CELL, generator=None, setting="TrRTeR").name == "TrRTeR merged resnet1d seed 1"
+    assert KEY.name == "TrSTeR merged/diffwave resnet1d seed 1"
+    assert replace(KEY, generator=None, setting="TrRTeR").name == "TrRTeR merged resnet1d seed 1"
     assert (
-        Cell("generator", "merged", 0, simulated=False, generator="diffwave").name
+        RunKey("generator", "merged", 0, simulated=False, generator="diffwave").name
         == "diffwave on merged, seed 0"
     )
     assert (
-        Cell("generator", "merged", 0, simulated=False, generator="diffwave").model_name
+        RunKey("generator", "merged", 0, simulated=False, generator="diffwave").model_name
         == "ecg-generator-diffwave-merged"
     )
-    assert CELL.model_name == "ecg-classifier-merged"
+    assert KEY.model_name == "ecg-classifier-merged"
 
 
 def test_long_values_that_differ_at_the_end_look_different() -> None:
@@ -345,26 +345,26 @@ def test_flattening_keeps_every_leaf(tree: Any) -> None:
 
 def test_fingerprint_changes_with_all_that_decides_a_result_and_nothing_else() -> None:
     params, inputs, code = {"a": 1, "b": 2}, {"data": "m", "test": "m"}, {"a.py": "1", "b.py": "1"}
-    base = fingerprint(CELL, params, inputs, code)
+    base = fingerprint(KEY, params, inputs, code)
     assert base == fingerprint(
-        CELL, *(dict(reversed(one.items())) for one in (params, inputs, code))
+        KEY, *(dict(reversed(one.items())) for one in (params, inputs, code))
     )
     others = [
         *(
-            fingerprint(replace(CELL, seed=2), params, inputs, code),
-            fingerprint(replace(CELL, setting="TrRSTeR"), params, inputs, code),
+            fingerprint(replace(KEY, seed=2), params, inputs, code),
+            fingerprint(replace(KEY, setting="TrRSTeR"), params, inputs, code),
         ),
         *(
-            fingerprint(replace(CELL, **{key: 1}), params, inputs, code)
+            fingerprint(replace(KEY, **{key: 1}), params, inputs, code)
             for key in ("augmented", "fold", "draw")
         ),
-        fingerprint(CELL, params | {"b": 3}, inputs, code),
-        fingerprint(CELL, params, inputs | {"data": "n"}, code),
-        fingerprint(CELL, params, {"data": "m", "real": "m"}, code),
-        fingerprint(CELL, params, inputs, code | {"b.py": "2"}),
-        fingerprint(CELL, params, inputs, {"a.py": "2", "b.py": "1"}),
-        fingerprint(CELL, params, inputs, {"a.py": "1"}),
-        fingerprint(CELL, params, inputs, code | {"c.py": "1"}),
+        fingerprint(KEY, params | {"b": 3}, inputs, code),
+        fingerprint(KEY, params, inputs | {"data": "n"}, code),
+        fingerprint(KEY, params, {"data": "m", "real": "m"}, code),
+        fingerprint(KEY, params, inputs, code | {"b.py": "2"}),
+        fingerprint(KEY, params, inputs, {"a.py": "2", "b.py": "1"}),
+        fingerprint(KEY, params, inputs, {"a.py": "1"}),
+        fingerprint(KEY, params, inputs, code | {"c.py": "1"}),
     ]
     assert len({base, *others}) == 1 + len(others)
 
@@ -655,7 +655,7 @@ def assert_nothing_executes(folder: Path) -> None:
 
 
 def register(run: Run, network: nn.Module) -> str:
-    return models.log_classifier(run, network, EXAMPLE, ["SR", "SB", "ST"], name=CELL.model_name)
+    return models.log_classifier(run, network, EXAMPLE, ["SR", "SB", "ST"], name=KEY.model_name)
 
 
 def test_classifier_is_a_version_that_serves_any_batch(folder: Path, ready: MlflowClient) -> None:
@@ -683,7 +683,7 @@ def test_classifier_is_a_version_that_serves_any_batch(folder: Path, ready: Mlfl
     assert run.provenance.items() <= found.tags.items()
     expected_tags = {
         "input.merged": "d" * 32,
-        "ecgforge.cell": "a",
+        "ecgforge.fingerprint": "a",
         "rhythms": "SR, SB, ST",
         "simulated": "true",
     }
@@ -757,16 +757,16 @@ def test_model_that_does_not_export_leaves_nothing_behind(ready: MlflowClient) -
 def test_generator_is_a_version_that_carries_its_own_files(
     folder: Path, ready: MlflowClient
 ) -> None:
-    cell = Cell("generator", "merged", 0, simulated=False, generator="diffwave")
+    key = RunKey("generator", "merged", 0, simulated=False, generator="diffwave")
     weights = folder / "generator"
     weights.mkdir()
     safetensors.torch.save_file({"weights": torch.zeros(1)}, weights / "weights.safetensors")
     (weights / "generator.json").write_text("{}")
     network = Denoiser()
     example = (torch.zeros(2, 8, SAMPLES), torch.tensor([0.0, 1.0]), torch.tensor([0, 3]))
-    with opened(cell) as run:
-        version = models.log_generator(run, network, example, weights, name=cell.model_name)
-        assert models.log_generator(run, network, example, weights, name=cell.model_name) == version
+    with opened(key) as run:
+        version = models.log_generator(run, network, example, weights, name=key.model_name)
+        assert models.log_generator(run, network, example, weights, name=key.model_name) == version
     uri = f"models:/ecg-generator-diffwave-merged/{version}"
     loaded = mlflow.pytorch.load_model(uri)
     call = (torch.ones(5, 8, SAMPLES), torch.rand(5), torch.tensor([0, 1, 2, 3, 0]))

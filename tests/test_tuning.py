@@ -526,14 +526,14 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = Params.read(ROOT / "params.yaml").classifier
-    cell = runs.Cell("tuning", "ptbxl", 1, True, backbone="resnet1d")
+    key = runs.RunKey("tuning", "ptbxl", 1, True, backbone="resnet1d")
     inputs = stage.record_inputs([("training", records)])
     defaults = {"training.learning_rate": 0.01, "network.dropout": 0.2}
     chosen = {key: settings.tuning.space[key] for key in defaults}
     shown = task(tmp_path, space=chosen, defaults=defaults, directions=("maximize",), warmup=2)
-    with runs.tracked(cell, fingerprint="study", params={}, inputs=inputs) as run:
+    with runs.tracked(key, fingerprint="study", params={}, inputs=inputs) as run:
         trials = stage.Trials(
-            Shown(settings), cell, "study", inputs, run.id, tmp_path / "checkpoints"
+            Shown(settings), key, "study", inputs, run.id, tmp_path / "checkpoints"
         )
         tried = search.search(shown, trials, 8, [None])
         best = search.best(tried, shown.directions)

@@ -39,13 +39,13 @@ def register(project: Path, seed: int) -> None:
     settings: ClassifierSettings = Params.read(ROOT / "params.yaml").classifier
     classifier = classifiers.create(settings, RHYTHMS, torch.ones(8), seed)
     classifiers.save(classifier, settings.backbone, project / f"seed-{seed}")
-    cell = runs.Cell(
+    key = runs.RunKey(
         "classifier", "merged", seed, True, setting="TrRTeR", backbone=settings.backbone
     )
-    with runs.tracked(cell, fingerprint=f"cell-{seed}", params={}, inputs=[]) as run:
+    with runs.tracked(key, fingerprint=f"run-{seed}", params={}, inputs=[]) as run:
         example = np.zeros((2, 8, 1000), np.float32)
         files = sorted((project / f"seed-{seed}").iterdir())
-        models.log_classifier(run, classifier, example, RHYTHMS, name=cell.model_name, files=files)
+        models.log_classifier(run, classifier, example, RHYTHMS, name=key.model_name, files=files)
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,25 @@ from typing import Any
 
 from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.tracking import store
-from ecgforge.tracking.runs import CELL, THREADS
+from ecgforge.tracking.runs import FINGERPRINT, THREADS
 
 
-def runs_by_cell() -> dict[str, Any]:
+def runs_by_fingerprint() -> dict[str, Any]:
     """Return MLflow's `RunInfo` of all finished runs by fingerprint; empty for a new store."""
     return {
-        run.data.tags[CELL]: run.info
+        run.data.tags[FINGERPRINT]: run.info
         for run in store.runs("attributes.status = 'FINISHED'")
-        if CELL in run.data.tags
+        if FINGERPRINT in run.data.tags
     }
 
 
-def cells_by_weights(model: str) -> dict[str, str]:
+def fingerprints_by_weights(model: str) -> dict[str, str]:
     """Return the fingerprint of each version of a registered model, by the md5 of its weights."""
     versions = store.client().search_model_versions(f"name = '{model}'")
     return {
-        version.tags[WEIGHTS]: version.tags[CELL]
+        version.tags[WEIGHTS]: version.tags[FINGERPRINT]
         for version in versions
-        if WEIGHTS in version.tags and CELL in version.tags
+        if WEIGHTS in version.tags and FINGERPRINT in version.tags
     }
 
 

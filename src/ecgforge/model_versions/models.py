@@ -34,7 +34,7 @@ from ecgforge.model_versions.pyfunc_signature import (
     describe,
 )
 from ecgforge.model_versions.versions import Version
-from ecgforge.tracking.runs import CELL, Run
+from ecgforge.tracking.runs import FINGERPRINT, Run
 from ecgforge.tracking.store import client, tolerating, with_retry
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str |
 
 
 def find_version(
-    name: str, identity: str, tags: Mapping[str, str] | None = None
+    name: str, fingerprint: str, tags: Mapping[str, str] | None = None
 ) -> ModelVersion | None:
     """Return the newest version of the model `name` that the run with this fingerprint registered.
 
@@ -168,7 +168,8 @@ def find_version(
         tags: further tags that the version must have.
     """
     found = with_retry(
-        client().search_model_versions, f"name = '{name}' and tags.`{CELL}` = '{identity}'"
+        client().search_model_versions,
+        f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'",
     )
     alike = [version for version in found if (tags or {}).items() <= dict(version.tags).items()]
     return max(alike, key=lambda version: int(version.version), default=None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ecgforge.model_versions.versions import Version
 from ecgforge.tracking import home, runs, store
-from ecgforge.tracking.runs import CELL
+from ecgforge.tracking.runs import FINGERPRINT
 from ecgforge.tracking.store import client, with_retry
 
 
@@ -23,7 +23,9 @@ def without_version(known: Iterable[Version]) -> list[Any]:
     """
     registered = {version.source.rsplit("/", 1)[-1] for version in known}
     found = [
-        model for model in _models() if CELL in model.tags and model.model_id not in registered
+        model
+        for model in _models()
+        if FINGERPRINT in model.tags and model.model_id not in registered
     ]
     return [model for model in found if not _at_work(model.source_run_id)]
 
@@ -55,7 +57,7 @@ def take_up(experiment: str, name: str, tags: dict[str, str]) -> Any:
     The model is returned without files; None if there is none.
     """
     registry = client()
-    words = f"name = '{name}' and tags.`{CELL}` = '{tags.get(CELL)}'"
+    words = f"name = '{name}' and tags.`{FINGERPRINT}` = '{tags.get(FINGERPRINT)}'"
     left = with_retry(registry.search_logged_models, [experiment], words)
     registered = (
         {one.source.rsplit("/", 1)[-1] for one in with_retry(registry.search_model_versions, words)}

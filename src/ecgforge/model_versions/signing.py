@@ -29,7 +29,7 @@ SIGNATURE = "signature"
 # matches the file names in messages of model-signing
 CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")
 PROVENANCE = re.compile(  # tags that are written once, at registration
-    r"(git|dvc|input|drawn_by)\..*|ecgforge\.cell|(files|weights)\.md5|"
+    r"(git|dvc|input|drawn_by)\..*|ecgforge\.fingerprint|(files|weights)\.md5|"
     r"kind|dataset|generator|setting|backbone|sweep|point|"
     r"augmented|fold|draw|seed|simulated|sampling|rhythms"
 )

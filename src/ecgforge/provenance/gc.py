@@ -14,7 +14,7 @@ from ecgforge.model_versions.versions import Version, all_versions, versions
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.tracking import home, runs, store
-from ecgforge.tracking.runs import CELL, INPUT
+from ecgforge.tracking.runs import FINGERPRINT, INPUT
 from ecgforge.tracking.store import client, has_commit, local_database, tolerating, with_retry
 
 # kinds of runs that may be deleted; others, such as trials, stay
@@ -23,8 +23,8 @@ SAME = (
     *("kind", "dataset", "generator", "setting", "backbone", "sweep", "point"),
     *("augmented", "fold", "draw", "seed", "dvc.stage", "dvc.exp"),
 )
-# Files of results that name runs by fingerprint; earlier commits have the last two.
-FINGERPRINTS = {"runs.csv", "fingerprint.txt", "cells.csv", "cell.txt"}
+# Files of results that name runs by fingerprint.
+FINGERPRINT_FILES = {"runs.csv", "fingerprint.txt"}
 RUN = re.compile(r"[0-9a-f]{32}")
 LOGGED = re.compile(r"models:/(m-[0-9a-f]{32})")  # URI of a version's logged model
 
@@ -34,7 +34,7 @@ class Needed:
     """What must stay: digests of files and folders, fingerprints, run ids, labels of versions."""
 
     digests: set[str] = field(default_factory=set)
-    cells: set[str] = field(default_factory=set)
+    fingerprints: set[str] = field(default_factory=set)
     runs: set[str] = field(default_factory=set)
     versions: set[str] = field(default_factory=set)
 
@@ -84,10 +84,10 @@ def needed(content: DvcStore) -> Needed:
     for digest in roots - {""}:
         files = content.listing(digest)
         found.digests |= {digest, *files.values()}
-        for name in FINGERPRINTS & files.keys():
+        for name in FINGERPRINT_FILES & files.keys():
             # every digest in the text counts, so a damaged file loses nothing
             text = content.read(digest, name) or b""
-            found.cells |= set(re.split(r'[,"\s]+', text.decode(errors="replace"))) - {""}
+            found.fingerprints |= set(re.split(r'[,"\s]+', text.decode(errors="replace"))) - {""}
     return found
 
 
@@ -126,10 +126,10 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
         unfinished: fingerprints with checkpoints from which a stage can resume.
     """
     known = all_versions()
-    done = needed.cells | {
-        version.tags.get(CELL, "") for version in known if _wanted(version, needed)
+    done = needed.fingerprints | {
+        version.tags.get(FINGERPRINT, "") for version in known if _wanted(version, needed)
     }
-    found = [run for run in store.runs() if CELL in run.data.tags]
+    found = [run for run in store.runs() if FINGERPRINT in run.data.tags]
     latest = {
         _same(run): run.info
         for run in sorted(found, key=lambda run: run.info.start_time)
@@ -141,16 +141,16 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
         if latest.get(_same(run), run.info).start_time > run.info.start_time
     }
     ended = {
-        run.data.tags[CELL]
+        run.data.tags[FINGERPRINT]
         for run in found
         if run.info.run_id in superseded
-        or (run.info.status == "FINISHED" and run.data.tags[CELL] in done)
+        or (run.info.status == "FINISHED" and run.data.tags[FINGERPRINT] in done)
     }
     at_work = unfinished - ended
     gone = [
         version
         for version in known
-        if not _wanted(version, needed) and version.tags[CELL] not in at_work
+        if not _wanted(version, needed) and version.tags[FINGERPRINT] not in at_work
     ]
     doomed = {version.label for version in gone}
     kept = {version.run_id for version in known if version.label not in doomed}
@@ -160,7 +160,7 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
         for run in found
         if _over(run, superseded, needed)
         and run.info.run_id not in keep
-        and run.data.tags[CELL] not in needed.cells | at_work
+        and run.data.tags[FINGERPRINT] not in needed.fingerprints | at_work
     ]
     stale = Stale(
         [one for one in gone if _removable(one)], [_named(run) for run in over if _ours(run)], ended
@@ -171,7 +171,7 @@ def stale(needed: Needed, unfinished: set[str]) -> Stale:
     stale.models = [
         one.model_id
         for one in orphans.without_version(known)
-        if one.tags[CELL] not in at_work and _frees(one.model_id, one)
+        if one.tags[FINGERPRINT] not in at_work and _frees(one.model_id, one)
     ]
     running = [run for run in found if run.info.status == "RUNNING"]
     stale.killed = [
@@ -226,12 +226,15 @@ _has_commit = functools.cache(has_commit)
 
 
 def _wanted(version: Version, needed: Needed) -> bool:
-    held = version.tags.get(WEIGHTS) in needed.digests or version.tags.get(CELL) in needed.cells
+    held = (
+        version.tags.get(WEIGHTS) in needed.digests
+        or version.tags.get(FINGERPRINT) in needed.fingerprints
+    )
     return (
         held
         or bool(version.aliases)
         or version.label in needed.versions
-        or CELL not in version.tags
+        or FINGERPRINT not in version.tags
     )
 
 

@@ -21,7 +21,7 @@ from ecgforge.model_versions.models import SAMPLED, WEIGHTS, canonical_json
 from ecgforge.model_versions.versions import FILES, Version, all_versions, find
 from ecgforge.provenance.dvc_store import DIGEST, DvcStore, Step
 from ecgforge.tracking import store
-from ecgforge.tracking.runs import CELL, DRAWN_BY, INPUT
+from ecgforge.tracking.runs import DRAWN_BY, FINGERPRINT, INPUT
 from ecgforge.tracking.store import client, git, has_commit, with_retry
 
 RUN = re.compile(r"^[0-9a-f]{32}$")
@@ -163,7 +163,11 @@ class Walker:
         facts = {"run": run_id if found else f"{run_id}, {GONE} from MLflow"}
         facts |= {
             name: tags[key]
-            for name, key in (("stage", "dvc.stage"), ("experiment", "dvc.exp"), ("cell", CELL))
+            for name, key in (
+                ("stage", "dvc.stage"),
+                ("experiment", "dvc.exp"),
+                ("fingerprint", FINGERPRINT),
+            )
             if key in tags
         }
         facts["commit"] = self._commit(tags)

@@ -38,14 +38,14 @@ class Scored:
         sampling: how the records were sampled, from the description of their set.
         scores: values by metric; bounds and baseline by metric with the suffix `_low`, `_high` or
             `_baseline`.
-        cell: fingerprint of the run that scored them.
+        fingerprint: of the run that scored them.
     """
 
     stage: str
     digest: str
     sampling: Any
     scores: dict[str, float]
-    cell: str
+    fingerprint: str
 
 
 def quality(
@@ -69,7 +69,7 @@ def quality(
             continue
         seen.add((out, drawn))
         made = _made(content.read(drawn, "about.json", f"data/synthetic/{name}"))
-        table, cell = (
+        table, fingerprint = (
             content.read(out, file, f"results/quality/{name}")
             for file in ("scores.csv", "fingerprint.txt")
         )
@@ -80,7 +80,7 @@ def quality(
                 out,
                 made.get("sampling"),
                 scores,
-                (cell or b"").decode(errors="replace").strip(),
+                (fingerprint or b"").decode(errors="replace").strip(),
             )
 
 

@@ -45,10 +45,10 @@ from ecgforge.registry import card, gates, serving
 from ecgforge.registry.gates import Gate
 from ecgforge.registry.verdict import Verdict
 from ecgforge.study.settings import SETTINGS
-from ecgforge.tracking.runs import CELL, INPUT
+from ecgforge.tracking.runs import FINGERPRINT, INPUT
 from ecgforge.tracking.store import git
 
-REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", CELL, WEIGHTS, DIGEST)
+REQUIRED = ("git.commit", "git.dirty", "dvc.stage", "dataset", "seed", FINGERPRINT, WEIGHTS, DIGEST)
 SOURCED = ("record set", "raw records", "file")  # kinds of nodes without a model
 NAME = re.compile(r"[a-z][a-z0-9_]*")  # name of a dataset or generator
 REPEATS = 30  # the latency is the median of so many repeats
@@ -336,7 +336,9 @@ def _generator(
     params: Params, version: Version, digest: str, content: DvcStore
 ) -> tuple[list[Gate], pd.DataFrame, str]:
     scored = _scored(version, digest, content)
-    run = lookup.runs_by_cell().get(scored.cell)  # shown to the reader; its content is not trusted
+    run = lookup.runs_by_fingerprint().get(
+        scored.fingerprint
+    )  # shown to the reader; its content is not trusted
     against = f"the baselines of {scored.stage} {scored.digest[:8]}" + (
         f", run {run.run_id}" if run else ""
     )

@@ -39,7 +39,7 @@ def quality(
     classifier = trained / f"seed-{params.active.study.seeds[0]}"
     records, generated = RecordSet.open(real), RecordSet.open(synthetic)
     settings = params.active.quality
-    cell = runs.Cell(
+    key = runs.RunKey(
         "quality", dataset, settings.seed, records.about.origin == "simulated", generator=generator
     )
     stage = Stage("quality", params, {"dataset": dataset, "generator": generator})
@@ -48,7 +48,7 @@ def quality(
     # Two stages side by side with as many threads as there are cores each take four times as long
     # as alone.
     threads = threadpool_limits(params.active.compute.threads)
-    opened = tracked(stage, cell, settings.model_dump(), sets, decides)
+    opened = tracked(stage, key, settings.model_dump(), sets, decides)
     with threads, opened as tracked_run:
         run = tracked_run.run
         found, views = scores.assess(

@@ -163,10 +163,10 @@ def _runs(
     """Yield the MLflow run of each trained or tested classifier and of each generator, where the
     tracking store has it.
     """
-    known = lookup.runs_by_cell()
+    known = lookup.runs_by_fingerprint()
 
-    def where(cell: str | None) -> tuple[str, str, str]:
-        run = known.get(cell or "")
+    def where(fingerprint: str | None) -> tuple[str, str, str]:
+        run = known.get(fingerprint or "")
         address = (
             f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}"
             if run
@@ -183,7 +183,9 @@ def _runs(
             yield ("sweep" if row.sweep else "classifier", *who, *where(row.fingerprint))
     for dataset, generator in arms:
         weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
-        known_as = lookup.cells_by_weights(f"ecg-generator-{generator}-{dataset}").get(weights)
+        known_as = lookup.fingerprints_by_weights(f"ecg-generator-{generator}-{dataset}").get(
+            weights
+        )
         seed = params.generator(generator).seed
         yield ("generator", dataset, generator, "", "", seed, *where(known_as))
         scored = (SCORED / dataset / generator / "fingerprint.txt").read_text().strip()

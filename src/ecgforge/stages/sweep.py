@@ -140,7 +140,7 @@ class _Cell:
         records = self.real
         if source.percent < 100:
             records = mixtures.share(records, source.percent, seed)
-        cell = runs.Cell(
+        key = runs.RunKey(
             "generator",
             self.dataset,
             seed,
@@ -152,7 +152,7 @@ class _Cell:
         tree = settings.model_dump(exclude={"sampling", "ablations"})
         tree |= {"training_records": {"real": len(records.split("train"))}}
         compute = self.params.active.compute
-        with tracked(self.stage, cell, tree, [("training", records)]) as opened:
+        with tracked(self.stage, key, tree, [("training", records)]) as opened:
             generator = train_generator(
                 source.generator, settings, records, compute, opened.checkpoints, opened.run.log
             )

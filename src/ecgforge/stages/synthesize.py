@@ -52,13 +52,13 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         made,
         out,
     )
-    cell = runs.Cell(
+    key = runs.RunKey(
         "generator", dataset, settings.seed, source.about.origin == "simulated", generator=name
     )
     described = models.drawing(sampling, source.about.rhythms, source.about.units)
-    version = models.log_sampling(cell.model_name, md5(model / saved.WEIGHTS), described)
+    version = models.log_sampling(key.model_name, md5(model / saved.WEIGHTS), described)
     if version:
         print(
-            f"{cell.model_name}/{version} is the same generator, drawn from as these records are: "
+            f"{key.model_name}/{version} is the same generator, drawn from as these records are: "
             f"{models.canonical_json(sampling)}"
         )

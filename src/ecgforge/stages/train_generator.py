@@ -17,10 +17,10 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
     """Train the generator `name` on the record set `real`, write it to `out`, and register it."""
     settings, records = params.generator(name), RecordSet.open(real)
     simulated = records.about.origin == "simulated"
-    cell = runs.Cell("generator", dataset, settings.seed, simulated, generator=name)
+    key = runs.RunKey("generator", dataset, settings.seed, simulated, generator=name)
     tree = settings.model_dump(exclude={"sampling", "ablations"})
     stage = Stage("train_generator", params, {"dataset": dataset, "generator": name})
-    with tracked(stage, cell, tree, [("training", records)]) as opened:
+    with tracked(stage, key, tree, [("training", records)]) as opened:
         run, compute = opened.run, params.active.compute
         generator = training.train(name, settings, records, compute, opened.checkpoints, run.log)
         registry.save(generator, out)
@@ -28,5 +28,5 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         run.summary({"weights": weights})
         described = models.drawing(settings.sampling, records.about.rhythms, records.about.units)
         network, example = generator.exportable()
-        models.log_generator(run, network, example, out, name=cell.model_name, described=described)
+        models.log_generator(run, network, example, out, name=key.model_name, described=described)
     opened.remove_checkpoints()

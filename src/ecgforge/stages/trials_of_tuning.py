@@ -30,27 +30,27 @@ class Trials:
     """Runs trials of a study, each as a child of the study's run; a process of its own can have it.
 
     Attributes:
-        cell, fingerprint: of the study.
+        key, fingerprint: of the study.
         parent: the study's run.
         checkpoints: the study's folder for checkpoints.
     """
 
     objective: objectives.OfClassifier | objectives.OfGenerator
-    cell: runs.Cell
+    key: runs.RunKey
     fingerprint: str
     inputs: list[runs.DatasetInput]
     parent: str
     checkpoints: Path
 
     def __call__(self, attempt: search.Attempt) -> list[float]:
-        cell = replace(self.cell, kind="trial", point=str(attempt.number))
+        key = replace(self.key, kind="trial", point=str(attempt.number))
         tree = space.applied(self.objective.settings, attempt.point).model_dump(
             exclude={"ablations"}
         )
         folder = self.checkpoints / f"trial-{attempt.number}"
         folder.mkdir(parents=True, exist_ok=True)
         opened = runs.tracked(
-            cell,
+            key,
             fingerprint=self.fingerprint_of(attempt.number),
             params=tree,
             inputs=self.inputs,
@@ -65,8 +65,8 @@ class Trials:
 
     def fingerprint_of(self, number: int) -> str:
         """Return the fingerprint of a trial's run."""
-        cell = replace(self.cell, kind="trial", point=str(number))
-        return runs.fingerprint(cell, {"study": self.fingerprint}, {}, {})
+        key = replace(self.key, kind="trial", point=str(number))
+        return runs.fingerprint(key, {"study": self.fingerprint}, {}, {})
 
 
 def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any]:
@@ -92,11 +92,11 @@ def _study(
     tuning, records = settings.tuning, RecordSet.open(objective.real)
     who = {**stage.item} or {"backbone": stage.params.backbone}
     simulated = records.about.origin == "simulated"
-    cell = runs.Cell("tuning", dataset, tuning.seed, simulated, **who)  # type: ignore[arg-type]
+    key = runs.RunKey("tuning", dataset, tuning.seed, simulated, **who)  # type: ignore[arg-type]
     sets = [("training", records)]
     tree = settings.model_dump(exclude={"ablations"})
     tree |= {"tuning": tuning.model_dump(exclude={"n_trials", "workers"})}
-    with tracked(stage, cell, tree, sets) as opened:
+    with tracked(stage, key, tree, sets) as opened:
         task = search.Task(
             f"{next(iter(who.values()))} on {dataset} {opened.fingerprint[:12]}",
             storage(),
@@ -111,7 +111,7 @@ def _study(
             f"{_shown(task.url)}"
         )
         run, inputs = opened.run, record_inputs(sets)
-        trials = Trials(objective, cell, opened.fingerprint, inputs, run.id, opened.checkpoints)
+        trials = Trials(objective, key, opened.fingerprint, inputs, run.id, opened.checkpoints)
         tried = search.search(
             task, trials, tuning.n_trials, places(tuning.workers, objective.compute)
         )

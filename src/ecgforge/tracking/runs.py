@@ -40,7 +40,7 @@ Point = tuple[str, float, int, int]  # key, value, step, ms since 1970
 
 EXPERIMENT = "ecgforge"
 TUNING = "ecgforge-tuning"  # a separate experiment, as trials would outnumber the study's runs
-CELL = "ecgforge.cell"
+FINGERPRINT = "ecgforge.fingerprint"
 NO_SWEEP = "none"
 CHARTS = {  # title -> filter of runs
     "Settings": (
@@ -66,7 +66,7 @@ SHARE = 0.02  # largest share of a run's time for sending curves
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunKey:
     """One point of the study's grid, or a trial of tuning.
 
     Attributes:
@@ -165,7 +165,7 @@ class DatasetInput:
 
 
 def fingerprint(
-    cell: Cell, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]
+    key: RunKey, params: dict[str, Any], inputs: Mapping[str, str], code: Mapping[str, str]
 ) -> str:
     """Return the digest of all that decides a run's result.
 
@@ -174,7 +174,7 @@ def fingerprint(
         inputs: md5 of each input by name.
         code: digests of source files by name.
     """
-    tree = {"cell": cell.tags, "params": params, "inputs": dict(inputs), "code": dict(code)}
+    tree = {"run": key.tags, "params": params, "inputs": dict(inputs), "code": dict(code)}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -183,7 +183,7 @@ class Run:
 
     Attributes:
         id: MLflow's run id.
-        name: as in `Cell.name`.
+        name: as in `RunKey.name`.
         experiment_id: MLflow's id of its experiment.
         fingerprint: see `fingerprint`.
         provenance: tags with the origin of the run's results; its model versions get them too.
@@ -306,7 +306,7 @@ class Run:
         for found in with_retry(
             self.client.search_runs,
             [self.experiment_id],
-            f"{children} and tags.`{CELL}` = '{fingerprint}'",
+            f"{children} and tags.`{FINGERPRINT}` = '{fingerprint}'",
         ):
             with_retry(self.client.set_tag, found.info.run_id, BEST, "true")
 
@@ -342,7 +342,7 @@ class Run:
 
 @contextmanager
 def tracked(
-    cell: Cell,
+    key: RunKey,
     *,
     fingerprint: str,
     params: dict[str, Any],
@@ -373,15 +373,15 @@ def tracked(
     client = store.client()
     end_killed()
     provenance = {
-        **cell.tags,
+        **key.tags,
         **_origin(),
         **{f"{INPUT}{item.name}": item.digest for item in inputs},
-        CELL: fingerprint,
+        FINGERPRINT: fingerprint,
     }
     provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
     with ExitStack() as stack:
         try:
-            found = _find_or_create(client, cell, fingerprint, parent)
+            found = _find_or_create(client, key, fingerprint, parent)
             stack.enter_context(_at_work(found.info.run_id))
             run = Run(client, found, fingerprint, provenance, resume_file)
             run._start(params, inputs)
@@ -389,7 +389,7 @@ def tracked(
             raise
         except Exception as error:
             raise EcgforgeError(
-                f"MLflow refused the run '{cell.name}' ({reason(error)}); nothing was started"
+                f"MLflow refused the run '{key.name}' ({reason(error)}); nothing was started"
             ) from error
         with _ended(run):
             yield run
@@ -483,7 +483,7 @@ def end_lost(fingerprint: str, reason: str) -> None:
     """
     client = store.client()
     for found in with_retry(
-        client.search_runs, [_experiment(client, TUNING)], f"tags.`{CELL}` = '{fingerprint}'"
+        client.search_runs, [_experiment(client, TUNING)], f"tags.`{FINGERPRINT}` = '{fingerprint}'"
     ):
         if found.info.status != "RUNNING" and found.data.tags.get(REASON) != WAS_KILLED:
             continue
@@ -491,21 +491,26 @@ def end_lost(fingerprint: str, reason: str) -> None:
         with_retry(client.set_terminated, found.info.run_id, "FAILED")
 
 
-def _find_or_create(client: MlflowClient, cell: Cell, fingerprint: str, parent: str | None) -> Any:
+def _find_or_create(client: MlflowClient, key: RunKey, fingerprint: str, parent: str | None) -> Any:
     experiment, others = (
         _experiments(client)
-        if cell.kind not in ("tuning", "trial")
+        if key.kind not in ("tuning", "trial")
         else (_experiment(client, TUNING), [])
     )
     # A run whose process was killed is still RUNNING; only a run with the same fingerprint can
     # resume it.
     found = with_retry(
-        client.search_runs, [experiment, *others], f"tags.`{CELL}` = '{fingerprint}'", max_results=1
+        client.search_runs,
+        [experiment, *others],
+        f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+        max_results=1,
     )
     parent = _parent() if parent is None else parent
     tags = {"mlflow.parentRunId": parent} if parent else {}
     if not found:
-        return client.create_run(experiment, tags={CELL: fingerprint, **tags}, run_name=cell.name)
+        return client.create_run(
+            experiment, tags={FINGERPRINT: fingerprint, **tags}, run_name=key.name
+        )
     with_retry(client.log_batch, found[0].info.run_id, tags=_tags(tags))
     return found[0]
 

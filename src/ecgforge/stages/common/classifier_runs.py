@@ -57,10 +57,10 @@ class ClassifierRuns:
         """Train and test a classifier; with a `folder`, save it there and register it."""
         params, seed = self.stage.params, experiment.seed
         start = self._start(experiment)
-        cell, tree = self._cell(experiment), _tree(params, experiment, data, settings)
+        key, tree = self._key(experiment), _tree(params, experiment, data, settings)
         decides = _rows([*data.train, *data.validation, test])
         decides |= {"start": md5(start)} if start else {}
-        with tracked(self.stage, cell, tree, _sets(data, test), decides) as opened:
+        with tracked(self.stage, key, tree, _sets(data, test), decides) as opened:
             rhythms = data.train[0].about.rhythms
             if start:
                 classifier = registry.load(start)
@@ -75,17 +75,17 @@ class ClassifierRuns:
             )
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
-                _register(opened.run, classifier, test, rhythms, cell.model_name, folder)
+                _register(opened.run, classifier, test, rhythms, key.model_name, folder)
         self._add(experiment, opened, found)
 
     def test(self, experiment: Experiment, test: RecordSet) -> None:
         """Test the classifier that an experiment starts from, as a tracked run of its own."""
         start = self._start(experiment)
         assert start
-        weights, cell = md5(start), self._cell(experiment)
+        weights, key = md5(start), self._key(experiment)
         tree = self.stage.params.classifier_settings(experiment.backbone).model_dump()
         decides = {"classifier": weights} | _rows([test])
-        with tracked(self.stage, cell, tree, [("test", test)], decides) as opened:
+        with tracked(self.stage, key, tree, [("test", test)], decides) as opened:
             found = predictions.table(test, probabilities(registry.load(start), test))
             opened.run.summary(predictions.summary(found, test.about.rhythms))
             opened.run.tag("classifier.md5", weights)
@@ -99,7 +99,7 @@ class ClassifierRuns:
         test: RecordSet,
     ) -> None:
         """Train and test a baseline; it has no randomness, and no weights to register."""
-        with tracked(self.stage, self._cell(experiment), {}, _sets(data, test)) as opened:
+        with tracked(self.stage, self._key(experiment), {}, _sets(data, test)) as opened:
             found = predictions.table(test, judge(data.train[0], test))
             opened.run.summary(predictions.summary(found, test.about.rhythms))
         self._add(experiment, opened, found)
@@ -117,8 +117,8 @@ class ClassifierRuns:
         self.tested.append(predictions.Tested(experiment, opened.fingerprint, found))
         self._runs.append(opened)
 
-    def _cell(self, experiment: Experiment) -> runs.Cell:
-        return runs.Cell(
+    def _key(self, experiment: Experiment) -> runs.RunKey:
+        return runs.RunKey(
             "classifier",
             experiment.dataset,
             experiment.seed,

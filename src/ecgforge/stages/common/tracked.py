@@ -57,25 +57,25 @@ class TrackedRun:
 @contextmanager
 def tracked(
     stage: Stage,
-    cell: runs.Cell,
+    key: runs.RunKey,
     params: dict[str, Any],
     sets: Sets,
     decides: Mapping[str, str] | None = None,
 ) -> Iterator[TrackedRun]:
-    """Open the run of a cell, or take up the one with the same fingerprint.
+    """Open the run with this key, or take up the one with the same fingerprint.
 
     Args:
-        cell: which run of the study it is.
+        key: which run of the study it is.
         params: resolved parameters, as JSON has them.
         sets: the record sets that go in, each with its use.
         decides: digests of other inputs that decide the result.
     """
     inputs = record_inputs(sets)
     digests = {f"{item.context} {item.name}": item.digest for item in inputs} | {**(decides or {})}
-    fingerprint = runs.fingerprint(cell, params, digests, stage.code())
+    fingerprint = runs.fingerprint(key, params, digests, stage.code())
     folder = UNFINISHED / fingerprint
     opened = runs.tracked(
-        cell, fingerprint=fingerprint, params=params, inputs=inputs, resume_file=folder / CURVES
+        key, fingerprint=fingerprint, params=params, inputs=inputs, resume_file=folder / CURVES
     )
     with opened as run:
         yield TrackedRun(run, fingerprint, folder)
