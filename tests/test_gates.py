@@ -75,9 +75,11 @@ def model(
     return found
 
 
-def failed(challenger: np.ndarray, rivals: dict[str, np.ndarray], has_champion: bool) -> list[str]:
+def failed(
+    challenger: np.ndarray, references: dict[str, np.ndarray], has_champion: bool
+) -> list[str]:
     test = gates.Test(
-        TRUTH, np.arange(RECORDS).astype(str), RHYTHMS, challenger, rivals, has_champion
+        TRUTH, np.arange(RECORDS).astype(str), RHYTHMS, challenger, references, has_champion
     )
     return [
         gate.name for gate in gates.classifier_gates(test, BOUNDS, 0.95, 500) if not gate.passed
@@ -126,13 +128,13 @@ def test_the_first_champion_is_gated_against_the_baselines() -> None:
 
 def test_records_of_one_patient_count_as_one() -> None:
     better = model(0.9, seed=1)
-    rivals = {"champion": model(0.85, seed=2)}
+    references = {"champion": model(0.85, seed=2)}
 
     def width(patients: np.ndarray) -> float:
-        figure = gates.classifier_gates(
-            gates.Test(TRUTH, patients, RHYTHMS, better, rivals, True), BOUNDS, 0.95, 500
-        )[0].figure
-        low, high = figure.split("(")[1].rstrip(")").split(" to ")
+        value = gates.classifier_gates(
+            gates.Test(TRUTH, patients, RHYTHMS, better, references, True), BOUNDS, 0.95, 500
+        )[0].value
+        low, high = value.split("(")[1].rstrip(")").split(" to ")
         return float(high) - float(low)
 
     assert width((np.arange(RECORDS) // 30).astype(str)) != width(np.arange(RECORDS).astype(str))
@@ -170,7 +172,7 @@ TEST = records(["7", "8"], ["test", "test"], ["p7", "p8"])
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "figure"),
+    ("trained_on", "value"),
     [
         ({"a": records(["1", "7"], ["train", "test"], ["p1", "p7"])}, None),
         ({"a": records(["1", "7"], ["train", "train"], ["p1", "p7"])}, "1 records, 1 patients"),
@@ -196,26 +198,24 @@ TEST = records(["7", "8"], ["test", "test"], ["p7", "p8"])
     ],
 )
 def test_leakage_is_found_by_record_and_by_patient(
-    trained_on: dict[str, pd.DataFrame | None], figure: str | None
+    trained_on: dict[str, pd.DataFrame | None], value: str | None
 ) -> None:
     gate = gates.leakage(TEST, trained_on)
-    assert gate.passed == (figure is None)
-    assert gate.figure == (figure or "0 records, 0 patients")
+    assert gate.passed == (value is None)
+    assert gate.value == (value or "0 records, 0 patients")
 
 
 def test_leakage_is_found_by_the_signals() -> None:
     seen = {"a": records(["1", "2"], ["train", "validation"], ["p1", "p2"])}
     gate = gates.leakage(TEST, seen, np.array([False, True]))
-    assert (gate.passed, gate.figure) == (
+    assert (gate.passed, gate.value) == (
         False,
         "0 records, 0 patients, 1 recordings under other names",
     )
     assert gates.leakage(TEST, seen, np.array([False, False])).passed
     assert "signals were not compared" in gates.leakage(TEST, seen).detail
     assert (
-        gates.leakage(
-            TEST, {"a": records(["7"], ["train"], ["p7"])}, np.array([True, False])
-        ).figure
+        gates.leakage(TEST, {"a": records(["7"], ["train"], ["p7"])}, np.array([True, False])).value
         == "1 records, 1 patients"
     )
 
@@ -282,7 +282,7 @@ def test_generators_are_gated_beyond_their_floors(
     ] == told
 
 
-def test_intervals_stand_beside_a_generators_figures() -> None:
+def test_intervals_stand_next_to_the_scores_of_a_generator() -> None:
     ends = {
         "coverage_low": 0.86,
         "coverage_high": 0.93,

@@ -36,19 +36,19 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     project = tmp_path_factory.mktemp("project")
     patch.chdir(project)
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for setting, figures in F1.items():
-        for seed, figure in enumerate(figures):
-            track(setting, seed, figure)
+    for setting, values in F1.items():
+        for seed, value in enumerate(values):
+            track(setting, seed, value)
     track("TrRTeR", 0, 0.1, augmented=True)
     track("TrRTeR", 0, 0.2, sweep="backbones")
     for generator, (loss, accuracy) in OF_GENERATORS.items():
-        for kind, figure in (
+        for kind, metrics in (
             ("generator", {"loss": loss}),
             ("quality", {"c2st_accuracy": accuracy}),
         ):
             key = runs.RunKey(kind, "ptbxl", 0, True, generator=generator)
             with runs.tracked(key, fingerprint=f"{kind} {generator}", params={}, inputs=[]) as run:
-                run.summary(figure)
+                run.summary(metrics)
     with ui(project) as printed:
         yield printed
     patch.undo()
@@ -78,7 +78,7 @@ def ui(project: Path) -> Iterator[dict[str, str]]:
 
 
 def track(
-    setting: str, seed: int, figure: float, sweep: str | None = None, augmented: bool = False
+    setting: str, seed: int, value: float, sweep: str | None = None, augmented: bool = False
 ) -> None:
     key = runs.RunKey(
         "classifier",
@@ -91,7 +91,7 @@ def track(
         augmented=augmented,
     )
     with runs.tracked(key, fingerprint=key.name, params={"seed": seed}, inputs=[]) as run:
-        run.summary({"test_f1": figure})
+        run.summary({"test_f1": value})
 
 
 def until(browser, condition):  # noqa: F811
@@ -117,15 +117,15 @@ def shown(browser, selector: str, text: str):  # noqa: F811
     )
 
 
-def compared(browser, address: str, tag: str, figure: str = "test_f1") -> str:  # noqa: F811
-    """Open a chart view that has a chart of `figure`, group its runs by a tag, and return the
+def compared(browser, address: str, tag: str, metric: str = "test_f1") -> str:  # noqa: F811
+    """Open a chart view that has a chart of `metric`, group its runs by a tag, and return the
     page's text.
     """
     resize(browser, 1600)  # MLflow draws the charts that are in sight
     until(browser, lambda one: one.get(address) or True)
     browser.execute_script("localStorage.clear()")  # MLflow remembers how another view was grouped
     browser.refresh()
-    shown(browser, "h4", figure)
+    shown(browser, "h4", metric)
     shown(browser, "button", "Group by").click()
     shown(browser, "[role^=menuitem]", tag).click()
     return until(
@@ -143,22 +143,22 @@ def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
     assert {name for name in F1 if f"Group: {name}" in page} == set(F1)
     assert "6 matching runs" in page  # neither the augmented one nor that of a sweep
     chart = page[page.index("test_f1") :]
-    figures = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
-    assert all(figures), chart
+    values = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
+    assert all(values), chart
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("chart", "figure", "place"), [("Generators", "loss", 0), ("Quality", "c2st_accuracy", 1)]
+    ("chart", "metric", "place"), [("Generators", "loss", 0), ("Quality", "c2st_accuracy", 1)]
 )
-def test_generators_are_compared_in_three_clicks(browser, charts, chart, figure, place):  # noqa: F811
-    page = compared(browser, charts[chart], "generator", figure)
+def test_generators_are_compared_in_three_clicks(browser, charts, chart, metric, place):  # noqa: F811
+    page = compared(browser, charts[chart], "generator", metric)
     assert {name for name in OF_GENERATORS if f"Group: {name}" in page} == set(OF_GENERATORS)
     assert "2 matching runs" in page, "of this kind alone"
-    shown_figures = page[page.index(figure) :]
+    shown_values = page[page.index(metric) :]
     assert all(
-        re.search(rf"\b{figures[place]}\b", shown_figures) for figures in OF_GENERATORS.values()
-    ), shown_figures
+        re.search(rf"\b{values[place]}\b", shown_values) for values in OF_GENERATORS.values()
+    ), shown_values
 
 
 def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]) -> None:

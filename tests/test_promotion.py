@@ -259,7 +259,7 @@ def test_a_set_that_left_the_working_tree_is_read_from_the_cache() -> None:
         (gate,) = [gate for gate in judged(LEAKING, DvcStore()).gates if gate.name == "leakage"]
     finally:
         away.rename(kept)
-    assert gate.figure == "24 records, 24 patients"
+    assert gate.value == "24 records, 24 patients"
 
 
 def test_force_needs_a_reason_and_marks_for_ever(content: DvcStore) -> None:
@@ -468,7 +468,7 @@ def test_a_broken_champion_does_not_stay_for_ever(
     ids=["other rhythms", "another unit"],
 )
 @pytest.mark.usefixtures("content")
-def test_a_champion_that_was_not_made_for_the_test_records_is_no_rival(
+def test_a_champion_that_was_not_made_for_the_test_records_is_not_compared(
     made: dict[str, Any], units: str, why: str
 ) -> None:
     about = Path("data/prepared/ptbxl/about.json")
@@ -542,7 +542,7 @@ def test_all_must_come_from_a_source(content: DvcStore) -> None:
     (gate, _) = promotion.provenance(
         versions.find(f"{NAME}/{LEAKING}"), lineage.trace(f"{NAME}/{LEAKING}", content), content
     )
-    assert (gate.passed, gate.figure, gate.detail) == (False, "1 missing", "source of before")
+    assert (gate.passed, gate.value, gate.detail) == (False, "1 missing", "source of before")
     for kind, sourced in (("raw records", False), ("file", False), ("source", True)):
         records = Node(
             "record set", "records", made_from=[("prepared from", Node(kind, "the end"))]
@@ -1162,20 +1162,20 @@ def test_a_generators_card_has_intervals(content: DvcStore, tmp_path: Path) -> N
     (kept,) = [
         file.path for file in client.list_artifacts(run, "promotion") if file.path.endswith(".json")
     ]
-    figures = {
+    values = {
         row["metric"]: row
         for row in json.loads(
             Path(client.download_artifacts(run, kept, str(tmp_path))).read_text()
-        )["figures"]
+        )["metrics"]
     }
-    assert figures["copied_share"] == {
+    assert values["copied_share"] == {
         "metric": "copied_share",
         "value": 0.01,
         "low": 0.005,
         "high": 0.02,
         "baseline": 0.01,
     }
-    assert figures["coverage"] == {"metric": "coverage", "value": 0.9, "baseline": 0.95}
+    assert values["coverage"] == {"metric": "coverage", "value": 0.9, "baseline": 0.95}
 
 
 @pytest.mark.usefixtures("content")
@@ -1240,7 +1240,7 @@ def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: DvcStore) -
         "by the scores of its own records, though others are newer"
     )
     verdict = promotion.judge(params(), second, content)
-    assert verdict.figures.set_index("metric").loc["copied_share", "value"] == 0.9, (
+    assert verdict.metrics.set_index("metric").loc["copied_share", "value"] == 0.9, (
         "by the newest of its own"
     )
 
@@ -1299,7 +1299,7 @@ def test_scores_count_that_dvc_recorded_of_these_files_and_records() -> None:
         judged_generator()
     score(SCORES)
     verdict = judged_generator()
-    assert (verdict.failed, set(verdict.figures["metric"])) == (
+    assert (verdict.failed, set(verdict.metrics["metric"])) == (
         [],
         {name.removesuffix("_baseline") for name in SCORES if name.endswith("_baseline")},
     )

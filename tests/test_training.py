@@ -91,9 +91,9 @@ class Network(nn.Module):
         )
 
 
-def scripted(network: Network, figures: Iterable[float]) -> Objective:
-    """The network's objective with `figures` for the validation losses, in order."""
-    left = iter(figures)
+def scripted(network: Network, losses: Iterable[float]) -> Objective:
+    """The network's objective with `losses` for the validation losses, in order."""
+    left = iter(losses)
     return replace(network.objective(), summarise=lambda _: {"loss": next(left)})
 
 
@@ -102,7 +102,7 @@ def run(
     folder: Path,
     settings: Training,
     stop_at: int | None = None,
-    figures: Iterable[float] | None = None,
+    losses: Iterable[float] | None = None,
     compute: Compute = COMPUTE,
 ) -> tuple[Outcome, bytes, list[int]]:
     network, steps = Network(), []
@@ -112,7 +112,7 @@ def run(
         if step == stop_at:
             raise RuntimeError("cut off")
 
-    objective = scripted(network, figures) if figures else network.objective()
+    objective = scripted(network, losses) if losses else network.objective()
     outcome = fit(
         objective, [records], [records], settings, compute, seed=3, folder=folder, log=log
     )
@@ -175,24 +175,24 @@ def test_a_training_that_has_ended_is_not_trained_on(
     records: RecordSet, tmp_path: Path, ema_decay: float, patience: int | None, steps: int
 ) -> None:
     settings = training(steps=60, patience=patience, ema_decay=ema_decay)
-    ended = run(records, tmp_path / "c", settings, figures=[0.5, 0.3, 0.4, 0.45, 0.5, 0.5])
+    ended = run(records, tmp_path / "c", settings, losses=[0.5, 0.3, 0.4, 0.45, 0.5, 0.5])
     assert ended[0] == Outcome(steps, pytest.approx(0.3), stopped_early=steps < 60)
     for _ in range(2):
-        assert run(records, tmp_path / "c", settings, figures=[0.2] * 6) == (*ended[:2], [])
+        assert run(records, tmp_path / "c", settings, losses=[0.2] * 6) == (*ended[:2], [])
 
 
 @pytest.mark.parametrize(("patience", "stop_at"), [(2, None), (None, None), (None, 40)])
 def test_a_folder_of_checkpoints_can_be_moved(
     records: RecordSet, tmp_path: Path, patience: int | None, stop_at: int | None
 ) -> None:
-    settings, figures = training(steps=60, patience=patience), [0.5, 0.3, 0.4, 0.45, 0.5, 0.35]
-    outcome, weights, _ = run(records, tmp_path / "there", settings, figures=figures)
+    settings, losses = training(steps=60, patience=patience), [0.5, 0.3, 0.4, 0.45, 0.5, 0.35]
+    outcome, weights, _ = run(records, tmp_path / "there", settings, losses=losses)
     if stop_at:
         shutil.rmtree(tmp_path / "there")
         with pytest.raises(RuntimeError, match="cut off"):
-            run(records, tmp_path / "there", settings, stop_at, figures)
+            run(records, tmp_path / "there", settings, stop_at, losses)
     shutil.move(tmp_path / "there", tmp_path / "here")
-    assert run(records, tmp_path / "here", settings, figures=figures[3:])[:2] == (outcome, weights)
+    assert run(records, tmp_path / "here", settings, losses=losses[3:])[:2] == (outcome, weights)
 
 
 def test_one_training_uses_one_device_however_many_there_are(
@@ -288,12 +288,12 @@ def test_it_learns(records: RecordSet, tmp_path: Path) -> None:
 
 def test_it_stops_early_and_keeps_the_best_weights(records: RecordSet, tmp_path: Path) -> None:
     network = Network()
-    figures = iter([0.5, 0.3, 0.4, 0.45, 0.2])
+    losses = iter([0.5, 0.3, 0.4, 0.45, 0.2])
     kept = []
 
     def summarise(_: list[dict[str, torch.Tensor]]) -> dict[str, float]:
         kept.append(save(network.state_dict()))
-        return {"loss": next(figures)}
+        return {"loss": next(losses)}
 
     plain = network.objective()
     objective = Objective(
@@ -368,16 +368,14 @@ def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("figure", ["loss", "beside"])
+@pytest.mark.parametrize("name", ["loss", "beside"])
 def test_a_validation_that_is_not_finite_is_divergence(
-    records: RecordSet, tmp_path: Path, figure: str, value: float
+    records: RecordSet, tmp_path: Path, name: str, value: float
 ) -> None:
     network, logged = Network(), []
-    figures = iter([{"loss": 0.5, "beside": 0.5}, {"loss": 0.4, "beside": 0.5, figure: value}])
-    objective = replace(network.objective(), summarise=lambda _: next(figures))
-    with pytest.raises(
-        EcgforgeError, match=f"diverged at step 20: validation {figure} is {value};"
-    ):
+    losses = iter([{"loss": 0.5, "beside": 0.5}, {"loss": 0.4, "beside": 0.5, name: value}])
+    objective = replace(network.objective(), summarise=lambda _: next(losses))
+    with pytest.raises(EcgforgeError, match=f"diverged at step 20: validation {name} is {value};"):
         fit(
             objective,
             [records],

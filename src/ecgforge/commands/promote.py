@@ -69,7 +69,7 @@ def _print(verdict: promotion.Verdict) -> None:
     for heading in ("gate", "value", "bound", "passed"):
         table.add_column(heading, overflow="fold")
     for gate in verdict.gates:
-        cells = (gate.name, gate.figure, gate.bound, "yes" if gate.passed else "NO")
+        cells = (gate.name, gate.value, gate.bound, "yes" if gate.passed else "NO")
         table.add_row(
             *(console.shown(cell) for cell in cells), style=None if gate.passed else "red"
         )

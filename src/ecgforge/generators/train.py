@@ -64,9 +64,9 @@ def train(
         prefix = f"{phase}_" if len(generator.phases) > 1 else ""
 
         def log_phase(
-            figures: dict[str, float], step: int, prefix: str = prefix, done: int = done
+            metrics: dict[str, float], step: int, prefix: str = prefix, done: int = done
         ) -> None:
-            log({prefix + key: value for key, value in figures.items()}, done + step)
+            log({prefix + key: value for key, value in metrics.items()}, done + step)
 
         seed = settings.seed * len(generator.phases) + number
         fit(

@@ -28,7 +28,7 @@ def fingerprints_by_weights(model: str) -> dict[str, str]:
     }
 
 
-def figure(run_id: str, name: str) -> float | None:
+def metric(run_id: str, name: str) -> float | None:
     """Return a metric of a run; None if the run or the metric does not exist."""
     found = store.run(run_id)
     return found.data.metrics.get(name) if found else None

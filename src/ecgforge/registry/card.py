@@ -36,14 +36,14 @@ def write(verdict: Verdict) -> str:
     ]
     lines += ["## Data", "", *_data(verdict), ""]
     lines += [
-        "## Figures",
+        "## Metrics",
         "",
-        *(_figures(verdict) if kind == "classifier" else _scores(verdict)),
+        *(_test_metrics(verdict) if kind == "classifier" else _scores(verdict)),
         "",
     ]
     lines += ["## Gates", "", "| gate | value | bound | passed |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {gate.name} | {gate.figure} | {gate.bound} | {'yes' if gate.passed else '**no**'} |"
+        f"| {gate.name} | {gate.value} | {gate.bound} | {'yes' if gate.passed else '**no**'} |"
         for gate in verdict.gates
     ]
     lines += [
@@ -79,8 +79,8 @@ def _data(verdict: Verdict) -> list[str]:
     ]
 
 
-def _figures(verdict: Verdict) -> list[str]:
-    table = verdict.figures
+def _test_metrics(verdict: Verdict) -> list[str]:
+    table = verdict.metrics
     macro = table[table["rhythm"] == metrics.MACRO]
     lines = ["| on test records | value | interval over test patients |", "| --- | --- | --- |"]
     chosen = [
@@ -111,7 +111,7 @@ def _scores(verdict: Verdict) -> list[str]:
         "| score | value | real-vs-real baseline | 95 % interval of the value |",
         "| --- | --- | --- | --- |",
     ]
-    for row in verdict.figures[verdict.figures["metric"].isin(shown)].to_dict("records"):
+    for row in verdict.metrics[verdict.metrics["metric"].isin(shown)].to_dict("records"):
         interval = "not known" if pd.isna(row["low"]) else f"{row['low']:.3g} to {row['high']:.3g}"
         lines.append(
             f"| {row['metric']} | {row['value']:.3g} | {row['baseline']:.3g} | {interval} |"

@@ -25,7 +25,7 @@ class Gate:
     """One gate: its name, value, bound, whether it passed, and details for the reader."""
 
     name: str
-    figure: str
+    value: str
     bound: str
     passed: bool
     detail: str = ""
@@ -40,8 +40,8 @@ class Test:
         patients: `[records]`.
         rhythms: in class order.
         challenger: `[records, rhythms]`.
-        rivals: the same for the champion, or for each baseline if there is no champion.
-        champion: whether the rival is a champion.
+        references: the same for the champion, or for each baseline if there is no champion.
+        champion: whether the reference is a champion.
         note: details about its metrics.
     """
 
@@ -49,7 +49,7 @@ class Test:
     patients: np.ndarray
     rhythms: Sequence[str]
     challenger: np.ndarray
-    rivals: Mapping[str, np.ndarray]
+    references: Mapping[str, np.ndarray]
     champion: bool
     note: str = ""
 
@@ -60,11 +60,11 @@ def classifier_gates(
     """Return the gates on a classifier's answers for the test records.
 
     Macro-F1 is compared by a paired bootstrap over test patients, see
-    `study.statistics.difference`. Without a champion, each baseline is a rival, and each rhythm's
-    recall must be above 1 / number of rhythms, the recall of random guesses.
+    `study.statistics.difference`. Without a champion, each baseline is a reference, and the
+    recall of each rhythm must be above 1 / number of rhythms, the recall of random guesses.
     """
     margin = bounds.margin if test.champion else bounds.baseline_margin
-    found = [_macro_f1(test, name, margin, confidence, resamples) for name in test.rivals]
+    found = [_macro_f1(test, name, margin, confidence, resamples) for name in test.references]
     found.append(_recall(test, bounds.recall_margin))
     error = calibration_error(test.truth, test.challenger)
     return [
@@ -78,10 +78,10 @@ def classifier_gates(
     ]
 
 
-def _macro_f1(test: Test, rival: str, margin: float, confidence: float, resamples: int) -> Gate:
+def _macro_f1(test: Test, name: str, margin: float, confidence: float, resamples: int) -> Gate:
     table = statistics.difference(
         test.truth,
-        test.rivals[rival][None],
+        test.references[name][None],
         test.challenger[None],
         test.patients,
         test.rhythms,
@@ -90,12 +90,12 @@ def _macro_f1(test: Test, rival: str, margin: float, confidence: float, resample
         seed=0,
     )
     row = table[(table["rhythm"] == metrics.MACRO) & (table["metric"] == "f1")].iloc[0]
-    figure = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
-    name = "macro_f1" if test.champion else f"macro_f1.{rival}"
-    detail = f"macro-F1 difference to {rival}, {confidence:.0%} interval over test patients"
+    value = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    gate = "macro_f1" if test.champion else f"macro_f1.{name}"
+    detail = f"macro-F1 difference to {name}, {confidence:.0%} interval over test patients"
     return Gate(
-        name,
-        figure,
+        gate,
+        value,
         f"interval above {margin:+g}",
         bool(row["low"] > margin),
         _joined(detail, test.note),
@@ -114,8 +114,8 @@ def _recall(test: Test, margin: float) -> Gate:
             bool(own[worst] > bound),
             "lowest recall of a rhythm; the bound is that of random guesses",
         )
-    (theirs,) = (recalls(test.truth, rival, test.rhythms) for rival in test.rivals.values())
-    change = own - theirs
+    (reference,) = test.references.values()
+    change = own - recalls(test.truth, reference, test.rhythms)
     worst = change.idxmin()
     return Gate(
         "recall",
@@ -177,7 +177,7 @@ def leakage(
     found = f"{records} records, {patients} patients" + (
         f", {renamed} recordings under other names" if renamed else ""
     )
-    figure = found if not lost else UNKNOWN
+    value = found if not lost else UNKNOWN
     detail = (
         f"no longer available: {', '.join(lost)}"
         if lost
@@ -190,7 +190,7 @@ def leakage(
         detail += "; signals were not compared"
     return Gate(
         "leakage",
-        figure if trained_on else UNKNOWN,
+        value if trained_on else UNKNOWN,
         "0",
         known and not (records or patients or renamed),
         detail,

@@ -82,7 +82,7 @@ def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Vers
     for version in current:
         setting, value = (
             version.tags.get("setting", ""),
-            lookup.figure(version.run_id, "best_validation_macro_f1"),
+            lookup.metric(version.run_id, "best_validation_macro_f1"),
         )
         if (
             value is not None
@@ -140,16 +140,18 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     if again and not (history.ungated(version.name) or signing.fault(version)):
         raise EcgforgeError(f"{version.label} is champion already")
     # A champion without gates or signature is judged against its former champion, to add them.
-    rival = history.former(version.name) if again else number
-    champion = next((one for one in versions.versions(version.name) if one.number == rival), None)
+    reference = history.former(version.name) if again else number
+    champion = next(
+        (one for one in versions.versions(version.name) if one.number == reference), None
+    )
     dataset = version.tags.get("dataset", "")
     folder = f"data/prepared/{dataset}"
     records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
     test, digest = records.split("test"), content.digest(folder)
     if version.tags.get("kind") == "generator":
-        found, figures, against = _generator(params, version, digest, content)
+        found, values, against = _generator(params, version, digest, content)
     else:
-        found, figures, against = _classifier(params, version, champion, records, content)
+        found, values, against = _classifier(params, version, champion, records, content)
     origins = _trained_on(traced, content)
     against += _doubts(champion)
     found = [
@@ -161,7 +163,7 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     about = {"digest": digest, "origin": test.about.origin} | {
         rhythm: str(count) for rhythm, count in test.counts().items()
     }
-    return Verdict(version, number, against, about, found, figures, traced)
+    return Verdict(version, number, against, about, found, values, traced)
 
 
 def _doubts(champion: Version | None) -> str:
@@ -179,15 +181,15 @@ def _doubts(champion: Version | None) -> str:
 def _locked(test: RecordSet, digest: str, champion: Version | None, content: DvcStore) -> Gate:
     """Return the gate that the test records are real ones, as recorded by DVC."""
     known = content.made_by(digest) is not None
-    theirs = champion.tags.get(f"{INPUT}{test.folder.name}", digest) if champion else digest
-    anew = (
+    tested = champion.tags.get(f"{INPUT}{test.folder.name}", digest) if champion else digest
+    again = (
         ""
-        if theirs == digest
-        else f"; the champion's own metrics are for {theirs[:8]}, so it is evaluated again"
+        if tested == digest
+        else f"; the champion's own metrics are for {tested[:8]}, so it is evaluated again"
     )
     detail = (
         "" if known else "no DVC stage wrote these records: `dvc repro`; "
-    ) + f"challenger and champion are evaluated on these{anew}"
+    ) + f"challenger and champion are evaluated on these{again}"
     real = test.about.origin != "synthetic" and len(test) > 0
     return Gate(
         "test_set",
@@ -208,8 +210,11 @@ def _classifier(
     study, bounds = params.active.study, params.gates.classifier
     torch.set_num_threads(params.active.compute.threads)
     classifier, own, size = answers(version, records.split("test"))
-    asked, against, failed = _beside(own, champion, records, content)
-    found = [*failed, *gates.classifier_gates(asked, bounds, study.confidence, study.resamples)]
+    comparison, against, failed = _comparison(own, champion, records, content)
+    found = [
+        *failed,
+        *gates.classifier_gates(comparison, bounds, study.confidence, study.resamples),
+    ]
     taken = latency(classifier, records.split("test"))
     found.append(
         gates.at_most(
@@ -220,19 +225,19 @@ def _classifier(
         )
     )
     found.append(gates.at_most("size", size, bounds.size, "MB of weights"))
-    figures = statistics.interval(
-        asked.truth,
+    values = statistics.interval(
+        comparison.truth,
         own[None],
-        asked.patients,
-        asked.rhythms,
+        comparison.patients,
+        comparison.rhythms,
         confidence=study.confidence,
         resamples=study.resamples,
         seed=0,
     )
-    return found, figures, against
+    return found, values, against
 
 
-def _beside(
+def _comparison(
     own: np.ndarray, champion: Version | None, records: RecordSet, content: DvcStore
 ) -> tuple[gates.Test, str, list[Gate]]:
     """Return a comparison with the champion or the baselines, its description, and failed gates.
@@ -242,13 +247,13 @@ def _beside(
     forced.
     """
     test, against, failed = records.split("test"), "the baselines", []
-    beside = partial(
+    compared = partial(
         gates.Test, test.labels, test.records["patient"].to_numpy(), test.about.rhythms, own
     )
     if champion:
         try:
-            theirs = {champion.label: answers(champion, test)[1]}
-            return beside(theirs, True, _inflated(champion, test, content)), champion.label, []
+            reference = {champion.label: answers(champion, test)[1]}
+            return compared(reference, True, _inflated(champion, test, content)), champion.label, []
         # The champion's files may be damaged, its code may have changed, or torch may reject the
         # records.
         except Exception as error:
@@ -263,7 +268,10 @@ def _beside(
             ]
             against = f"the baselines, since {champion.label} cannot be evaluated"
     return (
-        beside({name: ask(records.split("train"), test) for name, ask in BASELINES.items()}, False),
+        compared(
+            {name: predict(records.split("train"), test) for name, predict in BASELINES.items()},
+            False,
+        ),
         against,
         failed,
     )
@@ -277,10 +285,10 @@ def _inflated(champion: Version, test: RecordSet, content: DvcStore) -> str:
     )
     if gate.passed:
         return ""
-    if gate.figure == gates.UNKNOWN:
+    if gate.value == gates.UNKNOWN:
         return f"it is unknown whether {champion.label} learned from these records, {gate.detail}"
     return (
-        f"{champion.label} saw {gate.figure} of these in training or validation: its metrics "
+        f"{champion.label} saw {gate.value} of these in training or validation: its metrics "
         "are too high"
     )
 
@@ -530,9 +538,9 @@ def _record(verdict: Verdict, content: DvcStore, place: str) -> str:
     }
     rows = [
         {key: value for key, value in row.items() if pd.notna(value)}
-        for row in verdict.figures.round(6).to_dict("records")
+        for row in verdict.metrics.round(6).to_dict("records")
     ]
-    tree |= {"gates": [asdict(gate) for gate in verdict.gates], "figures": rows}
+    tree |= {"gates": [asdict(gate) for gate in verdict.gates], "metrics": rows}
     evidence, text = json.dumps(tree, indent=2, default=float) + "\n", card.write(verdict)
     where = f"run {version.run_id}, {place}.json"
     # Gates of an earlier verdict are removed.
@@ -541,7 +549,7 @@ def _record(verdict: Verdict, content: DvcStore, place: str) -> str:
     }
     for gate in verdict.gates:
         tags[f"{history.GATE}{gate.name}"] = (
-            f"{'passed' if gate.passed else 'failed'}: {gate.figure}; {gate.bound}"
+            f"{'passed' if gate.passed else 'failed'}: {gate.value}; {gate.bound}"
         )
     tags["verdict"] = (
         f"{'passed' if verdict.passed else 'failed ' + ', '.join(verdict.failed)}, against "

@@ -20,7 +20,7 @@ class Verdict:
         against: description of the champion or the baselines.
         test: digest of the record set with the test records, their number by rhythm, and their
             origin.
-        figures: metrics of the version with intervals: rows of `study.statistics.interval`, or a
+        metrics: of the version with intervals: rows of `study.statistics.interval`, or a
             generator's scores with baselines.
         lineage: of the version.
     """
@@ -30,7 +30,7 @@ class Verdict:
     against: str
     test: dict[str, str]
     gates: list[Gate]
-    figures: pd.DataFrame
+    metrics: pd.DataFrame
     lineage: Node
 
     @property

@@ -88,7 +88,7 @@ def f1_of_counts(support: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -
 def weighted_metrics(
     truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, auroc: bool = True
 ) -> np.ndarray:
-    """The figures of `metrics` under each row of record weights, `[rows, figures]`, in the order of
+    """The values of `metrics` under each row of record weights, `[rows, metrics]`, in the order of
     `metric_keys`; AUROC is NaN if not asked for.
     """
     support, predicted, hits = weighted_counts(truth, probabilities, weights)

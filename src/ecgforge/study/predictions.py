@@ -1,4 +1,4 @@
-"""Predictions of a cell: a row a test record with a probability per rhythm, and the figures that
+"""Predictions of a cell: a row a test record with a probability per rhythm, and the metrics that
 follow from them.
 """
 
@@ -50,7 +50,7 @@ def rhythms(predictions: pd.DataFrame) -> list[str]:
 
 
 def results(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the long table of figures: a row per key, rhythm (or macro) and metric."""
+    """Return the long table of metrics: a row per key, rhythm (or macro) and metric."""
     parts = []
     for keys, group in predictions.groupby(KEYS, sort=False):
         found = _metrics(group, rhythms(group))
@@ -61,16 +61,16 @@ def results(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    """Return the figures of one classifier's predictions, named for MLflow: over all rhythms, and
+    """Return the metrics of one classifier's predictions, named for MLflow: over all rhythms, and
     the recall of each.
     """
-    figures = {}
+    values = {}
     for row in _metrics(predictions, classes).to_dict("records"):
         if row["rhythm"] == metrics.MACRO:
-            figures[f"test_{row['metric']}"] = float(row["value"])
+            values[f"test_{row['metric']}"] = float(row["value"])
         elif row["metric"] == "recall":
-            figures[f"test_recall_{row['rhythm']}"] = float(row["value"])
-    return figures
+            values[f"test_recall_{row['rhythm']}"] = float(row["value"])
+    return values
 
 
 def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -90,23 +90,23 @@ class _Loop(lightning.LightningModule):
         self._outputs.append(self._objective.validate(*batch, self._noise(1, index)))
 
     def on_validation_epoch_end(self) -> None:
-        figures = self._objective.summarise(self._outputs)
+        metrics = self._objective.summarise(self._outputs)
         self._outputs = []
-        for key, value in figures.items():
+        for key, value in metrics.items():
             # checked before a checkpoint is written, so that the last checkpoint is valid
             if not np.isfinite(value):
                 raise self._diverged(f"validation {key}", value)
-        self.log(self._objective.monitor, figures[self._objective.monitor])
+        self.log(self._objective.monitor, metrics[self._objective.monitor])
         curves = {
             f"train_{key}": total / self._settings.evaluate_every
             for key, total in self._sums.items()
         }
-        curves |= {f"validation_{key}": value for key, value in figures.items()}
+        curves |= {f"validation_{key}": value for key, value in metrics.items()}
         self._send(curves, self.global_step)
 
-    def _diverged(self, figure: str, value: float) -> EcgforgeError:
+    def _diverged(self, name: str, value: float) -> EcgforgeError:
         return EcgforgeError(
-            f"training diverged at step {self.global_step}: {figure} is {value}; lower "
+            f"training diverged at step {self.global_step}: {name} is {value}; lower "
             "learning_rate or gradient_clip"
         )
 

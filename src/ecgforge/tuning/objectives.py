@@ -67,10 +67,10 @@ class OfClassifier:
         for number in range(self.settings.tuning.repeats):
             done, seed = number * settings.training.steps, self.settings.tuning.seed + number
 
-            def log_on(figures: dict[str, float], step: int, done: int = done) -> None:
-                log(figures, done + step)
+            def log_on(metrics: dict[str, float], step: int, done: int = done) -> None:
+                log(metrics, done + step)
                 attempt.report(
-                    float(np.mean([*found, figures["validation_macro_f1"]])), done + step
+                    float(np.mean([*found, metrics["validation_macro_f1"]])), done + step
                 )
 
             objective = classifiers.create(settings, records.about.rhythms, scale, seed).objective()
@@ -156,10 +156,10 @@ class OfGenerator:
         phases = generator_class(self.name).phases
         monitored = f"{phases[-1]}_validation_loss" if len(phases) > 1 else "validation_loss"
 
-        def log_on(figures: dict[str, float], step: int) -> None:
-            log(figures, step)
-            if monitored in figures and self.warmup is not None:
-                attempt.report(-figures[monitored], step)  # the study maximises it
+        def log_on(metrics: dict[str, float], step: int) -> None:
+            log(metrics, step)
+            if monitored in metrics and self.warmup is not None:
+                attempt.report(-metrics[monitored], step)  # the study maximises it
 
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{model}.lock"):
