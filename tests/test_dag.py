@@ -31,7 +31,7 @@ from ecgforge.tuning import space
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-ARMS = [
+PAIRS = [
     f"{dataset}-{generator}"
     for dataset in ("ptbxl", "chapman", "merged")
     for generator in ("diffwave", "time_diffusion", "time_vqvae")
@@ -109,7 +109,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def cells(stage: str) -> set[str]:
-    return {f"{stage}@{arm}" for arm in ARMS}
+    return {f"{stage}@{pair}" for pair in PAIRS}
 
 
 def per_dataset(stage: str) -> set[str]:

@@ -81,7 +81,7 @@ def a_prepared_set(
 
 
 def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
-    """Tables of a small study; a cell's figures follow from its place in the study, so that each is
+    """Tables of a small study; metrics follow from the place of a row, so that each is
     another.
     """
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in page.TABLES}
@@ -612,7 +612,7 @@ def test_curves_of_augmented_records_have_a_panel_of_their_own():
     tuned = points["sweep"].str.startswith("fine-tuning") & points["augmented"]
     images = evidence.curves(points[~tuned], points)
     assert panel not in images["Pre-training"], (
-        "only the rival was run, which has its place among the others"
+        "only the baseline was run, which has its place among the others"
     )
     assert panel in images["More synthetic records"]
 

@@ -1,4 +1,4 @@
-"""Figures of a classifier and what may be concluded from them."""
+"""Metrics of a classifier and what may be concluded from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_hot(predicted: list[int] | np.ndarray, classes: int = 3) -> np.ndarray:
     return np.eye(classes)[predicted]
 
 
-def figure(table: pd.DataFrame, rhythm: str, metric: str, column: str = "value") -> float:
+def value_of(table: pd.DataFrame, rhythm: str, metric: str, column: str = "value") -> float:
     return float(table[(table["rhythm"] == rhythm) & (table["metric"] == metric)][column].item())
 
 
@@ -40,14 +40,14 @@ def skilled(
 def test_figures_of_a_small_case_by_hand() -> None:
     truth = np.array([0, 0, 0, 0, 1, 1, 2])
     table = metrics.metrics(truth, one_hot([0, 0, 0, 1, 1, 0, 2]), RHYTHMS)
-    assert figure(table, "macro", "accuracy") == pytest.approx(5 / 7)
-    assert figure(table, "macro", "balanced_accuracy") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
-    assert figure(table, "macro", "precision") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert value_of(table, "macro", "accuracy") == pytest.approx(5 / 7)
+    assert value_of(table, "macro", "balanced_accuracy") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert value_of(table, "macro", "precision") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
     # The mean of the rhythms' F1, not the F1 of mean precision and mean recall, and not weighted by
     # support.
-    assert figure(table, "macro", "f1") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
-    assert figure(table, "SB", "auroc") == pytest.approx((1 / 2 + 4 / 5) / 2)
-    assert [figure(table, rhythm, "support") for rhythm in RHYTHMS] == [4, 2, 1]
+    assert value_of(table, "macro", "f1") == pytest.approx((3 / 4 + 1 / 2 + 1) / 3)
+    assert value_of(table, "SB", "auroc") == pytest.approx((1 / 2 + 4 / 5) / 2)
+    assert [value_of(table, rhythm, "support") for rhythm in RHYTHMS] == [4, 2, 1]
 
 
 def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
@@ -56,8 +56,8 @@ def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
     table = metrics.metrics(
         truth, np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]), ("SR", "SB")
     )
-    assert figure(table, "macro", "auroc") == 1
-    assert figure(table, "SB", "recall") == 0
+    assert value_of(table, "macro", "auroc") == 1
+    assert value_of(table, "SB", "recall") == 0
 
 
 def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() -> None:
@@ -66,9 +66,9 @@ def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() ->
     assert table[table["rhythm"] == "AFIB"][["metric", "value"]].to_numpy().tolist() == [
         ["support", 0]
     ]
-    assert figure(table, "macro", "accuracy") == 0.75
-    assert figure(table, "macro", "recall") == 0.75
-    assert figure(table, "macro", "f1") == pytest.approx((2 / 3 + 1) / 2)
+    assert value_of(table, "macro", "accuracy") == 0.75
+    assert value_of(table, "macro", "recall") == 0.75
+    assert value_of(table, "macro", "f1") == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_shapes_that_disagree_are_refused() -> None:
@@ -129,8 +129,10 @@ def test_interval_repeats_and_holds_its_mean() -> None:
     assert (table["low"] <= table["mean"]).all()
     assert (table["mean"] <= table["high"]).all()
     assert set(table["seeds"]) == {3}
-    accuracies = [figure(metrics.metrics(truth, run, RHYTHMS), "macro", "accuracy") for run in runs]
-    assert figure(table, "macro", "accuracy", "mean") == pytest.approx(np.mean(accuracies))
+    accuracies = [
+        value_of(metrics.metrics(truth, run, RHYTHMS), "macro", "accuracy") for run in runs
+    ]
+    assert value_of(table, "macro", "accuracy", "mean") == pytest.approx(np.mean(accuracies))
 
 
 def test_interval_of_one_seed_is_the_binomial_one() -> None:
@@ -140,8 +142,10 @@ def test_interval_of_one_seed_is_the_binomial_one() -> None:
     table = statistics.interval(
         truth, run[None], np.arange(400), RHYTHMS, confidence=0.95, resamples=2000, seed=0
     )
-    share = figure(table, "macro", "accuracy", "mean")
-    width = figure(table, "macro", "accuracy", "high") - figure(table, "macro", "accuracy", "low")
+    share = value_of(table, "macro", "accuracy", "mean")
+    width = value_of(table, "macro", "accuracy", "high") - value_of(
+        table, "macro", "accuracy", "low"
+    )
     assert width == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 400), rel=0.1)
 
 
@@ -156,7 +160,7 @@ def test_records_of_a_patient_are_resampled_together() -> None:
         for who in (patients, np.arange(240))
     ]
     by_patient, by_record = (
-        figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low")
+        value_of(t, "macro", "accuracy", "high") - value_of(t, "macro", "accuracy", "low")
         for t in tables
     )
     assert by_patient == pytest.approx(2 * by_record, rel=0.2)
@@ -172,7 +176,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
         for runs in (steady, moody)
     ]
     widths = [
-        figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low")
+        value_of(t, "macro", "accuracy", "high") - value_of(t, "macro", "accuracy", "low")
         for t in tables
     ]
     assert widths[1] > 3 * widths[0]
@@ -193,9 +197,9 @@ def coverage(seeds: int, spread: float, studies: int = 100) -> float:
             truth, runs, np.arange(100), RHYTHMS, confidence=0.95, resamples=200, seed=study
         )
         held += (
-            figure(table, "macro", "accuracy", "low")
+            value_of(table, "macro", "accuracy", "low")
             <= 0.75
-            <= figure(table, "macro", "accuracy", "high")
+            <= value_of(table, "macro", "accuracy", "high")
         )
     return held / studies
 
@@ -215,14 +219,14 @@ def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
     paired = statistics.difference(
         truth, first[None], second[None], np.arange(300), RHYTHMS, **BOOTSTRAP
     )
-    gain = figure(paired, "macro", "accuracy", "estimate")
+    gain = value_of(paired, "macro", "accuracy", "estimate")
     apart = [
         statistics.interval(truth, run[None], np.arange(300), RHYTHMS, **BOOTSTRAP)
         for run in (first, second)
     ]
     unpaired = np.hypot(
         *(
-            figure(t, "macro", "accuracy", "high") - figure(t, "macro", "accuracy", "low")
+            value_of(t, "macro", "accuracy", "high") - value_of(t, "macro", "accuracy", "low")
             for t in apart
         )
     )
@@ -230,11 +234,11 @@ def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
         np.mean(second.argmax(1) == truth) - np.mean(first.argmax(1) == truth)
     )
     assert (
-        figure(paired, "macro", "accuracy", "high") - figure(paired, "macro", "accuracy", "low")
+        value_of(paired, "macro", "accuracy", "high") - value_of(paired, "macro", "accuracy", "low")
         < 0.6 * unpaired
     )
-    assert figure(paired, "macro", "accuracy", "low") > 0
-    assert figure(paired, "macro", "accuracy", "p") == pytest.approx(2 / 401)
+    assert value_of(paired, "macro", "accuracy", "low") > 0
+    assert value_of(paired, "macro", "accuracy", "p") == pytest.approx(2 / 401)
 
 
 @pytest.mark.parametrize("hits", [(30, 60), (30, 60, 75), (20, 40, 60, 80)])
@@ -267,7 +271,9 @@ def test_an_interval_that_holds_with_many_others_is_as_wide_as_it_says(compariso
     )
     right = (second.argmax(1) == truth).astype(float) - (first.argmax(1) == truth)
     expected = 2 * NormalDist().inv_cdf(1 - 0.025 / comparisons) * right.std() / np.sqrt(400)
-    width = figure(table, "macro", "accuracy", "high") - figure(table, "macro", "accuracy", "low")
+    width = value_of(table, "macro", "accuracy", "high") - value_of(
+        table, "macro", "accuracy", "low"
+    )
     # 300 resamples alone reach some 2.9 standard deviations to each side, and 3.1 and 3.7 are
     # needed.
     assert width == pytest.approx(expected, rel=0.05)
@@ -294,11 +300,11 @@ def test_differences_are_second_less_first_and_rarely_significant_by_chance() ->
         there = statistics.difference(
             truth, first, second, np.arange(80), RHYTHMS, confidence=0.95, resamples=200, seed=study
         )
-        found.append(figure(there, "macro", "f1", "p") < 0.05)
+        found.append(value_of(there, "macro", "f1", "p") < 0.05)
     assert np.mean(found) < 0.1
-    assert figure(there, "macro", "f1", "estimate") == pytest.approx(
-        np.mean([figure(metrics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in second])
-        - np.mean([figure(metrics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in first])
+    assert value_of(there, "macro", "f1", "estimate") == pytest.approx(
+        np.mean([value_of(metrics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in second])
+        - np.mean([value_of(metrics.metrics(truth, run, RHYTHMS), "macro", "f1") for run in first])
     )
 
 

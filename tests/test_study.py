@@ -210,8 +210,10 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         (sweep, augmented): set(zip(rows["setting"], rows["backbone"], rows["point"], strict=True))
         for (sweep, augmented), rows in f1.groupby(["sweep", "augmented"])
     }
-    elsewhere = {("TrRTeR", "ptbxl, real")}
-    elsewhere |= {("TrRSTeR", f"ptbxl, {whose} synthetic") for whose in ("own", "foreign")}
+    cross_dataset = {("TrRTeR", "ptbxl, real")}
+    cross_dataset |= {
+        ("TrRSTeR", f"ptbxl, synthetic ({which} dataset)") for which in ("training", "test")
+    }
     tree = yaml.safe_load((study / "params.yaml").read_text())
     variations = tree["profiles"]["demo"]["generators"]["diffwave"]["ablations"]
     both = {  # plain and augmented
@@ -223,7 +225,7 @@ def test_every_sweep_has_its_points(study: Path) -> None:
         "scratch": {("TrRTeR", "25")},
         "size": {(setting, "50") for setting in ("TrRTeR", "TrRSTeR")},
         "generator_seeds": {("TrRSTeR", "")},
-        "cross_dataset": elsewhere,
+        "cross_dataset": cross_dataset,
     }
     plain = {
         **both,
@@ -336,7 +338,9 @@ def test_inputs_carry_the_digests_of_dvc(study: Path, client: MlflowClient) -> N
             found[json.loads(item.dataset.source)["path"]] = item.dataset.digest
     # those of sweeps are not kept
     kept = {
-        path: digest for path, digest in found.items() if not path.startswith(".ecgforge/drawn/")
+        path: digest
+        for path, digest in found.items()
+        if not path.startswith(".ecgforge/synthetic/")
     }
     assert kept == {
         path: digests[path] for path in ("data/prepared/ptbxl", "data/synthetic/ptbxl/diffwave")

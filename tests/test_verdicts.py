@@ -11,18 +11,18 @@ import pandas as pd
 import pytest
 
 from ecgforge.analysis import verdicts
-from ecgforge.analysis.claims import STUDYS_OWN, claims
+from ecgforge.analysis.claims import PAPER_GENERATORS, claims
 from ecgforge.study import metrics
 
 RHYTHMS = ["SR", "AFIB", "ST"]
 RECORDS = 240
 KEYS = ["dataset", "generator", "backbone", "sweep", "point", "setting", "augmented"]
-Arm = tuple[str, str, str, str, str, str, bool]  # a value for each of these
+Condition = tuple[str, str, str, str, str, str, bool]  # a value for each of these
 
 
-def predicted(arm: Arm, right: float, seed: int) -> pd.DataFrame:
-    """Predictions that are right for a share of the records, the same ones for every arm of that
-    share.
+def predicted(condition: Condition, right: float, seed: int) -> pd.DataFrame:
+    """Predictions that are right for a share of the records, the same ones for each condition with
+    this share.
     """
     truth = np.arange(RECORDS) % 3
     luck = np.random.default_rng(0).permutation(RECORDS) < right * RECORDS
@@ -30,14 +30,18 @@ def predicted(arm: Arm, right: float, seed: int) -> pd.DataFrame:
     table = pd.DataFrame(
         np.eye(3)[found] * 0.8 + 0.1, columns=[f"p_{rhythm}" for rhythm in RHYTHMS]
     )
-    keys = dict(zip(KEYS, arm, strict=True))
+    keys = dict(zip(KEYS, condition, strict=True))
     ids = [str(number) for number in range(RECORDS)]
     return table.assign(**keys, seed=seed, id=ids, patient=ids, truth=np.array(RHYTHMS)[truth])
 
 
-def study(shares: dict[Arm, float]) -> pd.DataFrame:
+def study(shares: dict[Condition, float]) -> pd.DataFrame:
     return pd.concat(
-        [predicted(arm, right, seed) for arm, right in shares.items() for seed in (0, 1)],
+        [
+            predicted(condition, right, seed)
+            for condition, right in shares.items()
+            for seed in (0, 1)
+        ],
         ignore_index=True,
     )
 
@@ -48,7 +52,7 @@ def word(found: pd.DataFrame, beginning: str, resamples: int = 400) -> str:
     return one.word
 
 
-def arm(
+def condition(
     setting: str,
     generator: str = "",
     dataset: str = "ptbxl",
@@ -56,7 +60,7 @@ def arm(
     point: str = "",
     backbone: str = "resnet1d",
     augmented: bool = False,
-) -> Arm:
+) -> Condition:
     return (dataset, generator, backbone, sweep, point, setting, augmented)
 
 
@@ -65,7 +69,7 @@ def arm(
     [(0.9, "contradicted"), (0.7, "supported"), (0.5, "supported"), (0.73, "undecided")],
 )
 def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
-    found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): mixed})
+    found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): mixed})
     assert word(found, "Additional synthetic records hardly help on a single dataset") == expected
 
 
@@ -74,16 +78,16 @@ def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
     [(verdicts.FEWEST - 1, "undecided"), (verdicts.FEWEST, "contradicted")],
 )
 def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> None:
-    found = study({arm("TrRTeR"): 0.7, arm("TrRSTeR", "diffwave"): 1.0})
+    found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 1.0})
     few = found[found["id"].astype(int) < patients]
     assert word(few, "Additional synthetic records hardly help on a single dataset") == expected
 
 
 def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it() -> None:
     several = {
-        arm("TrRTeR"): 0.7,
-        arm("TrRSTeR", "diffwave"): 0.5,
-        arm("TrRSTeR", "time_vqvae"): 0.9,
+        condition("TrRTeR"): 0.7,
+        condition("TrRSTeR", "diffwave"): 0.5,
+        condition("TrRSTeR", "time_vqvae"): 0.9,
     }
     assert (
         word(study(several), "Additional synthetic records hardly help on a single dataset")
@@ -96,7 +100,10 @@ def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it(
 )
 def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> None:
     found = study(
-        {arm("TrRTeR", dataset="merged"): 0.7, arm("TrRSTeR", "diffwave", "merged"): mixed}
+        {
+            condition("TrRTeR", dataset="merged"): 0.7,
+            condition("TrRSTeR", "diffwave", "merged"): mixed,
+        }
     )
     assert (
         word(found, "Additional synthetic records help on merged datasets by all metrics")
@@ -115,9 +122,9 @@ def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> No
 def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: str) -> None:
     found = study(
         {
-            arm("TrSTeR", "diffwave"): 0.7,
-            arm("TrSTeR", "time_diffusion"): 0.4,
-            arm("TrSTeR", "time_vqvae"): vqvae,
+            condition("TrSTeR", "diffwave"): 0.7,
+            condition("TrSTeR", "time_diffusion"): 0.4,
+            condition("TrSTeR", "time_vqvae"): vqvae,
         }
     )
     assert word(found, "Time-VQVAE generates the best records") == expected
@@ -131,9 +138,9 @@ def test_the_best_of_three_is_better_than_both_others(vqvae: float, expected: st
     ],
 )
 def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) -> None:
-    found = {arm("TrSTeR", "diffwave"): 0.5, arm("TrSTeR", best): 0.9}
+    found = {condition("TrSTeR", "diffwave"): 0.5, condition("TrSTeR", best): 0.9}
     assert word(study(found), beginning) == "not tested"
-    others = {arm("TrSTeR", name): 0.5 for name in STUDYS_OWN if name != best}
+    others = {condition("TrSTeR", name): 0.5 for name in PAPER_GENERATORS if name != best}
     assert word(study(found | others), beginning) == "supported"
 
 
@@ -141,30 +148,38 @@ def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) ->
 def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
     """One training was lucky; three of each that differ by as much decide nothing."""
     beginning = "Time-VQVAE generates the best records"
-    once = study({arm("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6 for name in STUDYS_OWN})
+    once = study(
+        {
+            condition("TrSTeR", name): 0.9 if name == "time_vqvae" else 0.6
+            for name in PAPER_GENERATORS
+        }
+    )
     assert word(once, beginning, resamples) == "supported"
     shares = {
         "time_vqvae": (0.62, 0.75, 0.9),
         "diffwave": (0.3, 0.45, 0.6),
         "time_diffusion": (0.3, 0.45, 0.6),
     }
-    anew = pd.concat(
-        predicted(arm("TrSTeR", name, sweep="generator_seeds"), right, seed)
+    several = pd.concat(
+        predicted(condition("TrSTeR", name, sweep="generator_seeds"), right, seed)
         for name in shares
         for seed, right in enumerate(shares[name])
     )
-    assert word(pd.concat([once, anew], ignore_index=True), beginning, resamples) == "undecided"
-    for some in (anew[anew["generator"] != "diffwave"], anew[anew["seed"] == 2]):
+    assert word(pd.concat([once, several], ignore_index=True), beginning, resamples) == "undecided"
+    for some in (several[several["generator"] != "diffwave"], several[several["seed"] == 2]):
         assert (
             word(pd.concat([once, some], ignore_index=True), beginning, resamples) == "supported"
         ), "not all, and one training of each"
 
 
-def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
-    real = {arm("TrRTeR"): 0.7, arm("TrRTeR", augmented=True): 0.7}
-    once = {arm("TrRSTeR", "diffwave"): 0.9, arm("TrRSTeR", "diffwave", augmented=True): 0.9}
-    anew = {arm("TrRSTeR", "diffwave", sweep="generator_seeds"): 0.6}
-    found = study(real | once | anew)
+def test_mixed_training_data_is_judged_by_all_generator_seeds() -> None:
+    real = {condition("TrRTeR"): 0.7, condition("TrRTeR", augmented=True): 0.7}
+    once = {
+        condition("TrRSTeR", "diffwave"): 0.9,
+        condition("TrRSTeR", "diffwave", augmented=True): 0.9,
+    }
+    several = {condition("TrRSTeR", "diffwave", sweep="generator_seeds"): 0.6}
+    found = study(real | once | several)
     assert (
         word(found, "Additional synthetic records hardly help on a single dataset") == "supported"
     )
@@ -172,9 +187,9 @@ def test_records_beside_real_ones_are_judged_by_all_trainings() -> None:
     assert word(found, "Synthetic records still help in addition") == "supported", (
         "augmented, the generator was trained once"
     )
-    changed = {arm("TrRSTeR", "diffwave", sweep="generator_seeds", augmented=True): 0.6}
+    changed = {condition("TrRSTeR", "diffwave", sweep="generator_seeds", augmented=True): 0.6}
     assert (
-        word(study(real | once | anew | changed), "Synthetic records still help in addition")
+        word(study(real | once | several | changed), "Synthetic records still help in addition")
         == "contradicted"
     )
 
@@ -186,10 +201,10 @@ def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(
     tuned: float, expected: str
 ) -> None:
     points = {
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point=point): right
+        condition("TrSTeR", "diffwave", sweep="fine-tuning, full", point=point): right
         for point, right in (("5", 0.2), ("80", tuned))
     }
-    found = study({arm("TrRTeR"): 0.7, **points})
+    found = study({condition("TrRTeR"): 0.7, **points})
     assert word(found, "A classifier that is pre-trained on synthetic") == expected
     few = found[found["point"] != "80"]
     assert word(few, "A classifier that is pre-trained on synthetic") == "not tested", (
@@ -197,19 +212,19 @@ def test_fine_tuning_is_judged_at_its_largest_share_by_all_real_records(
     )
 
 
-def test_classical_augmentation_is_the_rival() -> None:
-    rivals = {
-        arm("TrRTeR"): 0.5,
-        arm("TrRTeR", augmented=True): 0.8,
-        arm("TrRSTeR", "diffwave"): 0.7,
+def test_the_baseline_is_classical_augmentation() -> None:
+    shares = {
+        condition("TrRTeR"): 0.5,
+        condition("TrRTeR", augmented=True): 0.8,
+        condition("TrRSTeR", "diffwave"): 0.7,
     }
     assert (
-        word(study(rivals), "Synthetic records help more than classical augmentation")
+        word(study(shares), "Synthetic records help more than classical augmentation")
         == "contradicted"
     )
-    assert word(study(rivals), "Synthetic records still help in addition") == "not tested"
-    both = {arm("TrRSTeR", "diffwave", augmented=True): 0.95}
-    assert word(study(rivals | both), "Synthetic records still help in addition") == "supported"
+    assert word(study(shares), "Synthetic records still help in addition") == "not tested"
+    both = {condition("TrRSTeR", "diffwave", augmented=True): 0.95}
+    assert word(study(shares | both), "Synthetic records still help in addition") == "supported"
 
 
 def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
@@ -217,33 +232,37 @@ def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
         {"low": 0.001, "high": verdicts.SMALL - 0.005},
         {"low": 0.001, "high": verdicts.SMALL + 0.005},
     )
-    arms = {"dataset": "merged", "second": "TrRSTeR"}
-    for rule in (verdicts.any_gain, verdicts.some_arm_gains_everywhere):
-        assert rule(pd.DataFrame([arms | small])) == (False, True)
-        assert rule(pd.DataFrame([arms | large])) == (True, False)
+    row = {"dataset": "merged", "second": "TrRSTeR"}
+    for rule in (verdicts.any_gain, verdicts.some_condition_gains_everywhere):
+        assert rule(pd.DataFrame([row | small])) == (False, True)
+        assert rule(pd.DataFrame([row | large])) == (True, False)
     assert verdicts.no_gain(pd.DataFrame([small])) == (True, False)
 
 
-def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
-    rivals = {
-        arm("TrRTeR"): 0.5,
-        arm("TrRTeR", augmented=True): 0.8,
-        arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="mixture, balance", point="50", augmented=True): 0.99,
-        arm("TrRTeR", sweep="scratch", point="5"): 0.4,
-        arm("TrRTeR", sweep="scratch", point="5", augmented=True): 0.8,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): 0.7,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5", augmented=True): 0.99,
-        arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.4,
-        arm("TrRTeR", "diffwave", sweep="size", point="5", augmented=True): 0.8,
-        arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="size", point="5", augmented=True): 0.99,
-        arm("TrRTeR", sweep="backbones", backbone="transformer"): 0.4,
-        arm("TrRTeR", sweep="backbones", backbone="transformer", augmented=True): 0.8,
-        arm("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer"): 0.7,
-        arm("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer", augmented=True): 0.99,
+def test_in_every_sweep_a_baseline_is_classical_augmentation() -> None:
+    shares = {
+        condition("TrRTeR"): 0.5,
+        condition("TrRTeR", augmented=True): 0.8,
+        condition("TrRSTeR", "diffwave", sweep="mixture, balance", point="50"): 0.7,
+        condition(
+            "TrRSTeR", "diffwave", sweep="mixture, balance", point="50", augmented=True
+        ): 0.99,
+        condition("TrRTeR", sweep="scratch", point="5"): 0.4,
+        condition("TrRTeR", sweep="scratch", point="5", augmented=True): 0.8,
+        condition("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): 0.7,
+        condition("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5", augmented=True): 0.99,
+        condition("TrRTeR", "diffwave", sweep="size", point="5"): 0.4,
+        condition("TrRTeR", "diffwave", sweep="size", point="5", augmented=True): 0.8,
+        condition("TrRSTeR", "diffwave", sweep="size", point="5"): 0.7,
+        condition("TrRSTeR", "diffwave", sweep="size", point="5", augmented=True): 0.99,
+        condition("TrRTeR", sweep="backbones", backbone="transformer"): 0.4,
+        condition("TrRTeR", sweep="backbones", backbone="transformer", augmented=True): 0.8,
+        condition("TrRSTeR", "diffwave", sweep="backbones", backbone="transformer"): 0.7,
+        condition(
+            "TrRSTeR", "diffwave", sweep="backbones", backbone="transformer", augmented=True
+        ): 0.99,
     }
-    found = study(rivals)
+    found = study(shares)
     judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 400)
     for words in (
         "ome mixture",
@@ -251,22 +270,22 @@ def test_in_every_sweep_classical_augmentation_is_the_rival() -> None:
         "With few real records, a generator",
         "Other classifiers",
     ):
-        plain, rival, beside = (verdict for verdict in judged if words in verdict.claim.text)
-        assert (plain.word, rival.word, beside.word) == (
+        plain, augmented, both = (verdict for verdict in judged if words in verdict.claim.text)
+        assert (plain.word, augmented.word, both.word) == (
             "supported",
             "contradicted",
             "supported",
         ), words
-        assert len(plain.comparisons) == len(rival.comparisons) == len(beside.comparisons) == 1
+        assert len(plain.comparisons) == len(augmented.comparisons) == len(both.comparisons) == 1
 
 
 def test_few_real_records_are_compared_with_as_few() -> None:
     few = {
-        arm("TrRTeR"): 0.9,
-        arm("TrRTeR", sweep="scratch", point="5"): 0.4,
-        arm("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): 0.7,
-        arm("TrRTeR", "diffwave", sweep="size", point="5"): 0.6,
-        arm("TrRSTeR", "diffwave", sweep="size", point="5"): 0.6,
+        condition("TrRTeR"): 0.9,
+        condition("TrRTeR", sweep="scratch", point="5"): 0.4,
+        condition("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): 0.7,
+        condition("TrRTeR", "diffwave", sweep="size", point="5"): 0.6,
+        condition("TrRSTeR", "diffwave", sweep="size", point="5"): 0.6,
     }
     assert (
         word(study(few), "With few real records, pre-training on synthetic ones helps")
@@ -280,25 +299,31 @@ def test_few_real_records_are_compared_with_as_few() -> None:
 
 def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -> None:
     there = {
-        arm("TrRTeR", dataset="chapman"): 0.9,
-        arm("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real"): 0.5,
-        arm("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real", augmented=True): 0.9,
-        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, own synthetic"): 0.8,
-        arm(
+        condition("TrRTeR", dataset="chapman"): 0.9,
+        condition("TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real"): 0.5,
+        condition(
+            "TrRTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, real", augmented=True
+        ): 0.9,
+        condition(
+            "TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, synthetic (training dataset)"
+        ): 0.8,
+        condition(
             "TrRSTeR",
             "diffwave",
             "chapman",
             "cross_dataset",
-            "ptbxl, own synthetic",
+            "ptbxl, synthetic (training dataset)",
             augmented=True,
         ): 0.99,
-        arm("TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, foreign synthetic"): 0.4,
-        arm(
+        condition(
+            "TrRSTeR", "diffwave", "chapman", "cross_dataset", "ptbxl, synthetic (test dataset)"
+        ): 0.4,
+        condition(
             "TrRSTeR",
             "diffwave",
             "chapman",
             "cross_dataset",
-            "ptbxl, foreign synthetic",
+            "ptbxl, synthetic (test dataset)",
             augmented=True,
         ): 0.6,
     }
@@ -329,10 +354,10 @@ def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -
 
 def test_many_comparisons_widen_each_interval() -> None:
     def interval(generators: int) -> float:
-        mixed: dict[Arm, Any] = {
-            arm("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)
+        mixed: dict[Condition, Any] = {
+            condition("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)
         }
-        found = study({arm("TrRTeR"): 0.7, **mixed})
+        found = study({condition("TrRTeR"): 0.7, **mixed})
         rows = verdicts.judge(found, claims(found, "resnet1d"), 0.9, 4000)[0].comparisons
         return float((rows["high"] - rows["low"]).mean())
 

@@ -1,4 +1,4 @@
-"""The claims of the paper, the questions that it leaves open, and the arms that decide them."""
+"""The claims of the paper, its open questions, and the conditions that decide them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 
 from ecgforge.analysis.verdicts import (
-    ARM,
-    Arm,
+    CONDITION_KEYS,
     Claim,
+    Condition,
     Pair,
     always_better,
     always_worse,
     any_gain,
     no_gain,
-    some_arm_gains_everywhere,
+    some_condition_gains_everywhere,
 )
 from ecgforge.study import metrics
 from ecgforge.study.mixtures import HOWS
@@ -29,7 +29,7 @@ MIXTURES, FINE_TUNINGS = (
     [f"mixture, {how}" for how in HOWS],
     [f"fine-tuning, {method}" for method in METHODS],
 )
-STUDYS_OWN = ("diffwave", "time_diffusion", "time_vqvae")
+PAPER_GENERATORS = ("diffwave", "time_diffusion", "time_vqvae")
 
 Place = tuple[str, str]  # dataset, generator
 Row = dict[Any, Any]
@@ -47,62 +47,65 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
         found: the grid, rows with the columns `KEYS`, see `ecgforge.grid`.
         backbone: the study's classifier.
     """
-    arms = _Arms(found, backbone)
-    return [*_papers(arms), *_of_settings(arms), *_of_sweeps(arms)]
+    conditions = _Conditions(found, backbone)
+    return [*_papers(conditions), *_of_settings(conditions), *_of_sweeps(conditions)]
 
 
-def _papers(arms: _Arms) -> list[Claim]:
-    real = arms.real(False)
+def _papers(conditions: _Conditions) -> list[Claim]:
+    real = conditions.real(False)
     single, merged = (
-        [place for place in arms.places if place[0] != "merged"],
-        [place for place in arms.places if place[0] == "merged"],
+        [place for place in conditions.places if place[0] != "merged"],
+        [place for place in conditions.places if place[0] == "merged"],
     )
-    tuned = arms.swept(FINE_TUNINGS, "TrSTeR", False, lambda _: real)
+    tuned = conditions.swept(FINE_TUNINGS, "TrSTeR", False, lambda _: real)
     most = max((float(second["point"]) for _, _, second in tuned), default=0.0)
-    whole = [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST]
+    all_real = [pair for pair in tuned if float(pair[2]["point"]) == most >= MOST]
     return [
         Claim(
             "Additional synthetic records hardly help on a single dataset.",
             True,
-            arms.beside(single, real),
+            conditions.mixed(single, real),
             no_gain,
         ),
         Claim(
             "Additional synthetic records help on merged datasets by all metrics.",
             True,
-            arms.beside(merged, real),
-            some_arm_gains_everywhere,
+            conditions.mixed(merged, real),
+            some_condition_gains_everywhere,
             metrics.OVERALL,
         ),
         Claim(
             "Time-VQVAE generates the best records of the three.",
             True,
-            arms.against(["time_vqvae"], STUDYS_OWN),
+            conditions.generators(["time_vqvae"], PAPER_GENERATORS),
             always_better,
         ),
         Claim(
             "A classifier that is pre-trained on synthetic records and fine-tuned stays below one "
             "trained on all real records.",
             True,
-            whole,
+            all_real,
             always_worse,
         ),
     ]
 
 
-def _of_settings(arms: _Arms) -> list[Claim]:
-    classical, own = arms.real(True), arms.against(["beat_diffusion"], STUDYS_OWN)
+def _of_settings(conditions: _Conditions) -> list[Claim]:
+    classical, own = (
+        conditions.real(True),
+        conditions.generators(["beat_diffusion"], PAPER_GENERATORS),
+    )
     return [
         Claim(
             "Synthetic records help more than classical augmentation.",
             False,
-            arms.beside(arms.places, classical),
+            conditions.mixed(conditions.places, classical),
             any_gain,
         ),
         Claim(
             "Synthetic records still help in addition to classical augmentation.",
             False,
-            arms.beside(arms.places, classical, True),
+            conditions.mixed(conditions.places, classical, True),
             any_gain,
         ),
         Claim(
@@ -114,29 +117,29 @@ def _of_settings(arms: _Arms) -> list[Claim]:
     ]
 
 
-def _of_sweeps(arms: _Arms) -> list[Claim]:
+def _of_sweeps(conditions: _Conditions) -> list[Claim]:
     """Claims of the sweeps: synthetic records against real records alone, against classical
     augmentation, and in addition to it.
     """
     return [
-        *_rivals(
+        *_augmentation_claims(
             "Some mixture of real and synthetic records helps.",
             "Some mixture helps more than classical augmentation.",
             "Some mixture still helps in addition to classical augmentation.",
-            lambda first, second: arms.swept(
-                MIXTURES, "TrRSTeR", second, lambda _: arms.real(first)
+            lambda first, second: conditions.swept(
+                MIXTURES, "TrRSTeR", second, lambda _: conditions.real(first)
             ),
         ),
-        *_rivals(
+        *_augmentation_claims(
             "With few real records, pre-training on synthetic ones helps.",
             "With few real records, pre-training helps more than classical augmentation.",
             "With few real records, pre-training still helps in addition to classical "
             "augmentation.",
-            lambda first, second: arms.swept(
+            lambda first, second: conditions.swept(
                 FINE_TUNINGS,
                 "TrSTeR",
                 second,
-                lambda row: arms.arm(
+                lambda row: conditions.condition(
                     "TrRTeR", sweep="scratch", point=row["point"], augmented=first
                 ),
             ),
@@ -144,74 +147,80 @@ def _of_sweeps(arms: _Arms) -> list[Claim]:
         Claim(
             "With few real records, fine-tuning is better with the early layers frozen.",
             False,
-            arms.swept(
+            conditions.swept(
                 ["early_layers_frozen"],
                 "TrSTeR",
                 False,
-                lambda row: arms.arm("TrSTeR", row["generator"], "fine-tuning, full", row["point"]),
+                lambda row: conditions.condition(
+                    "TrSTeR", row["generator"], "fine-tuning, full", row["point"]
+                ),
             ),
             any_gain,
         ),
-        *_rivals(
+        *_augmentation_claims(
             "With few real records, a generator trained on them helps.",
             "With few real records, a generator trained on them helps more than classical "
             "augmentation.",
             "With few real records, a generator trained on them still helps in addition to "
             "classical augmentation.",
-            lambda first, second: arms.swept(
+            lambda first, second: conditions.swept(
                 ["size"],
                 "TrRSTeR",
                 second,
-                lambda row: arms.arm(
+                lambda row: conditions.condition(
                     "TrRTeR", row["generator"], "size", row["point"], augmented=first
                 ),
             ),
         ),
-        *_rivals(
+        *_augmentation_claims(
             "Other classifiers gain from synthetic records.",
             "Other classifiers gain more than from classical augmentation.",
             "Other classifiers still gain in addition to classical augmentation.",
-            lambda first, second: arms.swept(
+            lambda first, second: conditions.swept(
                 ["backbones"],
                 "TrRSTeR",
                 second,
-                lambda row: arms.arm(
+                lambda row: conditions.condition(
                     "TrRTeR", sweep="backbones", backbone=row["backbone"], augmented=first
                 ),
             ),
         ),
-        *_rivals(
+        *_augmentation_claims(
             "On another dataset, synthetic records of the training dataset help.",
             "On another dataset, synthetic records of the training dataset help more than "
             "classical augmentation.",
             "On another dataset, synthetic records of the training dataset still help in addition "
             "to classical augmentation.",
-            lambda first, second: arms.elsewhere("own synthetic", first, second),
+            lambda first, second: conditions.cross_dataset(
+                "synthetic (training dataset)", first, second
+            ),
         ),
-        *_rivals(
+        *_augmentation_claims(
             "On another dataset, synthetic records of that dataset help.",
             "On another dataset, synthetic records of that dataset help more than classical "
             "augmentation.",
             "On another dataset, synthetic records of that dataset still help in addition to "
             "classical augmentation.",
-            lambda first, second: arms.elsewhere("foreign synthetic", first, second),
+            lambda first, second: conditions.cross_dataset(
+                "synthetic (test dataset)", first, second
+            ),
         ),
     ]
 
 
-def _rivals(
+def _augmentation_claims(
     gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]
 ) -> list[Claim]:
-    """Return three claims. The arguments of `pairs` say whether the first and the second arm have
-    classical augmentation.
+    """Return three claims. The arguments of `pairs` say whether the first and the second condition
+    have classical augmentation.
     """
     ways = {gain: (False, False), more: (True, False), still: (True, True)}
     return [Claim(text, False, pairs(*way), any_gain) for text, way in ways.items()]
 
 
 @dataclass(frozen=True)
-class _Arms:
-    """The arms of the grid, and the pairs of arms that claims compare."""
+class _Conditions:
+    """The conditions of the grid, and the pairs of them that claims compare."""
 
     found: pd.DataFrame
     backbone: str
@@ -228,10 +237,10 @@ class _Arms:
 
     @cached_property
     def points(self) -> pd.DataFrame:
-        """A row for each dataset and arm of the grid."""
-        return self.found[["dataset", *ARM]].drop_duplicates()
+        """A row for each dataset and condition of the grid."""
+        return self.found[["dataset", *CONDITION_KEYS]].drop_duplicates()
 
-    def arm(
+    def condition(
         self,
         setting: str,
         generator: str = "",
@@ -239,63 +248,72 @@ class _Arms:
         point: str = "",
         backbone: str = "",
         augmented: bool = False,
-    ) -> Arm:
+    ) -> Condition:
         place = {"generator": generator, "backbone": backbone or self.backbone}
         return {"setting": setting, **place, "sweep": sweep, "point": point, "augmented": augmented}
 
-    def real(self, augmented: bool) -> Arm:
+    def real(self, augmented: bool) -> Condition:
         """All real records, without synthetic ones."""
-        return self.arm("TrRTeR", augmented=augmented)
+        return self.condition("TrRTeR", augmented=augmented)
 
-    def retrained(self, augmented: bool = False) -> set[Place]:
+    def with_generator_seeds(self, augmented: bool = False) -> set[Place]:
         """The places with generators that were trained with several seeds."""
         swept = self.found["sweep"] == "generator_seeds"
         rows = self.found[swept & (self.found["augmented"] == augmented)]
         trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
         return set(trainings[trainings > 1].index)
 
-    def beside(self, places: list[Place], before: Arm, augmented: bool = False) -> list[Pair]:
-        """Real and synthetic records against `before`."""
-        retrained = self.retrained(augmented)
-        sweeps = {place: "generator_seeds" if place in retrained else "" for place in places}
+    def mixed(
+        self, places: list[Place], baseline: Condition, augmented: bool = False
+    ) -> list[Pair]:
+        """Real and synthetic records against `baseline`."""
+        several = self.with_generator_seeds(augmented)
+        sweeps = {place: "generator_seeds" if place in several else "" for place in places}
         return [
-            (dataset, before, self.arm("TrRSTeR", generator, sweep, augmented=augmented))
+            (dataset, baseline, self.condition("TrRSTeR", generator, sweep, augmented=augmented))
             for (dataset, generator), sweep in sweeps.items()
         ]
 
-    def against(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
+    def generators(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
         """Synthetic records of the generators `names` against synthetic records of `others`."""
-        rivals = [
+        compared = [
             (dataset, name, other)
             for dataset in self.datasets
             for name in names
             for other in others
             if name != other
         ]
-        compared = {(dataset, one) for dataset, *both in rivals for one in both}
-        sweep = "generator_seeds" if compared <= self.retrained() else ""
+        places = {(dataset, one) for dataset, *both in compared for one in both}
+        sweep = "generator_seeds" if places <= self.with_generator_seeds() else ""
         return [
-            (dataset, self.arm("TrSTeR", other, sweep), self.arm("TrSTeR", name, sweep))
-            for dataset, name, other in rivals
+            (dataset, self.condition("TrSTeR", other, sweep), self.condition("TrSTeR", name, sweep))
+            for dataset, name, other in compared
         ]
 
     def swept(
-        self, names: Iterable[str], setting: str, augmented: bool, before: Callable[[Row], Arm]
+        self,
+        names: Iterable[str],
+        setting: str,
+        augmented: bool,
+        baseline: Callable[[Row], Condition],
     ) -> list[Pair]:
-        """All points of the sweeps `names` in a setting, each against the arm `before(row)`."""
+        """All points of the sweeps `names` in a setting, each against `baseline(row)`."""
         named = self.points["sweep"].isin(list(names)) & (self.points["augmented"] == augmented)
         chosen = named & (self.points["setting"] == setting) & (self.points["generator"] != "")
         rows = self.points[chosen].to_dict("records")
-        return [(row["dataset"], before(row), {key: row[key] for key in ARM}) for row in rows]
+        return [
+            (row["dataset"], baseline(row), {key: row[key] for key in CONDITION_KEYS})
+            for row in rows
+        ]
 
-    def elsewhere(self, kind: str, first: bool, second: bool) -> list[Pair]:
+    def cross_dataset(self, kind: str, first: bool, second: bool) -> list[Pair]:
         """Real and synthetic records of a kind against real records, tested on another dataset."""
         pairs = self.swept(
-            ["cross_dataset"], "TrRSTeR", second, lambda row: self._at_home(row, first)
+            ["cross_dataset"], "TrRSTeR", second, lambda row: self._without_synthetic(row, first)
         )
         return [pair for pair in pairs if pair[2]["point"].endswith(f", {kind}")]
 
-    def _at_home(self, row: Row, augmented: bool) -> Arm:
+    def _without_synthetic(self, row: Row, augmented: bool) -> Condition:
         point = f"{row['point'].split(',')[0]}, real"
         place = (row["generator"], "cross_dataset", point)
-        return self.arm("TrRTeR", *place, augmented=augmented)
+        return self.condition("TrRTeR", *place, augmented=augmented)

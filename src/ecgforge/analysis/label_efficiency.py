@@ -61,17 +61,17 @@ def label_efficiency(
 def _of_dataset(found: pd.DataFrame, confidence: float, resamples: int) -> Iterator[dict[str, Any]]:
     real = found[(found["generator"] == "") & (found["setting"] == "TrRTeR")]
     scratch = _by_percent(real[real["sweep"] == "scratch"])
-    whole = real[real["sweep"] == ""]
+    all_real = real[real["sweep"] == ""]
     tunings = found[(found["sweep"] == "fine-tuning, full") & (found["setting"] == "TrSTeR")]
     tuned = {
         (name, percent): rows
         for name, own in tunings.groupby("generator", sort=False)
         for percent, rows in _by_percent(own).items()
     }
-    if not (scratch and len(whole) and tuned):
+    if not (scratch and len(all_real) and tuned):
         return
-    arms = [intervals.stacked(rows) for rows in (*scratch.values(), whole, *tuned.values())]
-    (truth, _, patients), every = arms[0], [probabilities for _, probabilities, _ in arms]
+    stacked = [intervals.stacked(rows) for rows in (*scratch.values(), all_real, *tuned.values())]
+    (truth, _, patients), every = stacked[0], [probabilities for _, probabilities, _ in stacked]
     means, draws = statistics.f1_draws(truth, every, patients, resamples=resamples, seed=0)
     percents = np.array([*scratch, 100.0])
     known, curves = means[: len(percents)], draws[: len(percents)].T

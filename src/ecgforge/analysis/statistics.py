@@ -113,7 +113,7 @@ def difference(
 
 def f1_draws(
     truth: np.ndarray,
-    arms: Sequence[np.ndarray],
+    settings: Sequence[np.ndarray],
     patients: np.ndarray,
     *,
     resamples: int,
@@ -128,18 +128,18 @@ def f1_draws(
 
     Args:
         truth: `[records]`, class indices.
-        arms: for each setting, probabilities `[seeds, records, rhythms]`.
+        settings: for each, probabilities `[seeds, records, rhythms]`.
         patients: `[records]`.
         resamples: number of draws.
         seed: of the draws.
 
     Returns:
-        Means over seeds, `[arms]`, and draws, `[arms, resamples]`.
+        Means over seeds, `[settings]`, and draws, `[settings, resamples]`.
     """
     rng = np.random.default_rng(seed)
     weights = np.concatenate([np.ones((1, len(truth))), _patient_weights(patients, resamples, rng)])
     means, draws = [], []
-    for probabilities in arms:
+    for probabilities in settings:
         seeds = len(probabilities)
         by_seed = np.stack(
             [
@@ -166,17 +166,17 @@ def _t_limits(
     Args:
         estimate: `[metrics]`.
         draws: `[resamples, metrics]`.
-        by_seed: for each arm, `[seeds, metrics]`. Their part of the variance has as many degrees
-            of freedom as there are seeds, minus one. The patients' part counts as known, since
-            there are many patients.
+        by_seed: for each setting, `[seeds, metrics]`. Their part of the variance has as many
+            degrees of freedom as there are seeds, minus one. The patients' part counts as known,
+            since there are many patients.
         confidence: e.g. 0.95.
     """
     variance = nan_mean(np.square(draws - nan_mean(draws, axis=0)), axis=0)
     doubt = np.zeros_like(variance)
-    for figures in by_seed:
-        seeds = len(figures)
+    for values in by_seed:
+        seeds = len(values)
         if seeds > 1:
-            part = nan_mean(np.square(figures - nan_mean(figures, axis=0)), axis=0) / (seeds - 1)
+            part = nan_mean(np.square(values - nan_mean(values, axis=0)), axis=0) / (seeds - 1)
             doubt += part**2 / (seeds - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = variance**2 / doubt

@@ -1,9 +1,9 @@
 """Verdicts on claims by fixed rules: supported, contradicted, undecided or not tested.
 
-A claim has a list of comparisons. Each is the difference of two arms on the same test records, see
-`statistics.difference`. All intervals of a claim hold together at the study's confidence: each has
-the confidence 1 - (1 - confidence) / comparisons (Bonferroni). A claim that needs all comparisons
-is not tested if one of them did not run.
+A claim has a list of comparisons. Each is the difference of two conditions on the same test
+records, see `statistics.difference`. All intervals of a claim hold together at the study's
+confidence: each has the confidence 1 - (1 - confidence) / comparisons (Bonferroni). A claim that
+needs all comparisons is not tested if one of them did not run.
 """
 
 from __future__ import annotations
@@ -24,10 +24,19 @@ FEWEST = 30  # test patients: with fewer, no claim is decided; our choice
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
-ARM = ("setting", "generator", "backbone", "sweep", "point", "augmented")  # keys of predictions
-Arm = dict[str, Any]  # a value for each of these
-Pair = tuple[str, Arm, Arm]  # dataset, arm, arm that is claimed better
-ByArm = dict[tuple[Any, ...], pd.DataFrame]  # predictions of all seeds, by dataset and `ARM`
+CONDITION_KEYS = (
+    "setting",
+    "generator",
+    "backbone",
+    "sweep",
+    "point",
+    "augmented",
+)  # keys of predictions
+Condition = dict[str, Any]  # a value for each of these
+Pair = tuple[str, Condition, Condition]  # dataset, condition, condition that is claimed better
+ByCondition = dict[
+    tuple[Any, ...], pd.DataFrame
+]  # predictions of all seeds, by dataset and `CONDITION_KEYS`
 # takes rows with low and high; returns whether they support and whether they contradict a claim
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]
 
@@ -39,7 +48,7 @@ class Claim:
     Attributes:
         text: the sentence.
         paper: whether it is a claim of the paper, or else an open question.
-        pairs: the comparisons: dataset, arm, arm that is claimed better.
+        pairs: the comparisons: dataset, condition, condition that is claimed better.
         rule: decides the verdict from the comparisons.
         metrics: the compared metrics.
     """
@@ -74,13 +83,15 @@ def judge(
 
     A claim is not tested if none of its comparisons ran, or if its rule needs one that did not.
     """
-    by_arm = dict(iter(found.groupby(["dataset", *ARM], sort=False)))
-    return [_judged(by_arm, claim, confidence, resamples) for claim in claims]
+    by_condition = dict(iter(found.groupby(["dataset", *CONDITION_KEYS], sort=False)))
+    return [_judged(by_condition, claim, confidence, resamples) for claim in claims]
 
 
-def _judged(by_arm: ByArm, claim: Claim, confidence: float, resamples: int) -> Verdict:
+def _judged(by_condition: ByCondition, claim: Claim, confidence: float, resamples: int) -> Verdict:
     pairs = [
-        pair for pair in claim.pairs if {_key(pair[0], arm) for arm in pair[1:]} <= by_arm.keys()
+        pair
+        for pair in claim.pairs
+        if {_key(pair[0], condition) for condition in pair[1:]} <= by_condition.keys()
     ]
     if not pairs or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
         return Verdict(
@@ -92,7 +103,7 @@ def _judged(by_arm: ByArm, claim: Claim, confidence: float, resamples: int) -> V
         )
     together = 1 - (1 - confidence) / (len(pairs) * len(claim.metrics))
     comparisons = pd.concat(
-        [_compared(by_arm, pair, claim.metrics, together, resamples) for pair in pairs],
+        [_compared(by_condition, pair, claim.metrics, together, resamples) for pair in pairs],
         ignore_index=True,
     )
     supports, contradicts = claim.rule(comparisons)
@@ -104,10 +115,14 @@ def _judged(by_arm: ByArm, claim: Claim, confidence: float, resamples: int) -> V
 
 
 def _compared(
-    by_arm: ByArm, pair: Pair, metrics: tuple[str, ...], confidence: float, resamples: int
+    by_condition: ByCondition,
+    pair: Pair,
+    metrics: tuple[str, ...],
+    confidence: float,
+    resamples: int,
 ) -> pd.DataFrame:
     dataset, first, second = pair
-    before, after = (by_arm[_key(dataset, arm)] for arm in (first, second))
+    before, after = (by_condition[_key(dataset, condition)] for condition in (first, second))
     truth, one, patients = intervals.stacked(before)
     _, other, _ = intervals.stacked(after)
     rhythms, auroc = predictions.rhythms(before), "auroc" in metrics
@@ -128,13 +143,17 @@ def _compared(
     return table.assign(dataset=dataset, first=_words(first), second=_words(second))
 
 
-def _key(dataset: str, arm: Arm) -> tuple[Any, ...]:
-    return dataset, *(arm[key] for key in ARM)
+def _key(dataset: str, condition: Condition) -> tuple[Any, ...]:
+    return dataset, *(condition[key] for key in CONDITION_KEYS)
 
 
-def _words(arm: Arm) -> str:
-    named = [arm[key] for key in ("generator", "backbone", "sweep", "point") if arm.get(key)]
-    return " ".join([arm["setting"], *named, *(["augmented"] if arm["augmented"] else [])])
+def _words(condition: Condition) -> str:
+    named = [
+        condition[key] for key in ("generator", "backbone", "sweep", "point") if condition.get(key)
+    ]
+    return " ".join(
+        [condition["setting"], *named, *(["augmented"] if condition["augmented"] else [])]
+    )
 
 
 def any_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
@@ -163,11 +182,11 @@ def always_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
 NEED_ALL = (always_better, always_worse)
 
 
-def some_arm_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Supported by an arm that is better by every metric and can reach `SMALL` in all of them;
-    contradicted if every arm has a metric that cannot reach it.
+def some_condition_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """Supported by a condition that is better by every metric and can reach `SMALL` in all of them;
+    contradicted if every condition has a metric that cannot reach it.
     """
-    arms = rows.groupby(["dataset", "second"])[["low", "high"]].min()
-    return bool(((arms["low"] > 0) & (arms["high"] >= SMALL)).any()), bool(
-        (arms["high"] < SMALL).all()
+    conditions = rows.groupby(["dataset", "second"])[["low", "high"]].min()
+    return bool(((conditions["low"] > 0) & (conditions["high"] >= SMALL)).any()), bool(
+        (conditions["high"] < SMALL).all()
     )

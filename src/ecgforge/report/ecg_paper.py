@@ -107,18 +107,18 @@ def _sheet(rows: list[list[tuple[str, np.ndarray]]], step: float, title: str, sc
     width = (
         np.ceil((_MARGIN + max(sum(len(trace) for _, trace in row) for row in rows) * step) / 5) * 5
     )
-    drawn, bottom = [], 0.0
+    parts, bottom = [], 0.0
     for row in rows:
         above = np.clip(max(trace.max(initial=0) for _, trace in row) + 4, *_ABOVE)
         below = np.clip(max(-trace.min(initial=0) for _, trace in row) + 1, *_BELOW)
-        drawn.append(_row(row, step, bottom + above))
+        parts.append(_row(row, step, bottom + above))
         bottom += above + below
     height = np.ceil((bottom + 4) / 5) * 5
     return (
         f'<svg class="ecg" role="img" aria-label="{escape(title)}" '
         'xmlns="http://www.w3.org/2000/svg" '
         f'width="{width:g}mm" height="{height:g}mm" viewBox="0 0 {width:g} {height:g}">'
-        f"<title>{escape(title)}</title>{_grid(width, height)}{''.join(drawn)}"
+        f"<title>{escape(title)}</title>{_grid(width, height)}{''.join(parts)}"
         f'{_TEXT}x="{_MARGIN:g}" y="{height - 1.5:g}">{scale}</text></svg>'
     )
 

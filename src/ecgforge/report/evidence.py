@@ -35,7 +35,7 @@ CURVES: dict[str, dict[Line, str]] = {
     },
 }
 # sweeps with lines that end at the settings, which have all real records
-ON_TO_WHOLE = ("scratch", "size")
+TO_ALL_RECORDS = ("scratch", "size")
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
@@ -60,7 +60,7 @@ def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
     return rows
 
 
-def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
+def curves(points: pd.DataFrame, all_records: pd.DataFrame) -> dict[str, str]:
     """Plot each of `CURVES` that has points, for one dataset and generator.
 
     The upper panel has plain training records, and augmented real records as a reference. The lower
@@ -69,7 +69,7 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
     Args:
         points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1, also of the
             sweep `scratch`.
-        whole: setting, augmented, mean, low, high of the settings, with all records.
+        all_records: setting, augmented, mean, low, high of the settings, with all records.
 
     Returns:
         SVG images by title.
@@ -77,16 +77,18 @@ def curves(points: pd.DataFrame, whole: pd.DataFrame) -> dict[str, str]:
     found = {}
     for title, lines in CURVES.items():
         shown = {
-            (line, changed): _line(points, whole, line, changed)
+            (line, changed): _line(points, all_records, line, changed)
             for line in lines
             for changed in (False, True)
         }
         if any(len(rows) for (line, _), rows in shown.items() if line[0] != "scratch"):
-            found[title] = _figure(title, lines, shown, whole)
+            found[title] = _figure(title, lines, shown, all_records)
     return found
 
 
-def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) -> pd.DataFrame:
+def _line(
+    points: pd.DataFrame, all_records: pd.DataFrame, line: Line, changed: bool
+) -> pd.DataFrame:
     """Return the points of a line, with the setting with all real records as the last point if it
     belongs to the line: percent, mean, low, high.
     """
@@ -94,22 +96,23 @@ def _line(points: pd.DataFrame, whole: pd.DataFrame, line: Line, changed: bool) 
     of_line = (points["sweep"] == sweep) & (points["setting"] == setting)
     rows = points[of_line & (points["augmented"] == changed)]
     rows = rows.assign(percent=rows["point"].astype(float))
-    if sweep in ON_TO_WHOLE and len(rows) and not (rows["percent"] == 100).any():
+    if sweep in TO_ALL_RECORDS and len(rows) and not (rows["percent"] == 100).any():
         rows = pd.concat(
-            [rows, _whole(whole, setting, changed).assign(percent=100.0)], ignore_index=True
+            [rows, _at_all_records(all_records, setting, changed).assign(percent=100.0)],
+            ignore_index=True,
         )
     return rows.sort_values("percent")[["percent", "mean", "low", "high"]]
 
 
-def _whole(whole: pd.DataFrame, setting: str, changed: bool) -> pd.DataFrame:
-    return whole[(whole["setting"] == setting) & (whole["augmented"] == changed)]
+def _at_all_records(all_records: pd.DataFrame, setting: str, changed: bool) -> pd.DataFrame:
+    return all_records[(all_records["setting"] == setting) & (all_records["augmented"] == changed)]
 
 
 def _figure(
     title: str,
     lines: dict[Line, str],
     shown: dict[tuple[Line, bool], pd.DataFrame],
-    whole: pd.DataFrame,
+    all_records: pd.DataFrame,
 ) -> str:
     two = any(
         len(rows) for (line, changed), rows in shown.items() if changed and line[1] != "TrRTeR"
@@ -119,7 +122,7 @@ def _figure(
         panels = figure.subplots(1 + two, 1, sharex=True, squeeze=False)[:, 0]
         for axes, changed in zip(panels, (False, True), strict=False):
             axes.set(xscale="log", ylim=(0, 1), ylabel="macro-F1")
-            _levels(axes, title, whole)
+            _levels(axes, title, all_records)
             for number, (line, name) in enumerate(lines.items()):
                 look = {"color": figures.COLOURS[number], "marker": figures.MARKERS[number]}
                 if len(shown[line, changed]):
@@ -175,7 +178,7 @@ def _ticks(axes: Axes, percents: list[float]) -> None:
     axes.minorticks_off()
 
 
-def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
+def _levels(axes: Axes, title: str, all_records: pd.DataFrame) -> None:
     """Plot horizontal lines for all real records, and for synthetic records alone if a curve starts
     from these.
     """
@@ -183,7 +186,7 @@ def _levels(axes: Axes, title: str, whole: pd.DataFrame) -> None:
     if title == "Pre-training":
         levels.append(("TrSTeR", False, "synthetic records alone (TrSTeR)", ":"))
     for setting, changed, name, style in levels:
-        for mean in _whole(whole, setting, changed)["mean"]:
+        for mean in _at_all_records(all_records, setting, changed)["mean"]:
             axes.axhline(mean, color="#444", linewidth=1.2, linestyle=style, label=name)
 
 

@@ -47,20 +47,20 @@ def macro_f1(summary: pd.DataFrame, settings: Sequence[str], baselines: Mapping[
         models = summary[~summary["backbone"].isin(list(baselines))]
         several = models["backbone"].nunique() > 1
         for shared in (True, False):
-            arms = list(
+            pairs = list(
                 models[(models["generator"] == "") == shared].groupby(
                     ["generator", "backbone"], sort=False
                 )
             )
-            for number, ((generator, backbone), rows) in enumerate(arms):
+            for number, ((generator, backbone), rows) in enumerate(pairs):
                 name = generator or "real records only"
-                shift = (number - (len(arms) - 1) / 2) * 0.6 / len(arms)
+                shift = (number - (len(pairs) - 1) / 2) * 0.6 / len(pairs)
                 look = (
                     {"fmt": "*", "color": "#000000"}
                     if shared
                     else {"fmt": MARKERS[number % 7], "color": COLOURS[number % 7]}
                 )
-                _arm(
+                _estimates(
                     axes,
                     rows,
                     settings,
@@ -87,7 +87,7 @@ def _baselines(axes: Axes, rows: pd.DataFrame, names: Mapping[str, str]) -> None
         )
 
 
-def _arm(
+def _estimates(
     axes: Axes, rows: pd.DataFrame, settings: Sequence[str], shift: float, **look: Any
 ) -> None:
     """Plot one generator's points with intervals, moved by `shift` to avoid overlaps."""

@@ -284,7 +284,9 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         },
         "counts": tables.counts(records),
         "exclusions": tables.exclusions(records),
-        "synthetic": {generator: tables.counts(drawn) for generator, drawn in synthetic.items()},
+        "synthetic": {
+            generator: tables.counts(records) for generator, records in synthetic.items()
+        },
         "runs": inputs.runs.to_dict("records"),
     }
 
@@ -293,17 +295,17 @@ def _sweeps(
     points: pd.DataFrame, label_efficiency: pd.DataFrame, variations: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
     """Yield the results of a dataset's sweeps by generator: curves, label efficiency and tables."""
-    whole = points[points["sweep"] == ""]
+    settings = points[points["sweep"] == ""]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
         own = pd.concat([points[points["sweep"] == "scratch"], rows])
-        beside = whole[whole["generator"].isin(["", generator])]
-        images = evidence.curves(own, beside)
+        main = settings[settings["generator"].isin(["", generator])]
+        images = evidence.curves(own, main)
         varied = tables.variations(variations[variations["generator"] == generator], rows)
         others = points[(points["sweep"] == "backbones") & (points["generator"] == "")]
-        backbones = tables.backbones(pd.concat([others, rows, beside]))
-        elsewhere = list(tables.elsewhere(rows))
+        backbones = tables.backbones(pd.concat([others, rows, main]))
+        cross_dataset = list(tables.cross_dataset(rows))
         trainings = list(tables.trainings(rows))
-        if images or varied["rows"] or elsewhere or trainings:
+        if images or varied["rows"] or cross_dataset or trainings:
             yield {
                 "generator": generator,
                 "images": {
@@ -315,7 +317,7 @@ def _sweeps(
                 ),
                 "variations": varied,
                 "backbones": backbones,
-                "hospitals": elsewhere,
+                "cross_dataset": cross_dataset,
                 "trainings": trainings,
             }
 
@@ -352,12 +354,12 @@ def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str,
     """Return a record of a rhythm from the real set and from each generator's set, as a strip of
     two leads and as a sheet of all leads.
     """
-    drawn = []
+    ecgs = []
     for generator, records in sets.items():
         found = _example(records, rhythm)
         if found is not None:
             title = f"{dataset}, {rhythm}, {generator or found['origin']}: record {found['id']}"
-            drawn.append(
+            ecgs.append(
                 {
                     "generator": generator,
                     "id": found["id"],
@@ -365,7 +367,7 @@ def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str,
                     **_drawings(records, found["signals"], title),
                 }
             )
-    return {"rhythm": rhythm, "drawn": drawn}
+    return {"rhythm": rhythm, "ecgs": ecgs}
 
 
 def _example(records: RecordSet, rhythm: str) -> dict[str, Any] | None:

@@ -68,9 +68,9 @@ def by_setting(summary: pd.DataFrame) -> Iterator[Row]:
         (row["generator"], row["backbone"], row["setting"]): row
         for row in summary.to_dict("records")
     }
-    arms = dict.fromkeys((generator, backbone) for generator, backbone, _ in estimates)
-    generated = {backbone for generator, backbone in arms if generator}
-    for generator, backbone in sorted(arms, key=lambda arm: arm[1] in BASELINES):
+    pairs = dict.fromkeys((generator, backbone) for generator, backbone, _ in estimates)
+    generated = {backbone for generator, backbone in pairs if generator}
+    for generator, backbone in sorted(pairs, key=lambda pair: pair[1] in BASELINES):
         if generator or backbone not in generated:
             shared = {setting: estimates.get(("", backbone, setting)) for setting in SHARED}
             cells = [
@@ -236,7 +236,7 @@ def _with_augmented(points: pd.DataFrame) -> pd.Series:
     return points["setting"] + np.where(points["augmented"], " augmented", "")
 
 
-def elsewhere(points: pd.DataFrame) -> Iterator[Row]:
+def cross_dataset(points: pd.DataFrame) -> Iterator[Row]:
     """Yield a row per training data on another dataset, with the estimate on this dataset."""
     for row in points[points["sweep"] == "cross_dataset"].to_dict("records"):
         yield {**row, "point": row["point"] + (", augmented" if row["augmented"] else "")}

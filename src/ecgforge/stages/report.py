@@ -1,4 +1,4 @@
-"""Gather what all cells found: one long table, a few figures for `dvc metrics` and `dvc plots`, and
+"""Gather what all cells found: one long table, a few metrics for `dvc metrics` and `dvc plots`, and
 a page.
 """
 
@@ -54,7 +54,7 @@ def report(params: Params, out: Path) -> None:
     `out`, from the results of all cells.
     """
     study = params.active.study
-    arms = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
+    pairs = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
     cells = list(grid.cells(params))
     everything = predictions.read([cell.results for cell in cells])
     found = _main(everything)
@@ -75,11 +75,11 @@ def report(params: Params, out: Path) -> None:
         variations=_variations(cells),
         verdicts=judged,
         confusions=predictions.confusions(found),
-        quality=_scores(arms, "scores"),
-        views=_scores(arms, "views"),
-        runs=pd.DataFrame(_runs(params, cells, arms), columns=RUN_COLUMNS),
+        quality=_scores(pairs, "scores"),
+        views=_scores(pairs, "views"),
+        runs=pd.DataFrame(_runs(params, cells, pairs), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
-        synthetic={arm: SYNTHETIC / arm[0] / arm[1] for arm in arms},
+        synthetic={pair: SYNTHETIC / pair[0] / pair[1] for pair in pairs},
         made=_made(params),
         confidence=study.confidence,
     )
@@ -134,15 +134,15 @@ def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[keys]
 
 
-def _scores(arms: list[tuple[str, str]], name: str) -> pd.DataFrame:
-    files = [SCORED / dataset / generator / f"{name}.csv" for dataset, generator in arms]
+def _scores(pairs: list[tuple[str, str]], name: str) -> pd.DataFrame:
+    files = [SCORED / dataset / generator / f"{name}.csv" for dataset, generator in pairs]
     return pd.concat(
         [stored_csv(file, ["dataset", "generator"]) for file in files], ignore_index=True
     )
 
 
 def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return macro-F1 on real test records, few figures for `dvc metrics` and `dvc exp show`:
+    """Return macro-F1 on real test records, few metrics for `dvc metrics` and `dvc exp show`:
     dataset -> setting, of the best generator where there is one.
     """
     tree: dict[str, Any] = {}
@@ -158,7 +158,7 @@ def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
 
 
 def _runs(
-    params: Params, cells: list[grid.Cell], arms: list[tuple[str, str]]
+    params: Params, cells: list[grid.Cell], pairs: list[tuple[str, str]]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the MLflow run of each trained or tested classifier and of each generator, where the
     tracking store has it.
@@ -181,7 +181,7 @@ def _runs(
             setting = f"{row.setting} augmented" if row.augmented else row.setting
             who = (row.dataset, row.generator, setting, row.backbone, row.seed)
             yield ("sweep" if row.sweep else "classifier", *who, *where(row.fingerprint))
-    for dataset, generator in arms:
+    for dataset, generator in pairs:
         weights = RecordSet.open(SYNTHETIC / dataset / generator).about.made["weights_md5"]
         known_as = lookup.fingerprints_by_weights(f"ecg-generator-{generator}-{dataset}").get(
             weights

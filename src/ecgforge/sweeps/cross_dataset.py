@@ -23,8 +23,8 @@ class CrossDataset(Sweep):
         trained = [  # setting, synthetic records, augmented, classifier
             ("TrRTeR", "real", False, "real"),
             ("TrRTeR", "real", True, "real/augmented"),
-            ("TrRSTeR", "own synthetic", False, f"{generator}/mixed"),
-            ("TrRSTeR", "own synthetic", True, f"{generator}/augmented"),
+            ("TrRSTeR", "synthetic (training dataset)", False, f"{generator}/mixed"),
+            ("TrRSTeR", "synthetic (training dataset)", True, f"{generator}/augmented"),
         ]
         rows = []
         for seed in params.active.sweeps.seeds:
@@ -37,16 +37,16 @@ class CrossDataset(Sweep):
             for setting, kind, augmented, folder in trained:
                 tested = row(setting, kind, start=f"{home}/{folder}/seed-{seed}")
                 rows.append(list(plain_and_augmented(tested))[augmented])
-            rows += plain_and_augmented(row("TrRSTeR", "foreign synthetic"))
+            rows += plain_and_augmented(row("TrRSTeR", "synthetic (test dataset)"))
         yield Source(rows, generator)
 
     def training_data(
         self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
     ) -> TrainingData:
         assert synthetic is not None
-        train, foreign = real.split("train"), synthetic.split("train")
+        train, generated = real.split("train"), synthetic.split("train")
         wanted = number_mixed_in(len(train), params.active.study.synthetic_share)
-        mixed_in = evenly(foreign, min(len(foreign), wanted), experiment.seed)
+        mixed_in = evenly(generated, min(len(generated), wanted), experiment.seed)
         return TrainingData([train, mixed_in], [real.split("validation")])
 
 

@@ -1,4 +1,4 @@
-"""How many real records pre-training is label_efficiency, by hand on curves that are known."""
+"""Label efficiency of pre-training, computed by hand on known curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CURVE = {FEW: 0.5, SOME: 0.7, ALL: 0.8}
 STEADY = (0.0, 0.0)
 
 
-def arm(
+def predicted(
     sweep: str,
     point: str,
     right: float,
@@ -59,14 +59,15 @@ def study(
     scratch: dict[tuple[str, str], float], tuned: dict[str, float], **changes: Any
 ) -> pd.DataFrame:
     """Curves from scratch, all points alike, and of a fine-tuning that may be changed."""
-    arms = [
-        arm(*place, right, records=changes.get("records", 400)) for place, right in scratch.items()
+    parts = [
+        predicted(*place, right, records=changes.get("records", 400))
+        for place, right in scratch.items()
     ]
     return pd.concat(
         [
-            *arms,
+            *parts,
             *(
-                arm("fine-tuning, full", point, right, "diffwave", **changes)
+                predicted("fine-tuning, full", point, right, "diffwave", **changes)
                 for point, right in tuned.items()
             ),
         ]
@@ -133,8 +134,8 @@ def test_limits_hold_what_seeds_of_either_curve_differ_by() -> None:
     tuned = table(study(calm, {"10": 0.7}, better=restless))
     rough = pd.concat(
         [
-            *(arm(*place, right, better=restless) for place, right in calm.items()),
-            arm("fine-tuning, full", "10", 0.7, "g"),
+            *(predicted(*place, right, better=restless) for place, right in calm.items()),
+            predicted("fine-tuning, full", "10", 0.7, "g"),
         ]
     )
     for other in (tuned, table(rough)):
@@ -155,9 +156,11 @@ def test_of_few_patients_there_are_no_limits() -> None:
 
 def test_augmented_records_are_compared_with_augmented_ones() -> None:
     plain = study(CURVE, {"10": 0.75})
-    rival = [arm(*place, right, augmented=True) for place, right in ((FEW, 0.6), (ALL, 0.9))]
-    both = arm("fine-tuning, full", "10", 0.7, "diffwave", augmented=True)
-    found = label_efficiency(pd.concat([plain, *rival, both]), "resnet1d", 0.95, 200)
+    augmented_scratch = [
+        predicted(*place, right, augmented=True) for place, right in ((FEW, 0.6), (ALL, 0.9))
+    ]
+    both = predicted("fine-tuning, full", "10", 0.7, "diffwave", augmented=True)
+    found = label_efficiency(pd.concat([plain, *augmented_scratch, both]), "resnet1d", 0.95, 200)
     assert found[["augmented", "equal"]].to_numpy().tolist() == [
         [False, pytest.approx(75)],
         [True, pytest.approx(40)],
@@ -167,7 +170,7 @@ def test_augmented_records_are_compared_with_augmented_ones() -> None:
 def test_every_dataset_and_generator_has_its_own_curves() -> None:
     here = study(CURVE, {"10": 0.6})
     there = study({FEW: 0.2, SOME: 0.6, ALL: 0.7}, {"10": 0.6}).assign(dataset="chapman")
-    other = arm("fine-tuning, full", "10", 0.75, "time_vqvae")
+    other = predicted("fine-tuning, full", "10", 0.75, "time_vqvae")
     backbone = study({FEW: 0.9, SOME: 0.9, ALL: 0.9}, {"10": 0.9}).assign(backbone="transformer")
     found = label_efficiency(pd.concat([backbone, here, there, other]), "resnet1d", 0.95, 50)
     equal = found.set_index(["dataset", "generator"])["equal"].to_dict()
@@ -199,9 +202,11 @@ def test_draws_of_f1_have_its_mean_and_spread() -> None:
     one, several = classifiers(0.7, 1, rng, truth), classifiers(0.7, 4, rng, truth)
     bootstrap = {"resamples": 4000, "seed": 0}
     means, draws = statistics.f1_draws(truth, [one, one, several], patients, **bootstrap)  # type: ignore[arg-type]
-    for place, arms in ((0, one), (2, several)):
-        whole = statistics.interval(truth, arms, patients, "abc", confidence=0.95, **bootstrap)  # type: ignore[arg-type]
-        f1 = whole[(whole["rhythm"] == "macro") & (whole["metric"] == "f1")].iloc[0]
+    for place, probabilities in ((0, one), (2, several)):
+        table = statistics.interval(
+            truth, probabilities, patients, "abc", confidence=0.95, **bootstrap
+        )  # type: ignore[arg-type]
+        f1 = table[(table["rhythm"] == "macro") & (table["metric"] == "f1")].iloc[0]
         low, high = np.quantile(draws[place], [0.025, 0.975])
         assert means[place] == pytest.approx(f1["mean"])
         assert draws[place].mean() == pytest.approx(f1["mean"], abs=0.003)
@@ -212,7 +217,7 @@ def test_draws_of_f1_have_its_mean_and_spread() -> None:
 
 def test_two_seeds_that_differ_leave_much_open() -> None:
     truth, patients = np.arange(400) % 2, np.arange(400)
-    parts = arm("scratch", "10", 0.6, better=(-0.02, 0.02))
+    parts = predicted("scratch", "10", 0.6, better=(-0.02, 0.02))
     two = np.stack(
         [
             rows[[f"p_{rhythm}" for rhythm in RHYTHMS]].to_numpy()
