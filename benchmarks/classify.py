@@ -45,12 +45,12 @@ def main(records: int, workers: int) -> None:
     from ecgforge.params import Params, SimulatedSource
     from ecgforge.preparation.preprocessing import prepare_recording
     from ecgforge.records.rhythms import RHYTHMS
-    from ecgforge.registry.serving import Judge
+    from ecgforge.registry.serving import Predictor
     from ecgforge.sources import simulated
     from ecgforge.wfdb_io import files as wfdb_files
 
     params = Params.read(Path("params.yaml"))
-    judge = Judge(
+    predictor = Predictor(
         registry.create(params.classifier, RHYTHMS, torch.full((8,), 0.2), seed=0).eval(),
         params.preprocessing,
         "mV",
@@ -65,7 +65,9 @@ def main(records: int, workers: int) -> None:
         files = records_in([Path(folder)])
         for count in sorted({1, workers}):
             start, before = time.perf_counter(), core_seconds()
-            good = sum(answer.probabilities is not None for answer in answers(judge, files, count))
+            good = sum(
+                answer.probabilities is not None for answer in answers(predictor, files, count)
+            )
             taken, core = time.perf_counter() - start, core_seconds() - before
             print(
                 f"{good} of {len(files)} records, read and prepared by {count} processes: "
@@ -77,12 +79,12 @@ def main(records: int, workers: int) -> None:
             )
         reading, recordings = seconds(lambda file: wfdb_files.read(*file), files)
         preparing, signals = seconds(
-            lambda one: prepare_recording(one, judge.preprocessing, "mV"), recordings
+            lambda one: prepare_recording(one, predictor.preprocessing, "mV"), recordings
         )
         stacks = [
             np.stack(signals[start : start + BATCH]) for start in range(0, len(signals), BATCH)
         ]
-        network, _ = seconds(judge.probabilities, stacks)
+        network, _ = seconds(predictor.probabilities, stacks)
         whole = reading + preparing + network
         shares = {"reading": reading, "preparing": preparing, "network": network}
         shares = [

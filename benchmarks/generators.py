@@ -25,7 +25,7 @@ from ecgforge.params import Params, checked
 
 SHAPE = base.Shape(leads=8, samples=1000, rhythms=7, sampling_rate=100)
 REPEATS = 5
-DRAWN = 32
+RECORDS = 32
 
 
 def quickest(work: Any) -> float:
@@ -63,9 +63,9 @@ def measure(name: str, profile: str) -> dict[str, float]:
 
         found["train_ms"] += 1000 * quickest(step) / batch
     sampling = checked(generator_class(name).Sampling, settings.sampling, "sampling")
-    labels, seeds = torch.arange(DRAWN) % 7, torch.arange(DRAWN)
+    labels, seeds = torch.arange(RECORDS) % 7, torch.arange(RECORDS)
     found["generate_ms"] = (
-        1000 * quickest(lambda: generator.eval().sample(labels, seeds, sampling)) / DRAWN
+        1000 * quickest(lambda: generator.eval().sample(labels, seeds, sampling)) / RECORDS
     )
     steps = sum(value for key, value in settings.sampling.items() if key.endswith("steps"))
     found["calls"] = steps * (1 if settings.sampling["guidance"] == 1 else 2)

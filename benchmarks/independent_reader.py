@@ -134,7 +134,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[11], help="of simulated sites")
     parser.add_argument("--records", type=int, default=400, help="of a simulated site")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
         from openecg.deploy import OnnxCodec
 
@@ -144,19 +144,19 @@ def main() -> None:
             f"openecg is missing ({error}): pip install 'openecg[report]==0.11.0'"
         ) from None
     with tempfile.TemporaryDirectory() as scratch:
-        folders = {str(folder): folder for folder in asked.folders}
+        folders = {str(folder): folder for folder in options.folders}
         if not folders:
             folders = {
                 f"simulated {site}, seed {seed}": Path(scratch) / f"{site}-{seed}"
-                for site in asked.site
-                for seed in asked.seeds
+                for site in options.site
+                for seed in options.seeds
             }
             for folder in folders.values():
                 site, seed = folder.name.split("-")
                 simulated.write(
                     folder,
                     SimulatedSource(
-                        kind="simulated", layout=site, records=asked.records, seed=int(seed)
+                        kind="simulated", layout=site, records=options.records, seed=int(seed)
                     ),
                 )
         for name, folder in folders.items():

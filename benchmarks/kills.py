@@ -222,7 +222,7 @@ class Study:
         left += [path.name for path in self.scratch.iterdir()]
         left += [
             path.as_posix()
-            for name in ("unfinished", "drawn")
+            for name in ("unfinished", "synthetic")
             for path in (self.root / ".ecgforge" / name).glob("*")
             if path.suffix != ".lock"
         ]

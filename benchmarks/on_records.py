@@ -61,7 +61,7 @@ SHARES = (
 )
 
 
-def dealt_out(records: RecordSet, folder: Path) -> RecordSet:
+def with_splits(records: RecordSet, folder: Path) -> RecordSet:
     """Copy a record set with new splits: folds of patients, stratified by rhythm."""
     if not folder.exists():
         folds = StratifiedGroupKFold(len(SPLITS), shuffle=True, random_state=0)
@@ -134,7 +134,7 @@ def rare(real: RecordSet, seed: int) -> RecordSet:
 
 
 @torch.inference_mode()
-def drawn(
+def generated(
     model: Path, sampling: dict[str, Any], wanted: RecordSet, out: Path, seed: int
 ) -> RecordSet:
     """Generate one record per record of `wanted`, with its rhythm, if the set does not exist."""
@@ -248,33 +248,37 @@ class Judge:
         """
         rng = np.random.default_rng(seed)
         pairs = [self._pair(made, label, rng) for label in np.unique(self.test.labels)]
-        mine, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        generated, tested = (np.concatenate(side) for side in zip(*pairs, strict=True))
         embedded = self.embedding(made.signals())
-        other = physiology.measure(made.signals(mine), self.rate)
+        other = physiology.measure(made.signals(generated), self.rate)
         people = np.concatenate(
-            [self.test.records["patient"].to_numpy()[theirs], [f"made {i}" for i in mine]]
+            [self.test.records["patient"].to_numpy()[tested], [f"made {i}" for i in generated]]
         )
-        row = {"two-sample": two_sample.accuracy(self.tested[theirs], embedded[mine], people, seed)}
+        row = {
+            "two-sample": two_sample.accuracy(
+                self.tested[tested], embedded[generated], people, seed
+            )
+        }
         for measure in physiology.MEASURES:
             row[f"{measure} W1"] = physiology.wasserstein(
-                self.measured[measure].to_numpy()[theirs], other[measure].to_numpy()
+                self.measured[measure].to_numpy()[tested], other[measure].to_numpy()
             )
         row["no beats"] = float(physiology.undetected(other).mean())
-        row |= manifold.scores(self.tested[theirs], embedded[mine], np.zeros(len(mine)))
+        row |= manifold.scores(self.tested[tested], embedded[generated], np.zeros(len(generated)))
         rhythms, synthetic = (
             self.test.records["rhythm"].to_numpy(),
             made.about.origin == "synthetic",
         )
-        strange = (self.tested, rhythms) if synthetic else (self.tested[1::2], rhythms[1::2])
+        holdout = (self.tested, rhythms) if synthetic else (self.tested[1::2], rhythms[1::2])
         judged = (
             (embedded, made.records["rhythm"].to_numpy())
             if synthetic
             else (self.tested[::2], rhythms[::2])
         )
-        memory = memorisation.Memory.measure(
-            judged, (self.features, self.train.records["rhythm"].to_numpy()), strange
+        neighbours = memorisation.NearestNeighbours.measure(
+            judged, (self.features, self.train.records["rhythm"].to_numpy()), holdout
         )
-        return row | memory.scores(memorisation.near(memory.strange))
+        return row | neighbours.scores(memorisation.near(neighbours.holdout))
 
     def _pair(self, made: RecordSet, label: int, rng: np.random.Generator) -> list[np.ndarray]:
         sides = [np.flatnonzero(labels == label) for labels in (made.labels, self.test.labels)]
@@ -308,7 +312,9 @@ def rows(
             made, filling = sets(params, real, name, seed, place)
             if schedules and name not in REMADE:
                 sampling = longer(params.generator(name).sampling)
-                many = drawn(place / "model", sampling, learned(real, seed), place / "longer", seed)
+                many = generated(
+                    place / "model", sampling, learned(real, seed), place / "longer", seed
+                )
                 yield {
                     "set": f"{name}, {LONGER} x calls",
                     **judge.quality(many.split("train"), seed),
@@ -318,8 +324,8 @@ def rows(
                 judge.f1([synthetic], made.split("validation"), seed, f"{name}-{seed}-alone")
                 / real_f1
             )
-            beside = (
-                judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-beside")
+            mixed = (
+                judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-mixed")
                 / real_f1
             )
             filled = (
@@ -328,7 +334,7 @@ def rows(
             )
             yield {
                 "set": name,
-                **dict(zip(SHARES, [*alone, *beside, *filled], strict=True)),
+                **dict(zip(SHARES, [*alone, *mixed, *filled], strict=True)),
                 **judge.quality(synthetic, seed),
             }
 
@@ -343,7 +349,7 @@ def sets(params: Params, real: RecordSet, name: str, seed: int, place: Path) -> 
         return [remade(records, name, seed, place / purpose) for purpose, records in wanted.items()]
     model, sampling = trained(params, name, seed, real, place), params.generator(name).sampling
     return [
-        drawn(model, sampling, records, place / purpose, seed)
+        generated(model, sampling, records, place / purpose, seed)
         for purpose, records in wanted.items()
     ]
 
@@ -364,18 +370,18 @@ def main() -> None:
         help="also compare each generator with more network calls",
     )
     parser.add_argument("--judged", choices=["validation", "test"], default="test")
-    asked = parser.parse_args()
-    params = Params.read(asked.params).model_copy(update={"profile": asked.profile})
-    real = dealt_out(RecordSet.open(asked.records), asked.folder / "real")
-    judge = Judge(params, real, asked.judged, asked.folder / asked.judged)
-    names = asked.generators if asked.generators is not None else list(params.active.generators)
+    options = parser.parse_args()
+    params = Params.read(options.params).model_copy(update={"profile": options.profile})
+    real = with_splits(RecordSet.open(options.records), options.folder / "real")
+    judge = Judge(params, real, options.judged, options.folder / options.judged)
+    names = options.generators if options.generators is not None else list(params.active.generators)
     table = pd.DataFrame(
-        rows(params, real, names, asked.seeds, asked.schedules, judge, asked.folder)
+        rows(params, real, names, options.seeds, options.schedules, judge, options.folder)
     ).set_index("set")
     groups = table.groupby(level=0, sort=False)
     shown = groups.mean().round(3).astype(str) + " ± " + groups.std().round(3).astype(str)
     print(shown.T.to_string(na_rep="-"))
-    for cost in sorted(asked.folder.glob("*/cpu_minutes.json")):
+    for cost in sorted(options.folder.glob("*/cpu_minutes.json")):
         print(f"{cost.parent.name}: {json.loads(cost.read_text()):.1f} CPU minutes of training")
 
 

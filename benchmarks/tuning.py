@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from on_records import dealt_out, drawn, learned
+from on_records import generated, learned, with_splits
 
 from ecgforge.analysis import statistics
 from ecgforge.classifiers.common import registry as classifiers
@@ -34,7 +34,7 @@ from ecgforge.training.fit import fit
 from ecgforge.tuning import objectives, search, space
 
 
-def best_of(objective: Any, trials: int, folder: Path) -> search.Tried:
+def best_of(objective: Any, trials: int, folder: Path) -> search.TrialResult:
     """Finish a study, and print its best trial on the validation records."""
     tuning = objective.settings.tuning
     task = search.Task(
@@ -46,15 +46,15 @@ def best_of(objective: Any, trials: int, folder: Path) -> search.Tried:
         tuning.seed,
         objective.warmup,
     )
-    tried = search.search(
+    results = search.search(
         task,
         lambda attempt: objective(attempt, folder / f"trial-{attempt.number}", lambda *_: None),
         trials,
         [None],
     )
-    best = search.best(tried, task.directions)
+    best = search.best(results, task.directions)
     print(
-        f"{len(tried)} trials: validation {tried[0].values} by default, {best.values} in "
+        f"{len(results)} trials: validation {results[0].values} by default, {best.values} in "
         f"trial {best.number}: {best.point}",
         flush=True,
     )
@@ -81,32 +81,32 @@ def tested(
 
 
 def classifier(
-    params: Params, real: RecordSet, asked: argparse.Namespace
+    params: Params, real: RecordSet, options: argparse.Namespace
 ) -> dict[str, list[np.ndarray]]:
     settings = params.classifier
     best = best_of(
-        objectives.OfClassifier(settings, real.folder, params.active.compute),
-        asked.trials,
-        asked.folder,
+        objectives.ClassifierObjective(settings, real.folder, params.active.compute),
+        options.trials,
+        options.folder,
     )
     sets = [real.split("train"), real.split("validation")]
     found: dict[str, list[np.ndarray]] = {}
     for name, chosen in {"default": settings, "tuned": space.applied(settings, best.point)}.items():
         found[name] = [
-            tested(params, chosen, sets, real, seed, asked.folder / f"{name}-{seed}")
-            for seed in range(asked.seeds)
+            tested(params, chosen, sets, real, seed, options.folder / f"{name}-{seed}")
+            for seed in range(options.seeds)
         ]
     return found
 
 
 def generator(
-    params: Params, real: RecordSet, asked: argparse.Namespace, name: str
+    params: Params, real: RecordSet, options: argparse.Namespace, name: str
 ) -> dict[str, list[np.ndarray]]:
     settings = params.generator(name)
     best = best_of(
-        objectives.OfGenerator(name, settings, real.folder, params.active.compute),
-        asked.trials,
-        asked.folder,
+        objectives.GeneratorObjective(name, settings, real.folder, params.active.compute),
+        options.trials,
+        options.folder,
     )
     found: dict[str, list[np.ndarray]] = {}
     for how, chosen in {"default": settings, "tuned": space.applied(settings, best.point)}.items():
@@ -114,10 +114,10 @@ def generator(
         alike = all(
             getattr(chosen, part) == getattr(settings, part) for part in ("network", "training")
         )
-        for seed in range(asked.seeds):
+        for seed in range(options.seeds):
             place, model = (
-                asked.folder / f"{how}-{seed}",
-                asked.folder / f"{'default' if alike else how}-{seed}" / "model",
+                options.folder / f"{how}-{seed}",
+                options.folder / f"{'default' if alike else how}-{seed}" / "model",
             )
             if not model.exists():
                 seeded = chosen.model_copy(update={"seed": seed})
@@ -126,7 +126,7 @@ def generator(
                     train(name, seeded, real, params.active.compute, place / "checkpoints", log),
                     model,
                 )
-            made = drawn(model, chosen.sampling, learned(real, seed), place / "records", seed)
+            made = generated(model, chosen.sampling, learned(real, seed), place / "records", seed)
             sets = [made.split("train"), made.split("validation")]
             found[how].append(
                 tested(params, params.classifier, sets, real, seed, place / "classifier")
@@ -149,13 +149,13 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5)
-    asked = parser.parse_args()
-    params = Params.read(asked.params).with_profile(asked.profile)
-    real = dealt_out(RecordSet.open(asked.records), asked.folder / "real")
-    asked.folder = asked.folder / asked.what
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    work = classifier if asked.what == "classifier" else partial(generator, name=asked.what)
-    found = {name: np.stack(one) for name, one in work(params, real, asked).items()}
+    options = parser.parse_args()
+    params = Params.read(options.params).with_profile(options.profile)
+    real = with_splits(RecordSet.open(options.records), options.folder / "real")
+    options.folder = options.folder / options.what
+    options.folder.mkdir(parents=True, exist_ok=True)
+    work = classifier if options.what == "classifier" else partial(generator, name=options.what)
+    found = {name: np.stack(one) for name, one in work(params, real, options).items()}
     test, rhythms = real.split("test"), real.about.rhythms
     people, options = (
         test.records["patient"].to_numpy(),
@@ -169,7 +169,7 @@ def main() -> None:
         )
         print(
             f"{name}: macro-F1 {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), "
-            f"{len(test)} test records, {asked.seeds} seeds"
+            f"{len(test)} test records, {options.seeds} seeds"
         )
     rows = statistics.difference(
         test.labels, found["default"], found["tuned"], people, rhythms, **options

@@ -1,4 +1,4 @@
-"""What a version's folder may hold: all that ecgforge writes, and nothing that a stranger could add
+"""What a version's folder may hold: all that ecgforge writes, and nothing that others could add
 to it.
 """
 
@@ -36,7 +36,7 @@ CODE = "__import__('pathlib').Path('exploded').touch()"
 
 class Small(nn.Module):
     """Has a constant, a condition on sizes and a size that is computed: all that graphs of ours
-    have beside operators.
+    have in addition to operators.
     """
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         described(lambda tree: tree.update(metadata={"code": "a"})),
         "other metadata",
     ),
-    "an example elsewhere": (
+    "an example in another folder": (
         described(lambda tree: tree["saved_input_example_info"].update(artifact_path="../a.json")),
         "another example",
     ),
@@ -210,7 +210,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         written("code/evil.pyc", b"\xa7\r\r\n"),
         "holds code, which ecgforge does not write",
     ),
-    "compiled code beside": (
+    "compiled code next to it": (
         written("extra_files/evil.pyc", b"\xa7\r\r\n"),
         "holds extra_files/evil.pyc",
     ),
@@ -227,7 +227,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a link to a folder": (linked("extra_files"), "holds extra_files, which"),
     "a package more": (packages("mlflow==3.1", "evil==1"), "requirements.txt, .*evil==1"),
-    "a package from elsewhere": (
+    "a package from another address": (
         packages("mlflow @ http://evil"),
         "requirements.txt, .*http://evil",
     ),
@@ -275,15 +275,15 @@ def test_what_ecgforge_does_not_write_is_refused(folder: Path, what: str) -> Non
     assert_refused(folder, *HOSTILE[what])
 
 
-def assert_refused(folder: Path, change: Callable[[Path], object], told: str) -> None:
+def assert_refused(folder: Path, change: Callable[[Path], object], message: str) -> None:
     change(folder)
-    with pytest.raises(EcgforgeError, match=told) as refusal:
+    with pytest.raises(EcgforgeError, match=message) as refusal:
         allowed.check("a version", folder)
     assert "\n" not in str(refusal.value)
     assert not Path("exploded").exists()
 
 
-def test_a_folder_of_nothing_is_told(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EcgforgeError, match="no longer available"):
         allowed.check("a version", tmp_path)
 

@@ -25,7 +25,7 @@ def changed(seed: int = 1, **settings: float) -> torch.Tensor:
     )
 
 
-def test_nothing_asked_changes_nothing() -> None:
+def test_no_augmentation_changes_nothing() -> None:
     assert torch.equal(changed(), records())
 
 
@@ -41,7 +41,7 @@ def test_a_record_depends_on_the_source_of_randomness_alone() -> None:
     assert not torch.equal(changed(**everything), changed(seed=2, **everything))
 
 
-def test_all_leads_of_a_record_move_together_and_no_further_than_asked() -> None:
+def test_all_leads_of_a_record_shift_together_within_the_limit() -> None:
     before, after = records(), changed(max_time_shift=2.0)
     moved = []
     for one, other in zip(before, after, strict=True):

@@ -1,5 +1,5 @@
 """Cells side by side, by the real DVC: what fails stops what comes after it and nothing else, and
-is told once.
+is reported once.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def test_a_failure_lets_what_runs_finish_and_starts_no_more(
     assert (project / "slow").exists(), "it ran when the other failed, and was waited for"
     assert not (project / "after_slow").exists()
     assert not (project / "after_wrong").exists()
-    told = capfd.readouterr().err
-    assert told.count("wrong failed, its error is above") == 1
-    assert "Traceback" not in told
+    output = capfd.readouterr().err
+    assert output.count("wrong failed, its error is above") == 1
+    assert "Traceback" not in output
 
     text = (project / "dvc.yaml").read_text()
     (project / "dvc.yaml").write_text(text.replace("exit 3", "echo right > wrong"))
@@ -87,7 +87,7 @@ def test_a_failure_lets_what_runs_finish_and_starts_no_more(
     assert "up to date" in capfd.readouterr().err
 
 
-def test_a_target_that_is_none_is_told_with_what_there_is(project: Path) -> None:
+def test_an_unknown_target_is_reported_with_the_known_ones(project: Path) -> None:
     stages = {
         "train": {
             "matrix": {"data": ["a", "b"]},
@@ -137,7 +137,7 @@ def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(
 
 
 @pytest.mark.timeout(120)
-def test_an_interruption_starts_no_more_and_what_is_at_work_is_told(project: Path) -> None:
+def test_an_interruption_starts_no_more_cells_and_reports_the_running_ones(project: Path) -> None:
     stages = {
         f"long{i}": {
             "cmd": f"touch ran{i}; until test -e interrupted; do sleep 0.1; done",
@@ -245,12 +245,12 @@ def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(
         time.sleep(0.1)
     process = psutil.Process(int((project / "stage").read_text()))
     os.kill(int((project / "worker").read_text()), signal.SIGKILL)
-    _, told = command.communicate()
+    _, output = command.communicate()
     assert command.returncode == 1
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert (
         "a worker process was killed, perhaps for lack of memory, while these ran: long"
-        in told.strip().split("\n")[-1]
+        in output.strip().split("\n")[-1]
     )
     # until the test's time is over
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
@@ -296,9 +296,9 @@ def test_two_runs_at_once_lose_nothing(project: Path) -> None:
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=with_a_server())
         for _ in range(2)
     ]
-    told = [one.communicate()[1] for one in both]
-    assert "Traceback" not in "".join(told)
-    for line, one in zip(told, both, strict=True):
+    output = [one.communicate()[1] for one in both]
+    assert "Traceback" not in "".join(output)
+    for line, one in zip(output, both, strict=True):
         assert one.returncode == 0 or "busy" in line or "Unable to acquire lock" in line, line
     assert cells.repro([], 1) == 0
     assert sorted(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == sorted(stages)

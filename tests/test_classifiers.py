@@ -383,7 +383,9 @@ def test_the_majority_baseline_gives_the_training_shares(records: RecordSet) -> 
     )
 
 
-def test_the_regression_on_beat_times_tells_rhythms_that_differ_in_them(records: RecordSet) -> None:
+def test_the_regression_on_beat_times_separates_rhythms_that_differ_in_them(
+    records: RecordSet,
+) -> None:
     found = baselines.logistic_regression_rr(records.split("train"), records.split("test"))
     assert (found.argmax(axis=1) == records.split("test").labels).mean() > 0.9
 

@@ -122,7 +122,7 @@ def test_help_loads_no_heavy_package() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("promte",), "No such command 'promte'. Did you mean 'promote'? (see 'ecgforge --help')"),
         (("promote",), "Missing argument 'name' (see 'ecgforge promote --help')"),
@@ -141,12 +141,12 @@ def test_help_loads_no_heavy_package() -> None:
     ],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(
-    tmp_path: Path, arguments: tuple[str, ...], told: str
+    tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     found = ecgforge(tmp_path, *arguments)
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith(f"ecgforge: {told}")
+    assert found.stderr.startswith(f"ecgforge: {message}")
 
 
 def test_version_is_shown(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_the_shell_can_complete_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [  # the last one is a pattern
         (
             OSError(errno.ENOSPC, "No space left on device", "mlflow.db"),
@@ -181,8 +181,8 @@ def test_the_shell_can_complete_commands() -> None:
         ),
     ],
 )
-def test_an_error_that_nobody_foresaw_is_one_line(
-    project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+def test_an_unexpected_error_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def fail(*_: object) -> None:
         raise error
@@ -191,8 +191,8 @@ def test_an_error_that_nobody_foresaw_is_one_line(
     found = ecgforge(project, "check")
     assert found.returncode == 1
     assert found.stderr.count("\n") == 1
-    assert re.search(told if "unexpected" in told else re.escape(told), found.stderr)
-    if "unexpected" in told:
+    assert re.search(message if "unexpected" in message else re.escape(message), found.stderr)
+    if "unexpected" in message:
         assert "RuntimeError: a\nb" in (project / ".ecgforge/traceback.txt").read_text()
     monkeypatch.setenv("ECGFORGE_DEBUG", "1")
     with pytest.raises(type(error)):
@@ -257,7 +257,7 @@ def unknown_generator(tree: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (set_rate, "learning_rate = 7"),
         (unknown_key, "synthesis.trian: unknown key"),
@@ -265,17 +265,17 @@ def unknown_generator(tree: dict[str, Any]) -> None:
     ],
 )
 def test_bad_parameters_are_refused_before_any_work(
-    project: Path, change: Callable[[dict[str, Any]], None], told: str
+    project: Path, change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     edit(project, change)
     found = ecgforge(project, "acquire", "ptbxl", "--out", "data/raw/ptbxl")
-    assert told in last_line(found)
+    assert message in last_line(found)
     assert found.stderr.count("\n") == 1
     assert not (project / "data").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("acquire", "mitbih", "--out", "raw"), "'mitbih' is not a source"),
         (
@@ -290,8 +290,8 @@ def test_bad_parameters_are_refused_before_any_work(
         (("check", "--params", "nowhere.yaml"), "nowhere.yaml does not exist"),
     ],
 )
-def test_a_wrong_word_is_one_line(project: Path, arguments: tuple[str, ...], told: str) -> None:
-    assert told in last_line(ecgforge(project, *arguments))
+def test_a_wrong_word_is_one_line(project: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in last_line(ecgforge(project, *arguments))
     assert not (project / arguments[-1]).exists()
 
 
@@ -322,7 +322,7 @@ def both_missing(record: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (dat_missing, "missing file"),
         (dat_truncated, "truncated file"),
@@ -332,14 +332,14 @@ def both_missing(record: Path) -> None:
     ],
 )
 def test_damaged_records_beyond_the_allowed_share_stop_preparation(
-    project: Path, damage: Callable[[Path], None], told: str
+    project: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     header = sorted((project / "ptbxl").rglob("*.hea"))[2]
     damage(header.with_suffix(""))
     line = last_line(ecgforge(project, "prepare", "--raw", "ptbxl", "--out", "set"))
     assert "1 of 20 records are damaged" in line
     assert header.stem in line
-    assert told in line
+    assert message in line
     assert [path.name for path in project.iterdir() if "set" in path.name] == []
 
 
@@ -444,7 +444,7 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("lineage", "data/prepared/ptbxl", "--out", "params.yaml"),
@@ -482,31 +482,33 @@ def test_no_command_replaces_a_folder_of_others(tmp_path: Path, command: tuple[s
     ],
 )
 def test_no_command_writes_over_a_file_of_the_users(
-    project: Path, arguments: tuple[str, ...], told: str
+    project: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     (project / "mine.csv").write_text("record,patient,rhythm\na,1,SR\n")
     (project / "mine.svg").write_text("<svg><title>mine</title></svg>")
     (project / "mine.mmd").write_text("flowchart LR")
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    assert last_line(ecgforge(project, *arguments)).startswith(f"ecgforge: {told}")
+    assert last_line(ecgforge(project, *arguments)).startswith(f"ecgforge: {message}")
     assert {path: path.read_bytes() for path in before} == before
     assert not (project / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(
-    ("port", "told"),
+    ("port", "message"),
     [
         ("99999999", "Invalid value for '--port'"),
         ("0", "Invalid value for '--port'"),
         (None, "cannot be used"),
     ],
 )
-def test_a_port_that_cannot_be_used_is_one_line(project: Path, port: str | None, told: str) -> None:
+def test_a_port_that_cannot_be_used_is_one_line(
+    project: Path, port: str | None, message: str
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         found = ecgforge(project, "ui", "--port", port or str(taken.getsockname()[1]))
-    assert told in last_line(found)
+    assert message in last_line(found)
 
 
 @pytest.mark.parametrize("name", ["", "[/]", "x:y", "../x", "a'b", "a b"])
@@ -519,7 +521,7 @@ def test_a_model_of_an_odd_name_is_not_registered(
 
 
 @pytest.mark.parametrize("value", ["2026-13-45", "9" * 5000, "0x" + "f" * 5000])
-def test_a_scalar_that_is_none_is_one_line(project: Path, value: str) -> None:
+def test_an_invalid_scalar_is_one_line(project: Path, value: str) -> None:
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("duration: 10", f"duration: {value}"))
     found = ecgforge(project, "check")

@@ -1,4 +1,4 @@
-"""Leads of one heart: correlations and relations that can be told beforehand."""
+"""Leads of one heart: correlations and relations that are known in advance."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def test_the_mean_is_over_pairs_and_their_differences_do_not_cancel() -> None:
     assert error(first, opposite) == pytest.approx(8 / 6, abs=1e-5)
 
 
-def test_equal_means_of_unlike_hearts_are_told_by_the_distribution_alone() -> None:
+def test_equal_means_of_different_hearts_are_separated_by_the_distribution_alone() -> None:
     alike, unlike = pair([0.0] * 4), pair([-0.9, 0.9] * 2)
     assert error(alike, unlike) == pytest.approx(0, abs=1e-9)
     assert w1(alike, unlike) == pytest.approx(0.9)
 
 
-def test_leads_made_one_by_one_are_told() -> None:
+def test_independent_leads_are_found() -> None:
     rng = np.random.default_rng(0)
     hearts = rng.standard_normal((80, 3, 300))
     signals = np.einsum("lx,nxs->nls", rng.standard_normal((8, 3)), hearts)
-    strangers = np.stack([signals[rng.permutation(80), lead] for lead in range(8)], axis=1)
+    shuffled = np.stack([signals[rng.permutation(80), lead] for lead in range(8)], axis=1)
     baseline = error(signals[:40], signals[40:])
-    assert error(signals[:40], strangers[40:]) > 5 * baseline
+    assert error(signals[:40], shuffled[40:]) > 5 * baseline
 
 
 def test_copies_and_dead_leads_have_finite_scores() -> None:

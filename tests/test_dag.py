@@ -45,9 +45,9 @@ def dvc(folder: Path, *arguments: str) -> str:
     """Run DVC's command line in this process: starting one costs more than most commands."""
     from dvc.cli import main
 
-    with chdir(folder), redirect_stdout(StringIO()) as told:
-        assert main(list(arguments)) == 0, told.getvalue()
-    return told.getvalue()
+    with chdir(folder), redirect_stdout(StringIO()) as output:
+        assert main(list(arguments)) == 0, output.getvalue()
+    return output.getvalue()
 
 
 def outputs(folder: Path) -> list[str]:
@@ -132,15 +132,15 @@ BACKBONES = {"backbones@ptbxl-xresnet1d", "backbones@ptbxl-transformer"}
 TRAINED = swept() | CROSS | {"scratch@ptbxl"}  # cells of sweeps that train the study's classifier
 
 
-def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
+def test_own_records_are_a_complete_study(tmp_path: Path) -> None:
     """As the documentation says: no site of the paper is asked for, and nothing is merged."""
     page = (ROOT / "docs/how-to/own_records.md").read_text()
-    told = (
+    text = (
         page.split("```yaml\n# params.yaml: change these keys")[1].split("```")[0].split("\n", 1)[1]
     )
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     tree = space.merge_patch(
-        yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(told)
+        yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(text)
     )
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -156,9 +156,9 @@ def test_records_of_ones_own_are_a_whole_study(tmp_path: Path) -> None:
 
 
 def test_what_the_readme_points_to_in_reports_is_an_output(complete: Path) -> None:
-    told = set(re.findall(r"`(reports/[\w./]+)`", (ROOT / "README.md").read_text()))
-    assert len(told) > 1
-    assert told <= {
+    written = set(re.findall(r"`(reports/[\w./]+)`", (ROOT / "README.md").read_text()))
+    assert len(written) > 1
+    assert written <= {
         Path(name).relative_to(complete).as_posix() if Path(name).is_absolute() else name
         for name in outputs(complete)
     }

@@ -1,4 +1,4 @@
-"""Damaged files of models: each is told in one line that names it and says what to do next."""
+"""Damaged files of models: each is reported in one line that names it and says what to do next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ecgforge.generators.common.base import Shape
 from ecgforge.model_versions.pyfunc_signature import SAMPLING
 from ecgforge.model_versions.versions import Version
 from ecgforge.records.record_set import About
-from ecgforge.registry.serving import PREPROCESSING, Judge, differences
+from ecgforge.registry.serving import PREPROCESSING, Predictor, differences
 
 LABEL = "ecg-model/1"
 PREPARED = {
@@ -108,50 +108,50 @@ LOADED = [("classifier.json", what) for what in DESCRIBED] + [
 ]
 
 
-def told_by(look: Callable[[], Any], *words: str) -> None:
+def message_of(look: Callable[[], Any], *words: str) -> None:
     with pytest.raises(EcgforgeError) as refusal:
         look()
-    told = str(refusal.value)
-    assert all(word in told for word in words), told
-    assert "\n" not in told
-    assert "Error" not in told
+    message = str(refusal.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert "Error" not in message
 
 
 @pytest.mark.parametrize(("name", "what"), LOADED)
-def test_a_damaged_classifier_is_told(classifier: Path, name: str, what: str) -> None:
+def test_a_damaged_classifier_is_reported(classifier: Path, name: str, what: str) -> None:
     (WEIGHTS if name.startswith("weights") else DESCRIBED)[what](classifier / name)
-    told_by(
+    message_of(
         lambda: classifiers.load(classifier, LABEL),
         LABEL,
         name,
         "train and register the model again",
     )
-    told_by(
+    message_of(
         lambda: classifiers.load(classifier), str(classifier), name, "run `dvc repro` or `dvc pull`"
     )
 
 
 @pytest.mark.parametrize("rhythms", ["SR", [], ["SR", "SR"], [1, 2], {"SR": 1}])
-def test_rhythms_that_are_none_are_told(classifier: Path, rhythms: Any) -> None:
+def test_invalid_rhythms_are_reported(classifier: Path, rhythms: Any) -> None:
     changed(classifier / "classifier.json", rhythms=rhythms)
-    told_by(
+    message_of(
         lambda: classifiers.load(classifier, LABEL),
         f"{LABEL} is not a complete classifier: classifier.json is damaged",
     )
 
 
 @pytest.mark.parametrize(("name", "what"), LOADED)
-def test_a_damaged_generator_is_told(generator: Path, name: str, what: str) -> None:
+def test_a_damaged_generator_is_reported(generator: Path, name: str, what: str) -> None:
     name = name.replace("classifier", "generator")
     (WEIGHTS if name.startswith("weights") else DESCRIBED)[what](generator / name)
-    told_by(
+    message_of(
         lambda: generators.load(generator, LABEL), LABEL, name, "train and register the model again"
     )
 
 
 @pytest.mark.parametrize("load", [classifiers.load, generators.load])
-def test_a_folder_that_is_no_model_is_told(tmp_path: Path, load: Callable[[Path], Any]) -> None:
-    told_by(lambda: load(tmp_path), str(tmp_path), "is missing; run `dvc repro` or `dvc pull`")
+def test_a_folder_that_is_no_model_is_reported(tmp_path: Path, load: Callable[[Path], Any]) -> None:
+    message_of(lambda: load(tmp_path), str(tmp_path), "is missing; run `dvc repro` or `dvc pull`")
 
 
 PREPARED_BADLY = TEXTS | {
@@ -164,11 +164,11 @@ PREPARED_BADLY = TEXTS | {
 
 
 @pytest.mark.parametrize("what", PREPARED_BADLY)
-def test_damaged_preprocessing_is_told(classifier: Path, what: str) -> None:
+def test_damaged_preprocessing_is_reported(classifier: Path, what: str) -> None:
     assert differences(classifier, ABOUT, LABEL) == []
     PREPARED_BADLY[what](classifier / PREPROCESSING)
-    told_by(lambda: Judge.open(classifier, LABEL), LABEL, PREPROCESSING)
-    told_by(lambda: differences(classifier, ABOUT, LABEL), LABEL, PREPROCESSING)
+    message_of(lambda: Predictor.open(classifier, LABEL), LABEL, PREPROCESSING)
+    message_of(lambda: differences(classifier, ABOUT, LABEL), LABEL, PREPROCESSING)
 
 
 DRAWN_BADLY = TEXTS | {
@@ -182,7 +182,7 @@ DRAWN_BADLY = TEXTS | {
 
 
 @pytest.mark.parametrize("what", DRAWN_BADLY)
-def test_damaged_sampling_is_told(
+def test_damaged_sampling_is_reported(
     generator: Path, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     DRAWN_BADLY[what](generator / SAMPLING)
@@ -190,5 +190,7 @@ def test_damaged_sampling_is_told(
         generate_records.versions, "find", lambda _: Version("ecg-model", "1", "", "", {}, ())
     )
     monkeypatch.setattr(generate_records.signing, "files", lambda _: nullcontext(generator))
-    told_by(lambda: generate_records.generate(LABEL, "SR", 1, 0, tmp_path / "out"), LABEL, SAMPLING)
+    message_of(
+        lambda: generate_records.generate(LABEL, "SR", 1, 0, tmp_path / "out"), LABEL, SAMPLING
+    )
     assert not (tmp_path / "out").exists()

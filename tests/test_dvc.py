@@ -53,7 +53,7 @@ def test_a_lock_that_is_cut_anywhere_gets_all_its_stages_back(root: Path) -> Non
         assert lock.mend(root) == ""
 
 
-def test_a_cut_of_a_newer_lock_keeps_what_is_newer_and_whole(root: Path) -> None:
+def test_a_cut_newer_lock_keeps_its_complete_newer_entries(root: Path) -> None:
     newer = text(NAMES, "1")
     (root / lock.LOCK).write_text(newer[: newer.index("stage2@b:") + 40])
     assert "restored from the copy of the last finished stage" in lock.mend(root)
@@ -86,7 +86,7 @@ def test_without_any_copy_a_torn_lock_is_refused_in_one_line(root: Path) -> None
         lock.mend(root)
 
 
-def test_a_lock_with_fewer_stages_that_somebody_committed_is_left_alone(root: Path) -> None:
+def test_a_committed_lock_with_fewer_stages_is_left_alone(root: Path) -> None:
     (root / lock.LOCK).write_text(text(NAMES[:3]))
     subprocess.run(
         ["git", "hash-object", "-w", lock.LOCK], cwd=root, check=True, capture_output=True
@@ -142,7 +142,7 @@ def test_a_kill_while_dvc_writes_its_lock_leaves_the_former_one(
     from dvc.repo import Repo
     from dvc.utils.serialize import _yaml
 
-    with internals.whole_writes(), Repo() as repo:
+    with internals.atomic_writes(), Repo() as repo:
         repo.reproduce(["one"])
     before = (project / lock.LOCK).read_text()
     assert (project / lock.KEPT).read_text() == before
@@ -153,7 +153,7 @@ def test_a_kill_while_dvc_writes_its_lock_leaves_the_former_one(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_yaml, "_dump", killed)
-    with internals.whole_writes(), Repo() as repo, pytest.raises(KeyboardInterrupt):
+    with internals.atomic_writes(), Repo() as repo, pytest.raises(KeyboardInterrupt):
         repo.reproduce(["two"])
     assert (project / lock.LOCK).read_text() == before
 

@@ -8,7 +8,7 @@ import yaml
 from ecgforge.files import atomic_write, md5, read_csv
 
 
-def test_whole_replaces_only_on_success(tmp_path):
+def test_atomic_write_replaces_only_on_success(tmp_path):
     target = tmp_path / "out" / "table.csv"
     with atomic_write(target) as scratch:
         scratch.write_text("first")
@@ -21,7 +21,7 @@ def test_whole_replaces_only_on_success(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["table.csv"]
 
 
-def test_whole_leaves_nothing_of_a_failed_folder(tmp_path):
+def test_atomic_write_leaves_nothing_of_a_failed_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "set") as scratch:  # noqa: PT012
         scratch.mkdir()
         (scratch / "half").write_text("written")
@@ -29,7 +29,7 @@ def test_whole_leaves_nothing_of_a_failed_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whole_clears_what_a_killed_process_left(tmp_path):
+def test_atomic_write_removes_the_files_of_a_killed_process(tmp_path):
     with atomic_write(tmp_path / "set") as scratch:
         scratch.mkdir()
     left = tmp_path / ".set.partial"
@@ -42,7 +42,7 @@ def test_whole_clears_what_a_killed_process_left(tmp_path):
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["fresh"]
 
 
-def test_whole_replaces_a_file_in_one_step(tmp_path, monkeypatch):
+def test_atomic_write_replaces_a_file_in_one_step(tmp_path, monkeypatch):
     """A kill at any file operation leaves the old file or the new one, never none."""
     target = tmp_path / "table.csv"
     target.write_text("old")
@@ -62,7 +62,7 @@ def test_whole_replaces_a_file_in_one_step(tmp_path, monkeypatch):
     assert set(seen) == {"old", "new"}
 
 
-def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_renames(
+def test_atomic_write_restores_the_folder_of_a_process_killed_between_its_renames(
     tmp_path, monkeypatch
 ):
     target = tmp_path / "set"
@@ -84,7 +84,7 @@ def test_whole_brings_back_the_folder_of_a_process_that_was_killed_between_its_r
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_whole_moves_nothing_where_nothing_was_written(tmp_path):
+def test_atomic_write_moves_nothing_if_nothing_was_written(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "kept").write_text("old")
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "set"):
@@ -92,7 +92,7 @@ def test_whole_moves_nothing_where_nothing_was_written(tmp_path):
     assert (tmp_path / "set" / "kept").read_text() == "old"
 
 
-def test_whole_writes_no_file_over_a_folder(tmp_path):
+def test_atomic_write_writes_no_file_over_a_folder(tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "set") as scratch:
         scratch.write_text("a file")

@@ -314,20 +314,20 @@ def refused(call: Callable[[], object], allowed: tuple[type[Exception], ...]) ->
     """
     tracemalloc.start()
     started = time.process_time()
-    told = ""
+    message = ""
     try:
         call()
     except allowed as error:
-        told = str(error.args[-1] if isinstance(error, BadRecord) else error)
+        message = str(error.args[-1] if isinstance(error, BadRecord) else error)
     finally:
         seconds, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert seconds < SECONDS
     assert peak < MEMORY
-    assert not TYPES.search(told), told
-    assert "\n" not in told, told
-    assert len(told) < 1500
-    return told
+    assert not TYPES.search(message), message
+    assert "\n" not in message, message
+    assert len(message) < 1500
+    return message
 
 
 def fuzz(check: Callable[[Any], None], inputs: st.SearchStrategy[Any]) -> None:
@@ -418,10 +418,10 @@ def requests(draw: st.DrawFn) -> Any:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Any:
+def predictor() -> Any:
     import torch
 
-    from ecgforge.registry.serving import Judge
+    from ecgforge.registry.serving import Predictor
 
     class Classifier(torch.nn.Module):
         rhythms = ("SR", "AFIB")
@@ -429,17 +429,17 @@ def judge() -> Any:
         def forward(self, signals: torch.Tensor) -> torch.Tensor:
             return signals.mean(dim=(1, 2))[:, None] * torch.tensor([1.0, -1.0])
 
-    return Judge(Classifier(), PREPROCESSING, "mV")  # type: ignore[arg-type]
+    return Predictor(Classifier(), PREPROCESSING, "mV")  # type: ignore[arg-type]
 
 
-def test_odd_requests_are_refused_in_one_line(judge: Any) -> None:
+def test_odd_requests_are_refused_in_one_line(predictor: Any) -> None:
     from ecgforge.model_versions.invalid_request import InvalidRequestError
 
     def ask(request: Any) -> None:
-        told = refused(
-            lambda: json.dumps(judge.predict(request), allow_nan=False), (InvalidRequestError,)
+        message = refused(
+            lambda: json.dumps(predictor.predict(request), allow_nan=False), (InvalidRequestError,)
         )
-        assert len(told) <= 400
+        assert len(message) <= 400
 
     fuzz(ask, requests())
 

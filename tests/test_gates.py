@@ -90,7 +90,7 @@ CHAMPION = model(0.85)
 
 
 @pytest.mark.parametrize(
-    ("challenger", "told"),
+    ("challenger", "expected"),
     [
         (model(0.7, seed=1), ["macro_f1", "recall"]),
         (CHAMPION, ["macro_f1"]),
@@ -108,8 +108,10 @@ CHAMPION = model(0.85)
         "better, but unsure",
     ],
 )
-def test_a_challenger_must_be_better_in_every_way(challenger: np.ndarray, told: list[str]) -> None:
-    assert failed(challenger, {"champion": CHAMPION}, True) == told
+def test_a_challenger_must_be_better_in_every_way(
+    challenger: np.ndarray, expected: list[str]
+) -> None:
+    assert failed(challenger, {"champion": CHAMPION}, True) == expected
 
 
 def failed_without_champion(challenger: np.ndarray) -> list[str]:
@@ -192,7 +194,7 @@ TEST = records(["7", "8"], ["test", "test"], ["p7", "p8"])
         "validated on",
         "another record of the patient",
         "in a merged set",
-        "of elsewhere",
+        "of another dataset",
         "lost",
         "no facts",
     ],
@@ -260,7 +262,7 @@ def test_a_lost_record_set_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({}, []),
         ({"c2st_accuracy": 0.95}, ["two_sample"]),
@@ -272,14 +274,14 @@ def test_a_lost_record_set_is_named() -> None:
         ),
         ({"coverage": float("nan")}, ["coverage"]),
     ],
-    ids=["good", "told apart", "narrow", "wrong rhythms", "memorising", "not measured"],
+    ids=["good", "separable", "narrow", "wrong rhythms", "memorising", "not measured"],
 )
 def test_generators_are_gated_beyond_their_floors(
-    change: dict[str, float], told: list[str]
+    change: dict[str, float], expected: list[str]
 ) -> None:
     assert [
         gate.name for gate in gates.generator_gates(GOOD | change, GENERATOR) if not gate.passed
-    ] == told
+    ] == expected
 
 
 def test_intervals_stand_next_to_the_scores_of_a_generator() -> None:

@@ -325,7 +325,7 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         )
 
 
-def test_a_folder_without_a_whole_generator_is_refused(tmp_path) -> None:
+def test_a_folder_with_an_incomplete_generator_is_refused(tmp_path) -> None:
     with pytest.raises(EcgforgeError, match=r"generator\.json is missing"):
         registry.load(tmp_path / "nowhere")
     registry.save(build("diffwave"), tmp_path / "model")
@@ -563,7 +563,7 @@ def test_what_a_training_remembers_of_beats_changes_nothing() -> None:
     )
 
 
-def test_beats_that_are_drawn_too_much_alike_are_stretched_as_far_as_training_beats_vary(
+def test_sampled_beats_with_too_little_variation_are_stretched_to_that_of_training_beats(
     tmp_path, monkeypatch
 ) -> None:
     generator, (signals, labels) = build("beat_diffusion").eval(), records(60)
@@ -573,7 +573,7 @@ def test_beats_that_are_drawn_too_much_alike_are_stretched_as_far_as_training_be
         torch.from_numpy(np.stack(typical)), signals / SCALE[:, None], generator._layout(times)[1]
     )
     alike = 0.6 * true
-    monkeypatch.setattr(generator, "_drawn_beats", lambda *_: alike)
+    monkeypatch.setattr(generator, "_sampled_beats", lambda *_: alike)
     generator.finish(known)
     flat, stretched = (
         generator._flat(beats) for beats in (true, generator._stretched(alike, labels))
@@ -592,7 +592,7 @@ def test_beats_that_are_drawn_too_much_alike_are_stretched_as_far_as_training_be
         )
 
 
-def test_beats_that_vary_enough_or_of_a_handful_of_records_stay_as_they_are_drawn(
+def test_sampled_beats_with_enough_variation_or_few_records_are_not_stretched(
     tmp_path, monkeypatch
 ) -> None:
     generator, (signals, labels) = build("beat_diffusion").eval(), records(3)
@@ -602,7 +602,7 @@ def test_beats_that_vary_enough_or_of_a_handful_of_records_stay_as_they_are_draw
     beats = torch.randn(
         3, 8, generator.beat.shape.samples, generator=torch.Generator().manual_seed(0)
     )
-    monkeypatch.setattr(generator, "_drawn_beats", lambda *_: 50 * beats)
+    monkeypatch.setattr(generator, "_sampled_beats", lambda *_: 50 * beats)
     generator.finish(record_set(tmp_path / "wide", signals, labels))
     torch.testing.assert_close(generator._stretched(beats, labels), beats)
 
@@ -641,13 +641,13 @@ def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
     source = torch.Generator().manual_seed(0)
     asked = torch.arange(2).repeat_interleave(200)
     with torch.no_grad():
-        drawn = model.draw(
+        sampled = model.draw(
             asked, torch.rand(400, 12, generator=source), torch.randn(400, 12, generator=source)
         )
-    variation = 100 * drawn.std(1) / drawn.mean(1)
+    variation = 100 * sampled.std(1) / sampled.mean(1)
     assert 0.5 < variation[:200].median() < 2
     assert 14 < variation[200:].median() < 27
-    assert torch.log(drawn[:200].mean(1)).std() == pytest.approx(0.2, abs=0.08), "patients differ"
+    assert torch.log(sampled[:200].mean(1)).std() == pytest.approx(0.2, abs=0.08), "patients differ"
 
 
 # Time-VQVAE

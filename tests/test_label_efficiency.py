@@ -78,7 +78,7 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     return label_efficiency(found, "resnet1d", 0.95, 200).set_index("percent")
 
 
-def test_it_is_read_off_the_curve_from_scratch() -> None:
+def test_label_efficiency_is_read_off_the_curve_from_scratch() -> None:
     found = table(study(CURVE, {"5": 0.45, "10": 0.6, "20": 0.75, "100": 0.95}))
     assert found["equal"].to_dict() == pytest.approx({5: 0, 10: 30, 20: 75, 100: np.inf})
     assert list(found.index) == [5, 10, 20, 100], "as numbers, and not as words"
@@ -117,7 +117,7 @@ def test_where_a_curve_first_reaches_a_level(
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.floats(0, 1))
-def test_the_curve_is_there_what_it_is_said_to_be_and_lower_before(
+def test_the_curve_reaches_the_level_first_at_the_stated_percent(
     curve: list[float], level: float
 ) -> None:
     percents = np.geomspace(1, 100, len(curve))
@@ -180,7 +180,7 @@ def test_every_dataset_and_generator_has_its_own_curves() -> None:
 
 
 @pytest.mark.parametrize("missing", ["scratch", "", "fine-tuning, full"])
-def test_without_both_curves_nothing_is_said(missing: str) -> None:
+def test_without_both_curves_there_is_no_label_efficiency(missing: str) -> None:
     found = study(CURVE, {"10": 0.6})
     left = label_efficiency(found[found["sweep"] != missing], "resnet1d", 0.95, 200)
     assert len(left) == 0

@@ -35,7 +35,7 @@ def record_set(rhythms: list[str], patients: list[str]) -> RecordSet:
     )
 
 
-def test_in_proportion_the_mix_of_rhythms_stays() -> None:
+def test_proportion_keeps_the_mix_of_rhythms() -> None:
     assert mixtures.allotment({"SR": 80, "SB": 20}, 50, "proportion") == {"SR": 40, "SB": 10}
 
 
@@ -52,9 +52,7 @@ def test_to_balance_the_rarest_rhythms_are_filled_up(wanted: int, expected: dict
 
 
 @given(COUNTS, st.integers(0, 2000))
-def test_balancing_spends_what_it_is_given_and_never_passes_a_rhythm_over(
-    real: dict[str, int], wanted: int
-) -> None:
+def test_balance_uses_all_records_and_skips_no_rhythm(real: dict[str, int], wanted: int) -> None:
     found = mixtures.allotment(real, wanted, "balance")
     assert 0 <= wanted - sum(found.values()) < len(real), "less than one record a rhythm is left"
     filled = [real[rhythm] + count for rhythm, count in found.items() if count]
@@ -91,7 +89,7 @@ def test_a_larger_selection_holds_a_smaller_one() -> None:
         mixtures.first(records, {"SR": 1, "ST": 1})
 
 
-def test_a_part_has_whole_patients_of_every_rhythm_and_grows() -> None:
+def test_a_part_has_complete_patients_of_every_rhythm_and_grows() -> None:
     rhythms = ["SR"] * 60 + ["AFIB"] * 20 + ["SB"] * 3
     records = record_set(
         rhythms,

@@ -31,7 +31,7 @@ def write(tree: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def test_every_profile_is_valid_whole() -> None:
+def test_every_profile_is_valid_as_a_whole() -> None:
     params = parameters.read(ROOT / "params.yaml")
     assert params.profile == "demo"
     assert set(params.profiles) == {"demo", "sample", "paper"}
@@ -281,7 +281,7 @@ def test_an_unknown_generator_in_a_profile_is_named_with_those_there_are(
 
 
 def test_an_experiment_of_dvc_can_change_the_profile(tmp_path: Path) -> None:
-    """`dvc exp run -S` writes the file anew, in a style of its own, and reads it with another
+    """`dvc exp run -S` writes the file again, in a style of its own, and reads it with another
     parser.
     """
     from dvc.utils.hydra import apply_overrides
@@ -431,7 +431,7 @@ def test_a_network_that_is_wrong_in_the_base_is_named_there(
         parameters.read(write(tree, tmp_path))
 
 
-def test_what_tuning_found_changes_no_profile_that_builds_on_the_one_in_use(
+def test_tuned_parameters_change_no_profile_based_on_the_active_one(
     tree: dict[str, Any], tmp_path: Path
 ) -> None:
     path = write(based(tree, other={"base": "demo"}), tmp_path)

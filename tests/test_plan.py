@@ -75,15 +75,15 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # Of each of three rhythms, for each of three datasets.
     drawn = params.active.synthesis
     assert isinstance(drawn.train, int)
-    assert found["synthesize"].drawn == dict.fromkeys(
+    assert found["synthesize"].records_generated == dict.fromkeys(
         params.generators, 3 * 3 * (drawn.train + drawn.validation + drawn.test)
     )
-    # 100 real records are 34 of each of three rhythms; beside them 20 and 20 of each for validation
+    # 100 real records are 34 of each of three rhythms; in addition 20 and 20 of each for validation
     # and test.
-    match_real = works(params.with_profile("sample"))["synthesize"].drawn
+    match_real = works(params.with_profile("sample"))["synthesize"].records_generated
     assert match_real == dict.fromkeys(params.generators, 3 * 3 * (34 + 20 + 20))
     # Half of 100 in proportion are 30, 10, 10; to balance 0, 25, 25.
-    assert found["mixture"].drawn == {"diffwave": 30 + 25 + 25}
+    assert found["mixture"].records_generated == {"diffwave": 30 + 25 + 25}
     assert (found["quality"].scored, found["ablation"].scored) == (
         9,
         pytest.approx((1 + len(params.generator("diffwave").ablations)) / 3),
@@ -94,8 +94,8 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # Seeds 0, which is that of the study's own training, and 1.
     assert found["generator_seeds"].trainings == {"diffwave": 1}
     assert found["generator_seeds"].steps == {"resnet1d": 2 * 3 * steps}
-    assert found["generator_seeds"].drawn == {
-        "diffwave": 2 * found["synthesize"].drawn["diffwave"] // 3
+    assert found["generator_seeds"].records_generated == {
+        "diffwave": 2 * found["synthesize"].records_generated["diffwave"] // 3
     }
     # Both directions, with records of there as they are and augmented.
     assert found["cross_dataset"].steps == {"resnet1d": 2 * 2 * seeds * steps}
@@ -159,13 +159,13 @@ def prepared_set(params: Params, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_told_before_anything_runs(
+def test_the_plan_is_printed_before_anything_runs(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stage.show(params)
-    told = capsys.readouterr().out
-    assert "profile demo" in told
-    assert "in parallel" in told
-    assert "the expected sizes of the sources" in told
+    output = capsys.readouterr().out
+    assert "profile demo" in output
+    assert "in parallel" in output
+    assert "the expected sizes of the sources" in output
     assert list(tmp_path.iterdir()) == []

@@ -30,11 +30,11 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     assert set(found["dataset"]) == {"null"}
     assert list(found["point"].unique()) == ["", "nan"]
     assert found["p_ST"].isna().tolist() == [True] * 6 + [False] * 6
-    assert len(intervals.intervals(found, 0.9, 10)), "patients can be told apart"
+    assert len(intervals.intervals(found, 0.9, 10)), "patients can be distinguished"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda _: b"", "No columns to parse"),
         (lambda content: content[: len(content) // 20], "no column"),
@@ -49,7 +49,7 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(
-    tmp_path: Path, change: Callable[[bytes], bytes], told: str
+    tmp_path: Path, change: Callable[[bytes], bytes], message: str
 ) -> None:
     facts = pd.DataFrame({"id": PATIENTS, "patient": PATIENTS, "truth": ["SR", "AFIB"] * 3})
     row = Experiment("TrRTeR", "ptbxl", "resnet1d", 0)
@@ -59,7 +59,8 @@ def test_a_damaged_file_is_named_in_one_line(
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(
         EcgforgeError,
-        match=f"^{file} is damaged .*{told}.*: remove it and run `dvc checkout`, or `dvc repro`$",
+        match=f"^{file} is damaged .*{message}.*: remove it and run `dvc checkout`, "
+        "or `dvc repro`$",
     ):
         predictions.read([tmp_path / "cell"])
     file.unlink()

@@ -155,7 +155,7 @@ def test_limb_leads_are_compared_with_what_follows_from_i_and_ii(tmp_path):
     assert np.isnan(found["standardised"])
 
 
-def test_a_set_tells_how_far_limb_leads_were_off(tmp_path):
+def test_a_set_states_the_errors_of_its_limb_leads(tmp_path):
     leads = {"a": STANDARD_LEADS, "b": LEADS, "c": STANDARD_LEADS}
     for number, (name, kept) in enumerate(leads.items()):
         write_record(tmp_path / "raw", name, an_ecg(kept, seed=number), kept)
@@ -214,7 +214,7 @@ def a_link(folder: Path, how: str) -> str:
 
 
 @pytest.mark.parametrize("how", ["r.hea", "r.dat", "both", "folder"])
-def test_links_that_somebody_put_there_are_followed(tmp_path, how):
+def test_links_in_the_raw_folder_are_followed(tmp_path, how):
     path = a_link(tmp_path / "raw", how)
     np.testing.assert_array_equal(
         wfdb_files.read(tmp_path / "raw", path).signals,
@@ -353,22 +353,22 @@ NO_FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("cells", "told"), NO_NUMBERS)
-def test_a_number_of_the_record_line_that_is_none_is_named(tmp_path, cells, told):
+@pytest.mark.parametrize(("cells", "expected"), NO_NUMBERS)
+def test_an_invalid_number_of_the_record_line_is_named(tmp_path, cells, expected):
     write_record(tmp_path, "r")
     rewrite(tmp_path / "r.hea", an_edit("r 12 100 1000", f"r {cells}"))
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
-    assert bad.value.detail == f"{told} is not a valid number in WFDB"
+    assert bad.value.detail == f"{expected} is not a valid number in WFDB"
 
 
-@pytest.mark.parametrize(("cells", "told"), NO_FIELDS)
-def test_a_number_of_a_lead_that_is_none_is_named(tmp_path, cells, told):
+@pytest.mark.parametrize(("cells", "expected"), NO_FIELDS)
+def test_an_invalid_number_of_a_lead_is_named(tmp_path, cells, expected):
     write_record(tmp_path, "r")
     rewrite(tmp_path / "r.hea", an_edit("1000.0(0)/mV 16 0", cells))
     with pytest.raises(BadRecord) as bad:
         wfdb_files.read(tmp_path, "r")
-    assert bad.value.detail == f"{told} is not a valid number in WFDB"
+    assert bad.value.detail == f"{expected} is not a valid number in WFDB"
 
 
 @pytest.mark.filterwarnings("error")
@@ -379,11 +379,11 @@ def test_limb_leads_beyond_numbers_compare_to_nothing():
     assert np.isnan(limb_residual(huge))
 
 
-@pytest.mark.parametrize(("change", "told"), UNSUPPORTED.values(), ids=UNSUPPORTED)
-def test_what_is_whole_and_not_read_is_no_damage(tmp_path, change, told):
+@pytest.mark.parametrize(("change", "expected"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_intact_unsupported_files_are_not_damaged(tmp_path, change, expected):
     write_record(tmp_path, "r")
     rewrite(tmp_path / "r.hea", change)
-    with pytest.raises(BadRecord, match=told) as bad:
+    with pytest.raises(BadRecord, match=expected) as bad:
         wfdb_files.read(tmp_path, "r")
     assert bad.value.reason == Reason.NOT_SUPPORTED
     assert bad.value.reason not in DAMAGE
@@ -509,7 +509,7 @@ def test_memory_does_not_grow_with_the_length_of_a_record(tmp_path):
     assert peaks["long"] < 2**19 * 8 * 3.5
 
 
-def test_it_is_told_that_longer_records_are_cut(tmp_path, capsys):
+def test_cutting_of_longer_records_is_reported(tmp_path, capsys):
     write_record(tmp_path / "raw", "a", np.tile(an_ecg(), (30, 1)))
     write_record(tmp_path / "raw", "b", an_ecg(seed=1))
     prepare(
@@ -556,7 +556,7 @@ def test_resampling_keeps_amplitude_and_phase(fs):
 
 
 @pytest.mark.parametrize("frequency", [0.15, 50, 60])
-def test_what_lies_outside_the_band_goes(frequency):
+def test_frequencies_outside_the_band_are_removed(frequency):
     prepared = prepare_signal(5 + a_sine(frequency, 500) + a_sine(10, 500), 500, PREPROCESSING)
     np.testing.assert_allclose(prepared[:, 100:-100], a_sine(10, 100)[:, 100:-100], atol=0.05)
 
@@ -593,7 +593,7 @@ def test_longer_records_are_cut_and_shorter_ones_refused():
     assert bad.value.reason == Reason.WRONG_LENGTH
 
 
-def test_lead_sd_puts_every_lead_on_its_own_scale():
+def test_per_lead_std_scales_each_lead_separately():
     recording = Recording(an_ecg(LEADS).T, 100.0, "NU")
     prepared = prepare_recording(recording, PREPROCESSING, "per_lead_std")
     np.testing.assert_allclose(prepared.std(axis=1), 1, rtol=1e-5)
@@ -606,7 +606,7 @@ def test_lead_sd_puts_every_lead_on_its_own_scale():
         prepare_recording(recording, PREPROCESSING, "mV")
 
 
-def test_absurd_amplitude_is_told_about_the_median_and_in_millivolts_only():
+def test_absurd_amplitude_is_reported_for_the_median_and_in_millivolts_only():
     signals = an_ecg(LEADS).T
     offset = Recording(signals + 500, 100.0, "mV")
     assert prepare_recording(offset, PREPROCESSING, "mV").shape == (8, 1000)
@@ -623,7 +623,7 @@ def test_absurd_amplitude_is_told_about_the_median_and_in_millivolts_only():
 
 
 @pytest.mark.parametrize(
-    ("codes", "told"),
+    ("codes", "expected"),
     [
         (["NORM", "SR"], "SR"),
         (["SVTAC", "PSVT"], "SVT"),
@@ -634,13 +634,13 @@ def test_absurd_amplitude_is_told_about_the_median_and_in_millivolts_only():
         (["SR", "PACE"], Reason.CONTRADICTORY_RHYTHMS),
     ],
 )
-def test_a_record_has_one_rhythm_or_none(codes, told):
-    if told in RHYTHMS:
-        assert rhythm_of(codes, CODES, OTHERS) == told
+def test_a_record_has_one_rhythm_or_none(codes, expected):
+    if expected in RHYTHMS:
+        assert rhythm_of(codes, CODES, OTHERS) == expected
     else:
         with pytest.raises(BadRecord) as bad:
             rhythm_of(codes, CODES, OTHERS)
-        assert bad.value.reason == told
+        assert bad.value.reason == expected
 
 
 # Splits
@@ -673,7 +673,7 @@ def test_no_patient_is_in_two_splits_and_order_does_not_matter(rows, random):
 
 @given(st.dictionaries(st.integers(), st.sampled_from(RHYTHMS), min_size=1, max_size=200))
 @settings(max_examples=50)
-def test_each_rhythm_is_split_80_10_10_with_somebody_to_test_on(rhythms):
+def test_each_rhythm_is_split_80_10_10_with_at_least_one_test_patient(rhythms):
     table = a_table([(patient, rhythm, None) for patient, rhythm in rhythms.items()])
     for _, group in splits.assign(table).groupby(table["rhythm"]):
         held_out = group.value_counts().reindex(["validation", "test"], fill_value=0)
@@ -681,7 +681,7 @@ def test_each_rhythm_is_split_80_10_10_with_somebody_to_test_on(rhythms):
         assert held_out.tolist() == [expected, expected]
 
 
-def test_published_folds_are_followed_and_a_patient_stays_whole():
+def test_published_folds_are_used_and_patients_are_not_split():
     rows = [("a", "SR", 1), ("b", "SR", 8), ("c", "SR", 9), ("d", "SR", 10), ("a", "SB", 10)]
     assert splits.assign(a_table(rows)).tolist() == [
         "train",
@@ -814,7 +814,7 @@ def test_a_rhythm_that_bad_files_make_rare_is_dropped_from_the_middle(raw, tmp_p
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory, raw):
+def other_site(tmp_path_factory, raw):
     """The same ids and rhythms at another site."""
     folder = tmp_path_factory.mktemp("elsewhere")
     for number, name in enumerate(raw.catalogue["id"]):
@@ -822,10 +822,10 @@ def elsewhere(tmp_path_factory, raw):
     return a_raw_source(folder, raw.catalogue, simulated=True)
 
 
-def test_merged_keeps_origins_and_splits(raw, elsewhere, tmp_path):
+def test_merged_keeps_origins_and_splits(raw, other_site, tmp_path):
     alone = prepare({"one": raw}, tmp_path / "alone", PREPROCESSING, PREPARATION)
     merged = prepare(
-        {"one": raw, "two": elsewhere}, tmp_path / "merged", PREPROCESSING, PREPARATION
+        {"one": raw, "two": other_site}, tmp_path / "merged", PREPROCESSING, PREPARATION
     )
     table = RecordSet.open(tmp_path / "merged").records
     assert merged.made["records"] == 2 * alone.made["records"]
@@ -897,8 +897,8 @@ FORMS = {
 def test_the_same_recording_is_kept_once(raw, tmp_path, form):
     source = copied(raw, tmp_path / "raw", ["a1", "z1"], **FORMS[form])
     about = prepare({"own": source}, tmp_path / "out", PREPROCESSING, PREPARATION)
-    told = ("same recording", "the same recording as a1")
-    assert excluded(tmp_path / "out") == {"own/r00": told, "own/z1": told}
+    expected = ("same recording", "the same recording as a1")
+    assert excluded(tmp_path / "out") == {"own/r00": expected, "own/z1": expected}
     assert about.made["by_reason"] == {"same recording": 2}
     assert len(RecordSet.open(tmp_path / "out")) == 12
 
@@ -906,12 +906,16 @@ def test_the_same_recording_is_kept_once(raw, tmp_path, form):
 def test_the_same_recording_with_two_rhythms_has_none(raw, tmp_path):
     source = copied(raw, tmp_path / "raw", ["z1", "z2"], [["AFIB"], ["SR"]])
     prepare({"own": source}, tmp_path / "out", PREPROCESSING, PREPARATION)
-    told = ("contradictory rhythms", "SR, AFIB, of the same recording as r00, z1, z2")
-    assert excluded(tmp_path / "out") == {"own/r00": told, "own/z1": told, "own/z2": told}
+    expected = ("contradictory rhythms", "SR, AFIB, of the same recording as r00, z1, z2")
+    assert excluded(tmp_path / "out") == {
+        "own/r00": expected,
+        "own/z1": expected,
+        "own/z2": expected,
+    }
 
 
-def test_the_same_recording_at_two_sites_is_kept_once_and_moves_no_split(raw, elsewhere, tmp_path):
-    source = copied(elsewhere, tmp_path / "raw", [])
+def test_the_same_recording_at_two_sites_is_kept_once_and_moves_no_split(raw, other_site, tmp_path):
+    source = copied(other_site, tmp_path / "raw", [])
     for ending in ("hea", "dat"):
         content = (raw.folder / f"r04.{ending}").read_bytes().replace(b"r04", b"r02")
         (source.folder / f"r02.{ending}").write_bytes(content)
@@ -1004,21 +1008,21 @@ def test_a_set_that_nothing_can_be_tested_on_is_refused(tmp_path):
         update={"sources": {"own": source}, "preparation": PREPARATION}
     )
     params = params.model_copy(update={"profiles": {params.profile: active}})
-    told = (
+    expected = (
         r"own: no validation and no test records \(SR: 4 train, 0 validation, 0 test; SB: 4 "
         r"train.* three patients or more of each"
     )
-    with pytest.raises(EcgforgeError, match=told):
+    with pytest.raises(EcgforgeError, match=expected):
         prepare_stage.prepare(params, [tmp_path / "raw/own"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_too_few_records_name_the_key_and_the_counts(raw, tmp_path):
     settings = PREPARATION.model_copy(update={"min_records": 7})
-    told = (
+    expected = (
         "rhythm below min_records: 12; preparation.min_records is 7, and there are 6 of SR, 6 of SB"
     )
-    with pytest.raises(EcgforgeError, match=told):
+    with pytest.raises(EcgforgeError, match=expected):
         prepare({"own": raw}, tmp_path / "out", PREPROCESSING, settings)
 
 

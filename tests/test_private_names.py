@@ -61,7 +61,7 @@ def test_the_installed_packages_have_each_private_name(name: str) -> None:
     private(name)
 
 
-def test_a_name_that_is_missing_is_said_with_the_version() -> None:
+def test_a_missing_name_is_reported_with_the_version() -> None:
     for name in ("mlflow.store.nowhere:f", "mlflow.store.db.utils:_nothing"):
         with pytest.raises(EcgforgeError, match=rf"^mlflow [\d.]+ has no {name}, which ecgforge"):
             private(name)

@@ -286,7 +286,7 @@ def test_force_on_a_version_that_passes_leaves_no_mark(content: DvcStore) -> Non
     assert history.entries(NAME)[-1].action == history.PROMOTED
 
 
-def test_the_champion_is_judged_anew_when_the_test_records_change(content: DvcStore) -> None:
+def test_the_champion_is_judged_again_when_the_test_records_change(content: DvcStore) -> None:
     promoted(GOOD, content)
     records, before = Path("data/prepared/ptbxl"), Path("kept")
     records.rename(before)
@@ -376,7 +376,7 @@ def killed(number: str, content: DvcStore) -> None:
         client.delete_registered_model_alias(NAME, history.CHAMPION)
 
 
-def test_a_promotion_that_was_killed_is_none(content: DvcStore) -> None:
+def test_a_killed_promotion_does_not_count(content: DvcStore) -> None:
     killed(GOOD, content)
     assert history.former(NAME) == ""
     promoted(GOOD, content)
@@ -392,7 +392,7 @@ def test_a_promotion_that_was_killed_is_none(content: DvcStore) -> None:
         promotion.rollback(NAME, "")
 
 
-def test_rollback_goes_back_from_the_champion_that_there_is(content: DvcStore) -> None:
+def test_rollback_starts_at_the_current_champion(content: DvcStore) -> None:
     promoted(GOOD, content)
     promoted(BETTER, content)
     store.client().set_registered_model_alias(NAME, history.CHAMPION, WORSE)
@@ -400,7 +400,7 @@ def test_rollback_goes_back_from_the_champion_that_there_is(content: DvcStore) -
     assert promotion.rollback(NAME, "") == (BETTER, GOOD)
 
 
-def test_history_tells_when_the_alias_was_moved(
+def test_history_shows_that_the_alias_was_moved(
     content: DvcStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     promoted(GOOD, content)
@@ -450,9 +450,11 @@ def test_a_broken_champion_does_not_stay_for_ever(
         EcgforgeError, match=f"failed champion and was not made champion; version {GOOD} stays"
     ):
         stage.promote(params(), NAME, BETTER, False, False, False, "")
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"{NAME}/{BETTER} against the baselines, since {NAME}/{GOOD} cannot be evaluated" in told
-    assert f"champion: the files of {NAME}/{GOOD} are not those that were registered" in told
+    output = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"{NAME}/{BETTER} against the baselines, since {NAME}/{GOOD} cannot be evaluated" in output
+    )
+    assert f"champion: the files of {NAME}/{GOOD} are not those that were registered" in output
     assert {"champion", "macro_f1.majority"} <= {key.removeprefix("gate.") for key in tags(BETTER)}
     stage.promote(params(), NAME, BETTER, False, False, True, "the champion is broken")
     assert history.champion(NAME) == BETTER
@@ -492,7 +494,7 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_not_compared(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({}, []),
         ({"units": "per_lead_std"}, ["units per_lead_std instead of mV"]),
@@ -511,7 +513,7 @@ def test_a_champion_that_was_not_made_for_the_test_records_is_not_compared(
     ],
 )
 def test_what_records_a_version_takes_is_compared(
-    tmp_path: Path, change: dict[str, Any], told: list[str]
+    tmp_path: Path, change: dict[str, Any], expected: list[str]
 ) -> None:
     """What only sets records aside changes none of those that stay."""
     about = About(
@@ -521,10 +523,10 @@ def test_what_records_a_version_takes_is_compared(
         "a version that does not say what it takes"
     )
     (tmp_path / serving.PREPROCESSING).write_text(json.dumps(SERVICE.files[serving.PREPROCESSING]))
-    assert serving.differences(tmp_path, replace(about, **change), NAME) == told
+    assert serving.differences(tmp_path, replace(about, **change), NAME) == expected
 
 
-def test_a_champion_that_learned_from_the_test_records_is_told(content: DvcStore) -> None:
+def test_a_champion_trained_on_test_records_is_reported(content: DvcStore) -> None:
     history.move(NAME, LEAKING, "", history.FORCED, "", "")
     found = {gate.name: gate for gate in judged(BETTER, content).gates}
     for name in ("macro_f1", "recall"):
@@ -566,15 +568,15 @@ def test_on_the_command_line_a_good_classifier_passes_and_a_better_one_follows()
     assert f"{NAME}/{GOOD} is champion." in ecgforge(
         "promote", NAME, "--version", GOOD, "--reason", "the first one"
     )
-    told = ecgforge("promote", NAME, "--best", "--reason", "the best on validation records")
-    assert f"{NAME}/{BETTER} against {NAME}/{GOOD}" in told
-    assert f"{NAME}/{BETTER} is champion. Model card: models/cards/{NAME}-{BETTER}.md" in told
+    output = ecgforge("promote", NAME, "--best", "--reason", "the best on validation records")
+    assert f"{NAME}/{BETTER} against {NAME}/{GOOD}" in output
+    assert f"{NAME}/{BETTER} is champion. Model card: models/cards/{NAME}-{BETTER}.md" in output
     assert versions.find(f"{NAME}@champion").number == BETTER
     assert versions.find(f"{NAME}@former").number == GOOD
-    told = ecgforge("history", NAME)
-    assert f"version {GOOD} promoted, after nobody: the first one" in told
+    output = ecgforge("history", NAME)
+    assert f"version {GOOD} promoted, after nobody: the first one" in output
     assert (
-        f"version {BETTER} promoted, after version {GOOD}: the best on validation records" in told
+        f"version {BETTER} promoted, after version {GOOD}: the best on validation records" in output
     )
     assert "forced" not in tags(BETTER)
 
@@ -590,10 +592,10 @@ def test_each_forcing_leaves_its_mark(content: DvcStore) -> None:
     card = promotion.card_path(content.root, versions.find(f"{NAME}/{WORSE}")).read_text()
     assert tags(WORSE)["forced"] in card
     assert store.client().get_model_version(NAME, WORSE).description == card
-    assert {"gate.macro_f1", "gate.recall"} <= set(tags(WORSE)), "gates stay beside the mark"
+    assert {"gate.macro_f1", "gate.recall"} <= set(tags(WORSE)), "gates stay next to the mark"
 
 
-def test_who_does_not_become_champion_is_not_marked(content: DvcStore) -> None:
+def test_a_version_that_does_not_become_champion_is_not_marked(content: DvcStore) -> None:
     verdict = judged(UNSURE, content)
     promoted(GOOD, content)
     with pytest.raises(EcgforgeError, match="but was not set"):
@@ -615,7 +617,7 @@ def test_no_forced_champion_is_without_its_mark(
     assert tags(UNSURE)["forced"].endswith("a try; failed calibration")
 
 
-def test_a_verdict_that_cannot_be_kept_promotes_nobody(
+def test_a_verdict_that_cannot_be_stored_promotes_no_version(
     content: DvcStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking._tracking_service import utils
@@ -718,7 +720,7 @@ def test_an_entry_follows_the_last_one(content: DvcStore) -> None:
     ],
 )
 @pytest.mark.usefixtures("content")
-def test_a_damaged_entry_is_told_and_stops_nobody(
+def test_a_damaged_entry_is_reported_and_blocks_nothing(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, before in ((GOOD, ""), (BETTER, GOOD), (WORSE, BETTER)):
@@ -726,10 +728,10 @@ def test_a_damaged_entry_is_told_and_stops_nobody(
     key = list(history._texts(NAME))[1]
     store.client().set_registered_model_tag(NAME, key, text)
     stage.show(NAME)
-    told = capsys.readouterr().out
-    assert f"number {GOOD}" in told
-    assert f"number {WORSE}" in told
-    assert f"the entry {key.removeprefix(history.ENTRY)} is damaged and cannot be read" in told
+    output = capsys.readouterr().out
+    assert f"number {GOOD}" in output
+    assert f"number {WORSE}" in output
+    assert f"the entry {key.removeprefix(history.ENTRY)} is damaged and cannot be read" in output
     assert promotion.rollback(NAME, "") == (WORSE, BETTER), (
         "the entry after it says who was champion"
     )
@@ -738,7 +740,7 @@ def test_a_damaged_entry_is_told_and_stops_nobody(
 
 
 @pytest.mark.usefixtures("content")
-def test_a_tag_that_is_no_entry_is_told_and_not_followed(
+def test_a_tag_that_is_no_entry_is_reported_and_not_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     history.move(NAME, GOOD, "", history.PROMOTED, "", "")
@@ -761,13 +763,13 @@ def test_texts_of_people_are_shown_letter_by_letter(capsys: pytest.CaptureFixtur
     finally:
         project.git("config", "user.name", "Ada")
     stage.show(NAME)
-    told = capsys.readouterr().out
-    assert f"github-actions[bot]: version {GOOD} promoted, after nobody: {reason}\n" in told
-    assert "\\x1b[31mred[/]\n" in told
+    output = capsys.readouterr().out
+    assert f"github-actions[bot]: version {GOOD} promoted, after nobody: {reason}\n" in output
+    assert "\\x1b[31mred[/]\n" in output
 
 
 @pytest.mark.usefixtures("content")
-def test_who_has_no_name_is_told_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_name_is_shown_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 12345")
 
@@ -894,23 +896,23 @@ def on_a_server(content: DvcStore, monkeypatch: pytest.MonkeyPatch) -> DvcStore:
 
 
 def moved(number: str) -> bool:
-    """Move as a promotion does that was judged while nobody was champion, and say whether it was
-    told to have worked.
+    """Move as a promotion does that was judged without a champion, and return whether it was
+    reported as successful.
     """
     try:
         history.move(NAME, number, "", history.PROMOTED, "", "")
     except EcgforgeError as error:
-        told = str(error)
+        message = str(error)
     else:
         return True
     assert re.search(
         f"another promotion came first, of version . by Ada.*history {NAME}|but was not set",
-        told,
+        message,
     )
     return False
 
 
-def told_outcome() -> None:
+def reported_outcome() -> None:
     """Check that the history tells who is champion, and makes no former one of those who lost."""
     now, faults = history.champion(NAME), history.faults(NAME)
     assert not any("other means" in fault for fault in faults)
@@ -925,7 +927,7 @@ def told_outcome() -> None:
     "place", ["_texts", "_write", "_check", "_check_undisturbed", "_set_aliases", "champion"]
 )
 @pytest.mark.parametrize("times", [1, 2])
-def test_of_two_who_promote_in_the_same_instant_one_gives_up(
+def test_one_of_two_simultaneous_promotions_gives_up(
     monkeypatch: pytest.MonkeyPatch, place: str, times: int
 ) -> None:
     """The other's whole promotion falls into the first one's, before the call of `place`."""
@@ -941,11 +943,11 @@ def test_of_two_who_promote_in_the_same_instant_one_gives_up(
     outcomes.append(moved(GOOD))
     monkeypatch.setattr(history, place, original)
     assert outcomes.count(True) <= 1 if len(outcomes) == 2 else len(calls) < times
-    told_outcome()
+    reported_outcome()
 
 
 @pytest.mark.usefixtures("on_a_server")
-def test_two_who_write_at_once_both_give_up_and_the_next_one_wins(
+def test_two_simultaneous_writes_both_give_up_and_the_next_one_succeeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     original, both = history._write, threading.Barrier(2, timeout=60)
@@ -960,9 +962,9 @@ def test_two_who_write_at_once_both_give_up_and_the_next_one_wins(
         patch.setattr(history, "_write", together)
         assert list(pool.map(moved, (GOOD, BETTER))) == [False, False]
     assert history.champion(NAME) == ""
-    told_outcome()
+    reported_outcome()
     assert moved(WORSE)
-    told_outcome()
+    reported_outcome()
 
 
 def win(folder: Path, number: str, start: float) -> None:
@@ -973,7 +975,7 @@ def win(folder: Path, number: str, start: float) -> None:
 
 
 @pytest.mark.usefixtures("content")
-def test_two_who_promote_at_once_do_not_both_win(registered: Path) -> None:
+def test_two_simultaneous_promotions_do_not_both_succeed(registered: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["ecgforge.model_versions.history", "mlflow.store.model_registry.sqlalchemy_store"]
@@ -1017,7 +1019,7 @@ SCORES = {
 }
 
 
-DRAWS = {"steps": 4, "guidance": 1.0}
+SAMPLING_PARAMETERS = {"steps": 4, "guidance": 1.0}
 UNSCORED = f"no scores of the records of {GENERATOR}/1 .*: run `dvc repro quality@ptbxl-diffwave`"
 QUALITY, TRAINED, SCORED = (
     "quality@ptbxl-diffwave",
@@ -1029,11 +1031,11 @@ QUALITY, TRAINED, SCORED = (
 def generator(
     seed: int,
     scores: dict[str, float] | None,
-    sampling: dict[str, float] = DRAWS,
-    drawn_with: dict[str, float] = DRAWS,
+    sampling: dict[str, float] = SAMPLING_PARAMETERS,
+    sampled_with: dict[str, float] = SAMPLING_PARAMETERS,
 ) -> None:
-    """Register a small generator that draws with `sampling`, and score records that it drew with
-    `drawn_with`.
+    """Register a small generator with `sampling`, and score records that it generated with
+    `sampled_with`.
     """
     from ecgforge.generators.common import base, registry
 
@@ -1052,17 +1054,17 @@ def generator(
     key = runs.RunKey("generator", "ptbxl", seed, True, generator="diffwave")
     real = DatasetInput("ptbxl", records.folder, md5(records.folder), "training", "simulated")
     with runs.tracked(key, fingerprint=f"generator {seed}", params={}, inputs=[real]) as run:
-        described = models.drawing(sampling, project.RHYTHMS, "mV")
+        described = models.sampling_file(sampling, project.RHYTHMS, "mV")
         models.log_generator(
             run, *made.exportable(), TRAINED, name=key.model_name, described=described
         )
     if scores is not None:
-        score(scores, drawn_with)
+        score(scores, sampled_with)
 
 
 def score(
     scores: dict[str, float],
-    drawn_with: dict[str, float] = DRAWS,
+    sampled_with: dict[str, float] = SAMPLING_PARAMETERS,
     stage: str = QUALITY,
     made: dict[str, str] | None = None,
     **deps: Path,
@@ -1076,27 +1078,27 @@ def score(
         deps: what DVC recorded otherwise: the digest of the content at a path, under the path of a
             dependency with `_` for `/`.
     """
-    drawn = Path("data/synthetic/ptbxl/diffwave")
-    for folder in (drawn, SCORED):
+    synthetic = Path("data/synthetic/ptbxl/diffwave")
+    for folder in (synthetic, SCORED):
         folder.mkdir(parents=True, exist_ok=True)
     by = {
-        "sampling": drawn_with,
+        "sampling": sampled_with,
         "weights_md5": md5(TRAINED / "weights.safetensors"),
         "generator_md5": md5(TRAINED),
     }
-    (drawn / "about.json").write_text(
+    (synthetic / "about.json").write_text(
         json.dumps({"origin": "synthetic", "made": by | (made or {})})
     )
-    project.folder_to_cache_only(drawn)
+    project.folder_to_cache_only(synthetic)
     (SCORED / "scores.csv").write_text(table(scores))
     (SCORED / "fingerprint.txt").write_text("scored\n")
-    project.record(stage, SCORED, [Path("data/prepared/ptbxl"), drawn])
+    project.record(stage, SCORED, [Path("data/prepared/ptbxl"), synthetic])
     lock = yaml.safe_load(Path("dvc.lock").read_text())
     for entry in lock["stages"][stage]["deps"]:
         entry["md5"] = md5(deps.get(entry["path"].replace("/", "_"), Path(entry["path"])))
     Path("dvc.lock").write_text(yaml.safe_dump(lock))
     project.git("commit", "-q", "--amend", "--no-edit", "--allow-empty", "dvc.lock")
-    shutil.rmtree(drawn)
+    shutil.rmtree(synthetic)
     shutil.rmtree(SCORED)
 
 
@@ -1118,7 +1120,7 @@ def judged_generator(number: str = "1") -> promotion.Verdict:
     return promotion.judge(params(), versions.find(f"{GENERATOR}/{number}"), DvcStore())
 
 
-def test_generators_are_judged_by_the_records_that_they_drew(content: DvcStore) -> None:
+def test_generators_are_judged_by_their_own_records(content: DvcStore) -> None:
     generator(1, SCORES)
     generator(2, SCORES | {"copied_share": 0.9, "dcr_ratio": 0.1, "membership_auc": 0.95})
     generator(3, None)
@@ -1217,14 +1219,14 @@ def test_a_quality_run_has_the_intervals_of_its_scores(
     )
 
 
-def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: DvcStore) -> None:
-    """One training draws in two ways, a version each, and records of one way are scored last: they
+def test_a_generator_is_judged_by_records_with_its_own_sampling(content: DvcStore) -> None:
+    """One training has two samplings, a version each, and records of one way are scored last: they
     say nothing of the other.
     """
-    other = DRAWS | {"guidance": 9.0}
+    other = SAMPLING_PARAMETERS | {"guidance": 9.0}
     copies = SCORES | {"copied_share": 0.9}
     generator(1, None)
-    generator(1, SCORES | {"copied_share": 0.8}, other, drawn_with=other)
+    generator(1, SCORES | {"copied_share": 0.8}, other, sampled_with=other)
     first, second = versions.versions(GENERATOR)
     assert first.tags[models.WEIGHTS] == second.tags[models.WEIGHTS]
     with pytest.raises(
@@ -1234,8 +1236,8 @@ def test_a_generator_is_judged_by_records_drawn_as_it_draws(content: DvcStore) -
         promotion.judge(params(), first, content)
     assert promotion.judge(params(), second, content).failed == ["copied"]
     generator(1, SCORES)
-    generator(1, copies, other, drawn_with={"guidance": 9, "steps": 4})
-    assert len(versions.versions(GENERATOR)) == 2, "the same weights, drawn from in two ways"
+    generator(1, copies, other, sampled_with={"guidance": 9, "steps": 4})
+    assert len(versions.versions(GENERATOR)) == 2, "the same weights with two samplings"
     assert promotion.judge(params(), first, content).failed == [], (
         "by the scores of its own records, though others are newer"
     )
@@ -1251,13 +1253,13 @@ def test_scores_that_mlflow_alone_states_do_not_help() -> None:
     fingerprint of DVC's record.
     """
     generator(1, None)
-    real, drawn = Path("data/prepared/ptbxl"), Path("models")
+    real, synthetic = Path("data/prepared/ptbxl"), Path("models")
     inputs = [
         DatasetInput("ptbxl", real, md5(real), "real", "simulated"),
         DatasetInput(
             "ptbxl/diffwave",
-            drawn,
-            md5(drawn),
+            synthetic,
+            md5(synthetic),
             "synthetic",
             "synthetic",
             md5(TRAINED / "weights.safetensors"),
@@ -1294,7 +1296,7 @@ def test_scores_count_that_dvc_recorded_of_these_files_and_records() -> None:
     score(SCORES, made={"generator_md5": md5(Path("data/before"))})
     with pytest.raises(EcgforgeError, match=UNSCORED):
         judged_generator()
-    score(SCORES, DRAWS | {"steps": 5})
+    score(SCORES, SAMPLING_PARAMETERS | {"steps": 5})
     with pytest.raises(EcgforgeError, match="and DVC has no scores of such records"):
         judged_generator()
     score(SCORES)

@@ -175,7 +175,7 @@ def test_variability_as_computed_by_hand() -> None:
     assert rmssd == pytest.approx(1000 * np.sqrt(0.17 / 3))
 
 
-def test_slow_and_fast_variability_are_told_apart() -> None:
+def test_slow_and_fast_variability_are_distinguished() -> None:
     rng = np.random.default_rng(3)
     slow, fast = 0.5 + np.cumsum(np.linspace(0.7, 1.0, 10)), 0.5 + np.cumsum(np.tile([0.7, 1.0], 5))
     measured = physiology.measure(
@@ -344,7 +344,7 @@ def test_mmd_is_the_sum_over_pairs() -> None:
     ] == pytest.approx(within - 2 * between)
 
 
-def test_mmd_p_value_is_uniform_under_one_law() -> None:
+def test_mmd_p_value_is_uniform_for_equal_distributions() -> None:
     rng = np.random.default_rng(1)
     p = np.array(
         [
@@ -363,12 +363,12 @@ def test_mmd_p_value_knows_that_samples_have_as_many_of_each_rhythm() -> None:
     strata = np.repeat([0, 1, 2], 12)
     centres = 20.0 * np.eye(3)[strata]
 
-    def p(shift: float, told: np.ndarray) -> np.ndarray:
+    def p(shift: float, labels: np.ndarray) -> np.ndarray:
         sides = (
             (centres + rng.standard_normal((36, 3)), centres + rng.standard_normal((36, 3)) + shift)
             for _ in range(100)
         )
-        return np.array([distribution.mmd(*pair, told, 39, rng)[1] for pair in sides])
+        return np.array([distribution.mmd(*pair, labels, 39, rng)[1] for pair in sides])
 
     assert np.mean(p(0.0, strata) <= 0.25) == pytest.approx(0.25, abs=0.13)
     assert np.mean(p(0.5, strata) <= 0.05) > 0.5
@@ -421,7 +421,7 @@ def test_frechet_distance_of_fewer_records_than_features(laws: dict[str, np.ndar
     assert distribution.frechet(laws["slow"], laws["first"]) == pytest.approx(values["slow"])
 
 
-def test_frechet_distance_falls_with_more_records_of_one_law() -> None:
+def test_frechet_distance_falls_with_more_records_of_one_distribution() -> None:
     rng = np.random.default_rng(0)
     few, many = (
         np.mean(
@@ -438,7 +438,7 @@ def test_frechet_distance_falls_with_more_records_of_one_law() -> None:
 # Two-sample test
 
 
-def test_two_samples_of_one_law_are_not_told_apart(laws: dict[str, np.ndarray]) -> None:
+def test_two_samples_of_one_distribution_are_not_distinguished(laws: dict[str, np.ndarray]) -> None:
     patients = np.arange(120)
     same = [two_sample.accuracy(laws["first"], laws["second"], patients, seed) for seed in range(4)]
     assert np.mean(same) == pytest.approx(0.5, abs=0.1)
@@ -447,8 +447,8 @@ def test_two_samples_of_one_law_are_not_told_apart(laws: dict[str, np.ndarray]) 
 
 
 def test_a_patient_is_never_on_both_sides_of_a_fold() -> None:
-    # Ten patients a side with ten near-identical records each: whoever has seen a patient knows the
-    # side, and nobody else does.
+    # Ten patients a side with ten near-identical records each: only a classifier that has seen a
+    # patient knows the side.
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((20, 30))
     features = np.repeat(centres, 10, axis=0) + 0.01 * rng.standard_normal((200, 30))
@@ -490,7 +490,7 @@ def test_wilson_interval_as_published() -> None:
     assert intervals.wilson(0.5, 100, 0.95) == pytest.approx((0.4038, 0.5962), abs=1e-3)
 
 
-def test_fidelity_and_diversity_are_told_apart() -> None:
+def test_fidelity_and_diversity_are_distinguished() -> None:
     rng = np.random.default_rng(0)
     real, same = rng.standard_normal((2, 300, 4))
     one = np.zeros(300)
@@ -552,13 +552,13 @@ def memorised(
 ) -> dict[str, float]:
     """Scores of synthetic records;
 
-    `rhythms` are those of held-out and of synthetic ones, all one where they are not told.
+    `rhythms` are those of held-out and of synthetic ones, all equal if they are not given.
     """
     theirs, own = rhythms or (np.zeros(len(held_out)), np.zeros(len(synthetic)))
-    memory = memorisation.NearestNeighbours.measure(
+    neighbours = memorisation.NearestNeighbours.measure(
         (synthetic, own), (training, np.zeros(len(training))), (held_out, theirs)
     )
-    return memory.scores(memorisation.near(memory.holdout))
+    return neighbours.scores(memorisation.near(neighbours.holdout))
 
 
 def attack(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) -> float:
@@ -567,29 +567,29 @@ def attack(training: np.ndarray, held_out: np.ndarray, synthetic: np.ndarray) ->
 
 def authenticity(training: np.ndarray, synthetic: np.ndarray) -> float:
     nobody = np.zeros(len(synthetic))
-    memory = memorisation.NearestNeighbours.measure(
+    neighbours = memorisation.NearestNeighbours.measure(
         (synthetic, nobody), (training, np.zeros(len(training))), (synthetic, nobody)
     )
-    return float(memory.authentic.mean())
+    return float(neighbours.authentic.mean())
 
 
-def test_copies_are_found_and_strangers_are_not() -> None:
+def test_copies_are_found_and_independent_records_are_not() -> None:
     rng = np.random.default_rng(0)
-    training, held_out, strangers = rng.standard_normal((3, 400, 8))
+    training, held_out, independent = rng.standard_normal((3, 400, 8))
     copies = training[:200] + 0.01 * rng.standard_normal((200, 8))
-    found = memorised(training, held_out, strangers)
+    found = memorised(training, held_out, independent)
     assert found["dcr_ratio"] == pytest.approx(1, abs=0.1)
     assert found["copied_share"] < 0.05
     found = memorised(training, held_out, copies)
     assert found["dcr_ratio"] < 0.05
     assert found["copied_share"] == 1
-    half = memorised(training, held_out, np.concatenate([copies[:100], strangers[:100]]))
+    half = memorised(training, held_out, np.concatenate([copies[:100], independent[:100]]))
     assert half["copied_share"] == pytest.approx(0.5, abs=0.05)
 
 
-def test_an_even_mix_of_rhythms_hides_no_copies_of_rare_ones() -> None:
+def test_a_uniform_mix_of_rhythms_hides_no_copies_of_rare_ones() -> None:
     # Nine in ten real records are of one rhythm; the few of the other lie far apart, and so do
-    # strangers of it from them.
+    # other records of it from them.
     rng = np.random.default_rng(0)
 
     def records(common: int, rare: int) -> tuple[np.ndarray, np.ndarray]:
@@ -631,25 +631,25 @@ def test_authenticity_as_counted_by_hand() -> None:
     assert authenticity(training, synthetic) == 2 / 4
 
 
-def test_copies_are_not_authentic_and_strangers_are_as_often_as_they_should_be() -> None:
+def test_copies_are_not_authentic_and_independent_records_are_at_the_expected_rate() -> None:
     rng = np.random.default_rng(0)
-    line, strangers = rng.uniform(size=(2, 20000, 1))
+    line, independent = rng.uniform(size=(2, 20000, 1))
     # On a line two in three records are the nearest of their nearest.
-    assert authenticity(line[:4000], strangers[:4000]) == pytest.approx(1 / 3, abs=0.03)
+    assert authenticity(line[:4000], independent[:4000]) == pytest.approx(1 / 3, abs=0.03)
     training = rng.standard_normal((300, 8))
     assert authenticity(training, training + 0.01 * rng.standard_normal((300, 8))) == 0
     assert authenticity(training, training) == 0
     assert authenticity(training, rng.standard_normal((300, 8))) > 0.3
 
 
-def test_an_attacker_tells_who_was_trained_on_from_copies_alone() -> None:
+def test_membership_inference_works_on_copies_alone() -> None:
     rng = np.random.default_rng(0)
-    training, held_out, strangers = rng.standard_normal((3, 300, 8))
+    training, held_out, independent = rng.standard_normal((3, 300, 8))
     copies = training + 0.01 * rng.standard_normal((300, 8))
     assert attack(training, held_out, copies) > 0.99
-    assert attack(training, held_out, strangers) == pytest.approx(0.5, abs=0.07)
+    assert attack(training, held_out, independent) == pytest.approx(0.5, abs=0.07)
     assert attack(training, held_out, held_out) < 0.01
-    half = np.concatenate([copies[:150], strangers[150:]])
+    half = np.concatenate([copies[:150], independent[150:]])
     assert attack(training, held_out, half) == pytest.approx(0.75, abs=0.07)
     assert attack(training, held_out[:50], copies) > 0.99  # whatever the numbers
 
@@ -660,7 +660,7 @@ def test_an_attack_as_counted_by_hand() -> None:
         np.array([[2.0], [9.0]]),
         np.array([[0.5], [6.0]]),
     )
-    # Distances 0.5 and 1 against 1.5 and 3: every pair is told.
+    # Distances 0.5 and 1 against 1.5 and 3: every pair is distinguished.
     assert attack(training, held_out, synthetic) == 1
     # 0.5 and 4.5 against 1.5 and 8.5: three of four are.
     assert attack(training, held_out, synthetic[:1]) == 0.75
@@ -704,7 +704,7 @@ def test_copied_records_are_found_however_they_are_shifted(
     fresh = overall(
         train,
         test,
-        record_set(tmp_path / "drawn", {"SR": 50, "SB": 40, "ST": 40}, seed=7),
+        record_set(tmp_path / "generated", {"SR": 50, "SB": 40, "ST": 40}, seed=7),
         SETTINGS,
     )
     assert copied["copied_share"] > 0.8 > 0.2 > fresh["copied_share"]
@@ -726,11 +726,11 @@ def test_views_show_every_record_and_repeat(laws: dict[str, np.ndarray]) -> None
     ("low", "baseline", "auc", "expected"),
     [(0.2, 0.17, 0.55, []), (0.2, 0.01, 0.55, ["Memorised"]), (0.2, 0.01, 0.4, ["Crowded"])],
 )
-def test_of_a_few_records_strangers_are_near_too(
+def test_few_records_have_near_holdout_records_too(
     low: float, baseline: float, auc: float, expected: list[str]
 ) -> None:
-    """A share of copies counts beyond that of real records; who is as near to strangers as to
-    training records copied nobody.
+    """A share of copies counts beyond that of real records; a record as near to holdout records as
+    to training records is no copy.
     """
     metrics = {
         "copied_share": (low, baseline),
@@ -800,7 +800,7 @@ def test_beyond_the_floor_is_what_chance_does_not_explain() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # numba compiles for half a minute, and for minutes on a busy machine
-def test_umap_is_drawn_when_asked_for(laws: dict[str, np.ndarray]) -> None:
+def test_umap_is_computed_on_request(laws: dict[str, np.ndarray]) -> None:
     features = np.concatenate([laws["first"], laws["noise"]])
     flat = views.flatten(features, seed=0, views=("umap", "pca"))
     assert flat.groupby("view").size().to_dict() == {"pca": 120, "umap": 120}
@@ -861,7 +861,7 @@ def scores_of(table: pd.DataFrame, column: str, rhythm: str = "all") -> dict[str
 
 
 @pytest.mark.slow
-def test_one_law_scores_as_its_floor_whatever_its_class_mix(
+def test_samples_of_one_distribution_score_as_the_baseline_for_any_class_mix(
     real: tuple[RecordSet, RecordSet], tmp_path: Path
 ) -> None:
     # Three slow records in four, where the real ones are mostly normal: a comparison of unmatched
@@ -897,7 +897,7 @@ def test_one_law_scores_as_its_floor_whatever_its_class_mix(
 
 
 @pytest.mark.slow
-def test_every_score_is_told_of_each_rhythm(
+def test_every_score_is_given_for_each_rhythm(
     real: tuple[RecordSet, RecordSet], tmp_path: Path
 ) -> None:
     """And of a wrong rhythm it is another, while the others stay as they are."""
@@ -914,11 +914,11 @@ def test_every_score_is_told_of_each_rhythm(
     )
     values = {rhythm: scores_of(table, "value", rhythm) for rhythm in ("all", *RATES)}
     for column in ("value", "baseline", "negative_control"):
-        told = {
+        scored = {
             rhythm: set(scores_of(table.dropna(subset=column), column, rhythm))
             for rhythm in ("all", *RATES)
         }
-        assert told["SR"] == told["SB"] == told["ST"] == told["all"]
+        assert scored["SR"] == scored["SB"] == scored["ST"] == scored["all"]
     for metric in ("heart_rate_w1", "qt_ks", "mmd2", "frechet", "c2st_accuracy", "dcr_ratio"):
         assert values["SB"][metric] > 1.1 * max(values["SR"][metric], values["ST"][metric]), metric
     for metric in ("precision", "density", "coverage"):
@@ -1012,7 +1012,7 @@ def test_limb_leads_count_where_they_were_made(
 
 
 @pytest.mark.slow
-def test_copies_leak_who_was_trained_on(real: tuple[RecordSet, RecordSet]) -> None:
+def test_copies_reveal_the_training_patients(real: tuple[RecordSet, RecordSet]) -> None:
     train, test = real
     table, _ = assess(train, test, train, SETTINGS)
     value, baseline = scores_of(table, "value"), scores_of(table, "baseline")

@@ -132,7 +132,7 @@ def change(path, **values):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "told"),
+    ("name", "damage", "message"),
     [
         ("signals.npy", lambda path: path.unlink(), "signals.npy is missing"),
         ("about.json", lambda path: path.unlink(), "about.json is missing"),
@@ -213,9 +213,9 @@ def change(path, **values):
         ),
     ],
 )
-def test_a_damaged_set_is_told_in_one_line(record_set, name, damage, told):
+def test_a_damaged_set_is_reported_in_one_line(record_set, name, damage, message):
     damage(record_set.folder / name)
-    with pytest.raises(EcgforgeError, match=told) as error:
+    with pytest.raises(EcgforgeError, match=message) as error:
         RecordSet.open(record_set.folder)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400 + len(str(record_set.folder))

@@ -361,9 +361,7 @@ class Tables(HTMLParser):
 # ------------------------------------------------------------------------------------------
 
 
-def test_simulated_records_are_said_loudly_and_real_ones_are_not_called_simulated(
-    report, inputs, tmp_path
-):
+def test_simulated_records_have_a_banner_and_real_ones_do_not(report, inputs, tmp_path):
     assert "<strong>SIMULATED RECORDS</strong>" in report
     real = {"ptbxl": a_prepared_set(tmp_path / "real", origin="real")}
     page.write(study_inputs(tmp_path, real), tmp_path / "real.html")
@@ -417,7 +415,7 @@ def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
     assert table[4][3:] == ["–"] * 6
 
 
-def test_the_confidence_of_the_intervals_is_told(report, inputs, tmp_path):
+def test_the_report_states_the_confidence_of_its_intervals(report, inputs, tmp_path):
     assert re.search(r"mean over 2 seeds [\w, ]+, with 95 % interval", report)
     page.write(
         replace(inputs, prepared={"ptbxl": inputs.prepared["ptbxl"]}, confidence=0.9),
@@ -428,7 +426,7 @@ def test_the_confidence_of_the_intervals_is_told(report, inputs, tmp_path):
     )
 
 
-def test_an_estimate_of_fewer_seeds_says_so_and_a_baseline_does_not(inputs, tmp_path):
+def test_an_estimate_of_fewer_seeds_states_their_number_and_a_baseline_does_not(inputs, tmp_path):
     few = inputs.summary.assign(seeds=np.where(inputs.summary["setting"] == "TrRSTeR", 1, 2))
     page.write(
         replace(
@@ -553,12 +551,12 @@ def test_lines_of_fewer_real_records_lead_on_to_all_of_them(inputs):
 
 
 def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):
-    def told(**changed):
+    def described(**changed):
         made = {**inputs.made, "commands": {"sweeps": "dvc repro mixture"}}
         page.write(replace(inputs, made=made, **changed), tmp_path / "report.html")
         return (tmp_path / "report.html").read_text()
 
-    some = told()
+    some = described()
     assert "No sweeps on chapman: " in some
     assert "dvc repro mixture" in some
     params = Params.read(Path(__file__).parents[1] / "params.yaml")
@@ -566,7 +564,7 @@ def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):
         update={"datasets": [], "generator_seeds": [], "cross_dataset": []}
     )
     nowhere = list(grid.cells(params.model_copy(update={"sweep_targets": targets})))
-    none = told(
+    none = described(
         sweeps=inputs.sweeps[inputs.sweeps["sweep"] == ""], variations=stage._variations(nowhere)
     )
     assert "No sweeps on ptbxl, chapman: " in none
@@ -589,7 +587,7 @@ def test_a_curve_has_each_level_once_and_no_baseline():
         assert f">{words}<" not in image, f"{words}: not drawn"
 
 
-def test_a_point_alone_is_drawn_in_its_panel_with_its_interval():
+def test_a_single_point_is_plotted_in_its_panel_with_its_interval():
     points = tables.models(pd.DataFrame(sweeps("ptbxl", "diffwave")))
     image = evidence.curves(points, points)["More synthetic records"]
     width = float(re.search(r'width="([\d.]+)pt"', image)[1])
@@ -617,7 +615,7 @@ def test_curves_of_augmented_records_have_a_panel_of_their_own():
     assert panel in images["More synthetic records"]
 
 
-def test_what_pre_training_is_worth_is_told_in_words_beyond_the_curve_from_scratch(report):
+def test_label_efficiency_beyond_the_curve_from_scratch_is_stated_in_words(report):
     label_efficiency = Tables(report).tables[f"Label efficiency, ptbxl, {GENERATORS[0]}"]
     assert label_efficiency[1:] == [
         ["training records without augmentation"],
@@ -640,7 +638,7 @@ def test_what_trainings_of_a_generator_differ_by_is_shown(report):
     ]
 
 
-def test_every_score_stands_between_its_floor_and_its_negative_control(report):
+def test_every_score_is_shown_with_its_baseline_and_negative_control(report):
     tables = Tables(report).tables
     for caption in (
         "ptbxl, all rhythms",
@@ -689,7 +687,7 @@ def test_counts_and_exclusions_add_up(report):
     assert "V3 &lt;is&gt; constant" in report
 
 
-def test_what_was_run_is_told(report):
+def test_the_report_states_what_was_run(report):
     for part in (
         "0123456789ab",
         "with uncommitted changes",
@@ -701,7 +699,7 @@ def test_what_was_run_is_told(report):
         assert part in report
 
 
-def test_each_rhythm_is_drawn_real_and_synthetic(report):
+def test_each_rhythm_has_real_and_synthetic_ecgs(report):
     strips = re.findall(r'aria-label="([^"]*), leads II and V1"', report)
     assert strips[:3] == [
         "ptbxl, SR, simulated: record SR-test-0",
@@ -724,7 +722,7 @@ def test_the_same_inputs_give_the_same_bytes_and_a_sane_size(report, inputs, tmp
     assert len(report) < 2e6
 
 
-def test_standardised_leads_are_drawn_as_eight_and_noted(tmp_path):
+def test_standardised_records_have_eight_leads_and_a_note(tmp_path):
     prepared = {"ptbxl": a_prepared_set(tmp_path / "ptbxl", origin="real", units="per_lead_std")}
     page.write(
         replace(

@@ -83,7 +83,7 @@ def test_the_headline_is_visible_and_the_console_is_silent(opened):
     assert opened.get_log("browser") == []
 
 
-def test_nothing_is_loaded_from_elsewhere(opened):
+def test_nothing_is_loaded_from_other_addresses(opened):
     assert (
         opened.execute_script(
             "return performance.getEntriesByType('resource').map(entry => entry.name).filter(name "
@@ -93,7 +93,7 @@ def test_nothing_is_loaded_from_elsewhere(opened):
     )
 
 
-def test_every_table_has_rows_and_every_image_is_drawn(opened):
+def test_every_table_has_rows_and_every_image_is_shown(opened):
     assert opened.execute_script(
         "return [...document.querySelectorAll('table')].every(table => "
         "table.tBodies[0].rows.length > 0)"

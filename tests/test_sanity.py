@@ -38,9 +38,9 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], RecordSet]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], RecordSet]:
     """Draw and prepare patients of the simulator: another seed, other patients of the same kind."""
-    folder = tmp_path_factory.mktemp("hospital")
+    folder = tmp_path_factory.mktemp("site")
 
     def draw(seed: int) -> RecordSet:
         raw, out = folder / f"raw-{seed}", folder / f"prepared-{seed}"
@@ -59,13 +59,13 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Record
 
 
 @pytest.fixture(scope="module")
-def real(hospital: Callable[[int], RecordSet]) -> RecordSet:
-    return hospital(5)
+def real(site: Callable[[int], RecordSet]) -> RecordSet:
+    return site(5)
 
 
 @pytest.fixture(scope="module")
 def sets(
-    real: RecordSet, hospital: Callable[[int], RecordSet], tmp_path_factory: pytest.TempPathFactory
+    real: RecordSet, site: Callable[[int], RecordSet], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, RecordSet]:
     """What stands for synthetic training records, by the generator that it would be."""
     train, folder = real.split("train"), tmp_path_factory.mktemp("sets")
@@ -83,7 +83,7 @@ def sets(
     return {
         "copies": written("copies", signals),
         "noise": written("noise", noise.astype(np.float32)),
-        "simulator": hospital(6).split("train"),
+        "simulator": site(6).split("train"),
     }
 
 
@@ -104,18 +104,18 @@ def held_out(real: RecordSet) -> RecordSet:
 def f1(
     real: RecordSet,
     sets: dict[str, RecordSet],
-    hospital: Callable[[int], RecordSet],
+    site: Callable[[int], RecordSet],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, float]:
-    """Macro-F1 of classifiers of few real records, alone and beside each set, on many patients that
+    """Macro-F1 of classifiers of few real records, alone and with each set, on many patients that
     none has seen.
     """
     few, test, folder = (
         part(real.split("train"), SHARE, seed=0),
-        hospital(7),
+        site(7),
         tmp_path_factory.mktemp("classifiers"),
     )
-    beside = {
+    mixed = {
         "alone": [few],
         "copies": [few, few],
         **{name: [few, sets[name]] for name in ("noise", "simulator")},
@@ -124,7 +124,7 @@ def f1(
         update={"steps": STEPS, "patience": None}
     )
     found = {}
-    for name, train in beside.items():
+    for name, train in mixed.items():
         probabilities = []
         for seed in SEEDS:
             classifier = registry.create(
@@ -154,9 +154,9 @@ def value(scores: pd.DataFrame, metric: str, column: str = "value") -> float:
 
 
 def test_copies_are_flagged_as_memorised(scores: dict[str, pd.DataFrame]) -> None:
-    near, told = flags(scores["copies"])
+    near, leaked = flags(scores["copies"])
     assert near.startswith("Memorised: 100% of the records are nearer")
-    assert told.startswith("Memorised: the records reveal the training patients")
+    assert leaked.startswith("Memorised: the records reveal the training patients")
     assert value(scores["copies"], "dcr_ratio") == pytest.approx(0, abs=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_white_noise_is_flagged_by_every_score(scores: dict[str, pd.DataFrame]) 
     assert value(noise, "membership_auc") == pytest.approx(0.5, abs=0.1), "noise remembers nobody"
 
 
-def test_the_simulator_itself_is_not_told_from_its_records(
+def test_the_simulator_itself_is_not_distinguished_from_its_records(
     scores: dict[str, pd.DataFrame], real: RecordSet, sets: dict[str, RecordSet]
 ) -> None:
     simulator = scores["simulator"]

@@ -34,7 +34,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.model_versions.invalid_request import InvalidRequestError
 from ecgforge.records.record_set import RecordSet
-from ecgforge.registry.serving import Judge
+from ecgforge.registry.serving import Predictor
 from ecgforge.tracking import store
 
 URI = f"models:/{CLASSIFIER}@champion"
@@ -64,8 +64,8 @@ def server(records: RecordSet, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def judge(records: RecordSet) -> Judge:
-    return Judge.open(stored(records.folder.parent, CLASSIFIER) / "extra_files", CLASSIFIER)
+def predictor(records: RecordSet) -> Predictor:
+    return Predictor.open(stored(records.folder.parent, CLASSIFIER) / "extra_files", CLASSIFIER)
 
 
 @contextmanager
@@ -294,29 +294,29 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "what", ["second", "NaN", "a number beyond all", "nested", "a key of two lines", "flat"]
 )
 def test_a_wrong_request_is_400_and_one_line(server: str, records: RecordSet, what: str) -> None:
-    change, told = WRONG[what]
+    change, expected = WRONG[what]
     status, answer = ask(server, {"inputs": change(raw(records, 0))})
     assert (status, answer["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
-    assert told in answer["message"]
+    assert expected in answer["message"]
     assert "stack_trace" not in answer
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_request_is_refused_in_one_line(
-    judge: Judge, records: RecordSet, what: str
+    predictor: Predictor, records: RecordSet, what: str
 ) -> None:
-    change, told = WRONG[what]
+    change, expected = WRONG[what]
     with pytest.raises(InvalidRequestError) as refused:
-        judge.predict(change(raw(records, 0)))
+        predictor.predict(change(raw(records, 0)))
     message = refused.value.message
-    assert told in message
+    assert expected in message
     assert "\n" not in message
     assert len(message) <= 300
 
 
 @pytest.mark.parametrize("rate", [257.3, 360.01, 499.99, 9999.99, 9973])
 def test_an_odd_rate_is_answered_in_little_time_and_memory(
-    judge: Judge, records: RecordSet, rate: float
+    predictor: Predictor, records: RecordSet, rate: float
 ) -> None:
     one, samples = raw(records, 0), math.ceil(10 * rate)
     times = np.arange(samples) / rate
@@ -324,28 +324,28 @@ def test_an_odd_rate_is_answered_in_little_time_and_memory(
     request = one | {"signals": signals.tolist(), "sampling_rate": rate}
     tracemalloc.start()
     started = time.process_time()
-    (answer,) = judge.predict([request])
+    (answer,) = predictor.predict([request])
     assert time.process_time() - started < 2
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
-    expected = judge.predict([one])[0]["probabilities"]
+    expected = predictor.predict([one])[0]["probabilities"]
     assert answer["probabilities"] == pytest.approx(expected, abs=0.05)
 
 
 def test_a_long_record_costs_no_more_than_what_is_used_of_it(
-    judge: Judge, records: RecordSet
+    predictor: Predictor, records: RecordSet
 ) -> None:
     one = raw(records, 0)
     long = one | {"signals": [row * 60 for row in one["signals"]]}
     tracemalloc.start()
-    assert judge.predict([long])[0]["rhythm"] == judge.predict([one])[0]["rhythm"]
+    assert predictor.predict([long])[0]["rhythm"] == predictor.predict([one])[0]["rhythm"]
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["instances", "dataframe_split", "dataframe_records"])
-def test_other_forms_of_request_are_told_which_one_is_taken(
+def test_other_forms_of_request_get_a_hint_to_the_accepted_one(
     server: str, records: RecordSet, form: str
 ) -> None:
     status, answer = ask(server, {form: [raw(records, 0)]})
@@ -397,9 +397,7 @@ def test_tampered_files_are_refused(kept: Path, name: str) -> None:
         mlflow.pyfunc.load_model(URI)
 
 
-def test_who_rewrites_the_description_too_does_not_get_past_the_registry(
-    kept: Path, tmp_path: Path
-) -> None:
+def test_a_rewritten_description_is_refused_by_the_registry(kept: Path, tmp_path: Path) -> None:
     tree = json.loads((kept / "extra_files/preprocessing.json").read_text())
     (kept / "extra_files/preprocessing.json").write_text(json.dumps(tree | {"band": [1, 30]}))
     rewrite_digest(kept)

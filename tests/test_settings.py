@@ -49,8 +49,8 @@ def ids(sets: list[RecordSet]) -> set[str]:
 
 
 def test_the_five_settings_of_the_study() -> None:
-    told = {name: (setting.trained_on, setting.tested_on) for name, setting in SETTINGS.items()}
-    assert told == {
+    found = {name: (setting.trained_on, setting.tested_on) for name, setting in SETTINGS.items()}
+    assert found == {
         "TrRTeR": ("real", "real"),
         "TrSTeR": ("synthetic", "real"),
         "TrRTeS": ("real", "synthetic"),
@@ -76,7 +76,9 @@ def test_training_on_synthetic_records_alone_sees_no_real_one(
 
 
 @given(real_count=st.integers(1, 10_000), share=st.floats(0.05, 0.95))
-def test_the_share_of_a_mixture_is_that_of_the_whole(real_count: int, share: float) -> None:
+def test_the_share_of_a_mixture_is_relative_to_all_its_records(
+    real_count: int, share: float
+) -> None:
     added = number_mixed_in(real_count, share)
     assert abs(added - share * (real_count + added)) <= 0.5
 
@@ -94,7 +96,7 @@ def test_a_mixture_keeps_all_real_records_and_draws_rhythms_evenly(
     assert ids([data.train[1]]) != ids([other.train[1]])
 
 
-def test_a_larger_draw_than_there_is_says_which_parameter_to_raise(synthetic: RecordSet) -> None:
+def test_too_few_synthetic_records_name_the_parameter_to_raise(synthetic: RecordSet) -> None:
     with pytest.raises(
         EcgforgeError,
         match=(

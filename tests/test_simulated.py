@@ -41,8 +41,8 @@ def rms(signals: np.ndarray) -> np.ndarray:
 
 
 def r_peaks(signals: np.ndarray) -> np.ndarray:
-    """Find beats without being told: the steepest places, at least 0.2 s apart, as far as the QRS
-    stands out.
+    """Find beats in the signal alone: the steepest places, at least 0.2 s apart, as far as the
+    QRS stands out.
     """
     steep = np.abs(np.diff(signals, axis=-1)).sum(axis=0)
     steep = np.convolve(steep, np.ones(30) / 30, "same")
@@ -98,7 +98,7 @@ def test_rates_keep_the_classes_apart(crowd: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("rhythm", RHYTHMS)
-def test_the_rate_produced_is_the_rate_drawn(
+def test_the_simulated_rate_is_the_sampled_rate(
     ecgs: dict[str, tuple[pd.DataFrame, heart.Ecg]], rhythm: str
 ) -> None:
     table, ecg = ecgs[rhythm]
@@ -109,7 +109,7 @@ def test_the_rate_produced_is_the_rate_drawn(
         assert np.mean(np.abs(np.array(found) / table["rate"] - 1) < 0.05) > 0.85
 
 
-def test_qrs_and_qt_measured_in_the_signal_are_those_drawn() -> None:
+def test_qrs_and_qt_measured_in_the_signal_are_the_sampled_ones() -> None:
     table = patients_with(
         "SR", 30, rate=60.0, qrs=np.linspace(70, 150, 30), qt=np.linspace(360, 460, 30)
     )
@@ -132,7 +132,7 @@ def test_qrs_and_qt_measured_in_the_signal_are_those_drawn() -> None:
     assert (np.mean(np.abs(errors) > 20, axis=0) < 0.3).all()
 
 
-def test_frontal_axis_is_the_one_drawn() -> None:
+def test_the_frontal_axis_is_the_sampled_one() -> None:
     table = patients_with("SR", 12, r_axis=np.linspace(-60, 150, 12), qrs=90.0, rate=60.0)
     ecg = simulate(table)
     for signals, times, axis in zip(ecg.signals, ecg.beats, table["r_axis"], strict=True):
@@ -189,7 +189,7 @@ def test_fibrillation_and_flutter_have_no_p(
     assert before_qrs("AFIB") < 0.6 * before_qrs("SR")
 
 
-def test_flutter_waves_stand_in_the_spectrum() -> None:
+def test_flutter_waves_have_a_peak_in_the_spectrum() -> None:
     table = patients_with("AFLT", 12, rate=75.0)
     ecg = simulate(table)
     heights = []

@@ -292,7 +292,7 @@ def test_chapman_list_in_latin_1(tmp_path: Path) -> None:
 
 
 class Site:
-    """A web server of a folder that counts requests and can be told to break."""
+    """A web server of a folder that counts requests and can be set to break."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -342,7 +342,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.close()
 
 
-def test_whole_data_set_over_http(site: Site, fetch) -> None:
+def test_a_complete_data_set_over_http(site: Site, fetch) -> None:
     published = contents(write_ptbxl(site.root))
     out = fetch(source(site.url))
     got = contents(out)
@@ -558,7 +558,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("mirror", ["nowhere", "nosuch://bucket/ptb-xl"])
-def test_mirror_that_is_none_is_named_with_the_alternatives(
+def test_an_invalid_mirror_is_named_with_the_alternatives(
     tmp_path: Path, fetch, mirror: str
 ) -> None:
     mirror = str(tmp_path / mirror) if "://" not in mirror else mirror
@@ -668,7 +668,7 @@ def test_table_that_names_files_outside_is_refused(tmp_path: Path, fetch, name: 
     assert not (tmp_path / "raw").exists()
 
 
-def test_folder_as_mirror_is_copied_and_read_anew(tmp_path: Path, fetch) -> None:
+def test_folder_as_mirror_is_copied_and_read_again(tmp_path: Path, fetch) -> None:
     root = write_ptbxl(tmp_path / "mirror")
     (root / "SIMULATED.txt").write_text("not a real patient\n")
     out = fetch(source(root))
@@ -736,24 +736,24 @@ def test_ages_that_are_no_numbers_are_unknown(mine: Path) -> None:
     assert folder.catalogue(mine)["age"].fillna(-1).tolist() == [-1, -1, -1, 61]
 
 
-def test_what_own_records_say_in_unknown_words_is_told(
+def test_unknown_values_of_own_records_are_reported(
     tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder.fetch(tmp_path / "raw", own(mine))
-    told = " ".join(capsys.readouterr().err.split())
-    assert "1 cells of the column age have unknown values ('n/a'): use years" in told
-    assert "1 cells of the column sex have unknown values ('x'): use male, m, female, f" in told
-    assert "column rhythm" not in told
+    output = " ".join(capsys.readouterr().err.split())
+    assert "1 cells of the column age have unknown values ('n/a'): use years" in output
+    assert "1 cells of the column sex have unknown values ('x'): use male, m, female, f" in output
+    assert "column rhythm" not in output
     (mine / "mine.csv").write_text(
         "record,patient,rhythm,sex\nc,7,Vorhofflimmern,0\nward/a,8,vorhofflimmern,f\nward/b,9,164889003,\n"
     )
     folder.fetch(tmp_path / "raw", own(mine))
-    told = " ".join(capsys.readouterr().err.split())
+    output = " ".join(capsys.readouterr().err.split())
     assert (
         "2 cells of the column rhythm have unknown values ('VORHOFFLIMMERN'): use SR, SB, ST, "
-        "SA, AFIB, AFLT, SVT, and SCP" in told
+        "SA, AFIB, AFLT, SVT, and SCP" in output
     )
-    assert "1 cells of the column sex have unknown values ('0')" in told
+    assert "1 cells of the column sex have unknown values ('0')" in output
 
 
 def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
@@ -1126,7 +1126,7 @@ def test_folder_of_records_that_does_not_exist(tmp_path: Path) -> None:
         folder.fetch(tmp_path / "raw", own(tmp_path / "nowhere"))
 
 
-def test_sources_are_told_apart_by_their_kind(
+def test_sources_are_distinguished_by_their_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

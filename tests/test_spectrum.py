@@ -1,4 +1,4 @@
-"""Spectra: powers and distances that can be told beforehand."""
+"""Spectra: powers and distances that are known in advance."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_differences_do_not_cancel() -> None:
     assert apart(first, louder, RATE) == pytest.approx(20)
 
 
-def test_sets_of_one_law_are_near_and_muscle_noise_is_not() -> None:
+def test_sets_of_one_distribution_are_near_and_muscle_noise_is_not() -> None:
     smooth = np.apply_along_axis(lambda x: np.convolve(x, np.ones(10) / 10, "same"), -1, noise(200))
     baseline = apart(smooth[:100], smooth[100:], RATE)
     assert baseline < 0.5
@@ -104,7 +104,7 @@ def test_every_lead_counts_as_much_and_dead_ones_do_not() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 100))
-def test_shares_are_whole_and_do_not_depend_on_size(seed: int, size: float) -> None:
+def test_shares_add_up_to_one_and_do_not_depend_on_size(seed: int, size: float) -> None:
     signals = noise(3, seed)
     shares = spectrum.band_power(signals, RATE)
     np.testing.assert_allclose(shares.sum(axis=1), 1)

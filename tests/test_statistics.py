@@ -37,7 +37,7 @@ def skilled(
     return (one_hot(predicted) + 0.2 * rng.random((len(truth), 3))) / 2
 
 
-def test_figures_of_a_small_case_by_hand() -> None:
+def test_metrics_of_a_small_case_by_hand() -> None:
     truth = np.array([0, 0, 0, 0, 1, 1, 2])
     table = metrics.metrics(truth, one_hot([0, 0, 0, 1, 1, 0, 2]), RHYTHMS)
     assert value_of(table, "macro", "accuracy") == pytest.approx(5 / 7)
@@ -242,7 +242,9 @@ def test_paired_differences_are_narrower_than_unpaired_ones() -> None:
 
 
 @pytest.mark.parametrize("hits", [(30, 60), (30, 60, 75), (20, 40, 60, 80)])
-def test_limits_over_few_seeds_are_those_of_a_t_law_for_the_mean(hits: tuple[int, ...]) -> None:
+def test_limits_over_few_seeds_are_those_of_a_t_distribution_for_the_mean(
+    hits: tuple[int, ...],
+) -> None:
     """One patient has all records, so that only seeds vary: the limits are those of a mean of k
     numbers, with k - 1 degrees of freedom.
     """

@@ -176,7 +176,7 @@ def test_a_database_without_a_note_says_where_it_was_made(
     assert not study.exists()
 
 
-def test_addresses_elsewhere_stay(empty: Path, tmp_path: Path) -> None:
+def test_other_addresses_stay(empty: Path, tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     shutil.copy(empty, database)
     before = empty.parent
@@ -526,12 +526,12 @@ def test_no_repository_is_no_problem_and_a_git_that_refuses_is(
     assert store.git_problem() == ""
 
 
-def test_a_damaged_repository_is_told_from_none(tmp_path: Path) -> None:
+def test_a_damaged_repository_is_distinguished_from_none(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     assert "not a git repository" in store.git_problem(tmp_path)
 
 
-def test_what_changes_elsewhere_in_a_larger_repository_is_not_the_projects(
+def test_changes_outside_the_project_in_a_larger_repository_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, inner = tmp_path / "study", tmp_path / "study" / "src"

@@ -256,7 +256,7 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     }
 
 
-def test_a_generator_trained_anew_draws_other_records(study: Path, client: MlflowClient) -> None:
+def test_a_retrained_generator_generates_other_records(study: Path, client: MlflowClient) -> None:
     found = read_csv(
         study / "results/generator_seeds/ptbxl/diffwave/predictions.csv", keep_default_na=False
     )
@@ -521,8 +521,8 @@ def test_the_walk_from_promotion_to_rollback(copied: Path, record: Path, tmp_pat
         str(tmp_path / "again.csv"),
     )
     pd.testing.assert_frame_equal(read_csv(tmp_path / "again.csv"), table)
-    told = run(study, "ecgforge", "history", CLASSIFIER).stdout
-    assert [told.count(word) for word in ("promoted", "forced", "rolled back")] == [0, 2, 1]
+    output = run(study, "ecgforge", "history", CLASSIFIER).stdout
+    assert [output.count(word) for word in ("promoted", "forced", "rolled back")] == [0, 2, 1]
 
 
 @pytest.mark.browser
@@ -596,7 +596,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGKILL, "RUNNING"), (signal.SIGINT, "KILLED")]
 )
-def test_a_training_that_was_stopped_goes_on_as_the_same_run(
+def test_a_stopped_training_resumes_as_the_same_run(
     copied: Path, tmp_path: Path, number: signal.Signals, status: str
 ) -> None:
     study, client = copied, client_of(copied)

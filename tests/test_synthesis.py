@@ -1,5 +1,5 @@
-"""Drawing record sets: every record from its own seed, whole or not at all, on as many processes as
-asked.
+"""Synthesis of record sets: each record from its own seed, complete or not at all, in any number of
+processes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def generator() -> base.Generator:
     ).eval()
 
 
-def drawn(real: RecordSet, out: Path, devices: int = 1, **changed: object) -> RecordSet:
+def generated(real: RecordSet, out: Path, devices: int = 1, **changed: object) -> RecordSet:
     settings = Synthesis(
         **{"train": "match_real", "validation": 2, "test": 3, "chunk": 4, "seed": 7, **changed}
     )
@@ -73,7 +73,7 @@ def drawn(real: RecordSet, out: Path, devices: int = 1, **changed: object) -> Re
 
 
 def test_every_rhythm_has_as_many_records_in_each_split(real: RecordSet, tmp_path: Path) -> None:
-    made = drawn(real, tmp_path / "made")
+    made = generated(real, tmp_path / "made")
     assert made.split("train").counts() == dict.fromkeys(RHYTHMS, 5), (
         "14 real ones, spread evenly and rounded up"
     )
@@ -89,8 +89,8 @@ def test_every_rhythm_has_as_many_records_in_each_split(real: RecordSet, tmp_pat
 
 def test_a_larger_set_holds_the_smaller_one(real: RecordSet, tmp_path: Path) -> None:
     small, large = (
-        drawn(real, tmp_path / "small", train=2),
-        drawn(real, tmp_path / "large", train=6, chunk=5),
+        generated(real, tmp_path / "small", train=2),
+        generated(real, tmp_path / "large", train=6, chunk=5),
     )
     places = [large.records["id"].tolist().index(one) for one in small.records["id"]]
     np.testing.assert_allclose(small.signals(), large.signals(np.array(places)), atol=1e-5)
@@ -98,8 +98,8 @@ def test_a_larger_set_holds_the_smaller_one(real: RecordSet, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_several_processes_draw_the_same_bytes(real: RecordSet, tmp_path: Path) -> None:
-    drawn(real, tmp_path / "one")
-    drawn(real, tmp_path / "two", devices=2)
+    generated(real, tmp_path / "one")
+    generated(real, tmp_path / "two", devices=2)
     for file in ("signals.npy", "records.csv", "about.json"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), (
             file
@@ -110,8 +110,10 @@ def test_a_signal_that_is_not_finite_is_an_error_and_leaves_nothing(
     real: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        synthesis.Artist, "draw", lambda _, chunk: np.full((len(chunk), 8, 200), np.nan, np.float32)
+        synthesis.Sampler,
+        "sample",
+        lambda _, chunk: np.full((len(chunk), 8, 200), np.nan, np.float32),
     )
     with pytest.raises(EcgforgeError, match="time_diffusion generated signals that are not finite"):
-        drawn(real, tmp_path / "made")
+        generated(real, tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -160,7 +160,7 @@ def test_ready_database_is_recognised_without_importing_mlflow() -> None:
 
 
 @pytest.mark.usefixtures("ready")
-def test_readiness_goes_with_the_database_and_with_the_version(
+def test_readiness_depends_on_the_database_and_the_version(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store._ready(folder / "mlflow.db")
@@ -226,7 +226,7 @@ def free_port() -> int:
         "http://no-such-host.invalid",
     ],
 )
-def test_unreachable_server_is_told_quickly(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_is_reported_quickly(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = uri.format(port=free_port())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
@@ -237,7 +237,7 @@ def test_unreachable_server_is_told_quickly(uri: str, monkeypatch: pytest.Monkey
     assert "secret" not in str(refusal.value)
 
 
-def test_silent_server_is_told_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_is_reported_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -387,7 +387,7 @@ def test_same_cell_twice_is_one_result(ready: MlflowClient) -> None:
     assert other.id != run.id
 
 
-def test_failure_is_told_and_the_run_goes_on_when_started_again(ready: MlflowClient) -> None:
+def test_a_failure_is_recorded_and_a_restart_resumes_the_run(ready: MlflowClient) -> None:
     with pytest.raises(ZeroDivisionError), opened() as run:  # noqa: PT012
         run.log({"loss": 1.0}, 0)
         raise ZeroDivisionError("no beats")
@@ -427,9 +427,7 @@ def train_until_killed(folder: Path, send_at: int) -> None:
                 time.sleep(60)
 
 
-def test_killed_run_goes_on_as_the_same_run_without_holes_or_doubles(
-    folder: Path, ready: MlflowClient
-) -> None:
+def test_a_killed_run_resumes_without_gaps_or_duplicates(folder: Path, ready: MlflowClient) -> None:
     process = processes.Process(target=in_folder, args=(folder, train_until_killed, folder, 40))
     process.start()
     while not (folder / "checkpoint").exists():
@@ -520,7 +518,9 @@ def test_stages_under_mlflow_run_become_its_children(
 
 
 @pytest.mark.usefixtures("ready")
-def test_cell_keeps_its_run_when_another_way_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fingerprint_keeps_its_run_if_another_command_starts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with opened() as run:
         pass
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")

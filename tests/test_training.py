@@ -368,12 +368,12 @@ def test_divergence_is_an_error_that_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["loss", "beside"])
+@pytest.mark.parametrize("name", ["loss", "other"])
 def test_a_validation_that_is_not_finite_is_divergence(
     records: RecordSet, tmp_path: Path, name: str, value: float
 ) -> None:
     network, logged = Network(), []
-    losses = iter([{"loss": 0.5, "beside": 0.5}, {"loss": 0.4, "beside": 0.5, name: value}])
+    losses = iter([{"loss": 0.5, "other": 0.5}, {"loss": 0.4, "other": 0.5, name: value}])
     objective = replace(network.objective(), summarise=lambda _: next(losses))
     with pytest.raises(EcgforgeError, match=f"diverged at step 20: validation {name} is {value};"):
         fit(

@@ -1,4 +1,4 @@
-"""What a stranger who can write to the registry comes to: versions that are refused, and champions
+"""Attacks by a process that can write to the registry: versions that are refused, and champions
 whose signature does not fit.
 """
 
@@ -148,7 +148,7 @@ def stored(number: str) -> Path:
     return next(Path("mlruns").resolve().rglob(source)) / "artifacts"
 
 
-def strangers(change: Callable[[Path], None], **tags: str) -> versions.Version:
+def foreign_version(change: Callable[[Path], None], **tags: str) -> versions.Version:
     """Register the files of GOOD once more, changed, with its tags and a digest that fits, as who
     can write to the registry does.
     """
@@ -160,7 +160,7 @@ def strangers(change: Callable[[Path], None], **tags: str) -> versions.Version:
         model = registry.create_logged_model(before.experiment_id, NAME, good.run_id)
         registry.log_model_artifacts(model.model_id, str(made))
         registry.finalize_logged_model(model.model_id, "READY")
-        told = (
+        all_tags = (
             good.tags
             | {DIGEST: md5(made), WEIGHTS: md5(made / FILES / "weights.safetensors")}
             | tags
@@ -168,7 +168,7 @@ def strangers(change: Callable[[Path], None], **tags: str) -> versions.Version:
     finally:
         shutil.rmtree(made)
     version = registry.create_model_version(
-        NAME, f"models:/{model.model_id}", good.run_id, told, model_id=model.model_id
+        NAME, f"models:/{model.model_id}", good.run_id, all_tags, model_id=model.model_id
     )
     return versions.find(f"{NAME}/{version.version}")
 
@@ -190,10 +190,10 @@ def with_loader(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change", [with_code, with_loader], ids=["a .pyc in code", "another loader"]
 )
-def test_a_strangers_version_is_refused_everywhere(
+def test_a_foreign_version_is_refused_everywhere(
     content: DvcStore, change: Callable[[Path], None]
 ) -> None:
-    version = strangers(change)
+    version = foreign_version(change)
     with (
         pytest.raises(EcgforgeError, match=f"{version.label} holds .*it could execute"),
         versions.files(version),
@@ -243,7 +243,7 @@ def test_weights_that_no_record_has_are_not_promoted(content: DvcStore) -> None:
     new.confidence += 0.98
     project.registry.save(new, "oracle", Path("unheard"))
     try:
-        version = strangers(
+        version = foreign_version(
             lambda folder: (
                 shutil.copy("unheard/weights.safetensors", folder / "extra_files") and None
             )
@@ -273,12 +273,12 @@ def test_what_the_tags_say_must_be_recorded(
     content: DvcStore, tags: dict[str, str], why: str
 ) -> None:
     assert recorded.missing(versions.find(f"{NAME}/{GOOD}"), content) == ""
-    assert why in recorded.missing(strangers(lambda _: None, **tags), content)
+    assert why in recorded.missing(foreign_version(lambda _: None, **tags), content)
 
 
 @pytest.mark.usefixtures("content")
 def test_weights_that_are_not_those_of_the_tag_are_refused() -> None:
-    version = strangers(
+    version = foreign_version(
         with_other_weights, **{WEIGHTS: versions.find(f"{NAME}/{GOOD}").tags[WEIGHTS]}
     )
     with (
@@ -300,13 +300,17 @@ def test_a_record_counts_before_it_is_committed_and_not_on_another_branch(
         assert "a record of stage" not in recorded.missing(good, content), (
             "the commit that it names, and those after it, are still known"
         )
-        version = strangers(lambda _: None, **{"git.commit": project.git("rev-parse", "HEAD")})
+        version = foreign_version(
+            lambda _: None, **{"git.commit": project.git("rev-parse", "HEAD")}
+        )
         assert recorded.missing(version, content) == ""
         tree = yaml.safe_load(lock)
         del tree["stages"]["classify_real@ptbxl"]
         Path("dvc.lock").write_text(yaml.safe_dump(tree))
         project.git("commit", "-q", "-a", "--amend", "-m", "a beginning without a record")
-        version = strangers(lambda _: None, **{"git.commit": project.git("rev-parse", "HEAD")})
+        version = foreign_version(
+            lambda _: None, **{"git.commit": project.git("rev-parse", "HEAD")}
+        )
         assert recorded.missing(version, content) != ""
         Path("dvc.lock").write_text(lock)
         assert recorded.missing(version, DvcStore()) == "", "as after `dvc repro`"
@@ -318,11 +322,11 @@ def test_a_record_counts_before_it_is_committed_and_not_on_another_branch(
 @pytest.mark.parametrize(
     "tags", [{"dataset": "chapman"}, {"kind": "generator"}, {"kind": ""}, {"dataset": "../ptbxl"}]
 )
-def test_tags_that_do_not_go_with_the_name_are_told(
+def test_tags_that_contradict_the_name_are_reported(
     content: DvcStore, tags: dict[str, str]
 ) -> None:
     with pytest.raises(EcgforgeError, match="does not fit its name"):
-        promotion.judge(PARAMS, strangers(lambda _: None, **tags), content)
+        promotion.judge(PARAMS, foreign_version(lambda _: None, **tags), content)
 
 
 # Signatures
@@ -330,7 +334,7 @@ def test_tags_that_do_not_go_with_the_name_are_told(
 
 def looked_at(reference: str) -> dict[str, str]:
     """What each way to use a version says, empty where it is used."""
-    told = {}
+    messages = {}
     for way, use in (
         ("classify", lambda: classify_records.classify([Path("absent")], reference, None, None)),
         ("serve", lambda: mlflow.pyfunc.load_model(f"models:/{reference}")),
@@ -338,12 +342,12 @@ def looked_at(reference: str) -> dict[str, str]:
     ):
         try:
             use()
-            told[way] = ""
+            messages[way] = ""
         except EcgforgeError as error:
-            told[way] = (
+            messages[way] = (
                 "" if "none of the 1 records can be classified" in str(error) else str(error)
             )
-    return told
+    return messages
 
 
 @pytest.mark.usefixtures("keyed")
@@ -454,9 +458,9 @@ TAMPERED: dict[str, tuple[Callable[[], Any], str]] = {
 def test_one_that_was_tampered_with_has_no_good_signature(what: str) -> None:
     change, why = TAMPERED[what]
     change()
-    told = signing.fault(versions.find(f"{NAME}/{GOOD}"))
-    assert why in told
-    assert "\n" not in told
+    fault = signing.fault(versions.find(f"{NAME}/{GOOD}"))
+    assert why in fault
+    assert "\n" not in fault
     assert history.champion(NAME) == BETTER
     with pytest.raises(EcgforgeError, match=f"{NAME}/{GOOD}"):
         promotion.rollback(NAME, "")
@@ -468,16 +472,16 @@ def test_a_champion_without_a_good_signature_is_used_nowhere(
 ) -> None:
     promotion.rollback(NAME, "")
     change_card()
-    told = looked_at(f"{NAME}@champion")
-    assert "is not valid (changed since it was signed: card): refused" in told["classify"]
-    assert told["serve"] == told["classify"]
-    assert re.search(f"1 of 4 do not match .*: {NAME}/{GOOD}", told["verify"])
+    messages = looked_at(f"{NAME}@champion")
+    assert "is not valid (changed since it was signed: card): refused" in messages["classify"]
+    assert messages["serve"] == messages["classify"]
+    assert re.search(f"1 of 4 do not match .*: {NAME}/{GOOD}", messages["verify"])
     assert f"LOST version {NAME}/{GOOD}" in capsys.readouterr().out
     verdict = promotion.judge(PARAMS, versions.find(f"{NAME}/{BETTER}"), keyed)
     assert verdict.against == f"{NAME}/{GOOD}, which has no valid signature"
 
 
-def test_without_keys_nothing_is_signed_or_asked(content: DvcStore) -> None:
+def test_without_keys_nothing_is_signed_or_required(content: DvcStore) -> None:
     promoted(GOOD, content)
     assert signing.SIGNATURE not in versions.find(f"{NAME}/{GOOD}").tags
     change_card()
@@ -526,7 +530,7 @@ def test_a_tampered_one_is_not_signed_by_judging_it_again(keyed: DvcStore) -> No
         ("keys/theirs.pem", "keys/ours.pub", "are not a pair"),
     ],
 )
-def test_keys_that_cannot_be_used_are_told_before_anything_is_written(
+def test_unusable_keys_are_reported_before_anything_is_written(
     keyed: DvcStore, private: str, public: str, why: str
 ) -> None:
     worse = versions.find(f"{NAME}/{WORSE}")
@@ -557,7 +561,7 @@ def test_a_copy_away_from_its_registry_has_no_signature(tmp_path: Path) -> None:
 # A champion that was set by hand
 
 
-def test_a_champion_set_by_hand_is_told_once_wherever_it_is_used(
+def test_a_champion_set_by_hand_is_reported_once_wherever_it_is_used(
     content: DvcStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     promoted(GOOD, content)
@@ -573,11 +577,11 @@ def test_a_champion_set_by_hand_is_told_once_wherever_it_is_used(
         capsys.readouterr()
         with suppress(EcgforgeError):  # that a record is absent
             use()
-        told = [
+        messages = [
             line for line in capsys.readouterr().err.split("\n") if line.startswith("warning: ")
         ]
-        assert len(told) == 1
-        assert told[0].startswith(
+        assert len(messages) == 1
+        assert messages[0].startswith(
             f"warning: version {WORSE} of {NAME} was made champion by other means than `ecgforge "
             "promote`"
         )
@@ -587,7 +591,7 @@ def test_a_champion_set_by_hand_is_told_once_wherever_it_is_used(
     assert "warning" not in capsys.readouterr().err
 
 
-def test_gates_say_that_nobody_gated_the_champion(content: DvcStore) -> None:
+def test_gates_report_a_champion_without_gates(content: DvcStore) -> None:
     store.client().set_registered_model_alias(NAME, "champion", WORSE)
     promoted(BETTER, content)
     words = (

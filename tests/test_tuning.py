@@ -27,7 +27,7 @@ from ecgforge.errors import EcgforgeError, TrialError
 from ecgforge.params import Float, Int, Params
 from ecgforge.stages.common.tracked import Stage
 from ecgforge.tuning import search, space
-from ecgforge.tuning.search import Attempt, Task, Tried
+from ecgforge.tuning.search import Attempt, Task, TrialResult
 
 if TYPE_CHECKING:
     from ecgforge.records.record_set import RecordSet
@@ -101,8 +101,8 @@ def exit_code(work: Callable[[], Any]) -> int | None:
     return process.exitcode
 
 
-def ended(tried: list[Tried]) -> list[tuple[int, str]]:
-    return [(one.number, one.state) for one in tried]
+def ended(results: list[TrialResult]) -> list[tuple[int, str]]:
+    return [(one.number, one.state) for one in results]
 
 
 def all_complete(count: int) -> list[tuple[int, str]]:
@@ -218,7 +218,7 @@ def test_without_trials_the_parameters_stay_and_nothing_is_loaded(tmp_path: Path
     assert parameters.read(ROOT / "params.yaml", tuned) == parameters.read(ROOT / "params.yaml")
 
 
-def test_what_tuning_found_takes_the_place_of_the_parameters(tmp_path: Path) -> None:
+def test_tuned_parameters_replace_the_given_ones(tmp_path: Path) -> None:
     from ecgforge.stages import parameters, tune
 
     best = {"training.prior.learning_rate": 0.0123, "sampling.guidance": 3.5}
@@ -239,8 +239,8 @@ def test_what_tuning_found_takes_the_place_of_the_parameters(tmp_path: Path) -> 
         parameters.read(ROOT / "params.yaml", [tmp_path / "nowhere.yaml"])
 
 
-def test_what_looks_for_parameters_is_none_of_them() -> None:
-    """Else the identity of every training would change with the number of trials."""
+def test_the_search_settings_are_not_in_the_fingerprint() -> None:
+    """Else the fingerprint of every training would change with the number of trials."""
     active = Params.read(ROOT / "params.yaml").active
     for settings in (*active.classifiers.values(), *active.generators.values()):
         assert "tuning" not in settings.model_dump()
@@ -250,10 +250,10 @@ def test_what_looks_for_parameters_is_none_of_them() -> None:
 
 
 def test_a_study_improves_on_a_bad_default_which_it_tries_first(tmp_path: Path) -> None:
-    tried = search.search(task(tmp_path), Toy(tmp_path), 25, [None])
-    assert ended(tried) == all_complete(25)
-    assert tried[0].point == {"training.a": 4.0, "training.b": 900}
-    assert search.best(tried, ("minimize",)).values[0] < tried[0].values[0] / 3
+    results = search.search(task(tmp_path), Toy(tmp_path), 25, [None])
+    assert ended(results) == all_complete(25)
+    assert results[0].point == {"training.a": 4.0, "training.b": 900}
+    assert search.best(results, ("minimize",)).values[0] < results[0].values[0] / 3
 
 
 def test_more_trials_add_to_what_is_there_and_the_seed_decides_them(tmp_path: Path) -> None:
@@ -272,12 +272,12 @@ def test_more_trials_add_to_what_is_there_and_the_seed_decides_them(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_two_workers_do_as_many_as_were_asked_for_and_a_killed_one_is_replaced(
+def test_two_workers_finish_all_trials_and_a_killed_one_is_replaced(
     tmp_path: Path,
 ) -> None:
     toy = Toy(tmp_path, killed=2, wait=0.1)
-    tried = search.search(task(tmp_path), toy, 9, [None, None])
-    assert ended(tried) == all_complete(9)
+    results = search.search(task(tmp_path), toy, 9, [None, None])
+    assert ended(results) == all_complete(9)
     starts = toy.starts()
     assert sorted(starts) == sorted([*((number, 0) for number in range(9)), (2, 3)]), (
         "retried from its checkpoint, none lost or repeated"
@@ -285,13 +285,13 @@ def test_two_workers_do_as_many_as_were_asked_for_and_a_killed_one_is_replaced(
     assert len({json.dumps(point) for point in toy.points().values()}) == 9, "no point twice"
 
 
-def test_a_stage_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_killed_stage_resumes(tmp_path: Path) -> None:
     toy = Toy(tmp_path, killed=2)
     assert exit_code(lambda: search.search(task(tmp_path), toy, 4, [None])) == -signal.SIGKILL
     assert toy.starts() == [(0, 0), (1, 0), (2, 0)]
     before = toy.points()
-    tried = search.search(task(tmp_path), toy, 4, [None])
-    assert ended(tried) == all_complete(4)
+    results = search.search(task(tmp_path), toy, 4, [None])
+    assert ended(results) == all_complete(4)
     assert toy.starts()[3:] == [(2, 3), (3, 0)]
     assert toy.points()[2] == before[2]
 
@@ -327,7 +327,7 @@ class Curved:
         return [1.0]
 
 
-def test_a_trial_goes_on_with_the_curve_that_it_had(tmp_path: Path) -> None:
+def test_a_trial_resumes_with_its_curve(tmp_path: Path) -> None:
     curved = Curved(tmp_path)
     assert exit_code(lambda: search.search(task(tmp_path), curved, 1, [None])) == -signal.SIGKILL
     assert ended(search.search(task(tmp_path), curved, 1, [None])) == all_complete(1)
@@ -346,16 +346,16 @@ class AlwaysKilled:
         return [1.0]
 
 
-def test_a_trial_that_kills_its_worker_each_time_fails_at_last(tmp_path: Path) -> None:
+def test_a_trial_that_always_kills_its_worker_fails_in_the_end(tmp_path: Path) -> None:
     objective = AlwaysKilled(tmp_path)
     for _ in range(search.RETRIES + 1):
         assert (
             exit_code(lambda: search.search(task(tmp_path), objective, 2, [None]))
             == -signal.SIGKILL
         )
-    tried = search.search(task(tmp_path), objective, 2, [None])
-    assert ended(tried) == [(0, "failed"), (1, "complete")]
-    assert tried[0].reason == "its worker was killed too often"
+    results = search.search(task(tmp_path), objective, 2, [None])
+    assert ended(results) == [(0, "failed"), (1, "complete")]
+    assert results[0].reason == "its worker was killed too often"
     assert (tmp_path / "kills").read_text() == "x" * (search.RETRIES + 1)
 
 
@@ -385,11 +385,11 @@ def test_one_process_at_a_time_runs_a_study(tmp_path: Path) -> None:
 
 
 def test_a_score_that_is_no_number_fails_the_trial(tmp_path: Path) -> None:
-    tried = search.search(
+    results = search.search(
         task(tmp_path), lambda attempt: [math.nan if attempt.number else 1.0], 2, [None]
     )
-    assert ended(tried) == [(0, "complete"), (1, "failed")]
-    assert tried[1].reason == "its score is not a finite number"
+    assert ended(results) == [(0, "complete"), (1, "failed")]
+    assert results[1].reason == "its score is not a finite number"
 
 
 @dataclass(frozen=True)
@@ -426,7 +426,7 @@ class InterruptedInTheThird:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_fewer_trials_than_once_were_asked_for(tmp_path: Path, workers: int) -> None:
+def test_fewer_trials_than_before(tmp_path: Path, workers: int) -> None:
     """Those beyond are neither run nor waited for, not even one that was interrupted."""
     toy = InterruptedInTheThird(tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -445,10 +445,10 @@ def test_a_trial_whose_worker_died_at_once_is_done_all_the_same(tmp_path: Path) 
     assert exit_code(lambda: search._take(task(tmp_path), study, 2)) == 0
     assert [trial.state.name for trial in study.get_trials()] == ["RUNNING"]
     toy = Toy(tmp_path)
-    tried = search.search(task(tmp_path), toy, 2, [None])
-    assert ended(tried) == all_complete(2)
+    results = search.search(task(tmp_path), toy, 2, [None])
+    assert ended(results) == all_complete(2)
     assert toy.starts() == [(0, 0), (1, 0)]
-    assert tried[0].point == task(tmp_path).defaults
+    assert results[0].point == task(tmp_path).defaults
 
 
 def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path: Path) -> None:
@@ -472,17 +472,17 @@ def test_the_front_and_the_best_of_two_objectives() -> None:
         (0.2, 1.0),
         (0.6, 10.0),
     ]
-    tried = [
-        Tried(number, "complete" if pair else "failed", pair, {}, "")
+    results = [
+        TrialResult(number, "complete" if pair else "failed", pair, {}, "")
         for number, pair in enumerate(values)
     ]
-    assert [one.number for one in search.front(tried, both)] == [1, 3, 4, 6]
-    assert search.best(tried, both).number == 3, (
+    assert [one.number for one in search.front(results, both)] == [1, 3, 4, 6]
+    assert search.best(results, both).number == 3, (
         "the best of those no slower than the default, the earliest of equals"
     )
-    assert search.best(tried, ("maximize",)).number == 1
+    assert search.best(results, ("maximize",)).number == 1
     with pytest.raises(EcgforgeError, match="no trial was completed; the first one: too large"):
-        search.best([Tried(0, "failed", (), {}, "too large")], both)
+        search.best([TrialResult(0, "failed", (), {}, "too large")], both)
 
 
 def test_gpus_are_dealt_out_to_workers() -> None:
@@ -535,12 +535,12 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
         trials = stage.Trials(
             Shown(settings), key, "study", inputs, run.id, tmp_path / "checkpoints"
         )
-        tried = search.search(shown, trials, 8, [None])
-        best = search.best(tried, shown.directions)
-        stage._record(run, shown, tried, best)
+        results = search.search(shown, trials, 8, [None])
+        best = search.best(results, shown.directions)
+        stage._record(run, shown, results, best)
         run.mark_best(trials.fingerprint_of(1))
         run.mark_best(trials.fingerprint_of(best.number))
-    assert [one.state for one in tried] == [
+    assert [one.state for one in results] == [
         "complete",
         "complete",
         "failed",
@@ -561,7 +561,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     }
     words = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
     assert {number: one.info.status for number, one in children.items()} == {
-        one.number: words[one.state] for one in tried
+        one.number: words[one.state] for one in results
     }
     assert children[2].data.tags["ecgforge.reason"] == "training diverged at step 1"
     assert children[7].data.tags["ecgforge.reason"].startswith("pruned, among the worst at step 2")
@@ -576,7 +576,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     )
     assert (
         float(children[3].data.params["training.learning_rate"])
-        == tried[3].point["training.learning_rate"]
+        == results[3].point["training.learning_rate"]
     )
     assert parent.data.metrics["best_score"] == parent.data.metrics["default_score"] == 1.0
     assert (
@@ -632,11 +632,11 @@ def test_a_trial_that_killed_all_its_workers_has_ended_in_mlflow_too(
             one for one in store.client().search_experiments() if one.name == "ecgforge-tuning"
         ]
         found = store.client().search_runs([experiment.experiment_id], "tags.kind = 'trial'")
-        told = {
+        by_number = {
             one.data.tags["point"]: (one.info.status, one.data.tags.get("ecgforge.reason", ""))
             for one in found
         }
-        return [told[number] for number in sorted(told)]
+        return [by_number[number] for number in sorted(by_number)]
 
     assert states() == [("FINISHED", ""), ("RUNNING", "")]
     Path("deadly").unlink()
@@ -779,10 +779,10 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(
 def test_trials_that_differ_in_sampling_alone_share_a_training(
     records: RecordSet, tmp_path: Path
 ) -> None:
-    from ecgforge.tuning.objectives import OfGenerator, taught
+    from ecgforge.tuning.objectives import GeneratorObjective, macro_f1_of_synthetic
 
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
-    objective = OfGenerator(
+    objective = GeneratorObjective(
         "diffwave", params.generator("diffwave"), records.folder, params.active.compute
     )
     curves: list[int] = []
@@ -792,7 +792,7 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(
         defaults={"sampling.guidance": 2.0, "sampling.steps": 4},
     )
     made = replace(made, directions=objective.directions)
-    tried = search.search(
+    results = search.search(
         made,
         lambda attempt: objective(
             attempt, tmp_path / f"trial-{attempt.number}", lambda _, step: curves.append(step)
@@ -800,15 +800,15 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(
         3,
         [None],
     )
-    assert ended(tried) == all_complete(3)
+    assert ended(results) == all_complete(3)
     assert curves == [5, 10]
-    assert all(0 <= one.values[0] <= 1 and one.values[1] > 0 for one in tried)
+    assert all(0 <= one.values[0] <= 1 and one.values[1] > 0 for one in results)
 
     training, random = records.split("train"), np.random.default_rng(0)
-    lesson = taught(records, training.signals(), training.labels, 0)
+    lesson = macro_f1_of_synthetic(records, training.signals(), training.labels, 0)
     assert lesson > 0.9
     assert (
-        taught(
+        macro_f1_of_synthetic(
             records,
             random.normal(size=training.signals().shape).astype(np.float32),
             training.labels,
@@ -819,11 +819,14 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(
 
 
 def test_losses_that_do_not_compare_prune_nothing() -> None:
-    from ecgforge.tuning.objectives import OfGenerator
+    from ecgforge.tuning.objectives import GeneratorObjective
 
     params = Params.read(ROOT / "params.yaml")
     compute = params.active.compute
-    assert OfGenerator("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
     assert (
-        OfGenerator("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup is None
+        GeneratorObjective("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
+    )
+    assert (
+        GeneratorObjective("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup
+        is None
     ), "other codes, other losses"

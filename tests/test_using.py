@@ -1,4 +1,4 @@
-"""Classifying one's own records and drawing synthetic ones with champions, by the command line."""
+"""Commands that classify own records and generate synthetic ones with champions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def records(project: Path) -> RecordSet:
     return RecordSet.open(project / "prepared-mV")
 
 
-def draw(project: Path, out: Path, *arguments: str, model: str = CHAMPION) -> str:
+def generate(project: Path, out: Path, *arguments: str, model: str = CHAMPION) -> str:
     found = ecgforge(
         project, "generate", "--model", model, "--rhythm", "AFIB", "--out", str(out), *arguments
     )
@@ -110,8 +110,8 @@ def test_records_of_another_site_rate_and_format_are_classified(
     assert found.returncode == 0, found.stderr
     table = read_csv(out)
     assert table["record"].to_list() == [name.removesuffix(".hea") for name in named]
-    drawn = ElementTree.fromstring(plot.read_text())
-    words = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    shown = ElementTree.fromstring(plot.read_text())
+    words = ["".join(text.itertext()) for text in shown.iter("{http://www.w3.org/2000/svg}text")]
     for record, rhythm in zip(table["record"], table["rhythm"], strict=True):
         assert f"{record}: {rhythm} by {CLASSIFIER}/1; not a diagnosis" in words
     assert {*STANDARD_LEADS, rhythm, f"{table[rhythm].iloc[-1]:.2f}"} <= set(words)
@@ -200,7 +200,7 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("raw", "--model", "ecg-classifier-ptbxl@champion"),
@@ -221,9 +221,9 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
     ],
 )
 def test_what_cannot_be_classified_is_one_line(
-    project: Path, arguments: tuple[str, ...], told: str
+    project: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    assert told in last_line(ecgforge(project, "classify", *arguments))
+    assert message in last_line(ecgforge(project, "classify", *arguments))
     assert (project / "raw/ptbxl").exists()
 
 
@@ -231,36 +231,36 @@ def test_what_cannot_be_classified_is_one_line(
 
 
 def test_synthetic_records_say_so_and_are_read_back(project: Path, tmp_path: Path) -> None:
-    assert f"3 synthetic records of AFIB are in {tmp_path}/drawn" in draw(
-        project, tmp_path / "drawn", "-n", "3", "--seed", "5"
+    assert f"3 synthetic records of AFIB are in {tmp_path}/generated" in generate(
+        project, tmp_path / "generated", "-n", "3", "--seed", "5"
     )
-    assert len(list((tmp_path / "drawn").glob("*.hea"))) == 3
-    record = wfdb.rdrecord(str(tmp_path / "drawn/synthetic_AFIB_00001"))
+    assert len(list((tmp_path / "generated").glob("*.hea"))) == 3
+    record = wfdb.rdrecord(str(tmp_path / "generated/synthetic_AFIB_00001"))
     assert (record.fs, record.sig_len, tuple(record.sig_name)) == (100, 1000, STANDARD_LEADS)
     assert set(record.units) == {"mV"}
     comments = "\n".join(record.comments)
-    for told in (
+    for comment in (
         "SYNTHETIC ECG",
         "not a recording of a patient",
         f"{GENERATOR}/1, trained on simulated patients",
         "requested rhythm: AFIB",
         "seed: 5",
     ):
-        assert told in comments
+        assert comment in comments
     one, two, three = record.p_signal.T[:3]
     np.testing.assert_allclose(three, two - one, atol=0.0016)
-    read = wfdb_files.read(tmp_path / "drawn", "synthetic_AFIB_00001")
+    read = wfdb_files.read(tmp_path / "generated", "synthetic_AFIB_00001")
     assert (read.units, read.sampling_rate) == ("mV", 100)
     np.testing.assert_allclose(
         read.signals, record.p_signal.T[[STANDARD_LEADS.index(lead) for lead in LEADS]]
     )
 
 
-def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path) -> None:
+def test_records_are_generated_as_in_the_study(project: Path, tmp_path: Path) -> None:
     from champions import RHYTHMS
     from ecgforge.generators.common import registry as generators
 
-    draw(project, tmp_path / "drawn", "-n", "2", "--seed", "7")
+    generate(project, tmp_path / "generated", "-n", "2", "--seed", "7")
     generator = generators.load(project / GENERATOR)
     rows = synthesis.plan(RHYTHMS, {"train": {"AFIB": 2}}, 7)
     sampling = type(generator).Sampling(**PARAMS.generator("diffwave").sampling)
@@ -269,7 +269,7 @@ def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path
             torch.tensor(rows["label"]), torch.tensor(rows["seed"]), sampling
         ).numpy()
     found = [
-        wfdb_files.read(tmp_path / "drawn", f"synthetic_AFIB_{number:05d}").signals
+        wfdb_files.read(tmp_path / "generated", f"synthetic_AFIB_{number:05d}").signals
         for number in range(2)
     ]
     assert np.std(expected) > 0.01
@@ -278,7 +278,7 @@ def test_records_are_drawn_as_the_study_draws_them(project: Path, tmp_path: Path
 
 def test_the_same_seed_gives_the_same_bytes(project: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        draw(project, tmp_path / name, "-n", "2", "--seed", seed)
+        generate(project, tmp_path / name, "-n", "2", "--seed", seed)
     files = [
         {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in "abc"
     ]
@@ -291,27 +291,27 @@ def test_the_same_seed_gives_the_same_bytes(project: Path, tmp_path: Path) -> No
 def test_records_in_standard_deviations_do_not_claim_millivolts(
     project: Path, tmp_path: Path
 ) -> None:
-    draw(project, tmp_path / "drawn", model=f"{STANDARDISED}@champion")
-    record = wfdb.rdrecord(str(tmp_path / "drawn/synthetic_AFIB_00000"))
+    generate(project, tmp_path / "generated", model=f"{STANDARDISED}@champion")
+    record = wfdb.rdrecord(str(tmp_path / "generated/synthetic_AFIB_00000"))
     assert (tuple(record.sig_name), set(record.units)) == (LEADS, {"per_lead_std"})
     assert "standard deviations, not in mV" in "\n".join(record.comments)
-    assert wfdb_files.read(tmp_path / "drawn", "synthetic_AFIB_00000").units == "per_lead_std"
+    assert wfdb_files.read(tmp_path / "generated", "synthetic_AFIB_00000").units == "per_lead_std"
     assert "wrong units: per_lead_std, not mV" in last_line(
-        ecgforge(project, "classify", str(tmp_path / "drawn"))
+        ecgforge(project, "classify", str(tmp_path / "generated"))
     )
 
 
-def test_a_folder_source_reads_them_and_never_takes_them_for_patients(
+def test_a_folder_source_reads_generated_records_and_marks_them_as_synthetic(
     project: Path, tmp_path: Path
 ) -> None:
     sources = {}
     for rhythm in ("AFIB", "SR"):
-        draw(project, tmp_path / "drawn" / rhythm, "--rhythm", rhythm, "-n", "3")
+        generate(project, tmp_path / "generated" / rhythm, "--rhythm", rhythm, "-n", "3")
         name = f"own_{rhythm.lower()}"
         sources[name] = FolderSource(
             kind="folder",
             layout="folder",
-            path=str(tmp_path / "drawn" / rhythm),
+            path=str(tmp_path / "generated" / rhythm),
             table="records.csv",
         )
         own.fetch(tmp_path / name, sources[name])
@@ -334,7 +334,7 @@ def test_a_folder_source_reads_them_and_never_takes_them_for_patients(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ("--model", CHAMPION, "--rhythm", "SVT", "--out", "new"),
@@ -351,23 +351,27 @@ def test_a_folder_source_reads_them_and_never_takes_them_for_patients(
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(
-    project: Path, arguments: tuple[str, ...], told: str
+def test_an_impossible_request_is_one_line(
+    project: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    assert told in last_line(ecgforge(project, "generate", *arguments))
+    assert message in last_line(ecgforge(project, "generate", *arguments))
     assert not (project / "new").exists()
     assert (project / "raw/ptbxl").exists()
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (KeyboardInterrupt(), "interrupted"),
         (OSError(28, "No space left on device"), "No space left"),
     ],
 )
-def test_a_drawing_that_stops_leaves_nothing(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, told: str
+def test_an_interrupted_generation_leaves_nothing(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    message: str,
 ) -> None:
     real = wfdb.wrsamp
 
@@ -376,8 +380,8 @@ def test_a_drawing_that_stops_leaves_nothing(
             raise error
         real(name, *arguments, **others)
 
-    (tmp_path / ".drawn.partial").mkdir()  # what a killed process leaves
-    (tmp_path / ".drawn.partial/rest").write_text("")
+    (tmp_path / ".generated.partial").mkdir()  # what a killed process leaves
+    (tmp_path / ".generated.partial/rest").write_text("")
     monkeypatch.setattr(wfdb, "wrsamp", third_fails)
     found = ecgforge(
         project,
@@ -389,9 +393,9 @@ def test_a_drawing_that_stops_leaves_nothing(
         "-n",
         "4",
         "--out",
-        str(tmp_path / "drawn"),
+        str(tmp_path / "generated"),
     )
-    assert told in last_line(found)
+    assert message in last_line(found)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -399,10 +403,17 @@ def test_signals_that_no_file_holds_are_refused(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        synthesis.Artist, "draw", lambda *_: np.full((1, 8, 1000), np.nan, np.float32)
+        synthesis.Sampler, "sample", lambda *_: np.full((1, 8, 1000), np.nan, np.float32)
     )
     found = ecgforge(
-        project, "generate", "--model", CHAMPION, "--rhythm", "SR", "--out", str(tmp_path / "drawn")
+        project,
+        "generate",
+        "--model",
+        CHAMPION,
+        "--rhythm",
+        "SR",
+        "--out",
+        str(tmp_path / "generated"),
     )
     assert "signals are not finite" in last_line(found)
     assert list(tmp_path.iterdir()) == []
@@ -428,19 +439,19 @@ def test_tampered_files_and_pickle_are_refused_and_not_executed(
         pickle.dumps(Bomb()) if damage == "pickle" else before[:-1] + bytes([before[-1] ^ 1])
     )
     try:
-        told = (
+        message = (
             "could execute"
             if damage == "pickle"
             else f"the files of {name}/1 are not those that were registered"
         )
-        assert told in last_line(ecgforge(project, *COMMANDS[name]))
+        assert message in last_line(ecgforge(project, *COMMANDS[name]))
     finally:
         file.write_bytes(before)
     assert not (project / "new").exists()
     assert not list(project.rglob("exploded"))
 
 
-def test_a_version_that_does_not_know_its_preprocessing_is_told_so(
+def test_a_version_without_preprocessing_is_reported(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ecgforge.registry.serving.PREPROCESSING", "other.json")

@@ -145,7 +145,7 @@ def test_the_best_of_some_is_not_the_best_of_three(best: str, beginning: str) ->
 
 
 @pytest.mark.parametrize("resamples", [400, 1000])
-def test_the_best_of_three_is_asked_of_all_trainings(resamples: int) -> None:
+def test_the_best_generator_is_judged_over_all_generator_seeds(resamples: int) -> None:
     """One training was lucky; three of each that differ by as much decide nothing."""
     beginning = "Time-VQVAE generates the best records"
     once = study(

@@ -63,7 +63,7 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("ecg-classifier-merged", "is not a model version: write name@alias or name/number"),
         (
@@ -75,8 +75,8 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("registry")
-def test_words_that_mean_no_version_are_told_so(words: str, told: str) -> None:
-    with pytest.raises(EcgforgeError, match=told):
+def test_words_that_mean_no_version_are_reported(words: str, message: str) -> None:
+    with pytest.raises(EcgforgeError, match=message):
         versions.find(words)
 
 
@@ -90,7 +90,7 @@ def test_files_are_those_that_were_saved(registry: Path) -> None:
 
 
 def tampered(registry: Path, name: str) -> Path:
-    """The stored file `name` of version 1, of which a copy is kept beside."""
+    """The stored file `name` of version 1, of which a copy is kept next to it."""
     source = versions.find("ecg-classifier-merged/1").source.removeprefix("models:/")
     stored = next(registry.rglob(source)) / "artifacts"
     return stored / name
@@ -138,7 +138,7 @@ def test_pickle_is_refused_and_not_executed(registry: Path, name: str) -> None:
         file.write_bytes(before) if before else file.unlink()
 
 
-def test_files_that_are_gone_are_told_so(registry: Path) -> None:
+def test_missing_files_are_reported(registry: Path) -> None:
     version = versions.find("ecg-classifier-merged/1")
     stored = tampered(registry, "MLmodel").parent
     shutil.move(stored, registry / "away")

@@ -114,17 +114,17 @@ def test_a_command_knows_its_own_streams_and_not_those_of_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["exit"], 3, ""),
         (["exit", "one line"], 1, "one line"),
         (["raise"], 1, "ValueError: the reason"),
     ],
 )
-def test_a_command_ends_as_it_would_alone(arguments: list[str], code: int, told: str) -> None:
+def test_a_command_ends_as_it_would_alone(arguments: list[str], code: int, message: str) -> None:
     done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code
-    assert done.stderr.strip().endswith(told)
+    assert done.stderr.strip().endswith(message)
 
 
 def test_an_interruption_reaches_the_work_once(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_an_interruption_reaches_the_work_once(tmp_path: Path) -> None:
     assert note.with_suffix(".interrupted").exists()
 
 
-def test_an_interruption_waits_until_it_is_known_who_does_the_work(tmp_path: Path) -> None:
+def test_an_interruption_waits_until_the_worker_is_known(tmp_path: Path) -> None:
     address = str(tmp_path / "socket")
     work = subprocess.Popen(
         [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
@@ -159,7 +159,7 @@ def test_an_interruption_waits_until_it_is_known_who_does_the_work(tmp_path: Pat
             assert command.wait(20) == 130
 
 
-def test_who_kills_the_command_kills_the_work(tmp_path: Path) -> None:
+def test_killing_the_command_kills_the_work(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     command = subprocess.Popen([*COMMAND, "wait", str(note)])
     _until(lambda: note.exists() and note.read_text())
@@ -168,7 +168,7 @@ def test_who_kills_the_command_kills_the_work(tmp_path: Path) -> None:
     _until(lambda: not psutil.pid_exists(int(note.read_text())))
 
 
-def test_who_kills_the_command_kills_what_the_work_has_started(tmp_path: Path) -> None:
+def test_killing_the_command_kills_the_children_of_the_work(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     command = subprocess.Popen([*COMMAND, "start", str(note)])
     _until(lambda: note.exists() and note.read_text())
@@ -195,7 +195,7 @@ def test_without_a_server_the_command_is_left_to_itself(
     assert warm.run(["exit"]) is None
 
 
-def test_the_server_goes_with_who_started_it() -> None:
+def test_the_server_ends_with_its_parent() -> None:
     program = """if True:
         import time
         from ecgforge.pipeline import warm

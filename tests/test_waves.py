@@ -65,8 +65,8 @@ def test_intervals_are_those_of_the_simulated_waves(
 ) -> None:
     table, found = sinus
     assert not found["failed"].any()
-    # NeuroKit's own QRS bounds, the lowest points beside R, are 20 ms short and follow the truth by
-    # 0.4.
+    # NeuroKit's own QRS bounds, the lowest points next to R, are 20 ms short and follow the truth
+    # by 0.4.
     assert abs(np.median(found["qrs_duration"] - table["qrs"])) < 8
     assert found["qrs_duration"].corr(table["qrs"]) > 0.9
     assert abs(np.median(found["qt"] - table["qt"])) < 20
@@ -74,7 +74,7 @@ def test_intervals_are_those_of_the_simulated_waves(
 
 
 @pytest.mark.parametrize(("rate", "qt"), [(50.0, 430.0), (110.0, 330.0), (140.0, 290.0)])
-def test_qt_is_whole_at_every_rate(rate: float, qt: float) -> None:
+def test_qt_is_complete_at_every_rate(rate: float, qt: float) -> None:
     # A search as far as half of the RR interval ends 214 ms after R at 140 bpm, and T some 250 ms.
     rhythm = "SB" if rate < 60 else "ST"
     found = waves.measure(
@@ -95,7 +95,7 @@ def test_p_waves_are_found_in_sinus_rhythm_and_not_in_fibrillation() -> None:
     assert fibrillation["p_share"].median() < 0.6
 
 
-def test_the_axis_is_the_one_drawn(sinus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_the_axis_is_the_simulated_one(sinus: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     table, found = sinus
     error = (found["axis"] - table["r_axis"] + 180) % 360 - 180
     assert abs(error.median()) < 3

@@ -109,7 +109,7 @@ def check(params: ParamsFile = PARAMS) -> None:
     found = parameters.read(params)
     for profile in found.profiles:
         parameters.read(params, profile=profile)
-    _refuse_git_that_refuses()
+    _check_git()
     print(
         f"{params} is valid; the active profile is '{found.profile}' of "
         f"{', '.join(found.profiles)}."
@@ -580,7 +580,7 @@ def repro(
     from ecgforge.pipeline import cells
     from ecgforge.tracking import runs, store
 
-    _refuse_git_that_refuses()
+    _check_git()
     store.initialise()
     runs.end_killed()
     code = cells.repro(targets or [], jobs)
@@ -593,7 +593,7 @@ def repro(
     raise typer.Exit(code)
 
 
-def _refuse_git_that_refuses() -> None:
+def _check_git() -> None:
     """Raise an error if git does not work in the project.
 
     Runs and versions would have no commit, and no version could be promoted.

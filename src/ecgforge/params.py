@@ -153,7 +153,7 @@ class Training(StrictConfig):
     patience: Positive | None = None
 
     @model_validator(mode="after")
-    def _whole_stretches(self) -> Self:
+    def _check_interval(self) -> Self:
         if self.steps % self.evaluate_every:
             raise ValueError(
                 f"steps ({self.steps}) must be a multiple of evaluate_every ({self.evaluate_every})"

@@ -21,12 +21,12 @@ from ecgforge.analysis.verdicts import (
     some_condition_gains_everywhere,
 )
 from ecgforge.study import metrics
-from ecgforge.study.mixtures import HOWS
+from ecgforge.study.mixtures import MODES
 from ecgforge.sweeps.transfer import METHODS
 
 MOST = 80.0  # percent of the real records: the least for a comparison with all real records
 MIXTURES, FINE_TUNINGS = (
-    [f"mixture, {how}" for how in HOWS],
+    [f"mixture, {mode}" for mode in MODES],
     [f"fine-tuning, {method}" for method in METHODS],
 )
 PAPER_GENERATORS = ("diffwave", "time_diffusion", "time_vqvae")

@@ -15,15 +15,15 @@ from ecgforge import console, outputs
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.model_versions import history, signing, versions
-from ecgforge.preparation.prepare import CHUNK, prepared_chunks, tell_cut
-from ecgforge.registry.serving import Judge
+from ecgforge.preparation.prepare import CHUNK, prepared_chunks, report_cut
+from ecgforge.registry.serving import Predictor
 from ecgforge.report.classified import Answer, page
 
 SHOWN = 40  # rows on the terminal
 WIDEST = 10_000  # columns of a table in a file
-DRAWN = 20  # records in a plot
+PLOTTED = 20  # records in a plot
 # records per further process: a process needs 4 s to start, the time to prepare some 400 records
-PAYS = 1000
+FILES_PER_PROCESS = 1000
 
 
 def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Path | None) -> None:
@@ -54,18 +54,18 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     if history.CHAMPION in version.aliases:
         history.warn(version.name)
     with signing.files(version) as folder:
-        judge = Judge.open(folder, version.label)
-    rhythms = judge.classifier.rhythms
+        predictor = Predictor.open(folder, version.label)
+    rhythms = predictor.classifier.rhythms
     found: list[Answer] = []
-    drawn: list[Answer] = []
-    for answer in console.track(answers(judge, files), "classifying", total=len(files)):
-        if plot and answer.probabilities and len(drawn) < DRAWN:
-            drawn.append(answer)
+    plotted: list[Answer] = []
+    for answer in console.track(answers(predictor, files), "classifying", total=len(files)):
+        if plot and answer.probabilities and len(plotted) < PLOTTED:
+            plotted.append(answer)
         found.append(replace(answer, signals=None))
     if table:
         _write(found, rhythms, table)
     _show(found, rhythms, version.label)
-    tell_cut([answer.seconds for answer in found], judge.preprocessing.duration)
+    report_cut([answer.seconds for answer in found], predictor.preprocessing.duration)
     if not any(answer.probabilities for answer in found):
         raise EcgforgeError(
             f"none of the {len(found)} records can be classified; {found[0].record}: "
@@ -74,7 +74,11 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     if plot:
         with atomic_write(plot) as scratch:
             drawing = page(
-                drawn, rhythms, judge.preprocessing.sampling_rate, judge.amplitude, version.label
+                plotted,
+                rhythms,
+                predictor.preprocessing.sampling_rate,
+                predictor.amplitude,
+                version.label,
             )
             scratch.write_text(drawing, encoding="utf-8")
 
@@ -114,15 +118,15 @@ def _headers(folder: Path) -> Iterator[Path]:
 
 
 def answers(
-    judge: Judge, files: Sequence[tuple[Path, str]], workers: int | None = None
+    predictor: Predictor, files: Sequence[tuple[Path, str]], workers: int | None = None
 ) -> Iterator[Answer]:
     """Classify records from `records_in`, in order; further processes prepare many records."""
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
-    workers = workers or min(os.cpu_count() or 1, 1 + len(files) // PAYS)
-    prepared = prepared_chunks(chunks, judge.preprocessing, judge.amplitude, workers)
+    workers = workers or min(os.cpu_count() or 1, 1 + len(files) // FILES_PER_PROCESS)
+    prepared = prepared_chunks(chunks, predictor.preprocessing, predictor.amplitude, workers)
     for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
         good = (
-            iter(zip(signals, judge.probabilities(signals).tolist(), strict=True))
+            iter(zip(signals, predictor.probabilities(signals).tolist(), strict=True))
             if len(signals)
             else iter(())
         )

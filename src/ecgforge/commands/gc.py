@@ -23,7 +23,7 @@ from ecgforge.files import remove
 from ecgforge.provenance import gc as garbage
 from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.provenance.gc import Stale
-from ecgforge.stages.common.drawn import DRAWN, LOCK, held
+from ecgforge.stages.common.temporary import LOCK, TEMPORARY, held
 from ecgforge.stages.common.tracked import UNFINISHED
 from ecgforge.tracking import store
 
@@ -141,28 +141,28 @@ def plan(content: DvcStore) -> Plan:
         path for path in content.objects() if path.parent.name + path.name not in needed.digests
     ]
     checkpoints = [folder for folder in _unfinished(content.root) if folder.name in stale.ended]
-    drawn = [path for path in _drawn(content.root) if _free(path)]
-    scratch = [path for path in _scratch(content.root) if path not in drawn]
-    found = [*checkpoints, *drawn, *scratch]
+    temporary = [path for path in _temporary(content.root) if _free(path)]
+    scratch = [path for path in _scratch(content.root) if path not in temporary]
+    found = [*checkpoints, *temporary, *scratch]
     files = [*objects, *(path for path in found if _inside(path, content.root))]
-    elsewhere = [str(path) for path in found if not _inside(path, content.root)]
-    if content.cache_elsewhere():
-        elsewhere.append(f"DVC's cache {content.cache_elsewhere()}")
+    outside = [str(path) for path in found if not _inside(path, content.root)]
+    if content.external_cache():
+        outside.append(f"DVC's cache {content.external_cache()}")
     listed = {
         "files of DVC's cache": [path.parent.name + path.name for path in objects],
         "versions": [version.label for version in stale.versions],
         "runs": [name for name, _ in stale.runs],
         "unregistered models": stale.models,
         "checkpoints": [folder.name for folder in checkpoints],
-        "record sets of killed sweeps": [path.name for path in drawn],
+        "record sets of killed sweeps": [path.name for path in temporary],
         "incomplete outputs": [path.relative_to(content.root).as_posix() for path in scratch],
     }
     if stale.killed:
         listed["runs of killed processes, which get the status KILLED"] = [
             name for name, _ in stale.killed
         ]
-    if stale.left + elsewhere:
-        listed["kept, since other projects may need them"] = [*stale.left, *elsewhere]
+    if stale.left + outside:
+        listed["kept, since other projects may need them"] = [*stale.left, *outside]
     return Plan(files, stale, listed, sum(_size(path) for path in files))
 
 
@@ -176,8 +176,8 @@ def _unfinished(root: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.exists() else []
 
 
-def _drawn(root: Path) -> list[Path]:
-    folder = root / DRAWN
+def _temporary(root: Path) -> list[Path]:
+    folder = root / TEMPORARY
     return (
         sorted(path for path in folder.iterdir() if path.suffix != LOCK) if folder.exists() else []
     )
@@ -196,11 +196,11 @@ def _scratch(root: Path) -> list[Path]:
     return sorted(path for path in found if path not in lone and not {*path.parents} & {*found})
 
 
-def _free(drawn: Path) -> bool:
+def _free(folder: Path) -> bool:
     # `files.atomic_write` names incomplete outputs `.name.partial`
-    whole_name = drawn.name.removeprefix(".").removesuffix(".partial")
+    whole_name = folder.name.removeprefix(".").removesuffix(".partial")
     try:
-        with held(drawn.with_name(whole_name), timeout=0):
+        with held(folder.with_name(whole_name), timeout=0):
             return True
     except Timeout:
         return False

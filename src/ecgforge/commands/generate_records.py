@@ -73,7 +73,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             f"{', '.join(kept.rhythms)}"
         )
     sampling = checked(type(generator).Sampling, kept.sampling, f"{version.label}, {SAMPLING}")
-    artist = synthesis.Artist(generator, sampling, COMPUTE, 0)
+    sampler = synthesis.Sampler(generator, sampling, COMPUTE, 0)
     rows = synthesis.plan(tuple(kept.rhythms), {"train": {rhythm: count}}, seed)
     names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
     starts = range(0, count, CHUNK)
@@ -82,7 +82,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
         for start in console.track(starts, f"generating {rhythm}"):
             chunk = rows.iloc[start : start + CHUNK]
             for name, record_seed, signals in zip(
-                names[start:], chunk["seed"], artist.draw(chunk), strict=False
+                names[start:], chunk["seed"], sampler.sample(chunk), strict=False
             ):
                 comments = _comments(version, kept.units, rhythm, seed, record_seed)
                 _write(scratch, name, signals, kept.units, generator.shape.sampling_rate, comments)

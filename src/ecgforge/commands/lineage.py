@@ -136,7 +136,7 @@ def verify(references: list[str]) -> None:
 def _found(node: Node, content: DvcStore) -> tuple[str, bool]:
     if node.version:
         try:
-            signed = signing.asked(node.version)
+            signed = signing.required(node.version)
             with signing.files(node.version) if signed else versions.files(node.version):
                 return f"in the registry, as registered{' and signed' if signed else ''}", True
         except EcgforgeError as error:

@@ -48,9 +48,15 @@ def show(params: Params) -> None:
     training = {
         name: _seconds_of_training(params, name, rhythms) for name in params.active.generators
     }
-    drawing = {name: _seconds_a_record(params, name, rhythms) for name in params.active.generators}
+    sampling = {name: _seconds_a_record(params, name, rhythms) for name in params.active.generators}
     table = Table("stage", title=f"profile {params.profile}")
-    for heading in ("cells", "classifiers, steps", "generators trained", "records drawn", "time"):
+    for heading in (
+        "cells",
+        "classifiers, steps",
+        "generators trained",
+        "records generated",
+        "time",
+    ):
         table.add_column(heading, justify="right")
     scoring = SCORED + SCORED_RECORD * params.active.quality.records
     cells, total = 0, 0.0
@@ -58,9 +64,9 @@ def show(params: Params) -> None:
         seconds = STAGE * work.cells + scoring * work.scored + COMPARED * work.compared
         seconds += sum(LOOP * step[name] * steps for name, steps in work.steps.items())
         seconds += sum(LOOP * training[name] * count for name, count in work.trainings.items())
-        seconds += sum(drawing[name] * count for name, count in work.drawn.items())
+        seconds += sum(sampling[name] * count for name, count in work.records_generated.items())
         cells, total = cells + work.cells, total + seconds
-        sums = [sum(part.values()) for part in (work.steps, work.trainings, work.drawn)]
+        sums = [sum(part.values()) for part in (work.steps, work.trainings, work.records_generated)]
         table.add_row(
             work.stage,
             str(work.cells),

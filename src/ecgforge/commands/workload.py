@@ -23,7 +23,7 @@ class Work:
         cells: cells of DVC.
         steps: training steps, by backbone.
         trainings: trainings of generators, by generator; a variation counts as one.
-        drawn: synthetic records, by generator.
+        records_generated: synthetic records, by generator.
         scored: record sets with quality scores; a set without intervals counts as a third.
         compared: pairs of a synthetic and a real training record for the search of copies.
     """
@@ -32,7 +32,7 @@ class Work:
     cells: int = 0
     steps: Counter[str] = field(default_factory=Counter)
     trainings: Counter[str] = field(default_factory=Counter)
-    drawn: Counter[str] = field(default_factory=Counter)
+    records_generated: Counter[str] = field(default_factory=Counter)
     scored: float = 0.0
     compared: int = 0
 
@@ -65,23 +65,25 @@ def _tuning(params: Params) -> Iterator[Work]:
             # Trials that differ only in sampling share a training.
             shared = all(key.startswith("sampling.") for key in one.space)
             work.trainings[name] = sets * (1 if shared else one.n_trials)
-            work.drawn[name] = sets * one.n_trials * one.records * len(RHYTHMS)
+            work.records_generated[name] = sets * one.n_trials * one.records * len(RHYTHMS)
     yield work
 
 
 def _generators(params: Params, real: Counts) -> Iterator[Work]:
-    train, draw, score = (Work(stage) for stage in ("train_generator", "synthesize", "quality"))
+    train, synthesize, score = (
+        Work(stage) for stage in ("train_generator", "synthesize", "quality")
+    )
     for dataset in params.datasets:
         known = real[dataset]
         wanted = mixtures.requested(tuple(known), params.active.synthesis, sum(known.values()))
         for generator in params.generators:
-            for work in (train, draw, score):
+            for work in (train, synthesize, score):
                 work.cells += 1
             train.trainings[generator] += 1
-            draw.drawn[generator] += _total(wanted)
+            synthesize.records_generated[generator] += _total(wanted)
             score.scored += 1
             score.compared += sum(wanted["train"].values()) * sum(known.values())
-    yield from (train, draw, score)
+    yield from (train, synthesize, score)
 
 
 def _classifiers(params: Params, real: Counts) -> Iterator[Work]:
@@ -100,8 +102,10 @@ def _add(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -
             work.steps[row.backbone] += own.training.steps
     for source in cell.sources:
         if cell.sweep and source.settings:
-            work.trainings[source.generator] += source.is_retrained(params)
-            work.drawn[source.generator] += _total(cell.sweep.wanted(params, real, source))
+            work.trainings[source.generator] += source.needs_training(params)
+            work.records_generated[source.generator] += _total(
+                cell.sweep.wanted(params, real, source)
+            )
             work.scored += cell.sweep.scored / 3
 
 

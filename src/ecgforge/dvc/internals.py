@@ -31,14 +31,14 @@ def each_file_once() -> Iterator[None]:
     known: dict[str, Any] = {}
     get_hash = output_class.get_hash
 
-    def remembered(output: Any) -> Any:
+    def cached(output: Any) -> Any:
         if output.fs_path not in known:
             known[output.fs_path] = get_hash(output)
         return known[output.fs_path]
 
     with (
         patch.object(param, "load_path", functools.cache(param.load_path)),
-        patch.object(output_class, "get_hash", remembered),
+        patch.object(output_class, "get_hash", cached),
         parameters_looked_up(),
     ):
         yield
@@ -61,7 +61,7 @@ def parameters_looked_up() -> Iterator[None]:
 
 
 @contextmanager
-def whole_writes() -> Iterator[None]:
+def atomic_writes() -> Iterator[None]:
     """Make DVC write dvc.lock and its other YAML files atomically, and keep a copy of dvc.lock.
 
     DVC truncates the file before it writes, so a kill leaves an incomplete file.

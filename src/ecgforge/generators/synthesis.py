@@ -77,9 +77,9 @@ def synthesize(
         rows.iloc[start : start + synthesis.chunk] for start in range(0, len(rows), synthesis.chunk)
     ]
     with write_record_set(out, about) as writer:
-        drawn = _drawn(generator, settings, chunks, compute)
+        generated = _generated(generator, settings, chunks, compute)
         for chunk, signals in zip(
-            chunks, console.track(drawn, f"synthesize {name}", len(chunks)), strict=True
+            chunks, console.track(generated, f"synthesize {name}", len(chunks)), strict=True
         ):
             if not np.isfinite(signals).all():
                 raise EcgforgeError(
@@ -89,25 +89,25 @@ def synthesize(
             writer.append(signals, _table(chunk, name))
 
 
-def _drawn(
+def _generated(
     generator: Generator, sampling: StrictConfig, chunks: Sequence[pd.DataFrame], compute: Compute
 ) -> Iterator[np.ndarray]:
     """Generate the records of each chunk, in order; they do not depend on the process."""
     if compute.devices == 1:
-        artist = Artist(generator, sampling, compute, 0)
-        yield from map(artist.draw, chunks)
+        sampler = Sampler(generator, sampling, compute, 0)
+        yield from map(sampler.sample, chunks)
         return
     context = multiprocessing.get_context("spawn")  # a GPU can't be used in a fork
     places = context.SimpleQueue()
     for place in range(compute.devices):
         places.put(place)
     with ProcessPoolExecutor(
-        compute.devices, context, _move_in, (generator, sampling, compute, places)
+        compute.devices, context, _init_sampler, (generator, sampling, compute, places)
     ) as pool:
         try:
             # one chunk per process limits the memory
             for first in range(0, len(chunks), compute.devices):
-                yield from pool.map(_draw_here, chunks[first : first + compute.devices])
+                yield from pool.map(_sample_here, chunks[first : first + compute.devices])
         except BrokenProcessPool:
             raise EcgforgeError(
                 "a process that generates records was killed, perhaps for lack of memory: run "
@@ -115,7 +115,7 @@ def _drawn(
             ) from None
 
 
-class Artist:
+class Sampler:
     """A generator on its device, with its sampling parameters."""
 
     def __init__(
@@ -127,26 +127,26 @@ class Artist:
         self.generator, self.sampling = generator.to(self.device).eval(), sampling
 
     @torch.inference_mode()
-    def draw(self, chunk: pd.DataFrame) -> np.ndarray:
+    def sample(self, chunk: pd.DataFrame) -> np.ndarray:
         """Return the records of a chunk of the plan, `[records, leads, samples]`."""
         labels = torch.tensor(chunk["label"].to_numpy(), device=self.device)
         seeds = torch.tensor(chunk["seed"].to_numpy(), dtype=torch.int64)
         return self.generator.sample(labels, seeds, self.sampling).float().cpu().numpy()
 
 
-_artist: Artist  # of this process, if several generate records
+_sampler: Sampler  # of this process, if several generate records
 
 
-def _move_in(
+def _init_sampler(
     generator: Generator, sampling: StrictConfig, compute: Compute, places: SimpleQueue[int]
 ) -> None:
-    global _artist
+    global _sampler
     init_worker()
-    _artist = Artist(generator, sampling, compute, places.get())
+    _sampler = Sampler(generator, sampling, compute, places.get())
 
 
-def _draw_here(chunk: pd.DataFrame) -> np.ndarray:
-    return _artist.draw(chunk)
+def _sample_here(chunk: pd.DataFrame) -> np.ndarray:
+    return _sampler.sample(chunk)
 
 
 def _table(chunk: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -21,10 +21,10 @@ from ecgforge.model_versions.pyfunc_signature import DIGEST, FILES, GRAPH, LOADE
 from ecgforge.tracking.mlflow_internals import PICKLE_MODULE
 
 EXAMPLES = ("input_example.json", "serving_input_example.json")
-BESIDE = ("classifier.json", "generator.json", "preprocessing.json", "sampling.json")
+DESCRIPTIONS = ("classifier.json", "generator.json", "preprocessing.json", "sampling.json")
 PACKAGES = ("requirements.txt", "conda.yaml", "python_env.yaml")
 NEEDED = {"MLmodel", GRAPH, *PACKAGES}
-KNOWN = NEEDED | {*EXAMPLES, *(f"{FILES}/{name}" for name in (*BESIDE, WEIGHTS_FILE))}
+KNOWN = NEEDED | {*EXAMPLES, *(f"{FILES}/{name}" for name in (*DESCRIPTIONS, WEIGHTS_FILE))}
 FOLDERS = {"data", FILES}
 STARTS = {".json": rb"\s*[\[{]", ".safetensors": rb"(?s:.{8})\s*\{", ".pt2": rb"PK\x03\x04"}
 TEXT = rb"[\x20-\x7e]"
@@ -45,8 +45,9 @@ PLAIN = {  # keys of MLmodel that MLflow only displays
     "utc_time_created",
 }
 ENVIRONMENT = {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
-OURS = {"env": ENVIRONMENT, "loader_module": LOADER}
-MLFLOWS = {  # of a classifier without a pyfunc loader of ecgforge: MLflow's own loader of the graph
+OWN_PYFUNC = {"env": ENVIRONMENT, "loader_module": LOADER}
+# of a classifier without a pyfunc loader of ecgforge: MLflow's own loader of the graph
+MLFLOW_PYFUNC = {
     "config": {"device": None},
     "data": "data",
     "env": ENVIRONMENT,
@@ -117,8 +118,8 @@ def check_contents(label: str, folder: Path) -> None:
         "python_env.yaml": _python_env,
     }
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        asked = known.get(file.name) or checks[file.suffix]
-        for fault in asked(file):
+        check = known.get(file.name) or checks[file.suffix]
+        for fault in check(file):
             raise _refused(
                 label,
                 f"holds {file.relative_to(folder)}, with an entry that ecgforge does not "
@@ -178,7 +179,8 @@ def _description(file: Path) -> Iterator[str]:
     if not _is_pytorch(pytorch, extra):
         yield "another flavour pytorch"
     if pyfunc is not None and not (
-        isinstance(pyfunc, dict) and _without_version(pyfunc, "python_version") in (OURS, MLFLOWS)
+        isinstance(pyfunc, dict)
+        and _without_version(pyfunc, "python_version") in (OWN_PYFUNC, MLFLOW_PYFUNC)
     ):
         yield "another flavour python_function"
     if not _is_digest(tree.get("metadata")):

@@ -91,7 +91,7 @@ def faults(name: str) -> list[str]:
                 f"the entry of {entry.when} had no effect, version {entry.version} did not "
                 "become champion: its process was killed, or another change came first"
             )
-    return found + list(_moved_by_hand(name))
+    return found + list(_manual_moves(name))
 
 
 def damaged(name: str) -> list[str]:
@@ -109,7 +109,7 @@ def damaged(name: str) -> list[str]:
     ]
 
 
-def _moved_by_hand(name: str) -> Iterator[str]:
+def _manual_moves(name: str) -> Iterator[str]:
     now, effective = champion(name), ""
     for entry, took_effect in _with_outcome(entries(name), now):
         effective = entry.version if took_effect else effective
@@ -122,7 +122,7 @@ def _moved_by_hand(name: str) -> Iterator[str]:
 
 def ungated(name: str) -> bool:
     """Return whether the champion has no entry: it was set in MLflow's UI or by a client."""
-    return bool(champion(name)) and any(_moved_by_hand(name))
+    return bool(champion(name)) and any(_manual_moves(name))
 
 
 def warn(name: str) -> None:

@@ -128,7 +128,9 @@ def log_generator(
     )
 
 
-def drawing(sampling: Mapping[str, Any], rhythms: Sequence[str], units: str) -> dict[str, Any]:
+def sampling_file(
+    sampling: Mapping[str, Any], rhythms: Sequence[str], units: str
+) -> dict[str, Any]:
     """Return the JSON file of a generator's version that describes its sampling, by file name."""
     return {SAMPLING: {"sampling": sampling, "rhythms": rhythms, "units": units}}
 
@@ -147,7 +149,7 @@ def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str |
     Args:
         name: the registered model.
         weights: md5 of the generator's weights.
-        described: as returned by `drawing`.
+        described: as returned by `sampling_file`.
 
     Returns:
         The new version; None if a version with this sampling exists, or none with these weights.
@@ -208,7 +210,7 @@ def _save(
     import mlflow.pytorch
 
     with tempfile.TemporaryDirectory() as scratch:
-        beside = _describe(described, Path(scratch))
+        described_files = _describe(described, Path(scratch))
         mlflow.pytorch.save_model(
             network,
             str(folder),
@@ -219,7 +221,7 @@ def _save(
                 f"{package}=={version(package).split('+')[0]}"
                 for package in ("mlflow", "numpy", "torch")
             ],
-            extra_files=[str(file) for file in [*files, *beside]] or None,
+            extra_files=[str(file) for file in [*files, *described_files]] or None,
         )
     if service:
         describe(description, service, folder)

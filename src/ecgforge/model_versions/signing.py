@@ -29,7 +29,7 @@ SIGNATURE = "signature"
 # matches the file names in messages of model-signing
 CHANGED = re.compile(r"(?:mismatch for|files (?:found )?in model \\?'\w+\\?':) \\?'?([\w./, -]+)")
 PROVENANCE = re.compile(  # tags that are written once, at registration
-    r"(git|dvc|input|drawn_by)\..*|ecgforge\.fingerprint|(files|weights)\.md5|"
+    r"(git|dvc|input|generated_by)\..*|ecgforge\.fingerprint|(files|weights)\.md5|"
     r"kind|dataset|generator|setting|backbone|sweep|point|"
     r"augmented|fold|draw|seed|simulated|sampling|rhythms"
 )
@@ -130,7 +130,7 @@ def fault(version: Version) -> str:
         return str(error)
 
 
-def asked(version: Version) -> bool:
+def required(version: Version) -> bool:
     """Return whether a version must have a valid signature: it is or was champion by its tags."""
     return _keys()[1] is not None and ("champion" in version.aliases or SIGNATURE in version.tags)
 

@@ -227,7 +227,7 @@ def _repro_one(name: str) -> bool:
     try:
         with (
             internals.parameters_looked_up(),
-            internals.whole_writes(),
+            internals.atomic_writes(),
             internals.waiting_repo() as repo,
         ):
             repo.reproduce([name], single_item=True)

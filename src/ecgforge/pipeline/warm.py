@@ -75,7 +75,7 @@ def run(arguments: Sequence[str]) -> int | None:
     if not address:
         return None
     with socket.socket(socket.AF_UNIX) as connection:
-        with _held_back(PASSED_ON):  # until the child's process id is known
+        with _deferred(PASSED_ON):  # until the child's process id is known
             try:
                 connection.connect(address)
                 request = {
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int | None:
 
 
 @contextmanager
-def _held_back(signals: Iterable[signal.Signals]) -> Iterator[None]:
+def _deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
     """Delay signals that arrive during the block until its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

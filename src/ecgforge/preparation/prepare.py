@@ -153,11 +153,11 @@ def prepare(
         )
         writer.about = replace(about, rhythms=rhythms, made=made)
         accept(writer.about)
-    tell_cut(table.loc[kept, "seconds"], preprocessing.duration)
+    report_cut(table.loc[kept, "seconds"], preprocessing.duration)
     return writer.about
 
 
-def tell_cut(seconds: Iterable[float], duration: float) -> None:
+def report_cut(seconds: Iterable[float], duration: float) -> None:
     """Print how many records are longer than the used duration."""
     longer = [length for length in seconds if length >= duration + 1]
     if longer:
@@ -388,7 +388,8 @@ def _nothing_left(
     raws: Iterable[str], table: pd.DataFrame, rare: Mapping[str, int], min_records: int
 ) -> str:
     parts = [
-        f"no record of {', '.join(raws)} is left after preparation: {_told(_reason_counts(table))}",
+        f"no record of {', '.join(raws)} is left after preparation: "
+        f"{_listed(_reason_counts(table))}",
         few_records(rare, min_records),
     ]
     if len(table) and not rare:
@@ -446,7 +447,7 @@ def _reason_counts(table: pd.DataFrame) -> dict[str, int]:
     return {str(reason): int(counts[reason]) for reason in Reason if reason in counts}
 
 
-def _told(counts: dict[str, int]) -> str:
+def _listed(counts: dict[str, int]) -> str:
     return (
         "; ".join(f"{reason}: {count}" for reason, count in counts.items())
         or "the catalogue is empty"

@@ -246,7 +246,7 @@ class DvcStore:
 
     def objects(self) -> Iterator[Path]:
         """Yield the files of DVC's cache, unless it is outside of the project and may be shared."""
-        if self._cache is not None and not self.cache_elsewhere():
+        if self._cache is not None and not self.external_cache():
             folders = (
                 folder for folder in Path(self._cache.path).glob("??") if not folder.is_symlink()
             )
@@ -257,7 +257,7 @@ class DvcStore:
                 if path.is_file() and not path.is_symlink()
             )
 
-    def cache_elsewhere(self) -> str:
+    def external_cache(self) -> str:
         """Return the path of DVC's cache if it is outside of the project, or else an empty text."""
         path = Path(self._cache.path).resolve() if self._cache is not None else self.root.resolve()
         return "" if path.is_relative_to(self.root.resolve()) else str(path)
@@ -336,7 +336,7 @@ class DvcStore:
                 yield f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace")
 
     def _read(self, where: str, text: str) -> list[Step]:
-        """Return the stages in a dvc.lock; for a damaged file from elsewhere, print a warning.
+        """Return the stages in a dvc.lock; for a damaged file of another commit, print a warning.
 
         Raises:
             EcgforgeError: the dvc.lock of the working tree is damaged.
@@ -374,7 +374,10 @@ class DvcStore:
 
     def _in_remote(self, digest: str) -> bool:
         wanted = {digest, *self.listing(digest).values()}
-        return set(self._asked(lambda: list(self._remote.list_oids_exists(list(wanted))))) == wanted
+        return (
+            set(self._from_remote(lambda: list(self._remote.list_oids_exists(list(wanted)))))
+            == wanted
+        )
 
     def _object(self, digest: str) -> bytes | None:
         """Return a file of the cache or of the remote, if its content matches its digest."""
@@ -382,7 +385,7 @@ class DvcStore:
             if database is None or not DIGEST.fullmatch(digest):
                 continue
             try:
-                content = self._asked(
+                content = self._from_remote(
                     lambda base=database: base.fs.cat_file(base.oid_to_path(digest))
                 )
             except FileNotFoundError:
@@ -391,7 +394,7 @@ class DvcStore:
                 return content
         return None
 
-    def _asked(self, question: Any) -> Any:
+    def _from_remote(self, question: Any) -> Any:
         try:
             return question()
         except FileNotFoundError:

@@ -70,7 +70,7 @@ def needed(content: DvcStore) -> Needed:
     found = Needed()
     roots = set(content.used())
     walker = lineage.Walker(content)
-    for version in _honoured():
+    for version in _champions():
         for node in walker.version(version).all():
             roots.add(node.digest)
             if node.version:
@@ -91,7 +91,7 @@ def needed(content: DvcStore) -> Needed:
     return found
 
 
-def _honoured() -> Iterator[Version]:
+def _champions() -> Iterator[Version]:
     """Yield the versions with an alias, and all former champions: a rollback may need them."""
     for model in client().search_registered_models(max_results=1000):
         numbers = {str(number) for number in dict(model.aliases).values()}

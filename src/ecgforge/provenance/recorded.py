@@ -61,14 +61,14 @@ def quality(
     stage, name, seen = f"quality@{dataset}-{generator}", f"{dataset}/{generator}", set()
     for text in _all_locks(content):
         record = _record(text, stage) if real in text else {}
-        out, drawn = (
+        out, synthetic = (
             _digest(record, "outs", f"results/quality/{name}"),
             _digest(record, "deps", f"data/synthetic/{name}"),
         )
-        if _digest(record, "deps", f"data/prepared/{dataset}") != real or (out, drawn) in seen:
+        if _digest(record, "deps", f"data/prepared/{dataset}") != real or (out, synthetic) in seen:
             continue
-        seen.add((out, drawn))
-        made = _made(content.read(drawn, "about.json", f"data/synthetic/{name}"))
+        seen.add((out, synthetic))
+        made = _made(content.read(synthetic, "about.json", f"data/synthetic/{name}"))
         table, fingerprint = (
             content.read(out, file, f"results/quality/{name}")
             for file in ("scores.csv", "fingerprint.txt")

@@ -69,23 +69,23 @@ def assess(
             (rhythm, metric): found
             for metric, found in limits(real, other, of_rhythm, settings.seed).items()
         }
-    training, strangers, others = _known(real_train, real_test, samples.embedding)
-    memories = [
-        NearestNeighbours.measure(judged, training, strangers)
+    training, holdout, test = _known(real_train, real_test, samples.embedding)
+    neighbours = [
+        NearestNeighbours.measure(judged, training, holdout)
         for judged in (
             _embedded(synthetic, samples.embedding),
-            others,
+            test,
             (wrong.features, wrong.rhythms),
         )
     ]
     rhythms = [
         rhythm
-        for rhythm in pd.unique(strangers[1])
-        if min(memory.of(rhythm).fewest() for memory in memories[:2]) >= FEWEST
+        for rhythm in pd.unique(holdout[1])
+        if min(one.of(rhythm).fewest() for one in neighbours[:2]) >= FEWEST
     ]
-    for scored, memory in zip((value, baseline, negative_control), memories, strict=True):
-        scored |= _remembered(memory, rhythms)
-    bounds |= _limits_of_memory(memories[0], rhythms, settings.seed)
+    for scored, one in zip((value, baseline, negative_control), neighbours, strict=True):
+        scored |= _memorisation(one, rhythms)
+    bounds |= _memorisation_limits(neighbours[0], rhythms, settings.seed)
     residuals, recorded = _residuals(synthetic), _residuals(real_test)
     for rhythm, part in residuals.items():
         key = (rhythm, "limb_residual")
@@ -117,8 +117,8 @@ def overall(
     and negative controls. This takes a third of the time.
     """
     samples = Samples(real_train, real_test, synthetic, settings)
-    training, strangers, _ = _known(real_train, real_test, samples.embedding)
-    own = NearestNeighbours.measure(_embedded(synthetic, samples.embedding), training, strangers)
+    training, holdout, _ = _known(real_train, real_test, samples.embedding)
+    own = NearestNeighbours.measure(_embedded(synthetic, samples.embedding), training, holdout)
     return compare(samples.reference, samples.synthetic(), settings) | own.scores(near(own.holdout))
 
 
@@ -161,12 +161,12 @@ def _known(
     )
 
 
-def _parts(memory: NearestNeighbours, rhythms: list[str]) -> dict[str, NearestNeighbours]:
-    return {ALL: memory, **{rhythm: memory.of(rhythm) for rhythm in rhythms}}
+def _parts(one: NearestNeighbours, rhythms: list[str]) -> dict[str, NearestNeighbours]:
+    return {ALL: one, **{rhythm: one.of(rhythm) for rhythm in rhythms}}
 
 
-def _remembered(memory: NearestNeighbours, rhythms: list[str]) -> Rows:
-    threshold, parts = near(memory.holdout), _parts(memory, rhythms)
+def _memorisation(one: NearestNeighbours, rhythms: list[str]) -> Rows:
+    threshold, parts = near(one.holdout), _parts(one, rhythms)
     return {
         (rhythm, metric): value
         for rhythm, part in parts.items()
@@ -174,10 +174,10 @@ def _remembered(memory: NearestNeighbours, rhythms: list[str]) -> Rows:
     }
 
 
-def _limits_of_memory(memory: NearestNeighbours, rhythms: list[str], seed: int) -> Limits:
+def _memorisation_limits(one: NearestNeighbours, rhythms: list[str], seed: int) -> Limits:
     found: Limits = {}
-    for rhythm, part in _parts(memory, rhythms).items():
-        values, count = part.scores(near(memory.holdout)), len(part.query)
+    for rhythm, part in _parts(one, rhythms).items():
+        values, count = part.scores(near(one.holdout)), len(part.query)
         for metric in ("copied_share", "authenticity"):
             found[rhythm, metric] = intervals.wilson(values[metric], count, CONFIDENCE)
         sizes = len(part.members), len(part.outsiders)

@@ -10,7 +10,7 @@ from ecgforge.files import stored_csv
 from ecgforge.records.record_set import LIMB_LEADS, RecordSet
 
 # limit of correlations before the Fisher transform, which is infinite at 1
-ALIKE = 1 - 1e-6
+MAX_CORRELATION = 1 - 1e-6
 
 
 def correlations(signals: np.ndarray) -> np.ndarray:
@@ -31,10 +31,11 @@ def error(first: np.ndarray, second: np.ndarray) -> float:
     Correlations are averaged as Fisher's z (Fisher, Metron 1:3, 1921), since many are near 1 and
     -1.
     """
-    ours, theirs = (
-        np.tanh(np.arctanh(np.clip(found, -ALIKE, ALIKE)).mean(axis=0)) for found in (first, second)
+    mean, other = (
+        np.tanh(np.arctanh(np.clip(found, -MAX_CORRELATION, MAX_CORRELATION)).mean(axis=0))
+        for found in (first, second)
     )
-    return float(np.abs(ours - theirs).mean())
+    return float(np.abs(mean - other).mean())
 
 
 def limb_residuals(records: RecordSet) -> pd.Series:
@@ -63,9 +64,6 @@ def w1(first: np.ndarray, second: np.ndarray) -> float:
     """
     return float(
         np.mean(
-            [
-                wasserstein_distance(ours, theirs)
-                for ours, theirs in zip(first.T, second.T, strict=True)
-            ]
+            [wasserstein_distance(one, other) for one, other in zip(first.T, second.T, strict=True)]
         )
     )

@@ -8,10 +8,10 @@ import pandas as pd
 
 COPIED = 0.05  # excess of `copied_share` over its baseline
 CHANCE, LEAKED = 0.5, 0.6  # AUC of membership inference
-TOLD = 0.95  # accuracy of a two-sample classifier
-RECALLED = 0.5  # recall relative to its baseline
+SEPARABLE = 0.95  # accuracy of a two-sample classifier
+LOW_RECALL = 0.5  # recall relative to its baseline
 MORE_IS_BETTER = ("precision", "recall", "coverage")
-AS_REAL = ("density", "dcr_ratio")  # both smaller and larger values are unlike real records
+TWO_SIDED = ("density", "dcr_ratio")  # both smaller and larger values are unlike real records
 # Scores without a mark: `flags` handles memorisation, which noise does not have; the residual of
 # recorders is 0; and the p-value marks MMD.
 UNMARKED = ("copied_share", "authenticity", "membership_auc", "limb_residual", "mmd_p")
@@ -33,7 +33,7 @@ def beyond_baseline(scores: pd.DataFrame) -> pd.Series:
     above = value - baseline > 2**0.5 * (value - scores["low"])
     below = baseline - value > 2**0.5 * (scores["high"] - value)
     worse = above.where(~metric.isin(MORE_IS_BETTER), below).where(
-        ~metric.isin(AS_REAL), above | below
+        ~metric.isin(TWO_SIDED), above | below
     )
     lost = value.isna() & baseline.notna()
     p = value.where(metric == "mmd_p").groupby(scores["rhythm"]).transform("max")
@@ -73,7 +73,10 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
             "Memorised: the records reveal the training patients, with an AUC of "
             f"{overall['value']['membership_auc']:.2f}; 0.5 is chance."
         )
-    if low["c2st_accuracy"] > TOLD and high["recall"] < RECALLED * overall["baseline"]["recall"]:
+    if (
+        low["c2st_accuracy"] > SEPARABLE
+        and high["recall"] < LOW_RECALL * overall["baseline"]["recall"]
+    ):
         yield (
             "Unlike real records: a classifier distinguishes them from real ones, and their recall "
             "is low."

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
 
-STRANGERS = 0.01  # quantile of held-out records that defines a near record
+NEAR_QUANTILE = 0.01  # quantile of held-out records that defines a near record
 # features `[records, features]`, which do not depend on the positions of beats; rhythms `[records]`
 Embedded = tuple[np.ndarray, np.ndarray]
 PART = 256  # records whose distances are in memory; all distances of 40,000 records take 13 GB
@@ -43,22 +43,22 @@ class NearestNeighbours:
     @classmethod
     def measure(cls, judged: Embedded, training: Embedded, held_out: Embedded) -> NearestNeighbours:
         """Compare all records of `judged` with all training and held-out records."""
-        (records, rhythms), (known, known_rhythms), (strangers, their_rhythms) = (
+        (records, rhythms), (known, known_rhythms), (others, other_rhythms) = (
             judged,
             training,
             held_out,
         )
         query, places, members = _between(records, known)
-        holdout, _, _ = _between(strangers, known)
+        holdout, _, _ = _between(others, known)
         return cls(
-            nearness(query, rhythms, holdout, their_rhythms),
+            nearness(query, rhythms, holdout, other_rhythms),
             rhythms,
             authentic(query, places, known),
-            nearness(holdout, their_rhythms, holdout, their_rhythms),
-            their_rhythms,
+            nearness(holdout, other_rhythms, holdout, other_rhythms),
+            other_rhythms,
             members,
             known_rhythms,
-            _between(strangers, records)[0],
+            _between(others, records)[0],
         )
 
     def of(self, rhythm: str) -> NearestNeighbours:
@@ -111,7 +111,7 @@ def near(holdout: np.ndarray) -> float:
 
     The comparison with held-out records follows Meehan, Chaudhuri & Dasgupta (AISTATS 2020).
     """
-    return float(np.quantile(holdout, STRANGERS))
+    return float(np.quantile(holdout, NEAR_QUANTILE))
 
 
 def nearness(

@@ -148,11 +148,11 @@ class Samples:
 def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet) -> None:
     for other in (real_test, synthetic):
         for name in ("sampling_rate", "samples", "units"):
-            ours, theirs = getattr(real_train.about, name), getattr(other.about, name)
-            if ours != theirs:
+            expected, found = getattr(real_train.about, name), getattr(other.about, name)
+            if expected != found:
                 raise EcgforgeError(
                     f"{other.folder} cannot be compared with {real_train.folder}: {name} is "
-                    f"{theirs} there and {ours} here; "
+                    f"{found} there and {expected} here; "
                     "prepare both with the same parameters"
                 )
 
@@ -187,6 +187,6 @@ def _load(sets: list[RecordSet], table: pd.DataFrame) -> np.ndarray:
     """Return the signals of the rows of `table`, in its order, `[records, 8, samples]`."""
     signals = np.empty((len(table), *sets[0].signals(slice(0, 0)).shape[1:]), dtype=np.float32)
     for number, records in enumerate(sets):
-        mine = (table["set"] == number).to_numpy()
-        signals[mine] = records.signals(table["row"].to_numpy()[mine])
+        chosen = (table["set"] == number).to_numpy()
+        signals[chosen] = records.signals(table["row"].to_numpy()[chosen])
     return signals

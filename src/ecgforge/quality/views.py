@@ -25,8 +25,12 @@ def flatten(
         Columns view, record (its index in `features`), x, y.
     """
     pca = PCA(n_components=min(50, *features.shape), svd_solver="full").fit_transform(features)
-    drawn = {"pca": lambda: pca, "tsne": lambda: _tsne(pca, seed), "umap": lambda: _umap(pca, seed)}
-    points = {view: drawn[view]() for view in views}
+    methods = {
+        "pca": lambda: pca,
+        "tsne": lambda: _tsne(pca, seed),
+        "umap": lambda: _umap(pca, seed),
+    }
+    points = {view: methods[view]() for view in views}
     tables = [
         pd.DataFrame(
             {"view": view, "record": np.arange(len(flat)), "x": flat[:, 0], "y": flat[:, 1]}

@@ -99,10 +99,10 @@ def ks(first: np.ndarray, second: np.ndarray) -> float:
     if not (len(first) and len(second)):
         return np.nan
     pooled = np.concatenate([first, second])
-    ours, theirs = (
+    one, other = (
         np.searchsorted(sample, pooled, side="right") / len(sample) for sample in (first, second)
     )
-    return float(np.abs(ours - theirs).max())
+    return float(np.abs(one - other).max())
 
 
 def _beats(signals: np.ndarray, peaks: np.ndarray, sampling_rate: float) -> np.ndarray:

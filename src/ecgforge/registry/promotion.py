@@ -153,7 +153,7 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     else:
         found, values, against = _classifier(params, version, champion, records, content)
     origins = _trained_on(traced, content)
-    against += _doubts(champion)
+    against += _warnings(champion)
     found = [
         _locked(test, digest, champion, content),
         *found,
@@ -166,7 +166,7 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     return Verdict(version, number, against, about, found, values, traced)
 
 
-def _doubts(champion: Version | None) -> str:
+def _warnings(champion: Version | None) -> str:
     """Return a warning if the champion in a comparison did not pass the gates or is not signed."""
     if champion is None:
         return ""
@@ -253,7 +253,11 @@ def _comparison(
     if champion:
         try:
             reference = {champion.label: answers(champion, test)[1]}
-            return compared(reference, True, _inflated(champion, test, content)), champion.label, []
+            return (
+                compared(reference, True, _leakage_warning(champion, test, content)),
+                champion.label,
+                [],
+            )
         # The champion's files may be damaged, its code may have changed, or torch may reject the
         # records.
         except Exception as error:
@@ -277,7 +281,7 @@ def _comparison(
     )
 
 
-def _inflated(champion: Version, test: RecordSet, content: DvcStore) -> str:
+def _leakage_warning(champion: Version, test: RecordSet, content: DvcStore) -> str:
     """Return a warning if the champion's metrics are too high, as it learned from test records."""
     traced = lineage.trace(champion.label, content)
     gate = gates.leakage(
@@ -364,7 +368,7 @@ def _scored(version: Version, digest: str, content: DvcStore) -> Scored:
         EcgforgeError: DVC has no record of such scores.
     """
     dataset, generator = version.tags["dataset"], version.tags["generator"]
-    files, sampling = _drawing(version)
+    files, sampling = _sampling(version)
     otherwise = False
     for scored in recorded.quality(dataset, generator, files, digest, content):
         if sampling is not None and scored.sampling == sampling:
@@ -401,7 +405,7 @@ def _table(scores: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "baseline"])
 
 
-def _drawing(version: Version) -> tuple[str, Any]:
+def _sampling(version: Version) -> tuple[str, Any]:
     """Return what decides a generator version's records: the digest of its files, and its sampling.
 
     The digest is DVC's, of weights and description. The sampling is None if the files do not state

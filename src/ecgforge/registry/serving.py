@@ -58,7 +58,7 @@ class Request(StrictConfig):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Predictor:
     """A classifier and its preprocessing.
 
     Attributes:
@@ -71,7 +71,7 @@ class Judge:
     amplitude: str
 
     @classmethod
-    def open(cls, folder: Path, label: str) -> Judge:
+    def open(cls, folder: Path, label: str) -> Predictor:
         """Read the files of a version; `label` names it in messages.
 
         Raises:
@@ -84,7 +84,7 @@ class Judge:
                 f"{label} does not state the preprocessing of its records: it was registered "
                 "by an older ecgforge; train it again"
             )
-        preprocessing, amplitude = _taken(folder, label)
+        preprocessing, amplitude = _input_of(folder, label)
         return cls(registry.load(folder, label), preprocessing, amplitude)
 
     @torch.inference_mode()
@@ -190,7 +190,7 @@ def service(about: About) -> Service:
     )
 
 
-def _taken(folder: Path, label: str) -> tuple[Preprocessing, str]:
+def _input_of(folder: Path, label: str) -> tuple[Preprocessing, str]:
     """Return the preprocessing of a version's records, and their units.
 
     Raises:
@@ -213,12 +213,12 @@ def differences(folder: Path, about: About, label: str) -> list[str]:
     """
     if not (folder / PREPROCESSING).exists():
         return []
-    (taken, amplitude), made = _taken(folder, label), about.made.get("preprocessing", {})
+    (needed, amplitude), made = _input_of(folder, label), about.made.get("preprocessing", {})
     pairs = {
         "units": (amplitude, about.units),
-        "sampling rate": (taken.sampling_rate, about.sampling_rate),
-        "samples": (round(taken.duration * taken.sampling_rate), about.samples),
-        "band": (_hertz(taken.band), _hertz(made.get("band", taken.band))),
+        "sampling rate": (needed.sampling_rate, about.sampling_rate),
+        "samples": (round(needed.duration * needed.sampling_rate), about.samples),
+        "band": (_hertz(needed.band), _hertz(made.get("band", needed.band))),
     }
     return [
         f"{name} {here} instead of {wanted}"
@@ -246,9 +246,9 @@ def _example(duration: float) -> list[dict[str, Any]]:
     ]
 
 
-def _load_pyfunc(path: str) -> Judge:
+def _load_pyfunc(path: str) -> Predictor:
     """Load the version at `path`; MLflow's server calls this."""
     with signing.files_at(Path(path)) as (folder, version):
         if version and history.CHAMPION in version.aliases:
             history.warn(version.name)
-        return Judge.open(folder, version.label if version else path)
+        return Predictor.open(folder, version.label if version else path)

@@ -378,7 +378,7 @@ def _wave(
     return _Wave(centres, widths, leads)
 
 
-def _turned(vectors: np.ndarray, weights: np.ndarray, axis: float) -> np.ndarray:
+def _rotated(vectors: np.ndarray, weights: np.ndarray, axis: float) -> np.ndarray:
     """Rotate vectors in the frontal plane until their weighted sum points along `axis`, in degrees
     from left to down.
     """
@@ -404,7 +404,7 @@ def _qrs_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
         [[np.cos(turn), 0, np.sin(turn)], [0, 1, 0], [-np.sin(turn), 0, np.cos(turn)]]
     )
     size = np.exp(rng.normal(0, 0.30)) * (0.5 if rng.uniform() < 0.06 else 1.0)
-    return centres, widths, size * _turned(vectors, widths, patient.r_axis)
+    return centres, widths, size * _rotated(vectors, widths, patient.r_axis)
 
 
 def _t_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
@@ -415,7 +415,7 @@ def _t_kernels(patient: Any, rng: np.random.Generator) -> _Kernels:
     if patient.conduction == "rbbb":
         front -= 1.3
     vectors = vectors * [1, 1, front] * size + rng.normal(0, 0.02, vectors.shape)
-    vectors[1:] = _turned(vectors[1:], widths[1:], patient.t_axis)
+    vectors[1:] = _rotated(vectors[1:], widths[1:], patient.t_axis)
     vectors[0] = rng.normal(0, 0.035, 3)
     if patient.rhythm == "SVT":
         vectors[0] -= _st_depression(patient, rng)

@@ -55,7 +55,7 @@ def fetch(folder: Path, settings: FolderSource) -> None:
         )
     file = source / expanded(settings.table)
     table = _table(file)
-    _tell_unknown(table)
+    _report_unknown(table)
     paths = [_record_path(cell, source) for cell in table["record"]]
     left, taken = {}, {}
     with atomic_write(folder) as scratch:
@@ -149,7 +149,7 @@ def _sexes(cells: pd.Series) -> pd.Series:
     return cells.str.lower().map(SEXES).fillna("")
 
 
-def _tell_unknown(table: pd.DataFrame) -> None:
+def _report_unknown(table: pd.DataFrame) -> None:
     """Print warnings about invalid cells, and about patients that count as the same."""
     one = _one_patient(table["patient"])
     if (differing := table["patient"] != one).any():
@@ -232,8 +232,8 @@ def _files(source: Path, record: str) -> list[str]:
     header = f"{record}.hea"
     if not (source / header).is_file():
         return []
-    beside = PurePosixPath(record).parent
-    return [header, *((beside / name).as_posix() for name in _signal_files(source / header))]
+    folder = PurePosixPath(record).parent
+    return [header, *((folder / name).as_posix() for name in _signal_files(source / header))]
 
 
 def _signal_files(header: Path) -> list[str]:

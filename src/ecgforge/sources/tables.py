@@ -83,8 +83,8 @@ def read_table(
         empty = table.index[table[column].map(visible).str.strip() == ""]
         if len(empty):
             raise EcgforgeError(
-                f"{file}: data row {empty[0] + 1} has no {column}, so its record cannot be told "
-                "apart or split by patient"
+                f"{file}: data row {empty[0] + 1} has no {column}, so its record cannot be "
+                "identified or split by patient"
             )
     return table
 

@@ -31,9 +31,9 @@ def on_real(params: Params, dataset: str, real: Path, models: Path, out: Path) -
             folder = scratch / "augmented" if experiment.augmented else scratch
             chosen = params.classifier_settings(experiment.backbone)
             runs.train(experiment, data, test, chosen, folder / f"seed-{experiment.seed}")
-        for name, judge in baselines.BASELINES.items():
+        for name, predict in baselines.BASELINES.items():
             baseline = Experiment("TrRTeR", dataset, name, params.active.study.seeds[0])
-            runs.baseline(baseline, judge, data, test)
+            runs.baseline(baseline, predict, data, test)
     runs.finish(out)
 
 

@@ -1,4 +1,4 @@
-"""Read and check the parameters, also what only generators and classifiers know of theirs, before
+"""Read and check the parameters, with those that only generators and classifiers can check, before
 any work starts.
 """
 

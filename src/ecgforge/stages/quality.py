@@ -60,14 +60,14 @@ def quality(
         )
         overall = found[found["rhythm"] == ALL]
         for row in overall.dropna(subset="value").to_dict("records"):
-            beside = {
+            context = {
                 name: row[name]
                 for name in ("low", "high", "baseline", "negative_control")
                 if pd.notna(row[name])
             }
             run.summary(
                 {row["metric"]: row["value"]}
-                | {f"{row['metric']}_{name}": value for name, value in beside.items()}
+                | {f"{row['metric']}_{name}": value for name, value in context.items()}
             )
         run.summary(
             {"beyond_baseline_share": float(beyond_baseline(overall)[judged(overall)].mean())}

@@ -21,7 +21,7 @@ from ecgforge.generators.train import train as train_generator
 from ecgforge.params import Params, Quality
 from ecgforge.records.record_set import RecordSet, aligned
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
-from ecgforge.stages.common.drawn import DRAWN, held
+from ecgforge.stages.common.temporary import TEMPORARY, held
 from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.study import mixtures
 from ecgforge.sweeps.common.base import Item, Source, Sweep
@@ -75,7 +75,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Cell:
-    """One cell of a sweep: its record sets, and the generators that it trains and draws from."""
+    """One cell of a sweep: its record sets, and the generators that it trains and samples."""
 
     sweep: Sweep
     params: Params
@@ -109,7 +109,7 @@ class _Cell:
 
     @contextmanager
     def records(self, source: Source) -> Iterator[tuple[RecordSet | None, dict[str, float]]]:
-        """Provide a source's synthetic records, drawn for this sweep if need be, and their cost."""
+        """Provide the synthetic records of a source and their cost; generate them if necessary."""
         if not source.generator:
             yield None, {}
         elif source.settings is None:
@@ -117,9 +117,9 @@ class _Cell:
             yield self._as_trained(RecordSet.open(folder)), {}
         else:
             started = time.perf_counter()
-            generator, trained = self._generator(source), source.is_retrained(self.params)
+            generator, trained = self._generator(source), source.needs_training(self.params)
             cost = {"train_s": time.perf_counter() - started if trained else np.nan}
-            with self._drawn(source, generator, cost) as synthetic:
+            with self._generated(source, generator, cost) as synthetic:
                 yield synthetic, cost
 
     def scored(
@@ -133,7 +133,7 @@ class _Cell:
         return {**row, **cost, **scores}
 
     def _generator(self, source: Source) -> Generator:
-        if not source.is_retrained(self.params):
+        if not source.needs_training(self.params):
             return generators.load(self.models / "generators" / self.dataset / source.generator)
         assert source.settings is not None
         settings, seed = source.settings, source.settings.seed
@@ -160,24 +160,24 @@ class _Cell:
         return generator
 
     @contextmanager
-    def _drawn(
+    def _generated(
         self, source: Source, generator: Generator, cost: dict[str, float]
     ) -> Iterator[RecordSet]:
-        """Draw records for the length of a block, in a folder of their own."""
+        """Generate records for the length of a block, in a folder of their own."""
         assert source.settings is not None
         profile, sampling = self.params.active, source.settings.sampling
-        # A generator of another seed draws other records than the study's.
+        # A generator with another seed generates other records than the study's.
         seed, study = source.settings.seed, self.params.generator(source.generator).seed
         further = 0 if seed == study else seed
-        drawing = profile.synthesis.model_copy(update={"seed": profile.synthesis.seed + further})
+        seeded = profile.synthesis.model_copy(update={"seed": profile.synthesis.seed + further})
         wanted = self.sweep.wanted(self.params, self.real.split("train").counts(), source)
         made = {"sampling": sampling, "wanted": json.loads(json.dumps(wanted))}
         names = (self.dataset, source.generator, self.sweep.name, source.point)
-        folder = DRAWN / "-".join(names).replace(" ", "-").rstrip("-")
+        folder = TEMPORARY / "-".join(names).replace(" ", "-").rstrip("-")
         with held(folder):
             try:
                 started = time.perf_counter()
-                arguments = (sampling, wanted, drawing, profile.compute, self.real, made, folder)
+                arguments = (sampling, wanted, seeded, profile.compute, self.real, made, folder)
                 synthesis.synthesize(generator, source.generator, *arguments)
                 synthetic = RecordSet.open(folder)
                 seconds = time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""Draw synthetic records from a trained generator.
+"""Generate synthetic records with a trained generator.
 
-A generator is trained once and drawn from in many ways, so training has registered a version that
-may draw otherwise than the parameters now say. Who judges a version by its records, and who draws
-from it later, must mean the same, so here it gets a version that draws as these records are drawn.
+Training registers a version with the sampling parameters of that time. They can change without a
+new training. Quality scores and later records of a version must use the same sampling parameters,
+so this stage registers a version with the parameters of these records.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ecgforge.training import saved
 
 def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
     """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`,
-    and have a registered version of it that draws alike.
+    and register a version of the generator with the same sampling parameters.
     """
     refuse(out, (model, real))
     store.ensure_reachable()
@@ -55,10 +55,10 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
     key = runs.RunKey(
         "generator", dataset, settings.seed, source.about.origin == "simulated", generator=name
     )
-    described = models.drawing(sampling, source.about.rhythms, source.about.units)
+    described = models.sampling_file(sampling, source.about.rhythms, source.about.units)
     version = models.log_sampling(key.model_name, md5(model / saved.WEIGHTS), described)
     if version:
         print(
-            f"{key.model_name}/{version} is the same generator, drawn from as these records are: "
+            f"{key.model_name}/{version} is the same generator with the sampling of these records: "
             f"{models.canonical_json(sampling)}"
         )

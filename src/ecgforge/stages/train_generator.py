@@ -26,7 +26,9 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         registry.save(generator, out)
         weights = sum(parameter.numel() for parameter in generator.parameters())
         run.summary({"weights": weights})
-        described = models.drawing(settings.sampling, records.about.rhythms, records.about.units)
+        described = models.sampling_file(
+            settings.sampling, records.about.rhythms, records.about.units
+        )
         network, example = generator.exportable()
         models.log_generator(run, network, example, out, name=key.model_name, described=described)
     opened.remove_checkpoints()

@@ -35,7 +35,7 @@ class Trials:
         checkpoints: the study's folder for checkpoints.
     """
 
-    objective: objectives.OfClassifier | objectives.OfGenerator
+    objective: objectives.ClassifierObjective | objectives.GeneratorObjective
     key: runs.RunKey
     fingerprint: str
     inputs: list[runs.DatasetInput]
@@ -72,19 +72,19 @@ class Trials:
 def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any]:
     """Return what tuning changes of a generator's parameters, or of the classifier's."""
     if generator:
-        drawn = params.generator(generator)
-        judged = objectives.OfGenerator(generator, drawn, real, params.active.compute)
+        own = params.generator(generator)
+        judged = objectives.GeneratorObjective(generator, own, real, params.active.compute)
         stage = Stage("tune_generator", params, {"generator": generator})
-        return {"generators": {generator: _study(stage, judged, dataset, drawn)}}
+        return {"generators": {generator: _study(stage, judged, dataset, own)}}
     settings = params.classifier
-    objective = objectives.OfClassifier(settings, real, params.active.compute)
+    objective = objectives.ClassifierObjective(settings, real, params.active.compute)
     found = _study(Stage("tune_classifier", params, {}), objective, dataset, settings)
     return {"classifiers": {settings.backbone: found}}
 
 
 def _study(
     stage: Stage,
-    objective: objectives.OfClassifier | objectives.OfGenerator,
+    objective: objectives.ClassifierObjective | objectives.GeneratorObjective,
     dataset: str,
     settings: ClassifierSettings | GeneratorSettings,
 ) -> dict[str, Any]:
@@ -112,51 +112,51 @@ def _study(
         )
         run, inputs = opened.run, record_inputs(sets)
         trials = Trials(objective, key, opened.fingerprint, inputs, run.id, opened.checkpoints)
-        tried = search.search(
+        results = search.search(
             task, trials, tuning.n_trials, places(tuning.workers, objective.compute)
         )
-        for one in tried:
+        for one in results:
             if one.state == "failed":  # where its worker was killed, nobody has ended its run
                 runs.end_lost(trials.fingerprint_of(one.number), one.reason)
-        best = search.best(tried, task.directions)
-        _record(run, task, tried, best)
+        best = search.best(results, task.directions)
+        _record(run, task, results, best)
         run.mark_best(trials.fingerprint_of(best.number))
     opened.remove_checkpoints()
     outcome = (
-        f"best {_values(best)} (trial {best.number}) against {_values(tried[0])} with the "
+        f"best {_values(best)} (trial {best.number}) against {_values(results[0])} with the "
         "parameters as they are"
     )
     console.err.print(f"{task.name}: {outcome}")
     return space.patch(best.point)
 
 
-def _values(tried: search.Tried) -> str:
+def _values(result: search.TrialResult) -> str:
     return (
         " and ".join(
-            f"{name} {value:.4g}" for name, value in zip(NAMES, tried.values, strict=False)
+            f"{name} {value:.4g}" for name, value in zip(NAMES, result.values, strict=False)
         )
-        or tried.state
+        or result.state
     )
 
 
 def _record(
-    run: runs.Run, task: search.Task, tried: list[search.Tried], best: search.Tried
+    run: runs.Run, task: search.Task, results: list[search.TrialResult], best: search.TrialResult
 ) -> None:
     """Give the study's run its figures, and tables of all trials and of the front."""
     counts = {
-        state: sum(one.state == state for one in tried)
+        state: sum(one.state == state for one in results)
         for state in ("complete", "pruned", "failed")
     }
     names = NAMES[: len(task.directions)]
     values = {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
     values |= {
-        f"default_{name}": value for name, value in zip(names, tried[0].values, strict=False)
+        f"default_{name}": value for name, value in zip(names, results[0].values, strict=False)
     }
     run.summary({**counts, **values})
     run.tag("study", task.name)
     run.tag("best.trial", str(best.number))
 
-    def table(rows: list[search.Tried]) -> str:
+    def table(rows: list[search.TrialResult]) -> str:
         flat = [
             {
                 "trial": one.number,
@@ -169,9 +169,9 @@ def _record(
         ]
         return pd.DataFrame(flat).to_csv(index=False)
 
-    run.text(table(tried), "trials.csv")
+    run.text(table(results), "trials.csv")
     if len(names) > 1:
-        run.text(table(search.front(tried, task.directions)), "front.csv")
+        run.text(table(search.front(results, task.directions)), "front.csv")
     for name, figure in figures(task, list(names)).items():
         run.figure(figure, name)
 

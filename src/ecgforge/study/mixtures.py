@@ -16,31 +16,31 @@ from ecgforge.params import Synthesis
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study.settings import TrainingData
 
-How = Literal["proportion", "balance"]
-HOWS: tuple[How, ...] = get_args(How)
+Mode = Literal["proportion", "balance"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def requested(
     rhythms: tuple[str, ...], synthesis: Synthesis, real: int
 ) -> dict[str, dict[str, int]]:
-    """Return how many synthetic records the parameters ask for, by split and rhythm.
+    """Return how many synthetic records the parameters request, by split and rhythm.
 
     Args:
         real: the number of real training records.
     """
     train = math.ceil(real / len(rhythms)) if synthesis.train == "match_real" else synthesis.train
-    asked = {"train": train, "validation": synthesis.validation, "test": synthesis.test}
-    return {split: dict.fromkeys(rhythms, count) for split, count in asked.items()}
+    counts = {"train": train, "validation": synthesis.validation, "test": synthesis.test}
+    return {split: dict.fromkeys(rhythms, count) for split, count in counts.items()}
 
 
-def allotment(real: Mapping[str, int], wanted: int, how: How) -> dict[str, int]:
-    """Say how many synthetic records of each rhythm stand beside `real` ones, `wanted` in all up to
+def allotment(real: Mapping[str, int], wanted: int, mode: Mode) -> dict[str, int]:
+    """Return how many synthetic records of each rhythm to add to `real` ones, `wanted` in all up to
     rounding.
 
-    In `proportion` they are as the real ones are. To `balance`, the rarest rhythms are filled up to
-    one level, as high as the number of records goes.
+    `proportion` keeps the proportions of the real records. `balance` fills the rarest rhythms up to
+    one level, as high as the number of records allows.
     """
-    if how == "proportion":
+    if mode == "proportion":
         total = sum(real.values())
         return {rhythm: round(wanted * count / total) for rhythm, count in real.items()}
     levels = range(max(real.values()) + wanted + 1)

@@ -31,8 +31,8 @@ class GeneratorSeeds(Sweep):
             row = (dataset, params.backbone, seed, generator, self.name)
             mixed = plain_and_augmented(Experiment("TrRSTeR", *row))
             rows = [Experiment("TrSTeR", *row), *mixed]
-            retrained = settings.model_copy(update={"seed": seed})
-            yield Source(rows, generator, f"seed {seed}", retrained)
+            seeded = settings.model_copy(update={"seed": seed})
+            yield Source(rows, generator, f"seed {seed}", seeded)
 
 
 SWEEP = GeneratorSeeds()

@@ -27,9 +27,9 @@ class Mixture(Sweep):
         dataset, generator = item["dataset"], item["generator"]
         rows: list[Experiment] = []
         for seed in params.active.sweeps.seeds:
-            for how in mixtures.HOWS:
+            for mode in mixtures.MODES:
                 for percent in self.parameters(params).percents:
-                    place = (f"{self.name}, {how}", f"{percent:g}")
+                    place = (f"{self.name}, {mode}", f"{percent:g}")
                     mixed = Experiment("TrRSTeR", dataset, params.backbone, seed, generator, *place)
                     rows += plain_and_augmented(mixed)
         yield Source(rows, generator, settings=params.generator(generator))
@@ -37,8 +37,8 @@ class Mixture(Sweep):
     def wanted(
         self, params: Params, real: Mapping[str, int], source: Source
     ) -> Mapping[str, Mapping[str, int]]:
-        asked = [_counts(real, row) for row in source.experiments]
-        return {"train": {rhythm: max(counts[rhythm] for counts in asked) for rhythm in real}}
+        mixed = [_counts(real, row) for row in source.experiments]
+        return {"train": {rhythm: max(counts[rhythm] for counts in mixed) for rhythm in real}}
 
     def training_data(
         self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None
@@ -51,9 +51,9 @@ class Mixture(Sweep):
 
 
 def _counts(real: Mapping[str, int], experiment: Experiment) -> dict[str, int]:
-    how = next(how for how in mixtures.HOWS if experiment.sweep.endswith(how))
+    mode = next(mode for mode in mixtures.MODES if experiment.sweep.endswith(mode))
     number = round(sum(real.values()) * float(experiment.point) / 100)
-    return mixtures.allotment(real, number, how)
+    return mixtures.allotment(real, number, mode)
 
 
 SWEEP = Mixture()

@@ -50,7 +50,7 @@ CHARTS = {  # title -> filter of runs
     "Quality": "tags.kind = 'quality'",
 }
 # prefixes of a record set's name: its digest, and the weights of its generator
-INPUT, DRAWN_BY = "input.", "drawn_by."
+INPUT, GENERATED_BY = "input.", "generated_by."
 REASON = "ecgforge.reason"
 WAS_KILLED = "its process was killed"
 THREADS = "system.threads"
@@ -153,7 +153,7 @@ class DatasetInput:
         digest: DVC's md5, see `ecgforge.files.md5`.
         context: its use: `training`, `validation`, `test`.
         origin: `real`, `simulated`, or the name of the generator.
-        drawn_by: md5 of the generator's weights; empty for records without a generator.
+        generated_by: md5 of the generator's weights; empty for records without a generator.
     """
 
     name: str
@@ -161,7 +161,7 @@ class DatasetInput:
     digest: str
     context: str
     origin: str
-    drawn_by: str = ""
+    generated_by: str = ""
 
 
 def fingerprint(
@@ -378,7 +378,9 @@ def tracked(
         **{f"{INPUT}{item.name}": item.digest for item in inputs},
         FINGERPRINT: fingerprint,
     }
-    provenance |= {f"{DRAWN_BY}{item.name}": item.drawn_by for item in inputs if item.drawn_by}
+    provenance |= {
+        f"{GENERATED_BY}{item.name}": item.generated_by for item in inputs if item.generated_by
+    }
     with ExitStack() as stack:
         try:
             found = _find_or_create(client, key, fingerprint, parent)

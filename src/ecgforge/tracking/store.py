@@ -87,7 +87,7 @@ def git(root: Path, *arguments: str, needed: bool = False) -> str:
         EcgforgeError: the answer is needed, and git fails; with git's message.
     """
     try:
-        return _ask_git(root, *arguments).strip()
+        return _run_git(root, *arguments).strip()
     except (OSError, subprocess.CalledProcessError) as error:
         if needed:
             words = " ".join((getattr(error, "stderr", "") or str(error)).split())
@@ -95,7 +95,7 @@ def git(root: Path, *arguments: str, needed: bool = False) -> str:
         return ""
 
 
-def _ask_git(root: Path, *arguments: str) -> str:
+def _run_git(root: Path, *arguments: str) -> str:
     words = os.environ | {"LC_ALL": "C"}
     options: dict[str, Any] = {
         "capture_output": True,
@@ -120,7 +120,7 @@ def git_problem(root: Path | None = None) -> str:
         (folder for folder in (root, *root.parents) if (folder / ".git").exists()), None
     )
     try:
-        _ask_git(root, "rev-parse", "--git-dir")
+        _run_git(root, "rev-parse", "--git-dir")
     except FileNotFoundError:
         return (
             f"git is not installed, and {repository} is a git repository: install git"
@@ -241,7 +241,7 @@ def ensure_reachable() -> None:
         if database is not None:
             initialise()
         elif scheme in ("http", "https"):
-            _ask_health(uri)
+            _check_health(uri)
         elif scheme in PORTS:
             socket.create_connection(
                 (parts.hostname or "localhost", parts.port or PORTS[scheme]), TIMEOUT
@@ -481,7 +481,7 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _ask_health(uri: str) -> None:
+def _check_health(uri: str) -> None:
     context = ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -38,9 +38,11 @@ class Records(Dataset[Batch]):
         signals = np.empty((len(index), 8, about.samples), dtype=np.float32)
         owner = np.searchsorted(self._ends, index, side="right")
         for number, records in enumerate(self.sets):
-            mine = owner == number
-            if mine.any():
-                signals[mine] = records.signals(index[mine] - (self._ends[number] - len(records)))
+            chosen = owner == number
+            if chosen.any():
+                signals[chosen] = records.signals(
+                    index[chosen] - (self._ends[number] - len(records))
+                )
         return torch.from_numpy(signals), torch.from_numpy(self.labels[index])
 
     def scale(self, batch_size: int = 1024) -> torch.Tensor:

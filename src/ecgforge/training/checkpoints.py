@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint to a file in the same folder, and renames it when it is on disk.
 
     Lightning moves a checkpoint from the system's temporary folder, which may be another file

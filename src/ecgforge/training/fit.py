@@ -64,12 +64,12 @@ class _Loop(lightning.LightningModule):
         self._sums: dict[str, float] = {}
         self._outputs: list[dict[str, Tensor]] = []
 
-    def _drawn_seed(self, stream: int, step: int) -> int:
+    def _step_seed(self, stream: int, step: int) -> int:
         state = np.random.SeedSequence([self._seed, stream, step]).generate_state(1, np.uint64)[0]
         return int(state >> 1)
 
     def _noise(self, stream: int, step: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._drawn_seed(stream, step))
+        return torch.Generator().manual_seed(self._step_seed(stream, step))
 
     def on_train_epoch_start(self) -> None:
         self._draws.step = self.global_step
@@ -77,7 +77,7 @@ class _Loop(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         # dropout uses the global generator
-        torch.manual_seed(self._drawn_seed(2, self.global_step))
+        torch.manual_seed(self._step_seed(2, self.global_step))
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
         if not torch.isfinite(loss):
@@ -268,7 +268,7 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
         num_sanity_val_steps=0,
         deterministic="warn" if on_gpu else True,
         logger=False,
-        plugins=[checkpoints.WholeCheckpoints()],
+        plugins=[checkpoints.AtomicCheckpoints()],
         enable_progress_bar=interactive,
         enable_model_summary=False,
         callbacks=[*callbacks, RichProgressBar()] if interactive else callbacks,

@@ -36,11 +36,11 @@ FITTED = 500  # real training records that the embedding is fitted to
 WARMUP = 0.5
 PENALTIES = np.logspace(-1, 5, 13)  # penalties that ridge regression chooses from
 # loss that is not finite; network that is too large for the memory
-AT_FAULT = (EcgforgeError, RuntimeError)
+TRIAL_FAULTS = (EcgforgeError, RuntimeError)
 
 
 @dataclass(frozen=True)
-class OfClassifier:
+class ClassifierObjective:
     """Mean macro-F1 on the real validation records, over classifiers trained on real records."""
 
     settings: ClassifierSettings
@@ -75,7 +75,7 @@ class OfClassifier:
 
             objective = classifiers.create(settings, records.about.rhythms, scale, seed).objective()
             place = folder / f"repeat-{number}"
-            with _blamed():
+            with _trial_errors():
                 outcome = fit(
                     objective,
                     [train_split],
@@ -91,7 +91,7 @@ class OfClassifier:
 
 
 @dataclass(frozen=True)
-class OfGenerator:
+class GeneratorObjective:
     """Macro-F1 on the real validation records of a simple classifier trained on synthetic records.
 
     The classifier is ridge regression on random convolutions, with the same number of synthetic
@@ -131,13 +131,15 @@ class OfGenerator:
             TrialError: training fails at this point, or the trial is pruned.
         """
         settings, records = applied(self.settings, attempt.point), RecordSet.open(self.real)
-        with _blamed():
+        with _trial_errors():
             generator = self._trained(settings, records, attempt, folder, log)
-            labels, signals, seconds = self._drawn(generator, settings, len(records.about.rhythms))
+            labels, signals, seconds = self._generated(
+                generator, settings, len(records.about.rhythms)
+            )
             if not np.isfinite(signals).all():
                 raise EcgforgeError("its signals are not finite")
         values = [
-            taught(records, signals, labels, self.settings.tuning.seed),
+            macro_f1_of_synthetic(records, signals, labels, self.settings.tuning.seed),
             1000 * seconds / len(labels),
         ]
         return values[: len(self.directions)]
@@ -169,7 +171,7 @@ class OfGenerator:
                 )
         return generators.load(model)
 
-    def _drawn(
+    def _generated(
         self, generator: Generator, settings: GeneratorSettings, rhythms: int
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """Return labels, signals and the seconds of their generation."""
@@ -177,15 +179,17 @@ class OfGenerator:
         wanted = {"validation": dict.fromkeys(map(str, range(rhythms)), tuning.records)}
         rows = synthesis.plan(tuple(map(str, range(rhythms))), wanted, tuning.seed)
         sampling = checked(type(generator).Sampling, settings.sampling, "sampling")
-        artist = synthesis.Artist(generator, sampling, self.compute, 0)
+        sampler = synthesis.Sampler(generator, sampling, self.compute, 0)
         started = time.perf_counter()
         parts = [
-            artist.draw(rows.iloc[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)
+            sampler.sample(rows.iloc[start : start + CHUNK]) for start in range(0, len(rows), CHUNK)
         ]
         return rows["label"].to_numpy(), np.concatenate(parts), time.perf_counter() - started
 
 
-def taught(real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int) -> float:
+def macro_f1_of_synthetic(
+    real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int
+) -> float:
     """Return the macro-F1 on real validation records of ridge regression trained on synthetic ones.
 
     The features are the embedding of `quality.distribution`, fitted to real training records.
@@ -197,19 +201,19 @@ def taught(real: RecordSet, signals: np.ndarray, labels: np.ndarray, seed: int) 
     train_split, validation = real.split("train"), real.split("validation")
     some = np.random.default_rng(seed).permutation(len(train_split))[:FITTED]
     embedding = distribution.Embedding.fit(train_split.signals(np.sort(some)), seed)
-    judge = RidgeClassifierCV(PENALTIES, class_weight="balanced").fit(embedding(signals), labels)
+    ridge = RidgeClassifierCV(PENALTIES, class_weight="balanced").fit(embedding(signals), labels)
     features = np.concatenate(
         [embedding(validation.signals(index)) for index in in_order(len(validation), CHUNK)]
     )
-    return float(f1_score(validation.labels, judge.predict(features), average="macro"))
+    return float(f1_score(validation.labels, ridge.predict(features), average="macro"))
 
 
 @contextmanager
-def _blamed() -> Iterator[None]:
+def _trial_errors() -> Iterator[None]:
     """Turn an error in the block into a failure of the trial."""
     try:
         yield
     except TrialError:
         raise
-    except AT_FAULT as error:
+    except TRIAL_FAULTS as error:
         raise TrialError(" ".join(str(error).split())[:500]) from error

@@ -35,11 +35,11 @@ def figures(task: Task, names: list[str]) -> dict[str, Figure]:
         found[f"importances-{name}"] = partial(draw.plot_param_importances, study, **shown)
     if len(names) > 1:
         found["front"] = partial(draw.plot_pareto_front, study, target_names=names)
-    drawn = {f"{name}.png": _drawn(plot) for name, plot in found.items()}
-    return {name: figure for name, figure in drawn.items() if figure}
+    plotted = {f"{name}.png": _figure(plot) for name, plot in found.items()}
+    return {name: figure for name, figure in plotted.items() if figure}
 
 
-def _drawn(plot: Callable[[], Any]) -> Figure | None:
+def _figure(plot: Callable[[], Any]) -> Figure | None:
     with plt.rc_context():  # Optuna sets the style "ggplot" for the whole process
         try:
             figure = plot().figure

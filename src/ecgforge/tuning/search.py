@@ -84,7 +84,7 @@ Objective = Callable[[Attempt], Sequence[float]]  # raises TrialError if the poi
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """A finished trial.
 
     Attributes:
@@ -102,7 +102,7 @@ class Tried:
 
 def search(
     task: Task, objective: Objective, n_trials: int, places: Sequence[str | None]
-) -> list[Tried]:
+) -> list[TrialResult]:
     """Run a study until it has `n_trials` finished trials, and return all of them.
 
     Args:
@@ -126,14 +126,14 @@ def search(
         raise EcgforgeError(
             f"another process runs the study '{task.name}': wait until it has ended"
         ) from None
-    return tried(study, n_trials)
+    return results(study, n_trials)
 
 
-def tried(study: optuna.Study, n_trials: int) -> list[Tried]:
+def results(study: optuna.Study, n_trials: int) -> list[TrialResult]:
     """Return the results of the first `n_trials` trials of a study, each from its last attempt."""
     last = {index: attempts[-1] for index, attempts in _attempts(study).items()}
     return [
-        Tried(
+        TrialResult(
             index,
             WORDS[trial.state],
             tuple(trial.values) if trial.state == TrialState.COMPLETE else (),
@@ -144,7 +144,7 @@ def tried(study: optuna.Study, n_trials: int) -> list[Tried]:
     ]
 
 
-def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
+def best(trials: Sequence[TrialResult], directions: Sequence[Direction]) -> TrialResult:
     """Return the trial with the best first value, the earliest of equal ones.
 
     If there is a second value, only trials that are not worse than the first trial in it count.
@@ -164,7 +164,7 @@ def best(trials: Sequence[Tried], directions: Sequence[Direction]) -> Tried:
     return max(done, key=lambda trial: (_gain(trial, directions, 0), -trial.number))
 
 
-def front(trials: Sequence[Tried], directions: Sequence[Direction]) -> list[Tried]:
+def front(trials: Sequence[TrialResult], directions: Sequence[Direction]) -> list[TrialResult]:
     """Return the Pareto front of the trials, sorted by first value."""
     gains = {
         trial.number: [_gain(trial, directions, part) for part in range(len(directions))]
@@ -172,17 +172,17 @@ def front(trials: Sequence[Tried], directions: Sequence[Direction]) -> list[Trie
         if trial.values
     }
 
-    def beaten(mine: list[float]) -> bool:
+    def dominated(gain: list[float]) -> bool:
         return any(
-            other != mine and all(a >= b for a, b in zip(other, mine, strict=True))
+            other != gain and all(a >= b for a, b in zip(other, gain, strict=True))
             for other in gains.values()
         )
 
-    kept = [trial for trial in trials if trial.values and not beaten(gains[trial.number])]
+    kept = [trial for trial in trials if trial.values and not dominated(gains[trial.number])]
     return sorted(kept, key=lambda trial: gains[trial.number], reverse=True)
 
 
-def _gain(trial: Tried, directions: Sequence[Direction], part: int) -> float:
+def _gain(trial: TrialResult, directions: Sequence[Direction], part: int) -> float:
     return trial.values[part] * (1 if directions[part] == "maximize" else -1)
 
 

@@ -116,10 +116,10 @@ def verify(folder: Path, path: str) -> list[str]:
     if any(signal.checksum is None for signal in header.signals):
         raise BadRecord(Reason.CHECKSUM_MISMATCH, "the header has no checksums")
     _samples(place.parent, header, 0)
-    beside = PurePosixPath(path).parent
+    parent = PurePosixPath(path).parent
     return [
         f"{path}.hea",
-        *dict.fromkeys((beside / signal.file).as_posix() for signal in header.signals),
+        *dict.fromkeys((parent / signal.file).as_posix() for signal in header.signals),
     ]
 
 

@@ -40,7 +40,7 @@ _SIGNAL = re.compile(
     re.VERBOSE,
 )
 # An invalid number, which the pattern above would take as part of the lead's name.
-_MEANT = re.compile(
+_NUMBER_LIKE = re.compile(
     r"[-+]*+(?:(?:nan|inf(?:inity)?|0x[\da-f]++|[\d_.,]*\d[\d_.,]*(?:e[-+]?\d*)?)(?:[(/]\S*)?|\.?\d\S*[(/]\S*)",
     re.I,
 )
@@ -174,11 +174,11 @@ def _place_of_leads(cells: list[str], described: int) -> int:
             (
                 place
                 for place in equal
-                if place + 1 < len(cells) and _MEANT.fullmatch(cells[place + 1])
+                if place + 1 < len(cells) and _NUMBER_LIKE.fullmatch(cells[place + 1])
             ),
             equal[0],
         )
-    if len(cells) > 1 and not cells[1].isdecimal() and _MEANT.fullmatch(cells[1]):
+    if len(cells) > 1 and not cells[1].isdecimal() and _NUMBER_LIKE.fullmatch(cells[1]):
         raise _no_number("number of leads", cells[1])
     if not places:
         raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
@@ -265,7 +265,7 @@ def _refuse_no_numbers(found: re.Match[str]) -> None:
     """Reject a name that starts with an invalid number of the fields before it."""
     absent = next((what for field, what in _FIELDS.items() if found[field] is None), "")
     first = next(iter((found["name"] or "").split(maxsplit=1)), "")
-    if absent and _MEANT.fullmatch(first):
+    if absent and _NUMBER_LIKE.fullmatch(first):
         raise _no_number(absent, first)
 
 

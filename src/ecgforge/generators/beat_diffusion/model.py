@@ -45,7 +45,7 @@ LEVELS = 4  # columns for each level: the drift of a lead, and its noise
 QUIET = 0.01  # standard deviations, added to a level before its logarithm
 PART = 0.5  # share of a record in a training step
 BATCH = 256  # records whose beats are measured at a time
-REMEMBERED = 8192  # records whose beats are cached, about 30 MB
+CACHED = 8192  # records whose beats are cached, about 30 MB
 TYPICAL_LEVEL = 1.5  # minus the logarithm of a common level
 AXES = 96  # principal axes of the stretches; on real records they have 98 % of the variance
 LEVEL_WEIGHT = 3.0  # weight of a level against a column of a beat, to find the axes
@@ -142,7 +142,7 @@ class BeatDiffusion(Diffusion):
         One beat is sampled for the rhythm and rate of each training record.
         """
         device = self.scale.device
-        found, drawn = [], []
+        found, sampled = [], []
         for index in in_order(min(len(records), MEASURED), BATCH):
             clean = torch.from_numpy(records.signals(index)).to(device) / self.scale
             labels, seeds = (
@@ -160,11 +160,13 @@ class BeatDiffusion(Diffusion):
                 ),
             ).to(device)
             found.append(self._flat(beat).cpu())
-            drawn.append(self._flat(self._drawn_beats(white, labels, times, MEASURED_STEPS)).cpu())
+            sampled.append(
+                self._flat(self._sampled_beats(white, labels, times, MEASURED_STEPS)).cpu()
+            )
         labels = torch.from_numpy(records.labels[: sum(map(len, found))])
         (_, own), (means, made) = (
             _about_means(torch.cat(rows).double(), labels, self.shape.rhythms)
-            for rows in (found, drawn)
+            for rows in (found, sampled)
         )
         _, axes = torch.linalg.eigh(own.T @ own)
         axes = axes.flip(1)[:, :AXES]
@@ -199,7 +201,7 @@ class BeatDiffusion(Diffusion):
         times = [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
         maps, shown = self._layout(times)
         beat = self._stretched(
-            self._drawn_beats(
+            self._sampled_beats(
                 beat_noise.reshape(len(labels), leads, -1), labels, times, sampling.beat_steps
             ),
             labels,
@@ -247,7 +249,7 @@ class BeatDiffusion(Diffusion):
                 beat_layout.typical_beat(clean[place], peaks, rate),
             )
         found = [self._seen[key] for key in keys]
-        for key in list(self._seen)[: max(0, len(self._seen) - REMEMBERED)]:
+        for key in list(self._seen)[: max(0, len(self._seen) - CACHED)]:
             del self._seen[key]
         return found
 
@@ -276,7 +278,7 @@ class BeatDiffusion(Diffusion):
             .expand(-1, 1, self.beat.shape.samples)
         )
 
-    def _drawn_beats(
+    def _sampled_beats(
         self, white: Tensor, labels: Tensor, times: Sequence[np.ndarray], steps: int
     ) -> Tensor:
         """Turn noise into typical beats with their levels, `[batch, leads, columns and levels]`,

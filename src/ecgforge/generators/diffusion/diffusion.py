@@ -103,7 +103,9 @@ class Diffusion(Generator):
         clean = signals / self.scale
         alpha, sigma = self.process(times[:, None, None])
         error = (
-            self.denoiser(beside(alpha * clean + sigma * white, context), times, labels).float()
+            self.denoiser(
+                concat_context(alpha * clean + sigma * white, context), times, labels
+            ).float()
             - clean
         ).square()
         return {"loss": (error * sigma.pow(-2).clamp(max=MAX_WEIGHT)).mean(), "clean": error.mean()}
@@ -137,7 +139,7 @@ class Diffusion(Generator):
         for now, then in pairwise(times):
             (alpha, sigma), (next_alpha, next_sigma) = self.process(now), self.process(then)
             clean = self.predict(
-                beside(current, context), now.expand(len(labels)), labels, sampling.guidance
+                concat_context(current, context), now.expand(len(labels)), labels, sampling.guidance
             )
             current = next_alpha * clean + next_sigma * (current - alpha * clean) / sigma
         return current * self.scale
@@ -166,7 +168,7 @@ class Diffusion(Generator):
         )
 
 
-def beside(noisy: Tensor, context: Tensor | None) -> Tensor:
+def concat_context(noisy: Tensor, context: Tensor | None) -> Tensor:
     """Append the channels of the context, if any, to noisy records `[batch, leads, samples]`."""
     return noisy if context is None else torch.cat([noisy, context], dim=1)
 

@@ -94,13 +94,13 @@ class ClassifierRuns:
     def baseline(
         self,
         experiment: Experiment,
-        judge: Callable[[RecordSet, RecordSet], np.ndarray],
+        predict: Callable[[RecordSet, RecordSet], np.ndarray],
         data: TrainingData,
         test: RecordSet,
     ) -> None:
         """Train and test a baseline; it has no randomness, and no weights to register."""
         with tracked(self.stage, self._key(experiment), {}, _sets(data, test)) as opened:
-            found = predictions.table(test, judge(data.train[0], test))
+            found = predictions.table(test, predict(data.train[0], test))
             opened.run.summary(predictions.summary(found, test.about.rhythms))
         self._add(experiment, opened, found)
 

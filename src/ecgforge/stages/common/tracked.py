@@ -87,6 +87,8 @@ def record_inputs(sets: Sets) -> list[DatasetInput]:
     for context, records in sets:
         about, parts = records.about, records.folder.parts
         name = "/".join(parts[-2:]) if about.origin == "synthetic" else records.folder.name
-        drawn_by, digest = about.made.get("weights_md5", ""), md5(records.folder)
-        found.append(DatasetInput(name, records.folder, digest, context, about.origin, drawn_by))
+        generated_by, digest = about.made.get("weights_md5", ""), md5(records.folder)
+        found.append(
+            DatasetInput(name, records.folder, digest, context, about.origin, generated_by)
+        )
     return found

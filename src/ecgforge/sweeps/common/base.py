@@ -42,7 +42,7 @@ class Source:
     settings: GeneratorSettings | None = None
     percent: float = 100
 
-    def is_retrained(self, params: Params) -> bool:
+    def needs_training(self, params: Params) -> bool:
         """Whether the sweep trains this generator: it differs from the study's in its weights."""
         if self.settings is None:
             return False
