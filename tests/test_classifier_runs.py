@@ -86,6 +86,7 @@ def unfrozen(
     return outcome, weights, steps, watched.read
 
 
+@pytest.mark.slow
 def test_no_phase_of_an_unfreezing_draws_the_batches_of_another_or_of_another_seed(
     records: RecordSet, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ def trained(
     return classifier, outcome.best
 
 
+@pytest.mark.slow
 def test_it_learns_and_beats_the_baselines(
     backbone: str, records: RecordSet, tmp_path: Path
 ) -> None:

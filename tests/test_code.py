@@ -42,6 +42,7 @@ def excepted(name: str) -> bool:
     return any(module == one or module.startswith(f"{one}.") for one in code.EXCEPTIONS)
 
 
+@pytest.mark.slow
 def test_stages_depend_on_all_that_they_load() -> None:
     roots = {
         stage: [root.format(**VALUES) for root in roots] for stage, roots in code.ROOTS.items()

@@ -44,6 +44,7 @@ def found(root: Path) -> dict[str, object]:
     return yaml.safe_load((root / lock.LOCK).read_text())["stages"]
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_cut_anywhere_gets_all_its_stages_back(root: Path) -> None:
     content, stages = (root / lock.LOCK).read_text(), found(root)
     for end in range(0, content.rindex("md5:") + 20, 13):

@@ -368,6 +368,7 @@ def test_sound_files_are_read(name: str, tmp_path: Path) -> None:
     assert refused(lambda: reader.read(tmp_path), ()) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_refused_in_one_line(name: str) -> None:
     fuzz(lambda random: run(READERS[name], random), st.randoms(use_true_random=False))

@@ -283,6 +283,7 @@ def test_evaluation_leaves_the_state_alone(trained: base.Generator) -> None:
         assert torch.equal(value, before[key]), key
 
 
+@pytest.mark.slow
 def test_the_exportable_network_exports_for_any_batch(trained: base.Generator) -> None:
     network, example = trained.exportable()
     batch = torch.export.Dim("batch", min=1, max=64)

@@ -1113,6 +1113,7 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_kill_leaves_no_output_and_no_workers_and_a_second_run_completes(raw, tmp_path):
     script = tmp_path / "many.py"
     script.write_text(MANY)

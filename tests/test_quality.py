@@ -679,6 +679,7 @@ def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
     assert authenticity(training, synthetic) == authentic.mean()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_training_times_synthetic_records() -> None:
     training, held_out, synthetic = np.random.default_rng(0).standard_normal((3, 4000, 2))
     tracemalloc.start()
@@ -953,6 +954,7 @@ def test_the_scores_of_a_variation_are_those_of_all_rhythms(
     assert overall(*real, made, SETTINGS) == expected
 
 
+@pytest.mark.slow
 def test_every_score_has_an_interval_about_it_or_a_p_value(
     judged: tuple[RecordSet, pd.DataFrame],
 ) -> None:

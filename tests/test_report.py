@@ -361,6 +361,7 @@ class Tables(HTMLParser):
 # ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_simulated_records_have_a_banner_and_real_ones_do_not(report, inputs, tmp_path):
     assert "<strong>SIMULATED RECORDS</strong>" in report
     real = {"ptbxl": a_prepared_set(tmp_path / "real", origin="real")}
@@ -426,6 +427,7 @@ def test_the_report_states_the_confidence_of_its_intervals(report, inputs, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_an_estimate_of_fewer_seeds_states_their_number_and_a_baseline_does_not(inputs, tmp_path):
     few = inputs.summary.assign(seeds=np.where(inputs.summary["setting"] == "TrRSTeR", 1, 2))
     page.write(
@@ -550,6 +552,7 @@ def test_lines_of_fewer_real_records_lead_on_to_all_of_them(inputs):
     )
 
 
+@pytest.mark.slow
 def test_the_page_says_where_there_are_no_sweeps(inputs, tmp_path):
     def described(**changed):
         made = {**inputs.made, "commands": {"sweeps": "dvc repro mixture"}}
@@ -716,6 +719,7 @@ def test_nothing_is_fetched(report):
     assert set(links) == {"a"}
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes_and_a_sane_size(report, inputs, tmp_path):
     page.write(inputs, tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text() == report

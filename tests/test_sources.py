@@ -524,6 +524,7 @@ def test_mirror_without_any_record_is_refused(tmp_path: Path, fetch) -> None:
     assert not (tmp_path / "raw").exists()
 
 
+@pytest.mark.slow
 def test_unreachable_mirror_is_named_with_the_alternatives(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

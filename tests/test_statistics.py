@@ -204,6 +204,7 @@ def coverage(seeds: int, spread: float, studies: int = 100) -> float:
     return held / studies
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     assert coverage(seeds=1, spread=0.0) == pytest.approx(0.95, abs=0.05)
     # Without the seeds' share of the doubt this would be about 0.8.

@@ -48,6 +48,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return params
 
 
+@pytest.mark.slow
 def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
     params: Params, tmp_path: Path
 ) -> None:

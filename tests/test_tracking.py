@@ -237,6 +237,7 @@ def test_unreachable_server_is_reported_quickly(uri: str, monkeypatch: pytest.Mo
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_silent_server_is_reported_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -711,6 +712,7 @@ def test_same_weights_keep_their_version_and_others_get_their_own(ready: MlflowC
     assert len(ready.search_logged_models([run.experiment_id])) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_in",
     ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"],

@@ -249,6 +249,7 @@ def test_the_search_settings_are_not_in_the_fingerprint() -> None:
 # Studies
 
 
+@pytest.mark.slow
 def test_a_study_improves_on_a_bad_default_which_it_tries_first(tmp_path: Path) -> None:
     results = search.search(task(tmp_path), Toy(tmp_path), 25, [None])
     assert ended(results) == all_complete(25)
@@ -256,6 +257,7 @@ def test_a_study_improves_on_a_bad_default_which_it_tries_first(tmp_path: Path) 
     assert search.best(results, ("minimize",)).values[0] < results[0].values[0] / 3
 
 
+@pytest.mark.slow
 def test_more_trials_add_to_what_is_there_and_the_seed_decides_them(tmp_path: Path) -> None:
     toys = [Toy(tmp_path / name) for name in ("once", "twice", "other")]
     for toy in toys:
@@ -296,6 +298,7 @@ def test_a_killed_stage_resumes(tmp_path: Path) -> None:
     assert toy.points()[2] == before[2]
 
 
+@pytest.mark.slow
 def test_a_kill_changes_no_trial(tmp_path: Path) -> None:
     killed, whole = Toy(tmp_path / "killed", killed=2), Toy(tmp_path / "whole")
     for toy in (killed, whole):
@@ -346,6 +349,7 @@ class AlwaysKilled:
         return [1.0]
 
 
+@pytest.mark.slow
 def test_a_trial_that_always_kills_its_worker_fails_in_the_end(tmp_path: Path) -> None:
     objective = AlwaysKilled(tmp_path)
     for _ in range(search.RETRIES + 1):

@@ -38,6 +38,8 @@ from ecgforge.tracking import store
 from ecgforge.wfdb_io import files as wfdb_files
 from test_cli import ecgforge, last_line
 
+pytestmark = pytest.mark.slow
+
 CHAMPION, STANDARDISED = f"{GENERATOR}@champion", "ecg-generator-diffwave-chapman"
 
 

@@ -16,25 +16,15 @@ Counts = Mapping[str, Mapping[str, int]]  # training records by dataset and rhyt
 
 @dataclass
 class Work:
-    """The work of all cells of a stage.
-
-    Attributes:
-        stage: the stage's name.
-        cells: cells of DVC.
-        steps: training steps, by backbone.
-        trainings: trainings of generators, by generator; a variation counts as one.
-        records_generated: synthetic records, by generator.
-        scored: record sets with quality scores; a set without intervals counts as a third.
-        compared: pairs of a synthetic and a real training record for the search of copies.
-    """
+    """The work of all cells of a stage."""
 
     stage: str
-    cells: int = 0
-    steps: Counter[str] = field(default_factory=Counter)
-    trainings: Counter[str] = field(default_factory=Counter)
-    records_generated: Counter[str] = field(default_factory=Counter)
-    scored: float = 0.0
-    compared: int = 0
+    cells: int = 0  # of DVC
+    steps: Counter[str] = field(default_factory=Counter)  # of classifiers, by backbone
+    trainings: Counter[str] = field(default_factory=Counter)  # of generators and their variations
+    records_generated: Counter[str] = field(default_factory=Counter)  # by generator
+    scored: float = 0.0  # record sets with quality scores; one without intervals is a third
+    compared: int = 0  # pairs of a synthetic and a real record, for the search of copies
 
 
 def workload(params: Params, real: Counts) -> Iterator[Work]:
@@ -44,7 +34,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
         params: the parameters.
         real: training records by dataset and rhythm, known or expected.
     """
-    yield Work("params", 1)
+    yield Work("resolve", 1)
     yield Work("acquire", len(params.sources))
     yield Work("prepare, merge", len(params.sources) + len(params.merged))
     yield from _tuning(params)
