@@ -366,6 +366,30 @@ def test_every_patch_hears_every_other() -> None:
     assert (heard > 0).all()
 
 
+def test_a_layer_is_the_pre_norm_encoder_layer_of_torch() -> None:
+    layer = create("transformer").parts[1].eval()
+    expected = nn.TransformerEncoderLayer(
+        32, 4, 128, activation="gelu", batch_first=True, norm_first=True
+    ).eval()
+    pairs = {
+        "self_attn.in_proj_": layer.inputs,
+        "self_attn.out_proj.": layer.mixed,
+        "linear1.": layer.inner[0],
+        "linear2.": layer.inner[2],
+        "norm1.": layer.first_norm,
+        "norm2.": layer.second_norm,
+    }
+    expected.load_state_dict(
+        {
+            name + key: value
+            for name, part in pairs.items()
+            for key, value in part.state_dict().items()
+        }
+    )
+    tokens = torch.randn(2, 25, 32)
+    torch.testing.assert_close(layer(tokens), expected(tokens), rtol=1e-4, atol=1e-5)
+
+
 def test_positions_differ_by_their_distance_alone() -> None:
     places = transformer.positions(1000, 32)
     products = (places @ places.T).double()

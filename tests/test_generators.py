@@ -14,12 +14,13 @@ import torch
 from scipy.signal import resample_poly
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.generators import train as training_of_generators
 from ecgforge.generators.beat_diffusion import beat_layout, rhythm_model
 from ecgforge.generators.common import base, registry
 from ecgforge.generators.common.registry import GENERATORS, generator_class, generator_name
 from ecgforge.generators.diffusion import diffusion
 from ecgforge.generators.time_vqvae import model as time_vqvae
-from ecgforge.params import Params
+from ecgforge.params import Compute, Params
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.simulator import heart, population
@@ -694,6 +695,21 @@ def test_high_tokens_see_the_low_tokens_of_their_own_moment() -> None:
     assert (seen[0] != seen[1]).any(-1)[0].nonzero().flatten().tolist() == [10, 11]
 
 
+def test_every_code_has_its_own_embedding_and_a_masked_token_has_none_of_them() -> None:
+    prior = build("time_vqvae").high_prior.eval()
+    labels, codes, context = torch.zeros(25, dtype=torch.int64), torch.randn(24, 8), None
+    tokens = torch.arange(25)[:, None].expand(25, 26)
+    logits = prior(tokens, labels, codes, context)
+    assert len(logits[:, 0].unique(dim=0)) == 25
+    changed = codes.clone()
+    changed[-1] += torch.randn(8)
+    seen: list[torch.Tensor] = []
+    prior.layers.forward = lambda hidden: (seen.append(hidden), hidden)[1]
+    for table in (codes, changed):
+        prior(tokens[-1:], labels[-1:], table, context)
+    assert torch.equal(*seen)
+
+
 def test_the_gradient_passes_the_codebook_unchanged() -> None:
     generator = build("time_vqvae").train()
     latents = {}
@@ -811,6 +827,35 @@ def test_sampling_goes_from_all_noise_to_none_in_equal_steps(
     assert times == [1.0, 0.75, 0.5, 0.25]
     expected = (0.5 * generator.scale).expand_as(records)  # the last prediction, without noise
     torch.testing.assert_close(records, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("diffwave", [("loss", 3)]),
+        ("beat_diffusion", [("rhythm_loss", 3), ("beat_loss", 1203), ("denoiser_loss", 2403)]),
+    ],
+)
+def test_metrics_have_the_prefix_of_their_phase_if_there_are_several(
+    name: str, expected: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = dict.fromkeys(generator_class(name).phases, 1200)
+    settings = Params.read(Path(__file__).parent.parent / "params.yaml").generator(name)
+    training = {
+        phase: settings.training[phase].model_copy(update={"steps": count})
+        for phase, count in steps.items()
+    }
+    monkeypatch.setattr(training_of_generators, "fit", lambda *_, log, **__: log({"loss": 0.5}, 3))
+    logged: list[tuple[str, int]] = []
+    training_of_generators.train(
+        name,
+        settings.model_copy(update={"network": NETWORKS[name], "training": training}),
+        record_set(tmp_path / "set", *records(8)),
+        Compute(accelerator="cpu", devices=1, precision="auto", threads=1),
+        tmp_path / "checkpoints",
+        lambda metrics, step: logged.extend((key, step) for key in metrics),
+    )
+    assert logged == expected
 
 
 def test_phases_that_a_generator_does_not_have_are_named() -> None:

@@ -966,6 +966,17 @@ def test_every_score_has_an_interval_about_it_or_a_p_value(
     assert (bounded["value"] <= bounded["high"] + 1e-9).all()
 
 
+def test_the_two_sample_test_counts_the_records_of_both_samples(
+    judged: tuple[RecordSet, pd.DataFrame],
+) -> None:
+    _, table = judged
+    for rhythm, records in (("all", 60), ("SR", 20)):
+        value, low, high = (
+            scores_of(table, column, rhythm)["c2st_accuracy"] for column in ("value", "low", "high")
+        )
+        assert (low, high) == intervals.wilson(value, 2 * records, 0.95)
+
+
 @pytest.mark.slow
 def test_each_frechet_distance_is_taken_in_its_own_embedding(
     real: tuple[RecordSet, RecordSet], tmp_path: Path

@@ -464,10 +464,15 @@ def test_confusions_have_the_truth_in_rows_and_name_their_runs():
         [
             {**cell, "truth": "SR", "predicted": "AFIB", "records": 3},
             {**cell, "truth": "SR", "predicted": "SR", "records": 1},
+            {**cell, "truth": "ST", "predicted": "SR", "records": 1},
         ]
     )
-    (found,) = tables.confusions(counted, ("SR", "AFIB"))
-    assert found["matrix"] == [("SR", [(1, 0.25), (3, 0.75)]), ("AFIB", [(0, 0.0), (0, 0.0)])]
+    (found,) = tables.confusions(counted, ("SR", "AFIB", "ST"))
+    assert found["matrix"] == [
+        ("SR", [(1, 0.25), (3, 0.75), (0, 0.0)]),
+        ("AFIB", [(0, 0.0), (0, 0.0), (0, 0.0)]),
+        ("ST", [(1, 1.0), (0, 0.0), (0, 0.0)]),
+    ]
 
 
 def test_every_matrix_names_the_runs_of_its_seeds_and_the_runs_are_listed(report):
@@ -770,6 +775,16 @@ def test_figures_are_the_same_bytes_for_the_same_table(inputs):
     assert first != figures.macro_f1(
         f1.assign(mean=f1["mean"] / 2), tables.SETTINGS, tables.BASELINES
     )
+
+
+def test_settings_are_evenly_spaced_with_equal_margins(inputs, monkeypatch):
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+    f1 = inputs.of("ptbxl").summary.query("metric == 'f1'")
+    (axes,) = figures.macro_f1(f1, tables.SETTINGS, tables.BASELINES).axes
+    left, right = axes.get_xlim()
+    ticks = axes.get_xticks()
+    assert ticks.tolist() == list(range(len(tables.SETTINGS)))
+    assert ticks[0] - left == right - ticks[-1] == 0.5
 
 
 # ---- ECG paper

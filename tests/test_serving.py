@@ -33,7 +33,9 @@ from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.model_versions.invalid_request import InvalidRequestError
+from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import serving
 from ecgforge.registry.serving import Predictor
 from ecgforge.tracking import store
 
@@ -180,6 +182,15 @@ def test_the_example_is_a_request(server: str, records: RecordSet) -> None:
         (stored(records.folder.parent, CLASSIFIER) / "serving_input_example.json").read_text()
     )
     assert ask(server, example)[0] == 200
+
+
+def test_the_example_has_70_beats_per_minute_in_leads_of_other_heights() -> None:
+    (example,) = serving._example(30)
+    signals = np.array(example["signals"])
+    (found,) = beats.detect(signals[None], example["sampling_rate"])
+    expected = (np.arange(35) + 0.5) * 60 / 70
+    np.testing.assert_allclose(found / example["sampling_rate"], expected, atol=0.06)
+    np.testing.assert_allclose(signals.max(axis=1), np.linspace(0.5, 1.2, 8), atol=0.06)
 
 
 def changed(**changes: Any) -> Callable[[dict[str, Any]], list[Any]]:

@@ -98,6 +98,18 @@ def test_rates_keep_the_classes_apart(crowd: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("rhythm", RHYTHMS)
+def test_rates_exceed_the_extreme_quantiles_by_the_rounding_of_the_measured_rates(
+    crowd: pd.DataFrame, rhythm: str
+) -> None:
+    rate, measured = (
+        crowd.loc[crowd["rhythm"] == rhythm, "rate"],
+        population.quantiles(rhythm, "rate"),
+    )
+    assert measured[0] - rate.min() == pytest.approx(0.5, abs=0.15)
+    assert rate.max() - measured[-1] == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize("rhythm", RHYTHMS)
 def test_the_simulated_rate_is_the_sampled_rate(
     ecgs: dict[str, tuple[pd.DataFrame, heart.Ecg]], rhythm: str
 ) -> None:

@@ -67,7 +67,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("entry")
     (folder / "warm_entry.py").write_text(ENTRY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         patch.delenv(warm.ADDRESS, raising=False)
         with warm.server(["json"], "warm_entry:main"):
             _until(lambda: Path(os.environ[warm.ADDRESS]).exists())
