@@ -33,6 +33,7 @@ from ecgforge.quality.samples import Samples
 from ecgforge.quality.scores import compare
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.report import page
 
 RATE = 100
 SAMPLES = 1000
@@ -964,6 +965,11 @@ def test_every_score_has_an_interval_about_it_or_a_p_value(
     bounded = table.dropna(subset="low")
     assert (bounded["low"] <= bounded["value"] + 1e-9).all()
     assert (bounded["value"] <= bounded["high"] + 1e-9).all()
+
+
+def test_the_report_shows_every_score(judged: tuple[RecordSet, pd.DataFrame]) -> None:
+    """Only records with all limb leads, which these do not have, have a `limb_residual`."""
+    assert {*judged[1]["metric"], "limb_residual"} == set(page.SCORES)
 
 
 def test_the_two_sample_test_counts_the_records_of_both_samples(
