@@ -18,8 +18,9 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.stages import sweep
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
 from ecgforge.stages.common.tracked import Stage
-from ecgforge.study import mixtures, predictions
+from ecgforge.study import fine_tuning, mixtures, predictions
 from ecgforge.study.experiment import KEYS, Experiment
+from ecgforge.study.fine_tuning import Method
 from ecgforge.study.settings import training_data
 from ecgforge.sweeps.common.registry import SWEEPS, get
 
@@ -134,3 +135,37 @@ def test_the_cells_of_the_grid_are_those_that_a_sweep_takes(name: str) -> None:
     assert own
     for cell in own:
         get(name).check(cell.item)
+
+
+def test_classifiers_of_one_dataset_are_tested_on_the_other() -> None:
+    params = Params.read(ROOT / "params.yaml").with_profile("demo")
+    item = {"trained_on": "ptbxl", "dataset": "chapman", "generator": "diffwave"}
+    found = [
+        (row.setting, row.augmented, row.start, row.trains)
+        for row in get("cross_dataset").experiments(params, item)
+    ]
+    assert found == [
+        ("TrRTeR", False, "ptbxl/real/seed-0", False),
+        ("TrRTeR", True, "ptbxl/real/augmented/seed-0", False),
+        ("TrRSTeR", False, "ptbxl/diffwave/mixed/seed-0", False),
+        ("TrRSTeR", True, "ptbxl/diffwave/augmented/seed-0", False),
+        ("TrRSTeR", False, "", True),
+        ("TrRSTeR", True, "", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "five", "six"),
+    [
+        ("full", [5], [6]),
+        ("linear_probe", [1], [1]),
+        ("gradual_unfreezing", [1, 3, 5], [1, 3, 6]),
+        ("early_layers_frozen", [3], [3]),
+    ],
+)
+def test_a_method_of_fine_tuning_says_how_many_parts_each_phase_trains(
+    method: Method, five: list[int], six: list[int]
+) -> None:
+    assert fine_tuning.phases(method, 5) == five
+    assert fine_tuning.phases(method, 6) == six
+    assert fine_tuning.phases(method, 1)[-1] == 1
