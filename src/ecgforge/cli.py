@@ -259,8 +259,14 @@ def train_classifier(
         str | None,
         typer.Argument(help="The generator of the synthetic records; without one, TrRTeR only."),
     ] = None,
-    models: Out = None,
-    out: Out = None,
+    models: Annotated[
+        Path | None,
+        typer.Option(help="Output folder of the classifiers [default: as in dvc.yaml]."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output folder of the predictions [default: as in dvc.yaml]."),
+    ] = None,
     real: Real = None,
     synthetic: Synthetic = None,
     baseline: Annotated[
