@@ -33,7 +33,7 @@ docs: $(INSTALLED) ## Build the documentation as a site in the folder site/; war
 ui: $(INSTALLED) ## Open MLflow's UI on the study's runs and models.
 	@ecgforge ui
 
-lock: ## Pin all packages anew from pyproject.toml into requirements.txt; what torch alone needs for CUDA stays out.
+lock: ## Pin all packages again from pyproject.toml into requirements.txt; what torch alone needs for CUDA stays out.
 	$(PYTHON) -m venv .lock
 	.lock/bin/pip install --quiet --disable-pip-version-check ".[dev]"
 	.lock/bin/pip freeze --all --exclude ecgforge | sed 's/+cpu$$//' | grep -viE '^(pip|nvidia|triton)' > requirements.txt
