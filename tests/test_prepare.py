@@ -18,7 +18,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
 from ecgforge.params import FolderSource, Params, Preparation, Preprocessing
 from ecgforge.preparation import prepare as prepare_module
-from ecgforge.preparation import splits
+from ecgforge.preparation import splits, twins
 from ecgforge.preparation.prepare import EXCLUDED_COLUMNS, RawSource, prepare
 from ecgforge.preparation.preprocessing import prepare_recording, prepare_signal
 from ecgforge.quality import coherence
@@ -901,6 +901,13 @@ def test_the_same_recording_is_kept_once(raw, tmp_path, form):
     assert excluded(tmp_path / "out") == {"own/r00": expected, "own/z1": expected}
     assert about.made["by_reason"] == {"same recording": 2}
     assert len(RecordSet.open(tmp_path / "out")) == 12
+
+
+def test_only_equal_recordings_are_grouped_across_parts_and_units():
+    signals = np.random.default_rng(0).standard_normal((70, 8, 100))
+    other = np.stack([1000 * signals[66], signals[3] + 0.1 * signals[4], signals[2]])
+    parts = [(70, signals.__getitem__), (3, other.__getitem__)]
+    assert twins.groups(parts) == [[2, 72], [66, 70]]
 
 
 def test_the_same_recording_with_two_rhythms_has_none(raw, tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import wfdb
 
 from ecgforge.files import md5, read_csv
 from ecgforge.params import SimulatedSource
-from ecgforge.simulator import heart, population
+from ecgforge.simulator import heart, noise, population
 from ecgforge.sources import simulated
 
 RHYTHMS = ("SR", "SB", "ST", "SA", "AFIB", "AFLT", "SVT")
@@ -487,6 +488,16 @@ def test_mains_are_heard_where_the_sampling_rate_lets_them() -> None:
     signals, _ = simulated.simulate("chapman", 0, cohort)
     power = np.median(np.abs(np.fft.rfft(signals * np.hanning(5000))) ** 2, axis=(0, 1))
     assert power[500] > 5 * power[470]  # 50 Hz against 47 Hz
+
+
+@pytest.mark.parametrize(("rate", "heard"), [(100, False), (500, True)])
+def test_mains_at_half_the_sampling_rate_are_not_heard(rate: int, heard: bool) -> None:
+    recorder = noise.Recorder(rate, 0.05, 150, 10, 5, 20, 0.1, mains_frequency=50, gain=0)
+    with_mains, without = (
+        replace(recorder, mains=mains).record(np.zeros((2, 8, 5000)), generators(2, 0), 500)
+        for mains in (20, 0)
+    )
+    assert np.allclose(with_mains, without, atol=1e-4) is not heard
 
 
 def test_ptbxl_tables_are_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
