@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from ecgforge.commands import score
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Quality
+from ecgforge.files import read_csv
+from ecgforge.params import Params, Quality
 from ecgforge.quality import (
     distribution,
     intervals,
@@ -1069,6 +1071,36 @@ def test_an_assessment_repeats(real: tuple[RecordSet, RecordSet]) -> None:
         assess(train, test, test, SHORT), assess(train, test, test, SHORT), strict=True
     ):
         pd.testing.assert_frame_equal(first, second)
+
+
+def test_the_command_prints_the_scores_of_all_rhythms_and_counts_those_beyond(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {
+        "copied_share": (0.01, 0.0, 0.02, 0.01, 0.0),
+        "membership_auc": (0.5, 0.4, 0.6, 0.5, 0.5),
+        "c2st_accuracy": (0.75, 0.6, 0.9, 0.5, 1.0),
+        "recall": (0.25, 0.2, 0.3, 0.875, 0.0),
+        "mmd2": (0.0625, np.nan, np.nan, 0.0, 1.0),
+        "mmd_p": (0.5, np.nan, np.nan, 0.5, 0.01),
+    }
+    columns = ["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
+    rows = [("all", name, *values) for name, values in metrics.items()]
+    table = pd.DataFrame([*rows, ("SR", "recall", 0.03125, 0.0, 0.1, 0.5, 0.0)], columns=columns)
+    monkeypatch.setattr(score.scores, "assess", lambda *_: (table.copy(), None))
+    for name in ("real", "synthetic"):
+        record_set(tmp_path / name, {"SR": 2}, seed=0)
+    params = Params.read(Path(__file__).parent.parent / "params.yaml")
+    score.score(params, tmp_path / "real", tmp_path / "synthetic", tmp_path / "scores.csv")
+    printed = capsys.readouterr().out
+    cells = [[*map(str.strip, line.split("│")[1:-1])] for line in printed.splitlines()]
+    assert ["recall", "0.25", "0.2 to 0.3", "0.875", "0", "▲"] in cells
+    assert ["c2st_accuracy", "0.75", "0.6 to 0.9", "0.5", "1", "▲"] in cells
+    assert ["mmd2", "0.0625", "", "0", "1", ""] in cells
+    assert "0.0312" not in printed, "scores of a rhythm are in the file alone"
+    assert "explains: all 2 of 3, SR 1 of 1 scores." in printed
+    assert "too few records: SB, ST." in printed
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "scores.csv"), table)
 
 
 def test_sets_that_cannot_be_compared_are_refused(

@@ -42,7 +42,7 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
             found.to_csv(scratch, index=False, float_format="%.6g")
     found["beyond"] = beyond_baseline(found)
     table = Table("score", title=f"{synthetic} against {real}")
-    for heading in ("value", "95 % interval", "baseline: real", "negative_control: wrong"):
+    for heading in ("value", "95 % interval", "baseline: real", "negative control: wrong"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for row in found[found["rhythm"] == ALL].to_dict("records"):
