@@ -41,6 +41,7 @@ from test_cli import ecgforge, last_line
 pytestmark = pytest.mark.slow
 
 CHAMPION, STANDARDISED = f"{GENERATOR}@champion", "ecg-generator-diffwave-chapman"
+GENERATE = ("generate", "--model", CHAMPION, "--rhythm", "SR")
 
 
 @pytest.fixture(scope="module")
@@ -385,18 +386,7 @@ def test_an_interrupted_generation_leaves_nothing(
     (tmp_path / ".generated.partial").mkdir()  # what a killed process leaves
     (tmp_path / ".generated.partial/rest").write_text("")
     monkeypatch.setattr(wfdb, "wrsamp", third_fails)
-    found = ecgforge(
-        project,
-        "generate",
-        "--model",
-        CHAMPION,
-        "--rhythm",
-        "SR",
-        "-n",
-        "4",
-        "--out",
-        str(tmp_path / "generated"),
-    )
+    found = ecgforge(project, *GENERATE, "-n", "4", "--out", str(tmp_path / "generated"))
     assert message in last_line(found)
     assert list(tmp_path.iterdir()) == []
 
@@ -407,16 +397,7 @@ def test_signals_that_no_file_holds_are_refused(
     monkeypatch.setattr(
         synthesis.Sampler, "sample", lambda *_: np.full((1, 8, 1000), np.nan, np.float32)
     )
-    found = ecgforge(
-        project,
-        "generate",
-        "--model",
-        CHAMPION,
-        "--rhythm",
-        "SR",
-        "--out",
-        str(tmp_path / "generated"),
-    )
+    found = ecgforge(project, *GENERATE, "--out", str(tmp_path / "generated"))
     assert "signals are not finite" in last_line(found)
     assert list(tmp_path.iterdir()) == []
 

@@ -24,19 +24,12 @@ FEWEST = 30  # test patients: with fewer, no claim is decided; our choice
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
-CONDITION_KEYS = (
-    "setting",
-    "generator",
-    "backbone",
-    "sweep",
-    "point",
-    "augmented",
-)  # keys of predictions
+# keys of predictions
+CONDITION_KEYS = ("setting", "generator", "backbone", "sweep", "point", "augmented")
 Condition = dict[str, Any]  # a value for each of these
 Pair = tuple[str, Condition, Condition]  # dataset, condition, condition that is claimed better
-ByCondition = dict[
-    tuple[Any, ...], pd.DataFrame
-]  # predictions of all seeds, by dataset and `CONDITION_KEYS`
+# predictions of all seeds, by dataset and `CONDITION_KEYS`
+ByCondition = dict[tuple[Any, ...], pd.DataFrame]
 # takes rows with low and high; returns whether they support and whether they contradict a claim
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]
 
