@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ecgforge import __version__, folders, outputs
+from ecgforge import __version__, folders, outputs, rounds
 from ecgforge.console import shown
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError, explained
@@ -144,6 +144,17 @@ def plan(
 
 
 @app.command()
+def matrix(params: ParamsFile = PARAMS) -> None:
+    """Write matrix.yaml, the lists for dvc.yaml; run it after a change of `folds` or datasets."""
+    from ecgforge.params import Params
+    from ecgforge.stages import matrix as lists
+
+    file = params.with_name(lists.MATRIX.name)
+    changed = lists.write(Params.read(params), file)
+    print(f"{file} is {'written: commit it' if changed else 'up to date'}.")
+
+
+@app.command()
 def resolve(
     out: Annotated[Path, typer.Option(help="Output folder.")] = folders.RESOLVED,
     params: ParamsFile = PARAMS,
@@ -183,6 +194,22 @@ def prepare(
     from ecgforge.stages import prepare as stage
 
     stage.prepare(Params.read(params), raw, _out("prepare", out, out))
+
+
+@app.command()
+def cross_fit(
+    name: Annotated[str, typer.Argument(help="A round, such as ptbxl_1of5.")],
+    out: Out = None,
+    prepared: Real = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write a round of cross-fitting: the records of a dataset with other splits."""
+    from ecgforge.params import Params
+    from ecgforge.stages import cross_fitting
+
+    folder = _out("cross-fit", out, folders.PREPARED / name)
+    records = prepared or folders.PREPARED / rounds.base(name)
+    cross_fitting.cross_fit(Params.read(params), name, records, folder)
 
 
 @app.command()

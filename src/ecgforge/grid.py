@@ -52,25 +52,25 @@ class Cell:
 
 def cells(params: Params) -> Iterator[Cell]:
     """Yield the cells in the order of the stages in dvc.yaml."""
-    for dataset in params.datasets:
+    for dataset in params.record_sets:
         rows = list(settings.on_real(params, dataset))
         yield Cell("classify_real", {"dataset": dataset}, [Source(rows)])
-    for item in _pairs(params.datasets, params.generators):
+    for item in _pairs(params.record_sets, params.generators):
         rows = list(settings.on_synthetic(params, item["dataset"], item["generator"]))
         yield Cell("classify", item, [Source(rows, item["generator"])])
-    targets = params.sweep_targets
-    for dataset in targets.datasets:
+    targets, swept = params.sweep_targets, params.sweep_record_sets
+    for dataset in swept:
         yield _cell(params, "scratch", "scratch", {"dataset": dataset})
-    for dataset in targets.datasets:
+    for dataset in swept:
         for backbone in targets.backbones:
             item = {"dataset": dataset, "backbone": backbone}
             yield _cell(params, "backbones", "backbones", item)
     for name in targets.sweeps:
-        for item in _pairs(targets.datasets, targets.generators):
+        for item in _pairs(swept, targets.generators):
             yield _cell(params, "sweep", name, {"sweep": name, **item})
-    for item in _pairs(targets.datasets, targets.generators):
+    for item in _pairs(swept, targets.generators):
         yield _cell(params, "ablation", "ablation", item)
-    for item in _pairs(targets.datasets, targets.generator_seeds):
+    for item in _pairs(swept, targets.generator_seeds):
         yield _cell(params, "generator_seeds", "generator_seeds", item)
     for pair in targets.cross_dataset:
         for generator in targets.generators:

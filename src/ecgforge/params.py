@@ -28,6 +28,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML, YAMLError
 
+from ecgforge import rounds
 from ecgforge.errors import EcgforgeError
 
 S = TypeVar("S", bound=BaseModel)
@@ -510,6 +511,8 @@ class Params(StrictConfig):
     profile: str  # name of the active profile
     sources: SomeNames  # sources to prepare
     datasets: SomeNames  # datasets of the study
+    # cross-fitting: the number of rounds by dataset; see `ecgforge.rounds`
+    folds: dict[Name, Annotated[int, Field(ge=3, le=10)]] = {}
     merged: Annotated[list[Merged], Field(max_length=1)]  # sources to merge, at most one pair
     generators: SomeNames  # generators to train
     backbone: Name  # the study's classifier
@@ -541,6 +544,30 @@ class Params(StrictConfig):
                 f"'{name}' is not a profile; the profiles are {', '.join(self.profiles)}"
             )
         return self.model_copy(update={"profile": name})
+
+    @property
+    def rounds(self) -> list[rounds.Round]:
+        """The rounds of cross-fitting of all datasets."""
+        counts = [(name, self.folds[name]) for name in self.datasets if name in self.folds]
+        return [one for name, count in counts for one in rounds.rounds(name, count)]
+
+    @property
+    def record_sets(self) -> list[str]:
+        """The datasets, and the rounds of cross-fitting."""
+        return [*self.datasets, *(one.name for one in self.rounds)]
+
+    @property
+    def sweep_record_sets(self) -> list[str]:
+        """The datasets that the sweeps train on; for a cross-fitted one, its rounds."""
+        return [
+            name
+            for dataset in self.sweep_targets.datasets
+            for name in self.rounds_of(dataset) or [dataset]
+        ]
+
+    def rounds_of(self, dataset: str) -> list[str]:
+        """Return the names of the rounds of a dataset; none where it is not cross-fitted."""
+        return [one.name for one in self.rounds if one.dataset == dataset]
 
     def source(self, name: str) -> Source:
         """Return a source of the active profile; EcgforgeError if it does not exist."""
@@ -575,10 +602,14 @@ class Params(StrictConfig):
             (targets.generators, self.generators, "sweep_targets.generators"),
             (targets.generator_seeds, self.generators, "sweep_targets.generator_seeds"),
             (pairs, self.datasets, "sweep_targets.cross_dataset"),
+            ([*self.folds], self.datasets, "folds"),
         ):
             for one in listed:
                 if one not in known:
                     raise ValueError(f"{where}: '{one}' is not one of {', '.join(known)}")
+        for name in (*self.sources, *self.datasets):
+            if rounds.parse(name):
+                raise ValueError(f"'{name}' has the form of a round of cross-fitting: rename it")
         for name, profile in self.profiles.items():
             if unknown := set(profile.sweeps.seeds) - set(profile.study.seeds):
                 raise ValueError(

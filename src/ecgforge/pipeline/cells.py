@@ -60,8 +60,11 @@ def repro(targets: list[str], jobs: int) -> int:
     """
     from dvc.exceptions import DvcException
 
-    from ecgforge.stages import parameters
+    from ecgforge.params import Params
+    from ecgforge.stages import matrix, parameters
 
+    if matrix.write(Params.read(Path("params.yaml"))):
+        console.err.print("matrix.yaml now fits params.yaml: commit it with your results.")
     lock.mend_list_of_users(Path())
     try:
         stages = _stale_stages(targets)

@@ -26,7 +26,14 @@ from ecgforge.preparation import splits, twins
 from ecgforge.preparation.preprocessing import prepare_recording
 from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS
-from ecgforge.records.record_set import LIMB_LEADS, SPLITS, About, RecordSetWriter, write_record_set
+from ecgforge.records.record_set import (
+    FOLDS,
+    LIMB_LEADS,
+    SPLITS,
+    About,
+    RecordSetWriter,
+    write_record_set,
+)
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.wfdb_io import files as wfdb_files
 from ecgforge.workers import init_worker
@@ -146,6 +153,9 @@ def prepare(
         table.loc[kept & table["residual"].notna(), ["id", "residual"]].to_csv(
             writer.folder / LIMB_LEADS, **csv
         )
+        published = kept & table["fold"].notna()
+        if published.any():
+            table.loc[published, ["id", "fold"]].to_csv(writer.folder / FOLDS, **csv)
         there = set(table.loc[kept, "rhythm"])
         rhythms = tuple(rhythm for rhythm in RHYTHMS if rhythm in there)
         made = _made(table, rhythms, preprocessing, preparation) | (
@@ -416,9 +426,6 @@ def _made(
     preparation: Preparation,
 ) -> dict[str, Any]:
     kept = table[table["reason"] == ""]
-    by_rhythm = pd.crosstab(kept["rhythm"], kept["split"]).reindex(
-        index=list(rhythms), columns=list(SPLITS), fill_value=0
-    )
     by_dataset = pd.DataFrame(
         {
             "catalogue": table["dataset"].value_counts(sort=False),
@@ -435,7 +442,7 @@ def _made(
         "records": len(kept),
         "excluded": sum(reasons.values()),
         "by_dataset": by_dataset.to_dict("index"),
-        "by_rhythm": by_rhythm.to_dict("index"),
+        "by_rhythm": splits.by_rhythm(kept, rhythms),
         "by_reason": reasons,
         "preprocessing": preprocessing.model_dump(mode="json"),
         "preparation": preparation.model_dump(mode="json"),

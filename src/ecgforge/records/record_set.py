@@ -29,9 +29,10 @@ from ecgforge.records.leads import LEADS
 
 T = TypeVar("T")
 FILES = ("about.json", "records.csv", "signals.npy")
-FURTHER = ("excluded.csv", "limb_leads.csv")  # further files of a prepared set
+FURTHER = ("excluded.csv", "limb_leads.csv", "folds.csv")  # further files of a prepared set
 COLUMNS = ("id", "patient", "dataset", "rhythm", "split", "age", "sex", "origin")
 SPLITS = ("train", "validation", "test")
+FOLDS = "folds.csv"  # published folds, only if the catalogue has them: see `preparation.splits`
 LIMB_LEADS = "limb_leads.csv"  # only if the raw files have all limb leads: see `quality.coherence`
 
 

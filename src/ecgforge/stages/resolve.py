@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from ecgforge.files import atomic_write
-from ecgforge.stages import parameters
+from ecgforge.stages import matrix, parameters
 from ecgforge.stages.common import code
 
 
@@ -16,8 +16,12 @@ def resolve(file: Path, out: Path) -> None:
 
     Args:
         file: params.yaml.
+
+    Raises:
+        EcgforgeError: matrix.yaml does not fit params.yaml.
     """
     params = parameters.read(file)
+    matrix.check(params, file.with_name(matrix.MATRIX.name))
     texts = {
         "params.yaml": parameters.resolved(params),
         "code.yaml": yaml.safe_dump(code.resolved(params)),

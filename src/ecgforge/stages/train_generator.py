@@ -14,7 +14,10 @@ from ecgforge.tracking import runs
 
 
 def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:
-    """Train the generator `name` on the record set `real`, write it to `out`, and register it."""
+    """Train the generator `name` on the record set `real`, write it to `out`, and register it.
+
+    Generators of cross-fitting are evidence, and are not registered.
+    """
     settings, records = params.generator(name), RecordSet.open(real)
     simulated = records.about.origin == "simulated"
     key = runs.RunKey("generator", dataset, settings.seed, simulated, generator=name)
@@ -26,9 +29,11 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         registry.save(generator, out)
         weights = sum(parameter.numel() for parameter in generator.parameters())
         run.summary({"weights": weights})
-        described = models.sampling_file(
-            settings.sampling, records.about.rhythms, records.about.units
-        )
-        network, example = generator.exportable()
-        models.log_generator(run, network, example, out, name=key.model_name, described=described)
+        if not key.fold:
+            about = records.about
+            described = models.sampling_file(settings.sampling, about.rhythms, about.units)
+            network, example = generator.exportable()
+            models.log_generator(
+                run, network, example, out, name=key.model_name, described=described
+            )
     opened.remove_checkpoints()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ecgforge import rounds
 from ecgforge.study.fine_tuning import Method
 
 
@@ -15,7 +16,7 @@ class Experiment:
 
     Attributes:
         setting: its training and test records, such as TrRTeR; see `study.settings`.
-        dataset: where the test records are from.
+        dataset: where the test records are from; may be a round of cross-fitting.
         backbone: the classifier.
         seed: of the training.
         generator: of the synthetic records; empty where none is used.
@@ -24,7 +25,6 @@ class Experiment:
         start: the trained classifier that it starts from, a folder under models/classifiers.
         method: the weights that are fine-tuned; None with a `start` means that nothing is trained.
         trained_on: the dataset of the training records, if other than `dataset`.
-        fold: the test fold that judges.
         draw: the training of the generator that the synthetic records are from.
     """
 
@@ -39,8 +39,13 @@ class Experiment:
     start: str = ""
     method: Method | None = None
     trained_on: str = ""
-    fold: int = 0
     draw: int = 0
+
+    @property
+    def fold(self) -> int:
+        """The round of cross-fitting; 0 for the dataset's own split."""
+        found = rounds.parse(self.dataset)
+        return found.number if found else 0
 
     @property
     def trains(self) -> bool:
@@ -54,8 +59,9 @@ class Experiment:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """A value for each of `KEYS`."""
-        return {key: getattr(self, key) for key in KEYS}
+        """A value for each of `KEYS`; the dataset of a round is that of its records."""
+        values = {key: getattr(self, key) for key in KEYS}
+        return values | {"dataset": rounds.base(self.dataset)}
 
 
 # The columns by which predictions and metrics are kept. The seed comes last: results are averaged

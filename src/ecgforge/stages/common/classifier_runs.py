@@ -54,7 +54,11 @@ class ClassifierRuns:
         settings: ClassifierSettings,
         folder: Path | None = None,
     ) -> None:
-        """Train and test a classifier; with a `folder`, save it there and register it."""
+        """Train and test a classifier; with a `folder`, save it there and register it.
+
+        Classifiers of cross-fitting are evidence, and are not registered: champions are trained on
+        all records but the locked test split.
+        """
         params, seed = self.stage.params, experiment.seed
         start = self._start(experiment)
         key, tree = self._key(experiment), _tree(params, experiment, data, settings)
@@ -75,7 +79,8 @@ class ClassifierRuns:
             )
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
-                _register(opened.run, classifier, test, rhythms, key.model_name, folder)
+                if not experiment.fold:
+                    _register(opened.run, classifier, test, rhythms, key.model_name, folder)
         self._add(experiment, opened, found)
 
     def test(self, experiment: Experiment, test: RecordSet) -> None:

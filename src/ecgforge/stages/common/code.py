@@ -26,6 +26,7 @@ SWEEP = ("stages.sweep", "generators.{generator}", "classifiers.{backbone}")
 ROOTS: dict[str, tuple[str, ...]] = {
     "acquire": ("sources.registry",),
     "prepare": ("stages.prepare",),
+    "cross_fit": ("stages.cross_fitting",),
     "tune_classifier": ("stages.tune", "classifiers.{backbone}"),
     "tune_generator": ("stages.tune", "generators.{generator}"),
     "train_generator": ("stages.train_generator", "generators.{generator}"),
@@ -79,7 +80,15 @@ def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, d
     """Return `files` of all cells: by stage, then by those values of its matrix that matter."""
     generators, targets = params.generators, params.sweep_targets
     tree: dict[str, object] = {}
-    for stage in ("acquire", "prepare", "tune_classifier", "classify", "quality", "scratch"):
+    for stage in (
+        "acquire",
+        "prepare",
+        "cross_fit",
+        "tune_classifier",
+        "classify",
+        "quality",
+        "scratch",
+    ):
         tree[stage] = files(stage, params, {})
     for stage in ("cross_dataset", "report"):
         tree[stage] = files(stage, params, {})

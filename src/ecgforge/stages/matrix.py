@@ -1,0 +1,49 @@
+"""matrix.yaml: lists for the matrices in dvc.yaml that follow from params.yaml.
+
+DVC's templates cannot compute, so the rounds of cross-fitting are listed in a file of their own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import atomic_write
+from ecgforge.params import Params
+
+MATRIX = Path("matrix.yaml")
+HEADING = "# Lists for dvc.yaml, written by `ecgforge matrix` from params.yaml. Do not edit.\n"
+
+
+def text(params: Params) -> str:
+    """Return the content of matrix.yaml."""
+    lists = {
+        "rounds": {one.name: one.dataset for one in params.rounds},
+        "record_sets": params.record_sets,
+        "sweep_record_sets": params.sweep_record_sets,
+    }
+    return HEADING + yaml.safe_dump(lists, sort_keys=False, width=100)
+
+
+def write(params: Params, file: Path = MATRIX) -> bool:
+    """Write matrix.yaml where it differs from the parameters; return whether it did."""
+    if file.exists() and file.read_text(encoding="utf-8") == text(params):
+        return False
+    with atomic_write(file) as scratch:
+        scratch.write_text(text(params), encoding="utf-8")
+    return True
+
+
+def check(params: Params, file: Path = MATRIX) -> None:
+    """Check that matrix.yaml fits the parameters.
+
+    Raises:
+        EcgforgeError: it does not, or it is missing.
+    """
+    if not file.exists() or file.read_text(encoding="utf-8") != text(params):
+        raise EcgforgeError(
+            f"{file} does not fit the parameters: run `ecgforge matrix`, then `dvc repro` again "
+            "(`ecgforge repro` does both)"
+        )
