@@ -29,7 +29,6 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import (
     FOLDS,
     LIMB_LEADS,
-    SPLITS,
     About,
     RecordSetWriter,
     write_record_set,
