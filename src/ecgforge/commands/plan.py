@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from ecgforge import console
+from ecgforge import console, rounds
 from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.commands import workload
 from ecgforge.generators.common import registry as generators
@@ -40,8 +40,8 @@ def show(params: Params) -> None:
 
     The times are estimates from a few timed steps of each network.
     """
-    counts = {dataset: _counts(params, dataset) for dataset in params.datasets}
-    known = all(_prepared(params, dataset) for dataset in params.datasets)
+    counts = {dataset: _counts(params, dataset) for dataset in params.record_sets}
+    known = all(_prepared(params, dataset) for dataset in params.record_sets)
     rhythms = max(map(len, counts.values()))
     torch.set_num_threads(params.active.compute.threads)
     step = _seconds_a_step(params, rhythms)
@@ -95,14 +95,16 @@ def _counts(params: Params, dataset: str) -> dict[str, int]:
     if found := _prepared(params, dataset):
         return found.split("train").counts()
     records = sum(_expected(params, source) for source in _sources(params, dataset))
-    return dict.fromkeys(RHYTHMS, round(TRAINED * records / len(RHYTHMS)))
+    chosen = rounds.parse(dataset)
+    share = 1 - 2 / chosen.count if chosen else TRAINED
+    return dict.fromkeys(RHYTHMS, round(share * records / len(RHYTHMS)))
 
 
 def _sources(params: Params, dataset: str) -> list[str]:
     return (
         [source for pair in params.merged for source in (pair.first, pair.second)]
-        if dataset == "merged"
-        else [dataset]
+        if rounds.base(dataset) == "merged"
+        else [rounds.base(dataset)]
     )
 
 

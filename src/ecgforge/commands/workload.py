@@ -37,6 +37,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     yield Work("resolve", 1)
     yield Work("acquire", len(params.sources))
     yield Work("prepare, merge", len(params.sources) + len(params.merged))
+    yield Work("cross_fit", len(params.rounds))
     yield from _tuning(params)
     yield from _generators(params, real)
     yield from _classifiers(params, real)
@@ -45,7 +46,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
 
 def _tuning(params: Params) -> Iterator[Work]:
     """Count all trials, since pruning is not predictable."""
-    sets, tuning = len(params.datasets), params.classifier.tuning
+    sets, tuning = len(params.record_sets), params.classifier.tuning
     steps = sets * tuning.n_trials * tuning.repeats * params.classifier.training.steps
     yield Work("tune_classifier", sets, Counter({params.backbone: steps} if steps else {}))
     work = Work("tune_generator", sets * len(params.generators))
@@ -63,7 +64,7 @@ def _generators(params: Params, real: Counts) -> Iterator[Work]:
     train, synthesize, score = (
         Work(stage) for stage in ("train_generator", "synthesize", "quality")
     )
-    for dataset in params.datasets:
+    for dataset in params.record_sets:
         known = real[dataset]
         wanted = mixtures.requested(tuple(known), params.active.synthesis, sum(known.values()))
         for generator in params.generators:

@@ -13,16 +13,18 @@ from typing import Any
 
 import pandas as pd
 
-from ecgforge import folders, grid
+from ecgforge import folders, grid, rounds
 from ecgforge.analysis import intervals, verdicts
 from ecgforge.analysis.claims import claims
 from ecgforge.analysis.label_efficiency import label_efficiency
+from ecgforge.analysis.quality import over_rounds
 from ecgforge.files import atomic_write, stored_csv
 from ecgforge.model_versions import lookup
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.report import figures, page, tables
 from ecgforge.study import predictions
+from ecgforge.study.experiment import POOLED_KEYS
 from ecgforge.tracking import store
 from ecgforge.tracking.runs import uncommitted
 
@@ -44,7 +46,7 @@ COMMANDS = {
     "ecgs": "dvc repro synthesize",
     "sweeps": "dvc repro scratch backbones sweep ablation generator_seeds cross_dataset",
     "quality": "dvc repro quality",
-    "data": "dvc repro prepare merge",
+    "data": "dvc repro prepare merge cross_fit",
     "ui": "make ui",
 }
 
@@ -57,25 +59,26 @@ def report(params: Params, out: Path) -> None:
     pairs = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
     cells = list(grid.cells(params))
     everything = predictions.read([cell.results for cell in cells])
-    found = _main(everything)
+    judging = predictions.pooled(everything)
+    found = _main(judging)
     summary = intervals.intervals(found, study.confidence, study.resamples)
     judged = verdicts.judge(
-        everything,
+        judging,
         claims(grid.table(params), params.classifier.backbone),
         study.confidence,
         study.resamples,
     )
     inputs = page.ReportInputs(
-        results=predictions.results(found),
+        results=predictions.results(found, [*POOLED_KEYS, "seed"]),
         summary=summary,
-        sweeps=intervals.intervals(everything, study.confidence, study.resamples),
+        sweeps=intervals.intervals(judging, study.confidence, study.resamples),
         label_efficiency=label_efficiency(
-            everything, params.classifier.backbone, study.confidence, study.resamples
+            judging, params.classifier.backbone, study.confidence, study.resamples
         ),
         variations=_variations(cells),
         verdicts=judged,
         confusions=predictions.confusions(found),
-        quality=_scores(pairs, "scores"),
+        quality=_quality(params, study.confidence),
         views=_scores(pairs, "views"),
         runs=pd.DataFrame(_runs(params, cells, pairs), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
@@ -109,7 +112,9 @@ def _main(everything: pd.DataFrame) -> pd.DataFrame:
 def _variations(cells: list[grid.Cell]) -> pd.DataFrame:
     files = [cell.results / "variations.csv" for cell in cells if cell.sweep and cell.sweep.scored]
     parts = [stored_csv(file, ["variation"]) for file in files]
-    return pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
+    found = pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
+    found["dataset"] = found["dataset"].map(rounds.base)
+    return found.groupby(["dataset", "generator", "variation"], sort=False, as_index=False).mean()
 
 
 def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
@@ -132,6 +137,17 @@ def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
         "p",
     ]
     return pd.concat(parts, ignore_index=True)[keys]
+
+
+def _quality(params: Params, confidence: float) -> pd.DataFrame:
+    """Return the quality scores of each dataset; those of cross-fitted ones over their rounds."""
+    sets = {dataset: params.rounds_of(dataset) or [dataset] for dataset in params.datasets}
+    found = [
+        over_rounds([_scores([(name, generator)], "scores") for name in names], confidence)
+        for dataset, names in sets.items()
+        for generator in params.generators
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def _scores(pairs: list[tuple[str, str]], name: str) -> pd.DataFrame:

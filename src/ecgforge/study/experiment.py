@@ -70,6 +70,8 @@ KEYS = [
     *("dataset", "generator", "backbone", "sweep", "point"),
     *("setting", "augmented", "fold", "draw", "seed"),
 ]
+# A condition of the study: its predictions are pooled over rounds, and averaged over seeds.
+POOLED_KEYS = [key for key in KEYS if key not in ("fold", "seed")]
 
 
 def plain_and_augmented(experiment: Experiment) -> Iterator[Experiment]:

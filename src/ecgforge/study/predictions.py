@@ -15,7 +15,7 @@ import pandas as pd
 from ecgforge.files import atomic_write, damaged, stored_csv
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import metrics
-from ecgforge.study.experiment import KEYS, Experiment
+from ecgforge.study.experiment import KEYS, POOLED_KEYS, Experiment
 
 FACTS = ["id", "patient", "truth"]  # of a test record
 NUMBERS = ["augmented", "fold", "draw", "seed"]
@@ -49,14 +49,28 @@ def rhythms(predictions: pd.DataFrame) -> list[str]:
     ]
 
 
-def results(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the long table of metrics: a row per key, rhythm (or macro) and metric."""
+def pooled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions that judge each condition.
+
+    These are the predictions of all rounds where a condition is cross-fitted, so that every record
+    is judged once a seed. Otherwise they are those on the dataset's own test split.
+    """
+    crossed = predictions["fold"] > 0
+    has_rounds = crossed.groupby([predictions[key] for key in POOLED_KEYS]).transform("any")
+    return predictions[crossed == has_rounds]
+
+
+def results(predictions: pd.DataFrame, keys: Sequence[str] = KEYS) -> pd.DataFrame:
+    """Return the long table of metrics: a row per key, rhythm (or macro) and metric.
+
+    Args:
+        keys: without `fold`, the rounds of cross-fitting are pooled.
+    """
     parts = []
-    for keys, group in predictions.groupby(KEYS, sort=False):
+    for values, group in predictions.groupby(list(keys), sort=False):
         found = _metrics(group, rhythms(group))
-        parts.append(
-            found.assign(**dict(zip(KEYS, keys, strict=True)))[[*KEYS, "rhythm", "metric", "value"]]
-        )
+        keyed = found.assign(**dict(zip(keys, values, strict=True)))
+        parts.append(keyed[[*keys, "rhythm", "metric", "value"]])
     return pd.concat(parts, ignore_index=True)
 
 
@@ -120,10 +134,10 @@ def _predictions(file: Path) -> pd.DataFrame:
 
 
 def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Count test records by true and predicted rhythm, summed over seeds.
+    """Count test records by true and predicted rhythm, summed over seeds and rounds.
 
     Returns:
-        Rows of the keys but the seed, and truth, predicted, records; pairs without records are left
+        Rows of `POOLED_KEYS`, and truth, predicted, records; pairs without records are left
         out.
     """
     columns = [column for column in predictions.columns if column.startswith(PROBABILITY)]
@@ -132,7 +146,7 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
     predicted = np.array([column.removeprefix(PROBABILITY) for column in columns])[likeliest]
     counted = (
         predictions.assign(predicted=predicted)
-        .groupby([*KEYS[:-1], "truth", "predicted"], sort=False)
+        .groupby([*POOLED_KEYS, "truth", "predicted"], sort=False)
         .size()
     )
     return counted.rename("records").reset_index()

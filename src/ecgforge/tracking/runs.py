@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from filelock import FileLock, Timeout
 
+from ecgforge import rounds
 from ecgforge.errors import EcgforgeError, PrunedError
 from ecgforge.files import atomic_write
 from ecgforge.tracking import store
@@ -72,13 +73,13 @@ class RunKey:
     Attributes:
         kind: `generator`, `classifier`, `quality`, or a tuning study or trial; the number of a
             trial is its `point`.
-        dataset: that trains or tests it: `ptbxl`, `chapman`, `merged`.
+        dataset: that trains or tests it: `ptbxl`, `chapman`, `merged`, or a round of one.
         seed: of the training.
         simulated: whether the records, or the training records of their generator, are simulated.
         generator: None if no synthetic records are used.
         setting, backbone: of classifiers.
         sweep, point: the sweep of a classifier, and its point in it.
-        augmented, fold, draw: of classifiers, see `study.experiment`.
+        augmented, draw: of classifiers, see `study.experiment`.
     """
 
     kind: Literal["generator", "classifier", "quality", "tuning", "trial"]
@@ -91,8 +92,13 @@ class RunKey:
     sweep: str | None = None
     point: str | None = None
     augmented: bool = False
-    fold: int = 0
     draw: int = 0
+
+    @property
+    def fold(self) -> int:
+        """The round of cross-fitting; 0 for the dataset's own split."""
+        found = rounds.parse(self.dataset)
+        return found.number if found else 0
 
     @property
     def name(self) -> str:
@@ -124,7 +130,7 @@ class RunKey:
     def tags(self) -> dict[str, str]:
         given = {
             "kind": self.kind,
-            "dataset": self.dataset,
+            "dataset": rounds.base(self.dataset),
             "generator": self.generator,
             "setting": self.setting,
             "backbone": self.backbone,
@@ -134,12 +140,10 @@ class RunKey:
             "seed": str(self.seed),
             "simulated": str(self.simulated).lower(),
         }
+        if self.fold or self.kind == "classifier":
+            given["fold"] = str(self.fold)
         if self.kind == "classifier":
-            given |= {
-                "augmented": str(self.augmented).lower(),
-                "fold": str(self.fold),
-                "draw": str(self.draw),
-            }
+            given |= {"augmented": str(self.augmented).lower(), "draw": str(self.draw)}
         return {key: value for key, value in given.items() if value is not None}
 
 

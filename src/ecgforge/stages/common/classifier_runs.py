@@ -134,7 +134,6 @@ class ClassifierRuns:
             sweep=experiment.sweep or None,
             point=experiment.point or None,
             augmented=experiment.augmented,
-            fold=experiment.fold,
             draw=experiment.draw,
         )
 
