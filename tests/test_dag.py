@@ -22,18 +22,21 @@ import yaml
 from ecgforge.classifiers.common.registry import CLASSIFIERS
 from ecgforge.commands.workload import workload
 from ecgforge.dvc.internals import each_file_once
+from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import GENERATORS
 from ecgforge.params import Params
-from ecgforge.stages import resolve
+from ecgforge.stages import matrix, resolve
 from ecgforge.stages.common import code
 from ecgforge.tuning import space
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+ROUNDS = tuple(f"chapman_{number}of3" for number in (1, 2, 3))
+SETS = ("ptbxl", "chapman", "merged", *ROUNDS)
 PAIRS = [
     f"{dataset}-{generator}"
-    for dataset in ("ptbxl", "chapman", "merged")
+    for dataset in SETS
     for generator in ("diffwave", "time_diffusion", "time_vqvae")
 ]
 
@@ -62,7 +65,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which DVC finds everything up to date."""
     folder = tmp_path_factory.mktemp("study") / "project"
     folder.mkdir()
-    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+    for name in ("dvc.yaml", "params.yaml", "matrix.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(
         ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -105,7 +108,15 @@ def status(folder: Path) -> set[str]:
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     tree = yaml.safe_load((folder / "params.yaml").read_text())
     change(tree)
+    write_params(folder, tree)
+
+
+def write_params(folder: Path, tree: dict[str, Any]) -> Params:
+    """Write params.yaml, and matrix.yaml to fit it."""
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    params = Params.read(folder / "params.yaml")
+    matrix.write(params, folder / "matrix.yaml")
+    return params
 
 
 def cells(stage: str) -> set[str]:
@@ -113,7 +124,7 @@ def cells(stage: str) -> set[str]:
 
 
 def per_dataset(stage: str) -> set[str]:
-    return {f"{stage}@{dataset}" for dataset in ("ptbxl", "chapman", "merged")}
+    return {f"{stage}@{dataset}" for dataset in SETS}
 
 
 def swept(*names: str) -> set[str]:
@@ -142,13 +153,16 @@ def test_own_records_are_a_complete_study(tmp_path: Path) -> None:
     tree = space.merge_patch(
         yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(text)
     )
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    params = write_params(tmp_path, tree)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
-    params = Params.read(tmp_path / "params.yaml")
     assert params.source("mine").path == "/path/to/records"
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
-    assert {name.split("@")[0] for name in named} == STAGES - {"merge", "cross_dataset"}
+    assert {name.split("@")[0] for name in named} == STAGES - {
+        "merge",
+        "cross_dataset",
+        "cross_fit",
+    }
     assert all("mine" in name for name in named - {"report", "resolve"})
     assert len(named) == sum(
         work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}})
@@ -168,15 +182,15 @@ def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree["sweep_targets"] = {key: [] for key in tree["sweep_targets"]}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    params = write_params(tmp_path, tree)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
     assert {name.split("@")[0] for name in named} == STAGES - {
         *("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
     }
-    params = Params.read(tmp_path / "params.yaml")
-    works = list(workload(params, {dataset: {"SR": 60, "AFIB": 20} for dataset in params.datasets}))
+    known = {dataset: {"SR": 60, "AFIB": 20} for dataset in params.record_sets}
+    works = list(workload(params, known))
     assert len(named) == sum(work.cells for work in works), "the plan counts them all"
     assert not any(sum(work.steps.values()) for work in works if not work.cells)
 
@@ -198,7 +212,7 @@ def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) ->
 
     edit(study, change)
     assert status(study) == per_dataset("tune_classifier") | {
-        f"tune_generator@{data}-diffwave" for data in ("ptbxl", "chapman", "merged")
+        f"tune_generator@{data}-diffwave" for data in SETS
     }
     found = {"classifier": "{classifiers: {resnet1d: {network: {dropout: 0.5}}}}", "diffwave": "{}"}
     for name, value in found.items():
@@ -244,9 +258,7 @@ def test_a_new_generator_runs_its_cells_alone(study: Path, monkeypatch: pytest.M
     )
     monkeypatch.setitem(GENERATORS, "flow", GENERATORS["diffwave"])
     stages = ("tune_generator", "train_generator", "synthesize", "classify", "quality")
-    expected = {
-        f"{stage}@{dataset}-flow" for stage in stages for dataset in ("ptbxl", "chapman", "merged")
-    }
+    expected = {f"{stage}@{dataset}-flow" for stage in stages for dataset in SETS}
     assert status(study) == expected | {"report"}
 
 
@@ -278,8 +290,8 @@ def test_sampling_is_no_matter_of_training(study: Path) -> None:
         tree["profiles"]["demo"]["generators"]["diffwave"]["sampling"]["guidance"] = 3.5
 
     edit(study, change)
-    drawn = {f"synthesize@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
-    tuned = {f"tune_generator@{dataset}-diffwave" for dataset in ("ptbxl", "chapman", "merged")}
+    drawn = {f"synthesize@{dataset}-diffwave" for dataset in SETS}
+    tuned = {f"tune_generator@{dataset}-diffwave" for dataset in SETS}
     assert status(study) == drawn | tuned | swept()
 
 
@@ -298,6 +310,34 @@ def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
     assert status(study) == {"acquire@chapman"}
     (study / "data/raw/chapman").write_text("other records")
     assert status(study) == {"acquire@chapman", "prepare@chapman", "merge@pair0"}
+
+
+def test_a_round_depends_on_its_dataset_alone(study: Path) -> None:
+    (study / "data/prepared/ptbxl").write_text("other records")
+    assert not any("chapman" in name for name in status(study))
+    (study / "data/prepared/chapman").write_text("other records")
+    assert {f"cross_fit@{name}" for name in ROUNDS} <= status(study)
+    (study / "data/prepared/chapman").write_text("data/prepared/chapman")
+    (study / f"data/prepared/{ROUNDS[0]}").write_text("other splits")
+    touched = {name for name in status(study) if "chapman" in name}
+    assert touched - {f"cross_fit@{ROUNDS[0]}"}
+    assert all(ROUNDS[0] in name for name in touched)
+
+
+def test_folds_are_more_cells_and_sweeps_run_on_rounds(study: Path) -> None:
+    edit(study, lambda tree: tree.update(folds={"ptbxl": 3, "chapman": 3}))
+    found = status(study)
+    names = [f"ptbxl_{number}of3" for number in (1, 2, 3)]
+    assert {f"cross_fit@{name}" for name in names} <= found
+    assert {f"sweep@mixture-{name}-diffwave" for name in names} <= found
+    assert not any("chapman" in name for name in found - CROSS)
+
+
+def test_a_matrix_that_does_not_fit_is_refused(study: Path) -> None:
+    tree = yaml.safe_load((study / "params.yaml").read_text()) | {"folds": {"ptbxl": 4}}
+    (study / "params.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(EcgforgeError, match="run `ecgforge matrix`, then `dvc repro`"):
+        resolved(study)
 
 
 def test_a_profile_that_is_not_in_use_touches_nothing(study: Path) -> None:
@@ -322,7 +362,11 @@ def test_another_profile_is_one_word(study: Path) -> None:
         f"prepare@{source}" for source in ("ptbxl", "chapman")
     }
     everything |= (
-        {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
+        {"merge@pair0", "report", *(f"cross_fit@{name}" for name in ROUNDS)}
+        | TUNED
+        | per_dataset("classify_real")
+        | TRAINED
+        | BACKBONES
     )
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
@@ -340,7 +384,7 @@ SETTINGS = per_dataset("classify_real") | cells("classify")
             {
                 f"{stage}@{data}-time_vqvae"
                 for stage in ("tune_generator", "train_generator", "synthesize")
-                for data in ("ptbxl", "chapman", "merged")
+                for data in SETS
             },
         ),
         (
@@ -348,7 +392,7 @@ SETTINGS = per_dataset("classify_real") | cells("classify")
             {
                 f"{stage}@{data}-time_diffusion"
                 for stage in ("tune_generator", "train_generator", "synthesize")
-                for data in ("ptbxl", "chapman", "merged")
+                for data in SETS
             },
         ),
         (
@@ -361,7 +405,7 @@ SETTINGS = per_dataset("classify_real") | cells("classify")
         ("sweeps/ablation.py", swept("ablation") | {"report"}),
         ("study/mixtures.py", cells("synthesize") | TRAINED | BACKBONES | {"report"}),
         ("sources/ptbxl.py", {f"acquire@{name}" for name in ("ptbxl", "chapman")} | PREPARED),
-        ("preparation/splits.py", PREPARED),
+        ("preparation/splits.py", PREPARED | {f"cross_fit@{name}" for name in ROUNDS}),
         ("analysis/statistics.py", {"report"}),
         ("report/page.html", {"report"}),
         ("tracking/runs.py", set()),

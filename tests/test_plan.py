@@ -26,7 +26,8 @@ def params() -> Params:
 
 def works(params: Params) -> dict[str, workload.Work]:
     return {
-        work.stage: work for work in workload.workload(params, dict.fromkeys(params.datasets, REAL))
+        work.stage: work
+        for work in workload.workload(params, dict.fromkeys(params.record_sets, REAL))
     }
 
 
@@ -34,7 +35,8 @@ def works(params: Params) -> dict[str, workload.Work]:
 def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
     tree, lists = (
         yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"],
-        yaml.safe_load((ROOT / "params.yaml").read_text()),
+        yaml.safe_load((ROOT / "params.yaml").read_text())
+        | yaml.safe_load((ROOT / "matrix.yaml").read_text()),
     )
 
     def length(reference: str) -> int:
@@ -46,7 +48,10 @@ def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
     cells = 0
     for one in tree.values():
         count = 1
-        for reference in one.get("matrix", {}).values():
+        for reference in [
+            *one.get("matrix", {}).values(),
+            *([one["foreach"]] if "foreach" in one else []),
+        ]:
             count *= length(reference)
         cells += count
     assert sum(work.cells for work in works(params.with_profile(profile)).values()) == cells

@@ -30,14 +30,14 @@ from hypothesis import strategies as st
 from tenacity import wait_none
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import FolderSource, PhysionetSource
+from ecgforge.params import FolderSource, Params, PhysionetSource
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.rhythms import RHYTHMS, rhythm_of
 from ecgforge.sources import chapman, folder, physionet, ptbxl
 from ecgforge.sources.layouts import LAYOUTS
 from ecgforge.sources.mirror import Mirror
 from ecgforge.sources.registry import acquire
-from ecgforge.stages import parameters
+from ecgforge.stages import matrix, parameters
 
 ROOT = Path(__file__).parent.parent
 PTBXL_HEADER = (
@@ -1048,6 +1048,7 @@ def test_dvc_repro_removes_no_file_of_the_users(
     tree = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
         "sources": ["mine"],
         "datasets": ["mine"],
+        "folds": {},
         "merged": [],
     }
     tree["sweep_targets"] = {key: [] for key in tree["sweep_targets"]}
@@ -1055,6 +1056,7 @@ def test_dvc_repro_removes_no_file_of_the_users(
         "mine": own(mine).model_dump() | {"path": "data/raw/mine"}
     }
     (project / "params.yaml").write_text(yaml.safe_dump(tree))
+    matrix.write(Params.read(project / "params.yaml"), project / "matrix.yaml")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     Repo.init(str(project)).close()

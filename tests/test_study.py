@@ -29,6 +29,7 @@ from ecgforge.generators.common import registry
 from ecgforge.params import Params
 from ecgforge.pipeline import cells, warm
 from ecgforge.records.record_set import RecordSet
+from ecgforge.stages import matrix
 from ecgforge.study.experiment import KEYS
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking import runs
@@ -56,7 +57,7 @@ def small_params() -> dict[str, Any]:
     each training.
     """
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree |= {"datasets": ["ptbxl"], "generators": ["diffwave"]}
+    tree |= {"datasets": ["ptbxl"], "folds": {}, "generators": ["diffwave"]}
     tree["sweep_targets"]["sweeps"] = ["mixture", "transfer", "size"]
     tree["sweep_targets"]["cross_dataset"] = [{"train": "ptbxl", "test": "ptbxl"}]
     demo = tree["profiles"]["demo"]
@@ -123,6 +124,7 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
         ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
     )
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    matrix.write(Params.read(folder / "params.yaml"), folder / "matrix.yaml")
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "init", "--quiet")
     run(folder, "git", "add", ".")

@@ -602,7 +602,7 @@ class Params(StrictConfig):
             (targets.generators, self.generators, "sweep_targets.generators"),
             (targets.generator_seeds, self.generators, "sweep_targets.generator_seeds"),
             (pairs, self.datasets, "sweep_targets.cross_dataset"),
-            ([*self.folds], self.datasets, "folds"),
+            ([*self.folds], [*self.sources, "merged"], "folds"),
         ):
             for one in listed:
                 if one not in known:
