@@ -88,6 +88,7 @@ def test_every_stage_of_dvc_names_its_code() -> None:
     for name, stage in stages.items():
         if name == "resolve":
             continue
+        stage = stage.get("do", stage)
         files = [one for one in stage["params"] if isinstance(one, dict)]
         (key,) = next(one["resolved/code.yaml"] for one in files if "resolved/code.yaml" in one)
         used.add(key.split(".")[0])

@@ -151,7 +151,7 @@ def test_own_records_are_a_complete_study(tmp_path: Path) -> None:
     )
     shutil.copy(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     tree = space.merge_patch(
-        yaml.safe_load((ROOT / "params.yaml").read_text()), yaml.safe_load(text)
+        yaml.safe_load((ROOT / "params.yaml").read_text()) | {"folds": {}}, yaml.safe_load(text)
     )
     params = write_params(tmp_path, tree)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
@@ -362,11 +362,7 @@ def test_another_profile_is_one_word(study: Path) -> None:
         f"prepare@{source}" for source in ("ptbxl", "chapman")
     }
     everything |= (
-        {"merge@pair0", "report", *(f"cross_fit@{name}" for name in ROUNDS)}
-        | TUNED
-        | per_dataset("classify_real")
-        | TRAINED
-        | BACKBONES
+        {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
     )
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)
