@@ -52,7 +52,7 @@ def predicted(
         "point": point,
     }
     setting = "TrSTeR" if generator else "TrRTeR"
-    return pd.concat(parts).assign(**keys, setting=setting, augmented=augmented)
+    return pd.concat(parts).assign(**keys, setting=setting, augmented=augmented, fold=0)
 
 
 def study(

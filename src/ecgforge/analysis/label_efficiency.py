@@ -71,7 +71,8 @@ def _of_dataset(found: pd.DataFrame, confidence: float, resamples: int) -> Itera
     if not (scratch and len(all_real) and tuned):
         return
     stacked = [intervals.stacked(rows) for rows in (*scratch.values(), all_real, *tuned.values())]
-    (truth, _, patients), every = stacked[0], [probabilities for _, probabilities, _ in stacked]
+    truth, patients = stacked[0].truth, stacked[0].patients
+    every = [one.probabilities for one in stacked]
     means, draws = statistics.f1_draws(truth, every, patients, resamples=resamples, seed=0)
     percents = np.array([*scratch, 100.0])
     known, curves = means[: len(percents)], draws[: len(percents)].T

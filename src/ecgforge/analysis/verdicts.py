@@ -115,23 +115,23 @@ def _compared(
     resamples: int,
 ) -> pd.DataFrame:
     dataset, first, second = pair
-    before, after = (by_condition[_key(dataset, condition)] for condition in (first, second))
-    truth, one, patients = intervals.stacked(before)
-    _, other, _ = intervals.stacked(after)
-    rhythms, auroc = predictions.rhythms(before), "auroc" in metrics
+    rows = [by_condition[_key(dataset, condition)] for condition in (first, second)]
+    before, after = (intervals.stacked(of_condition) for of_condition in rows)
+    rhythms, auroc = predictions.rhythms(rows[0]), "auroc" in metrics
     table = statistics.difference(
-        truth,
-        one,
-        other,
-        patients,
+        before.truth,
+        before.probabilities,
+        after.probabilities,
+        before.patients,
         rhythms,
         confidence=confidence,
         resamples=resamples,
         seed=0,
         auroc=auroc,
+        rounds=before.rounds,
     )
     table = table[(table["rhythm"] == MACRO) & table["metric"].isin(metrics)].drop(columns="rhythm")
-    if len(np.unique(patients)) < FEWEST:
+    if len(np.unique(before.patients)) < FEWEST:
         table = table.assign(low=np.nan, high=np.nan)
     return table.assign(dataset=dataset, first=_words(first), second=_words(second))
 
