@@ -1,16 +1,20 @@
 """Intervals of a classifier's metrics over seeds and test patients, and paired differences between
-two settings.
+settings, one by one or as a family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from ecgforge.study.metrics import (
+    MACRO,
+    PER_RHYTHM,
     check_shapes,
     f1_of_counts,
     metric_keys,
@@ -29,6 +33,7 @@ def interval(
     confidence: float,
     resamples: int,
     seed: int,
+    rounds: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return each metric as a mean over training seeds, with a bootstrap interval over seeds and
     test patients.
@@ -45,6 +50,18 @@ def interval(
     Biometrics Bulletin 2:110, 1946). Percentiles would never exceed the values of two or three
     seeds. All metrics and limits lie between 0 and 1.
 
+    With several rounds of cross-fitting, every record is tested in one round, by classifiers of
+    that round. Metrics are those of the records of all rounds together; AUROC compares records of
+    the same round only, since scores of two trainings have different scales. The variance is then
+
+        patients * (1 + test records / training records of a round) + seeds
+
+    `patients` is the variance over test patients, resampled within their rounds. `seeds` is the
+    variance of what a training shifts for all patients alike; seeds of different rounds are
+    unrelated, so it has rounds * (seeds - 1) degrees of freedom. The factor stands for the training
+    records, which the rounds share (after Nadeau & Bengio, Mach Learn 52:239, 2003). It was chosen
+    by simulation, see `benchmarks/coverage.py`. With one seed, `seeds` is unknown and left out.
+
     Args:
         truth: `[records]`, class indices into `rhythms`.
         probabilities: `[seeds, records, rhythms]`.
@@ -53,17 +70,24 @@ def interval(
         confidence: e.g. 0.95.
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
+        rounds: `[records]`, the round that each record is tested in. None: one round.
 
     Returns:
         Rows of rhythm (`macro` or one), metric, mean, low, high, seeds.
+
+    Raises:
+        ValueError: shapes disagree, or a patient is in several rounds.
     """
     check_shapes(truth, probabilities, rhythms)
+    parts = _parts(patients, rounds)
     rng = np.random.default_rng(seed)
-    weights = _patient_weights(patients, resamples, rng)
-    found, draws = _resampled(truth, probabilities, weights, rng)
-    mean = nan_mean(found, axis=0)
-    low, high = np.clip(_t_limits(mean, draws, [found], confidence), 0, 1)
-    table = metric_keys(rhythms).assign(mean=mean, low=low, high=high, seeds=len(probabilities))
+    weights = _patient_weights(patients, parts, resamples, rng)
+    one = _resampled(truth, probabilities, parts, weights, rng)
+    one = _widened(one, len(parts))
+    low, high = np.clip(_limits(one, confidence), 0, 1)
+    table = metric_keys(rhythms).assign(
+        mean=one.estimate, low=low, high=high, seeds=len(probabilities)
+    )
     return table.dropna(subset="mean").reset_index(drop=True)
 
 
@@ -78,6 +102,7 @@ def difference(
     resamples: int,
     seed: int,
     auroc: bool = True,
+    rounds: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return the metrics of `second` minus the metrics of `first`, paired by test patient.
 
@@ -89,26 +114,100 @@ def difference(
     Args:
         auroc: whether to compute the AUROC, which takes most of the time.
 
+    With several rounds, the variance is that of `interval` without the factor for shared training
+    records: both settings share them, and what they do cancels as well (see
+    `benchmarks/coverage.py`).
+
     Returns:
-        Rows of rhythm, metric, estimate, low, high, p. p is two-sided, from the share of resamples
-        on the other side of zero, and at least 2 / (1 + resamples). It is not corrected for the
-        number of comparisons.
+        Rows of rhythm, metric, estimate, low, high, p. p is two-sided and not corrected for the
+        number of comparisons. With one round, it comes from the share of resamples on the other
+        side of zero, and is at least 2 / (1 + resamples). With several rounds, it comes from the
+        t distribution of the limits.
     """
     check_shapes(truth, first, rhythms)
     check_shapes(truth, second, rhythms)
+    parts = _parts(patients, rounds)
     rng = np.random.default_rng(seed)
-    weights = _patient_weights(patients, resamples, rng)
-    first_found, first_draws = _resampled(truth, first, weights, rng, auroc)
-    second_found, second_draws = _resampled(truth, second, weights, rng, auroc)
-    estimate, draws = (
-        nan_mean(second_found, axis=0) - nan_mean(first_found, axis=0),
-        second_draws - first_draws,
-    )
-    low, high = _t_limits(estimate, draws, [first_found, second_found], confidence)
-    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
-    p = np.minimum(1, 2 * (1 + beyond) / (1 + resamples))
-    table = metric_keys(rhythms).assign(estimate=estimate, low=low, high=high, p=p)
+    weights = _patient_weights(patients, parts, resamples, rng)
+    before = _resampled(truth, first, parts, weights, rng, auroc)
+    change = _resampled(truth, second, parts, weights, rng, auroc) - before
+    low, high = _limits(change, confidence)
+    p = _p_value(change) if len(parts) > 1 else _share_beyond_zero(change.draws)
+    table = metric_keys(rhythms).assign(estimate=change.estimate, low=low, high=high, p=p)
     return table.dropna(subset="estimate").reset_index(drop=True)
+
+
+def simultaneous(
+    truth: np.ndarray,
+    conditions: Sequence[np.ndarray],
+    pairs: Sequence[tuple[int, int]],
+    patients: np.ndarray,
+    rhythms: Sequence[str],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    metric: str = "f1",
+    rounds: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Return a family of paired differences of one macro metric, with bands that hold together.
+
+    All conditions are resampled with the same patients, and each condition has one set of draws
+    wherever it occurs. So the draws have the dependence of the estimates. Each draw of a difference
+    is divided by its standard deviation. The smallest p-value of a draw over all differences
+    gives the level at which each limit must hold so that all hold together (Westfall & Young,
+    Resampling-Based Multiple Testing, 1993). With equal degrees of freedom this is the maximum of
+    |t|. p-values are adjusted step by step (Romano & Wolf, Econometrica 73:1237, 2005).
+
+    The level of the draws is normal, and the limits at that level are those of t distributions.
+    So few degrees of freedom widen the bands. A band is never narrower than the limits of one
+    comparison, and never wider than Bonferroni's.
+
+    Args:
+        truth: `[records]`, class indices into `rhythms`.
+        conditions: for each, probabilities `[seeds, records, rhythms]` of the same records.
+        pairs: (first, second), indices into `conditions`; each difference is second minus first.
+        patients: `[records]`.
+        rhythms: names in class order.
+        confidence: e.g. 0.95, of one comparison for low and high, of all for the bands.
+        resamples: number of bootstrap resamples; at least 1000 for the bands of many pairs.
+        seed: of the bootstrap.
+        metric: a macro metric.
+        rounds: `[records]`, see `interval`.
+
+    Returns:
+        A row for each pair: first, second, estimate, low, high, band_low, band_high, p,
+        p_adjusted. p is from the t distribution of low and high.
+
+    Raises:
+        ValueError: there is no pair, shapes disagree, or a patient is in several rounds.
+    """
+    if not len(pairs):
+        raise ValueError("no pairs to compare")
+    for condition in conditions:
+        check_shapes(truth, condition, rhythms)
+    keys = metric_keys(rhythms)
+    column = keys.index[(keys["rhythm"] == MACRO) & (keys["metric"] == metric)]
+    parts = _parts(patients, rounds)
+    rng = np.random.default_rng(seed)
+    weights = _patient_weights(patients, parts, resamples, rng)
+    samples = [
+        _resampled(truth, condition, parts, weights, rng, metric == "auroc").only(column)
+        for condition in conditions
+    ]
+    family = _together([samples[second] - samples[first] for first, second in pairs])
+    low, high = _limits(family, confidence)
+    level, p_adjusted = _familywise(family, confidence)
+    band_low, band_high = _limits(family, 1 - level)
+    return pd.DataFrame(pairs, columns=["first", "second"]).assign(
+        estimate=family.estimate,
+        low=low,
+        high=high,
+        band_low=band_low,
+        band_high=band_high,
+        p=_p_value(family),
+        p_adjusted=p_adjusted,
+    )
 
 
 def f1_draws(
@@ -137,7 +236,8 @@ def f1_draws(
         Means over seeds, `[settings]`, and draws, `[settings, resamples]`.
     """
     rng = np.random.default_rng(seed)
-    weights = np.concatenate([np.ones((1, len(truth))), _patient_weights(patients, resamples, rng)])
+    drawn = _patient_weights(patients, _parts(patients, None), resamples, rng)
+    weights = np.concatenate([np.ones((1, len(truth))), drawn])
     means, draws = [], []
     for probabilities in settings:
         seeds = len(probabilities)
@@ -158,61 +258,258 @@ def f1_draws(
     return np.array(means), np.array(draws)
 
 
-def _t_limits(
-    estimate: np.ndarray, draws: np.ndarray, by_seed: Sequence[np.ndarray], confidence: float
-) -> np.ndarray:
-    """Return limits around `estimate`, `[2, metrics]`, from the variance of the draws.
+def _widened(sample: _Sample, rounds: int) -> _Sample:
+    """Widen"""
+    return sample
 
-    Args:
+
+@dataclass(frozen=True)
+class _Sample:
+    """Metrics of a setting, or a difference of two, with resamples.
+
+    Attributes:
         estimate: `[metrics]`.
-        draws: `[resamples, metrics]`.
-        by_seed: for each setting, `[seeds, metrics]`. Their part of the variance has as many
-            degrees of freedom as there are seeds, minus one. The patients' part counts as known,
-            since there are many patients.
-        confidence: e.g. 0.95.
+        draws: `[resamples, metrics]`; their variance is that of the estimate.
+        doubt: `[metrics]`: for each part of the variance that comes from few seeds, its square
+            over its degrees of freedom, summed. The patients' part counts as known, since there are
+            many patients.
     """
-    variance = nan_mean(np.square(draws - nan_mean(draws, axis=0)), axis=0)
-    doubt = np.zeros_like(variance)
-    for values in by_seed:
-        seeds = len(values)
-        if seeds > 1:
-            part = nan_mean(np.square(values - nan_mean(values, axis=0)), axis=0) / (seeds - 1)
-            doubt += part**2 / (seeds - 1)
+
+    estimate: np.ndarray
+    draws: np.ndarray
+    doubt: np.ndarray
+
+    def __sub__(self, other: _Sample) -> _Sample:
+        return _Sample(
+            self.estimate - other.estimate, self.draws - other.draws, other.doubt + self.doubt
+        )
+
+    def only(self, columns: pd.Index) -> _Sample:
+        """Return the sample of some metrics, by their positions."""
+        return _Sample(self.estimate[columns], self.draws[:, columns], self.doubt[columns])
+
+    def error_and_freedom(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return standard errors and their degrees of freedom, each `[metrics]`."""
+        variance = nan_mean(np.square(self.draws - nan_mean(self.draws, axis=0)), axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = variance**2 / self.doubt
+        return np.sqrt(variance), np.where(self.doubt > 0, freedom, np.inf)
+
+
+def _together(samples: Sequence[_Sample]) -> _Sample:
+    return _Sample(
+        np.concatenate([one.estimate for one in samples]),
+        np.concatenate([one.draws for one in samples], axis=1),
+        np.concatenate([one.doubt for one in samples]),
+    )
+
+
+def _limits(sample: _Sample, confidence: np.ndarray | float) -> np.ndarray:
+    """Return limits around the estimate from a t distribution, `[2, metrics]`."""
+    error, freedom = sample.error_and_freedom()
+    half = student_t.ppf((1 + confidence) / 2, freedom) * error
+    return np.stack([sample.estimate - half, sample.estimate + half])
+
+
+def _p_value(sample: _Sample) -> np.ndarray:
+    """Return two-sided p-values from the t distribution of `_limits`, `[metrics]`."""
+    error, freedom = sample.error_and_freedom()
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = variance**2 / doubt
-    half = student_t.ppf((1 + confidence) / 2, np.where(doubt > 0, freedom, np.inf)) * np.sqrt(
-        variance
-    )
-    return np.stack([estimate - half, estimate + half])
+        ratio = np.where(sample.estimate == 0, 0, np.abs(sample.estimate) / error)
+    return 2 * student_t.sf(ratio, freedom)
 
 
-def _patient_weights(patients: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the count of each record in each resample of patients, `[resamples, records]`."""
-    _, patient = np.unique(patients, return_inverse=True)
-    count = patient.max() + 1
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, patient].astype(
-        float
-    )
+def _share_beyond_zero(draws: np.ndarray) -> np.ndarray:
+    """Return two-sided p-values from the share of draws on the other side of zero, `[metrics]`."""
+    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
+    return np.minimum(1, 2 * (1 + beyond) / (1 + len(draws)))
+
+
+def _familywise(family: _Sample, confidence: float) -> tuple[float, np.ndarray]:
+    """Return the level of each comparison at which all hold together, and adjusted p-values,
+    `[comparisons]`.
+    """
+    off = family.draws - family.draws.mean(axis=0)
+    error = off.std(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = 2 * norm.sf(np.where(error > 0, np.abs(off) / error, 0))
+    single, count = 1 - confidence, levels.shape[1]
+    level = np.clip(np.quantile(levels.min(axis=1), single), single / count, single)
+    p = _p_value(family)
+    order = np.argsort(p, kind="stable")
+    # the smallest level of a comparison and of all with a larger p
+    least = np.minimum.accumulate(levels[:, order[::-1]], axis=1)[:, ::-1]
+    stepped = (1 + (least <= p[order]).sum(axis=0)) / (1 + len(levels))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(np.maximum(stepped, p[order]))
+    return float(level), adjusted
+
+
+def _parts(patients: np.ndarray, rounds: np.ndarray | None) -> list[np.ndarray]:
+    """Return the records of each round, as indices.
+
+    Raises:
+        ValueError: a patient is in several rounds.
+    """
+    if rounds is None:
+        return [np.arange(len(patients))]
+    parts = [np.flatnonzero(rounds == number) for number in np.unique(rounds)]
+    if sum(len(np.unique(patients[part])) for part in parts) > len(np.unique(patients)):
+        raise ValueError("a patient is in several rounds")
+    return parts
+
+
+def _patient_weights(
+    patients: np.ndarray, parts: Sequence[np.ndarray], resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the count of each record in each resample of patients, `[resamples, records]`. The
+    patients of each round are resampled among themselves.
+    """
+    weights = np.empty((resamples, len(patients)))
+    for part in parts:
+        _, patient = np.unique(patients[part], return_inverse=True)
+        count = patient.max() + 1
+        weights[:, part] = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[
+            :, patient
+        ]
+    return weights
 
 
 def _resampled(
     truth: np.ndarray,
     probabilities: np.ndarray,
+    parts: Sequence[np.ndarray],
     weights: np.ndarray,
     rng: np.random.Generator,
     auroc: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return metrics in the order of `metric_keys`: of each seed, `[seeds, metrics]`, and resampled
-    means over seeds, `[resamples, metrics]`.
-    """
-    once = np.ones((1, len(truth)))
-    by_seed = np.stack(
-        [
-            weighted_metrics(truth, one, np.concatenate([once, weights]), auroc)
-            for one in probabilities
-        ]
-    )
+) -> _Sample:
+    """Resample the metrics of one setting, in the order of `metric_keys`."""
+    rows = np.concatenate([np.ones((1, len(truth))), weights])
+    if len(parts) > 1:
+        return _cross_fitted(truth, probabilities, parts, rows, rng, auroc)
+    by_seed = np.stack([weighted_metrics(truth, one, rows, auroc) for one in probabilities])
     seeds = len(by_seed)
     drawn = rng.integers(seeds, size=(len(weights), max(1, seeds - 1)))
     draws = by_seed[drawn, 1 + np.arange(len(weights))[:, None]]
-    return by_seed[:, 0], nan_mean(draws, axis=1)
+    found = by_seed[:, 0]
+    estimate, doubt = nan_mean(found, axis=0), np.zeros(found.shape[1])
+    if seeds > 1:
+        part = nan_mean(np.square(found - estimate), axis=0) / (seeds - 1)
+        doubt += part**2 / (seeds - 1)
+    return _Sample(estimate, nan_mean(draws, axis=1), doubt)
+
+
+def _cross_fitted(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    parts: Sequence[np.ndarray],
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    auroc: bool,
+) -> _Sample:
+    """Resample the metrics of one setting over several rounds.
+
+    The draws are over patients, with one normal random number added for the seeds.
+
+    Args:
+        rows: weights `[1 + resamples, records]`, the first row of ones.
+    """
+    counts, areas = _additive(truth, probabilities, parts, rows, auroc)
+    pooled = np.stack(
+        [_of_counts(*one) for one in zip(counts.sum(axis=1), areas.sum(axis=1), strict=True)]
+    )
+    over_seeds = nan_mean(pooled, axis=0)
+    draws, doubt = over_seeds[1:], np.zeros(pooled.shape[2])
+    seeds = len(counts)
+    if seeds > 1:
+        total, by_record = _seed_variance(counts, areas)
+        shift = np.maximum(0, total - by_record)
+        draws = draws + rng.standard_normal((len(draws), 1)) * np.sqrt(shift)
+        doubt = total**2 / (len(parts) * (seeds - 1))
+    return _Sample(over_seeds[0], draws, doubt)
+
+
+def _additive(
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    parts: Sequence[np.ndarray],
+    rows: np.ndarray,
+    auroc: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what can be summed over rounds, under each row of record weights.
+
+    Returns:
+        Records of each rhythm taken for each rhythm, `[seeds, rounds, rows, rhythms ** 2]`, and
+        shares of AUROC, `[seeds, rounds, rows, rhythms]`: a round's AUROC times its share of all
+        pairs of records.
+    """
+    classes = probabilities.shape[2]
+    cells = np.eye(classes**2)[truth * classes + probabilities.argmax(axis=2)]
+    counts = np.stack([rows[:, part] @ cells[:, part] for part in parts], axis=1)
+    areas = np.full((*counts.shape[:3], classes), np.nan)
+    if auroc:
+        of = [
+            (truth[part], probabilities[:, part], np.ascontiguousarray(rows[:, part]))
+            for part in parts
+        ]
+        pairs = np.stack([_pairs(labels, weights, classes) for labels, _, weights in of])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = pairs / pairs.sum(axis=0)
+        for number, (labels, scores, weights) in enumerate(of):
+            for seed, one in enumerate(scores):
+                found = weighted_metrics(labels, one, weights)[:, -classes:]
+                areas[seed, number] = np.where(pairs[number] > 0, found, 0) * share[number]
+    return counts, areas
+
+
+def _pairs(labels: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarray:
+    """Return the number of pairs of a record of each rhythm and one of another, `[rows, rhythms]`,
+    under each row of record weights.
+    """
+    support = weights @ np.eye(classes)[labels]
+    return support * (weights.sum(axis=1, keepdims=True) - support)
+
+
+def _of_counts(counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Return the metrics of pooled counts `[rows, rhythms ** 2]` and AUROCs `[rows, rhythms]`:
+    `[rows, metrics]`.
+    """
+    classes = areas.shape[1]
+    each = np.arange(classes**2)
+    table = weighted_metrics(each // classes, np.eye(classes)[each % classes], counts, auroc=False)
+    table[:, -classes:] = areas
+    table[:, 2 + PER_RHYTHM.index("auroc")] = nan_mean(areas, axis=1)
+    return table
+
+
+def _seed_variance(counts: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance of the mean over seeds that comes from the seeds, and the part of it that
+    is a matter of single records, each `[metrics]`.
+
+    The variance over patients already has the latter: a seed errs on other records, and a mean over
+    these records and seeds varies no more for it. For each round and seed, that seed stands for all
+    seeds of its round, with all seeds in the other rounds. Seeds of different rounds are unrelated,
+    so variances are summed over rounds.
+    """
+    seeds, rounds = counts.shape[:2]
+    total = by_record = np.zeros(())
+    for number in range(rounds):
+        # seeds times as many counts: whole numbers
+        values = np.stack(
+            [
+                _of_counts(
+                    *(
+                        one.sum(axis=(0, 1))
+                        - one[:, number].sum(axis=0)
+                        + seeds * one[seed, number]
+                        for one in (counts, areas / seeds)
+                    )
+                )
+                for seed in range(seeds)
+            ]
+        )
+        off = values - nan_mean(values, axis=0)
+        squares = np.square(off - nan_mean(off[:, 1:], axis=1)[:, None])[:, 1:]
+        total = total + nan_mean(np.square(off[:, 0]), axis=0) / (seeds - 1)
+        by_record = by_record + nan_mean(nan_mean(squares, axis=1), axis=0) / (seeds - 1)
+    return total, by_record
