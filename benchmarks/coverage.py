@@ -1,42 +1,52 @@
 """Measure how often the intervals of a cross-fitted study hold the truth.
 
-python benchmarks/coverage.py [--studies 200] [--folds 5] [--metric f1] [--random-counts]
+python benchmarks/coverage.py [--studies 200] [--folds 5] [--metric f1]
+python benchmarks/coverage.py --family [--studies 200] [--folds 5]
 
 Each study draws records of five rhythms, of which the rarest has 10 records. It deals them into
-groups and trains classifiers in each round. The truth is the mean over many fresh training sets of
-the same size, on a large test set. Four conditions train on:
+groups. In each round, one group is tested on, one validates, and classifiers are trained on the
+rest. The truth is the mean over many fresh training sets of the same size, on a large test set, with
+one training set for each round.
+The conditions:
 
 - plain: the real records;
 - again: the same as plain, so that the difference is zero;
-- generated: the real records, and records from a generator that was fitted to them;
-- linear: the real records, with another classifier.
+- generated: real records, and records of rare rhythms from a generator that is fitted to them;
+- linear: real records, and another classifier.
 
-The columns of the tables:
+The columns: `coverage` is the share of 95 % intervals that hold the truth. `above` is the share that
+lie above the truth. In the row of `again - plain`, these are false alarms of "helps". `error` is
+the standard deviation of the estimates, and `half_width` is the mean over studies. The columns that
+begin with `naive` take all records for one round.
 
-- coverage: the share of intervals that hold the truth, for 95 %;
-- too high: the share of intervals that lie above the truth. With no difference, it is the share of
-  false "helps";
-- half-width: the mean over studies; error: the standard deviation of the estimates;
-- rounds ignored: coverage and half-width if all records are taken for one round.
+With --family, 20 and 60 differences from plain are judged together, and all of them are zero.
+`false_alarms` is the share of studies with at least one.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from ecgforge.analysis import statistics
+from ecgforge.study import metrics
 
 RHYTHMS = ("SR", "SB", "AFIB", "AFLT", "SVT")
 CONDITIONS = ("plain", "again", "generated", "linear")
+QUANTITIES = (
+    *((name, "") for name in CONDITIONS[1:]),
+    *((name, "plain") for name in CONDITIONS[1:]),
+)
+FAMILIES = (20, 60)
 RARE = (40, 20, 10)
 SIZES = (300, 1000, 3000)
 SEEDS = (2, 3)
 CHANNELS, FEATURES, RIDGE = 8, 24, 3.0
+OPERATING_POINT = 0.03  # standard deviation of what a training adds to the scores of a rhythm
 CENTRES = 0.75 * np.random.default_rng(7).normal(size=(len(RHYTHMS), CHANNELS))
 
 
@@ -98,4 +108,210 @@ class Classifier:
         return self._features(records) @ self.slopes + self.point
 
 
-OPERATING_POINT = 0.03
+def folds_of(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal the records of each rhythm into groups of nearly equal size, `[records]`."""
+    order = np.lexsort((rng.random(len(labels)), labels))
+    groups = np.empty(len(labels), int)
+    groups[order] = np.arange(len(labels)) % folds
+    return groups
+
+
+def study(
+    counts: np.ndarray,
+    conditions: Sequence[str],
+    seeds: int,
+    folds: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cross-fit one study.
+
+    Returns:
+        Rhythms `[records]`, rounds `[records]`, scores `[conditions, seeds, records, rhythms]`.
+    """
+    records, labels = draw(counts, rng)
+    rounds = folds_of(labels, folds, rng)
+    scores = np.empty((len(conditions), seeds, len(labels), len(RHYTHMS)))
+    for number in range(folds):
+        test = rounds == number
+        train = ~test & (rounds != (number + 1) % folds)
+        for of, condition in zip(scores, conditions, strict=True):
+            for one in of:
+                classifier = Classifier(records[train], labels[train], condition, rng)
+                one[test] = classifier.scores(records[test])
+    return labels, rounds, scores
+
+
+def truths(records: int, folds: int, metric: str, studies: int = 200) -> dict[str, float]:
+    """Return the expected macro metric of each condition, over one training in each round."""
+    rng = np.random.default_rng(records)
+    counts, classes = class_counts(records), len(RHYTHMS)
+    tested, labels = draw(np.full(classes, 600), rng)
+    weights = (counts / counts.sum())[labels]
+    column = metrics.OVERALL.index(metric)
+    cell = np.arange(classes**2)
+    found = {}
+    for condition in ("plain", "generated", "linear"):
+        values = []
+        for _ in range(studies):
+            cells = np.zeros(classes**2)
+            for _ in range(folds):
+                size = np.floor(counts * (folds - 2) / folds + rng.random(classes)).astype(int)
+                scores = Classifier(*draw(size, rng), condition, rng).scores(tested)
+                cells += np.bincount(labels * classes + scores.argmax(axis=1), weights, classes**2)
+                if metric == "auroc":
+                    one = metrics.weighted_metrics(labels, scores, weights[None])
+                    values.append(one[0, column])
+            if metric != "auroc":
+                one = metrics.weighted_metrics(
+                    cell // classes, np.eye(classes)[cell % classes], cells[None], auroc=False
+                )
+                values.append(one[0, column])
+        found[condition] = float(np.mean(values))
+    return found | {"again": found["plain"]}
+
+
+def macro(table: pd.DataFrame, metric: str) -> np.ndarray:
+    """Return estimate, low and high of a macro metric."""
+    row = table[(table["rhythm"] == metrics.MACRO) & (table["metric"] == metric)]
+    return row[["estimate" if "estimate" in row else "mean", "low", "high"]].to_numpy()[0]
+
+
+def judged(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    rounds: np.ndarray | None,
+    metric: str,
+    seed: int,
+) -> np.ndarray:
+    """Return estimate, low and high of the conditions' metrics and of their differences,
+    `[quantities, 3]`, in the order of `QUANTITIES`.
+    """
+    by_condition = dict(zip(CONDITIONS, scores, strict=True))
+    patients = np.arange(len(labels))
+    options = {
+        "confidence": 0.95,
+        "resamples": 200,
+        "seed": seed,
+        "auroc": metric == "auroc",
+        "rounds": rounds,
+    }
+    found = []
+    for name, base in QUANTITIES:
+        one = by_condition[name]
+        table = (
+            statistics.difference(labels, by_condition[base], one, patients, RHYTHMS, **options)
+            if base
+            else statistics.interval(labels, one, patients, RHYTHMS, **options)
+        )
+        found.append(macro(table, metric))
+    return np.array(found)
+
+
+def coverage(studies: int, folds: int, metric: str) -> pd.DataFrame:
+    rows = []
+    for records in SIZES:
+        truth = truths(records, folds, metric)
+        wanted = np.array([truth[a] - (truth[b] if b else 0) for a, b in QUANTITIES])
+        for seeds in SEEDS:
+            found = []
+            for number in range(studies):
+                rng = np.random.default_rng([number, records, seeds])
+                labels, rounds, scores = study(class_counts(records), CONDITIONS, seeds, folds, rng)
+                found.append(
+                    [judged(labels, scores, given, metric, number) for given in (rounds, None)]
+                )
+            estimate, low, high = np.moveaxis(np.array(found), 3, 0)
+            holds = ((low <= wanted) & (wanted <= high)).mean(axis=0)
+            wide = ((high - low) / 2).mean(axis=0)
+            for k, (name, base) in enumerate(QUANTITIES):
+                rows.append(
+                    {
+                        "n": records,
+                        "seeds": seeds,
+                        "quantity": f"{name} - {base}" if base else name,
+                        "truth": wanted[k],
+                        "coverage": holds[0, k],
+                        "above": (low[:, 0, k] > wanted[k]).mean(),
+                        "error": estimate[:, 0, k].std(),
+                        "half_width": wide[0, k],
+                        "naive_coverage": holds[1, k],
+                        "naive_half_width": wide[1, k],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def family(studies: int, folds: int) -> pd.DataFrame:
+    """Judge families of differences that are all zero, with 300 records."""
+    rows = []
+    for seeds in SEEDS:
+        found = []
+        for number in range(studies):
+            rng = np.random.default_rng([number, seeds])
+            labels, rounds, scores = study(
+                class_counts(SIZES[0]), ["plain"] * (1 + max(FAMILIES)), seeds, folds, rng
+            )
+            for count in FAMILIES:
+                table = statistics.simultaneous(
+                    labels,
+                    scores[: count + 1],
+                    [(0, arm) for arm in range(1, count + 1)],
+                    np.arange(len(labels)),
+                    RHYTHMS,
+                    confidence=0.95,
+                    resamples=1000,
+                    seed=number,
+                    rounds=rounds,
+                )
+                half = (table["band_high"] - table["band_low"]) / 2
+                plain = (table["high"] - table["low"]) / 2
+                strict = statistics.simultaneous(
+                    labels,
+                    scores[:2],
+                    [(0, 1)],
+                    np.arange(len(labels)),
+                    RHYTHMS,
+                    confidence=1 - 0.05 / count,
+                    resamples=1000,
+                    seed=number,
+                    rounds=rounds,
+                )
+                bonferroni = (strict["high"] - strict["low"])[0] / 2
+                found.append(
+                    {
+                        "seeds": seeds,
+                        "differences": count,
+                        "false_alarms": (table["p_adjusted"] <= 0.05).any(),
+                        "outside_band": (table["band_low"] > 0).any()
+                        or (table["band_high"] < 0).any(),
+                        "uncorrected": (table["p"] <= 0.05).any(),
+                        "half_width": plain[0],
+                        "band": half[0],
+                        "bonferroni": bonferroni,
+                    }
+                )
+        rows.append(pd.DataFrame(found).groupby(["seeds", "differences"], as_index=False).mean())
+    return pd.concat(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Coverage of the intervals of cross-fitted studies"
+    )
+    parser.add_argument("--studies", type=int, default=200)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--metric", default="f1", choices=metrics.OVERALL)
+    parser.add_argument("--family", action="store_true")
+    given = parser.parse_args()
+    start = time.perf_counter()
+    table = (
+        family(given.studies, given.folds)
+        if given.family
+        else coverage(given.studies, given.folds, given.metric)
+    )
+    print(table.round(3).to_string(index=False))
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,11 @@ from ecgforge.study.metrics import (
     weighted_metrics,
 )
 
+# The variance of a cross-fitted metric over the variance that its test patients explain. A record
+# moves the result as a test record, and again as a training record of other rounds.
+SHARED_RECORDS = 1.5
+SHARED_RECORDS_AUROC = 2.0
+
 
 def interval(
     truth: np.ndarray,
@@ -33,6 +38,7 @@ def interval(
     confidence: float,
     resamples: int,
     seed: int,
+    auroc: bool = True,
     rounds: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return each metric as a mean over training seeds, with a bootstrap interval over seeds and
@@ -54,13 +60,13 @@ def interval(
     that round. Metrics are those of the records of all rounds together; AUROC compares records of
     the same round only, since scores of two trainings have different scales. The variance is then
 
-        patients * (1 + test records / training records of a round) + seeds
+        SHARED_RECORDS * patients + seeds
 
     `patients` is the variance over test patients, resampled within their rounds. `seeds` is the
     variance of what a training shifts for all patients alike; seeds of different rounds are
-    unrelated, so it has rounds * (seeds - 1) degrees of freedom. The factor stands for the training
-    records, which the rounds share (after Nadeau & Bengio, Mach Learn 52:239, 2003). It was chosen
-    by simulation, see `benchmarks/coverage.py`. With one seed, `seeds` is unknown and left out.
+    unrelated, so it has rounds * (seeds - 1) degrees of freedom. The factor was chosen by
+    simulation, see `benchmarks/coverage.py`. With one seed, `seeds` is unknown and left out: the
+    interval is over test patients, for trainings as they came out.
 
     Args:
         truth: `[records]`, class indices into `rhythms`.
@@ -70,6 +76,7 @@ def interval(
         confidence: e.g. 0.95.
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
+        auroc: whether to compute the AUROC, which takes most of the time.
         rounds: `[records]`, the round that each record is tested in. None: one round.
 
     Returns:
@@ -82,12 +89,11 @@ def interval(
     parts = _parts(patients, rounds)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, parts, resamples, rng)
-    one = _resampled(truth, probabilities, parts, weights, rng)
-    one = _widened(one, len(parts))
+    keys = metric_keys(rhythms)
+    widening = np.where(keys["metric"] == "auroc", SHARED_RECORDS_AUROC, SHARED_RECORDS)
+    one = _resampled(truth, probabilities, parts, weights, rng, auroc, widening)
     low, high = np.clip(_limits(one, confidence), 0, 1)
-    table = metric_keys(rhythms).assign(
-        mean=one.estimate, low=low, high=high, seeds=len(probabilities)
-    )
+    table = keys.assign(mean=one.estimate, low=low, high=high, seeds=len(probabilities))
     return table.dropna(subset="mean").reset_index(drop=True)
 
 
@@ -111,12 +117,12 @@ def difference(
     seeds of two settings are unrelated. See `interval` for the bootstrap, the limits and the
     other arguments.
 
+    With several rounds, the variance is that of `interval` without the factor: both settings share
+    the training records, and what these do cancels (see `benchmarks/coverage.py`). The factor
+    remains where a setting has one seed, in place of the unknown variance over seeds.
+
     Args:
         auroc: whether to compute the AUROC, which takes most of the time.
-
-    With several rounds, the variance is that of `interval` without the factor for shared training
-    records: both settings share them, and what they do cancels as well (see
-    `benchmarks/coverage.py`).
 
     Returns:
         Rows of rhythm, metric, estimate, low, high, p. p is two-sided and not corrected for the
@@ -129,8 +135,9 @@ def difference(
     parts = _parts(patients, rounds)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, parts, resamples, rng)
-    before = _resampled(truth, first, parts, weights, rng, auroc)
-    change = _resampled(truth, second, parts, weights, rng, auroc) - before
+    widening = _widening_of_differences([first, second])
+    before = _resampled(truth, first, parts, weights, rng, auroc, widening)
+    change = _resampled(truth, second, parts, weights, rng, auroc, widening) - before
     low, high = _limits(change, confidence)
     p = _p_value(change) if len(parts) > 1 else _share_beyond_zero(change.draws)
     table = metric_keys(rhythms).assign(estimate=change.estimate, low=low, high=high, p=p)
@@ -191,8 +198,9 @@ def simultaneous(
     parts = _parts(patients, rounds)
     rng = np.random.default_rng(seed)
     weights = _patient_weights(patients, parts, resamples, rng)
+    widening = _widening_of_differences(conditions)
     samples = [
-        _resampled(truth, condition, parts, weights, rng, metric == "auroc").only(column)
+        _resampled(truth, condition, parts, weights, rng, metric == "auroc", widening).only(column)
         for condition in conditions
     ]
     family = _together([samples[second] - samples[first] for first, second in pairs])
@@ -256,11 +264,6 @@ def f1_draws(
         means.append(mean)
         draws.append(np.clip(mean + resampled - resampled.mean() + off, 0, 1))
     return np.array(means), np.array(draws)
-
-
-def _widened(sample: _Sample, rounds: int) -> _Sample:
-    """Widen"""
-    return sample
 
 
 @dataclass(frozen=True)
@@ -345,6 +348,13 @@ def _familywise(family: _Sample, confidence: float) -> tuple[float, np.ndarray]:
     return float(level), adjusted
 
 
+def _widening_of_differences(settings: Sequence[np.ndarray]) -> float:
+    """Return the factor on the variance over patients: the same for all settings, so that what they
+    share still cancels.
+    """
+    return SHARED_RECORDS if min(len(setting) for setting in settings) == 1 else 1.0
+
+
 def _parts(patients: np.ndarray, rounds: np.ndarray | None) -> list[np.ndarray]:
     """Return the records of each round, as indices.
 
@@ -382,11 +392,17 @@ def _resampled(
     weights: np.ndarray,
     rng: np.random.Generator,
     auroc: bool = True,
+    widening: np.ndarray | float = 1.0,
 ) -> _Sample:
-    """Resample the metrics of one setting, in the order of `metric_keys`."""
+    """Resample the metrics of one setting, in the order of `metric_keys`.
+
+    Args:
+        widening: factor on the variance over patients if there are several rounds, of all metrics
+            or `[metrics]`.
+    """
     rows = np.concatenate([np.ones((1, len(truth))), weights])
     if len(parts) > 1:
-        return _cross_fitted(truth, probabilities, parts, rows, rng, auroc)
+        return _cross_fitted(truth, probabilities, parts, rows, rng, auroc, widening)
     by_seed = np.stack([weighted_metrics(truth, one, rows, auroc) for one in probabilities])
     seeds = len(by_seed)
     drawn = rng.integers(seeds, size=(len(weights), max(1, seeds - 1)))
@@ -406,6 +422,7 @@ def _cross_fitted(
     rows: np.ndarray,
     rng: np.random.Generator,
     auroc: bool,
+    widening: np.ndarray | float,
 ) -> _Sample:
     """Resample the metrics of one setting over several rounds.
 
@@ -419,7 +436,9 @@ def _cross_fitted(
         [_of_counts(*one) for one in zip(counts.sum(axis=1), areas.sum(axis=1), strict=True)]
     )
     over_seeds = nan_mean(pooled, axis=0)
-    draws, doubt = over_seeds[1:], np.zeros(pooled.shape[2])
+    centre = nan_mean(over_seeds[1:], axis=0)
+    draws = centre + np.sqrt(widening) * (over_seeds[1:] - centre)
+    doubt = np.zeros(pooled.shape[2])
     seeds = len(counts)
     if seeds > 1:
         total, by_record = _seed_variance(counts, areas)
