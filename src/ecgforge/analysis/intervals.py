@@ -49,6 +49,7 @@ def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> p
             confidence=confidence,
             resamples=resamples,
             seed=0,
+            rounds=one.rounds,
         )
         macro = found[found["rhythm"] == metrics.MACRO].drop(columns="rhythm")
         keyed = macro.assign(**dict(zip(POOLED_KEYS, keys, strict=True)))
