@@ -341,9 +341,9 @@ def stages() -> str:
     rows = [
         _row(
             f"`{name}`",
-            stage.get("desc", ""),
-            ", ".join(stage.get("matrix", {})) or "-",
-            ", ".join(f"`{path}`" for path in _outputs(stage)),
+            stage.get("do", stage).get("desc", ""),
+            "round" if "foreach" in stage else ", ".join(stage.get("matrix", {})) or "-",
+            ", ".join(f"`{path}`" for path in _outputs(stage.get("do", stage))),
         )
         for name, stage in tree.items()
     ]
@@ -368,4 +368,5 @@ def _outputs(stage: dict[str, Any]) -> Iterator[str]:
     """Yield the outputs of a stage, with `<name>` for the values of its matrix."""
     for entry in (one for key in ("outs", "metrics", "plots") for one in stage.get(key, [])):
         path = entry if isinstance(entry, str) else next(iter(entry))
+        path = path.replace("${key}", "<round>")
         yield re.sub(r"\$\{(?:item\.)?(?:\w+\.)*(\w+)\}", r"<\1>", path)
