@@ -264,11 +264,19 @@ def judged() -> list[Verdict]:
         {
             **comparison,
             "second": "TrRSTeR diffwave",
+            "finding": "hurts",
             "estimate": -0.125,
             "low": -0.25,
             "high": -0.0625,
         },
-        {**comparison, "second": "TrRSTeR time_vqvae", "estimate": 0.5, "low": 0.25, "high": 0.75},
+        {
+            **comparison,
+            "second": "TrRSTeR time_vqvae",
+            "finding": "helps enough",
+            "estimate": 0.5,
+            "low": 0.25,
+            "high": 0.75,
+        },
     ]
     supported = Verdict(
         Claim("It helps <much>.", True, [], any_gain), "supported", pd.DataFrame(rows)
@@ -508,8 +516,8 @@ def test_verdicts_come_with_their_largest_and_smallest_effect(report):
     assert table[2] == [
         "It helps <much>.",
         "supported",
-        "+0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d",
-        "−0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d",
+        "helps enough +0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d",
+        "hurts −0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d",
     ]
     assert table[4] == ["It also sings.", "not tested", "–", "–"]
 

@@ -12,6 +12,7 @@ import pytest
 
 from ecgforge.analysis import verdicts
 from ecgforge.analysis.claims import PAPER_GENERATORS, claims
+from ecgforge.params import Study
 from ecgforge.study import metrics
 
 RHYTHMS = ["SR", "AFIB", "ST"]
@@ -36,6 +37,10 @@ def predicted(condition: Condition, right: float, seed: int) -> pd.DataFrame:
     return table.assign(**keys, **facts, seed=seed, fold=0)
 
 
+def settings(**changed: Any) -> Study:
+    return Study(**{"seeds": [0], "synthetic_share": 0.5, "resamples": 400, **changed})
+
+
 def study(shares: dict[Condition, float]) -> pd.DataFrame:
     return pd.concat(
         [
@@ -47,8 +52,8 @@ def study(shares: dict[Condition, float]) -> pd.DataFrame:
     )
 
 
-def word(found: pd.DataFrame, beginning: str, resamples: int = 400) -> str:
-    judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, resamples)
+def word(found: pd.DataFrame, beginning: str, **changed: Any) -> str:
+    judged = verdicts.judge(found, claims(found, "resnet1d"), settings(**changed))
     (one,) = [verdict for verdict in judged if verdict.claim.text.startswith(beginning)]
     return one.word
 
@@ -110,7 +115,7 @@ def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> No
         word(found, "Additional synthetic records help on merged datasets by all metrics")
         == expected
     )
-    judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 100)
+    judged = verdicts.judge(found, claims(found, "resnet1d"), settings(resamples=100))
     assert set(judged[1].comparisons["metric"]) == set(metrics.OVERALL)
     assert word(found, "Additional synthetic records hardly help") == "not tested", (
         "merged is not one dataset"
@@ -155,7 +160,7 @@ def test_the_best_generator_is_judged_over_all_generator_seeds(resamples: int) -
             for name in PAPER_GENERATORS
         }
     )
-    assert word(once, beginning, resamples) == "supported"
+    assert word(once, beginning, resamples=resamples) == "supported"
     shares = {
         "time_vqvae": (0.62, 0.75, 0.9),
         "diffwave": (0.3, 0.45, 0.6),
@@ -166,10 +171,14 @@ def test_the_best_generator_is_judged_over_all_generator_seeds(resamples: int) -
         for name in shares
         for seed, right in enumerate(shares[name])
     )
-    assert word(pd.concat([once, several], ignore_index=True), beginning, resamples) == "undecided"
+    assert (
+        word(pd.concat([once, several], ignore_index=True), beginning, resamples=resamples)
+        == "undecided"
+    )
     for some in (several[several["generator"] != "diffwave"], several[several["seed"] == 2]):
         assert (
-            word(pd.concat([once, some], ignore_index=True), beginning, resamples) == "supported"
+            word(pd.concat([once, some], ignore_index=True), beginning, resamples=resamples)
+            == "supported"
         ), "not all, and one training of each"
 
 
@@ -230,14 +239,64 @@ def test_the_baseline_is_classical_augmentation() -> None:
 
 def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
     small, large = (
-        {"low": 0.001, "high": verdicts.SMALL - 0.005},
-        {"low": 0.001, "high": verdicts.SMALL + 0.005},
+        {"finding": verdicts.finding(0.001, 0.015, 0.02)},
+        {"finding": verdicts.finding(0.001, 0.025, 0.02)},
     )
     row = {"dataset": "merged", "second": "TrRSTeR"}
     for rule in (verdicts.any_gain, verdicts.some_condition_gains_everywhere):
         assert rule(pd.DataFrame([row | small])) == (False, True)
         assert rule(pd.DataFrame([row | large])) == (True, False)
     assert verdicts.no_gain(pd.DataFrame([small])) == (True, False)
+    assert verdicts.no_gain(pd.DataFrame([large])) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.021, 0.05, "helps enough"),
+        (0.02, 0.05, "helps"),
+        (0.001, 0.02, "helps"),
+        (0.001, 0.019, "does not help enough"),
+        (0.0, 0.05, "undecided"),
+        (-0.01, 0.02, "undecided"),
+        (-0.01, 0.019, "does not help enough"),
+        (-0.01, 0.0, "does not help enough"),
+        (-0.02, -0.001, "hurts"),
+        (np.nan, np.nan, "undecided"),
+    ],
+)
+def test_an_interval_has_one_finding(low: float, high: float, expected: str) -> None:
+    assert verdicts.finding(low, high, 0.02) == expected
+
+
+def test_a_gain_is_better_than_none_by_however_little() -> None:
+    rows = pd.DataFrame([{"finding": "does not help enough", "low": 0.001, "high": 0.015}])
+    assert verdicts.always_better(rows) == (True, False)
+    assert verdicts.always_worse(rows) == (False, True)
+
+
+def test_one_metric_without_a_gain_denies_a_gain_by_all_metrics() -> None:
+    both = [{"dataset": "merged", "second": "TrRSTeR", "finding": "helps enough"}]
+    both += [both[0] | {"finding": "hurts"}]
+    open_question = [both[0], both[0] | {"finding": "undecided"}]
+    rule = verdicts.some_condition_gains_everywhere
+    assert rule(pd.DataFrame(both)) == (False, True)
+    assert rule(pd.DataFrame(open_question)) == (False, False)
+
+
+def test_the_smallest_gain_is_a_parameter_of_findings_and_words() -> None:
+    found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.8})
+    beginning = "Additional synthetic records hardly help on a single dataset"
+
+    def finding(smallest_gain: float) -> tuple[str, str]:
+        asked = settings(smallest_gain=smallest_gain)
+        first = verdicts.judge(found, claims(found, "resnet1d"), asked)[0]
+        (row,) = first.comparisons.to_dict("records")
+        return row["finding"], word(found, beginning, smallest_gain=smallest_gain)
+
+    assert finding(0.02) == ("helps enough", "contradicted")
+    assert finding(0.1) == ("helps", "undecided")
+    assert finding(0.3) == ("does not help enough", "supported")
 
 
 def test_in_every_sweep_a_baseline_is_classical_augmentation() -> None:
@@ -264,7 +323,7 @@ def test_in_every_sweep_a_baseline_is_classical_augmentation() -> None:
         ): 0.99,
     }
     found = study(shares)
-    judged = verdicts.judge(found, claims(found, "resnet1d"), 0.95, 400)
+    judged = verdicts.judge(found, claims(found, "resnet1d"), settings())
     for words in (
         "ome mixture",
         "With few real records, pre-training",
@@ -359,7 +418,8 @@ def test_many_comparisons_widen_each_interval() -> None:
             condition("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)
         }
         found = study({condition("TrRTeR"): 0.7, **mixed})
-        rows = verdicts.judge(found, claims(found, "resnet1d"), 0.9, 4000)[0].comparisons
+        asked = settings(confidence=0.9, resamples=4000)
+        rows = verdicts.judge(found, claims(found, "resnet1d"), asked)[0].comparisons
         return float((rows["high"] - rows["low"]).mean())
 
     assert interval(8) > 1.2 * interval(1)

@@ -338,6 +338,8 @@ class Study(StrictConfig):
     synthetic_share: Annotated[float, Field(gt=0, lt=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # level of the confidence intervals
     resamples: Positive  # bootstrap resamples
+    # smallest gain that counts, in units of the metric: a verdict calls a smaller one not enough
+    smallest_gain: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
 
 Percents = Annotated[

@@ -1,9 +1,9 @@
 """Verdicts on claims by fixed rules: supported, contradicted, undecided or not tested.
 
 A claim has a list of comparisons. Each is the difference of two conditions on the same test
-records, see `statistics.difference`. All intervals of a claim hold together at the study's
-confidence: each has the confidence 1 - (1 - confidence) / comparisons (Bonferroni). A claim that
-needs all comparisons is not tested if one of them did not run.
+records, see `statistics.difference`, and has a finding, see `finding`. All intervals of a claim
+hold together at the study's confidence: each has the confidence 1 - (1 - confidence) / comparisons
+(Bonferroni). A claim that needs all comparisons is not tested if one of them did not run.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import numpy as np
 import pandas as pd
 
 from ecgforge.analysis import intervals, statistics
+from ecgforge.params import Study
 from ecgforge.study import predictions
 from ecgforge.study.metrics import MACRO
 
-SMALL = 0.02  # of a metric between 0 and 1: a smaller gain counts as no gain; our choice
 FEWEST = 30  # test patients: with fewer, no claim is decided; our choice
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
+Finding = Literal["helps enough", "helps", "does not help enough", "hurts", "undecided"]
+COLUMNS = ("dataset", "first", "second", "metric", "finding", "estimate", "low", "high", "p")
 # keys of predictions
 CONDITION_KEYS = ("setting", "generator", "backbone", "sweep", "point", "augmented")
 Condition = dict[str, Any]  # a value for each of these
 Pair = tuple[str, Condition, Condition]  # dataset, condition, condition that is claimed better
 # predictions of all seeds, by dataset and `CONDITION_KEYS`
 ByCondition = dict[tuple[Any, ...], pd.DataFrame]
-# takes rows with low and high; returns whether they support and whether they contradict a claim
+# takes rows with finding, low and high; returns whether they support and contradict a claim
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]
 
 
@@ -60,8 +62,8 @@ class Verdict:
     Attributes:
         claim: the claim.
         word: the verdict.
-        comparisons: dataset, first, second (in words), metric, estimate, low, high, p. With fewer
-            than `FEWEST` test patients the limits are NaN, so that no rule decides.
+        comparisons: rows of `COLUMNS`, with `first` and `second` in words. With fewer than
+            `FEWEST` test patients the limits are NaN, so that no rule decides.
     """
 
     claim: Claim
@@ -69,36 +71,44 @@ class Verdict:
     comparisons: pd.DataFrame = field(repr=False)
 
 
-def judge(
-    found: pd.DataFrame, claims: Iterable[Claim], confidence: float, resamples: int
-) -> list[Verdict]:
+def finding(low: float, high: float, smallest_gain: float) -> Finding:
+    """Return what the interval of a gain shows. Limits of NaN show nothing."""
+    if low > smallest_gain:
+        return "helps enough"
+    if high < 0:
+        return "hurts"
+    if high < smallest_gain:
+        return "does not help enough"
+    return "helps" if low > 0 else "undecided"
+
+
+def judge(found: pd.DataFrame, claims: Iterable[Claim], study: Study) -> list[Verdict]:
     """Return the verdicts on claims from the predictions of all runs.
 
     A claim is not tested if none of its comparisons ran, or if its rule needs one that did not.
     """
     by_condition = dict(iter(found.groupby(["dataset", *CONDITION_KEYS], sort=False)))
-    return [_judged(by_condition, claim, confidence, resamples) for claim in claims]
+    return [_judged(by_condition, claim, study) for claim in claims]
 
 
-def _judged(by_condition: ByCondition, claim: Claim, confidence: float, resamples: int) -> Verdict:
+def _judged(by_condition: ByCondition, claim: Claim, study: Study) -> Verdict:
     pairs = [
         pair
         for pair in claim.pairs
         if {_key(pair[0], condition) for condition in pair[1:]} <= by_condition.keys()
     ]
     if not pairs or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
-        return Verdict(
-            claim,
-            "not tested",
-            pd.DataFrame(
-                columns=["dataset", "first", "second", "metric", "estimate", "low", "high", "p"]
-            ),
-        )
-    together = 1 - (1 - confidence) / (len(pairs) * len(claim.metrics))
-    comparisons = pd.concat(
-        [_compared(by_condition, pair, claim.metrics, together, resamples) for pair in pairs],
-        ignore_index=True,
-    )
+        return Verdict(claim, "not tested", pd.DataFrame(columns=COLUMNS))
+    together = 1 - (1 - study.confidence) / (len(pairs) * len(claim.metrics))
+    tables = [
+        _compared(by_condition, pair, claim.metrics, together, study.resamples) for pair in pairs
+    ]
+    comparisons = pd.concat(tables, ignore_index=True)
+    findings = [
+        finding(row["low"], row["high"], study.smallest_gain)
+        for row in comparisons.to_dict("records")
+    ]
+    comparisons = comparisons.assign(finding=findings)[[*COLUMNS]]
     supports, contradicts = claim.rule(comparisons)
     return Verdict(
         claim,
@@ -149,25 +159,27 @@ def _words(condition: Condition) -> str:
     )
 
 
+GAIN, NO_GAIN = ("helps enough", "helps"), ("does not help enough", "hurts")
+
+
 def any_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Supported by a gain that can reach `SMALL`; contradicted if no gain can."""
-    return bool(((rows["low"] > 0) & (rows["high"] >= SMALL)).any()), bool(
-        (rows["high"] < SMALL).all()
-    )
+    """Supported by a gain that can be large enough; contradicted if no gain can."""
+    return bool(rows["finding"].isin(GAIN).any()), bool(rows["finding"].isin(NO_GAIN).all())
 
 
 def no_gain(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Supported if no gain can reach `SMALL`; contradicted by a gain above it."""
-    return bool((rows["high"] < SMALL).all()), bool((rows["low"] > SMALL).any())
+    """Supported if no gain can be large enough; contradicted by a gain that is."""
+    enough = rows["finding"] == "helps enough"
+    return bool(rows["finding"].isin(NO_GAIN).all()), bool(enough.any())
 
 
 def always_better(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Supported if all comparisons are better; contradicted if one is worse."""
+    """Supported if all comparisons are better, by however little; contradicted if one is worse."""
     return bool((rows["low"] > 0).all()), bool((rows["high"] < 0).any())
 
 
 def always_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Supported if all comparisons are worse; contradicted if one is better."""
+    """Supported if all comparisons are worse, by however little; contradicted if one is better."""
     return bool((rows["high"] < 0).all()), bool((rows["low"] > 0).any())
 
 
@@ -176,10 +188,10 @@ NEED_ALL = (always_better, always_worse)
 
 
 def some_condition_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
-    """Supported by a condition that is better by every metric and can reach `SMALL` in all of them;
-    contradicted if every condition has a metric that cannot reach it.
+    """Supported by a condition that gains by every metric; contradicted if every condition has a
+    metric without a gain that can be large enough.
     """
-    conditions = rows.groupby(["dataset", "second"])[["low", "high"]].min()
-    return bool(((conditions["low"] > 0) & (conditions["high"] >= SMALL)).any()), bool(
-        (conditions["high"] < SMALL).all()
-    )
+    condition = [rows["dataset"], rows["second"]]
+    gains = rows["finding"].isin(GAIN).groupby(condition).all()
+    fails = rows["finding"].isin(NO_GAIN).groupby(condition).any()
+    return bool(gains.any()), bool(fails.all())

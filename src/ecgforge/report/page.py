@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from ecgforge.analysis.verdicts import FEWEST, SMALL, Verdict
+from ecgforge.analysis.verdicts import FEWEST, Verdict
 from ecgforge.files import atomic_write
 from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS
@@ -134,6 +134,7 @@ class ReportInputs:
             `commands`: the command of each section (`results`, `ecgs`, `quality`, `data`), and
             `ui`, which opens MLflow's UI.
         confidence: of the intervals in `summary`.
+        smallest_gain: the smallest gain that counts, in units of the metric.
     """
 
     results: pd.DataFrame
@@ -150,6 +151,7 @@ class ReportInputs:
     synthetic: Mapping[tuple[str, str], Path]
     made: Mapping[str, Any]
     confidence: float = 0.95
+    smallest_gain: float = 0.02
 
     def of(self, dataset: str) -> ReportInputs:
         """Return the rows of one dataset, with empty strings for empty cells."""
@@ -175,7 +177,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "interval": f"{inputs.confidence * 100:g} %",
         "settings": {name: _meaning(name) for name in tables.SETTINGS},
         "verdicts": evidence.verdicts(inputs.verdicts),
-        "small": SMALL,
+        "smallest_gain": inputs.smallest_gain,
         "fewest": FEWEST,
         "splits": SPLITS,
         "metrics": METRICS,

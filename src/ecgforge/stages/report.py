@@ -62,12 +62,8 @@ def report(params: Params, out: Path) -> None:
     judging = predictions.pooled(everything)
     found = _main(judging)
     summary = intervals.intervals(found, study.confidence, study.resamples)
-    judged = verdicts.judge(
-        judging,
-        claims(grid.table(params), params.classifier.backbone),
-        study.confidence,
-        study.resamples,
-    )
+    asked = claims(grid.table(params), params.classifier.backbone)
+    judged = verdicts.judge(judging, asked, study)
     inputs = page.ReportInputs(
         results=predictions.results(found, [*POOLED_KEYS, "seed"]),
         summary=summary,
@@ -85,6 +81,7 @@ def report(params: Params, out: Path) -> None:
         synthetic={pair: SYNTHETIC / pair[0] / pair[1] for pair in pairs},
         made=_made(params),
         confidence=study.confidence,
+        smallest_gain=study.smallest_gain,
     )
     with atomic_write(out) as scratch:
         scratch.mkdir()
@@ -124,19 +121,7 @@ def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
         for one in judged
         if len(one.comparisons)
     ]
-    keys = [
-        "claim",
-        "verdict",
-        "dataset",
-        "first",
-        "second",
-        "metric",
-        "estimate",
-        "low",
-        "high",
-        "p",
-    ]
-    return pd.concat(parts, ignore_index=True)[keys]
+    return pd.concat(parts, ignore_index=True)[["claim", "verdict", *verdicts.COLUMNS]]
 
 
 def _quality(params: Params, confidence: float) -> pd.DataFrame:
