@@ -533,6 +533,14 @@ class Params(StrictConfig):
         """The settings of the study's classifier in the active profile."""
         return self.classifier_settings(self.backbone)
 
+    @property
+    def primary_generator(self) -> str:
+        """The generator whose records answer the study's question; no result chooses it.
+
+        It is the first generator of the sweeps, or of the study where the sweeps have none.
+        """
+        return [*self.sweep_targets.generators, *self.generators][0]
+
     def with_profile(self, name: str | None) -> Params:
         """Return these parameters with another active profile.
 

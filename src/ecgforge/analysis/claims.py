@@ -51,6 +51,39 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
     return [*_papers(conditions), *_of_settings(conditions), *_of_sweeps(conditions)]
 
 
+def question(found: pd.DataFrame, backbone: str, generator: str) -> dict[str, Question]:
+    """Return the study's question about each dataset, which `analysis.answers` answers.
+
+    The primary comparison is the same for every study and needs no result: real records and
+    synthetic ones of one generator against real records alone, by macro-F1. If the generator was
+    trained with several seeds, all its trainings are compared.
+
+    Args:
+        found: the grid, rows with the columns `KEYS`, see `ecgforge.grid`.
+        backbone: the study's classifier.
+        generator: whose records answer the question, see `Params.primary_generator`.
+    """
+    conditions = _Conditions(found, backbone)
+    return {dataset: conditions.question(dataset, generator) for dataset in conditions.datasets}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether synthetic records help on a dataset, as conditions that are compared.
+
+    Attributes:
+        baseline: real records alone.
+        primary: real and synthetic records, whose difference from `baseline` is the answer.
+        classical: real records with classical augmentation.
+        others: further conditions that are tested on the same records.
+    """
+
+    baseline: Condition
+    primary: Condition
+    classical: Condition
+    others: list[Condition]
+
+
 def _papers(conditions: _Conditions) -> list[Claim]:
     real = conditions.real(False)
     single, merged = (
@@ -263,15 +296,35 @@ class _Conditions:
         trainings = rows.groupby(["dataset", "generator"])["seed"].nunique()
         return set(trainings[trainings > 1].index)
 
+    def question(self, dataset: str, generator: str) -> Question:
+        """Real records alone, and all conditions that are compared with them."""
+        real, classical, own = self.real(False), self.real(True), (dataset, generator)
+        others = [
+            condition
+            for place in self.places
+            if place[0] == dataset
+            for condition in (
+                self.with_synthetic("TrRSTeR", place),
+                self.with_synthetic("TrRSTeR", place, True),
+                self.with_synthetic("TrSTeR", place),
+            )
+        ]
+        primary = self.with_synthetic("TrRSTeR", own)
+        others = [condition for condition in others if condition != primary]
+        return Question(real, primary, classical, others)
+
+    def with_synthetic(self, setting: str, place: Place, augmented: bool = False) -> Condition:
+        """A setting with synthetic records, of several trainings of the generator if they ran."""
+        sweep = "generator_seeds" if place in self.with_generator_seeds(augmented) else ""
+        return self.condition(setting, place[1], sweep, augmented=augmented)
+
     def mixed(
         self, places: list[Place], baseline: Condition, augmented: bool = False
     ) -> list[Pair]:
         """Real and synthetic records against `baseline`."""
-        several = self.with_generator_seeds(augmented)
-        sweeps = {place: "generator_seeds" if place in several else "" for place in places}
         return [
-            (dataset, baseline, self.condition("TrRSTeR", generator, sweep, augmented=augmented))
-            for (dataset, generator), sweep in sweeps.items()
+            (place[0], baseline, self.with_synthetic("TrRSTeR", place, augmented))
+            for place in places
         ]
 
     def generators(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:

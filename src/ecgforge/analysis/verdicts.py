@@ -87,21 +87,31 @@ def judge(found: pd.DataFrame, claims: Iterable[Claim], study: Study) -> list[Ve
 
     A claim is not tested if none of its comparisons ran, or if its rule needs one that did not.
     """
-    by_condition = dict(iter(found.groupby(["dataset", *CONDITION_KEYS], sort=False)))
-    return [_judged(by_condition, claim, study) for claim in claims]
+    conditions = by_condition(found)
+    return [_judged(conditions, claim, study) for claim in claims]
 
 
-def _judged(by_condition: ByCondition, claim: Claim, study: Study) -> Verdict:
+def by_condition(found: pd.DataFrame) -> ByCondition:
+    """Return the predictions of each condition by its `key`."""
+    return dict(iter(found.groupby(["dataset", *CONDITION_KEYS], sort=False)))
+
+
+def key(dataset: str, condition: Condition) -> tuple[Any, ...]:
+    """Return the dataset and the values of a condition's keys."""
+    return dataset, *(condition[name] for name in CONDITION_KEYS)
+
+
+def _judged(conditions: ByCondition, claim: Claim, study: Study) -> Verdict:
     pairs = [
         pair
         for pair in claim.pairs
-        if {_key(pair[0], condition) for condition in pair[1:]} <= by_condition.keys()
+        if {key(pair[0], condition) for condition in pair[1:]} <= conditions.keys()
     ]
     if not pairs or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
         return Verdict(claim, "not tested", pd.DataFrame(columns=COLUMNS))
     together = 1 - (1 - study.confidence) / (len(pairs) * len(claim.metrics))
     tables = [
-        _compared(by_condition, pair, claim.metrics, together, study.resamples) for pair in pairs
+        _compared(conditions, pair, claim.metrics, together, study.resamples) for pair in pairs
     ]
     comparisons = pd.concat(tables, ignore_index=True)
     findings = [
@@ -118,14 +128,14 @@ def _judged(by_condition: ByCondition, claim: Claim, study: Study) -> Verdict:
 
 
 def _compared(
-    by_condition: ByCondition,
+    conditions: ByCondition,
     pair: Pair,
     metrics: tuple[str, ...],
     confidence: float,
     resamples: int,
 ) -> pd.DataFrame:
     dataset, first, second = pair
-    rows = [by_condition[_key(dataset, condition)] for condition in (first, second)]
+    rows = [conditions[key(dataset, condition)] for condition in (first, second)]
     before, after = (intervals.stacked(of_condition) for of_condition in rows)
     rhythms, auroc = predictions.rhythms(rows[0]), "auroc" in metrics
     table = statistics.difference(
@@ -146,13 +156,11 @@ def _compared(
     return table.assign(dataset=dataset, first=_words(first), second=_words(second))
 
 
-def _key(dataset: str, condition: Condition) -> tuple[Any, ...]:
-    return dataset, *(condition[key] for key in CONDITION_KEYS)
-
-
 def _words(condition: Condition) -> str:
     named = [
-        condition[key] for key in ("generator", "backbone", "sweep", "point") if condition.get(key)
+        condition[name]
+        for name in ("generator", "backbone", "sweep", "point")
+        if condition.get(name)
     ]
     return " ".join(
         [condition["setting"], *named, *(["augmented"] if condition["augmented"] else [])]
