@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgforge import grid
+from ecgforge.analysis.answers import COLUMNS as DIFFERENCES
+from ecgforge.analysis.answers import Answer, Gain, Training
 from ecgforge.analysis.verdicts import Claim, Verdict, any_gain
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params
@@ -257,6 +259,26 @@ def label_efficiency_of(dataset: str, generator: str) -> list[dict[str, Any]]:
     ]
 
 
+def answered(dataset: str) -> Answer:
+    """Synthetic records hardly help, and a condition for each kind of row."""
+    rows = [
+        ("real and synthetic: diffwave", "primary", "does not help enough", -0.01),
+        ("classical augmentation", "classical", "helps enough", 0.05),
+        ("synthetic alone: <time_vqvae>", "", "hurts", -0.2),
+    ]
+    differences = pd.DataFrame(
+        [
+            [name, role, finding, mean, mean - 0.02, mean + 0.02, mean - 0.03, mean + 0.03]
+            for name, role, finding, mean in rows
+        ],
+        columns=DIFFERENCES,
+    )
+    gain = Gain(-0.01, -0.03, 0.01, "does not help enough")
+    more = Gain(0.05, 0.03, 0.07, "helps enough")
+    training = Training([180], simulated=True)
+    return Answer(dataset, "diffwave", training, 0.02, 0.95, gain, more, differences)
+
+
 def judged() -> list[Verdict]:
     """Two claims, the paper's with two comparisons and another that was not tested."""
     comparison = {"dataset": "ptbxl", "metric": "f1", "p": 0.01, "first": "TrRTeR resnet1d"}
@@ -308,6 +330,7 @@ def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
     }
     return page.ReportInputs(
         **study_tables(list(prepared)),
+        answers=[answered(dataset) for dataset in prepared],
         verdicts=judged(),
         prepared=prepared,
         synthetic=synthetic,
@@ -386,6 +409,64 @@ def test_simulated_records_have_a_banner_and_real_ones_do_not(report, inputs, tm
         "<strong>SIMULATED AND REAL RECORDS</strong> Records in chapman come"
         in (tmp_path / "both.html").read_text()
     )
+
+
+def test_the_answer_of_each_dataset_stands_before_all_results(report):
+    sentences = re.findall(r'<p class="answer" id="answers-(\w+)">(.*?)</p>', report)
+    assert [dataset for dataset, _ in sentences] == ["ptbxl", "chapman"]
+    assert sentences[0][1].startswith(
+        "PTB-XL (simulated): no. With 180 real training records, adding synthetic ones (diffwave) "
+    )
+    assert report.index('id="answers-chapman"') < report.index('id="results"')
+    answers = report[report.index('id="answers"') : report.index('id="results"')]
+    assert answers.count("<img") == 2
+    assert "synthetic alone: &lt;time_vqvae&gt; hurts. The numbers are in the table" in answers
+
+
+def test_the_differences_from_real_records_are_in_a_table(report):
+    table = Tables(report).tables["Differences from real records alone, ptbxl"]
+    assert table[0] == ["training records", "finding", "difference", "interval", "band"]
+    assert table[1] == [
+        "real and synthetic: diffwave",
+        "does not help enough",
+        "−0.010",
+        "−0.030 to +0.010",
+        "−0.040 to +0.020",
+    ]
+    assert [row[0] for row in table[2:]] == [
+        "classical augmentation",
+        "synthetic alone: <time_vqvae>",
+    ]
+
+
+def test_the_figure_of_gains_has_every_condition_and_the_smallest_gain():
+    rows = answered("ptbxl").differences
+    image = figures.gains(rows, 0.02)
+    for words in (*rows["name"], "smallest gain that counts: 0.02", "difference in macro-F1"):
+        assert image.count(f">{words.replace('<', '&lt;').replace('>', '&gt;')}<") == 1, words
+    assert image == figures.gains(rows, 0.02)
+    assert image != figures.gains(rows, 0.03)
+    assert float(re.search(r'width="([\d.]+)pt"', image)[1]) * 4 / 3 <= 390 - 2 * 20, (
+        "a telephone shows it in full size"
+    )
+
+
+def test_a_figure_of_gains_needs_no_intervals():
+    rows = answered("ptbxl").differences
+    few = rows.assign(**dict.fromkeys(("low", "high", "band_low", "band_high"), np.nan))
+    assert ">classical augmentation<" in figures.gains(few, 0.02)
+
+
+def test_a_dataset_without_comparisons_has_its_sentence_and_no_figure(inputs, tmp_path):
+    bare = replace(answered("ptbxl"), gain=None, augmentation=None)
+    bare = replace(bare, differences=bare.differences[:0])
+    page.write(
+        replace(inputs, answers=[bare], prepared={"ptbxl": inputs.prepared["ptbxl"]}),
+        tmp_path / "report.html",
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert "not known. Real and synthetic records (diffwave) were not compared." in text
+    assert "Differences from real records alone" not in text
 
 
 def test_small_sets_are_cautioned_and_sufficient_ones_are_not(report):

@@ -47,7 +47,7 @@ PROJECT = (
     "requirements.txt",
 )
 SWEEPS = ("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
-STAGES = ("train_generator", "classify_real", "classify", "quality", *SWEEPS)
+STAGES = ("train_generator", "classify_real", "classify", "quality", *SWEEPS, "report")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -294,6 +294,19 @@ def test_the_report_judges_every_claim(study: Path) -> None:
     assert "not tested" in report, "there is no merged dataset in this study"
 
 
+def test_the_answer_is_the_same_in_the_report_the_file_and_the_terminal(
+    study: Path, client: MlflowClient
+) -> None:
+    (answer,) = json.loads((study / "reports/answers.json").read_text())
+    assert answer["sentence"].startswith("PTB-XL (simulated): ")
+    assert (answer["dataset"], answer["generator"]) == ("ptbxl", "diffwave")
+    assert answer["sentence"] in (study / "reports/report.html").read_text()
+    assert answer["sentence"] in run(study, "ecgforge", "repro").stdout
+    (found,) = [one for one in all_runs(client) if one.data.tags["kind"] == "answers"]
+    assert found.data.tags["answer.ptbxl"] == answer["sentence"]
+    assert found.data.metrics["ptbxl/synthetic"] == pytest.approx(answer["estimate"], abs=1e-5)
+
+
 def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -> None:
     assert "up to date" in run(study, "dvc", "repro").stdout
     assert "TrRTeR" in run(study, "dvc", "metrics", "show").stdout
@@ -305,7 +318,7 @@ def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -
 def test_every_run_says_where_it_comes_from(study: Path, client: MlflowClient) -> None:
     found = all_runs(client)
     kinds = [one.data.tags["kind"] for one in found]
-    assert kinds.count("quality") == 1
+    assert (kinds.count("quality"), kinds.count("answers")) == (1, 1)
     main = [one for one in found if of_no_sweep(one.data.tags)]
     # TrRTeR and the four settings with synthetic records for two seeds, and two baselines.
     assert [one.data.tags["kind"] for one in main].count("classifier") == 12

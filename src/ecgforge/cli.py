@@ -421,7 +421,7 @@ def score(
 
 @app.command()
 def report(out: Out = None, params: ParamsFile = PARAMS) -> None:
-    """Gather all results into reports/: results.csv, metrics.json, plots, and report.html."""
+    """Gather all results into reports/: answers, results.csv, metrics.json, plots, report.html."""
     from ecgforge.params import Params
     from ecgforge.stages import report as stage
 
@@ -617,6 +617,8 @@ def repro(
     store.initialise()
     runs.end_killed()
     code = cells.repro(targets or [], jobs)
+    if not code and (not targets or "report" in targets):
+        _print_answers()
     if not code and not targets:
         typer.echo(
             "Report:  reports/report.html    Table: reports/results.csv    Metrics: dvc "
@@ -624,6 +626,15 @@ def repro(
         )
         typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
     raise typer.Exit(code)
+
+
+def _print_answers() -> None:
+    """Print the answers of the report."""
+    from ecgforge import console
+    from ecgforge.report import answers
+
+    for sentence in answers.sentences(folders.REPORTS / answers.NAME):
+        console.out.print(sentence)
 
 
 def _check_git() -> None:

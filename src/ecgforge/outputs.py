@@ -59,6 +59,7 @@ HOLD = {
     "sweep": SWEEPS,
     "quality": ("fingerprint.txt", "scores.csv", "views.csv"),
     "report": (
+        "answers.json",
         "results.csv",
         "confusions.csv",
         "verdicts.csv",

@@ -97,6 +97,59 @@ def _estimates(
     axes.errorbar(positions, rows["mean"], yerr=intervals, capsize=3, **look)
 
 
+GAIN_WIDTH, GAIN_ROW = 3.6, 0.32  # inches; the width is that of a telephone
+
+
+def gains(differences: pd.DataFrame, smallest_gain: float) -> str:
+    """Plot the differences in macro-F1 from real records alone, a row for each condition.
+
+    The text is as large on a telephone as on paper, so names stand above their intervals.
+
+    Args:
+        differences: rows of `analysis.answers.COLUMNS`, in the order of the rows.
+        smallest_gain: a dashed line.
+
+    Returns:
+        An SVG image.
+    """
+    with matplotlib.rc_context(STYLE):
+        height = GAIN_ROW * len(differences) + 1.1
+        figure = Figure(figsize=(GAIN_WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color="#444", linewidth=1.2, label="real records alone")
+        small = f"smallest gain that counts: {smallest_gain:g}"
+        axes.axvline(smallest_gain, color=COLOURS[1], linewidth=1.2, linestyle="--", label=small)
+        for number, row in enumerate(differences.to_dict("records")):
+            _gain(axes, number, row)
+        axes.set(yticks=[], ylim=(len(differences) - 0.4, -0.7), xlabel="difference in macro-F1")
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.08)
+        axes.locator_params(axis="x", nbins=6)
+        axes.grid(axis="x", color="#ddd")
+        figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize=8)
+        return svg(figure)
+
+
+def _gain(axes: Axes, number: int, row: dict[Any, Any]) -> None:
+    """Plot an estimate with its interval as a thick line and its band as a thin one."""
+    primary = row["role"] == "primary"
+    colour = COLOURS[0] if primary else "#444444"
+    axes.plot([row["band_low"], row["band_high"]], [number] * 2, color=colour, linewidth=1)
+    axes.plot([row["low"], row["high"]], [number] * 2, color=colour, linewidth=3.5, alpha=0.5)
+    marker = "D" if primary else "o"
+    axes.plot([row["estimate"]], [number], marker=marker, color=colour, markersize=5)
+    axes.text(
+        0,
+        number - 0.2,
+        row["name"],
+        transform=axes.get_yaxis_transform(),
+        va="bottom",
+        fontsize=8,
+        fontweight="bold" if primary else "normal",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+    )
+
+
 def embedding(views: pd.DataFrame) -> bytes:
     """Plot real and synthetic records in each view of the embedding, for one dataset and generator.
 

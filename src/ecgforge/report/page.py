@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from ecgforge.analysis.answers import Answer
 from ecgforge.analysis.verdicts import FEWEST, Verdict
 from ecgforge.files import atomic_write
 from ecgforge.quality import flags
@@ -118,6 +119,7 @@ class ReportInputs:
         label_efficiency: the columns of `analysis.label_efficiency.label_efficiency`.
         variations: dataset, generator, variation, and a column for each score and cost, see
             `stages.sweep`.
+        answers: one for each dataset, see `analysis.answers`.
         verdicts: on the claims, see `analysis.verdicts`.
         confusions: dataset, generator, backbone, setting, truth, predicted, records (summed over
             seeds).
@@ -142,6 +144,7 @@ class ReportInputs:
     sweeps: pd.DataFrame
     label_efficiency: pd.DataFrame
     variations: pd.DataFrame
+    answers: list[Answer]
     verdicts: list[Verdict]
     confusions: pd.DataFrame
     quality: pd.DataFrame
@@ -247,6 +250,7 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "rhythms": rhythms,
         "tested": records.split("test").counts(),
         "cautions": list(_cautions(records)),
+        "gains": _gains(next(one for one in inputs.answers if one.dataset == name)),
         "answer": tables.answer(summary["f1"]),
         "figure": _address(
             "image/svg+xml",
@@ -290,6 +294,18 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
             generator: tables.counts(records) for generator, records in synthetic.items()
         },
         "runs": inputs.runs.to_dict("records"),
+    }
+
+
+def _gains(answer: Answer) -> dict[str, Any]:
+    """Return the answer in words, and the differences from real records alone with their figure."""
+    rows = answer.differences
+    image = figures.gains(rows, answer.smallest_gain) if len(rows) else ""
+    return {
+        "sentence": answer.sentence,
+        "word": answer.word,
+        "rows": rows.to_dict("records"),
+        "figure": _address("image/svg+xml", image.encode()) if image else "",
     }
 
 

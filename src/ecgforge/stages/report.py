@@ -1,5 +1,5 @@
-"""Gather what all cells found: one long table, a few metrics for `dvc metrics` and `dvc plots`, and
-a page.
+"""Gather what all cells found: the answers, one long table, a few metrics for `dvc metrics` and
+`dvc plots`, and a page.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from typing import Any
 import pandas as pd
 
 from ecgforge import folders, grid, rounds
-from ecgforge.analysis import intervals, verdicts
-from ecgforge.analysis.claims import claims
+from ecgforge.analysis import answers, intervals, verdicts
+from ecgforge.analysis.claims import claims, question
 from ecgforge.analysis.label_efficiency import label_efficiency
 from ecgforge.analysis.quality import over_rounds
 from ecgforge.files import atomic_write, stored_csv
 from ecgforge.model_versions import lookup
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.report import answers as answers_file
 from ecgforge.report import figures, page, tables
+from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.study import predictions
 from ecgforge.study.experiment import POOLED_KEYS
-from ecgforge.tracking import store
-from ecgforge.tracking.runs import uncommitted
+from ecgforge.tracking import runs, store
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
 SCORED = folders.RESULTS / "quality"
@@ -52,8 +53,8 @@ COMMANDS = {
 
 
 def report(params: Params, out: Path) -> None:
-    """Write results.csv, confusions.csv, verdicts.csv, metrics.json, plots and report.html to
-    `out`, from the results of all cells.
+    """Write answers.json, results.csv, confusions.csv, verdicts.csv, metrics.json, plots and
+    report.html to `out`, from the results of all cells, and log the answers to MLflow.
     """
     study = params.active.study
     pairs = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
@@ -62,16 +63,17 @@ def report(params: Params, out: Path) -> None:
     judging = predictions.pooled(everything)
     found = _main(judging)
     summary = intervals.intervals(found, study.confidence, study.resamples)
-    asked = claims(grid.table(params), params.classifier.backbone)
-    judged = verdicts.judge(judging, asked, study)
+    rows, backbone = grid.table(params), params.classifier.backbone
+    judged = verdicts.judge(judging, claims(rows, backbone), study)
+    questions = question(rows, backbone, params.primary_generator)
+    answered = answers.answers(judging, questions, _trainings(params), study)
     inputs = page.ReportInputs(
         results=predictions.results(found, [*POOLED_KEYS, "seed"]),
         summary=summary,
         sweeps=intervals.intervals(judging, study.confidence, study.resamples),
-        label_efficiency=label_efficiency(
-            judging, params.classifier.backbone, study.confidence, study.resamples
-        ),
+        label_efficiency=label_efficiency(judging, backbone, study.confidence, study.resamples),
         variations=_variations(cells),
+        answers=answered,
         verdicts=judged,
         confusions=predictions.confusions(found),
         quality=_quality(params, study.confidence),
@@ -96,7 +98,43 @@ def report(params: Params, out: Path) -> None:
             (scratch / "plots" / f"{dataset}.svg").write_text(
                 figures.macro_f1(rows, list(tables.SETTINGS), tables.BASELINES)
             )
+        answers_file.write(answered, scratch / answers_file.NAME)
         page.write(inputs, scratch / "report.html")
+    _log(params, answered, judged)
+
+
+def _trainings(params: Params) -> dict[str, answers.Training]:
+    """Return what trains the classifiers of each dataset."""
+    found = {}
+    for dataset in params.datasets:
+        names = params.rounds_of(dataset) or [dataset]
+        sets = [RecordSet.open(PREPARED / name) for name in names]
+        simulated = bool((sets[0].records["origin"] == "simulated").any())
+        counts = [len(records.split("train")) for records in sets]
+        found[dataset] = answers.Training(counts, simulated)
+    return found
+
+
+def _log(params: Params, answered: list[answers.Answer], judged: list[verdicts.Verdict]) -> None:
+    """Log the answers and the verdicts as one run; the same ones go to the same run."""
+    sets = {dataset: RecordSet.open(PREPARED / dataset) for dataset in params.datasets}
+    key = runs.RunKey(
+        "answers",
+        ", ".join(sets),
+        params.active.study.seeds[0],
+        any(answer.training.simulated for answer in answered),
+    )
+    text = answers_file.text(answered)
+    words = {verdict.claim.text: verdict.word for verdict in judged}
+    metrics = answers_file.metrics(answered, judged)
+    decides = {"answers": text, "verdicts": json.dumps(words), "metrics": json.dumps(metrics)}
+    stage, settings = Stage("report", params, {}), params.active.study.model_dump(mode="json")
+    inputs = [("test", records) for records in sets.values()]
+    with tracked(stage, key, settings, inputs, decides) as opened:
+        opened.run.summary(metrics)
+        opened.run.text(text, answers_file.NAME)
+        for answer in answered:
+            opened.run.tag(f"answer.{answer.dataset}", answer.sentence)
 
 
 def _main(everything: pd.DataFrame) -> pd.DataFrame:
@@ -210,7 +248,7 @@ def _made(params: Params) -> dict[str, Any]:
     return {
         "profile": params.profile,
         "commit": store.git(Path.cwd(), "rev-parse", "--short", "HEAD"),
-        "dirty": uncommitted(),
+        "dirty": runs.uncommitted(),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in packages},

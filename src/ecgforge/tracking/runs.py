@@ -71,9 +71,10 @@ class RunKey:
     """One point of the study's grid, or a trial of tuning.
 
     Attributes:
-        kind: `generator`, `classifier`, `quality`, or a tuning study or trial; the number of a
-            trial is its `point`.
-        dataset: that trains or tests it: `ptbxl`, `chapman`, `merged`, or a round of one.
+        kind: `generator`, `classifier`, `quality`, `answers`, or a tuning study or trial; the
+            number of a trial is its `point`.
+        dataset: that trains or tests it: `ptbxl`, `chapman`, `merged`, or a round of one; all
+            datasets, separated by commas, for the answers.
         seed: of the training.
         simulated: whether the records, or the training records of their generator, are simulated.
         generator: None if no synthetic records are used.
@@ -82,7 +83,7 @@ class RunKey:
         augmented, draw: of classifiers, see `study.experiment`.
     """
 
-    kind: Literal["generator", "classifier", "quality", "tuning", "trial"]
+    kind: Literal["generator", "classifier", "quality", "answers", "tuning", "trial"]
     dataset: str
     seed: int
     simulated: bool
@@ -105,6 +106,8 @@ class RunKey:
         """The name of the run, for display."""
         if self.kind == "generator":
             return f"{self.generator} on {self.dataset}, seed {self.seed}"
+        if self.kind == "answers":
+            return self.kind
         if self.kind == "quality":
             return f"quality of {self.generator} on {self.dataset}"
         if self.kind in ("tuning", "trial"):
