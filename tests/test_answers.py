@@ -202,3 +202,21 @@ def test_the_smallest_gain_decides_the_word() -> None:
     assert denied.word == "no"
     assert "a gain of .3 or more is ruled out" in denied.sentence
     assert denied.row()["smallest_gain"] == 0.3
+
+
+def test_an_undecided_answer_says_what_would_decide_it() -> None:
+    found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.71})
+    open_one = answered(found, Training([993], simulated=False, patients=2400))
+    assert open_one.word == "not known"
+    assert open_one.to_decide.startswith("To decide it: ")
+    crossed = "cross-fitting (folds: {ptbxl: 5}), which tests on 10 times as many patients"
+    assert crossed in open_one.to_decide
+    assert open_one.row()["to_decide"] == open_one.to_decide
+    assert "cross-fitting" not in answered(found).to_decide
+
+
+def test_a_decided_answer_and_a_handful_of_patients_have_their_own_words() -> None:
+    found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.9})
+    assert answered(found).to_decide == ""
+    few = answered(found[found["id"].astype(int) < 29])
+    assert few.to_decide == "To decide it: at least 30 test patients."

@@ -956,3 +956,14 @@ def test_limb_leads_are_not_derived_from_standardised_leads():
 def test_titles_cannot_break_the_drawing():
     svg = ecg_paper.draw(np.zeros((1, 10)), 100, ['<V1 & "2">'], '<script>"&')
     assert ElementTree.fromstring(svg).attrib["aria-label"] == '<script>"&'
+
+
+def test_the_report_says_what_would_decide_an_open_answer(inputs, tmp_path):
+    words = "To decide it: about 4 times as many test patients."
+    first, *others = inputs.answers
+    page.write(
+        replace(inputs, answers=[replace(first, to_decide=words), *others]), tmp_path / "open.html"
+    )
+    report = (tmp_path / "open.html").read_text()
+    assert report.count('id="to-decide-') == 1
+    assert f'<p id="to-decide-{first.dataset}">{words} This holds if' in report

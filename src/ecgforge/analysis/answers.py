@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ecgforge.analysis import intervals, statistics, verdicts
+from ecgforge.analysis import intervals, power, statistics, verdicts
 from ecgforge.analysis.claims import Question
 from ecgforge.analysis.verdicts import FEWEST, Condition, Finding
 from ecgforge.params import Study
@@ -43,10 +43,12 @@ class Training:
     Attributes:
         records: real training records of each round of cross-fitting, or of the one training split.
         simulated: whether the records are simulated.
+        patients: of the whole dataset; 0 if unknown.
     """
 
     records: list[int]
     simulated: bool
+    patients: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Answer:
         augmentation: of classical augmentation; None if that did not run.
         differences: rows of `COLUMNS`: all conditions against real records alone. `low` and `high`
             are the limits of one comparison; the bands of all rows hold together.
+        to_decide: what would decide an undecided gain, see `power.to_decide`; else empty.
     """
 
     dataset: str
@@ -83,6 +86,7 @@ class Answer:
     gain: Gain | None
     augmentation: Gain | None
     differences: pd.DataFrame = field(repr=False)
+    to_decide: str = ""
 
     @property
     def word(self) -> Word:
@@ -152,6 +156,7 @@ class Answer:
             "smallest_gain": self.smallest_gain,
             "confidence": self.confidence,
             "augmentation": _json(self.augmentation),
+            "to_decide": self.to_decide,
         }
 
 
@@ -174,6 +179,7 @@ def answers(
     for dataset, question in questions.items():
         table = _differences(conditions, dataset, question, study)
         gains = {row["role"]: _gain(row) for row in table.to_dict("records")}
+        gain = gains.get("primary")
         answered.append(
             Answer(
                 dataset,
@@ -181,9 +187,12 @@ def answers(
                 trainings[dataset],
                 study.smallest_gain,
                 study.confidence,
-                gains.get("primary"),
+                gain,
                 gains.get("classical"),
                 table,
+                _to_decide(conditions, dataset, question, gain, trainings[dataset], study)
+                if gain and gain.finding == "undecided"
+                else "",
             )
         )
     return answered
@@ -231,6 +240,36 @@ def _differences(
             for low, high in zip(table["low"], table["high"], strict=True)
         ],
     )[COLUMNS]
+
+
+def _to_decide(
+    conditions: verdicts.ByCondition,
+    dataset: str,
+    question: Question,
+    gain: Gain,
+    training: Training,
+    study: Study,
+) -> str:
+    """Return what would decide the primary comparison, in words."""
+    if np.isnan(gain.low):
+        return f"To decide it: at least {FEWEST} test patients."
+    baseline = conditions[verdicts.key(dataset, question.baseline)]
+    before = intervals.stacked(baseline)
+    after = intervals.stacked(conditions[verdicts.key(dataset, question.primary)])
+    parts = statistics.variance_parts(
+        before.truth,
+        before.probabilities,
+        after.probabilities,
+        before.patients,
+        predictions.rhythms(baseline),
+        resamples=study.resamples,
+        seed=0,
+        metric=METRIC,
+        rounds=before.rounds,
+    )
+    held = max(1.0, training.patients / len(np.unique(before.patients)))
+    place = power.Place(dataset, held)
+    return power.to_decide(parts, gain.estimate, study.smallest_gain, study.confidence, place)
 
 
 def _name(condition: Condition, trainings: int) -> str:

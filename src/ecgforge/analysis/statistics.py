@@ -144,6 +144,90 @@ def difference(
     return table.dropna(subset="estimate").reset_index(drop=True)
 
 
+@dataclass(frozen=True)
+class VarianceParts:
+    """What the variance of a paired difference is made of.
+
+    Attributes:
+        patients: variance over test patients; falls with their number.
+        mixed: `[2]`, for each setting: seeds that err on different records. Falls with the number
+            of test patients and with that of seeds. With one seed, `patients` has it.
+        seeds: `[2]`, for each setting: what a training shifts for all patients alike. Falls with
+            the number of seeds. With one seed, it is unknown, and 0 here.
+        trainings: the number of seeds of each setting.
+        rounds: the number of rounds of cross-fitting; 1 without.
+    """
+
+    patients: float
+    mixed: np.ndarray
+    seeds: np.ndarray
+    trainings: tuple[int, int]
+    rounds: int
+
+    @property
+    def counted(self) -> int:
+        """How often the variance of the intervals counts `mixed`.
+
+        In one round, patients and seeds are resampled together, and the expected variance of the
+        resamples has `mixed` three times.
+        """
+        return 1 if self.rounds > 1 else 3
+
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of the intervals."""
+        variance = self.patients + self.counted * self.mixed.sum() + self.seeds.sum()
+        doubt = sum(
+            float(one) ** 2 / (self.rounds * (count - 1))
+            for one, count in zip(self.mixed + self.seeds, self.trainings, strict=True)
+            if count > 1
+        )
+        return float(variance**2 / doubt) if doubt else np.inf
+
+
+def variance_parts(
+    truth: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    patients: np.ndarray,
+    rhythms: Sequence[str],
+    *,
+    resamples: int,
+    seed: int,
+    metric: str = "f1",
+    rounds: np.ndarray | None = None,
+) -> VarianceParts:
+    """Return the parts of the variance that the interval of `difference` has.
+
+    Args:
+        metric: a macro metric. For the other arguments, see `difference`.
+    """
+    keys, auroc = metric_keys(rhythms), metric == "auroc"
+    column = keys.index[(keys["rhythm"] == MACRO) & (keys["metric"] == metric)]
+    parts = _parts(patients, rounds)
+    rng = np.random.default_rng(seed)
+    weights = _patient_weights(patients, parts, resamples, rng)
+    settings, widening = (first, second), _widening_of_differences([first, second])
+    before, after = (
+        _resampled(truth, one, parts, weights, rng, auroc, widening).only(column)
+        for one in settings
+    )
+    variance = float((after - before).error_and_freedom()[0].item() ** 2)
+    rows = np.concatenate([np.ones((1, len(truth))), weights[:200]])
+    mixed, seeds = np.zeros(2), np.zeros(2)
+    for number, one in enumerate(settings):
+        if len(one) > 1:
+            total, by_record = _seed_variance(*_additive(truth, one, parts, rows, auroc))
+            mixed[number] = min(total[column].item(), by_record[column].item())
+            seeds[number] = total[column].item() - mixed[number]
+    found = VarianceParts(0.0, mixed, seeds, (len(first), len(second)), len(parts))
+    known = found.counted * mixed.sum() + seeds.sum()
+    shrink = min(1.0, variance / known) if known else 1.0
+    return VarianceParts(
+        max(0.0, variance - known), mixed * shrink, seeds * shrink, found.trainings, found.rounds
+    )
+
+
 def simultaneous(
     truth: np.ndarray,
     conditions: Sequence[np.ndarray],

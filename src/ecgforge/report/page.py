@@ -303,6 +303,7 @@ def _gains(answer: Answer) -> dict[str, Any]:
     image = figures.gains(rows, answer.smallest_gain) if len(rows) else ""
     return {
         "sentence": answer.sentence,
+        "to_decide": answer.to_decide,
         "word": answer.word,
         "rows": rows.to_dict("records"),
         "figure": _address("image/svg+xml", image.encode()) if image else "",

@@ -111,7 +111,8 @@ def _trainings(params: Params) -> dict[str, answers.Training]:
         sets = [RecordSet.open(PREPARED / name) for name in names]
         simulated = bool((sets[0].records["origin"] == "simulated").any())
         counts = [len(records.split("train")) for records in sets]
-        found[dataset] = answers.Training(counts, simulated)
+        patients = RecordSet.open(PREPARED / dataset).records["patient"].nunique()
+        found[dataset] = answers.Training(counts, simulated, patients)
     return found
 
 
