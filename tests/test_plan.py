@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from ecgforge.commands import foresight, workload
 from ecgforge.commands import plan as stage
-from ecgforge.commands import workload
 from ecgforge.params import Params
 from ecgforge.records.record_set import About, write_record_set
 from ecgforge.sweeps.common.registry import get
@@ -174,4 +174,48 @@ def test_the_plan_is_printed_before_anything_runs(
     assert "profile demo" in output
     assert "in parallel" in output
     assert "the expected sizes of the sources" in output
+    assert "the gain in macro-F1 that the study can see" in output
+    assert "5 rounds of cross-fitting" in output
+    assert "80% power, at 95% confidence. Assumed: recall 0.6" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def records(test: int) -> foresight.Records:
+    counts = dict.fromkeys(("ptbxl", "chapman", "merged"), REAL)
+    tested = {dataset: {"SR": test, "SB": test} for dataset in counts}
+    return foresight.Records(counts, tested)
+
+
+def test_gains_are_those_of_the_records_that_are_tested_on(params: Params) -> None:
+    found = foresight.gains(params, records(40))
+    assert all(found.values())
+    assert found["chapman"] != found["merged"], "chapman is cross-fitted"
+    # ptbxl has the sweep generator_seeds, with two trainings of the generator and two seeds
+    assert found["ptbxl"] == found["merged"]
+    few = foresight.gains(params, records(10))
+    assert (few["ptbxl"], few["chapman"]) == (None, found["chapman"])
+
+
+def test_each_larger_study_sees_a_smaller_gain(params: Params) -> None:
+    planned, *larger = foresight.plans(params)
+    assert [one.name for one in larger] == [
+        "5 rounds of cross-fitting",
+        "one more seed",
+        "twice the records",
+    ]
+    now = foresight.gains(planned.params, records(40))
+    for one in larger:
+        found = foresight.gains(one.params, records(40).times(one.factor))
+        assert (found["ptbxl"] or 1) < (now["ptbxl"] or 0)
+    every = params.model_copy(update={"folds": dict.fromkeys(params.datasets, 5)})
+    assert len(list(foresight.plans(every))) == 3
+
+
+def test_rounds_of_a_prepared_dataset_have_its_rhythms(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepared_set(params, stage.PREPARED / "ptbxl")
+    assert stage._counts(params, "ptbxl_1of5") == {"SR": 1, "AFIB": 1}
+    assert stage._records(params).all["ptbxl"] == {"SR": 2, "AFIB": 1}
+    assert stage._records(params).test["ptbxl"] == {"SR": 0, "AFIB": 0}

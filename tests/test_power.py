@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -142,3 +146,58 @@ def test_every_named_change_decides(patients: float, seeds: float, rounds: int) 
     if "about" in found and " with " not in found:
         times = float(found.split("about ")[1].split(" times")[0])
         assert power.half_width(power.scaled(parts, patients=times), 0.95) < 0.02
+
+
+def found_of(
+    tested: dict[str, int], trainings: tuple[int, int], rounds: int = 1, **changed: float
+) -> power.Foreseen:
+    return power.foreseen(power.Design(tested, trainings, rounds), power.Figures(**changed))
+
+
+TESTED = {"SR": 600, "SB": 200, "AFIB": 100, "AFLT": 0}
+
+
+def test_a_larger_study_sees_a_smaller_gain() -> None:
+    few = found_of(TESTED, (2, 2)).detectable_gain(0.95)
+    assert found_of(TESTED, (3, 3)).detectable_gain(0.95) < few
+    assert found_of(TESTED, (2, 2), 5).detectable_gain(0.95) < few
+    twice = {rhythm: 2 * count for rhythm, count in TESTED.items()}
+    assert found_of(twice, (4, 4)).detectable_gain(0.95) < found_of(TESTED, (4, 4)).detectable_gain(
+        0.95
+    )
+    assert found_of(TESTED, (2, 2), shift=0.0).detectable_gain(0.95) < few
+    assert found_of(TESTED, (2, 2)).detectable_gain(0.99) > few
+
+
+@pytest.mark.parametrize("trainings", [(1, 1), (2, 2), (1, 3), (3, 2)])
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_the_detectable_gain_has_its_power(trainings: tuple[int, int], rounds: int) -> None:
+    expected = found_of(TESTED, trainings, rounds)
+    gain = expected.detectable_gain(0.95)
+    assert expected.power(gain, 0.95) == pytest.approx(power.POWER, abs=0.001)
+    assert expected.power(2 * gain, 0.95) > 0.95
+    assert expected.power(0.0, 0.95) < 0.3
+
+
+def test_what_trainings_share_is_the_patients_part() -> None:
+    same = found_of(TESTED, (3, 3), seeds_differ=0.0, shift=0.0)
+    assert same.parts.mixed.sum() == pytest.approx(0, abs=1e-9)
+    assert same.parts.patients > 0
+    alike = found_of(TESTED, (3, 3), seeds_differ=0.2, settings_differ=0.2)
+    assert alike.parts.patients < 0.1 * same.parts.patients
+    assert alike.parts.seeds == pytest.approx(np.full(2, 0.03**2 / 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gain", [0.05, 0.1])
+def test_predicted_power_is_found_in_simulated_studies(gain: float) -> None:
+    file = Path(__file__).parents[1] / "benchmarks/power.py"
+    benchmark: Any = ModuleType("benchmark_of_power")
+    exec(compile(file.read_text(), file, "exec"), benchmark.__dict__)
+    counts = benchmark.class_counts(300, 5)
+    tested = dict(zip(benchmark.RHYTHMS, counts.tolist(), strict=True))
+    design = power.Design(tested, (benchmark.SEEDS, benchmark.SEEDS), 5)
+    predicted = power.foreseen(design, benchmark.figures(counts)).power(gain, 0.95)
+    found, mean, _ = benchmark.found_power(counts, 5, gain, 60)
+    assert mean == pytest.approx(gain, abs=0.01)
+    assert found == pytest.approx(predicted, abs=0.15)

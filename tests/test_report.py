@@ -966,4 +966,4 @@ def test_the_report_says_what_would_decide_an_open_answer(inputs, tmp_path):
     )
     report = (tmp_path / "open.html").read_text()
     assert report.count('id="to-decide-') == 1
-    assert f'<p id="to-decide-{first.dataset}">{words} This holds if' in report
+    assert f'<p id="to-decide-{first.dataset}">{words}</p>' in report

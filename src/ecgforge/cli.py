@@ -136,7 +136,9 @@ def plan(
     ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Print how many cells a profile needs, and estimate their run time on this machine."""
+    """Print how many cells a profile needs, their run time on this machine, and the gain that the
+    study can see.
+    """
     from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
 

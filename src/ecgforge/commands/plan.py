@@ -1,10 +1,13 @@
-"""Estimate the work of a profile: cells, trainings, and their time on this machine."""
+"""Estimate the work of a profile: cells, trainings, and their time on this machine; and the gain
+that it can see.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from rich.table import Table
 
 from ecgforge import console, rounds
 from ecgforge.classifiers.common import registry as classifiers
-from ecgforge.commands import workload
+from ecgforge.commands import foresight, workload
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
@@ -25,6 +28,7 @@ PREPARED = Path("data/prepared")
 # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
 PUBLISHED = {"ptbxl": 21799, "chapman": 45152}
 TRAINED = 0.8  # share of a dataset's records in the training split
+TESTED = 0.1  # share in the test split
 STAGE = 5.0  # s of overhead per stage, mostly imports
 # time of a training step relative to the network alone: optimiser, averaged weights, validation,
 # checkpoints
@@ -36,7 +40,8 @@ PARTS = 3  # timed steps, after one to warm up
 
 
 def show(params: Params) -> None:
-    """Print a table of the stages: cells, trainings, generated records and time.
+    """Print a table of the stages: cells, trainings, generated records and time. Print a table of
+    the gains that the study can see, and that larger ones could.
 
     The times are estimates from a few timed steps of each network.
     """
@@ -44,11 +49,7 @@ def show(params: Params) -> None:
     known = all(_prepared(params, dataset) for dataset in params.record_sets)
     rhythms = max(map(len, counts.values()))
     torch.set_num_threads(params.active.compute.threads)
-    step = _seconds_a_step(params, rhythms)
-    training = {
-        name: _seconds_of_training(params, name, rhythms) for name in params.active.generators
-    }
-    sampling = {name: _seconds_a_record(params, name, rhythms) for name in params.active.generators}
+    speeds = _speeds(params, rhythms)
     table = Table("stage", title=f"profile {params.profile}")
     for heading in (
         "cells",
@@ -58,13 +59,9 @@ def show(params: Params) -> None:
         "time",
     ):
         table.add_column(heading, justify="right")
-    scoring = SCORED + SCORED_RECORD * params.active.quality.records
     cells, total = 0, 0.0
     for work in workload.workload(params, counts):
-        seconds = STAGE * work.cells + scoring * work.scored + COMPARED * work.compared
-        seconds += sum(LOOP * step[name] * steps for name, steps in work.steps.items())
-        seconds += sum(LOOP * training[name] * count for name, count in work.trainings.items())
-        seconds += sum(sampling[name] * count for name, count in work.records_generated.items())
+        seconds = _seconds(params, work, speeds)
         cells, total = cells + work.cells, total + seconds
         sums = [sum(part.values()) for part in (work.steps, work.trainings, work.records_generated)]
         table.add_row(
@@ -85,6 +82,48 @@ def show(params: Params) -> None:
         f"{params.active.compute.threads} thread(s)."
     )
 
+    def hours(plan: foresight.Plan) -> str:
+        bigger = {
+            name: {
+                rhythm: plan.factor * count for rhythm, count in _counts(plan.params, name).items()
+            }
+            for name in plan.params.record_sets
+        }
+        works = workload.workload(plan.params, bigger)
+        return _time(sum(_seconds(plan.params, work, speeds) for work in works) / jobs)
+
+    console.out.print(foresight.table(params, _records(params), hours))
+    console.out.print(foresight.notes(params))
+
+
+@dataclass(frozen=True)
+class _Speeds:
+    """Seconds by backbone or generator: of a training step, all steps of a training, a record."""
+
+    step: dict[str, float]
+    training: dict[str, float]
+    record: dict[str, float]
+
+
+def _speeds(params: Params, rhythms: int) -> _Speeds:
+    names = params.active.generators
+    return _Speeds(
+        _seconds_a_step(params, rhythms),
+        {name: _seconds_of_training(params, name, rhythms) for name in names},
+        {name: _seconds_a_record(params, name, rhythms) for name in names},
+    )
+
+
+def _seconds(params: Params, work: workload.Work, speeds: _Speeds) -> float:
+    """Return the seconds of all cells of a stage, one after the other."""
+    scoring = SCORED + SCORED_RECORD * params.active.quality.records
+    seconds = STAGE * work.cells + scoring * work.scored + COMPARED * work.compared
+    seconds += sum(LOOP * speeds.step[name] * steps for name, steps in work.steps.items())
+    seconds += sum(LOOP * speeds.training[name] * count for name, count in work.trainings.items())
+    return seconds + sum(
+        speeds.record[name] * count for name, count in work.records_generated.items()
+    )
+
 
 def _time(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
@@ -94,10 +133,34 @@ def _counts(params: Params, dataset: str) -> dict[str, int]:
     """Training records by rhythm."""
     if found := _prepared(params, dataset):
         return found.split("train").counts()
-    records = sum(_expected(params, source) for source in _sources(params, dataset))
     chosen = rounds.parse(dataset)
     share = 1 - 2 / chosen.count if chosen else TRAINED
-    return dict.fromkeys(RHYTHMS, round(share * records / len(RHYTHMS)))
+    return _share(_all_counts(params, rounds.base(dataset)), share)
+
+
+def _all_counts(params: Params, dataset: str) -> dict[str, int]:
+    """Records by rhythm in all splits."""
+    if found := _prepared(params, dataset):
+        return found.counts()
+    records = sum(_expected(params, source) for source in _sources(params, dataset))
+    return dict.fromkeys(RHYTHMS, round(records / len(RHYTHMS)))
+
+
+def _records(params: Params) -> foresight.Records:
+    everything = {dataset: _all_counts(params, dataset) for dataset in params.datasets}
+    return foresight.Records(
+        everything,
+        {
+            dataset: found.split("test").counts()
+            if (found := _prepared(params, dataset))
+            else _share(everything[dataset], TESTED)
+            for dataset in params.datasets
+        },
+    )
+
+
+def _share(counts: Mapping[str, int], share: float) -> dict[str, int]:
+    return {rhythm: round(share * count) for rhythm, count in counts.items()}
 
 
 def _sources(params: Params, dataset: str) -> list[str]:
