@@ -6,7 +6,7 @@ Each study has five rhythms, of which the rarest has 10 records, and three seeds
 simulated: a record is recognised if a normal random number is below a limit. Parts of this number
 are the record's, the setting's and the training's. The limit of a rhythm is that of its recall. A
 training moves the limits of all rhythms. The second setting has higher limits, for a true gain in
-macro-F1. This is another model than that of `analysis.power`, which knows only four figures: the
+macro-F1. This is another model than that of `analysis.power`, which knows only four numbers: the
 recall, the shares of records that are predicted differently, and what a training shifts. They are
 measured on large test sets.
 
@@ -94,8 +94,8 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> 
     return float(metrics.weighted_metrics(labels, one_hot, weights[None], auroc=False)[0, F1])
 
 
-def figures(counts: np.ndarray) -> power.Figures:
-    """Measure the figures of the simulated classifiers on a large test set."""
+def assumed(counts: np.ndarray) -> power.Assumptions:
+    """Measure the assumptions of the simulated classifiers on a large test set."""
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(len(RHYTHMS)), LARGE // len(RHYTHMS))
     weights = (counts / counts.sum() * len(RHYTHMS))[labels]
@@ -107,7 +107,7 @@ def figures(counts: np.ndarray) -> power.Figures:
     def differ(first: np.ndarray, second: np.ndarray) -> float:
         return float(np.average(first != second, weights=weights))
 
-    return power.Figures(
+    return power.Assumptions(
         RECALL, differ(*found[0, :2]), differ(found[0, 0], found[1, 0]), float(np.std(scores))
     )
 
@@ -167,7 +167,7 @@ def compare(studies: int) -> pd.DataFrame:
             design = power.Design(
                 dict(zip(RHYTHMS, counts.tolist(), strict=True)), (SEEDS, SEEDS), rounds
             )
-            expected = power.foreseen(design, figures(counts))
+            expected = power.foreseen(design, assumed(counts))
             for gain in gains:
                 found, mean, error = found_power(counts, rounds, gain, studies)
                 rows.append(

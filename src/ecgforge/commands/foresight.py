@@ -10,7 +10,7 @@ from rich.table import Table
 from ecgforge import grid
 from ecgforge.analysis import power
 from ecgforge.analysis.claims import question
-from ecgforge.analysis.power import Design, Figures
+from ecgforge.analysis.power import Assumptions, Design
 from ecgforge.analysis.verdicts import FEWEST
 from ecgforge.params import Params
 
@@ -82,13 +82,13 @@ def table(params: Params, records: Records, hours: Callable[[Plan], str]) -> Tab
 
 def notes(params: Params) -> str:
     """Return what the table of gains means and assumes, in one line."""
-    figures, confidence = Figures(), params.active.study.confidence
+    assumed, confidence = Assumptions(), params.active.study.confidence
     return (
         f"A gain of synthetic records ({params.primary_generator}) of this size is found with "
         f"{power.POWER:.0%} power, at {confidence:.0%} confidence. Assumed: recall "
-        f"{figures.recall:g}; two trainings differ on {figures.seeds_differ:.0%} of the records, "
-        f"with and without synthetic records on {figures.settings_differ:.0%}; a training shifts "
-        f"macro-F1 by {figures.shift:g}. A dash: fewer than {FEWEST} test records, or no "
+        f"{assumed.recall:g}; two trainings differ on {assumed.seeds_differ:.0%} of the records, "
+        f"with and without synthetic records on {assumed.settings_differ:.0%}; a training shifts "
+        f"macro-F1 by {assumed.shift:g}. A dash: fewer than {FEWEST} test records, or no "
         "comparison."
     )
 
@@ -110,7 +110,7 @@ def gains(params: Params, records: Records) -> dict[str, float | None]:
         tested = (records.all if rounds else records.test)[dataset]
         found[dataset] = None
         if min(first, second) and sum(tested.values()) >= FEWEST:
-            expected = power.foreseen(Design(tested, (first, second), rounds or 1), Figures())
+            expected = power.foreseen(Design(tested, (first, second), rounds or 1), Assumptions())
             found[dataset] = expected.detectable_gain(params.active.study.confidence)
     return found
 
