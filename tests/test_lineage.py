@@ -32,10 +32,12 @@ from ecgforge.files import md5
 from ecgforge.model_versions import versions
 from ecgforge.model_versions.models import SAMPLED, WEIGHTS
 from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.params import Params
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import promotion
+from ecgforge.stages import matrix
 from ecgforge.stages.common.temporary import TEMPORARY
 from ecgforge.tracking import store
 from registry_project import NAME
@@ -107,6 +109,7 @@ def make(folder: Path) -> None:
     demo["synthesis"] |= {"train": 4, "validation": 1, "test": 1}
     demo["generators"]["diffwave"]["tuning"]["n_trials"] = 0
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    matrix.write(Params.read(folder / "params.yaml"), folder / "matrix.yaml")
     (folder / ".gitignore").write_text(
         "/mlflow.db*\n/mlruns/\n/data/*/\n/models/*/\n/.ecgforge/\n/resolved/\n/shelf\n.*.partial\n"
     )
@@ -366,21 +369,24 @@ def test_verify_notices_a_changed_file(classifier: versions.Version) -> None:
 
 def test_what_only_the_remote_has_is_found_there(classifier: versions.Version) -> None:
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
-    assert dvc(["remote", "add", "--local", "--default", "--force", "-q", "shelf", "shelf"]) == 0
-    assert dvc(["push", "-q", "synthesize"]) == 0
-    content = DvcStore()
-    files = [project.cached(one) for one in (digest, *content.listing(digest).values())]
-    with Gone(Path("data/synthetic/ptbxl/diffwave"), *files):
-        assert places(classifier)["ptbxl/diffwave"] == "in DVC's remote"
-        assert set(kinds(lineage.trace(classifier.label, DvcStore()))) == CHAIN
-        content.copy(digest, "data/synthetic/ptbxl/diffwave", Path("copy"))
-        assert md5(Path("copy")) == digest
+    assert dvc(["remote", "add", "--local", "--default", "-q", "shelf", "shelf"]) == 0
+    try:
+        assert dvc(["push", "-q", "synthesize"]) == 0
+        content = DvcStore()
+        files = [project.cached(one) for one in (digest, *content.listing(digest).values())]
+        with Gone(Path("data/synthetic/ptbxl/diffwave"), *files):
+            assert places(classifier)["ptbxl/diffwave"] == "in DVC's remote"
+            assert set(kinds(lineage.trace(classifier.label, DvcStore()))) == CHAIN
+            content.copy(digest, "data/synthetic/ptbxl/diffwave", Path("copy"))
+            assert md5(Path("copy")) == digest
+    finally:
+        assert dvc(["remote", "remove", "--local", "-q", "shelf"]) == 0
+        shutil.rmtree("shelf")
     shutil.rmtree("copy")
 
 
 def test_facts_that_remain_still_tell_the_chain(classifier: versions.Version) -> None:
     digest = md5(Path("data/synthetic/ptbxl/diffwave"))
-    shutil.rmtree("shelf", ignore_errors=True)
     client = store.client()
     client.delete_run(classifier.run_id)
     with Gone(Path("data/synthetic/ptbxl/diffwave"), project.cached(digest)):

@@ -136,6 +136,7 @@ def _log(params: Params, answered: list[answers.Answer], judged: list[verdicts.V
         opened.run.text(text, answers_file.NAME)
         for answer in answered:
             opened.run.tag(f"answer.{answer.dataset}", answer.sentence)
+    opened.remove_checkpoints()
 
 
 def _main(everything: pd.DataFrame) -> pd.DataFrame:
