@@ -22,8 +22,15 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     table = facts.assign(p_SR=np.linspace(0.1, 0.9, 6), p_AFIB=np.linspace(0.9, 0.1, 6))
     other = table.rename(columns={"p_AFIB": "p_ST"}).assign(truth="SR")
     rows = [Experiment("TrRTeR", "null", "resnet1d", 0, point=point) for point in ("", "nan")]
-    tested = [predictions.Tested(rows[0], "a", table), predictions.Tested(rows[1], "b", other)]
+    tested = [
+        predictions.Tested(rows[0], "007", table, 0.5),
+        predictions.Tested(rows[1], "1e3147483648", other),
+    ]
     predictions.write(tested, tmp_path / "cell")
+    runs = predictions.read_runs(tmp_path / "cell")
+    assert runs["fingerprint"].tolist() == ["007", "1e3147483648"]
+    assert runs["point"].tolist() == ["", "nan"]
+    assert runs["validation_f1"].fillna(-1).tolist() == [0.5, -1]
     found = predictions.read([tmp_path / "cell"])
     assert found["patient"].tolist() == PATIENTS[::-1] * 2
     assert found["id"].tolist() == PATIENTS * 2

@@ -19,7 +19,7 @@ from ecgforge.stages import sweep
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
 from ecgforge.stages.common.tracked import Stage
 from ecgforge.study import fine_tuning, mixtures, predictions
-from ecgforge.study.experiment import KEYS, Experiment
+from ecgforge.study.experiment import Experiment
 from ecgforge.study.fine_tuning import Method
 from ecgforge.study.settings import training_data
 from ecgforge.sweeps.common.registry import SWEEPS, get
@@ -65,7 +65,7 @@ def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
     few = mixtures.share(real, 50, params.generator("diffwave").seed)
     assert 0 < len(few.split("train")) < len(real.split("train"))
     row, data = Experiment("TrRTeR", "ptbxl", "resnet1d", 1), training_data("real", few, None, 0, 0)
-    runs.train(row, data, real.split("test"), params.classifier)
+    runs.train(row, data, real, params.classifier)
     columns = [name for name in found.columns if name.startswith(predictions.PROBABILITY)]
     own = found.loc[found["setting"] == "TrRTeR", columns].to_numpy()
     np.testing.assert_array_equal(own, runs.tested[0].predictions[columns].to_numpy())
@@ -78,7 +78,7 @@ def test_a_sweep_without_points_has_empty_tables(params: Params, tmp_path: Path)
     for name, chosen in {"none": none, "some": params}.items():
         folders = (Path("data"), Path("models"), tmp_path / name)
         sweep.sweep(chosen, "scratch", {"dataset": "ptbxl"}, *folders)
-    assert list(read_csv(tmp_path / "none/runs.csv").columns) == [*KEYS, "fingerprint"]
+    assert list(read_csv(tmp_path / "none/runs.csv").columns) == predictions.RUN_COLUMNS
     assert predictions.read([tmp_path / "none"]).empty
     both = predictions.read([tmp_path / "none", tmp_path / "some"])
     pd.testing.assert_frame_equal(both, predictions.read([tmp_path / "some"]))

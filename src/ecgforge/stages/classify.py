@@ -25,15 +25,15 @@ def on_real(params: Params, dataset: str, real: Path, models: Path, out: Path) -
     records = RecordSet.open(real)
     stage = Stage("classify", params, {"dataset": dataset})
     runs = ClassifierRuns(stage, records.about.origin == "simulated", models)
-    data, test = training_data("real", records, None, 0, 0), records.split("test")
+    data = training_data("real", records, None, 0, 0)
     with atomic_write(models) as scratch:
         for experiment in settings.on_real(params, dataset):
             folder = scratch / "augmented" if experiment.augmented else scratch
             chosen = params.classifier_settings(experiment.backbone)
-            runs.train(experiment, data, test, chosen, folder / f"seed-{experiment.seed}")
+            runs.train(experiment, data, records, chosen, folder / f"seed-{experiment.seed}")
         for name, predict in baselines.BASELINES.items():
             baseline = Experiment("TrRTeR", dataset, name, params.active.study.seeds[0])
-            runs.baseline(baseline, predict, data, test)
+            runs.baseline(baseline, predict, data, records.split("test"))
     runs.finish(out)
 
 
@@ -63,13 +63,13 @@ def on_synthetic(
     with atomic_write(models) as scratch:
         for experiment in settings.on_synthetic(params, dataset, generator):
             setting, seed = SETTINGS[experiment.setting], experiment.seed
-            test, name = sets[setting.tested_on].split("test"), f"seed-{seed}"
+            tested_on, name = sets[setting.tested_on], f"seed-{seed}"
             if not experiment.trains:
                 start = scratch / "synthetic" if setting.trained_on == "synthetic" else baseline
-                runs.test(replace(experiment, start=str((start / name).resolve())), test)
+                runs.test(replace(experiment, start=str((start / name).resolve())), tested_on)
                 continue
             data = training_data(setting.trained_on, sets["real"], sets["synthetic"], share, seed)
             kind = "augmented" if experiment.augmented else setting.trained_on
             chosen = params.classifier_settings(experiment.backbone)
-            runs.train(experiment, data, test, chosen, scratch / kind / name)
+            runs.train(experiment, data, tested_on, chosen, scratch / kind / name)
     runs.finish(out)

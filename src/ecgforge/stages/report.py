@@ -216,9 +216,7 @@ def _runs(
         return (run.run_name, run.run_id, address) if run else ("", "", "")
 
     for cell in cells:
-        columns = [*predictions.KEYS, "fingerprint"]
-        options: dict[str, Any] = {"keep_default_na": False, "dtype": {"fingerprint": str}}
-        for row in stored_csv(cell.results / "runs.csv", columns, **options).itertuples():
+        for row in predictions.read_runs(cell.results).itertuples():
             setting = f"{row.setting} augmented" if row.augmented else row.setting
             who = (row.dataset, row.generator, setting, row.backbone, row.seed)
             yield ("sweep" if row.sweep else "classifier", *who, *where(row.fingerprint))

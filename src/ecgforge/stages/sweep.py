@@ -63,11 +63,11 @@ def sweep(
                 variations.append(cell.scored(source, synthetic, cost, score))
             for experiment in source.experiments:
                 if not experiment.trains:
-                    classifiers.test(experiment, cell.test)
+                    classifiers.test(experiment, cell.tested_on)
                     continue
                 training = chosen.training_data(params, experiment, cell.real, synthetic)
                 settings = chosen.settings(params, experiment)
-                classifiers.train(experiment, training, cell.test, settings)
+                classifiers.train(experiment, training, cell.tested_on, settings)
     classifiers.finish(out)
     if score:
         pd.DataFrame(variations).to_csv(out / "variations.csv", index=False, float_format="%.6g")
@@ -94,9 +94,9 @@ class _Cell:
         return RecordSet.open(self.data / "prepared" / self.item.get("trained_on", self.dataset))
 
     @property
-    def test(self) -> RecordSet:
-        test = RecordSet.open(self.data / "prepared" / self.dataset).split("test")
-        return self._as_trained(test)
+    def tested_on(self) -> RecordSet:
+        """The real records with the test and validation splits."""
+        return self._as_trained(RecordSet.open(self.data / "prepared" / self.dataset))
 
     @property
     def simulated(self) -> bool:

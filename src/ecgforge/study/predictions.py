@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,16 +21,25 @@ from ecgforge.study.experiment import KEYS, POOLED_KEYS, Experiment
 FACTS = ["id", "patient", "truth"]  # of a test record
 NUMBERS = ["augmented", "fold", "draw", "seed"]
 TEXTS = [key for key in KEYS if key not in NUMBERS]
+RUN_COLUMNS = [*KEYS, "fingerprint", "validation_f1"]
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
 
 @dataclass(frozen=True)
 class Tested:
-    """An experiment's predictions on its test records, and the fingerprint of its tracked run."""
+    """An experiment's predictions on its test records, and the facts of its tracked run.
+
+    Attributes:
+        fingerprint: of the run.
+        predictions: see `table`.
+        validation_f1: macro-F1 on the validation records of the dataset that it is tested on; NaN
+            if there are none, or for a baseline.
+    """
 
     experiment: Experiment
     fingerprint: str
     predictions: pd.DataFrame
+    validation_f1: float = np.nan
 
 
 def table(records: RecordSet, probabilities: np.ndarray) -> pd.DataFrame:
@@ -97,17 +107,26 @@ def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 
 def write(tested: Sequence[Tested], folder: Path) -> None:
-    """Write predictions.csv, and runs.csv with the fingerprint of the run behind each, to `folder`,
-    whole; their headers alone where nothing was tested."""
+    """Write predictions.csv, and runs.csv with the fingerprint of the run behind each and its
+    macro-F1 on validation records, to `folder`, whole; their headers alone where nothing was
+    tested.
+    """
     columns = [*KEYS, *FACTS]
     tables = [one.predictions.assign(**one.experiment.keys) for one in tested]
     tables = [table[[*KEYS, *table.columns.drop(KEYS)]] for table in tables]
-    runs = [{**one.experiment.keys, "fingerprint": one.fingerprint} for one in tested]
+    runs = [
+        {
+            **one.experiment.keys,
+            "fingerprint": one.fingerprint,
+            "validation_f1": round(one.validation_f1, 6),
+        }
+        for one in tested
+    ]
     with atomic_write(folder) as scratch:
         scratch.mkdir()
         found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
         found.to_csv(scratch / "predictions.csv", index=False)
-        table = pd.DataFrame(runs, columns=[*KEYS, "fingerprint"])
+        table = pd.DataFrame(runs, columns=RUN_COLUMNS)
         table.to_csv(scratch / "runs.csv", index=False)
 
 
@@ -120,6 +139,19 @@ def read(folders: Iterable[Path]) -> pd.DataFrame:
     parts = [_predictions(folder / "predictions.csv") for folder in folders]
     # An empty table knows no types, and would take them from the others.
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def read_runs(folder: Path) -> pd.DataFrame:
+    """Read the runs of a cell: rows of `RUN_COLUMNS`.
+
+    Raises:
+        EcgforgeError: see `files.stored_csv`.
+    """
+    texts: dict[str, Any] = dict.fromkeys([*TEXTS, "fingerprint"], str)
+    found = stored_csv(folder / "runs.csv", RUN_COLUMNS, converters=texts)
+    if len(found) and not pd.api.types.is_numeric_dtype(found["validation_f1"]):
+        raise damaged(folder / "runs.csv", "a macro-F1 is no number")
+    return found
 
 
 def _predictions(file: Path) -> pd.DataFrame:

@@ -50,7 +50,7 @@ class ClassifierRuns:
         self,
         experiment: Experiment,
         data: TrainingData,
-        test: RecordSet,
+        tested_on: RecordSet,
         settings: ClassifierSettings,
         folder: Path | None = None,
     ) -> None:
@@ -58,8 +58,12 @@ class ClassifierRuns:
 
         Classifiers of cross-fitting are evidence, and are not registered: champions are trained on
         all records but the locked test split.
+
+        Args:
+            tested_on: has the test split, and the validation split that chooses between points of a
+                sweep.
         """
-        params, seed = self.stage.params, experiment.seed
+        params, seed, test = self.stage.params, experiment.seed, tested_on.split("test")
         start = self._start(experiment)
         key, tree = self._key(experiment), _tree(params, experiment, data, settings)
         decides = _rows([*data.train, *data.validation, test])
@@ -73,6 +77,7 @@ class ClassifierRuns:
                 classifier = registry.create(settings, rhythms, scale, seed)
             outcome = _fit(classifier, experiment, data, params, settings.training, opened)
             found = predictions.table(test, probabilities(classifier, test))
+            validation_f1 = _validation_f1(classifier, tested_on)
             metrics = predictions.summary(found, rhythms)
             opened.run.summary(
                 {**metrics, "best_validation_macro_f1": outcome.best, "steps": outcome.steps}
@@ -81,20 +86,22 @@ class ClassifierRuns:
                 registry.save(classifier, experiment.backbone, folder)
                 if not experiment.fold:
                     _register(opened.run, classifier, test, rhythms, key.model_name, folder)
-        self._add(experiment, opened, found)
+        self._add(experiment, opened, found, validation_f1)
 
-    def test(self, experiment: Experiment, test: RecordSet) -> None:
+    def test(self, experiment: Experiment, tested_on: RecordSet) -> None:
         """Test the classifier that an experiment starts from, as a tracked run of its own."""
-        start = self._start(experiment)
+        start, test = self._start(experiment), tested_on.split("test")
         assert start
         weights, key = md5(start), self._key(experiment)
         tree = self.stage.params.classifier_settings(experiment.backbone).model_dump()
         decides = {"classifier": weights} | _rows([test])
         with tracked(self.stage, key, tree, [("test", test)], decides) as opened:
-            found = predictions.table(test, probabilities(registry.load(start), test))
+            classifier = registry.load(start)
+            found = predictions.table(test, probabilities(classifier, test))
+            validation_f1 = _validation_f1(classifier, tested_on)
             opened.run.summary(predictions.summary(found, test.about.rhythms))
             opened.run.tag("classifier.md5", weights)
-        self._add(experiment, opened, found)
+        self._add(experiment, opened, found, validation_f1)
 
     def baseline(
         self,
@@ -118,8 +125,15 @@ class ClassifierRuns:
     def _start(self, experiment: Experiment) -> Path | None:
         return self.models / CLASSIFIERS / experiment.start if experiment.start else None
 
-    def _add(self, experiment: Experiment, opened: TrackedRun, found: pd.DataFrame) -> None:
-        self.tested.append(predictions.Tested(experiment, opened.fingerprint, found))
+    def _add(
+        self,
+        experiment: Experiment,
+        opened: TrackedRun,
+        found: pd.DataFrame,
+        validation_f1: float = np.nan,
+    ) -> None:
+        tested = predictions.Tested(experiment, opened.fingerprint, found, validation_f1)
+        self.tested.append(tested)
         self._runs.append(opened)
 
     def _key(self, experiment: Experiment) -> runs.RunKey:
@@ -136,6 +150,15 @@ class ClassifierRuns:
             augmented=experiment.augmented,
             draw=experiment.draw,
         )
+
+
+def _validation_f1(classifier: Classifier, records: RecordSet) -> float:
+    """Return macro-F1 on the validation split; NaN without validation records."""
+    validation = records.split("validation")
+    if not len(validation):
+        return np.nan
+    found = predictions.table(validation, probabilities(classifier, validation))
+    return predictions.summary(found, validation.about.rhythms)["test_f1"]
 
 
 def _register(
