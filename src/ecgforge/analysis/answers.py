@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ecgforge.analysis import intervals, power, statistics, verdicts
+from ecgforge.analysis import comparisons, intervals, statistics
 from ecgforge.analysis.claims import Question
-from ecgforge.analysis.verdicts import FEWEST, Condition, Finding
+from ecgforge.analysis.comparisons import FEWEST, Condition, Evidence, Finding
 from ecgforge.params import Study
 from ecgforge.study import predictions
 
@@ -43,12 +43,10 @@ class Training:
     Attributes:
         records: real training records of each round of cross-fitting, or of the one training split.
         simulated: whether the records are simulated.
-        patients: of the whole dataset; 0 if unknown.
     """
 
     records: list[int]
     simulated: bool
-    patients: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ class Answer:
 
 
 def answers(
-    found: pd.DataFrame,
+    evidence: Evidence,
     questions: Mapping[str, Question],
     trainings: Mapping[str, Training],
     study: Study,
@@ -169,15 +167,14 @@ def answers(
     """Return the answer on each dataset.
 
     Args:
-        found: predictions of all runs, see `study.predictions.pooled`.
+        evidence: predictions of all runs, see `study.predictions.pooled`.
         questions: by dataset, see `analysis.claims.question`.
         trainings: by dataset.
         study: its statistics and smallest gain.
     """
-    conditions = verdicts.by_condition(found)
     answered = []
     for dataset, question in questions.items():
-        table = _differences(conditions, dataset, question, study)
+        table = _differences(evidence.conditions, dataset, question, study)
         gains = {row["role"]: _gain(row) for row in table.to_dict("records")}
         gain = gains.get("primary")
         answered.append(
@@ -190,7 +187,7 @@ def answers(
                 gain,
                 gains.get("classical"),
                 table,
-                _to_decide(conditions, dataset, question, gain, trainings[dataset], study)
+                _to_decide(evidence, dataset, question, gain.estimate, study)
                 if gain and gain.finding == "undecided"
                 else "",
             )
@@ -199,21 +196,21 @@ def answers(
 
 
 def _differences(
-    conditions: verdicts.ByCondition, dataset: str, question: Question, study: Study
+    conditions: comparisons.ByCondition, dataset: str, question: Question, study: Study
 ) -> pd.DataFrame:
     """Return the differences of all conditions that ran from real records alone."""
     asked = [question.primary, question.classical, *question.others]
     ran = [
         (condition, role)
         for condition, role in zip(asked, [*ROLES, *[""] * len(question.others)], strict=True)
-        if verdicts.key(dataset, condition) in conditions
+        if comparisons.key(dataset, condition) in conditions
     ]
-    baseline = conditions.get(verdicts.key(dataset, question.baseline))
+    baseline = conditions.get(comparisons.key(dataset, question.baseline))
     if baseline is None or not ran:
         return pd.DataFrame(columns=COLUMNS)
     real = intervals.stacked(baseline)
     others = [
-        intervals.stacked(conditions[verdicts.key(dataset, condition)]) for condition, _ in ran
+        intervals.stacked(conditions[comparisons.key(dataset, condition)]) for condition, _ in ran
     ]
     table = statistics.simultaneous(
         real.truth,
@@ -236,40 +233,21 @@ def _differences(
         ],
         role=[role for _, role in ran],
         finding=[
-            verdicts.finding(low, high, study.smallest_gain)
+            comparisons.finding(low, high, study.smallest_gain)
             for low, high in zip(table["low"], table["high"], strict=True)
         ],
     )[COLUMNS]
 
 
 def _to_decide(
-    conditions: verdicts.ByCondition,
-    dataset: str,
-    question: Question,
-    gain: Gain,
-    training: Training,
-    study: Study,
+    evidence: Evidence, dataset: str, question: Question, estimate: float, study: Study
 ) -> str:
     """Return what would decide the primary comparison, in words."""
-    if np.isnan(gain.low):
-        return f"To decide it: at least {FEWEST} test patients."
-    baseline = conditions[verdicts.key(dataset, question.baseline)]
-    before = intervals.stacked(baseline)
-    after = intervals.stacked(conditions[verdicts.key(dataset, question.primary)])
-    parts = statistics.variance_parts(
-        before.truth,
-        before.probabilities,
-        after.probabilities,
-        before.patients,
-        predictions.rhythms(baseline),
-        resamples=study.resamples,
-        seed=0,
-        metric=METRIC,
-        rounds=before.rounds,
-    )
-    held = max(1.0, training.patients / len(np.unique(before.patients)))
-    place = power.Place(dataset, held)
-    return power.to_decide(parts, gain.estimate, study.smallest_gain, study.confidence, place)
+    pair = (dataset, question.baseline, question.primary)
+    chosen = comparisons.primary(evidence, [pair], "largest", rare=False)
+    assert chosen
+    patients = evidence.patients.get(dataset, 0)
+    return comparisons.to_decide(chosen, METRIC, estimate, patients, study.confidence, study)
 
 
 def _name(condition: Condition, trainings: int) -> str:
@@ -307,7 +285,7 @@ def _digits(gain: Gain, smallest_gain: float) -> int:
     """Return as many decimal places, two or more, as the numbers need to agree with the finding."""
     for digits in range(2, MOST_DIGITS):
         low, high = round(gain.low, digits), round(gain.high, digits)
-        if verdicts.finding(low, high, smallest_gain) == gain.finding:
+        if comparisons.finding(low, high, smallest_gain) == gain.finding:
             return digits
     return MOST_DIGITS
 

@@ -9,11 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from ecgforge.analysis.comparisons import CONDITION_KEYS, Condition, Pair
 from ecgforge.analysis.verdicts import (
-    CONDITION_KEYS,
     Claim,
-    Condition,
-    Pair,
     always_better,
     always_worse,
     any_gain,

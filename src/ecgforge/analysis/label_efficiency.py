@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ecgforge.analysis import intervals, statistics
-from ecgforge.analysis.verdicts import FEWEST
+from ecgforge.analysis.comparisons import FEWEST
 
 COLUMNS = [
     "dataset",

@@ -125,10 +125,8 @@ def difference(
         auroc: whether to compute the AUROC, which takes most of the time.
 
     Returns:
-        Rows of rhythm, metric, estimate, low, high, p. p is two-sided and not corrected for the
-        number of comparisons. With one round, it comes from the share of resamples on the other
-        side of zero, and is at least 2 / (1 + resamples). With several rounds, it comes from the
-        t distribution of the limits.
+        Rows of rhythm, metric, estimate, low, high, p. p is two-sided, from the t
+        distribution of the limits, and not corrected for the number of comparisons.
     """
     check_shapes(truth, first, rhythms)
     check_shapes(truth, second, rhythms)
@@ -139,9 +137,22 @@ def difference(
     before = _resampled(truth, first, parts, weights, rng, auroc, widening)
     change = _resampled(truth, second, parts, weights, rng, auroc, widening) - before
     low, high = _limits(change, confidence)
-    p = _p_value(change) if len(parts) > 1 else _share_beyond_zero(change.draws)
-    table = metric_keys(rhythms).assign(estimate=change.estimate, low=low, high=high, p=p)
+    table = metric_keys(rhythms).assign(
+        estimate=change.estimate, low=low, high=high, p=_p_value(change)
+    )
     return table.dropna(subset="estimate").reset_index(drop=True)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Return p-values that are corrected for their number, in the same order; NaN stays NaN.
+
+    The method is Holm's (Scand J Stat 6:65, 1979): it needs no assumption on their dependence.
+    """
+    corrected, order = np.full(len(p), np.nan), np.argsort(p, kind="stable")
+    order = order[~np.isnan(p[order])]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return corrected
 
 
 @dataclass(frozen=True)
@@ -404,12 +415,6 @@ def _p_value(sample: _Sample) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(sample.estimate == 0, 0, np.abs(sample.estimate) / error)
     return 2 * student_t.sf(ratio, freedom)
-
-
-def _share_beyond_zero(draws: np.ndarray) -> np.ndarray:
-    """Return two-sided p-values from the share of draws on the other side of zero, `[metrics]`."""
-    beyond = np.minimum((draws <= 0).sum(axis=0), (draws >= 0).sum(axis=0))
-    return np.minimum(1, 2 * (1 + beyond) / (1 + len(draws)))
 
 
 def _familywise(family: _Sample, confidence: float) -> tuple[float, np.ndarray]:

@@ -1,38 +1,43 @@
 """Verdicts on claims by fixed rules: supported, contradicted, undecided or not tested.
 
-A claim has a list of comparisons. Each is the difference of two conditions on the same test
-records, see `statistics.difference`, and has a finding, see `finding`. All intervals of a claim
-hold together at the study's confidence: each has the confidence 1 - (1 - confidence) / comparisons
-(Bonferroni). A claim that needs all comparisons is not tested if one of them did not run.
+A claim compares pairs of conditions. On each dataset, one pair is its **primary comparison**, and
+the verdict follows from the primary comparisons alone. If a claim has several pairs on a dataset,
+such as the points of a sweep, validation records choose the pair, see `Claim.choice`. Under
+cross-fitting each round chooses for itself, so that the records that choose and those that test
+are never the same in a round. The primary comparisons of a claim hold together at the study's
+confidence: with several datasets or metrics, each has the confidence
+1 - (1 - confidence) / comparisons (Bonferroni). They are not corrected for other claims; p-values
+with such a correction (Holm) stand alongside.
+
+All pairs are shown with bands that hold together on a dataset, see `statistics.simultaneous`. The
+bands decide nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from ecgforge.analysis import intervals, statistics
+from ecgforge.analysis import comparisons, statistics
+from ecgforge.analysis.comparisons import (
+    POINT_COLUMNS,
+    PRIMARY_COLUMNS,
+    Choice,
+    Evidence,
+    Pair,
+    Primary,
+    key,
+)
 from ecgforge.params import Study
-from ecgforge.study import predictions
-from ecgforge.study.metrics import MACRO
 
-FEWEST = 30  # test patients: with fewer, no claim is decided; our choice
 F1 = ("f1",)
 
 Word = Literal["supported", "contradicted", "undecided", "not tested"]
-Finding = Literal["helps enough", "helps", "does not help enough", "hurts", "undecided"]
-COLUMNS = ("dataset", "first", "second", "metric", "finding", "estimate", "low", "high", "p")
-# keys of predictions
-CONDITION_KEYS = ("setting", "generator", "backbone", "sweep", "point", "augmented")
-Condition = dict[str, Any]  # a value for each of these
-Pair = tuple[str, Condition, Condition]  # dataset, condition, condition that is claimed better
-# predictions of all seeds, by dataset and `CONDITION_KEYS`
-ByCondition = dict[tuple[Any, ...], pd.DataFrame]
-# takes rows with finding, low and high; returns whether they support and contradict a claim
+# takes rows with finding, low and high; returns whether they support and whether they contradict a
+# claim
 Rule = Callable[[pd.DataFrame], tuple[bool, bool]]
 
 
@@ -44,8 +49,12 @@ class Claim:
         text: the sentence.
         paper: whether it is a claim of the paper, or else an open question.
         pairs: the comparisons: dataset, condition, condition that is claimed better.
-        rule: decides the verdict from the comparisons.
+        rule: decides the verdict from the primary comparisons.
         metrics: the compared metrics.
+        choice: which pair of a dataset is its primary comparison: the one with the `largest` gain
+            in macro-F1 on validation records, or with the `smallest`, for a condition that must be
+            better than each of its rivals.
+        rare: whether only records of rare rhythms are compared, see `comparisons.RARE`.
     """
 
     text: str
@@ -53,6 +62,8 @@ class Claim:
     pairs: list[Pair]
     rule: Rule
     metrics: tuple[str, ...] = F1
+    choice: Choice = "largest"
+    rare: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,109 +73,74 @@ class Verdict:
     Attributes:
         claim: the claim.
         word: the verdict.
-        comparisons: rows of `COLUMNS`, with `first` and `second` in words. With fewer than
-            `FEWEST` test patients the limits are NaN, so that no rule decides.
+        primary: rows of `PRIMARY_COLUMNS`, one a dataset and metric, with `first` and `second` in
+            words. `chosen` says how many rounds chose this pair; it is empty where there was
+            nothing to choose. With fewer than `comparisons.FEWEST` test patients the limits are
+            NaN, so that no rule decides.
+        points: rows of `POINT_COLUMNS`: all pairs of the datasets that have several.
+        to_decide: what would decide the undecided comparisons, by dataset.
     """
 
     claim: Claim
     word: Word
-    comparisons: pd.DataFrame = field(repr=False)
+    primary: pd.DataFrame = field(repr=False)
+    points: pd.DataFrame = field(repr=False)
+    to_decide: Mapping[str, str] = field(default_factory=dict)
 
 
-def finding(low: float, high: float, smallest_gain: float) -> Finding:
-    """Return what the interval of a gain shows. Limits of NaN show nothing."""
-    if low > smallest_gain:
-        return "helps enough"
-    if high < 0:
-        return "hurts"
-    if high < smallest_gain:
-        return "does not help enough"
-    return "helps" if low > 0 else "undecided"
-
-
-def judge(found: pd.DataFrame, claims: Iterable[Claim], study: Study) -> list[Verdict]:
+def judge(evidence: Evidence, claims: Iterable[Claim], study: Study) -> list[Verdict]:
     """Return the verdicts on claims from the predictions of all runs.
 
-    A claim is not tested if none of its comparisons ran, or if its rule needs one that did not.
+    A claim is not tested if none of its pairs ran, or if its rule needs one that did not.
     """
-    conditions = by_condition(found)
-    return [_judged(conditions, claim, study) for claim in claims]
+    return _with_holm([_judged(evidence, claim, study) for claim in claims])
 
 
-def by_condition(found: pd.DataFrame) -> ByCondition:
-    """Return the predictions of each condition by its `key`."""
-    return dict(iter(found.groupby(["dataset", *CONDITION_KEYS], sort=False)))
-
-
-def key(dataset: str, condition: Condition) -> tuple[Any, ...]:
-    """Return the dataset and the values of a condition's keys."""
-    return dataset, *(condition[name] for name in CONDITION_KEYS)
-
-
-def _judged(conditions: ByCondition, claim: Claim, study: Study) -> Verdict:
+def _judged(evidence: Evidence, claim: Claim, study: Study) -> Verdict:
     pairs = [
         pair
         for pair in claim.pairs
-        if {key(pair[0], condition) for condition in pair[1:]} <= conditions.keys()
+        if {key(pair[0], condition) for condition in pair[1:]} <= evidence.conditions.keys()
     ]
-    if not pairs or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
-        return Verdict(claim, "not tested", pd.DataFrame(columns=COLUMNS))
-    together = 1 - (1 - study.confidence) / (len(pairs) * len(claim.metrics))
-    tables = [
-        _compared(conditions, pair, claim.metrics, together, study.resamples) for pair in pairs
-    ]
-    comparisons = pd.concat(tables, ignore_index=True)
-    findings = [
-        finding(row["low"], row["high"], study.smallest_gain)
-        for row in comparisons.to_dict("records")
-    ]
-    comparisons = comparisons.assign(finding=findings)[[*COLUMNS]]
-    supports, contradicts = claim.rule(comparisons)
-    return Verdict(
-        claim,
-        "supported" if supports else "contradicted" if contradicts else "undecided",
-        comparisons,
-    )
+    chosen = list(_primaries(evidence, claim, pairs))
+    if not chosen or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
+        return Verdict(claim, "not tested", _empty(PRIMARY_COLUMNS), _empty(POINT_COLUMNS))
+    together = 1 - (1 - study.confidence) / (len(chosen) * len(claim.metrics))
+    tables = [comparisons.compared(one, claim.metrics, together, study) for one in chosen]
+    primary = pd.concat(tables, ignore_index=True)
+    supports, contradicts = claim.rule(primary)
+    word: Word = "supported" if supports else "contradicted" if contradicts else "undecided"
+    to_decide = {}
+    for one, table in zip(chosen, tables, strict=True):
+        first = table.iloc[0]
+        if word == "undecided" and first["finding"] == "undecided":
+            asked = (first["metric"], first["estimate"], evidence.patients.get(one.dataset, 0))
+            to_decide[one.dataset] = comparisons.to_decide(one, *asked, together, study)
+    points = comparisons.points(evidence.conditions, pairs, claim.metrics[0], claim.rare, study)
+    return Verdict(claim, word, primary, points, to_decide)
 
 
-def _compared(
-    conditions: ByCondition,
-    pair: Pair,
-    metrics: tuple[str, ...],
-    confidence: float,
-    resamples: int,
-) -> pd.DataFrame:
-    dataset, first, second = pair
-    rows = [conditions[key(dataset, condition)] for condition in (first, second)]
-    before, after = (intervals.stacked(of_condition) for of_condition in rows)
-    rhythms, auroc = predictions.rhythms(rows[0]), "auroc" in metrics
-    table = statistics.difference(
-        before.truth,
-        before.probabilities,
-        after.probabilities,
-        before.patients,
-        rhythms,
-        confidence=confidence,
-        resamples=resamples,
-        seed=0,
-        auroc=auroc,
-        rounds=before.rounds,
-    )
-    table = table[(table["rhythm"] == MACRO) & table["metric"].isin(metrics)].drop(columns="rhythm")
-    if len(np.unique(before.patients)) < FEWEST:
-        table = table.assign(low=np.nan, high=np.nan)
-    return table.assign(dataset=dataset, first=_words(first), second=_words(second))
+def _primaries(evidence: Evidence, claim: Claim, pairs: list[Pair]) -> Iterator[Primary]:
+    """Yield the primary comparison of each dataset that has one."""
+    for dataset in dict.fromkeys(pair[0] for pair in pairs):
+        own = [pair for pair in pairs if pair[0] == dataset]
+        found = comparisons.primary(evidence, own, claim.choice, claim.rare)
+        if found:
+            yield found
 
 
-def _words(condition: Condition) -> str:
-    named = [
-        condition[name]
-        for name in ("generator", "backbone", "sweep", "point")
-        if condition.get(name)
+def _empty(columns: Iterable[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns=[*columns])
+
+
+def _with_holm(judged: list[Verdict]) -> list[Verdict]:
+    """Add the p-values that are corrected for all primary comparisons of the study."""
+    tables = pd.concat({place: verdict.primary for place, verdict in enumerate(judged)})
+    tables["p_holm"] = statistics.holm(tables["p"].to_numpy(float))
+    return [
+        replace(verdict, primary=tables.loc[place]) if len(verdict.primary) else verdict
+        for place, verdict in enumerate(judged)
     ]
-    return " ".join(
-        [condition["setting"], *named, *(["augmented"] if condition["augmented"] else [])]
-    )
 
 
 GAIN, NO_GAIN = ("helps enough", "helps"), ("does not help enough", "hurts")
@@ -189,6 +165,14 @@ def always_better(rows: pd.DataFrame) -> tuple[bool, bool]:
 def always_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
     """Supported if all comparisons are worse, by however little; contradicted if one is better."""
     return bool((rows["high"] < 0).all()), bool((rows["low"] > 0).any())
+
+
+def not_worse(rows: pd.DataFrame) -> tuple[bool, bool]:
+    """Supported if no comparison can be worse by the smallest gain (non-inferiority); contradicted
+    if one is.
+    """
+    margin = -rows["smallest_gain"]
+    return bool((rows["low"] > margin).all()), bool((rows["high"] < margin).any())
 
 
 # rules that need all comparisons of a claim: the best of two is not the best of three

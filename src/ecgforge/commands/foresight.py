@@ -10,8 +10,8 @@ from rich.table import Table
 from ecgforge import grid
 from ecgforge.analysis import power
 from ecgforge.analysis.claims import question
+from ecgforge.analysis.comparisons import FEWEST
 from ecgforge.analysis.power import Assumptions, Design
-from ecgforge.analysis.verdicts import FEWEST
 from ecgforge.params import Params
 
 MORE_ROUNDS = 5

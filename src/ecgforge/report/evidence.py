@@ -39,25 +39,20 @@ TO_ALL_RECORDS = ("scratch", "size")
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
-    """Return a row per claim: its text and origin, the verdict, the largest and the smallest effect
-    with their intervals, and the number of comparisons.
+    """Return a row per claim: its text and origin, the verdict, the primary comparisons, all points
+    that they were chosen from, and what would decide it.
     """
-    rows: list[dict[str, object]] = []
-    for verdict in judged:
-        ranked = verdict.comparisons.sort_values(
-            "estimate", ascending=False, kind="stable"
-        ).to_dict("records")
-        rows.append(
-            {
-                "text": verdict.claim.text,
-                "paper": verdict.claim.paper,
-                "word": verdict.word,
-                "best": ranked[0] if ranked else None,
-                "worst": ranked[-1] if len(ranked) > 1 else None,
-                "comparisons": ranked,
-            }
-        )
-    return rows
+    return [
+        {
+            "text": verdict.claim.text,
+            "paper": verdict.claim.paper,
+            "word": verdict.word,
+            "primary": verdict.primary.to_dict("records"),
+            "points": verdict.points.to_dict("records"),
+            "to_decide": verdict.to_decide,
+        }
+        for verdict in judged
+    ]
 
 
 def curves(points: pd.DataFrame, all_records: pd.DataFrame) -> dict[str, str]:

@@ -19,7 +19,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from ecgforge.analysis.answers import Answer
-from ecgforge.analysis.verdicts import FEWEST, Verdict
+from ecgforge.analysis.comparisons import FEWEST
+from ecgforge.analysis.verdicts import Verdict
 from ecgforge.files import atomic_write
 from ecgforge.quality import flags
 from ecgforge.records.leads import LEADS

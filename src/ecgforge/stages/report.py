@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ecgforge import folders, grid, rounds
-from ecgforge.analysis import answers, intervals, verdicts
+from ecgforge.analysis import answers, comparisons, intervals, verdicts
 from ecgforge.analysis.claims import claims, question
 from ecgforge.analysis.label_efficiency import label_efficiency
 from ecgforge.analysis.quality import over_rounds
@@ -64,9 +64,10 @@ def report(params: Params, out: Path) -> None:
     found = _main(judging)
     summary = intervals.intervals(found, study.confidence, study.resamples)
     rows, backbone = grid.table(params), params.classifier.backbone
-    judged = verdicts.judge(judging, claims(rows, backbone), study)
+    evidence = _evidence(params, judging, cells)
+    judged = verdicts.judge(evidence, claims(rows, backbone), study)
     questions = question(rows, backbone, params.primary_generator)
-    answered = answers.answers(judging, questions, _trainings(params), study)
+    answered = answers.answers(evidence, questions, _trainings(params), study)
     inputs = page.ReportInputs(
         results=predictions.results(found, [*POOLED_KEYS, "seed"]),
         summary=summary,
@@ -103,6 +104,18 @@ def report(params: Params, out: Path) -> None:
     _log(params, answered, judged)
 
 
+def _evidence(
+    params: Params, judging: pd.DataFrame, cells: list[grid.Cell]
+) -> comparisons.Evidence:
+    runs = pd.concat([predictions.read_runs(cell.results) for cell in cells], ignore_index=True)
+    patients = {
+        dataset: RecordSet.open(PREPARED / dataset).records["patient"].nunique()
+        for dataset in params.datasets
+    }
+    by_condition = comparisons.by_condition(judging)
+    return comparisons.Evidence(by_condition, comparisons.validation(runs), patients)
+
+
 def _trainings(params: Params) -> dict[str, answers.Training]:
     """Return what trains the classifiers of each dataset."""
     found = {}
@@ -111,8 +124,7 @@ def _trainings(params: Params) -> dict[str, answers.Training]:
         sets = [RecordSet.open(PREPARED / name) for name in names]
         simulated = bool((sets[0].records["origin"] == "simulated").any())
         counts = [len(records.split("train")) for records in sets]
-        patients = RecordSet.open(PREPARED / dataset).records["patient"].nunique()
-        found[dataset] = answers.Training(counts, simulated, patients)
+        found[dataset] = answers.Training(counts, simulated)
     return found
 
 
@@ -155,13 +167,16 @@ def _variations(cells: list[grid.Cell]) -> pd.DataFrame:
 
 
 def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
-    """A row a comparison behind a verdict."""
+    """A row for each comparison behind a verdict; `role` is primary or point."""
     parts = [
-        one.comparisons.assign(claim=one.claim.text, verdict=one.word)
+        table.assign(claim=one.claim.text, verdict=one.word, role=role)
         for one in judged
-        if len(one.comparisons)
+        for role, table in (("primary", one.primary), ("point", one.points))
+        if len(table)
     ]
-    return pd.concat(parts, ignore_index=True)[["claim", "verdict", *verdicts.COLUMNS]]
+    columns = [*comparisons.PRIMARY_COLUMNS, *comparisons.LIMITS]
+    columns = ["claim", "verdict", "role", *dict.fromkeys(columns)]
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns)
 
 
 def _quality(params: Params, confidence: float) -> pd.DataFrame:
