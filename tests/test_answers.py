@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ecgforge.analysis import answers
+from ecgforge.analysis import answers, comparisons
 from ecgforge.analysis.answers import Answer, Gain, Training
 from ecgforge.analysis.claims import question
 from ecgforge.params import Params
@@ -26,12 +26,14 @@ def grid(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def answered(
-    found: pd.DataFrame, training: Training = REAL, generator: str = "diffwave", **changed: Any
+    found: pd.DataFrame, generator: str = "diffwave", patients: int = 0, **changed: Any
 ) -> Answer:
-    """The answer on the only dataset."""
+    """The answer on the only dataset, which has so many `patients`."""
     asked = question(grid(found), "resnet1d", generator)
     found = predictions.pooled(found.assign(draw=0))
-    (one,) = answers.answers(found, asked, dict.fromkeys(asked, training), settings(**changed))
+    conditions = comparisons.by_condition(found)
+    evidence = comparisons.Evidence(conditions, {}, dict.fromkeys(asked, patients))
+    (one,) = answers.answers(evidence, asked, dict.fromkeys(asked, REAL), settings(**changed))
     return one
 
 
@@ -206,7 +208,7 @@ def test_the_smallest_gain_decides_the_word() -> None:
 
 def test_an_undecided_answer_says_what_would_decide_it() -> None:
     found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.71})
-    open_one = answered(found, Training([993], simulated=False, patients=2400))
+    open_one = answered(found, patients=2400)
     assert open_one.word == "not known"
     assert open_one.to_decide.startswith("To decide it: ")
     crossed = "cross-fitting (folds: {ptbxl: 5}), which tests on 10 times as many patients"

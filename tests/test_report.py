@@ -282,10 +282,14 @@ def answered(dataset: str) -> Answer:
 def judged() -> list[Verdict]:
     """Two claims, the paper's with two comparisons and another that was not tested."""
     comparison = {"dataset": "ptbxl", "metric": "f1", "p": 0.01, "first": "TrRTeR resnet1d"}
+    points = pd.DataFrame(
+        [{**comparison, "second": "TrRSTeR b", "estimate": 0.1, "band_low": 0.0, "band_high": 0.2}]
+    )
     rows = [
         {
             **comparison,
             "second": "TrRSTeR diffwave",
+            "chosen": "",
             "finding": "hurts",
             "estimate": -0.125,
             "low": -0.25,
@@ -294,6 +298,7 @@ def judged() -> list[Verdict]:
         {
             **comparison,
             "second": "TrRSTeR time_vqvae",
+            "chosen": "2 of 3",
             "finding": "helps enough",
             "estimate": 0.5,
             "low": 0.25,
@@ -301,7 +306,11 @@ def judged() -> list[Verdict]:
         },
     ]
     supported = Verdict(
-        Claim("It helps <much>.", True, [], any_gain), "supported", pd.DataFrame(rows)
+        Claim("It helps <much>.", True, [], any_gain),
+        "supported",
+        pd.DataFrame(rows),
+        points,
+        {"ptbxl": "To decide it: more test patients."},
     )
     return [
         supported,
@@ -592,15 +601,19 @@ def test_every_rhythm_has_its_name_in_class_order():
     assert tuple(page.RHYTHMS) == rhythms.RHYTHMS
 
 
-def test_verdicts_come_with_their_largest_and_smallest_effect(report):
+def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     table = Tables(report).tables["Verdicts"]
-    assert table[2] == [
-        "It helps <much>.",
-        "supported",
-        "helps enough +0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d",
-        "hurts −0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d",
-    ]
-    assert table[4] == ["It also sings.", "not tested", "–", "–"]
+    claim, word, text = table[2]
+    assert (claim, word) == ("It helps <much>.", "supported")
+    for part in (
+        "hurts −0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d helps",
+        "helps enough +0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, "
+        "chosen by validation records in 2 of 3 rounds",
+        "To decide it: more test patients.",
+    ):
+        assert part in text
+    assert ["It also sings.", "not tested", "–"] in table
+    assert "+0.000 to +0.200" in report
 
 
 def test_sweeps_have_curves_and_tables(report):

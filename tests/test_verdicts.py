@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgforge.analysis import verdicts
+from ecgforge.analysis import comparisons, verdicts
 from ecgforge.analysis.claims import PAPER_GENERATORS, claims
 from ecgforge.params import Study
 from ecgforge.study import metrics
@@ -52,10 +52,34 @@ def study(shares: dict[Condition, float]) -> pd.DataFrame:
     )
 
 
-def word(found: pd.DataFrame, beginning: str, **changed: Any) -> str:
-    judged = verdicts.judge(found, claims(found, "resnet1d"), settings(**changed))
-    (one,) = [verdict for verdict in judged if verdict.claim.text.startswith(beginning)]
-    return one.word
+def judge(
+    found: pd.DataFrame, validation: dict[Condition, float] | None = None, **changed: Any
+) -> list[verdicts.Verdict]:
+    """Judge the claims; `validation` has macro-F1 on validation records."""
+    runs = [
+        {**dict(zip(KEYS, one, strict=True)), "fold": fold, "validation_f1": value}
+        for one, value in (validation or {}).items()
+        for fold in found["fold"].unique()
+    ]
+    table = pd.DataFrame(runs, columns=[*KEYS, "fold", "validation_f1"])
+    evidence = comparisons.Evidence(
+        comparisons.by_condition(found), comparisons.validation(table), {}
+    )
+    return verdicts.judge(evidence, claims(found, "resnet1d"), settings(**changed))
+
+
+def one(judged: list[verdicts.Verdict], beginning: str) -> verdicts.Verdict:
+    (found,) = [verdict for verdict in judged if verdict.claim.text.startswith(beginning)]
+    return found
+
+
+def word(
+    found: pd.DataFrame,
+    beginning: str,
+    validation: dict[Condition, float] | None = None,
+    **changed: Any,
+) -> str:
+    return one(judge(found, validation, **changed), beginning).word
 
 
 def condition(
@@ -81,7 +105,7 @@ def test_whether_one_dataset_gains(mixed: float, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("patients", "expected"),
-    [(verdicts.FEWEST - 1, "undecided"), (verdicts.FEWEST, "contradicted")],
+    [(comparisons.FEWEST - 1, "undecided"), (comparisons.FEWEST, "contradicted")],
 )
 def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> None:
     found = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 1.0})
@@ -89,16 +113,55 @@ def test_a_handful_of_patients_decides_nothing(patients: int, expected: str) -> 
     assert word(few, "Additional synthetic records hardly help on a single dataset") == expected
 
 
-def test_one_generator_that_gains_is_enough_against_it_and_all_must_fail_for_it() -> None:
-    several = {
-        condition("TrRTeR"): 0.7,
-        condition("TrRSTeR", "diffwave"): 0.5,
-        condition("TrRSTeR", "time_vqvae"): 0.9,
-    }
-    assert (
-        word(study(several), "Additional synthetic records hardly help on a single dataset")
-        == "contradicted"
+def test_validation_records_choose_the_primary_comparison() -> None:
+    """Test records would choose the best generator, and so find a gain by chance."""
+    good, poor = condition("TrRSTeR", "time_vqvae"), condition("TrRSTeR", "diffwave")
+    found = study({condition("TrRTeR"): 0.7, poor: 0.5, good: 0.9})
+    beginning = "Additional synthetic records hardly help on a single dataset"
+    real = {condition("TrRTeR"): 0.7}
+    assert word(found, beginning, real | {poor: 0.6, good: 0.8}) == "contradicted"
+    assert word(found, beginning, real | {poor: 0.8, good: 0.6}) == "supported"
+    assert word(found, beginning, real | {poor: np.nan, good: 0.6}) == "contradicted", (
+        "a pair without validation records is not chosen"
     )
+    chosen = one(judge(found, real | {poor: 0.6, good: 0.8}), beginning)
+    assert chosen.primary["second"].tolist() == ["TrRSTeR time_vqvae resnet1d"]
+    assert chosen.primary["chosen"].tolist() == ["1 of 1"]
+    assert len(chosen.points) == 2
+
+
+def test_each_round_chooses_by_its_own_validation_records() -> None:
+    """One generator is good in odd rounds, the other in even ones."""
+    odd, even = condition("TrRSTeR", "diffwave"), condition("TrRSTeR", "time_vqvae")
+    found = study({condition("TrRTeR"): 0.6, odd: 1.0, even: 1.0})
+    found["fold"] = 1 + found["id"].astype(int) % 4
+    wrong = [f"p_{rhythm}" for rhythm in RHYTHMS]
+    for name, bad in (("diffwave", (2, 4)), ("time_vqvae", (1, 3))):
+        rows = (found["generator"] == name) & found["fold"].isin(bad)
+        found.loc[rows, wrong] = np.roll(found.loc[rows, wrong].to_numpy(), 1, axis=1)
+    runs = pd.DataFrame(
+        [
+            {**dict(zip(KEYS, of, strict=True)), "fold": fold, "validation_f1": value}
+            for fold in range(1, 5)
+            for of, value in (
+                (condition("TrRTeR"), 0.6),
+                (odd, 0.9 if fold % 2 else 0.1),
+                (even, 0.1 if fold % 2 else 0.8),
+            )
+        ]
+    )
+
+    def estimate(validation: pd.DataFrame) -> tuple[float, str]:
+        evidence = comparisons.Evidence(
+            comparisons.by_condition(found), comparisons.validation(validation)
+        )
+        judged = verdicts.judge(evidence, claims(found, "resnet1d"), settings())
+        (row,) = judged[0].primary.to_dict("records")
+        return row["estimate"], row["chosen"]
+
+    assert estimate(runs) == (pytest.approx(0.4, abs=0.01), "2 of 4")
+    swapped = runs.assign(fold=runs["fold"] % 4 + 1)
+    assert estimate(swapped)[0] < -0.5
 
 
 @pytest.mark.parametrize(
@@ -115,8 +178,7 @@ def test_merged_data_is_judged_by_all_metrics(mixed: float, expected: str) -> No
         word(found, "Additional synthetic records help on merged datasets by all metrics")
         == expected
     )
-    judged = verdicts.judge(found, claims(found, "resnet1d"), settings(resamples=100))
-    assert set(judged[1].comparisons["metric"]) == set(metrics.OVERALL)
+    assert set(judge(found, resamples=100)[1].primary["metric"]) == set(metrics.OVERALL)
     assert word(found, "Additional synthetic records hardly help") == "not tested", (
         "merged is not one dataset"
     )
@@ -239,8 +301,8 @@ def test_the_baseline_is_classical_augmentation() -> None:
 
 def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
     small, large = (
-        {"finding": verdicts.finding(0.001, 0.015, 0.02)},
-        {"finding": verdicts.finding(0.001, 0.025, 0.02)},
+        {"finding": comparisons.finding(0.001, 0.015, 0.02)},
+        {"finding": comparisons.finding(0.001, 0.025, 0.02)},
     )
     row = {"dataset": "merged", "second": "TrRSTeR"}
     for rule in (verdicts.any_gain, verdicts.some_condition_gains_everywhere):
@@ -266,7 +328,7 @@ def test_a_gain_that_is_sure_and_too_small_counts_as_none() -> None:
     ],
 )
 def test_an_interval_has_one_finding(low: float, high: float, expected: str) -> None:
-    assert verdicts.finding(low, high, 0.02) == expected
+    assert comparisons.finding(low, high, 0.02) == expected
 
 
 def test_a_gain_is_better_than_none_by_however_little() -> None:
@@ -289,9 +351,7 @@ def test_the_smallest_gain_is_a_parameter_of_findings_and_words() -> None:
     beginning = "Additional synthetic records hardly help on a single dataset"
 
     def finding(smallest_gain: float) -> tuple[str, str]:
-        asked = settings(smallest_gain=smallest_gain)
-        first = verdicts.judge(found, claims(found, "resnet1d"), asked)[0]
-        (row,) = first.comparisons.to_dict("records")
+        (row,) = judge(found, smallest_gain=smallest_gain)[0].primary.to_dict("records")
         return row["finding"], word(found, beginning, smallest_gain=smallest_gain)
 
     assert finding(0.02) == ("helps enough", "contradicted")
@@ -323,7 +383,7 @@ def test_in_every_sweep_a_baseline_is_classical_augmentation() -> None:
         ): 0.99,
     }
     found = study(shares)
-    judged = verdicts.judge(found, claims(found, "resnet1d"), settings())
+    judged = judge(found)
     for words in (
         "ome mixture",
         "With few real records, pre-training",
@@ -336,7 +396,7 @@ def test_in_every_sweep_a_baseline_is_classical_augmentation() -> None:
             "contradicted",
             "supported",
         ), words
-        assert len(plain.comparisons) == len(augmented.comparisons) == len(both.comparisons) == 1
+        assert len(plain.primary) == len(augmented.primary) == len(both.primary) == 1
 
 
 def test_few_real_records_are_compared_with_as_few() -> None:
@@ -412,17 +472,129 @@ def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -
     )
 
 
-def test_many_comparisons_widen_each_interval() -> None:
-    def interval(generators: int) -> float:
-        mixed: dict[Condition, Any] = {
-            condition("TrRSTeR", f"generator_{number}"): 0.72 for number in range(generators)
+def widths(datasets: int, generators: int) -> tuple[float, float]:
+    """Return the mean width of the primary intervals, and by how much the bands of the points are
+    wider than the limits of one comparison.
+    """
+    shares: dict[Condition, float] = {}
+    for name in ("ptbxl", "chapman", "cpsc", "georgia")[:datasets]:
+        shares |= {condition("TrRTeR", dataset=name): 0.7}
+        shares |= {
+            condition("TrRSTeR", f"generator_{number}", name): 0.5 + number % 2 / 3
+            for number in range(generators)
         }
-        found = study({condition("TrRTeR"): 0.7, **mixed})
-        asked = settings(confidence=0.9, resamples=4000)
-        rows = verdicts.judge(found, claims(found, "resnet1d"), asked)[0].comparisons
-        return float((rows["high"] - rows["low"]).mean())
+    verdict = judge(study(shares), confidence=0.9, resamples=2000)[0]
+    primary, points = verdict.primary, verdict.points
+    wider = (points["band_high"] - points["band_low"]) / (points["high"] - points["low"])
+    return float((primary["high"] - primary["low"]).mean()), float(wider.mean())
 
-    assert interval(8) > 1.2 * interval(1)
+
+def test_points_of_a_sweep_widen_the_bands_and_not_the_primary_comparison() -> None:
+    alone, _ = widths(1, 1)
+    among_eight, wider = widths(1, 8)
+    assert among_eight == pytest.approx(alone, rel=0.1)
+    assert wider > 1.1
+
+
+def test_datasets_of_a_claim_widen_its_primary_comparisons() -> None:
+    assert widths(4, 1)[0] > 1.2 * widths(1, 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("alone", "expected"), [(0.75, "supported"), (0.7, "supported"), (0.4, "contradicted")]
+)
+def test_replacing_real_records_must_not_be_worse_by_the_smallest_gain(
+    alone: float, expected: str
+) -> None:
+    found = study({condition("TrRTeR"): 0.7, condition("TrSTeR", "diffwave"): alone})
+    assert word(found, "Synthetic records can replace all") == expected
+    slightly = study({condition("TrRTeR"): 0.7, condition("TrSTeR", "diffwave"): 0.69})
+    assert word(slightly, "Synthetic records can replace all", smallest_gain=0.1) == "supported"
+    assert word(slightly, "Synthetic records can replace all", smallest_gain=0.01) == "undecided"
+
+
+def test_half_of_the_real_records_is_replaced_at_one_point() -> None:
+    points = {
+        condition("TrRSTeR", "diffwave", sweep="mixture, replaced", point=point): right
+        for point, right in (("10", 0.7), ("50", 0.4))
+    }
+    found = study({condition("TrRTeR"): 0.7, **points})
+    assert word(found, "Synthetic records can replace half") == "contradicted"
+
+
+def test_recall_of_rare_rhythms_does_not_see_the_frequent_ones() -> None:
+    """The best generator by all rhythms misses the rare one."""
+    names = [condition("TrSTeR", name) for name in PAPER_GENERATORS]
+    found = study(dict.fromkeys(names, 1.0))
+    number = found["id"].astype(int)
+    truth = np.where(number < 20, "ST", np.where(number < 130, "SR", "AFIB"))
+    own = found["generator"] == "time_vqvae"
+    guess = np.where(~own & (truth == "ST"), "AFIB", truth)
+    guess = np.where(own & (truth != "ST"), "AFIB", guess)
+    found["truth"] = truth
+    for rhythm in RHYTHMS:
+        found[f"p_{rhythm}"] = np.where(guess == rhythm, 0.9, 0.05)
+    beginning = "Time-VQVAE is the best of the three by recall"
+    few = found[number >= 20]
+    judged = judge(found)
+    assert one(judged, "Time-VQVAE generates the best records").word != "supported"
+    assert one(judged, beginning).primary["estimate"].tolist() == [1.0]
+    assert word(few, beginning) == "not tested", "no rhythm is rare"
+
+
+def test_the_strongest_rival_by_validation_records_is_the_primary_comparison() -> None:
+    shares = {"time_vqvae": 0.8, "diffwave": 0.9, "time_diffusion": 0.3}
+    names = {name: condition("TrSTeR", name) for name in shares}
+    found = study({names[name]: right for name, right in shares.items()})
+    beginning = "Time-VQVAE generates the best records"
+    validation = {names[name]: right for name, right in shares.items()}
+    assert word(found, beginning, validation) == "contradicted"
+    weak = validation | {names["diffwave"]: 0.2}
+    assert one(judge(found, weak), beginning).primary["first"].tolist() == [
+        "TrSTeR time_diffusion resnet1d"
+    ]
+
+
+def test_pre_training_is_compared_at_the_same_point() -> None:
+    points = {
+        condition("TrSTeR", name, sweep="fine-tuning, full", point=point): right
+        for point in ("5", "100")
+        for name, right in zip(PAPER_GENERATORS, (0.3, 0.4, 0.9), strict=True)
+    }
+    beginning = "With few real records, Time-VQVAE is the best"
+    verdict = one(judge(study(points)), beginning)
+    assert verdict.word == "supported"
+    assert len(verdict.points) == 2, "the point with all real records is left out"
+    some = {of: right for of, right in points.items() if of[1] != "diffwave"}
+    assert word(study(some), beginning) == "not tested"
+
+
+def test_p_values_are_corrected_for_all_primary_comparisons() -> None:
+    shares = {
+        condition("TrRTeR"): 0.6,
+        condition("TrRTeR", augmented=True): 0.6,
+        condition("TrRSTeR", "diffwave"): 0.7,
+    }
+    judged = judge(study(shares))
+    rows = pd.concat(verdict.primary for verdict in judged)
+    assert len(rows) > 1
+    smallest = rows["p"].min()
+    assert rows["p_holm"].min() == pytest.approx(min(1, len(rows) * smallest))
+    assert (rows["p_holm"] >= rows["p"]).all()
+
+
+def test_an_undecided_claim_says_what_would_decide_it() -> None:
+    mixed = [
+        predicted(condition("TrRSTeR", "diffwave"), right, seed)
+        for seed, right in enumerate((0.66, 0.76))
+    ]
+    found = pd.concat([study({condition("TrRTeR"): 0.7}), *mixed], ignore_index=True)
+    beginning = "Additional synthetic records hardly help on a single dataset"
+    undecided = one(judge(found), beginning)
+    assert undecided.word == "undecided"
+    assert "test patients" in undecided.to_decide["ptbxl"]
+    decided = study({condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.9})
+    assert not one(judge(decided), beginning).to_decide
 
 
 def test_rounds_of_cross_fitting_judge_a_claim_together() -> None:

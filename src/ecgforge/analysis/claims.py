@@ -16,6 +16,7 @@ from ecgforge.analysis.verdicts import (
     always_worse,
     any_gain,
     no_gain,
+    not_worse,
     some_condition_gains_everywhere,
 )
 from ecgforge.study import metrics
@@ -110,6 +111,23 @@ def _papers(conditions: _Conditions) -> list[Claim]:
             True,
             conditions.generators(["time_vqvae"], PAPER_GENERATORS),
             always_better,
+            choice="smallest",
+        ),
+        Claim(
+            "With few real records, Time-VQVAE is the best of the three for pre-training.",
+            True,
+            conditions.pre_trained("time_vqvae", PAPER_GENERATORS),
+            always_better,
+            choice="smallest",
+        ),
+        Claim(
+            "Time-VQVAE is the best of the three by recall of rare rhythms.",
+            True,
+            conditions.generators(["time_vqvae"], PAPER_GENERATORS),
+            always_better,
+            ("balanced_accuracy",),
+            choice="smallest",
+            rare=True,
         ),
         Claim(
             "A classifier that is pre-trained on synthetic records and fine-tuned stays below one "
@@ -144,6 +162,21 @@ def _of_settings(conditions: _Conditions) -> list[Claim]:
             False,
             own,
             always_better,
+            choice="smallest",
+        ),
+        Claim(
+            "Synthetic records can replace all real training records.",
+            False,
+            conditions.alone(),
+            not_worse,
+        ),
+        Claim(
+            "Synthetic records can replace half of the real training records.",
+            False,
+            conditions.swept(
+                ["mixture, replaced"], "TrRSTeR", False, lambda _: conditions.real(False), ["50"]
+            ),
+            not_worse,
         ),
     ]
 
@@ -325,6 +358,26 @@ class _Conditions:
             for place in places
         ]
 
+    def alone(self) -> list[Pair]:
+        """Synthetic records alone against real records alone."""
+        real = self.real(False)
+        return [(place[0], real, self.with_synthetic("TrSTeR", place)) for place in self.places]
+
+    def pre_trained(self, name: str, others: Iterable[str]) -> list[Pair]:
+        """Fine-tuning after pre-training on records of the generator `name` against the same on
+        records of `others`, with few real records.
+        """
+        tuned = _Conditions(self.found[self.found["generator"] == name], self.backbone).swept(
+            FINE_TUNINGS, "TrSTeR", False, lambda row: {key: row[key] for key in CONDITION_KEYS}
+        )
+        return [
+            (dataset, condition | {"generator": rival}, condition)
+            for dataset, condition, _ in tuned
+            if float(condition["point"]) < MOST
+            for rival in others
+            if rival != name
+        ]
+
     def generators(self, names: Iterable[str], others: Iterable[str]) -> list[Pair]:
         """Synthetic records of the generators `names` against synthetic records of `others`."""
         compared = [
@@ -347,10 +400,13 @@ class _Conditions:
         setting: str,
         augmented: bool,
         baseline: Callable[[Row], Condition],
+        points: Iterable[str] | None = None,
     ) -> list[Pair]:
-        """All points of the sweeps `names` in a setting, each against `baseline(row)`."""
+        """Points of the sweeps `names` in a setting, all or some, each against `baseline(row)`."""
         named = self.points["sweep"].isin(list(names)) & (self.points["augmented"] == augmented)
         chosen = named & (self.points["setting"] == setting) & (self.points["generator"] != "")
+        if points is not None:
+            chosen &= self.points["point"].isin(list(points))
         rows = self.points[chosen].to_dict("records")
         return [
             (row["dataset"], baseline(row), {key: row[key] for key in CONDITION_KEYS})

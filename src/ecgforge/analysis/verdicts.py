@@ -84,7 +84,7 @@ class Verdict:
     claim: Claim
     word: Word
     primary: pd.DataFrame = field(repr=False)
-    points: pd.DataFrame = field(repr=False)
+    points: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     to_decide: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -135,10 +135,13 @@ def _empty(columns: Iterable[str]) -> pd.DataFrame:
 
 def _with_holm(judged: list[Verdict]) -> list[Verdict]:
     """Add the p-values that are corrected for all primary comparisons of the study."""
-    tables = pd.concat({place: verdict.primary for place, verdict in enumerate(judged)})
-    tables["p_holm"] = statistics.holm(tables["p"].to_numpy(float))
+    tested = {place: one.primary for place, one in enumerate(judged) if len(one.primary)}
+    if not tested:
+        return judged
+    table = pd.concat(tested)
+    table["p_holm"] = statistics.holm(table["p"].to_numpy(float))
     return [
-        replace(verdict, primary=tables.loc[place]) if len(verdict.primary) else verdict
+        replace(verdict, primary=table.loc[place]) if place in tested else verdict
         for place, verdict in enumerate(judged)
     ]
 
