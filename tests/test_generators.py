@@ -20,7 +20,7 @@ from ecgforge.generators.common import base, registry
 from ecgforge.generators.common.registry import GENERATORS, generator_class, generator_name
 from ecgforge.generators.diffusion import diffusion
 from ecgforge.generators.time_vqvae import model as time_vqvae
-from ecgforge.params import Compute, Params
+from ecgforge.params import Compute, GeneratorSettings, Params
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.simulator import heart, population
@@ -69,12 +69,14 @@ NETWORKS = {
             "timestep_shift": 1.0,
         },
     },
+    "simulator": {"calibrated": True},
 }
 SAMPLINGS = {
     "diffwave": {"steps": 4, "guidance": 2.0},
     "time_diffusion": {"steps": 4, "guidance": 2.0},
     "time_vqvae": {"low_steps": 4, "high_steps": 3, "temperature": 1.0, "guidance": 2.0},
     "beat_diffusion": {"steps": 4, "guidance": 2.0, "beat_steps": 3},
+    "simulator": {"noise": 1.0},
 }
 
 
@@ -122,16 +124,21 @@ def train(
     return curves
 
 
-def record_set(folder: Path, signals: torch.Tensor, labels: torch.Tensor) -> RecordSet:
+def record_set(
+    folder: Path,
+    signals: torch.Tensor,
+    labels: torch.Tensor,
+    rhythms: tuple[str, ...] = ("SR", "SB", "ST"),
+    units: str = "mV",
+    made: dict[str, object] | None = None,
+) -> RecordSet:
     names = [str(number) for number in range(len(labels))]
-    rhythms = ("SR", "SB", "ST")
     table = pd.DataFrame(
         {"id": names, "patient": names, "rhythm": [rhythms[label] for label in labels]}
     )
     table = table.assign(dataset="toy", split="train", age=50, sex="", origin="simulated")
-    with write_record_set(
-        folder, About(SHAPE.sampling_rate, SHAPE.samples, "mV", rhythms, "simulated", {})
-    ) as writer:
+    about = About(SHAPE.sampling_rate, signals.shape[2], units, rhythms, "simulated", made or {})
+    with write_record_set(folder, about) as writer:
         writer.append(signals.numpy(), table)
     return RecordSet.open(folder)
 
@@ -189,15 +196,15 @@ def test_a_record_depends_on_its_seed_and_label_alone(name: str, trained: base.G
 
 
 def test_guidance_and_label_change_the_record(name: str, trained: base.Generator) -> None:
-    seeds = torch.arange(6)
-    plain = trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=1.0))
+    seeds, key = torch.arange(6), "noise" if name == "simulator" else "guidance"
+    plain = trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, **{key: 1.0}))
     assert not torch.allclose(
         plain,
-        trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, guidance=4.0)),
+        trained.sample(torch.zeros(6, dtype=torch.int64), seeds, sampling(name, **{key: 4.0})),
         atol=1e-3,
     )
     assert not torch.allclose(
-        plain, trained.sample(torch.full((6,), 2), seeds, sampling(name, guidance=1.0)), atol=1e-3
+        plain, trained.sample(torch.full((6,), 2), seeds, sampling(name, **{key: 1.0})), atol=1e-3
     )
 
 
@@ -253,7 +260,7 @@ def test_gradients_reach_all_that_a_phase_trains_and_nothing_else(trained: base.
             else:
                 assert parameter.grad is None, key
     phases = [{id(parameter) for parameter in trained.trainable(phase)} for phase in trained.phases]
-    assert sum(map(len, phases)) == len(list(trained.parameters())) == len(set.union(*phases))
+    assert sum(map(len, phases)) == len(list(trained.parameters())) == len(set().union(*phases))
 
 
 def test_bf16_autocast_gives_finite_losses_and_records(name: str, trained: base.Generator) -> None:
@@ -312,8 +319,8 @@ def test_unknown_names_and_parameters_are_refused() -> None:
     with pytest.raises(
         EcgforgeError,
         match=(
-            "unknown generator 'diffwav': use one of beat_diffusion, diffwave, time_diffusion, "
-            "time_vqvae"
+            "unknown generator 'diffwav': use one of beat_diffusion, diffwave, simulator, "
+            "time_diffusion, time_vqvae"
         ),
     ):
         generator_class("diffwav")
@@ -411,16 +418,18 @@ LEARNING = {
         {"rhythm": 500, "beat": 150, "denoiser": 300},
         {"steps": 12, "guidance": 2.0, "beat_steps": 12},
     ),
+    "simulator": ({}, {}, {}),
 }
 
 
 @pytest.mark.slow
-def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str) -> None:
+def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str, tmp_path: Path) -> None:
     network, steps, settings = LEARNING[name]
     signals, labels = simulated(80)
     shape = base.Shape(leads=8, samples=400, rhythms=3, sampling_rate=50)
     generator = registry.create(name, shape, network, signals.std(dim=(0, 2)), seed=0)
     train(generator, signals, labels, steps, 5e-3)
+    generator.finish(record_set(tmp_path / "known", signals, labels, ("SB", "SR", "ST")))
     asked = torch.arange(3).repeat_interleave(24)
     made = generator.sample(
         asked, torch.arange(len(asked)), generator_class(name).Sampling(**settings)
@@ -827,6 +836,94 @@ def test_sampling_goes_from_all_noise_to_none_in_equal_steps(
     assert times == [1.0, 0.75, 0.5, 0.25]
     expected = (0.5 * generator.scale).expand_as(records)  # the last prediction, without noise
     torch.testing.assert_close(records, expected, rtol=0, atol=1e-4)
+
+
+# Simulator
+
+
+def test_the_simulator_has_the_heart_rates_of_training_records(tmp_path: Path) -> None:
+    """Records at 48, 78 and 108 bpm, whatever the simulator's population has for these names."""
+    signals, labels = records(120)
+    known = record_set(tmp_path / "known", signals, labels)
+    asked = torch.arange(3).repeat_interleave(16)
+    found = {}
+    for calibrated in (True, False):
+        generator = registry.create("simulator", SHAPE, {"calibrated": calibrated}, SCALE, seed=0)
+        generator.finish(known)
+        made = generator.sample(asked, torch.arange(48), sampling("simulator"))
+        rates = np.array([_rate(peaks) for peaks in beats.detect(made.numpy(), 50)])
+        found[calibrated] = [np.median(rates[asked == label]) for label in range(3)]
+    assert found[True] == pytest.approx([48, 78, 108], abs=3)
+    published = [population.quantiles(rhythm, "rate")[3] for rhythm in ("SR", "SB", "ST")]
+    assert found[False] == pytest.approx(published, abs=8)
+
+
+def test_a_rhythm_with_few_training_records_keeps_the_published_rates(tmp_path: Path) -> None:
+    signals, labels = records(60)
+    few = torch.cat([torch.nonzero(labels == 0)[:9], torch.nonzero(labels == 1)[:10]]).flatten()
+    generator = build("simulator")
+    generator.finish(record_set(tmp_path / "known", signals[few], labels[few]))
+    published = [population.quantiles(rhythm, "rate") for rhythm in ("SR", "SB", "ST")]
+    kept = [np.allclose(generator.rates[label], published[label]) for label in range(3)]
+    assert kept == [True, False, True]
+
+
+@pytest.mark.parametrize("units", ["mV", "per_lead_std"])
+def test_simulated_records_have_the_units_and_the_band_of_training_records(
+    units: str, tmp_path: Path
+) -> None:
+    scale = SCALE if units == "mV" else torch.ones(8)
+    generator = registry.create("simulator", SHAPE, {}, scale, seed=0)
+    band = {"sampling_rate": 50, "duration": 4, "band": [2.0, 12.0], "max_amplitude": 20}
+    made = {"preprocessing": band}
+    known = record_set(tmp_path / "known", *records(60), units=units, made=made)
+    generator.finish(known)
+    labels = torch.arange(3).repeat_interleave(60)
+    signals = generator.sample(labels, torch.arange(180), sampling("simulator"))
+    each = signals.std(dim=2, correction=0)
+    if units == "mV":
+        torch.testing.assert_close(signals.std(dim=(0, 2)), SCALE, rtol=0.2, atol=0)
+        assert each.std(dim=0).min() > 0.02, "patients differ in amplitude"
+    else:
+        torch.testing.assert_close(each, torch.ones(180, 8), rtol=1e-4, atol=1e-4)
+    power = torch.fft.rfft(signals).abs().square().mean(dim=(0, 1))
+    frequencies = torch.fft.rfftfreq(200, 1 / 50)
+    inside = power[(frequencies > 2) & (frequencies < 12)].sum() / power.sum()
+    assert inside > 0.95
+
+
+def test_a_rhythm_that_the_simulator_does_not_know_is_named(tmp_path: Path) -> None:
+    signals, labels = records(4)
+    known = record_set(tmp_path / "known", signals, labels, ("SR", "VT", "ST"))
+    with pytest.raises(EcgforgeError, match=r"^the simulator has no rhythm VT, only SR, SB, "):
+        build("simulator").finish(known)
+
+
+def test_the_simulator_is_trained_without_a_step(tmp_path: Path) -> None:
+    signals, labels = records(30)
+    with write_record_set(
+        tmp_path / "set", About(50, 200, "mV", ("SR", "SB", "ST"), "real", {})
+    ) as w:
+        names = [str(number) for number in range(30)]
+        table = pd.DataFrame({"id": names, "patient": names})
+        table["rhythm"] = [("SR", "SB", "ST")[label] for label in labels]
+        table = table.assign(dataset="toy", age=50, sex="", origin="real")
+        table["split"] = ["train" if number < 24 else "validation" for number in range(30)]
+        w.append(signals.numpy(), table)
+    settings = registry.check_settings("simulator", GeneratorSettings(), "here")
+    logged: list[object] = []
+    generator = training_of_generators.train(
+        "simulator",
+        settings,
+        RecordSet.open(tmp_path / "set"),
+        Compute(accelerator="cpu", devices=1, precision="auto", threads=1),
+        tmp_path / "checkpoints",
+        lambda *found: logged.append(found),
+    )
+    torch.testing.assert_close(
+        generator.scale[:, 0], signals[:24].std(dim=(0, 2)), rtol=0.01, atol=0
+    )
+    assert logged == []
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ class GeneratorTuning(Tuning):
     then the best of the trials that are not slower than the first one.
     """
 
-    records: Positive  # synthetic records of each rhythm per trial
+    records: Positive = 20  # synthetic records of each rhythm per trial
     fast: bool = False  # also minimise the generation time
 
 
@@ -272,12 +272,12 @@ class GeneratorSettings(StrictConfig):
     """A generator: its network, the training of each phase, its sampling, and its ablations."""
 
     seed: Seed = 0  # random seed of the training
-    network: dict[str, Any]  # declared by the generator
-    training: dict[Name, Training]  # training loop of each phase
-    sampling: dict[str, Any]  # declared by the generator
+    network: dict[str, Any] = Field(default_factory=dict)  # declared by the generator
+    training: dict[Name, Training] = Field(default_factory=dict)  # training loop of each phase
+    sampling: dict[str, Any] = Field(default_factory=dict)  # declared by the generator
     ablations: dict[str, Ablation] = Field(default_factory=dict)  # by name; for a sweep
     # excluded from the parameters of a training: results do not depend on the search
-    tuning: Annotated[GeneratorTuning, Field(exclude=True)]
+    tuning: Annotated[GeneratorTuning, Field(exclude=True)] = GeneratorTuning()
 
     def variations(self) -> dict[str, GeneratorSettings]:
         """Return the settings of each ablation, by name."""

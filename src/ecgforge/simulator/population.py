@@ -7,6 +7,7 @@ copula adds the correlations (Nelsen 2006, An Introduction to Copulas).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from statistics import NormalDist
@@ -24,7 +25,8 @@ _QUANTILES = {
     "q95": 0.95,
     "q99": 0.99,
 }
-_SCORES = np.array([NormalDist().inv_cdf(share) for share in _QUANTILES.values()])
+SHARES = tuple(_QUANTILES.values())
+_SCORES = np.array([NormalDist().inv_cdf(share) for share in SHARES])
 _MALE = {"SR": 0.44, "SB": 0.64, "ST": 0.51, "SA": 0.56, "AFIB": 0.59, "AFLT": 0.58, "SVT": 0.48}
 _WIDE_QRS = 115  # ms; a wider QRS means a bundle branch block or a diffuse delay
 _BLOCKS = ("rbbb", "lbbb", "normal")
@@ -34,8 +36,17 @@ _FILLED = 0.95
 _SHORTEST_JT = 110  # ms
 
 
-def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+def draw(
+    rhythms: np.ndarray,
+    rng: np.random.Generator,
+    rates: Mapping[str, np.ndarray] | None = None,
+) -> pd.DataFrame:
     """Draw a patient for each of `rhythms`, an array of names of the rhythm vocabulary.
+
+    Args:
+        rhythms: `[patients]`.
+        rng: random generator.
+        rates: the `SHARES` quantiles of the rate by rhythm, where not those of `quantiles`.
 
     Returns:
         A row per patient: `rhythm`; `rate` (ventricular, beats/min); `qrs`, `qt` (ms); `r_axis`,
@@ -45,7 +56,7 @@ def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
     Raises:
         KeyError: a rhythm has no measurements.
     """
-    rhythms = np.asarray(rhythms)
+    rhythms, own = np.asarray(rhythms), rates or {}
     scores = rng.standard_normal((len(rhythms), len(CORRELATED) + 1))
     table = pd.DataFrame(
         {"rhythm": rhythms, **{name: np.zeros(len(rhythms)) for name in (*CORRELATED, "t_axis")}}
@@ -55,7 +66,8 @@ def draw(rhythms: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
         latent = scores[rows]
         latent[:, :-1] @= np.linalg.cholesky(correlations(rhythm)).T
         for column, name in enumerate((*CORRELATED, "t_axis")):
-            table.loc[rows, name] = np.interp(latent[:, column], _SCORES, quantiles(rhythm, name))
+            known = own[rhythm] if name == "rate" and rhythm in own else quantiles(rhythm, name)
+            table.loc[rows, name] = np.interp(latent[:, column], _SCORES, known)
     # The measured rates are integers; a uniform random number makes them continuous.
     table["rate"] += rng.uniform(-0.5, 0.5, len(table))
     table["qt"] = np.minimum(table["qt"], _FILLED * 60_000 / table["rate"])

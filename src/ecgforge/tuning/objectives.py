@@ -112,9 +112,12 @@ class GeneratorObjective:
     def warmup(self) -> int | None:
         """Steps without pruning by the validation loss of the last phase.
 
-        None if the losses of trials do not compare, because their prediction targets differ.
+        None if the losses of trials do not compare, because their prediction targets differ, or if
+        no phase trains.
         """
-        *earlier, last = generator_class(self.name).phases
+        if not (phases := generator_class(self.name).phases):
+            return None
+        *earlier, last = phases
         if not all(
             key.startswith((f"training.{last}.", "sampling.")) for key in self.settings.tuning.space
         ):

@@ -1,0 +1,5 @@
+"""Simulator: see `model`."""
+
+from ecgforge.generators.simulator.model import Simulator as GENERATOR
+
+__all__ = ["GENERATOR"]
