@@ -15,7 +15,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import GENERATORS
 from ecgforge.params import Params
 from ecgforge.stages.common import code
-from ecgforge.sweeps.common.registry import OF_GENERATORS
+from ecgforge.sweeps.common.registry import OF_GENERATORS, ON_REAL
 
 ROOT = Path(__file__).parents[1]
 PARAMS = Params.read(ROOT / "params.yaml")
@@ -77,6 +77,9 @@ def test_stages_depend_on_what_is_found_by_name() -> None:
             assert not models & (set(GENERATORS) - {generator}), "others are no matter"
     for sweep in OF_GENERATORS:
         assert f"sweeps/{sweep}.py" in code.files("sweep", PARAMS, VALUES | {"sweep": sweep})
+    for sweep in ON_REAL:
+        known = code.files("sweep_real", PARAMS, {"sweep": sweep})
+        assert {f"sweeps/{sweep}.py", "classifiers/common/contrastive.py"} <= {*known}
     assert "classifiers/transformer.py" in code.files("backbones", PARAMS, VALUES)
     assert "classifiers/resnet1d.py" in code.files("classify", PARAMS, {})
 

@@ -162,6 +162,7 @@ def test_own_records_are_a_complete_study(tmp_path: Path) -> None:
         "merge",
         "cross_dataset",
         "cross_fit",
+        "sweep_real",
     }
     assert all("mine" in name for name in named - {"report", "resolve"})
     assert len(named) == sum(
@@ -187,7 +188,8 @@ def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
     dvc(tmp_path, "init", "--quiet")
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
     assert {name.split("@")[0] for name in named} == STAGES - {
-        *("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
+        *("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset"),
+        "sweep_real",
     }
     known = {dataset: {"SR": 60, "AFIB": 20} for dataset in params.record_sets}
     works = list(workload(params, known))
@@ -232,6 +234,11 @@ def test_more_trials_tune_again_and_touch_what_they_change_alone(study: Path) ->
 def test_a_new_point_of_a_sweep_runs_that_sweep_alone(study: Path, sweep: str) -> None:
     edit(study, lambda tree: tree["profiles"]["demo"]["sweeps"][sweep]["percents"].append(70))
     assert status(study) == swept(sweep) | {"report"}
+
+
+def test_pre_training_without_labels_is_one_cell_for_each_dataset(study: Path) -> None:
+    edit(study, lambda tree: tree["sweep_targets"].update(real_sweeps=["self_supervised"]))
+    assert status(study) == {"sweep_real@self_supervised-ptbxl", "report"}
 
 
 def test_sweeps_on_another_generator_are_new_cells(study: Path) -> None:

@@ -190,6 +190,11 @@ def test_every_profile_is_valid_as_a_whole() -> None:
             "sweep_targets.generator_seeds = .*: diffwave is there twice",
         ),
         (
+            "sweep_targets.real_sweeps",
+            ["transfer"],
+            "sweep_targets.real_sweeps: 'transfer' is not one of self_supervised",
+        ),
+        (
             "sweep_targets.sweeps",
             ["size", "size"],
             "sweep_targets.sweeps = .*: size is there twice",

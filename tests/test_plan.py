@@ -116,6 +116,19 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     }
 
 
+def test_a_pre_training_without_labels_counts_once_for_each_seed(params: Params) -> None:
+    targets = params.sweep_targets.model_copy(update={"real_sweeps": ["self_supervised"]})
+    params = params.with_profile("sample").model_copy(update={"sweep_targets": targets})
+    sweep, transfer = get("self_supervised"), get("transfer").parameters(params)
+    pretraining = sweep.parameters(params).pretraining
+    seeds, batch = len(params.active.sweeps.seeds), params.classifier.training.batch_size
+    views = 2 * pretraining.batch_size * pretraining.steps
+    tuned = 2 * len(transfer.percents) * transfer.training.steps
+    found = works(params)["self_supervised"]
+    assert found.cells == 1
+    assert found.steps == {"resnet1d": seeds * (tuned + views // batch)}
+
+
 def test_prepared_records_count_for_their_own_profile_alone(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,19 @@ import registry_project as project
 from ecgforge import grid
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
-from ecgforge.params import Params
+from ecgforge.params import Params, Sweeps
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages import sweep
+from ecgforge.stages.common import classifier_runs
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
 from ecgforge.stages.common.tracked import Stage
 from ecgforge.study import fine_tuning, mixtures, predictions
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.fine_tuning import Method
 from ecgforge.study.settings import training_data
-from ecgforge.sweeps.common.registry import SWEEPS, get
+from ecgforge.sweeps.common.registry import ON_REAL, SWEEPS, get
+from ecgforge.training.fit import Outcome
+from ecgforge.training.objective import Objective
 
 ROOT = Path(__file__).parents[1]
 ITEM = {"dataset": "ptbxl", "generator": "diffwave"}
@@ -69,6 +73,72 @@ def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
     columns = [name for name in found.columns if name.startswith(predictions.PROBABILITY)]
     own = found.loc[found["setting"] == "TrRTeR", columns].to_numpy()
     np.testing.assert_array_equal(own, runs.tested[0].predictions[columns].to_numpy())
+
+
+def test_pre_training_without_labels_is_compared_with_fine_tuning_point_by_point() -> None:
+    params = Params.read(ROOT / "params.yaml").with_profile("sample")
+    own, transfer = get("self_supervised"), get("transfer")
+    tuned = [row for row in transfer.experiments(params, ITEM) if row.method == "full"]
+    found = own.experiments(params, {"dataset": "ptbxl"})
+    assert [(row.seed, row.point, row.augmented) for row in found] == [
+        (row.seed, row.point, row.augmented) for row in tuned
+    ]
+    assert {(row.setting, row.generator, row.start) for row in found} == {("TrRTeR", "", "")}
+    assert own.settings(params, found[0]) == transfer.settings(params, tuned[0])
+
+
+def test_classifiers_of_a_seed_share_one_pre_training_on_all_real_training_records(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = params.active
+    short = {"steps": 2, "evaluate_every": 1, "warmup_steps": 1, "batch_size": 4}
+    sections = demo.sweeps.sections
+    tree = demo.sweeps.model_dump() | {"seeds": [0, 1]}
+    tree["transfer"] = {
+        "percents": [50],
+        "methods": ["full"],
+        "training": sections["transfer"]["training"] | short,
+    }
+    tree["self_supervised"] = {"pretraining": sections["self_supervised"]["pretraining"] | short}
+    active = demo.model_copy(update={"sweeps": Sweeps.model_validate(tree)})
+    params = params.model_copy(update={"profiles": {params.profile: active}})
+    real, trainings = RecordSet.open(Path("data/prepared/ptbxl")), []
+    fit = classifier_runs.fit.fit
+
+    def watched(objective: Objective, train: list[RecordSet], *args: Any, **named: Any) -> Outcome:
+        outcome = fit(objective, train, *args, **named)
+        trainings.append((objective.monitor, named["seed"], len(train[0]), outcome.steps))
+        return outcome
+
+    monkeypatch.setattr(classifier_runs.fit, "fit", watched)
+    folders = (Path("data"), Path("models"))
+    sweep.sweep(params, "self_supervised", {"dataset": "ptbxl"}, *folders, tmp_path / "one")
+    few = len(mixtures.share_of(real, 50, 0).train[0])
+    assert few < len(real.split("train"))
+    assert trainings == [
+        one
+        for seed in (0, 1)
+        for one in [("loss", seed, len(real.split("train")), 2)] + 2 * [("macro_f1", seed, few, 2)]
+    ]
+    found = predictions.read([tmp_path / "one"])
+    assert found.groupby(["seed", "augmented"]).size().eq(len(real.split("test"))).all()
+    assert len(found.groupby(["seed", "augmented"])) == 4
+    # killed after the first classifier: what it left behind gives the same predictions
+    trains = ClassifierRuns.train
+    started: list[Experiment] = []
+
+    def killed(runs: ClassifierRuns, experiment: Experiment, *args: Any, **named: Any) -> None:
+        started.append(experiment)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        trains(runs, experiment, *args, **named)
+
+    monkeypatch.setattr(ClassifierRuns, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(params, "self_supervised", {"dataset": "ptbxl"}, *folders, tmp_path / "two")
+    monkeypatch.setattr(ClassifierRuns, "train", trains)
+    sweep.sweep(params, "self_supervised", {"dataset": "ptbxl"}, *folders, tmp_path / "two")
+    pd.testing.assert_frame_equal(predictions.read([tmp_path / "two"]), found)
 
 
 def test_a_sweep_without_points_has_empty_tables(params: Params, tmp_path: Path) -> None:
@@ -119,6 +189,7 @@ def test_an_unknown_sweep_is_named() -> None:
         ("backbones", {"dataset": "ptbxl"}, "the sweep 'backbones' needs --backbone"),
         ("cross_dataset", ITEM, "the sweep 'cross_dataset' needs --trained-on"),
         ("scratch", ITEM, "the sweep 'scratch' does not take a generator"),
+        ("self_supervised", ITEM, "the sweep 'self_supervised' does not take a generator"),
     ],
 )
 def test_a_cell_that_is_not_of_the_sweep_is_named(
@@ -130,7 +201,10 @@ def test_a_cell_that_is_not_of_the_sweep_is_named(
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_cells_of_the_grid_are_those_that_a_sweep_takes(name: str) -> None:
-    cells = [cell for cell in grid.cells(Params.read(ROOT / "params.yaml")) if cell.sweep]
+    params = Params.read(ROOT / "params.yaml")
+    targets = params.sweep_targets.model_copy(update={"real_sweeps": [*ON_REAL]})
+    params = params.model_copy(update={"sweep_targets": targets})
+    cells = [cell for cell in grid.cells(params) if cell.sweep]
     own = [cell for cell in cells if cell.sweep.name == name]
     assert own
     for cell in own:

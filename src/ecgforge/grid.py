@@ -68,6 +68,9 @@ def cells(params: Params) -> Iterator[Cell]:
     for name in targets.sweeps:
         for item in _pairs(swept, targets.generators):
             yield _cell(params, "sweep", name, {"sweep": name, **item})
+    for name in targets.real_sweeps:
+        for dataset in swept:
+            yield _cell(params, "sweep_real", name, {"sweep": name, "dataset": dataset})
     for item in _pairs(swept, targets.generators):
         yield _cell(params, "ablation", "ablation", item)
     for item in _pairs(swept, targets.generator_seeds):

@@ -162,6 +162,17 @@ class Training(StrictConfig):
         return self
 
 
+class PreTraining(Training):
+    """A training without labels: see `ecgforge.classifiers.common.contrastive`.
+
+    All records are drawn equally often, since their rhythms are not known.
+    """
+
+    class_balance_power: Annotated[float, Field(ge=0, le=0)] = 0.0  # 0: rhythms are not known
+    temperature: Annotated[float, Field(gt=0)] = 0.1  # divides the similarities of views
+    projection: Positive = 64  # width of the projection, on which the loss is defined
+
+
 class Range(StrictConfig):
     """A range of numbers, both ends included.
 
@@ -450,6 +461,7 @@ class SweepTargets(StrictConfig):
     datasets: Names  # datasets that the sweeps train on
     generators: Names  # generators whose records the sweeps use
     sweeps: Names  # names of sweeps
+    real_sweeps: Names  # names of sweeps on real records alone
     backbones: Names  # classifiers to compare with the study's classifier
     generator_seeds: Names  # generators to train from several seeds
     # pairs of datasets: train on one, test on the other

@@ -91,6 +91,11 @@ def _add(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -
         if row.trains:
             own = cell.sweep.settings(params, row) if cell.sweep else params.classifier
             work.steps[row.backbone] += own.training.steps
+    if cell.sweep and (pretraining := cell.sweep.pretraining(params)):
+        # once for each seed, with two views of each record; in steps of the classifier's batch
+        views = 2 * pretraining.batch_size * pretraining.steps
+        seeds = len({row.seed for row in cell.experiments})
+        work.steps[params.backbone] += seeds * views // params.classifier.training.batch_size
     for source in cell.sources:
         if cell.sweep and source.settings:
             work.trainings[source.generator] += source.needs_training(params)

@@ -27,6 +27,7 @@ CURVES: dict[str, dict[Line, str]] = {
         ("fine-tuning, linear_probe", "TrSTeR"): "pre-trained, head alone",
         ("fine-tuning, gradual_unfreezing", "TrSTeR"): "pre-trained, gradually unfrozen",
         ("early_layers_frozen", "TrSTeR"): "pre-trained, early layers frozen",
+        ("self_supervised", "TrRTeR"): "pre-trained without labels on real records",
     },
     "Fewer real records, for generator and classifier": {
         ("size", "TrRTeR"): "real records alone (TrRTeR)",
@@ -36,6 +37,8 @@ CURVES: dict[str, dict[Line, str]] = {
 }
 # sweeps with lines that end at the settings, which have all real records
 TO_ALL_RECORDS = ("scratch", "size")
+# sweeps on real records alone, which the curves of all generators show
+ON_REAL = ("scratch", "self_supervised")
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
@@ -62,8 +65,8 @@ def curves(points: pd.DataFrame, all_records: pd.DataFrame) -> dict[str, str]:
     panel has classically augmented records.
 
     Args:
-        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1, also of the
-            sweep `scratch`.
+        points: sweep, point (percent), setting, augmented, mean, low, high of macro-F1, also of
+            `ON_REAL`.
         all_records: setting, augmented, mean, low, high of the settings, with all records.
 
     Returns:
@@ -76,7 +79,7 @@ def curves(points: pd.DataFrame, all_records: pd.DataFrame) -> dict[str, str]:
             for line in lines
             for changed in (False, True)
         }
-        if any(len(rows) for (line, _), rows in shown.items() if line[0] != "scratch"):
+        if any(len(rows) for (line, _), rows in shown.items() if line[0] not in ON_REAL):
             found[title] = _figure(title, lines, shown, all_records)
     return found
 

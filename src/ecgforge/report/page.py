@@ -317,7 +317,7 @@ def _sweeps(
     """Yield the results of a dataset's sweeps by generator: curves, label efficiency and tables."""
     settings = points[points["sweep"] == ""]
     for generator, rows in points[points["generator"] != ""].groupby("generator", sort=False):
-        own = pd.concat([points[points["sweep"] == "scratch"], rows])
+        own = pd.concat([points[points["sweep"].isin(evidence.ON_REAL)], rows])
         main = settings[settings["generator"].isin(["", generator])]
         images = evidence.curves(own, main)
         varied = tables.variations(variations[variations["generator"] == generator], rows)

@@ -56,12 +56,18 @@ def read(path: Path, tuned: Sequence[Path] | None = None, profile: str | None = 
 def _sweeps(params: Params, path: Path) -> set[str]:
     """Return the sweeps that run somewhere and need their sections."""
     targets = params.sweep_targets
-    for name in targets.sweeps:
-        if name not in sweeps.OF_GENERATORS:
-            known = ", ".join(sweeps.OF_GENERATORS)
-            raise EcgforgeError(f"{path}: sweep_targets.sweeps: '{name}' is not one of {known}")
+    for key, listed, known in (
+        ("sweeps", targets.sweeps, sweeps.OF_GENERATORS),
+        ("real_sweeps", targets.real_sweeps, sweeps.ON_REAL),
+    ):
+        for name in listed:
+            if name not in known:
+                raise EcgforgeError(
+                    f"{path}: sweep_targets.{key}: '{name}' is not one of {', '.join(known)}"
+                )
     return {
         *targets.sweeps,
+        *targets.real_sweeps,
         *(["transfer"] if targets.datasets else []),
         *(["generator_seeds"] if targets.generator_seeds else []),
     }

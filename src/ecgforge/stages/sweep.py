@@ -20,12 +20,12 @@ from ecgforge.generators.common.base import Generator
 from ecgforge.generators.train import train as train_generator
 from ecgforge.params import Params, Quality
 from ecgforge.records.record_set import RecordSet, aligned
-from ecgforge.stages.common.classifier_runs import ClassifierRuns
+from ecgforge.stages.common.classifier_runs import ClassifierRuns, Unlabelled
 from ecgforge.stages.common.temporary import TEMPORARY, held
 from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.study import mixtures
+from ecgforge.sweeps.common import registry
 from ecgforge.sweeps.common.base import Item, Source, Sweep
-from ecgforge.sweeps.common.registry import OWN_STAGE, get
 from ecgforge.tracking import runs
 
 Score = Callable[[RecordSet, RecordSet, RecordSet, Quality], dict[str, float]]
@@ -51,9 +51,9 @@ def sweep(
     Raises:
         EcgforgeError: there is no such sweep.
     """
-    chosen = get(name)
+    chosen = registry.get(name)
     item = {"sweep": name, **item}
-    stage = Stage(name if name in OWN_STAGE else "sweep", params, item)
+    stage = Stage(registry.stage(name), params, item)
     cell = _Cell(chosen, params, item, stage, data, models)
     classifiers = ClassifierRuns(stage, cell.simulated, models)
     variations = []
@@ -67,7 +67,9 @@ def sweep(
                     continue
                 training = chosen.training_data(params, experiment, cell.real, synthetic)
                 settings = chosen.settings(params, experiment)
-                classifiers.train(experiment, training, cell.tested_on, settings)
+                classifiers.train(
+                    experiment, training, cell.tested_on, settings, unlabelled=cell.unlabelled
+                )
     classifiers.finish(out)
     if score:
         pd.DataFrame(variations).to_csv(out / "variations.csv", index=False, float_format="%.6g")
@@ -97,6 +99,12 @@ class _Cell:
     def tested_on(self) -> RecordSet:
         """The real records with the test and validation splits."""
         return self._as_trained(RecordSet.open(self.data / "prepared" / self.dataset))
+
+    @property
+    def unlabelled(self) -> Unlabelled | None:
+        """What classifiers are pre-trained on, if the sweep does so."""
+        pretraining = self.sweep.pretraining(self.params)
+        return Unlabelled(self.real, pretraining) if pretraining else None
 
     @property
     def simulated(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ecgforge.classifiers.common import augmentation, registry
-from ecgforge.classifiers.common.base import Classifier, probabilities
+from ecgforge.classifiers.common import augmentation, contrastive, registry
+from ecgforge.classifiers.common.base import Change, Classifier, probabilities
 from ecgforge.files import md5
 from ecgforge.model_versions import models
-from ecgforge.params import ClassifierSettings, Params, Training
+from ecgforge.params import ClassifierSettings, Params, PreTraining, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
@@ -28,6 +30,14 @@ from ecgforge.training import fit
 from ecgforge.training.batches import Records
 
 CLASSIFIERS = Path("classifiers")  # in the folder of models
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Records whose rhythms are not used: a classifier is pre-trained on their training split."""
+
+    records: RecordSet
+    settings: PreTraining
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class ClassifierRuns:
     models: Path
     tested: list[predictions.Tested] = field(default_factory=list)
     _runs: list[TrackedRun] = field(default_factory=list)
+    _pretrained: dict[int, Classifier] = field(default_factory=dict)  # by seed
 
     def train(
         self,
@@ -53,6 +64,7 @@ class ClassifierRuns:
         tested_on: RecordSet,
         settings: ClassifierSettings,
         folder: Path | None = None,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         """Train and test a classifier; with a `folder`, save it there and register it.
 
@@ -62,16 +74,25 @@ class ClassifierRuns:
         Args:
             tested_on: has the test split, and the validation split that chooses between points of a
                 sweep.
+            unlabelled: records to pre-train on, the same in all calls.
         """
         params, seed, test = self.stage.params, experiment.seed, tested_on.split("test")
         start = self._start(experiment)
         key, tree = self._key(experiment), _tree(params, experiment, data, settings)
         decides = _rows([*data.train, *data.validation, test])
         decides |= {"start": md5(start)} if start else {}
+        if unlabelled:
+            tree |= {"pretraining": unlabelled.settings.model_dump()}
+            decides |= {
+                f"unlabelled {split}": _digest(unlabelled.records.split(split))
+                for split in ("train", "validation")
+            }
         with tracked(self.stage, key, tree, _sets(data, test), decides) as opened:
             rhythms = data.train[0].about.rhythms
             if start:
                 classifier = registry.load(start)
+            elif unlabelled:
+                classifier = self._pretrain(unlabelled, settings, rhythms, seed, opened)
             else:
                 scale = Records(data.train).scale()
                 classifier = registry.create(settings, rhythms, scale, seed)
@@ -121,6 +142,47 @@ class ClassifierRuns:
         predictions.write(self.tested, out)
         for one in self._runs:
             one.remove_checkpoints()
+
+    def _pretrain(
+        self,
+        unlabelled: Unlabelled,
+        settings: ClassifierSettings,
+        rhythms: tuple[str, ...],
+        seed: int,
+        opened: TrackedRun,
+    ) -> Classifier:
+        """Return a classifier with pre-trained features.
+
+        All classifiers of a seed start from the same one; the run of the first has its training.
+        """
+        if seed not in self._pretrained:
+            train, validation = (
+                unlabelled.records.split(split) for split in ("train", "validation")
+            )
+            classifier = registry.create(settings, rhythms, Records([train]).scale(), seed)
+
+            def log(metrics: dict[str, float], step: int) -> None:
+                opened.run.log({f"pretraining_{key}": one for key, one in metrics.items()}, step)
+
+            fit.fit(
+                contrastive.objective(
+                    classifier,
+                    _change(self.stage.params, train),
+                    unlabelled.settings,
+                    torch.from_numpy(train.signals(np.arange(1))),
+                    seed,
+                ),
+                [train],
+                [validation],
+                unlabelled.settings,
+                self.stage.params.active.compute,
+                seed=seed,
+                folder=opened.checkpoints / "pre-training",
+                log=log,
+            )
+            # in evaluation mode, as the classifiers that other sweeps fine-tune
+            self._pretrained[seed] = classifier.eval()
+        return copy.deepcopy(self._pretrained[seed])
 
     def _start(self, experiment: Experiment) -> Path | None:
         return self.models / CLASSIFIERS / experiment.start if experiment.start else None
@@ -202,8 +264,21 @@ def _sets(data: TrainingData, test: RecordSet) -> Sets:
 
 def _rows(sets: list[RecordSet]) -> dict[str, str]:
     """Return digests of which records of their sets are used."""
-    digests = [hashlib.sha256(one.rows.tobytes()).hexdigest() for one in sets]
-    return {f"records {place}": digest for place, digest in enumerate(digests)}
+    return {f"records {place}": _digest(one) for place, one in enumerate(sets)}
+
+
+def _digest(records: RecordSet) -> str:
+    return hashlib.sha256(records.rows.tobytes()).hexdigest()
+
+
+def _change(params: Params, records: RecordSet) -> Change:
+    """Return classical augmentation of signals."""
+    settings, rate = params.active.study.augmentation, records.about.sampling_rate
+
+    def change(signals: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        return augmentation.augmented(signals, settings, rate, random)
+
+    return change
 
 
 def _fit(
@@ -215,13 +290,7 @@ def _fit(
     opened: TrackedRun,
 ) -> fit.Outcome:
     """Train a classifier in the phases of its method, with equally many steps in each."""
-    settings, rate = params.active.study.augmentation, data.train[0].about.sampling_rate
-    change = None
-    if experiment.augmented:
-
-        def change(signals, random):  # type: ignore[no-untyped-def]
-            return augmentation.augmented(signals, settings, rate, random)
-
+    change = _change(params, data.train[0]) if experiment.augmented else None
     phases = fine_tuning.phases(experiment.method or "full", len(classifier.parts))
     steps = max(1, training.steps // len(phases) // training.evaluate_every)
     each = training.model_copy(update={"steps": steps * training.evaluate_every})

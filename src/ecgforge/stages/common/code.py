@@ -36,6 +36,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "scratch": ("stages.sweep", "sweeps.scratch", "classifiers.{backbone}"),
     "backbones": ("stages.sweep", "sweeps.backbones", "classifiers.{backbone}"),
     "sweep": (*SWEEP, "sweeps.{sweep}"),
+    "sweep_real": ("stages.sweep", "sweeps.{sweep}", "classifiers.{backbone}"),
     "ablation": (*SWEEP, "stages.ablation", "sweeps.ablation"),
     "generator_seeds": (*SWEEP, "sweeps.generator_seeds"),
     "cross_dataset": ("stages.sweep", "sweeps.cross_dataset", "classifiers.{backbone}"),
@@ -103,6 +104,9 @@ def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, d
             name: files("sweep", params, {"sweep": sweep, "generator": name}) for name in generators
         }
         for sweep in targets.sweeps
+    }
+    tree["sweep_real"] = {
+        sweep: files("sweep_real", params, {"sweep": sweep}) for sweep in targets.real_sweeps
     }
     return tree  # type: ignore[return-value]
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import ClassifierSettings, GeneratorSettings, Params, StrictConfig, checked
+from ecgforge.params import (
+    ClassifierSettings,
+    GeneratorSettings,
+    Params,
+    PreTraining,
+    StrictConfig,
+    checked,
+)
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment
@@ -122,6 +129,10 @@ class Sweep(ABC):
     def settings(self, params: Params, experiment: Experiment) -> ClassifierSettings:
         """Return the classifier's network and training; those of the profile by default."""
         return params.classifier_settings(experiment.backbone)
+
+    def pretraining(self, params: Params) -> PreTraining | None:
+        """Return how classifiers are pre-trained without labels; None if they are not."""
+        return None
 
     def experiments(self, params: Params, item: Item) -> list[Experiment]:
         """Return the rows of the grid in a cell."""

@@ -15,8 +15,17 @@ SWEEPS = [
 
 # Sweeps with a stage of their own, since their cells or dependencies differ.
 OWN_STAGE = ("ablation", "backbones", "cross_dataset", "generator_seeds", "scratch")
+# Sweeps of the stage `sweep_real`: a cell for each dataset.
+ON_REAL = ("self_supervised",)
 # Sweeps of the stage `sweep`: a cell for each dataset and generator.
-OF_GENERATORS = [name for name in SWEEPS if name not in OWN_STAGE]
+OF_GENERATORS = [name for name in SWEEPS if name not in (*OWN_STAGE, *ON_REAL)]
+
+
+def stage(name: str) -> str:
+    """Return the stage that runs the sweep `name`."""
+    if name in OWN_STAGE:
+        return name
+    return "sweep_real" if name in ON_REAL else "sweep"
 
 
 def get(name: str) -> Sweep:
