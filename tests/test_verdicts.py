@@ -390,7 +390,11 @@ def test_in_every_sweep_a_baseline_is_classical_augmentation() -> None:
         "With few real records, a generator",
         "Other classifiers",
     ):
-        plain, augmented, both = (verdict for verdict in judged if words in verdict.claim.text)
+        plain, augmented, both = (
+            verdict
+            for verdict in judged
+            if words in verdict.claim.text and "self-supervised" not in verdict.claim.text
+        )
         assert (plain.word, augmented.word, both.word) == (
             "supported",
             "contradicted",
@@ -415,6 +419,26 @@ def test_few_real_records_are_compared_with_as_few() -> None:
         word(study(few), "With few real records, a generator trained on them helps.")
         == "contradicted"
     ), "those few, and not as many others"
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "expected"), [(0.9, "supported"), (0.7, "contradicted"), (0.5, "contradicted")]
+)
+def test_pre_training_on_synthetic_records_is_compared_with_that_without_labels(
+    synthetic: float, expected: str
+) -> None:
+    """At the same share, with full fine-tuning alone."""
+    found = study(
+        {
+            condition("TrRTeR", sweep="scratch", point="5"): 0.3,
+            condition("TrRTeR", sweep="self_supervised", point="5"): 0.7,
+            condition("TrRTeR", sweep="self_supervised", point="20"): 0.4,
+            condition("TrSTeR", "diffwave", sweep="fine-tuning, full", point="5"): synthetic,
+            condition("TrSTeR", "diffwave", sweep="fine-tuning, linear_probe", point="5"): 0.95,
+        }
+    )
+    text = "With few real records, pre-training on synthetic records helps more than self"
+    assert word(found, text) == expected
 
 
 def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -> None:

@@ -209,6 +209,20 @@ def _of_sweeps(conditions: _Conditions) -> list[Claim]:
             ),
         ),
         Claim(
+            "With few real records, pre-training on synthetic records helps more than "
+            "self-supervised pre-training on real records.",
+            False,
+            conditions.swept(
+                ["fine-tuning, full"],
+                "TrSTeR",
+                False,
+                lambda row: conditions.condition(
+                    "TrRTeR", sweep="self_supervised", point=row["point"]
+                ),
+            ),
+            any_gain,
+        ),
+        Claim(
             "With few real records, fine-tuning is better with the early layers frozen.",
             False,
             conditions.swept(
