@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -711,6 +712,21 @@ def test_a_single_point_is_plotted_in_its_panel_with_its_interval():
     assert len(re.findall(r'd="M ([\d.]+) [\d.]+ \nL \1 [\d.]+ \n" clip-path', panel)) == 2, (
         "a line up and down for each"
     )
+
+
+def test_self_supervised_pre_training_is_a_curve_next_to_that_on_synthetic_records():
+    points = tables.models(pd.DataFrame(sweeps("ptbxl", "diffwave")))
+    scratch = points[points["sweep"] == "scratch"]
+    own = pd.concat([points, scratch.assign(sweep="self_supervised")])
+    name = "pre-trained without labels on real records"
+    assert name not in evidence.curves(points, points)["Pre-training"]
+    assert name in evidence.curves(own, points)["Pre-training"]
+    assert "Pre-training" not in evidence.curves(own[own["sweep"].isin(evidence.ON_REAL)], points)
+    (shown,) = page._sweeps(
+        own, pd.DataFrame(columns=["generator"]), pd.DataFrame(columns=["generator"])
+    )
+    image = base64.b64decode(shown["images"]["Pre-training"].split(",")[1]).decode()
+    assert name in image, "with the curves of each generator"
 
 
 def test_curves_of_augmented_records_have_a_panel_of_their_own():
