@@ -104,3 +104,22 @@ def test_a_part_has_complete_patients_of_every_rhythm_and_grows() -> None:
         "no patient is torn apart"
     )
     assert set(tenth.records["id"]) != set(mixtures.part(records, 0.1, seed=4).records["id"])
+
+
+def test_records_are_removed_by_rhythm_and_by_patient() -> None:
+    rhythms = ["SR"] * 60 + ["AFIB"] * 21
+    patients = [f"p{number // 3}" for number in range(81)]
+    records = record_set(rhythms, patients)
+    few, more = (
+        mixtures.without(records, counts, seed=3)
+        for counts in ({"SR": 10, "AFIB": 2}, {"SR": 31, "AFIB": 20})
+    )
+    assert (few.counts(), more.counts()) == ({"SR": 50, "AFIB": 19}, {"SR": 29, "AFIB": 1})
+    assert set(more.records["id"]) < set(few.records["id"])
+    for kept, torn in ((few, 2), (more, 2)):
+        sizes = kept.records.groupby("patient").size()
+        assert (sizes != 3).sum() == torn, "one patient of each rhythm at most"
+    assert set(few.records["id"]) != set(
+        mixtures.without(records, {"SR": 10, "AFIB": 2}, seed=4).records["id"]
+    )
+    assert len(mixtures.without(records, {"SR": 60}, seed=3)) == 21, "other rhythms stay"

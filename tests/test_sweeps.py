@@ -211,6 +211,28 @@ def test_the_cells_of_the_grid_are_those_that_a_sweep_takes(name: str) -> None:
         get(name).check(cell.item)
 
 
+def test_synthetic_records_take_the_place_of_as_many_real_ones(params: Params) -> None:
+    """Of each rhythm; the other modes keep all real records."""
+    mixture = params.active.sweeps.sections["mixture"] | {"percents": [50], "replaced": [30]}
+    sweeps = params.active.sweeps.model_copy(update={"mixture": mixture})
+    params = params.model_copy(
+        update={"profiles": {params.profile: params.active.model_copy(update={"sweeps": sweeps})}}
+    )
+    real = RecordSet.open(Path("data/prepared/ptbxl"))
+    synthetic = real  # for their numbers alone
+    train, sweep_ = real.split("train"), get("mixture")
+    rows = {row.sweep: row for row in sweep_.experiments(params, ITEM) if not row.augmented}
+    assert [row.point for row in rows.values()] == ["50", "50", "30"]
+    kept, put_in = sweep_.training_data(params, rows["mixture, replace"], real, synthetic).train
+    assert len(kept) + len(put_in) == len(train)
+    for rhythm, count in train.counts().items():
+        assert put_in.counts()[rhythm] == count - kept.counts()[rhythm]
+        assert abs(put_in.counts()[rhythm] - 0.3 * count) <= 0.5
+    assert set(kept.records["id"]) < set(train.records["id"])
+    added = sweep_.training_data(params, rows["mixture, proportion"], real, synthetic).train
+    assert added[0].rows.tolist() == train.rows.tolist()
+
+
 def test_classifiers_of_one_dataset_are_tested_on_the_other() -> None:
     params = Params.read(ROOT / "params.yaml").with_profile("demo")
     item = {"trained_on": "ptbxl", "dataset": "chapman", "generator": "diffwave"}

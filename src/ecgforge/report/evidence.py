@@ -20,6 +20,7 @@ CURVES: dict[str, dict[Line, str]] = {
     "More synthetic records": {
         ("mixture, proportion", "TrRSTeR"): "mixed as the real ones are",
         ("mixture, balance", "TrRSTeR"): "rare rhythms filled up",
+        ("mixture, replace", "TrRSTeR"): "in place of real ones",
     },
     "Pre-training": {
         ("scratch", "TrRTeR"): "from scratch",

@@ -71,6 +71,20 @@ def first(records: RecordSet, counts: Mapping[str, int]) -> RecordSet:
     return records.select((rank < records.records["rhythm"].map(dict(counts)).fillna(0)).to_numpy())
 
 
+def without(records: RecordSet, counts: Mapping[str, int], seed: int) -> RecordSet:
+    """Remove so many records of each rhythm at random; more removed ones hold fewer of the same
+    seed.
+
+    The records of a patient leave one after the other, so that of each rhythm at most one patient
+    keeps some records and loses others.
+    """
+    patients = records.records["patient"].unique()
+    order = np.random.default_rng([seed, 0x2E91]).permutation(len(patients))
+    place = records.records["patient"].map(dict(zip(patients, order, strict=True)))
+    rank = place.groupby(records.records["rhythm"]).rank(method="first")
+    return records.select((rank > records.records["rhythm"].map(dict(counts)).fillna(0)).to_numpy())
+
+
 def part(records: RecordSet, share: float, seed: int) -> RecordSet:
     """Select a `share` of the patients of each rhythm, at least one; a larger share holds a smaller
     one of the same seed.

@@ -1,25 +1,38 @@
-"""TrRSTeR with growing numbers of synthetic records."""
+"""TrRSTeR with growing numbers of synthetic records, in addition to real ones or in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Annotated
 
-from ecgforge.params import Params, Percents, StrictConfig
+from pydantic import Field
+
+from ecgforge.params import Params, Percents, StrictConfig, distinct
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment, plain_and_augmented
 from ecgforge.study.settings import TrainingData
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 
+REPLACE = "replace"  # the mode in which synthetic records take the place of real ones
+
 
 class Parameters(StrictConfig):
     """The numbers of synthetic records, in percent of the real training records."""
 
-    percents: Percents
+    percents: Percents  # in addition to all real records
+    # in place of as many real records of each rhythm
+    replaced: Annotated[
+        list[Annotated[float, Field(gt=0, lt=100)]],
+        Field(default_factory=list),
+        distinct("{:g}".format),
+    ]
 
 
 class Mixture(Sweep):
-    """Synthetic records in the proportions of the real ones, or to balance the rare rhythms."""
+    """Synthetic records in the proportions of the real ones, to balance the rare rhythms, or in
+    place of real ones.
+    """
 
     Parameters = Parameters
 
@@ -27,12 +40,17 @@ class Mixture(Sweep):
         dataset, generator = item["dataset"], item["generator"]
         rows: list[Experiment] = []
         for seed in params.active.sweeps.seeds:
-            for mode in mixtures.MODES:
-                for percent in self.parameters(params).percents:
-                    place = (f"{self.name}, {mode}", f"{percent:g}")
-                    mixed = Experiment("TrRSTeR", dataset, params.backbone, seed, generator, *place)
-                    rows += plain_and_augmented(mixed)
+            for mode, percent in self._points(params):
+                place = (f"{self.name}, {mode}", f"{percent:g}")
+                mixed = Experiment("TrRSTeR", dataset, params.backbone, seed, generator, *place)
+                rows += plain_and_augmented(mixed)
         yield Source(rows, generator, settings=params.generator(generator))
+
+    def _points(self, params: Params) -> Iterator[tuple[str, float]]:
+        own = self.parameters(params)
+        for mode in mixtures.MODES:
+            yield from ((mode, percent) for percent in own.percents)
+        yield from ((REPLACE, percent) for percent in own.replaced)
 
     def wanted(
         self, params: Params, real: Mapping[str, int], source: Source
@@ -47,13 +65,15 @@ class Mixture(Sweep):
         train = real.split("train")
         counts = _counts(train.counts(), experiment)
         mixed_in = mixtures.first(synthetic.split("train"), counts)
+        if experiment.sweep.endswith(REPLACE):
+            train = mixtures.without(train, counts, experiment.seed)
         return TrainingData([train, mixed_in], [real.split("validation")])
 
 
 def _counts(real: Mapping[str, int], experiment: Experiment) -> dict[str, int]:
-    mode = next(mode for mode in mixtures.MODES if experiment.sweep.endswith(mode))
+    balanced = experiment.sweep.endswith("balance")
     number = round(sum(real.values()) * float(experiment.point) / 100)
-    return mixtures.allotment(real, number, mode)
+    return mixtures.allotment(real, number, "balance" if balanced else "proportion")
 
 
 SWEEP = Mixture()
