@@ -136,7 +136,7 @@ def swept(*names: str) -> set[str]:
 
 
 CHANGE = "\nCHANGED = True\n"
-PREPARED = {"prepare@ptbxl", "prepare@chapman", "merge@pair0"}
+PREPARED = {"prepare@ptbxl", "prepare@chapman", "merge@merged"}
 TUNED = per_dataset("tune_classifier") | cells("tune_generator")
 CROSS = {"cross_dataset@pair0-diffwave", "cross_dataset@pair1-diffwave"}
 BACKBONES = {"backbones@ptbxl-xresnet1d", "backbones@ptbxl-transformer"}
@@ -316,7 +316,27 @@ def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
     edit(study, change)
     assert status(study) == {"acquire@chapman"}
     (study / "data/raw/chapman").write_text("other records")
-    assert status(study) == {"acquire@chapman", "prepare@chapman", "merge@pair0"}
+    assert status(study) == {"acquire@chapman", "prepare@chapman", "merge@merged"}
+
+
+@pytest.mark.parametrize("merged", [["b", "ptbxl", "a"], [*"abcdefgh"]])
+def test_a_merged_set_depends_on_its_own_sources_alone(study: Path, merged: list[str]) -> None:
+    """In any number that the parameters allow, whatever other sources there are."""
+    from dvc.repo import Repo
+
+    def change(tree: dict[str, Any]) -> None:
+        sources = tree["profiles"]["demo"]["sources"]
+        sources |= dict.fromkeys("abcdefgh", sources["chapman"])
+        tree |= {"sources": [*sources], "merged": merged}
+
+    edit(study, change)
+    with Repo(str(study)) as repo:
+        (merge,) = (one for one in repo.index.stages if one.name == "merge@merged")
+        read = [dep.def_path for dep in merge.deps]
+    raw = [path for path in read if not path.startswith("resolved")]
+    assert list(dict.fromkeys(raw)) == [f"data/raw/{source}" for source in merged]
+    options = " ".join(f"--raw data/raw/{source}" for source in merged)
+    assert merge.cmd == f"ecgforge prepare {options} --out data/prepared/merged"
 
 
 def test_a_round_depends_on_its_dataset_alone(study: Path) -> None:
@@ -369,7 +389,7 @@ def test_another_profile_is_one_word(study: Path) -> None:
         f"prepare@{source}" for source in ("ptbxl", "chapman")
     }
     everything |= (
-        {"merge@pair0", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
+        {"merge@merged", "report"} | TUNED | per_dataset("classify_real") | TRAINED | BACKBONES
     )
     for stage in ("train_generator", "synthesize", "classify", "quality"):
         everything |= cells(stage)

@@ -108,11 +108,9 @@ def test_every_profile_is_valid_as_a_whole() -> None:
             "datasets: 'mitbih' is not one of ptbxl, chapman, merged",
         ),
         ("merged", [], "datasets: 'merged' is not one of ptbxl, chapman"),
-        (
-            "merged",
-            [{"first": "ptbxl", "second": "mitbih"}],
-            "merged: 'mitbih' is not one of ptbxl, chapman",
-        ),
+        ("merged", ["ptbxl", "mitbih"], "merged: 'mitbih' is not one of ptbxl, chapman"),
+        ("merged", ["ptbxl"], r"merged = \['ptbxl'\]: name two sources or more, or none"),
+        ("merged", [*"abcdefghi"], r"merged = .*: .*at most 8 items"),
         ("profile", "dmo", "profile: 'dmo' is not one of demo, sample, paper"),
         (
             "preprocessing.band",
@@ -219,11 +217,7 @@ def test_every_profile_is_valid_as_a_whole() -> None:
             [{"train": "ptbxl", "test": "mitbih"}],
             "sweep_targets.cross_dataset: 'mitbih' is not one of",
         ),
-        (
-            "merged",
-            [{"first": "ptbxl", "second": "ptbxl"}],
-            "merged.0 = .*: first and second must differ",
-        ),
+        ("merged", ["ptbxl", "chapman", "ptbxl"], "merged = .*: ptbxl is there twice"),
         (
             "profiles.sample.study.synthetic_share",
             0.6,

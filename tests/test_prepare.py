@@ -841,6 +841,24 @@ def test_merged_keeps_origins_and_splits(raw, other_site, tmp_path):
     assert table["split"].tolist() == single["split"].tolist() * 2
 
 
+def test_a_third_source_changes_no_record_of_the_others(raw, other_site, tmp_path):
+    two = {"one": raw, "two": other_site}
+    ids = [f"r{number:02d}" for number in range(12)]
+    for number, name in enumerate(ids):
+        write_record(tmp_path / "raw", name, an_ecg(rate=130, seed=200 + number))
+    third = a_raw_source(tmp_path / "raw", a_catalogue(ids, [["AFIB"]] * 12))
+    before, after = (
+        prepare(sources, tmp_path / name, PREPROCESSING, PREPARATION)
+        for name, sources in {"two": two, "three": two | {"three": third}}.items()
+    )
+    old, new = (RecordSet.open(tmp_path / name) for name in ("two", "three"))
+    assert set(after.rhythms) == {*before.rhythms, "AFIB"}, "the rhythms of any source"
+    count = len(old)
+    pd.testing.assert_frame_equal(new.records.iloc[:count], old.records)
+    np.testing.assert_array_equal(new.signals()[:count], old.signals())
+    assert {*new.records["dataset"].iloc[count:]} == {"three"}
+
+
 # The same recording twice
 
 

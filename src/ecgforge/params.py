@@ -31,6 +31,7 @@ from ruamel.yaml import YAML, YAMLError
 from ecgforge import rounds
 from ecgforge.errors import EcgforgeError
 
+MOST_MERGED = 8  # sources of the merged dataset; the stage `merge` in dvc.yaml lists as many
 S = TypeVar("S", bound=BaseModel)
 T = TypeVar("T")
 
@@ -442,19 +443,6 @@ class DatasetPair(StrictConfig):
     test: Name  # dataset of the test records
 
 
-class Merged(StrictConfig):
-    """The two sources of the dataset `merged`."""
-
-    first: Name  # source
-    second: Name  # source
-
-    @model_validator(mode="after")
-    def _two(self) -> Self:
-        if self.first == self.second:
-            raise ValueError("first and second must differ")
-        return self
-
-
 class SweepTargets(StrictConfig):
     """What the sweeps cover: one cell for each combination. An empty list turns its sweeps off."""
 
@@ -527,7 +515,8 @@ class Params(StrictConfig):
     datasets: SomeNames  # datasets of the study
     # cross-fitting: the number of rounds by dataset; see `ecgforge.rounds`
     folds: dict[Name, Annotated[int, Field(ge=3, le=10)]] = {}
-    merged: Annotated[list[Merged], Field(max_length=1)]  # sources to merge, at most one pair
+    # sources of the dataset `merged`; [] means that there is no such dataset
+    merged: Annotated[Names, Field(max_length=MOST_MERGED)]
     generators: SomeNames  # generators to train
     backbone: Name  # the study's classifier
     sweep_targets: SweepTargets  # what the sweeps cover
@@ -603,6 +592,13 @@ class Params(StrictConfig):
         """Return a classifier's settings in the active profile; EcgforgeError if there are none."""
         return _named(backbone, self.active.classifiers, "classifier")
 
+    @field_validator("merged")
+    @classmethod
+    def _two_or_more(cls, sources: list[str]) -> list[str]:
+        if len(sources) == 1:
+            raise ValueError("name two sources or more, or none for no merged dataset")
+        return sources
+
     @model_validator(mode="before")
     @classmethod
     def _expand_bases(cls, tree: Any) -> Any:
@@ -616,10 +612,9 @@ class Params(StrictConfig):
         if self.backbone in targets.backbones:
             raise ValueError(f"sweep_targets.backbones: {self.backbone} is the study's classifier")
         pairs = [dataset for pair in targets.cross_dataset for dataset in (pair.train, pair.test)]
-        joined = [source for pair in self.merged for source in (pair.first, pair.second)]
         for listed, known, where in (
-            (joined, self.sources, "merged"),
-            (self.datasets, [*self.sources, *["merged" for _ in self.merged]], "datasets"),
+            (self.merged, self.sources, "merged"),
+            (self.datasets, [*self.sources, *["merged" for _ in self.merged[:1]]], "datasets"),
             (targets.datasets, self.datasets, "sweep_targets.datasets"),
             (targets.generators, self.generators, "sweep_targets.generators"),
             (targets.generator_seeds, self.generators, "sweep_targets.generator_seeds"),

@@ -164,11 +164,7 @@ def _share(counts: Mapping[str, int], share: float) -> dict[str, int]:
 
 
 def _sources(params: Params, dataset: str) -> list[str]:
-    return (
-        [source for pair in params.merged for source in (pair.first, pair.second)]
-        if rounds.base(dataset) == "merged"
-        else [rounds.base(dataset)]
-    )
+    return params.merged if rounds.base(dataset) == "merged" else [rounds.base(dataset)]
 
 
 def _prepared(params: Params, dataset: str) -> RecordSet | None:

@@ -36,7 +36,7 @@ def workload(params: Params, real: Counts) -> Iterator[Work]:
     """
     yield Work("resolve", 1)
     yield Work("acquire", len(params.sources))
-    yield Work("prepare, merge", len(params.sources) + len(params.merged))
+    yield Work("prepare, merge", len(params.sources) + bool(params.merged))
     yield Work("cross_fit", len(params.rounds))
     yield from _tuning(params)
     yield from _generators(params, real)

@@ -1,6 +1,7 @@
 """matrix.yaml: lists for the matrices in dvc.yaml that follow from params.yaml.
 
-DVC's templates cannot compute, so the rounds of cross-fitting are listed in a file of their own.
+DVC's templates cannot compute, so the rounds of cross-fitting and the sources of the merged dataset
+are listed in a file of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import yaml
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
-from ecgforge.params import Params
+from ecgforge.folders import RAW
+from ecgforge.params import MOST_MERGED, Params
 
 MATRIX = Path("matrix.yaml")
 HEADING = "# Lists for dvc.yaml, written by `ecgforge matrix` from params.yaml. Do not edit.\n"
@@ -20,11 +22,22 @@ HEADING = "# Lists for dvc.yaml, written by `ecgforge matrix` from params.yaml. 
 def text(params: Params) -> str:
     """Return the content of matrix.yaml."""
     lists = {
+        "merges": {"merged": _merge(params.merged)} if params.merged else {},
         "rounds": {one.name: one.dataset for one in params.rounds},
         "record_sets": params.record_sets,
         "sweep_record_sets": params.sweep_record_sets,
     }
     return HEADING + yaml.safe_dump(lists, sort_keys=False, width=100)
+
+
+def _merge(sources: list[str]) -> dict[str, object]:
+    """Return what the stage `merge` reads, as options of its command and as dependencies.
+
+    A template cannot set the number of dependencies, so the last one is repeated.
+    """
+    raw = [(RAW / source).as_posix() for source in sources]
+    options = " ".join(f"--raw {folder}" for folder in raw)
+    return {"options": options, "raw": raw + raw[-1:] * (MOST_MERGED - len(raw))}
 
 
 def write(params: Params, file: Path = MATRIX) -> bool:
