@@ -34,7 +34,7 @@ def write(tree: dict[str, Any], folder: Path) -> Path:
 def test_every_profile_is_valid_as_a_whole() -> None:
     params = parameters.read(ROOT / "params.yaml")
     assert params.profile == "demo"
-    assert set(params.profiles) == {"demo", "sample", "paper"}
+    assert set(params.profiles) == {"demo", "sample", "paper", "paper_10000"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def works(params: Params) -> dict[str, workload.Work]:
     }
 
 
-@pytest.mark.parametrize("profile", ["demo", "sample", "paper"])
+@pytest.mark.parametrize("profile", ["demo", "sample", "paper", "paper_10000"])
 def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
     tree, lists = (
         yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"],
@@ -88,6 +88,8 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # and test.
     match_real = works(params.with_profile("sample"))["synthesize"].records_generated
     assert match_real == dict.fromkeys(params.generators, 3 * 3 * (34 + 20 + 20))
+    many = works(params.with_profile("paper_10000"))["synthesize"].records_generated
+    assert many == dict.fromkeys(params.generators, 3 * 3 * (10_000 + 200 + 200))
     # Half of 100 in proportion are 30, 10, 10; to balance 0, 25, 25.
     assert found["mixture"].records_generated == {"diffwave": 30 + 25 + 25}
     assert (found["quality"].scored, found["ablation"].scored) == (
