@@ -130,6 +130,19 @@ def test_the_page_does_not_overflow(opened, width):
     resize(opened, 1280)
 
 
+def test_a_telephone_shows_the_answer_and_its_figure_in_full_size(opened):
+    resize(opened, 390)
+    answer = opened.find_element("css selector", "main p.answer")
+    assert answer.is_displayed()
+    assert answer.text.startswith("PTB-XL (simulated): no.")
+    shown, own = opened.execute_script(
+        "const image = document.querySelector('main p.answer ~ figure img'); "
+        "return [image.getBoundingClientRect().width, image.naturalWidth]"
+    )
+    resize(opened, 1280)
+    assert shown >= own - 1
+
+
 def test_tables_sort_by_value_within_a_dataset(opened):
     column = """
         const rows = [...document.querySelector('table.sortable').tBodies[0].rows].slice(1);

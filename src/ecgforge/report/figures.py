@@ -97,7 +97,7 @@ def _estimates(
     axes.errorbar(positions, rows["mean"], yerr=intervals, capsize=3, **look)
 
 
-GAIN_WIDTH, GAIN_ROW = 3.6, 0.32  # inches; the width is that of a telephone
+GAIN_WIDTH, GAIN_ROW = 3.4, 0.32  # inches; the width is that of a telephone
 
 
 def gains(differences: pd.DataFrame, smallest_gain: float) -> str:
