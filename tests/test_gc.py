@@ -274,7 +274,7 @@ def test_a_run_that_results_in_a_commit_name_is_kept(study: Path, file: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("study")
-@pytest.mark.parametrize("other", [{"augmented": True}, {"fold": 1}, {"draw": 1}])
+@pytest.mark.parametrize("other", [{"augmented": True}, {"dataset": "ptbxl_1of3"}, {"draw": 1}])
 def test_another_point_of_the_study_supersedes_no_run(other: dict[str, Any]) -> None:
     for name, key in (("first", CLASSIFIER), ("second", replace(CLASSIFIER, **other))):
         with tracked(key, fingerprint=name, params={}, inputs=[]):
