@@ -335,3 +335,223 @@ def test_a_difference_without_auroc_is_the_same_but_for_it() -> None:
     short = statistics.difference(truth, first, second, patients, RHYTHMS, auroc=False, **BOOTSTRAP)
     assert "auroc" not in set(short["metric"])
     pd.testing.assert_frame_equal(short, whole[whole["metric"] != "auroc"].reset_index(drop=True))
+
+
+def of_hits(hits: np.ndarray, records: int = 100) -> np.ndarray:
+    """Probabilities `[seeds, rounds * records, 2]` of classifiers that are right on the first of
+    each round's records, all of class 0; hits are `[seeds, rounds]`.
+    """
+    right = np.arange(records) < hits[:, :, None]
+    return np.stack([right, ~right], axis=3).reshape(len(hits), -1, 2).astype(float)
+
+
+def accuracy_of(table: pd.DataFrame) -> pd.Series:
+    return table[(table["rhythm"] == "macro") & (table["metric"] == "accuracy")].iloc[0]
+
+
+def crossed(
+    rng: np.random.Generator, records: int, seeds: int, rounds: int, accuracy: float = 0.7
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth, probabilities and rounds of a study in which all records and seeds are independent."""
+    truth = rng.integers(0, 3, records)
+    runs = np.stack([skilled(truth, accuracy, rng) for _ in range(seeds)])
+    return truth, runs, np.arange(records) % rounds
+
+
+def test_one_round_is_no_cross_fitting() -> None:
+    rng = np.random.default_rng(0)
+    truth, first, _ = crossed(rng, 90, 3, 1)
+    second, patients = crossed(rng, 90, 2, 1)[1], np.arange(90) // 2
+    rounds = np.full(90, 4)
+    for with_rounds, without in [
+        (
+            statistics.interval(truth, first, patients, RHYTHMS, rounds=rounds, **BOOTSTRAP),
+            statistics.interval(truth, first, patients, RHYTHMS, **BOOTSTRAP),
+        ),
+        (
+            statistics.difference(
+                truth, first, second, patients, RHYTHMS, rounds=rounds, **BOOTSTRAP
+            ),
+            statistics.difference(truth, first, second, patients, RHYTHMS, **BOOTSTRAP),
+        ),
+    ]:
+        pd.testing.assert_frame_equal(with_rounds, without, check_exact=True)
+
+
+def test_cross_fitted_metrics_are_those_of_all_records_together() -> None:
+    rng = np.random.default_rng(1)
+    truth, runs, rounds = crossed(rng, 60, 2, 3)
+    truth[rounds == 1] %= 2  # a round without AFIB
+    found = statistics.interval(truth, runs, np.arange(60), RHYTHMS, rounds=rounds, **BOOTSTRAP)
+    both = [metrics.metrics(truth, run, RHYTHMS).set_index(["rhythm", "metric"]) for run in runs]
+    expected = sum(table["value"] for table in both) / 2
+    found = found[found["metric"] != "auroc"].set_index(["rhythm", "metric"])["mean"]
+    np.testing.assert_allclose(found, expected[found.index])
+
+
+def test_cross_fitted_auroc_compares_records_of_the_same_round() -> None:
+    # In each round the order is perfect; the scores of the second round are lower.
+    truth, rounds = np.array([0, 1, 0, 1, 1, 0]), np.array([0, 0, 1, 1, 1, 1])
+    second = np.array([0.5, 0.9, 0.1, 0.2, 0.05, 0.12])
+    runs = np.stack([1 - second, second], axis=1)[None]
+    found = statistics.interval(truth, runs, np.arange(6), ("SR", "SB"), rounds=rounds, **BOOTSTRAP)
+    # Of 1 + 4 pairs, the two with the record of 0.05 are in the wrong order.
+    assert value_of(found, "SB", "auroc", "mean") == pytest.approx(3 / 5)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_seeds_of_different_rounds_are_unrelated(paired: bool) -> None:
+    """One patient has all records of a round, so that only seeds vary. The limits are those of a
+    mean over rounds of means over seeds, with rounds * (seeds - 1) degrees of freedom. With seeds
+    that go up in one round and down in the next, nothing cancels.
+    """
+    hits = np.array([[30, 60, 20, 80], [60, 90 if paired else 30, 50, 95 if paired else 65]])
+    rounds = np.repeat(np.arange(4), 100)
+    found = statistics.difference(
+        np.zeros(400, int),
+        of_hits(np.full((2, 4), 10)),
+        of_hits(hits),
+        rounds,
+        ("SR", "SB"),
+        auroc=False,
+        rounds=rounds,
+        **BOOTSTRAP | {"resamples": 20_000},
+    )
+    row = accuracy_of(found)
+    error = np.sqrt(np.sum(np.square((hits[0] - hits[1]) / 100) / 4)) / 4
+    assert row["estimate"] == pytest.approx(hits.mean() / 100 - 0.1)
+    half = student_t.ppf(0.975, 4) * error
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=0.04)
+    expected = 2 * student_t.sf(row["estimate"] / error, 4)
+    assert row["p"] == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_what_seeds_do_to_single_records_counts_once(seeds: int) -> None:
+    widths, errors = [], []
+    for study in range(10):
+        rng = np.random.default_rng(study)
+        truth, first, rounds = crossed(rng, 900, seeds, 5)
+        second = np.stack([skilled(truth, 0.7, rng) for _ in range(seeds)])
+        found = statistics.difference(
+            truth, first, second, np.arange(900), RHYTHMS, rounds=rounds, auroc=False, **BOOTSTRAP
+        )
+        widths.append(accuracy_of(found)["high"] - accuracy_of(found)["low"])
+        errors.append(np.sqrt(2 * 0.7 * 0.3 / seeds / 900))
+    # Resampling patients and seeds at once would give 1.7 times the width.
+    assert np.mean(widths) == pytest.approx(2 * 2 * np.mean(errors), rel=0.2)
+
+
+def test_a_metric_of_rounds_that_share_training_records_has_a_wider_interval() -> None:
+    truth, runs, rounds = crossed(np.random.default_rng(2), 900, 1, 5)
+    row = accuracy_of(
+        statistics.interval(
+            truth, runs, np.arange(900), RHYTHMS, rounds=rounds, **BOOTSTRAP | {"resamples": 2000}
+        )
+    )
+    share = row["mean"]
+    error = np.sqrt(statistics.SHARED_RECORDS * share * (1 - share) / 900)
+    assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * error, rel=0.07)
+
+
+def test_what_two_settings_share_cancels_even_if_one_has_a_single_seed() -> None:
+    truth, runs, rounds = crossed(np.random.default_rng(3), 300, 1, 5)
+    found = statistics.difference(
+        truth, runs, np.repeat(runs, 2, axis=0), np.arange(300), RHYTHMS, rounds=rounds, **BOOTSTRAP
+    )
+    assert (found[["low", "high"]].abs() < 1e-12).all(axis=None)
+    assert (found["p"] == 1).all()
+
+
+def test_a_patient_in_two_rounds_is_refused() -> None:
+    truth, runs, rounds = crossed(np.random.default_rng(4), 30, 1, 3)
+    with pytest.raises(ValueError, match="several rounds"):
+        statistics.interval(truth, runs, np.arange(30) // 2, RHYTHMS, rounds=rounds, **BOOTSTRAP)
+
+
+@pytest.mark.parametrize("metric", ["f1", "auroc"])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_family_has_the_limits_of_each_difference(metric: str, rounds: int) -> None:
+    rng = np.random.default_rng(5)
+    truth, first, numbers = crossed(rng, 120, 2, rounds)
+    second = np.stack([skilled(truth, 0.8, rng) for _ in range(2)])
+    options = BOOTSTRAP | {"rounds": numbers}
+    one = statistics.difference(truth, first, second, np.arange(120), RHYTHMS, **options)
+    family = statistics.simultaneous(
+        truth, [first, second], [(0, 1), (1, 0)], np.arange(120), RHYTHMS, metric=metric, **options
+    )
+    assert family[["first", "second"]].to_numpy().tolist() == [[0, 1], [1, 0]]
+    for name in ("estimate", "low", "high"):
+        assert family[name][0] == pytest.approx(value_of(one, "macro", metric, name))
+    assert family["estimate"][1] == -family["estimate"][0]
+    # A difference and its reverse are one comparison.
+    assert family["band_high"][0] - family["band_low"][0] == pytest.approx(
+        family["high"][0] - family["low"][0], rel=0.05
+    )
+    assert (family["p_adjusted"] >= family["p"]).all()
+
+
+def widening(arms: int, conditions: list[np.ndarray], pairs: list[tuple[int, int]]) -> float:
+    """How much wider the bands of a family are than the limits of one comparison."""
+    truth, rounds = np.zeros(conditions[0].shape[1], int), np.repeat(np.arange(4), 100)
+    family = statistics.simultaneous(
+        truth,
+        conditions,
+        pairs,
+        rounds,
+        ("SR", "SB"),
+        metric="accuracy",
+        rounds=rounds,
+        **BOOTSTRAP | {"resamples": 4000},
+    )
+    assert len(family) == arms
+    return float(
+        ((family["band_high"] - family["band_low"]) / (family["high"] - family["low"])).mean()
+    )
+
+
+def test_bands_pay_for_independent_comparisons_with_the_quantiles_of_few_degrees() -> None:
+    """Only seeds vary. Each pair has conditions of its own, so that comparisons are unrelated, and
+    all have 8 degrees of freedom.
+    """
+    up, down = np.array([[20, 20, 20, 20], [40, 40, 40, 40]]), np.array([[60] * 4, [80] * 4])
+    conditions = [of_hits(up if k % 2 else down) for k in range(40)]
+    found = widening(20, conditions, [(k, k + 1) for k in range(0, 40, 2)])
+    level = 1 - 0.95 ** (1 / 20)
+    assert found == pytest.approx(
+        student_t.ppf(1 - level / 2, 8) / student_t.ppf(0.975, 8), rel=0.05
+    )
+
+
+def test_bands_pay_nothing_for_the_same_comparison() -> None:
+    conditions = [of_hits(np.array([[20] * 4, [40] * 4])), of_hits(np.array([[60] * 4, [80] * 4]))]
+    assert widening(20, conditions, [(0, 1)] * 20) == pytest.approx(1, rel=0.03)
+
+
+def test_adjusted_p_values_step_down() -> None:
+    """After the plain difference of 60 points, the other one is alone in the rest of the family.
+    One step would charge it for both.
+    """
+    rounds = np.repeat(np.arange(4), 100)
+    weak = np.array([[10, 12, 8, 10], [30, 22, 20, 24]])
+    hits = [np.array([[8] * 4, [12] * 4]), weak, np.array([[48] * 4, [52] * 4])]
+    hits += [np.array([[1] * 4, [3] * 4])]
+    family = statistics.simultaneous(
+        np.zeros(400, int),
+        [of_hits(one) for one in hits],
+        [(0, 1), (3, 2)],
+        rounds,
+        ("SR", "SB"),
+        metric="accuracy",
+        rounds=rounds,
+        **BOOTSTRAP | {"resamples": 8000},
+    )
+    assert family["p"][1] < 1e-3 < family["p"][0]
+    assert family["p_adjusted"][0] == pytest.approx(family["p"][0], rel=0.2)
+    assert family["p_adjusted"][1] >= 1 / 8001
+
+
+def test_a_family_needs_a_pair() -> None:
+    truth, runs, _ = crossed(np.random.default_rng(6), 30, 1, 1)
+    with pytest.raises(ValueError, match="no pairs"):
+        statistics.simultaneous(truth, [runs], [], np.arange(30), RHYTHMS, **BOOTSTRAP)
