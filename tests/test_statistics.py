@@ -450,7 +450,7 @@ def test_a_metric_of_rounds_that_share_training_records_has_a_wider_interval() -
         )
     )
     share = row["mean"]
-    error = np.sqrt(statistics.SHARED_RECORDS * share * (1 - share) / 900)
+    error = np.sqrt(1.5 * share * (1 - share) / 900)
     assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * error, rel=0.07)
 
 
