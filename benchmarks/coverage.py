@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -179,7 +180,7 @@ def judged(
 ) -> np.ndarray:
     """Return estimate, low and high of `QUANTITIES`, `[quantities, 3]`."""
     patients = np.arange(len(labels))
-    options = {"confidence": 0.95, "resamples": 200, "seed": seed, "rounds": rounds}
+    options: dict[str, Any] = {"confidence": 0.95, "resamples": 200, "seed": seed, "rounds": rounds}
     found = []
     for name, base in QUANTITIES:
         if not base:
@@ -192,7 +193,7 @@ def judged(
     # their low and high are those of statistics.difference
     pairs = [(CONDITIONS.index(base), CONDITIONS.index(name)) for name, base in QUANTITIES if base]
     table = statistics.simultaneous(
-        labels, scores, pairs, patients, RHYTHMS, **options, metric=metric
+        labels, list(scores), pairs, patients, RHYTHMS, **options, metric=metric
     )
     return np.concatenate([found, table[["estimate", "low", "high"]].to_numpy()])
 
@@ -244,7 +245,7 @@ def family(studies: int, folds: int) -> pd.DataFrame:
             for count in FAMILIES:
                 table = statistics.simultaneous(
                     labels,
-                    scores[: count + 1],
+                    list(scores[: count + 1]),
                     [(0, arm) for arm in range(1, count + 1)],
                     np.arange(len(labels)),
                     RHYTHMS,
@@ -257,7 +258,7 @@ def family(studies: int, folds: int) -> pd.DataFrame:
                 plain = (table["high"] - table["low"]) / 2
                 strict = statistics.simultaneous(
                     labels,
-                    scores[:2],
+                    list(scores[:2]),
                     [(0, 1)],
                     np.arange(len(labels)),
                     RHYTHMS,
