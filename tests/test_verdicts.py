@@ -539,7 +539,7 @@ def test_replacing_real_records_must_not_be_worse_by_the_smallest_gain(
 
 def test_half_of_the_real_records_is_replaced_at_one_point() -> None:
     points = {
-        condition("TrRSTeR", "diffwave", sweep="mixture, replaced", point=point): right
+        condition("TrRSTeR", "diffwave", sweep="mixture, replace", point=point): right
         for point, right in (("10", 0.7), ("50", 0.4))
     }
     found = study({condition("TrRTeR"): 0.7, **points})

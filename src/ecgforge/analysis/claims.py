@@ -174,7 +174,7 @@ def _of_settings(conditions: _Conditions) -> list[Claim]:
             "Synthetic records can replace half of the real training records.",
             False,
             conditions.swept(
-                ["mixture, replaced"], "TrRSTeR", False, lambda _: conditions.real(False), ["50"]
+                ["mixture, replace"], "TrRSTeR", False, lambda _: conditions.real(False), ["50"]
             ),
             not_worse,
         ),
