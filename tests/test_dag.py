@@ -163,6 +163,7 @@ def test_own_records_are_a_complete_study(tmp_path: Path) -> None:
         "cross_dataset",
         "cross_fit",
         "sweep_real",
+        "equal_size",
     }
     assert all("mine" in name for name in named - {"report", "resolve"})
     assert len(named) == sum(
@@ -190,6 +191,7 @@ def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
     assert {name.split("@")[0] for name in named} == STAGES - {
         *("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset"),
         "sweep_real",
+        "equal_size",
     }
     known = {dataset: {"SR": 60, "AFIB": 20} for dataset in params.record_sets}
     works = list(workload(params, known))
@@ -358,6 +360,17 @@ def test_folds_are_more_cells_and_sweeps_run_on_rounds(study: Path) -> None:
     assert {f"cross_fit@{name}" for name in names} <= found
     assert {f"sweep@mixture-{name}-diffwave" for name in names} <= found
     assert not any("chapman" in name for name in found - CROSS)
+
+
+def test_equal_sizes_run_on_the_rounds_of_the_merged_dataset(study: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["sweep_targets"]["equal_size"] = ["chapman"]
+
+    edit(study, change)
+    assert status(study) == {"equal_size@merged-chapman", "report"}
+    edit(study, lambda tree: tree.update(folds={"chapman": 3, "merged": 3}))
+    found = {name for name in status(study) if name.startswith("equal_size")}
+    assert found == {f"equal_size@merged_{one}of3-chapman_{one}of3" for one in (1, 2, 3)}
 
 
 def test_a_matrix_that_does_not_fit_is_refused(study: Path) -> None:

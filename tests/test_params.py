@@ -37,6 +37,13 @@ def test_every_profile_is_valid_as_a_whole() -> None:
     assert set(params.profiles) == {"demo", "sample", "paper", "paper_10000"}
 
 
+def test_equal_sizes_need_the_merged_dataset(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree |= {"datasets": ["ptbxl"], "folds": {}}
+    tree["sweep_targets"] |= {"cross_dataset": [], "equal_size": ["ptbxl"]}
+    with pytest.raises(EcgforgeError, match="equal_size: it needs the dataset 'merged'"):
+        parameters.read(write(tree, tmp_path))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -109,6 +116,11 @@ def test_every_profile_is_valid_as_a_whole() -> None:
         ),
         ("merged", [], "datasets: 'merged' is not one of ptbxl, chapman"),
         ("merged", ["ptbxl", "mitbih"], "merged: 'mitbih' is not one of ptbxl, chapman"),
+        (
+            "sweep_targets.equal_size",
+            ["mitbih"],
+            "sweep_targets.equal_size: 'mitbih' is not one of ptbxl, chapman",
+        ),
         ("merged", ["ptbxl"], r"merged = \['ptbxl'\]: name two sources or more, or none"),
         ("merged", [*"abcdefghi"], r"merged = .*: .*at most 8 items"),
         ("profile", "dmo", "profile: 'dmo' is not one of demo, sample, paper"),

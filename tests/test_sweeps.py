@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import yaml
 
 import registry_project as project
 from ecgforge import grid
+from ecgforge.classifiers.common import registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
 from ecgforge.params import Params, Sweeps
-from ecgforge.records.record_set import RecordSet
+from ecgforge.records.record_set import RecordSet, write_record_set
 from ecgforge.stages import sweep
 from ecgforge.stages.common import classifier_runs
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
@@ -25,6 +27,7 @@ from ecgforge.study.experiment import Experiment
 from ecgforge.study.fine_tuning import Method
 from ecgforge.study.settings import training_data
 from ecgforge.sweeps.common.registry import ON_REAL, SWEEPS, get
+from ecgforge.training.batches import Records
 from ecgforge.training.fit import Outcome
 from ecgforge.training.objective import Objective
 
@@ -201,10 +204,9 @@ def test_a_cell_that_is_not_of_the_sweep_is_named(
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_the_cells_of_the_grid_are_those_that_a_sweep_takes(name: str) -> None:
-    params = Params.read(ROOT / "params.yaml")
-    targets = params.sweep_targets.model_copy(update={"real_sweeps": [*ON_REAL]})
-    params = params.model_copy(update={"sweep_targets": targets})
-    cells = [cell for cell in grid.cells(params) if cell.sweep]
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["sweep_targets"] |= {"equal_size": ["ptbxl"], "real_sweeps": [*ON_REAL]}
+    cells = [cell for cell in grid.cells(Params.model_validate(tree)) if cell.sweep]
     own = [cell for cell in cells if cell.sweep.name == name]
     assert own
     for cell in own:
@@ -231,6 +233,59 @@ def test_synthetic_records_take_the_place_of_as_many_real_ones(params: Params) -
     assert set(kept.records["id"]) < set(train.records["id"])
     added = sweep_.training_data(params, rows["mixture, proportion"], real, synthetic).train
     assert added[0].rows.tolist() == train.rows.tolist()
+
+
+def merged_set(folder: Path) -> RecordSet:
+    """Write records of two sources in turn; only the second one has the rhythm ST."""
+    real = RecordSet.open(Path("data/prepared/ptbxl"))
+    places = np.array(["ptbxl", "chapman"])[np.arange(len(real)) % 2]
+    table = real.records.assign(dataset=places)
+    kept = ((table["dataset"] == "chapman") | (table["rhythm"] != "ST")).to_numpy()
+    with write_record_set(folder, replace(real.about, origin="mixed")) as writer:
+        writer.append(real.signals()[kept], table[kept])
+    return RecordSet.open(folder)
+
+
+def test_equal_sizes_differ_in_their_sources_alone(params: Params) -> None:
+    merged, item = merged_set(Path("merged")), {"trained_on": "merged", "dataset": "ptbxl"}
+    equal_size, train = get("equal_size"), merged.split("train")
+    rows = {row.point: row for row in equal_size.experiments(params, item) if not row.augmented}
+    alone, equal = (
+        equal_size.training_data(params, rows[point], merged, None)
+        for point in ("alone", "merged, equal size")
+    )
+    assert rows["merged, all records"].start == "merged/real/seed-1"
+    assert not rows["merged, all records"].trains
+    own = (train.records["dataset"] == "ptbxl").to_numpy()
+    assert alone.train[0].rows.tolist() == train.rows[own].tolist()
+    assert equal.train[0].counts() == alone.train[0].counts()
+    assert equal.train[0].counts()["ST"] == 0 < train.counts()["ST"]
+    assert set(equal.train[0].records["dataset"]) == {"ptbxl", "chapman"}
+    assert set(equal.train[0].records["split"]) == {"train"}
+    other = replace(rows["merged, equal size"], seed=2)
+    redrawn = equal_size.training_data(params, other, merged, None).train[0]
+    assert redrawn.rows.tolist() != equal.train[0].rows.tolist()
+    for data in (alone, equal):
+        assert set(data.validation[0].records["dataset"]) == {"ptbxl"}
+        assert set(data.validation[0].records["split"]) == {"validation"}
+
+
+@pytest.mark.slow
+def test_equal_sizes_are_tested_on_records_of_the_source(params: Params, tmp_path: Path) -> None:
+    merged = merged_set(Path("data/prepared/merged_2of5"))
+    scale = Records([merged]).scale()
+    classifier = registry.create(params.classifier, [*merged.about.rhythms], scale, seed=0)
+    for kind in ("real", "real/augmented"):
+        folder = Path("models/classifiers/merged_2of5") / kind / "seed-1"
+        registry.save(classifier, params.backbone, folder)
+    item = {"trained_on": "merged_2of5", "dataset": "ptbxl_2of5"}
+    sweep.sweep(params, "equal_size", item, Path("data"), Path("models"), tmp_path / "out")
+    found, tested = predictions.read([tmp_path / "out"]), merged.split("test").records
+    expected = tested.loc[tested["dataset"] == "ptbxl", "id"].tolist()
+    by_point = found.groupby(["point", "augmented"])["id"].apply(list)
+    assert len(by_point) == 6
+    assert all(ids == expected for ids in by_point)
+    assert (set(found["dataset"]), set(found["fold"])) == ({"ptbxl"}, {2})
 
 
 def test_classifiers_of_one_dataset_are_tested_on_the_other() -> None:

@@ -79,6 +79,9 @@ def cells(params: Params) -> Iterator[Cell]:
         for generator in targets.generators:
             item = {"trained_on": pair.train, "dataset": pair.test, "generator": generator}
             yield _cell(params, "cross_dataset", "cross_dataset", item)
+    for pair in params.equal_size_pairs:
+        item = {"trained_on": pair.train, "dataset": pair.test}
+        yield _cell(params, "equal_size", "equal_size", item)
 
 
 def results(sweep: str, item: Item) -> Path:

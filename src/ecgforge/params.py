@@ -456,6 +456,7 @@ class SweepTargets(StrictConfig):
     cross_dataset: Annotated[
         list[DatasetPair], distinct(lambda pair: f"{pair.train} to {pair.test}")
     ]
+    equal_size: Names = []  # sources to compare with as many records of the merged dataset
 
 
 class ClassifierGates(StrictConfig):
@@ -576,6 +577,24 @@ class Params(StrictConfig):
             for name in self.rounds_of(dataset) or [dataset]
         ]
 
+    @property
+    def equal_size_pairs(self) -> list[DatasetPair]:
+        """The merged dataset to train on and a source to test on; rounds where it has them."""
+        folds = self.folds.get("merged")
+        return (
+            [
+                DatasetPair(train=train.name, test=test.name)
+                for source in self.sweep_targets.equal_size
+                for train, test in zip(
+                    rounds.rounds("merged", folds), rounds.rounds(source, folds), strict=True
+                )
+            ]
+            if folds
+            else [
+                DatasetPair(train="merged", test=source) for source in self.sweep_targets.equal_size
+            ]
+        )
+
     def rounds_of(self, dataset: str) -> list[str]:
         """Return the names of the rounds of a dataset; none where it is not cross-fitted."""
         return [one.name for one in self.rounds if one.dataset == dataset]
@@ -611,7 +630,13 @@ class Params(StrictConfig):
         targets = self.sweep_targets
         if self.backbone in targets.backbones:
             raise ValueError(f"sweep_targets.backbones: {self.backbone} is the study's classifier")
+        parts = [source for source in self.merged if source in self.datasets]
         pairs = [dataset for pair in targets.cross_dataset for dataset in (pair.train, pair.test)]
+        if targets.equal_size and "merged" not in self.datasets:
+            raise ValueError(
+                "sweep_targets.equal_size: it needs the dataset 'merged'; add it to datasets, or "
+                "use []"
+            )
         for listed, known, where in (
             (self.merged, self.sources, "merged"),
             (self.datasets, [*self.sources, *["merged" for _ in self.merged[:1]]], "datasets"),
@@ -619,6 +644,7 @@ class Params(StrictConfig):
             (targets.generators, self.generators, "sweep_targets.generators"),
             (targets.generator_seeds, self.generators, "sweep_targets.generator_seeds"),
             (pairs, self.datasets, "sweep_targets.cross_dataset"),
+            (targets.equal_size, parts, "sweep_targets.equal_size"),
             ([*self.folds], [*self.sources, "merged"], "folds"),
         ):
             for one in listed:

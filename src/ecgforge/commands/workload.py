@@ -81,7 +81,12 @@ def _classifiers(params: Params, real: Counts) -> Iterator[Work]:
     works: dict[str, Work] = {}
     for cell in grid.cells(params):
         name = cell.sweep.name if cell.sweep else cell.stage
-        _add(works.setdefault(name, Work(name)), params, cell, real[cell.item["dataset"]])
+        _add(
+            works.setdefault(name, Work(name)),
+            params,
+            cell,
+            real[cell.item.get("trained_on", cell.item["dataset"])],
+        )
     yield from works.values()
 
 

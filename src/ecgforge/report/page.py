@@ -265,6 +265,7 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
                 inputs.variations,
             )
         ),
+        "equal_size": list(tables.equal_size(inputs.sweeps[inputs.sweeps["metric"] == "f1"])),
         "recall": tables.recall(inputs.results, rhythms),
         "confusions": [
             {**cell, "runs": _runs(inputs.runs, "classifier", cell)}

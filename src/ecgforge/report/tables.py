@@ -238,7 +238,16 @@ def _with_augmented(points: pd.DataFrame) -> pd.Series:
 
 def cross_dataset(points: pd.DataFrame) -> Iterator[Row]:
     """Yield a row per training data on another dataset, with the estimate on this dataset."""
-    for row in points[points["sweep"] == "cross_dataset"].to_dict("records"):
+    yield from _by_point(points, "cross_dataset")
+
+
+def equal_size(points: pd.DataFrame) -> Iterator[Row]:
+    """Yield a row per number and origin of real training records, with the estimate."""
+    yield from _by_point(points, "equal_size")
+
+
+def _by_point(points: pd.DataFrame, sweep: str) -> Iterator[Row]:
+    for row in points[points["sweep"] == sweep].to_dict("records"):
         yield {**row, "point": row["point"] + (", augmented" if row["augmented"] else "")}
 
 

@@ -45,7 +45,7 @@ RUN_COLUMNS = [
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
-    "sweeps": "dvc repro scratch backbones sweep ablation generator_seeds cross_dataset",
+    "sweeps": "dvc repro scratch backbones sweep ablation generator_seeds cross_dataset equal_size",
     "quality": "dvc repro quality",
     "data": "dvc repro prepare merge cross_fit",
     "ui": "make ui",

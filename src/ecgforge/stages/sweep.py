@@ -98,6 +98,9 @@ class _Cell:
     @property
     def tested_on(self) -> RecordSet:
         """The real records with the test and validation splits."""
+        own = self.sweep.tested_on(self.dataset, self.real)
+        if own is not None:
+            return own
         return self._as_trained(RecordSet.open(self.data / "prepared" / self.dataset))
 
     @property

@@ -78,11 +78,23 @@ def without(records: RecordSet, counts: Mapping[str, int], seed: int) -> RecordS
     The records of a patient leave one after the other, so that of each rhythm at most one patient
     keeps some records and loses others.
     """
+    return records.select(~_among_first(records, counts, seed))
+
+
+def drawn(records: RecordSet, counts: Mapping[str, int], seed: int) -> RecordSet:
+    """Draw so many records of each rhythm at random, those that `without` removes."""
+    return records.select(_among_first(records, counts, seed))
+
+
+def _among_first(records: RecordSet, counts: Mapping[str, int], seed: int) -> np.ndarray:
+    """Return whether a record is among the first of its rhythm in a random order of patients."""
     patients = records.records["patient"].unique()
     order = np.random.default_rng([seed, 0x2E91]).permutation(len(patients))
     place = records.records["patient"].map(dict(zip(patients, order, strict=True)))
     rank = place.groupby(records.records["rhythm"]).rank(method="first")
-    return records.select((rank > records.records["rhythm"].map(dict(counts)).fillna(0)).to_numpy())
+    wanted = records.records["rhythm"].map(dict(counts)).fillna(0)
+    chosen: np.ndarray = (rank <= wanted).to_numpy()
+    return chosen
 
 
 def part(records: RecordSet, share: float, seed: int) -> RecordSet:

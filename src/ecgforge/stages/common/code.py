@@ -40,6 +40,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "ablation": (*SWEEP, "stages.ablation", "sweeps.ablation"),
     "generator_seeds": (*SWEEP, "sweeps.generator_seeds"),
     "cross_dataset": ("stages.sweep", "sweeps.cross_dataset", "classifiers.{backbone}"),
+    "equal_size": ("stages.sweep", "sweeps.equal_size", "classifiers.{backbone}"),
     "report": ("stages.report", *(f"sweeps.{name}" for name in SWEEPS)),
 }
 
@@ -91,7 +92,7 @@ def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, d
         "scratch",
     ):
         tree[stage] = files(stage, params, {})
-    for stage in ("cross_dataset", "report"):
+    for stage in ("cross_dataset", "equal_size", "report"):
         tree[stage] = files(stage, params, {})
     by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
     for stage in (*by_generator, "generator_seeds"):

@@ -126,6 +126,15 @@ class Sweep(ABC):
         trained_on = SETTINGS[experiment.setting].trained_on
         return training_data(trained_on, real, synthetic, share, experiment.seed)
 
+    def tested_on(self, dataset: str, real: RecordSet) -> RecordSet | None:
+        """Return the records whose test split is tested on; None means those of `dataset`.
+
+        Args:
+            dataset: of the item.
+            real: the real records to train with.
+        """
+        return None
+
     def settings(self, params: Params, experiment: Experiment) -> ClassifierSettings:
         """Return the classifier's network and training; those of the profile by default."""
         return params.classifier_settings(experiment.backbone)

@@ -14,7 +14,9 @@ SWEEPS = [
 ]
 
 # Sweeps with a stage of their own, since their cells or dependencies differ.
-OWN_STAGE = ("ablation", "backbones", "cross_dataset", "generator_seeds", "scratch")
+OWN_STAGE = (
+    *("ablation", "backbones", "cross_dataset", "equal_size", "generator_seeds", "scratch"),
+)
 # Sweeps of the stage `sweep_real`: a cell for each dataset.
 ON_REAL = ("self_supervised",)
 # Sweeps of the stage `sweep`: a cell for each dataset and generator.
