@@ -4,7 +4,9 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +15,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save
+from sklearn.metrics import f1_score
 
 from ecgforge.classifiers.common import registry
 from ecgforge.params import ClassifierSettings, Params, Training
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.stages.common import classifier_runs
+from ecgforge.stages.common.classifier_runs import ClassifierRuns
 from ecgforge.stages.common.tracked import TrackedRun
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
@@ -104,3 +108,52 @@ def test_an_unfreezing_that_was_over_is_taken_up_with_the_same_weights(
     assert len(steps) < 15, "a phase stopped early"
     again, same, rest, _ = unfrozen(records, 0, tmp_path / "c", patience=1)
     assert (again, same, rest) == (outcome, weights, [])
+
+
+def trained(
+    records: RecordSet, truth: pd.Series, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Run a classifier that prefers SR; return its predictions and metrics."""
+    summary: dict[str, float] = {}
+    run = SimpleNamespace(summary=summary.update)
+
+    @contextmanager
+    def tracked(*_: object) -> Iterator[TrackedRun]:
+        yield TrackedRun(run, "", folder)  # type: ignore[arg-type]
+
+    def probabilities(_: object, of: RecordSet) -> np.ndarray:
+        afib = np.where(of.rows % 2, 0.28, 0.12) + 0.3 * (of.rows * 7 % 11) / 11
+        return np.stack([1 - afib, afib], axis=1)
+
+    monkeypatch.setattr(classifier_runs, "tracked", tracked)
+    monkeypatch.setattr(classifier_runs, "_fit", lambda *_: Outcome(1, 0.5, False))
+    monkeypatch.setattr(classifier_runs, "probabilities", probabilities)
+    # three of four validation records are SR
+    kept = (records.records["rhythm"] == "SR") | (np.arange(64) % 6 == 1)
+    data = TrainingData([records], [records.select(kept.to_numpy())])
+    runs = ClassifierRuns(SimpleNamespace(params=PARAMS), True, folder)  # type: ignore[arg-type]
+    experiment = Experiment("TrRTeR", "ptbxl", "resnet1d", 0)
+    test = replace(records, records=records.records.assign(rhythm=truth, split="test"))
+    runs.train(experiment, data, test, PARAMS.classifier_settings("resnet1d"))
+    return runs.tested[0].predictions, summary
+
+
+def test_the_tuned_decision_is_that_of_validation_records_whatever_the_test_records_are(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = records.records["rhythm"]
+    found, summary = trained(records, truth, tmp_path, monkeypatch)
+    probabilities = found[["p_SR", "p_AFIB"]].to_numpy()
+    likeliest = np.array(RHYTHMS)[probabilities.argmax(axis=1)]
+    assert summary["decision_tau"] > 0, "AFIB is rare, and decided for too rarely"
+    gained = (found["tuned"] == "AFIB") & (likeliest == "SR")
+    assert gained.any()
+    assert not ((found["tuned"] == "SR") & (likeliest == "AFIB")).any()
+    assert summary["test_tuned_f1"] == pytest.approx(
+        f1_score(found["truth"], found["tuned"], average="macro")
+    )
+    permuted = truth.sample(frac=1, random_state=0, ignore_index=True)
+    again, others = trained(records, permuted, tmp_path, monkeypatch)
+    assert others["test_tuned_f1"] != summary["test_tuned_f1"]
+    assert others["decision_tau"] == summary["decision_tau"]
+    assert again["tuned"].tolist() == found["tuned"].tolist()

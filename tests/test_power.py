@@ -43,15 +43,23 @@ def conditions(seeds: int, records: int = 600) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("rounds", [1, 5])
-@pytest.mark.parametrize("seeds", [1, 2, 3])
-def test_the_parts_have_the_width_of_the_interval(seeds: int, rounds: int) -> None:
+@pytest.mark.parametrize(
+    ("seeds", "metric"),
+    [(1, "f1"), (2, "f1"), (3, "f1"), (3, "average_precision"), (3, "log_score")],
+)
+def test_the_parts_have_the_width_of_the_interval(seeds: int, metric: str, rounds: int) -> None:
     truth, scores = conditions(seeds)
     folds = np.arange(len(truth)) // 3 % rounds
     given = (truth, *scores, np.arange(len(truth)), RHYTHMS)
     options = {"resamples": 400, "seed": 0, "rounds": folds if rounds > 1 else None}
-    parts = statistics.variance_parts(*given, **options)
-    table = statistics.difference(*given, confidence=0.95, auroc=False, **options)
-    (row,) = table[(table["rhythm"] == "macro") & (table["metric"] == "f1")].to_dict("records")
+    parts = statistics.variance_parts(*given, metric=metric, **options)
+    table = statistics.difference(*given, confidence=0.95, **options)
+    (row,) = table[(table["rhythm"] == "macro") & (table["metric"] == metric)].to_dict("records")
+    family = statistics.simultaneous(
+        truth, scores, [(0, 1)], *given[3:], confidence=0.95, metric=metric, **options
+    )
+    columns = ["estimate", "low", "high"]
+    assert family[columns].iloc[0].to_dict() == pytest.approx({name: row[name] for name in columns})
     found = power.half_width(parts, 0.95)
     assert found == pytest.approx((row["high"] - row["low"]) / 2, rel=0.1)
     assert (parts.trainings, parts.rounds) == ((seeds, seeds), rounds)

@@ -11,7 +11,7 @@ import pytest
 
 from ecgforge.analysis import intervals
 from ecgforge.errors import EcgforgeError
-from ecgforge.study import predictions
+from ecgforge.study import metrics, predictions
 from ecgforge.study.experiment import Experiment
 
 PATIENTS = ["NA", "nan", "null", "None", "007", "1e3"]
@@ -38,6 +38,44 @@ def test_names_that_look_like_nothing_stay_names(tmp_path: Path) -> None:
     assert list(found["point"].unique()) == ["", "nan"]
     assert found["p_ST"].isna().tolist() == [True] * 6 + [False] * 6
     assert len(intervals.intervals(found, 0.9, 10)), "patients can be distinguished"
+
+
+def decided(seeds: int, **columns: object) -> pd.DataFrame:
+    """Predictions of 40 records: the second half of SB is taken for SR, but not if tuned."""
+    truth = np.array(["SR", "SB"] * 20)
+    taken = np.where(np.arange(40) > 20, "SR", truth)
+    table = pd.DataFrame(
+        {"id": [f"{i:02}" for i in range(40)], "truth": truth, "tuned": truth}
+    ).assign(patient=lambda rows: rows["id"], p_SR=taken == "SR", p_SB=taken == "SB", **columns)
+    keys = [Experiment("TrRTeR", "ptbxl", "resnet1d", seed).keys for seed in range(seeds)]
+    found = pd.concat([table.assign(**one) for one in keys], ignore_index=True)
+    return found.astype({"p_SR": float, "p_SB": float})
+
+
+def test_the_tuned_decision_is_judged_where_there_is_one() -> None:
+    found = decided(2)
+    results = predictions.results(found)
+    rows = results[results["metric"] == "tuned_f1"]
+    assert rows[["rhythm", "seed", "value"]].to_numpy().tolist() == [
+        ["macro", 0, 1.0],
+        ["macro", 1, 1.0],
+    ]
+    table = intervals.intervals(found, 0.9, 20).set_index("metric")["mean"]
+    assert table["tuned_f1"] == 1 > table["f1"]
+    assert predictions.summary(found[found["seed"] == 0], ["SR", "SB"])["test_tuned_f1"] == 1
+    for none in (decided(2, tuned=""), found.drop(columns="tuned")):
+        assert "tuned_f1" not in set(intervals.intervals(none, 0.9, 20)["metric"])
+        assert "tuned_f1" not in set(predictions.results(none)["metric"])
+
+
+def test_two_conditions_differ_in_all_metrics() -> None:
+    first, second = decided(2), decided(2, tuned=np.array(["SR"] * 40))
+    found = intervals.differences(first, second, 0.9, 50).set_index("metric")["estimate"]
+    assert list(found.index) == [*metrics.ALL_MACRO, metrics.TUNED_F1]
+    assert found["f1"] == 0
+    assert found["tuned_f1"] == pytest.approx(1 / 3 - 1)
+    without = intervals.differences(first, decided(2, tuned=""), 0.9, 50)
+    assert list(without["metric"]) == list(metrics.ALL_MACRO)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student_t
+from sklearn.metrics import average_precision_score
 
 from ecgforge.analysis import statistics
 from ecgforge.study import metrics
@@ -58,6 +59,78 @@ def test_auroc_is_of_the_scores_and_not_of_the_decisions() -> None:
     )
     assert value_of(table, "macro", "auroc") == 1
     assert value_of(table, "SB", "recall") == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_average_precision_is_that_of_scikit_learn_with_ties_and_weights(
+    seed: int, ties: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    truth = np.append(rng.integers(0, 3, 30), [0, 1, 2])
+    probabilities = rng.random((33, 3)).round(1 if ties else 6)
+    weights = np.append(rng.integers(0, 4, (4, 30)), np.ones((4, 3), int), axis=1)
+    found = metrics.weighted_metrics(truth, probabilities, weights.astype(float))
+    expected = [
+        [
+            average_precision_score(truth == k, probabilities[:, k], sample_weight=row)
+            for k in range(3)
+        ]
+        for row in weights
+    ]
+    keys = metrics.metric_keys(RHYTHMS)
+    columns = keys.index[(keys["metric"] == "average_precision") & (keys["rhythm"] != "macro")]
+    np.testing.assert_allclose(found[:, columns], expected)
+    macro = keys.index[(keys["metric"] == "average_precision") & (keys["rhythm"] == "macro")]
+    np.testing.assert_allclose(found[:, macro[0]], np.mean(expected, axis=1))
+
+
+def test_the_log_score_is_a_mean_over_records_and_bounded_below() -> None:
+    truth = np.array([0, 0, 0, 1])
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+    table = metrics.metrics(truth, probabilities, ("SR", "SB"))
+    expected = (np.log(0.5) + np.log(0.25) + np.log(1) + np.log(1e-6)) / 4
+    assert value_of(table, "macro", "log_score") == pytest.approx(expected)
+    assert set(table[table["metric"] == "log_score"]["rhythm"]) == {"macro"}
+
+
+def test_limits_of_the_log_score_are_cut_at_0_only_above() -> None:
+    truth = np.array([0, 1] * 20)
+    sure, unsure = np.full((40, 2), 0.5), np.full((40, 2), 0.5)
+    sure[np.arange(40), truth], sure[np.arange(40), 1 - truth] = 1, 0
+    sure[0], unsure[::3] = [0.9, 0.1], [0.02, 0.98]
+    limits = [
+        table[table["metric"] == "log_score"][["low", "high"]].to_numpy()[0]
+        for table in (
+            statistics.interval(truth, one[None], np.arange(40), ("SR", "SB"), **BOOTSTRAP)
+            for one in (sure, unsure)
+        )
+    ]
+    assert limits[0][0] < 0 == limits[0][1]
+    assert limits[1][0] < -1 < limits[1][1] < 0
+
+
+def test_rounds_compare_their_own_records_and_share_in_all_metrics() -> None:
+    rng = np.random.default_rng(0)
+    truth, rounds = np.arange(60) % 3, np.repeat([1, 2], [24, 36])
+    scores = rng.dirichlet(np.ones(3), (2, 60))
+    scores[:, rounds == 2] *= 0.1  # another scale
+    table = statistics.interval(
+        truth, scores, np.arange(60), RHYTHMS, rounds=rounds, **BOOTSTRAP
+    ).set_index(["rhythm", "metric"])["mean"]
+    parts = [
+        metrics.metrics(truth[part], one[part], RHYTHMS)
+        for one in scores
+        for part in (rounds == 1, rounds == 2)
+    ]
+    for rhythm in RHYTHMS:  # 8 of 20 records of each rhythm are in the first round
+        of_rounds = [value_of(part, rhythm, "average_precision") for part in parts]
+        expected = np.average(of_rounds, weights=[8, 12, 8, 12])
+        assert table[rhythm, "average_precision"] == pytest.approx(expected)
+    macro = np.mean([table[rhythm, "average_precision"] for rhythm in RHYTHMS])
+    assert table["macro", "average_precision"] == pytest.approx(macro)
+    logs = [value_of(metrics.metrics(truth, one, RHYTHMS), "macro", "log_score") for one in scores]
+    assert table["macro", "log_score"] == pytest.approx(np.mean(logs))
 
 
 def test_a_rhythm_that_no_record_has_is_left_out_but_its_false_alarms_count() -> None:
@@ -333,8 +406,9 @@ def test_a_difference_without_auroc_is_the_same_but_for_it() -> None:
     )
     whole = statistics.difference(truth, first, second, patients, RHYTHMS, **BOOTSTRAP)
     short = statistics.difference(truth, first, second, patients, RHYTHMS, auroc=False, **BOOTSTRAP)
-    assert "auroc" not in set(short["metric"])
-    pd.testing.assert_frame_equal(short, whole[whole["metric"] != "auroc"].reset_index(drop=True))
+    assert set(whole["metric"]) - set(short["metric"]) == {"auroc", "average_precision"}
+    others = whole[whole["metric"].isin(short["metric"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(short, others)
 
 
 def of_hits(hits: np.ndarray, records: int = 100) -> np.ndarray:

@@ -13,12 +13,15 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from ecgforge.study.metrics import (
+    ALL_MACRO,
+    BY_RANK,
     MACRO,
-    PER_RHYTHM,
     check_shapes,
     f1_of_counts,
+    log_probabilities,
     metric_keys,
     nan_mean,
+    weighted_areas,
     weighted_counts,
     weighted_metrics,
 )
@@ -54,11 +57,14 @@ def interval(
     hundred resamples suffice for it (Efron & Tibshirani, An Introduction to the Bootstrap, 1993,
     sec. 13.2 and 6.4). The degrees of freedom follow from the number of seeds (Satterthwaite,
     Biometrics Bulletin 2:110, 1946). Percentiles would never exceed the values of two or three
-    seeds. All metrics and limits lie between 0 and 1.
+    seeds. All metrics and limits lie between 0 and 1, except those of the log score, which has no
+    lower bound and is at most 0.
 
     With several rounds of cross-fitting, every record is tested in one round, by classifiers of
-    that round. Metrics are those of the records of all rounds together; AUROC compares records of
-    the same round only, since scores of two trainings have different scales. The variance is then
+    that round. Metrics are those of the records of all rounds together. AUROC and average precision
+    compare records of the same round only, since scores of two trainings have different scales. A
+    round counts by its share of all pairs of records, or of all records of the rhythm. The variance
+    is then
 
         SHARED_RECORDS * patients + seeds
 
@@ -76,7 +82,7 @@ def interval(
         confidence: e.g. 0.95.
         resamples: number of bootstrap resamples.
         seed: of the bootstrap.
-        auroc: whether to compute the AUROC, which takes most of the time.
+        auroc: whether to compute AUROC and average precision, which take most of the time.
         rounds: `[records]`, the round that each record is tested in. None: one round.
 
     Returns:
@@ -92,7 +98,9 @@ def interval(
     keys = metric_keys(rhythms)
     widening = np.where(keys["metric"] == "auroc", SHARED_RECORDS_AUROC, SHARED_RECORDS)
     one = _resampled(truth, probabilities, parts, weights, rng, auroc, widening)
-    low, high = np.clip(_limits(one, confidence), 0, 1)
+    unbounded = (keys["metric"] == "log_score").to_numpy()
+    least, most = np.where(unbounded, -np.inf, 0), np.where(unbounded, 0, 1)
+    low, high = np.clip(_limits(one, confidence), least, most)
     table = keys.assign(mean=one.estimate, low=low, high=high, seeds=len(probabilities))
     return table.dropna(subset="mean").reset_index(drop=True)
 
@@ -122,7 +130,7 @@ def difference(
     remains where a setting has one seed, in place of the unknown variance over seeds.
 
     Args:
-        auroc: whether to compute the AUROC, which takes most of the time.
+        auroc: whether to compute AUROC and average precision, which take most of the time.
 
     Returns:
         Rows of rhythm, metric, estimate, low, high, p. p is two-sided, from the t
@@ -213,7 +221,7 @@ def variance_parts(
     Args:
         metric: a macro metric. For the other arguments, see `difference`.
     """
-    keys, auroc = metric_keys(rhythms), metric == "auroc"
+    keys, auroc = metric_keys(rhythms), metric in BY_RANK
     column = keys.index[(keys["rhythm"] == MACRO) & (keys["metric"] == metric)]
     parts = _parts(patients, rounds)
     rng = np.random.default_rng(seed)
@@ -295,7 +303,7 @@ def simultaneous(
     weights = _patient_weights(patients, parts, resamples, rng)
     widening = _widening_of_differences(conditions)
     samples = [
-        _resampled(truth, condition, parts, weights, rng, metric == "auroc", widening).only(column)
+        _resampled(truth, condition, parts, weights, rng, metric in BY_RANK, widening).only(column)
         for condition in conditions
     ]
     family = _together([samples[second] - samples[first] for first, second in pairs])
@@ -520,9 +528,9 @@ def _cross_fitted(
     Args:
         rows: weights `[1 + resamples, records]`, the first row of ones.
     """
-    counts, areas = _additive(truth, probabilities, parts, rows, auroc)
+    counts, shares = _additive(truth, probabilities, parts, rows, auroc)
     pooled = np.stack(
-        [_of_counts(*one) for one in zip(counts.sum(axis=1), areas.sum(axis=1), strict=True)]
+        [_of_counts(*one) for one in zip(counts.sum(axis=1), shares.sum(axis=1), strict=True)]
     )
     over_seeds = nan_mean(pooled, axis=0)
     centre = nan_mean(over_seeds[1:], axis=0)
@@ -531,7 +539,7 @@ def _cross_fitted(
     seeds = len(counts)
     if seeds > 1:
         # two hundred resamples suffice for a variance
-        total, by_record = _seed_variance(counts[:, :, :201], areas[:, :, :201])
+        total, by_record = _seed_variance(counts[:, :, :201], shares[:, :, :201])
         shift = np.maximum(0, total - by_record)
         draws = draws + rng.standard_normal((len(draws), 1)) * np.sqrt(shift)
         doubt = total**2 / (len(parts) * (seeds - 1))
@@ -549,49 +557,58 @@ def _additive(
 
     Returns:
         Records of each rhythm taken for each rhythm, `[seeds, rounds, rows, rhythms ** 2]`, and
-        shares of AUROC, `[seeds, rounds, rows, rhythms]`: a round's AUROC times its share of all
-        pairs of records.
+        shares of AUROC, of average precision and of the log score, `[seeds, rounds, rows,
+        2 * rhythms + 1]`: a round's value times the share that the round has of all pairs of
+        records, of all records of the rhythm, or of all records.
     """
     classes = probabilities.shape[2]
     cells = np.eye(classes**2)[truth * classes + probabilities.argmax(axis=2)]
     counts = np.stack([rows[:, part] @ cells[:, part] for part in parts], axis=1)
-    areas = np.full((*counts.shape[:3], classes), np.nan)
+    logs = np.stack([log_probabilities(truth, one) for one in probabilities])
+    total = rows.sum(axis=1)
+    shares = np.full((*counts.shape[:3], len(BY_RANK) * classes + 1), np.nan)
+    for number, part in enumerate(parts):
+        shares[:, number, :, -1] = logs[:, part] @ rows[:, part].T / total
     if auroc:
         of = [
             (truth[part], probabilities[:, part], np.ascontiguousarray(rows[:, part]))
             for part in parts
         ]
-        pairs = np.stack([_pairs(labels, weights, classes) for labels, _, weights in of])
+        # [rounds, areas, rows, rhythms]
+        held = np.stack([_held(labels, weights, classes) for labels, _, weights in of])
         with np.errstate(invalid="ignore", divide="ignore"):
-            share = pairs / pairs.sum(axis=0)
+            share = held / held.sum(axis=0)
         for number, (labels, scores, weights) in enumerate(of):
             for seed, one in enumerate(scores):
-                found = weighted_metrics(labels, one, weights)[:, -classes:]
-                areas[seed, number] = np.where(pairs[number] > 0, found, 0) * share[number]
-    return counts, areas
+                found = weighted_areas(labels, one, weights)
+                each = np.where(held[number] > 0, found, 0) * share[number]
+                shares[seed, number, :, :-1] = np.concatenate(list(each), axis=1)
+    return counts, shares
 
 
-def _pairs(labels: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarray:
-    """Return the number of pairs of a record of each rhythm and one of another, `[rows, rhythms]`,
-    under each row of record weights.
+def _held(labels: np.ndarray, weights: np.ndarray, classes: int) -> np.ndarray:
+    """Return the number of pairs of a record of each rhythm and one of another, and the number of
+    records of each rhythm, `[2, rows, rhythms]`, under each row of record weights.
     """
     support = weights @ np.eye(classes)[labels]
-    return support * (weights.sum(axis=1, keepdims=True) - support)
+    return np.stack([support * (weights.sum(axis=1, keepdims=True) - support), support])
 
 
-def _of_counts(counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Return the metrics of pooled counts `[rows, rhythms ** 2]` and AUROCs `[rows, rhythms]`:
-    `[rows, metrics]`.
+def _of_counts(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Return the metrics of pooled counts `[rows, rhythms ** 2]` and of pooled shares `[rows,
+    2 * rhythms + 1]`: `[rows, metrics]`.
     """
-    classes = areas.shape[1]
+    classes = shares.shape[1] // len(BY_RANK)
     each = np.arange(classes**2)
     table = weighted_metrics(each // classes, np.eye(classes)[each % classes], counts, auroc=False)
-    table[:, -classes:] = areas
-    table[:, 2 + PER_RHYTHM.index("auroc")] = nan_mean(areas, axis=1)
+    table[:, ALL_MACRO.index("log_score")] = shares[:, -1]
+    table[:, -len(BY_RANK) * classes :] = shares[:, :-1]
+    for metric, areas in zip(BY_RANK, np.split(shares[:, :-1], len(BY_RANK), axis=1), strict=True):
+        table[:, ALL_MACRO.index(metric)] = nan_mean(areas, axis=1)
     return table
 
 
-def _seed_variance(counts: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _seed_variance(counts: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance of the mean over seeds that comes from the seeds, and the part of it that
     is a matter of single records, each `[metrics]`.
 
@@ -611,7 +628,7 @@ def _seed_variance(counts: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, n
                         one.sum(axis=(0, 1))
                         - one[:, number].sum(axis=0)
                         + seeds * one[seed, number]
-                        for one in (counts, areas / seeds)
+                        for one in (counts, shares / seeds)
                     )
                 )
                 for seed in range(seeds)

@@ -44,6 +44,9 @@ METRICS = {
     "precision": "Macro precision",
     "recall": "Macro recall",
     "auroc": "Macro AUROC",
+    "average_precision": "Macro average precision",
+    "log_score": "Log score",
+    "tuned_f1": "Macro-F1 at a decision tuned on validation records",
 }
 MEASURES = {  # names in words, and the unit of their Wasserstein distance
     "heart_rate": ("heart rate", " (bpm)"),

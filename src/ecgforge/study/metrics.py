@@ -8,8 +8,13 @@ import numpy as np
 import pandas as pd
 
 MACRO = "macro"
-PER_RHYTHM = ("precision", "recall", "f1", "auroc")
-OVERALL = ("accuracy", "balanced_accuracy", *PER_RHYTHM)
+PER_RHYTHM = ("precision", "recall", "f1", "auroc", "average_precision")
+# by which claims about "all metrics" compare
+OVERALL = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc")
+ALL_MACRO = (*OVERALL, "average_precision", "log_score")
+TUNED_F1 = "tuned_f1"  # macro-F1 of `study.decision`
+BY_RANK = ("auroc", "average_precision")  # they take most of the time
+LEAST_PROBABILITY = 1e-6  # predictions are stored with six decimal places
 
 
 def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> pd.DataFrame:
@@ -17,7 +22,8 @@ def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]
 
     A rhythm that no record has is left out of every mean, and all that is said of it is its support
     of zero; records taken for it count as errors all the same. AUROC is one rhythm against the
-    rest; a precision with nothing predicted is 0.
+    rest, and so is average precision; a precision with nothing predicted is 0. The log score is the
+    mean log probability of the true rhythm (Good, J R Stat Soc B 14:107, 1952).
 
     Args:
         truth: class indices into `rhythms`, `[records]`.
@@ -25,8 +31,8 @@ def metrics(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]
         rhythms: in class order.
 
     Returns:
-        Rows of rhythm (`macro` or one), metric, value: accuracy, balanced_accuracy, precision,
-        recall, f1 and auroc of `macro`, the last four and support of each rhythm.
+        Rows of rhythm (`macro` or one), metric, value: `ALL_MACRO` of `macro`, `PER_RHYTHM` and
+        support of each rhythm.
 
     Raises:
         ValueError: shapes disagree, or there is no record.
@@ -53,7 +59,7 @@ def check_shapes(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence
 
 
 def metric_keys(rhythms: Sequence[str]) -> pd.DataFrame:
-    keys = [(MACRO, metric) for metric in OVERALL] + [
+    keys = [(MACRO, metric) for metric in ALL_MACRO] + [
         (rhythm, metric) for metric in PER_RHYTHM for rhythm in rhythms
     ]
     return pd.DataFrame(keys, columns=["rhythm", "metric"])
@@ -85,48 +91,88 @@ def f1_of_counts(support: np.ndarray, predicted: np.ndarray, hits: np.ndarray) -
         return np.where(support > 0, 2 * hits / (support + predicted), np.nan)
 
 
+def macro_f1(truth: np.ndarray, decided: np.ndarray, rhythms: int) -> float:
+    """Return the macro-F1 of decisions, `[records]`, as class indices."""
+    counts = weighted_counts(truth, np.eye(rhythms)[decided], np.ones((1, len(truth))))
+    return float(nan_mean(f1_of_counts(*counts), axis=1)[0])
+
+
+def log_probabilities(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the log probability of each record's rhythm, `[records]`, bounded below."""
+    of_truth = probabilities[np.arange(len(truth)), truth]
+    return np.log(np.maximum(of_truth, LEAST_PROBABILITY))
+
+
 def weighted_metrics(
     truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, auroc: bool = True
 ) -> np.ndarray:
     """The values of `metrics` under each row of record weights, `[rows, metrics]`, in the order of
-    `metric_keys`; AUROC is NaN if not asked for.
+    `metric_keys`; those `BY_RANK` are NaN if `auroc` is false.
     """
     support, predicted, hits = weighted_counts(truth, probabilities, weights)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / support
         precision = np.where(predicted > 0, hits / np.maximum(predicted, 1), 0)
-    areas = np.full_like(recall, np.nan)
+    areas = np.full((len(BY_RANK), *recall.shape), np.nan)
     if auroc:
-        areas = np.stack(
-            [
-                _auroc(truth == k, probabilities[:, k], weights)
-                for k in range(probabilities.shape[1])
-            ],
-            axis=1,
-        )
+        areas = weighted_areas(truth, probabilities, weights)
     per_rhythm = np.where(
         support[..., None] > 0,
-        np.stack([precision, recall, f1_of_counts(support, predicted, hits), areas], axis=2),
+        np.stack([precision, recall, f1_of_counts(support, predicted, hits), *areas], axis=2),
         np.nan,
     )
     macro = nan_mean(per_rhythm, axis=1)
-    accuracy = hits.sum(axis=1) / weights.sum(axis=1)
+    total = weights.sum(axis=1)
+    overall = [
+        hits.sum(axis=1) / total,
+        macro[:, PER_RHYTHM.index("recall")],
+        *macro.T,
+        weights @ log_probabilities(truth, probabilities) / total,
+    ]
     by_metric = per_rhythm.transpose(0, 2, 1).reshape(len(weights), -1)
-    return np.concatenate(
-        [accuracy[:, None], macro[:, [PER_RHYTHM.index("recall")]], macro, by_metric], axis=1
-    )
+    return np.concatenate([np.stack(overall, axis=1), by_metric], axis=1)
 
 
-def _auroc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve under each row of weights: the share of pairs in the right order,
-    ties as half.
+def weighted_areas(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return AUROC and average precision of each rhythm against the rest, under each row of record
+    weights, `[2, rows, rhythms]`. Both are NaN where a rhythm has no record, AUROC also where no
+    other has one.
     """
+    by_record = np.ascontiguousarray(weights.T)
+    areas = [
+        _areas(truth == k, probabilities[:, k], by_record) for k in range(probabilities.shape[1])
+    ]
+    return np.stack(areas, axis=2)
+
+
+def _areas(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the areas under the ROC curve and under the steps of the precision-recall curve.
+
+    The first is the share of pairs of a positive and another record in the right order, ties as
+    half. The second is average precision: the mean over positive records of the precision among all
+    records with their score or a higher one.
+
+    Args:
+        weights: `[records, rows]`.
+
+    Returns:
+        `[2, rows]`.
+    """
+    if not positive.any():
+        return np.full((2, weights.shape[1]), np.nan)
     order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
-    ordered = weights[:, order]
-    with_score = np.add.reduceat(ordered * positive[order], starts, axis=1)
-    against = np.add.reduceat(ordered, starts, axis=1) - with_score
-    below = np.cumsum(against, axis=1) - against
-    pairs = with_score.sum(axis=1) * against.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.sum(with_score * (below + against / 2), axis=1) / pairs
+    ranked = order[positive[order]]
+    scores, starts = np.unique(score[ranked], return_index=True)
+    hits = np.add.reduceat(weights[ranked], starts, axis=0)
+    hits_to = np.cumsum(hits, axis=0)
+    every_to = np.zeros((len(score) + 1, weights.shape[1]))
+    np.cumsum(weights[order], axis=0, out=every_to[1:])
+    below, upto = (
+        every_to[np.searchsorted(score[order], scores, side)] for side in ("left", "right")
+    )
+    every, positives = every_to[-1], hits_to[-1]
+    others = (below - hits_to + hits + upto - hits_to) / 2  # below a score, and half of those at it
+    with np.errstate(invalid="ignore", divide="ignore"):
+        roc = np.sum(hits * others, axis=0) / (positives * (every - positives))
+        precision = np.where(hits > 0, (positives - hits_to + hits) / (every - below), 0)
+        return np.stack([roc, np.sum(hits * precision, axis=0) / positives])

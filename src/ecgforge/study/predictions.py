@@ -22,6 +22,7 @@ FACTS = ["id", "patient", "truth"]  # of a test record
 NUMBERS = ["augmented", "fold", "draw", "seed"]
 TEXTS = [key for key in KEYS if key not in NUMBERS]
 RUN_COLUMNS = [*KEYS, "fingerprint", "validation_f1"]
+TUNED = "tuned"  # the rhythm of `study.decision`; empty without
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
 
@@ -42,11 +43,19 @@ class Tested:
     validation_f1: float = np.nan
 
 
-def table(records: RecordSet, probabilities: np.ndarray) -> pd.DataFrame:
-    """Return the predictions on `records`, `probabilities` being `[records, rhythms]`: id, patient,
-    truth, and a column a rhythm.
+def table(
+    records: RecordSet, probabilities: np.ndarray, tuned: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Return the predictions on `records`: id, patient, truth, tuned, and a column a rhythm.
+
+    Args:
+        probabilities: `[records, rhythms]`.
+        tuned: class indices of a tuned decision, `[records]`.
     """
-    facts = records.records[["id", "patient"]].assign(truth=records.records["rhythm"])
+    decided = "" if tuned is None else np.array(records.about.rhythms)[tuned]
+    facts = records.records[["id", "patient"]].assign(
+        truth=records.records["rhythm"], **{TUNED: decided}
+    )
     columns = [PROBABILITY + rhythm for rhythm in records.about.rhythms]
     return pd.concat([facts, pd.DataFrame(probabilities.round(6), columns=columns)], axis=1)
 
@@ -57,6 +66,16 @@ def rhythms(predictions: pd.DataFrame) -> list[str]:
     return [
         column.removeprefix(PROBABILITY) for column in columns if predictions[column].notna().any()
     ]
+
+
+def tuned(predictions: pd.DataFrame, classes: Sequence[str]) -> np.ndarray | None:
+    """Return the tuned decisions as probabilities of 0 and 1, `[records, rhythms]`; None without
+    them.
+    """
+    if TUNED not in predictions or not predictions[TUNED].isin(classes).all():
+        return None
+    found: np.ndarray = predictions[TUNED].to_numpy()[:, None] == np.array(classes)
+    return found.astype(float)
 
 
 def pooled(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -98,12 +117,15 @@ def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, floa
 
 
 def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    truth = pd.Categorical(predictions["truth"], categories=list(classes)).codes
-    return metrics.metrics(
-        np.asarray(truth),
-        predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(),
-        classes,
+    truth = np.asarray(pd.Categorical(predictions["truth"], categories=list(classes)).codes)
+    found = metrics.metrics(
+        truth, predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(), classes
     )
+    decided = tuned(predictions, classes)
+    if decided is not None:
+        value = metrics.macro_f1(truth, decided.argmax(axis=1), len(classes))
+        found.loc[len(found)] = [metrics.MACRO, metrics.TUNED_F1, value]
+    return found
 
 
 def write(tested: Sequence[Tested], folder: Path) -> None:
@@ -157,7 +179,7 @@ def read_runs(folder: Path) -> pd.DataFrame:
 def _predictions(file: Path) -> pd.DataFrame:
     # Only probabilities may be missing: a patient called NA is a name. Interned, since each is
     # there many times.
-    texts = dict.fromkeys([*TEXTS, *FACTS], sys.intern)
+    texts = dict.fromkeys([*TEXTS, *FACTS, TUNED], sys.intern)
     found = stored_csv(file, [*KEYS, *FACTS], converters=texts)
     numbers = found[[*NUMBERS, *(column for column in found if column.startswith(PROBABILITY))]]
     if len(found) and not all(pd.api.types.is_numeric_dtype(kind) for kind in numbers.dtypes):

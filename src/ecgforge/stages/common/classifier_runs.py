@@ -22,7 +22,7 @@ from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import serving
 from ecgforge.stages.common.tracked import Sets, Stage, TrackedRun, tracked
-from ecgforge.study import fine_tuning, predictions
+from ecgforge.study import decision, fine_tuning, predictions
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
 from ecgforge.tracking import runs
@@ -97,12 +97,12 @@ class ClassifierRuns:
                 scale = Records(data.train).scale()
                 classifier = registry.create(settings, rhythms, scale, seed)
             outcome = _fit(classifier, experiment, data, params, settings.training, opened)
-            found = predictions.table(test, probabilities(classifier, test))
             validation_f1 = _validation_f1(classifier, tested_on)
+            tuned, tested = _tuned(classifier, data), probabilities(classifier, test)
+            found = predictions.table(test, tested, tuned.of(tested))
             metrics = predictions.summary(found, rhythms)
-            opened.run.summary(
-                {**metrics, "best_validation_macro_f1": outcome.best, "steps": outcome.steps}
-            )
+            metrics |= {"best_validation_macro_f1": outcome.best, "decision_tau": tuned.tau}
+            opened.run.summary({**metrics, "steps": outcome.steps})
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
                 if not experiment.fold:
@@ -279,6 +279,14 @@ def _change(params: Params, records: RecordSet) -> Change:
         return augmentation.augmented(signals, settings, rate, random)
 
     return change
+
+
+def _tuned(classifier: Classifier, data: TrainingData) -> decision.Decision:
+    """Return a classifier's decision; test records have no part in it."""
+    return decision.tuned(
+        np.concatenate([one.labels for one in data.validation]),
+        np.concatenate([probabilities(classifier, one) for one in data.validation]),
+    )
 
 
 def _fit(
