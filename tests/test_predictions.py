@@ -70,11 +70,13 @@ def test_the_tuned_decision_is_judged_where_there_is_one() -> None:
 
 def test_two_conditions_differ_in_all_metrics() -> None:
     first, second = decided(2), decided(2, tuned=np.array(["SR"] * 40))
-    found = intervals.differences(first, second, 0.9, 50).set_index("metric")["estimate"]
+    one, two, none = (intervals.stacked(table) for table in (first, second, decided(2, tuned="")))
+    options = (["SR", "SB"], 0.9, 50)
+    found = intervals.differences(one, two, *options).set_index("metric")["estimate"]
     assert list(found.index) == [*metrics.ALL_MACRO, metrics.TUNED_F1]
     assert found["f1"] == 0
     assert found["tuned_f1"] == pytest.approx(1 / 3 - 1)
-    without = intervals.differences(first, decided(2, tuned=""), 0.9, 50)
+    without = intervals.differences(one, none, *options)
     assert list(without["metric"]) == list(metrics.ALL_MACRO)
 
 

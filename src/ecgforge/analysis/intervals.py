@@ -55,20 +55,20 @@ def intervals(predictions: pd.DataFrame, confidence: float, resamples: int) -> p
 
 
 def differences(
-    first: pd.DataFrame, second: pd.DataFrame, confidence: float, resamples: int
+    first: Stacked, second: Stacked, classes: list[str], confidence: float, resamples: int
 ) -> pd.DataFrame:
     """Return the differences of two conditions in all macro metrics, see `statistics.difference`.
 
     Args:
-        first, second: predictions of a condition each, on the same test records.
+        first, second: of the same test records.
+        classes: rhythms in class order.
 
     Returns:
         Rows of metric, estimate, low, high, p: of `second` minus `first`. `tuned_f1` is there if
         both have decisions tuned on validation records.
     """
-    before, after = stacked(first), stacked(second)
-    judge = _judge(statistics.difference, before, rhythms(first), confidence, resamples)
-    return _macro(judge, first=before, second=after)
+    judge = _judge(statistics.difference, first, classes, confidence, resamples)
+    return _macro(judge, first=first, second=second)
 
 
 def _judge(
