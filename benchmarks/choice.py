@@ -10,20 +10,21 @@ Whether a classifier recognises a record depends on the record, on the training,
 the training together, and on the record and the point together. The last term is the same in all
 rounds: it makes the choice look good on the records that chose.
 
-The columns are shares of studies with "helps" or "helps enough", by how the point is chosen:
+The columns are shares of studies with "helps" or "helps enough", by what chooses the point for the
+test records of a round:
 
-- rounds: each round chooses by its own validation records, as `analysis.comparisons` does;
-- pooled: the validation records of all rounds choose one point, and each of them is a test record
-  of another round;
-- test: the test records choose;
-- fixed: the first point, which is the better one with --gain.
+- others: the validation records of the other rounds, without the one that validates on these test
+  records, as in `analysis.comparisons`;
+- own: the validation records of the same round; it prefers trainings that were lucky;
+- test: the test records;
+- fixed: nothing, it is the first point, which is the better one with --gain.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,9 +36,9 @@ from ecgforge.study import metrics
 
 RHYTHMS = ("SR", "SB", "AFIB", "AFLT", "SVT")
 SHARES = (0.55, 0.2, 0.15, 0.06, 0.04)
-ROUNDS, SEEDS = 5, 2
+DATASET, ROUNDS, SEEDS = "simulated", 5, 2
 SKILL, RECORD, TRAINING, RECORD_AND_TRAINING, RECORD_AND_POINT = 1.0, 1.2, 0.15, 0.8, 0.5
-CHOICES = ("rounds", "pooled", "test", "fixed")
+CHOICES = ("others", "own", "test", "fixed")
 STUDY = Study(seeds=[0, 1], synthetic_share=0.5, resamples=300)
 
 
@@ -74,51 +75,21 @@ class Simulated:
             values.append(metrics.nan_mean(metrics.f1_of_counts(*counts), axis=1)[0])
         return float(np.mean(values))
 
-    def table(self, point: int) -> pd.DataFrame:
-        """Return the predictions of all rounds, see `study.predictions`."""
+    def table(self, points: Sequence[int]) -> pd.DataFrame:
+        """Return the predictions of a point for each round, see `study.predictions`."""
         parts = []
-        for number in range(ROUNDS):
+        for number, point in enumerate(points):
             rows = np.flatnonzero(self.group == number)
+            names = rows.astype(str)
+            facts = {"id": names, "patient": names, "truth": np.array(RHYTHMS)[self.truth[rows]]}
             for seed, taken in enumerate(self.taken[point, number][:, rows]):
-                names = rows.astype(str)
-                facts = {
-                    "id": names,
-                    "patient": names,
-                    "truth": np.array(RHYTHMS)[self.truth[rows]],
-                }
                 columns = [f"p_{rhythm}" for rhythm in RHYTHMS]
                 found = pd.DataFrame(np.eye(len(RHYTHMS))[taken], columns=columns)
                 parts.append(found.assign(**facts, seed=seed, fold=number + 1))
         return pd.concat(parts, ignore_index=True)
 
 
-def helps(study: Simulated, points: int, choice: str) -> bool:
-    """Return whether the primary comparison finds a gain."""
-    pairs: list[Pair] = [("d", condition(0), condition(1 + number)) for number in range(points)]
-    if choice == "fixed":
-        pairs = pairs[:1]
-    offset = 0 if choice == "test" else 1
-    scores = np.array(
-        [
-            [study.f1(point, number, (number + offset) % ROUNDS) for number in range(ROUNDS)]
-            for point in range(points + 1)
-        ]
-    )
-    if choice in ("pooled", "test"):
-        scores = np.tile(scores.mean(axis=1, keepdims=True), ROUNDS)
-    validation = {
-        (number + 1, *comparisons.key("d", condition(point))): scores[point, number]
-        for point in range(points + 1)
-        for number in range(ROUNDS)
-    }
-    evidence = Evidence(Lazy(study), validation)
-    chosen = comparisons.primary(evidence, pairs, "largest", rare=False)
-    assert chosen
-    table = comparisons.compared(chosen, ("f1",), STUDY.confidence, STUDY)
-    return bool(table["low"].iloc[0] > 0)
-
-
-class Lazy(dict):  # type: ignore[type-arg]
+class Conditions(dict):  # type: ignore[type-arg]
     """The predictions of each condition, made when they are needed."""
 
     def __init__(self, study: Simulated):
@@ -126,10 +97,47 @@ class Lazy(dict):  # type: ignore[type-arg]
         self.study = study
 
     def __missing__(self, key: tuple[str, ...]) -> pd.DataFrame:
-        point = key[1 + comparisons.CONDITION_KEYS.index("point")]
-        self[key] = self.study.table(int(point))
+        point = int(key[1 + comparisons.CONDITION_KEYS.index("point")])
+        self[key] = self.study.table([point] * ROUNDS)
         found: pd.DataFrame = self[key]
         return found
+
+
+def helps(study: Simulated, points: int, choice: str) -> bool:
+    """Return whether the primary comparison finds a gain."""
+    pairs: list[Pair] = [(DATASET, condition(0), condition(1 + n)) for n in range(points)]
+    evidence = Evidence(Conditions(study), {})
+    if choice == "others":
+        evidence = Evidence(evidence.conditions, validation(study, points))
+    else:
+        pairs = pairs[:1]
+    if choice in ("own", "test"):
+        offset = 1 if choice == "own" else 0
+        best = [
+            max(range(1, points + 1), key=lambda point: study.f1(point, n, (n + offset) % ROUNDS))
+            for n in range(ROUNDS)
+        ]
+        evidence.conditions[comparisons.key(DATASET, condition(1))] = study.table(best)
+    chosen = comparisons.primary(evidence, pairs, "largest", rare=False)
+    assert chosen
+    table = comparisons.compared(chosen, ("f1",), STUDY.confidence, STUDY)
+    return bool(table["low"].iloc[0] > 0)
+
+
+def validation(study: Simulated, points: int) -> comparisons.Validation:
+    """Return macro-F1 on validation records."""
+    runs = [
+        {
+            "dataset": DATASET,
+            **condition(point),
+            "fold": number + 1,
+            "seed": 0,
+            "validation_f1": study.f1(point, number, (number + 1) % ROUNDS),
+        }
+        for point in range(points + 1)
+        for number in range(ROUNDS)
+    ]
+    return comparisons.validation(pd.DataFrame(runs))
 
 
 def rows(studies: int, points: list[int], gain: float) -> Iterator[dict[str, object]]:

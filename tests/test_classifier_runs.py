@@ -129,12 +129,15 @@ def trained(
     monkeypatch.setattr(classifier_runs, "_fit", lambda *_: Outcome(1, 0.5, False))
     monkeypatch.setattr(classifier_runs, "probabilities", probabilities)
     # three of four validation records are SR
-    kept = (records.records["rhythm"] == "SR") | (np.arange(64) % 6 == 1)
-    data = TrainingData([records], [records.select(kept.to_numpy())])
+    kept = ((records.records["rhythm"] == "SR") | (np.arange(64) % 6 == 1)).to_numpy()
+    data = TrainingData([records], [records])
     runs = ClassifierRuns(SimpleNamespace(params=PARAMS), True, folder)  # type: ignore[arg-type]
     experiment = Experiment("TrRTeR", "ptbxl", "resnet1d", 0)
-    test = replace(records, records=records.records.assign(rhythm=truth, split="test"))
-    runs.train(experiment, data, test, PARAMS.classifier_settings("resnet1d"))
+    test = records.records.assign(rhythm=truth, split="test")
+    validation = records.records[kept].assign(split="validation")
+    both = pd.concat([test, validation], ignore_index=True)
+    tested_on = replace(records, records=both, rows=np.append(records.rows, records.rows[kept]))
+    runs.train(experiment, data, tested_on, PARAMS.classifier_settings("resnet1d"))
     return runs.tested[0].predictions, summary
 
 

@@ -4,7 +4,7 @@ which validation records choose, and all of them as a family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,8 +34,8 @@ Condition = dict[str, Any]  # a value for each of these
 Pair = tuple[str, Condition, Condition]  # dataset, condition, condition that is claimed better
 # predictions of all seeds, by dataset and `CONDITION_KEYS`
 ByCondition = dict[tuple[Any, ...], pd.DataFrame]
-# mean macro-F1 on validation records, by round, dataset and `CONDITION_KEYS`
-Validation = Mapping[tuple[Any, ...], float]
+# macro-F1 on validation records, by dataset and `CONDITION_KEYS`: rows of fold, seed, validation_f1
+Validation = Mapping[tuple[Any, ...], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,12 @@ def by_condition(found: pd.DataFrame) -> ByCondition:
 
 
 def validation(runs: pd.DataFrame) -> Validation:
-    """Return macro-F1 on validation records, a mean over seeds, by round and `key`.
+    """Return macro-F1 on validation records by `key`.
 
     Args:
         runs: rows of `predictions.RUN_COLUMNS`.
     """
-    keys = ["fold", "dataset", *CONDITION_KEYS]
-    means = runs.groupby(keys, sort=False)["validation_f1"].mean()
-    return {key: float(mean) for key, mean in means.items()}
+    return dict(iter(runs.groupby(["dataset", *CONDITION_KEYS], sort=False)))
 
 
 def key(dataset: str, condition: Condition) -> tuple[Any, ...]:
@@ -99,7 +97,8 @@ class Primary:
     Attributes:
         dataset: its key.
         names: the two conditions in words; those that most rounds chose.
-        chosen: how many rounds chose them; empty where there was nothing to choose.
+        chosen: how many of the rounds, or seeds, have them; empty where there was nothing to
+            choose.
         before: the predictions of the first condition.
         after: the predictions of the condition that is claimed better, of the same records.
         rhythms: in class order.
@@ -118,9 +117,13 @@ def primary(
 ) -> Primary | None:
     """Return the primary comparison among pairs of conditions on one dataset.
 
-    Each round of cross-fitting chooses a pair by its gain in macro-F1 on the validation records of
-    that round. The test records of all rounds are then compared together. The pairs that the rounds
-    chose may differ.
+    Validation records choose the pair by its gain in macro-F1, separately for each round of
+    cross-fitting. The test records of all rounds are then compared together. Neither the test
+    records of a round nor its trainings take part in its choice: the best of many points would
+    otherwise be the one with the luckiest trainings. So a round's pair is chosen by the other
+    rounds, except for the one that validates on the test records of this round. Without rounds, the
+    pair of each seed is chosen by the other seeds; a single seed chooses for itself.
+    `benchmarks/choice.py` has the false alarms of other choices.
 
     Args:
         pairs: all on the same dataset.
@@ -132,13 +135,13 @@ def primary(
     """
     dataset, sign = pairs[0][0], 1 if choice == "largest" else -1
     before, after, chosen = [], [], []
-    for fold in np.unique(evidence.conditions[key(dataset, pairs[0][2])]["fold"]):
-        gains = [sign * _validation_gain(evidence.validation, pair, fold) for pair in pairs]
+    for fold, seed in _choices(evidence.conditions, pairs):
+        gains = [sign * _validation_gain(evidence, pair, fold, seed) for pair in pairs]
         known = [(gain, -place) for place, gain in enumerate(gains) if not np.isnan(gain)]
         worse, better = pairs[-max(known)[1] if known else 0][1:]
         chosen.append((condition_name(worse), condition_name(better)))
-        before.append(_of_round(evidence, dataset, worse, fold))
-        after.append(_of_round(evidence, dataset, better, fold))
+        before.append(_tested(evidence, dataset, worse, fold, seed))
+        after.append(_tested(evidence, dataset, better, fold, seed))
     tables = [_whole(before), _whole(after)]
     if rare:
         few = _rare(tables[0])
@@ -151,24 +154,54 @@ def primary(
     return Primary(dataset, names, share, first, second, predictions.rhythms(tables[0]))
 
 
-def _validation_gain(validation: Validation, pair: Pair, fold: int) -> float:
-    before, after = (
-        validation.get((fold, *key(pair[0], condition)), np.nan) for condition in pair[1:]
-    )
-    return after - before
+def _choices(conditions: ByCondition, pairs: Sequence[Pair]) -> Iterator[tuple[int, int | None]]:
+    """Yield each round that chooses a pair, or each seed where there are no rounds."""
+    tables = [conditions[key(pair[0], condition)] for pair in pairs for condition in pair[1:]]
+    folds = sorted(tables[0]["fold"].unique())
+    if folds == [0] and len(pairs) > 1:
+        yield from ((0, seed) for seed in range(min(one["seed"].nunique() for one in tables)))
+    else:
+        yield from ((fold, None) for fold in folds)
 
 
-def _of_round(evidence: Evidence, dataset: str, condition: Condition, fold: int) -> pd.DataFrame:
-    """Return the predictions in a round, with seeds from 0 on: two pairs may have other seeds."""
+def _validation_gain(evidence: Evidence, pair: Pair, fold: int, seed: int | None) -> float:
+    """Return the gain on validation records for the choice of a round, or of a seed."""
+    means = []
+    for condition in pair[1:]:
+        runs = evidence.validation.get(key(pair[0], condition))
+        if runs is None:
+            return np.nan
+        if seed is None:
+            # the round before this one validates on its test records, and the last before the first
+            previous = fold - 1 or runs["fold"].max()
+            runs = runs[(runs["fold"] > 0) & ~runs["fold"].isin([fold, previous])]
+        else:
+            runs = runs[runs["fold"] == 0]
+            others = runs[_places(runs["seed"]) != seed]
+            runs = others if len(others) else runs
+        means.append(runs["validation_f1"].mean())
+    return float(means[1] - means[0])
+
+
+def _tested(
+    evidence: Evidence, dataset: str, condition: Condition, fold: int, seed: int | None
+) -> pd.DataFrame:
+    """Return the predictions of a round, or of one seed of it; seeds count from 0."""
     found = evidence.conditions[key(dataset, condition)]
     found = found[found["fold"] == fold]
-    return found.assign(seed=found["seed"].rank(method="dense").astype(int) - 1)
+    found = found.assign(seed=_places(found["seed"]))
+    return found if seed is None else found[found["seed"] == seed]
+
+
+def _places(seeds: pd.Series) -> pd.Series:
+    """Number seeds from 0, since the seeds of two pairs may differ."""
+    return seeds.rank(method="dense").astype(int) - 1
 
 
 def _whole(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Join the rounds, with as many seeds as each of them has."""
-    seeds = min(part["seed"].nunique() for part in parts)
+    """Join the rounds or seeds, with as many seeds as each round has."""
     joined = pd.concat(parts, ignore_index=True)
+    seeds = joined.groupby("fold")["seed"].nunique().min()
     return joined[joined["seed"] < seeds]
 
 

@@ -2,12 +2,10 @@
 
 A claim compares pairs of conditions. On each dataset, one pair is its **primary comparison**, and
 the verdict follows from the primary comparisons alone. If a claim has several pairs on a dataset,
-such as the points of a sweep, validation records choose the pair, see `Claim.choice`. Under
-cross-fitting each round chooses for itself, so that the records that choose and those that test
-are never the same in a round. The primary comparisons of a claim hold together at the study's
-confidence: with several datasets or metrics, each has the confidence
-1 - (1 - confidence) / comparisons (Bonferroni). They are not corrected for other claims; p-values
-with such a correction (Holm) stand alongside.
+such as the points of a sweep, validation records choose the pair, see `comparisons.primary`. The
+primary comparisons of a claim hold together at the study's confidence: with several datasets or
+metrics, each has the confidence 1 - (1 - confidence) / comparisons (Bonferroni). They are not
+corrected for other claims; p-values with such a correction (Holm) stand alongside.
 
 All pairs are shown with bands that hold together on a dataset, see `statistics.simultaneous`. The
 bands decide nothing.
@@ -74,9 +72,9 @@ class Verdict:
         claim: the claim.
         word: the verdict.
         primary: rows of `PRIMARY_COLUMNS`, one a dataset and metric, with `first` and `second` in
-            words. `chosen` says how many rounds chose this pair; it is empty where there was
-            nothing to choose. With fewer than `comparisons.FEWEST` test patients the limits are
-            NaN, so that no rule decides.
+            words. `chosen` says how many of the rounds, or seeds, have this pair; it is empty
+            where there was nothing to choose. With fewer than `comparisons.FEWEST` test patients
+            the limits are NaN, so that no rule decides.
         points: rows of `POINT_COLUMNS`: all pairs of the datasets that have several.
         to_decide: what would decide the undecided comparisons, by dataset.
     """

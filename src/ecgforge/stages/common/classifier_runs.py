@@ -24,6 +24,7 @@ from ecgforge.registry import serving
 from ecgforge.stages.common.tracked import Sets, Stage, TrackedRun, tracked
 from ecgforge.study import decision, fine_tuning, predictions
 from ecgforge.study.experiment import Experiment
+from ecgforge.study.metrics import macro_f1
 from ecgforge.study.settings import TrainingData
 from ecgforge.tracking import runs
 from ecgforge.training import fit
@@ -72,8 +73,8 @@ class ClassifierRuns:
         all records but the locked test split.
 
         Args:
-            tested_on: has the test split, and the validation split that chooses between points of a
-                sweep.
+            tested_on: has the test split, and the validation split that chooses the decision, and
+                the point of a sweep.
             unlabelled: records to pre-train on, the same in all calls.
         """
         params, seed, test = self.stage.params, experiment.seed, tested_on.split("test")
@@ -97,9 +98,8 @@ class ClassifierRuns:
                 scale = Records(data.train).scale()
                 classifier = registry.create(settings, rhythms, scale, seed)
             outcome = _fit(classifier, experiment, data, params, settings.training, opened)
-            validation_f1 = _validation_f1(classifier, tested_on)
-            tuned, tested = _tuned(classifier, data), probabilities(classifier, test)
-            found = predictions.table(test, tested, tuned.of(tested))
+            tuned, validation_f1 = _on_validation(classifier, tested_on)
+            found = _predicted(classifier, test, tuned)
             metrics = predictions.summary(found, rhythms)
             metrics |= {"best_validation_macro_f1": outcome.best, "decision_tau": tuned.tau}
             opened.run.summary({**metrics, "steps": outcome.steps})
@@ -118,8 +118,8 @@ class ClassifierRuns:
         decides = {"classifier": weights} | _rows([test])
         with tracked(self.stage, key, tree, [("test", test)], decides) as opened:
             classifier = registry.load(start)
-            found = predictions.table(test, probabilities(classifier, test))
-            validation_f1 = _validation_f1(classifier, tested_on)
+            tuned, validation_f1 = _on_validation(classifier, tested_on)
+            found = _predicted(classifier, test, tuned)
             opened.run.summary(predictions.summary(found, test.about.rhythms))
             opened.run.tag("classifier.md5", weights)
         self._add(experiment, opened, found, validation_f1)
@@ -214,13 +214,20 @@ class ClassifierRuns:
         )
 
 
-def _validation_f1(classifier: Classifier, records: RecordSet) -> float:
-    """Return macro-F1 on the validation split; NaN without validation records."""
+def _predicted(classifier: Classifier, test: RecordSet, tuned: decision.Decision) -> pd.DataFrame:
+    tested = probabilities(classifier, test)
+    return predictions.table(test, tested, tuned.of(tested))
+
+
+def _on_validation(classifier: Classifier, records: RecordSet) -> tuple[decision.Decision, float]:
+    """Return a decision that is tuned on the validation split, and macro-F1 there without it."""
     validation = records.split("validation")
+    rhythms = len(validation.about.rhythms)
     if not len(validation):
-        return np.nan
-    found = predictions.table(validation, probabilities(classifier, validation))
-    return predictions.summary(found, validation.about.rhythms)["test_f1"]
+        return decision.Decision(np.full(rhythms, 1 / rhythms), 0.0), np.nan
+    found = probabilities(classifier, validation)
+    f1 = macro_f1(validation.labels, found.argmax(axis=1), rhythms)
+    return decision.tuned(validation.labels, found), f1
 
 
 def _register(
@@ -279,14 +286,6 @@ def _change(params: Params, records: RecordSet) -> Change:
         return augmentation.augmented(signals, settings, rate, random)
 
     return change
-
-
-def _tuned(classifier: Classifier, data: TrainingData) -> decision.Decision:
-    """Return a classifier's decision; test records have no part in it."""
-    return decision.tuned(
-        np.concatenate([one.labels for one in data.validation]),
-        np.concatenate([probabilities(classifier, one) for one in data.validation]),
-    )
 
 
 def _fit(
