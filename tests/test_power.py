@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecgforge.analysis import power, statistics, verdicts
+from ecgforge.analysis import comparisons, power, statistics
 from ecgforge.analysis.power import Place
 from ecgforge.analysis.statistics import VarianceParts
 
@@ -101,7 +101,7 @@ def test_each_part_falls_with_what_it_comes_from() -> None:
 def test_an_interval_of_the_wanted_width_decides(estimate: float) -> None:
     for share, decided in ((0.99, True), (1.01, False)):
         half = share * power.wanted_half_width(estimate, 0.02)
-        found = verdicts.finding(estimate - half, estimate + half, 0.02)
+        found = comparisons.finding(estimate - half, estimate + half, 0.02)
         assert (found != "undecided") == decided
 
 

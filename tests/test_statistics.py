@@ -533,7 +533,8 @@ def test_what_two_settings_share_cancels_even_if_one_has_a_single_seed() -> None
     found = statistics.difference(
         truth, runs, np.repeat(runs, 2, axis=0), np.arange(300), RHYTHMS, rounds=rounds, **BOOTSTRAP
     )
-    assert (found[["estimate", "low", "high"]].abs() < 1e-12).all(axis=None)
+    assert (found[["low", "high"]].abs() < 1e-12).all(axis=None)
+    assert (found["p"] == 1).all()
 
 
 def test_a_patient_in_two_rounds_is_refused() -> None:

@@ -564,11 +564,11 @@ def _additive(
     classes = probabilities.shape[2]
     cells = np.eye(classes**2)[truth * classes + probabilities.argmax(axis=2)]
     counts = np.stack([rows[:, part] @ cells[:, part] for part in parts], axis=1)
-    logs = np.stack([log_probabilities(truth, one) for one in probabilities])
     total = rows.sum(axis=1)
     shares = np.full((*counts.shape[:3], len(BY_RANK) * classes + 1), np.nan)
-    for number, part in enumerate(parts):
-        shares[:, number, :, -1] = logs[:, part] @ rows[:, part].T / total
+    for seed, one in enumerate(probabilities):
+        logs = log_probabilities(truth, one)
+        shares[seed, :, :, -1] = [rows[:, part] @ logs[part] / total for part in parts]
     if auroc:
         of = [
             (truth[part], probabilities[:, part], np.ascontiguousarray(rows[:, part]))
