@@ -45,7 +45,7 @@ METRICS = {
     "recall": "Macro recall",
     "auroc": "Macro AUROC",
     "average_precision": "Macro average precision",
-    "log_score": "Log score",
+    "log_score": "Log score (higher is better)",
     "tuned_f1": "Macro-F1 at a decision tuned on validation records",
 }
 MEASURES = {  # names in words, and the unit of their Wasserstein distance
