@@ -834,3 +834,5 @@ def test_losses_that_do_not_compare_prune_nothing() -> None:
         GeneratorObjective("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup
         is None
     ), "other codes, other losses"
+    simulator = GeneratorObjective("simulator", params.generator("simulator"), Path(), compute)
+    assert simulator.warmup is None, "no phase, no losses"
