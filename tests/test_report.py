@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgforge import grid
+from ecgforge.analysis import score_utility
 from ecgforge.analysis.answers import COLUMNS as DIFFERENCES
 from ecgforge.analysis.answers import Answer, Gain, Training
 from ecgforge.analysis.verdicts import Claim, Verdict, any_gain
@@ -323,6 +324,17 @@ def judged() -> list[Verdict]:
     ]
 
 
+def utility_of(correlations: dict[str, tuple[float, float]], note: str = "") -> pd.DataFrame:
+    """Rank correlations of scores with the gain of TrSTeR and TrRSTeR."""
+    rows = [
+        (metric, setting, rho, rho - 0.1, rho + 0.05, 9, 3, note)
+        for metric, pair in correlations.items()
+        for setting, rho in zip(score_utility.SETTINGS, pair, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=score_utility.COLUMNS)
+    return table.assign(low=np.nan, high=np.nan) if note else table
+
+
 def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
     synthetic = {
         (dataset, generator): a_record_set(
@@ -340,6 +352,7 @@ def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
     }
     return page.ReportInputs(
         **study_tables(list(prepared)),
+        utility=utility_of({"recall": (0.9, 0.2), "frechet": (0.1, -0.4)}),
         answers=[answered(dataset) for dataset in prepared],
         verdicts=judged(),
         prepared=prepared,
@@ -781,6 +794,30 @@ def test_every_score_is_shown_with_its_baseline_and_negative_control(report):
                 "7.25 0 to 9 1.5 … 99.5",
                 f"8.25{' ▲' if judged else ''} 7.25 to 9 1.5 … 99.5",
             ]
+
+
+def test_rank_correlations_are_shown_with_their_intervals_the_largest_first(report):
+    section = report[report.index('id="score-utility"') :]
+    assert "+0.900" in section
+    assert "−0.500 to −0.350" in section
+    assert "data:image/svg+xml" in section[: section.index("</figure>")]
+    assert section.index("<small>recall</small>") < section.index("<small>frechet</small>")
+
+
+def test_rank_correlations_without_intervals_have_their_reason_and_no_figure(inputs, tmp_path):
+    few = utility_of({"recall": (0.9, 0.2)}, "too few record sets")
+    for table, expected in ((few, "too few record sets"), (few.iloc[:0], "No record set has")):
+        page.write(replace(inputs, utility=table), tmp_path / "report.html")
+        text = (tmp_path / "report.html").read_text()
+        section = text[text.index('id="score-utility"') : text.index('id="data"')]
+        assert expected in section
+        assert "<figure>" not in section
+
+
+def test_the_figure_of_rank_correlations_has_every_score_and_setting():
+    svg = figures.utility(utility_of({"recall": (0.9, 0.2), "frechet": (0.1, -0.4)}))
+    for text in ("recall", "frechet", "TrSTeR", "TrRSTeR"):
+        assert f">{text}<" in svg
 
 
 def test_scores_beyond_their_floor_are_counted_by_rhythm(report):

@@ -63,6 +63,7 @@ HOLD = {
         "results.csv",
         "confusions.csv",
         "verdicts.csv",
+        "score_utility.csv",
         "metrics.json",
         "report.html",
         "*.svg",

@@ -150,6 +150,41 @@ def _gain(axes: Axes, number: int, row: dict[Any, Any]) -> None:
     )
 
 
+def utility(table: pd.DataFrame) -> str:
+    """Plot the rank correlation of each quality score with the gain of a set, a row for each score.
+
+    Args:
+        table: rows of `analysis.score_utility.COLUMNS` with intervals, in the order of the rows.
+
+    Returns:
+        An SVG image.
+    """
+    names, settings = (list(dict.fromkeys(table[key])) for key in ("metric", "setting"))
+    with matplotlib.rc_context(STYLE):
+        height = 0.21 * len(names) + 1.1
+        figure = Figure(figsize=(GAIN_WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.axvline(0, color="#444", linewidth=1.2)
+        for number, setting in enumerate(settings):
+            rows = table[table["setting"] == setting]
+            place = [names.index(name) for name in rows["metric"]]
+            axes.errorbar(
+                rows["rho"],
+                np.array(place) + 0.3 * (number - (len(settings) - 1) / 2),
+                xerr=[rows["rho"] - rows["low"], rows["high"] - rows["rho"]],
+                fmt=MARKERS[number],
+                color=COLOURS[number],
+                markersize=3.5,
+                linewidth=1,
+                label=setting,
+            )
+        axes.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.4, -0.6), xlabel="rank correlation")
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.grid(axis="both", color="#ddd")
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        return svg(figure)
+
+
 def embedding(views: pd.DataFrame) -> bytes:
     """Plot real and synthetic records in each view of the embedding, for one dataset and generator.
 

@@ -129,6 +129,7 @@ class ReportInputs:
             seeds).
         quality: dataset, generator, rhythm (or `all`), metric, value, low, high, baseline,
             negative_control.
+        utility: rows of `analysis.score_utility.COLUMNS`.
         views: dataset, generator, view, kind (`real` or `synthetic`), rhythm, x, y.
         runs: dataset, generator, setting, backbone, seed, run_name, run_id, url; rows without a
             run_id are left out. A column kind has `generator`, `classifier` or `quality`; without
@@ -152,6 +153,7 @@ class ReportInputs:
     verdicts: list[Verdict]
     confusions: pd.DataFrame
     quality: pd.DataFrame
+    utility: pd.DataFrame
     views: pd.DataFrame
     runs: pd.DataFrame
     prepared: Mapping[str, Path]
@@ -187,6 +189,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "smallest_gain": inputs.smallest_gain,
         "fewest": FEWEST,
         "splits": SPLITS,
+        "utility": _utility(inputs.utility),
         "metrics": METRICS,
         "scores": SCORES,
         "of_backbones": tables.OF_BACKBONES,
@@ -311,6 +314,22 @@ def _gains(answer: Answer) -> dict[str, Any]:
         "to_decide": answer.to_decide,
         "word": answer.word,
         "rows": rows.to_dict("records"),
+        "figure": _address("image/svg+xml", image.encode()) if image else "",
+    }
+
+
+def _utility(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the rank correlation of each score with the gain, with a figure of those that have an
+    interval.
+    """
+    shown = tables.ranked_utility(table)
+    sure = shown.dropna(subset="low")
+    image = figures.utility(sure) if len(sure) else ""
+    return {
+        "rows": tables.utility(shown),
+        "settings": list(dict.fromkeys(shown["setting"])),
+        "sets": int(shown["sets"].max()) if len(shown) else 0,
+        "clusters": int(shown["clusters"].max()) if len(shown) else 0,
         "figure": _address("image/svg+xml", image.encode()) if image else "",
     }
 

@@ -179,6 +179,25 @@ def _beyond(found: dict[tuple[str, str, str], Row], generator: str, rhythm: str)
     return sum(row["beyond"] for row in rows), sum(row["judged"] for row in rows)
 
 
+def ranked_utility(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rank correlations in the order of the mean of each score, the largest first."""
+    mean = table.groupby("metric")["rho"].transform("mean")
+    order = table.assign(mean=mean).sort_values(
+        ["mean", "metric"], ascending=[False, True], kind="stable"
+    )
+    return order.drop(columns="mean").reset_index(drop=True)
+
+
+def utility(table: pd.DataFrame) -> list[Row]:
+    """Return a row for each quality score, with a rank correlation or None for each setting."""
+    found = {(row["metric"], row["setting"]): row for row in table.to_dict("records")}
+    settings = dict.fromkeys(table["setting"])
+    return [
+        {"name": metric, "cells": [found.get((metric, setting)) for setting in settings]}
+        for metric in dict.fromkeys(table["metric"])
+    ]
+
+
 COSTS = {"train_s": "training, s", "generate_ms": "generation, ms per record"}
 JUDGED = ("c2st_accuracy", "rr_cv_w1", "heart_rate_w1", "recall", "coverage", "dcr_ratio")
 

@@ -18,6 +18,7 @@ from ecgforge.analysis import answers, comparisons, intervals, verdicts
 from ecgforge.analysis.claims import claims, question
 from ecgforge.analysis.label_efficiency import label_efficiency
 from ecgforge.analysis.quality import over_rounds
+from ecgforge.analysis.score_utility import score_utility
 from ecgforge.files import atomic_write, stored_csv
 from ecgforge.model_versions import lookup
 from ecgforge.params import Params
@@ -53,8 +54,9 @@ COMMANDS = {
 
 
 def report(params: Params, out: Path) -> None:
-    """Write answers.json, results.csv, confusions.csv, verdicts.csv, metrics.json, plots and
-    report.html to `out`, from the results of all cells, and log the answers to MLflow.
+    """Write answers.json, results.csv, confusions.csv, verdicts.csv, score_utility.csv,
+    metrics.json, plots and report.html to `out`, from the results of all cells, and log the answers
+    to MLflow.
     """
     study = params.active.study
     pairs = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
@@ -68,6 +70,7 @@ def report(params: Params, out: Path) -> None:
     judged = verdicts.judge(evidence, claims(rows, backbone), study)
     questions = question(rows, backbone, params.primary_generator)
     answered = answers.answers(evidence, questions, _trainings(params), study)
+    results = predictions.results(everything)
     inputs = page.ReportInputs(
         results=predictions.results(found, [*POOLED_KEYS, "seed"]),
         summary=summary,
@@ -78,6 +81,7 @@ def report(params: Params, out: Path) -> None:
         verdicts=judged,
         confusions=predictions.confusions(found),
         quality=_quality(params, study.confidence),
+        utility=_utility(params, cells, results),
         views=_scores(pairs, "views"),
         runs=pd.DataFrame(_runs(params, cells, pairs), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
@@ -88,9 +92,8 @@ def report(params: Params, out: Path) -> None:
     )
     with atomic_write(out) as scratch:
         scratch.mkdir()
-        predictions.results(everything).to_csv(
-            scratch / "results.csv", index=False, float_format="%.6f"
-        )
+        results.to_csv(scratch / "results.csv", index=False, float_format="%.6f")
+        inputs.utility.to_csv(scratch / "score_utility.csv", index=False, float_format="%.6f")
         inputs.confusions.to_csv(scratch / "confusions.csv", index=False)
         _table(judged).to_csv(scratch / "verdicts.csv", index=False, float_format="%.6f")
         (scratch / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
@@ -159,11 +162,15 @@ def _main(everything: pd.DataFrame) -> pd.DataFrame:
 
 
 def _variations(cells: list[grid.Cell]) -> pd.DataFrame:
-    files = [cell.results / "variations.csv" for cell in cells if cell.sweep and cell.sweep.scored]
-    parts = [stored_csv(file, ["variation"]) for file in files]
-    found = pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
+    found = _scored_variations(cells)
     found["dataset"] = found["dataset"].map(rounds.base)
     return found.groupby(["dataset", "generator", "variation"], sort=False, as_index=False).mean()
+
+
+def _scored_variations(cells: list[grid.Cell]) -> pd.DataFrame:
+    files = [cell.results / "variations.csv" for cell in cells if cell.sweep and cell.sweep.scored]
+    parts = [stored_csv(file, ["variation"]) for file in files]
+    return pd.concat([pd.DataFrame(columns=["dataset", "generator", "variation"]), *parts])
 
 
 def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
@@ -188,6 +195,19 @@ def _quality(params: Params, confidence: float) -> pd.DataFrame:
         for generator in params.generators
     ]
     return pd.concat(found, ignore_index=True)
+
+
+def _utility(params: Params, cells: list[grid.Cell], results: pd.DataFrame) -> pd.DataFrame:
+    """Return which quality scores foretell the gain of a set, over all sets of the study."""
+    names = [name for dataset in params.datasets for name in params.rounds_of(dataset) or [dataset]]
+    pairs = [(name, generator) for name in names for generator in params.generators]
+    return score_utility(
+        results,
+        _scores(pairs, "scores"),
+        _scored_variations(cells),
+        params.backbone,
+        params.active.study.confidence,
+    )
 
 
 def _scores(pairs: list[tuple[str, str]], name: str) -> pd.DataFrame:
