@@ -120,8 +120,8 @@ def helps(study: Simulated, points: int, choice: str) -> bool:
         evidence.conditions[comparisons.key(DATASET, condition(1))] = study.table(best)
     chosen = comparisons.primary(evidence, pairs, "largest", rare=False)
     assert chosen
-    table = comparisons.compared(chosen, ("f1",), STUDY.confidence, STUDY)
-    return bool(table["low"].iloc[0] > 0)
+    table = comparisons.compared(chosen, STUDY.confidence, STUDY).set_index("metric")
+    return bool(table.loc["f1", "low"] > 0)
 
 
 def validation(study: Simulated, points: int) -> comparisons.Validation:

@@ -99,6 +99,18 @@ def test_logits_for_any_batch_and_length(classifier: base.Classifier) -> None:
         assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("trained", [None, 1])
+def test_what_is_trained_is_in_training_mode_and_the_rest_is_not(
+    classifier: base.Classifier, trained: int | None
+) -> None:
+    """A loaded classifier is in evaluation mode."""
+    objective = classifier.eval().objective(trained)
+    objective.loss(torch.randn(4, 8, 500), torch.arange(4) % len(RHYTHMS), torch.Generator())
+    awake = len(classifier.parts[:trained])
+    modes = [{module.training for module in part.modules()} for part in classifier.parts]
+    assert modes == [{number < awake} for number in range(len(modes))]
+
+
 @pytest.mark.parametrize("samples", [1000, 1001])
 def test_every_sample_of_every_lead_counts(classifier: base.Classifier, samples: int) -> None:
     signals = torch.randn(

@@ -311,6 +311,7 @@ def judged() -> list[Verdict]:
         Claim("It helps <much>.", True, [], any_gain),
         "supported",
         pd.DataFrame(rows),
+        pd.DataFrame([rows[0] | {"metric": "auroc", "low": -0.5, "high": -0.03125}]),
         points,
         {"ptbxl": "To decide it: more test patients."},
     )
@@ -622,12 +623,13 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     for part in (
         "hurts −0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d helps",
         "helps enough +0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, "
-        "chosen by validation records in 2 of 3 rounds",
+        "chosen by validation records (2 of 3)",
         "To decide it: more test patients.",
     ):
         assert part in text
     assert ["It also sings.", "not tested", "–"] in table
     assert "+0.000 to +0.200" in report
+    assert "−0.500 to −0.031" in report, "the same comparison by AUROC"
 
 
 def test_sweeps_have_curves_and_tables(report):

@@ -557,6 +557,18 @@ def test_replacing_real_records_must_not_be_worse_by_the_smallest_gain(
     assert word(slightly, "Synthetic records can replace all", smallest_gain=0.01) == "undecided"
 
 
+def test_diversity_is_judged_at_equal_numbers_of_records() -> None:
+    points = {"alone": 0.6, "merged, equal size": 0.6, "merged, all records": 0.9}
+    shares = {
+        condition("TrRTeR", sweep="equal_size", point=point): right
+        for point, right in points.items()
+    }
+    beginning = "As many records of all sources"
+    assert word(study(shares), beginning) == "contradicted"
+    better = condition("TrRTeR", sweep="equal_size", point="merged, equal size")
+    assert word(study(shares | {better: 0.8}), beginning) == "supported"
+
+
 def test_half_of_the_real_records_is_replaced_at_one_point() -> None:
     points = {
         condition("TrRSTeR", "diffwave", sweep="mixture, replace", point=point): right

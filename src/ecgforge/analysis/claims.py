@@ -21,6 +21,7 @@ from ecgforge.analysis.verdicts import (
 )
 from ecgforge.study import metrics
 from ecgforge.study.mixtures import MODES
+from ecgforge.sweeps.equal_size import ALONE, EQUAL
 from ecgforge.sweeps.transfer import METHODS
 
 MOST = 80.0  # percent of the real records: the least for a comparison with all real records
@@ -47,7 +48,8 @@ def claims(found: pd.DataFrame, backbone: str) -> list[Claim]:
         backbone: the study's classifier.
     """
     conditions = _Conditions(found, backbone)
-    return [*_papers(conditions), *_of_settings(conditions), *_of_sweeps(conditions)]
+    parts = (_papers, _of_settings, _of_sweeps, _of_size)
+    return [claim for part in parts for claim in part(conditions)]
 
 
 def question(found: pd.DataFrame, backbone: str, generator: str) -> dict[str, Question]:
@@ -286,6 +288,18 @@ def _of_sweeps(conditions: _Conditions) -> list[Claim]:
     ]
 
 
+def _of_size(conditions: _Conditions) -> list[Claim]:
+    """Claims on diversity apart from size."""
+    return [
+        Claim(
+            "As many records of all sources train better than those of one source.",
+            False,
+            conditions.equal_size(),
+            any_gain,
+        )
+    ]
+
+
 def _augmentation_claims(
     gain: str, more: str, still: str, pairs: Callable[[bool, bool], list[Pair]]
 ) -> list[Claim]:
@@ -370,6 +384,18 @@ class _Conditions:
         return [
             (place[0], baseline, self.with_synthetic("TrRSTeR", place, augmented))
             for place in places
+        ]
+
+    def equal_size(self) -> list[Pair]:
+        """As many real records of the merged dataset as a source has, against those alone."""
+        swept = (self.points["sweep"] == "equal_size") & ~self.points["augmented"]
+        return [
+            (
+                dataset,
+                self.condition("TrRTeR", sweep="equal_size", point=ALONE),
+                self.condition("TrRTeR", sweep="equal_size", point=EQUAL),
+            )
+            for dataset in dict.fromkeys(self.points.loc[swept, "dataset"])
         ]
 
     def alone(self) -> list[Pair]:

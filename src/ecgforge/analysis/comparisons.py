@@ -14,7 +14,6 @@ import pandas as pd
 from ecgforge.analysis import intervals, power, statistics
 from ecgforge.params import Study
 from ecgforge.study import predictions
-from ecgforge.study.metrics import MACRO
 
 FEWEST = 30  # test patients: with fewer, nothing is decided; our choice
 RARE = 0.1  # a rhythm with a smaller share of the test records is rare; our choice
@@ -210,9 +209,7 @@ def _rare(found: pd.DataFrame) -> list[str]:
     return [str(rhythm) for rhythm, share in shares.items() if share < RARE]
 
 
-def compared(
-    chosen: Primary, metrics: Sequence[str], confidence: float, study: Study
-) -> pd.DataFrame:
+def compared(chosen: Primary, confidence: float, study: Study) -> pd.DataFrame:
     """Return the difference by each macro metric: rows of `PRIMARY_COLUMNS`; `p_holm` is NaN.
 
     With fewer than `FEWEST` test patients, limits and p are NaN too.
@@ -220,19 +217,9 @@ def compared(
     Args:
         confidence: of each comparison.
     """
-    table = statistics.difference(
-        chosen.before.truth,
-        chosen.before.probabilities,
-        chosen.after.probabilities,
-        chosen.before.patients,
-        chosen.rhythms,
-        confidence=confidence,
-        resamples=study.resamples,
-        seed=0,
-        auroc="auroc" in metrics,
-        rounds=chosen.before.rounds,
+    table = intervals.differences(
+        chosen.before, chosen.after, chosen.rhythms, confidence, study.resamples
     )
-    table = table[(table["rhythm"] == MACRO) & table["metric"].isin(metrics)]
     if len(np.unique(chosen.before.patients)) < FEWEST:
         table = table.assign(low=np.nan, high=np.nan, p=np.nan)
     findings = [

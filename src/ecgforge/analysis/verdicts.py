@@ -21,7 +21,6 @@ import pandas as pd
 
 from ecgforge.analysis import comparisons, statistics
 from ecgforge.analysis.comparisons import (
-    POINT_COLUMNS,
     PRIMARY_COLUMNS,
     Choice,
     Evidence,
@@ -75,13 +74,15 @@ class Verdict:
             words. `chosen` says how many of the rounds, or seeds, have this pair; it is empty
             where there was nothing to choose. With fewer than `comparisons.FEWEST` test patients
             the limits are NaN, so that no rule decides.
-        points: rows of `POINT_COLUMNS`: all pairs of the datasets that have several.
+        others: the same comparisons by the other metrics, which decide nothing.
+        points: rows of `comparisons.POINT_COLUMNS`: all pairs of the datasets that have several.
         to_decide: what would decide the undecided comparisons, by dataset.
     """
 
     claim: Claim
     word: Word
     primary: pd.DataFrame = field(repr=False)
+    others: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     points: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     to_decide: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,20 +103,23 @@ def _judged(evidence: Evidence, claim: Claim, study: Study) -> Verdict:
     ]
     chosen = list(_primaries(evidence, claim, pairs))
     if not chosen or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
-        return Verdict(claim, "not tested", _empty(PRIMARY_COLUMNS), _empty(POINT_COLUMNS))
+        return Verdict(claim, "not tested", pd.DataFrame(columns=[*PRIMARY_COLUMNS]))
     together = 1 - (1 - study.confidence) / (len(chosen) * len(claim.metrics))
-    tables = [comparisons.compared(one, claim.metrics, together, study) for one in chosen]
-    primary = pd.concat(tables, ignore_index=True)
+    table = pd.concat(
+        [comparisons.compared(one, together, study) for one in chosen], ignore_index=True
+    )
+    stated = table["metric"].isin(claim.metrics)
+    primary = table[stated].reset_index(drop=True)
     supports, contradicts = claim.rule(primary)
     word: Word = "supported" if supports else "contradicted" if contradicts else "undecided"
     to_decide = {}
-    for one, table in zip(chosen, tables, strict=True):
-        first = table.iloc[0]
+    for one in chosen:
+        first = primary[primary["dataset"] == one.dataset].iloc[0]
         if word == "undecided" and first["finding"] == "undecided":
             asked = (first["metric"], first["estimate"], evidence.patients.get(one.dataset, 0))
             to_decide[one.dataset] = comparisons.to_decide(one, *asked, together, study)
     points = comparisons.points(evidence.conditions, pairs, claim.metrics[0], claim.rare, study)
-    return Verdict(claim, word, primary, points, to_decide)
+    return Verdict(claim, word, primary, table[~stated], points, to_decide)
 
 
 def _primaries(evidence: Evidence, claim: Claim, pairs: list[Pair]) -> Iterator[Primary]:
@@ -125,10 +129,6 @@ def _primaries(evidence: Evidence, claim: Claim, pairs: list[Pair]) -> Iterator[
         found = comparisons.primary(evidence, own, claim.choice, claim.rare)
         if found:
             yield found
-
-
-def _empty(columns: Iterable[str]) -> pd.DataFrame:
-    return pd.DataFrame(columns=[*columns])
 
 
 def _with_holm(judged: list[Verdict]) -> list[Verdict]:

@@ -52,6 +52,7 @@ def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
             "paper": verdict.claim.paper,
             "word": verdict.word,
             "primary": verdict.primary.to_dict("records"),
+            "others": verdict.others.to_dict("records"),
             "points": verdict.points.to_dict("records"),
             "to_decide": verdict.to_decide,
         }

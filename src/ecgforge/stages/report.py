@@ -174,11 +174,15 @@ def _scored_variations(cells: list[grid.Cell]) -> pd.DataFrame:
 
 
 def _table(judged: list[verdicts.Verdict]) -> pd.DataFrame:
-    """A row for each comparison behind a verdict; `role` is primary or point."""
+    """A row for each comparison behind a verdict; `role` is primary, other metric, or point."""
     parts = [
         table.assign(claim=one.claim.text, verdict=one.word, role=role)
         for one in judged
-        for role, table in (("primary", one.primary), ("point", one.points))
+        for role, table in (
+            ("primary", one.primary),
+            ("other metric", one.others),
+            ("point", one.points),
+        )
         if len(table)
     ]
     columns = [*comparisons.PRIMARY_COLUMNS, *comparisons.LIMITS]

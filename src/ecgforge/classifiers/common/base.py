@@ -70,6 +70,9 @@ class Classifier(nn.Module, ABC):
         asleep = self.parts[len(moved) :]
 
         def loss(signals: Tensor, labels: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+            # a loaded classifier is in evaluation mode, and so are parts that slept before
+            for part in moved:
+                part.train()
             for part in asleep:
                 part.eval()
             changed = change(signals, random) if change else signals
