@@ -16,6 +16,8 @@ import typer
 import yaml
 from pydantic import BaseModel
 
+from ecgforge import grid
+from ecgforge.analysis.claims import claims
 from ecgforge.cli import app
 from ecgforge.params import Params, Profile
 
@@ -28,6 +30,13 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
 FILE = re.compile(r"\.(csv|db|json|md|py|yaml)$")
 CODE = re.compile(r"`([^`\n]+)`")
 UNCLEAR = "anew|beside|bench|diet|meal|retrained|told|whoever"  # words of the code's past
+
+
+def test_every_claim_is_documented() -> None:
+    page = read(ROOT / "docs/explanation/claims.md")
+    texts = [claim.text for claim in claims(grid.table(Params.read(ROOT / "params.yaml")), "")]
+    assert len(texts) == len(set(texts)) > 30
+    assert [text for text in texts if text not in page] == []
 
 
 @pytest.mark.slow
