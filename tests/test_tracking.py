@@ -357,8 +357,9 @@ def test_fingerprint_changes_with_all_that_decides_a_result_and_nothing_else() -
         ),
         *(
             fingerprint(replace(KEY, **{key: 1}), params, inputs, code)
-            for key in ("augmented", "fold", "draw")
+            for key in ("augmented", "draw")
         ),
+        fingerprint(replace(KEY, dataset=f"{KEY.dataset}_1of3"), params, inputs, code),
         fingerprint(KEY, params | {"b": 3}, inputs, code),
         fingerprint(KEY, params, inputs | {"data": "n"}, code),
         fingerprint(KEY, params, {"data": "m", "real": "m"}, code),
