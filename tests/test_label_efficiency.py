@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecgforge.analysis import statistics
+from ecgforge.analysis.comparisons import FEWEST
 from ecgforge.analysis.label_efficiency import COLUMNS, _equal, label_efficiency
-from ecgforge.analysis.verdicts import FEWEST
 
 RHYTHMS = ["SR", "AFIB"]
 # shares of the real records from scratch

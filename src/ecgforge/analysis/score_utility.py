@@ -13,8 +13,7 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from ecgforge import rounds
-from ecgforge.quality.flags import MORE_IS_BETTER, TWO_SIDED
-from ecgforge.quality.samples import ALL
+from ecgforge.quality.flags import ALL, MORE_IS_BETTER, TWO_SIDED
 from ecgforge.study.metrics import MACRO
 
 BASELINE = "TrRTeR"

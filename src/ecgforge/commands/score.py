@@ -13,8 +13,7 @@ from ecgforge import console, outputs
 from ecgforge.files import atomic_write
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
-from ecgforge.quality.flags import beyond_baseline, flags, judged
-from ecgforge.quality.samples import ALL
+from ecgforge.quality.flags import ALL, beyond_baseline, flags, judged
 from ecgforge.records.record_set import RecordSet
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 
 from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, intervals, views
+from ecgforge.quality.flags import ALL
 from ecgforge.quality.memorisation import Embedded, NearestNeighbours, near, ratio
-from ecgforge.quality.samples import ALL, FEWEST, Embed, Sample, Samples
+from ecgforge.quality.samples import FEWEST, Embed, Sample, Samples
 from ecgforge.quality.scores import CONFIDENCE, RESAMPLES, compare, limits
 from ecgforge.records.record_set import RecordSet
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+ALL = "all"  # in the column of rhythms: all records together
 COPIED = 0.05  # excess of `copied_share` over its baseline
 CHANCE, LEAKED = 0.5, 0.6  # AUC of membership inference
 SEPARABLE = 0.95  # accuracy of a two-sample classifier

@@ -14,10 +14,10 @@ import pandas as pd
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, physiology, spectrum, waves
+from ecgforge.quality.flags import ALL
 from ecgforge.records.record_set import RecordSet
 
 FEWEST = 5  # records of a rhythm in each sample; rhythms with fewer are left out
-ALL = "all"
 
 Embed = Callable[[np.ndarray], np.ndarray]  # signals to `[records, features]`
 

@@ -13,8 +13,7 @@ from ecgforge.classifiers.common.base import embed
 from ecgforge.files import atomic_write, md5
 from ecgforge.params import Params
 from ecgforge.quality import assess as scores
-from ecgforge.quality.flags import beyond_baseline, judged
-from ecgforge.quality.samples import ALL
+from ecgforge.quality.flags import ALL, beyond_baseline, judged
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.tracking import runs
