@@ -10,8 +10,8 @@ real records alone by the study's own answer (`analysis.answers`). The condition
   generator;
 - permuted: the same, but the rhythms of the new records are permuted;
 - unchanged: the real records alone, with other seeds;
-- copies: real records, and a copy of each, with `--large-records` patients, since a small study
-  cannot rule out a small gain.
+- copies: real records, and a copy of each, with `--large-records` patients and longer trainings,
+  since a small study cannot rule out a small gain.
 
 The bounds: `simulated` has a gain in 80 % of the studies. `permuted` hurts or does not help enough
 in 80 %, and so does `copies`. All copies are flagged as memorised, and no simulated records are.
@@ -176,8 +176,10 @@ class Study:
         training = settings.training.model_copy(
             update={"steps": 3 * every, "evaluate_every": every}
         )
-        # no two trainings of a study have the same seed
-        own = (chosen.number * 100 + seed) * len(CONDITIONS) + CONDITIONS.index(name)
+        # No two trainings have the same seed, also not in two studies: these would share what a
+        # seed is better or worse by.
+        key = [self.plan.first + self.number, chosen.number, seed, CONDITIONS.index(name)]
+        own = int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
         scale = Records(data.train).scale()
         classifier = classifiers.create(settings, real.about.rhythms, scale, own)
         curve: list[str] = []
@@ -279,7 +281,8 @@ def studies(plan: Plan, work: Path, counts: argparse.Namespace) -> Iterator[tupl
         names = [*SMALL] * (number < counts.studies) + [UNCHANGED] * (number < counts.unchanged)
         for name in names:
             yield Study(number, plan, work / f"study-{number}"), name
-    large = replace(plan, first=2000, records=counts.large_records)
+    sizes = {"records": counts.large_records, "steps": counts.large_steps}
+    large = replace(plan, first=2000, **sizes)
     for number in range(counts.large):
         yield Study(number, large, work / f"large-{number}"), "copies"
 
@@ -332,6 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--large", type=int, default=3, help="large studies of copies")
     parser.add_argument("--records", type=int, default=250, help="patients of a study")
     parser.add_argument("--large-records", type=int, default=5000)
+    parser.add_argument("--large-steps", type=int, default=360, help="of a training on them")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=90, help="of a training")

@@ -99,8 +99,9 @@ def test_a_tiny_run_prints_its_table_and_continues_after_a_kill(
     benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ["--studies", "1", "--unchanged", "1", "--large", "1", "--records", "80"]
-    sizes += ["--large-records", "100", "--folds", "3", "--seeds", "1", "--steps", "3"]
-    run = [str(tmp_path / "work"), *sizes, "--fresh", "60"]
+    sizes += ["--large-records", "100", "--folds", "3", "--seeds", "1"]
+    sizes += ["--steps", "3", "--large-steps", "3", "--fresh", "60"]
+    run = [str(tmp_path / "work"), *sizes]
     status = benchmark.main(run)
     first = capsys.readouterr().out
     assert status == 1  # classifiers of three steps find nothing
