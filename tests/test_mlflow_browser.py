@@ -121,7 +121,7 @@ def compared(browser, address: str, tag: str, metric: str = "test_f1") -> str:  
     """Open a chart view that has a chart of `metric`, group its runs by a tag, and return the
     page's text.
     """
-    resize(browser, 1600)  # MLflow draws the charts that are in sight
+    resize(browser, 1600, 1600)  # MLflow draws the charts that are in sight
     until(browser, lambda one: one.get(address) or True)
     browser.execute_script("localStorage.clear()")  # MLflow remembers how another view was grouped
     browser.refresh()

@@ -69,10 +69,10 @@ def opened(browser, address):
     return browser
 
 
-def resize(browser, width: int) -> None:
+def resize(browser, width: int, height: int = 900) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
     )
 
 
