@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import io
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
@@ -141,22 +146,64 @@ def test_a_kill_while_dvc_writes_its_lock_leaves_the_former_one(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dvc.repo import Repo
-    from dvc.utils.serialize import _yaml
 
     with internals.atomic_writes(), Repo() as repo:
         repo.reproduce(["one"])
     before = (project / lock.LOCK).read_text()
     assert (project / lock.KEPT).read_text() == before
-    real = _yaml._dump
+    real = lock.dump
 
-    def killed(_: object, stream: object) -> None:
+    def killed(_: object, stream: TextIO) -> None:
         real({"half": 1}, stream)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_yaml, "_dump", killed)
+    monkeypatch.setattr(lock, "dump", killed)
     with internals.atomic_writes(), Repo() as repo, pytest.raises(KeyboardInterrupt):
         repo.reproduce(["two"])
     assert (project / lock.LOCK).read_text() == before
+
+
+STAGE: dict[str, Any] = {
+    "cmd": "train",
+    "params": {"params.yaml": {"rate": 5e-05, "text": "5e-05"}},
+}
+
+
+@given(
+    values=st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(allow_nan=False),
+            st.text(max_size=200),
+            st.sampled_from(
+                ["no", "on", "0o14", "012", "1:30", "5e-05", "2001-01-01", "~", "", "="]
+            ),
+        ),
+    )
+)
+def test_dvc_reads_the_same_from_a_lock_that_the_fast_writer_wrote(values: dict[str, Any]) -> None:
+    from dvc.utils.serialize import dumps_yaml, parse_yaml
+
+    params = STAGE["params"] | {"other.yaml": values}
+    tree = {"schema": "2.0", "stages": {"b": STAGE, "a": {**STAGE, "params": params}}}
+    text = io.StringIO()
+    lock.dump(tree, text)
+    assert parse_yaml(text.getvalue(), lock.LOCK) == tree
+    assert parse_yaml(dumps_yaml(tree), lock.LOCK) == tree
+    assert list(parse_yaml(text.getvalue(), lock.LOCK)["stages"]) == ["b", "a"]
+
+
+def test_the_fast_writer_has_the_layout_of_dvc() -> None:
+    from dvc.utils.serialize import dumps_yaml
+
+    deps, outs = ([{"path": name, "md5": "0" * 32, "size": 5}] for name in ("src", "data"))
+    tree = {"schema": "2.0", "stages": OrderedDict(one={**STAGE, "deps": deps, "outs": outs})}
+    text = io.StringIO()
+    lock.dump(tree, text)
+    assert text.getvalue() == dumps_yaml(tree)
 
 
 def test_the_private_names_that_are_changed_are_those_that_dvc_uses() -> None:

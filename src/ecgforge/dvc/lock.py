@@ -10,11 +10,13 @@ import re
 import shutil
 import subprocess
 import time
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import yaml
+from ruamel.yaml import YAML
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
@@ -35,8 +37,13 @@ def keep(root: Path) -> None:
     """Copy the dvc.lock in `root` to `KEPT`, if it is complete and has changed."""
     text = _text(root / LOCK)
     if text and text != _text(root / KEPT) and not _torn(root, stages(_text(root / KEPT))):
-        with atomic_write(root / KEPT) as scratch:
-            scratch.write_text(text, encoding="utf-8")
+        write_copy(root, text)
+
+
+def write_copy(root: Path, text: str) -> None:
+    """Write `text`, a complete dvc.lock of the project in `root`, to `KEPT`."""
+    with atomic_write(root / KEPT) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 def mend(root: Path) -> str:
@@ -110,6 +117,15 @@ def mend_run_cache(runs: Path) -> None:
             left.unlink()
         with suppress(OSError):  # the folder has records
             folder.rmdir()
+
+
+def dump(tree: Any, stream: TextIO) -> None:
+    """Write the content of a dvc.lock in DVC's layout, with the YAML writer in C."""
+    writer = YAML(typ="safe")
+    writer.default_flow_style = cast("None", False)  # its annotation is too narrow
+    writer.sort_base_mapping_type_on_output = cast("None", False)
+    writer.Representer.add_representer(OrderedDict, writer.Representer.represent_dict)
+    writer.dump(tree, stream)
 
 
 def stages(text: str) -> Stages | None:

@@ -229,7 +229,7 @@ def _repro_one(name: str) -> bool:
     logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         with (
-            internals.parameters_looked_up(),
+            internals.parameters_read_once(),
             internals.atomic_writes(),
             internals.waiting_repo() as repo,
         ):
