@@ -191,6 +191,7 @@ def test_the_plan_is_printed_before_anything_runs(
     assert "the expected sizes of the sources" in output
     assert "the gain in macro-F1 that the study can see" in output
     assert "5 rounds of cross-fitting" in output
+    assert "the gain that each claim can see" in output
     assert "80% power, at 95% confidence. Assumed: recall 0.6" in output
     assert list(tmp_path.iterdir()) == []
 
@@ -224,6 +225,35 @@ def test_each_larger_study_sees_a_smaller_gain(params: Params) -> None:
         assert (found["ptbxl"] or 1) < (now["ptbxl"] or 0)
     every = params.model_copy(update={"folds": dict.fromkeys(params.datasets, 5)})
     assert len(list(foresight.plans(every))) == 3
+
+
+def test_each_tested_claim_has_the_gain_that_it_can_see(params: Params) -> None:
+    found = foresight.claim_gains(params, records(40))
+    replaced = found["Synthetic records can replace all real training records."]
+    one = foresight.gains(params, records(40))
+    assert list(replaced) == list(params.datasets)
+    # three datasets are compared together, so each needs more confidence than one alone
+    assert all((replaced[name] or 0) > (one[name] or 1) for name in params.datasets)
+    assert "Synthetic records can replace half of the real training records." not in found
+    # one seed, whose interval has test patients alone
+    mixture = found["Some mixture of real and synthetic records helps."]
+    assert list(mixture) == ["ptbxl"]
+    few = foresight.claim_gains(params, records(10))
+    assert few["Some mixture of real and synthetic records helps."] == {"ptbxl": None}
+
+
+def test_a_claim_on_rare_rhythms_counts_only_their_records(params: Params) -> None:
+    rare = "Time-VQVAE is the best of the three by recall of rare rhythms."
+    few = {"SB": 40, "ST": 30}
+
+    def gain(claim: str, tested: dict[str, int]) -> float | None:
+        counts = dict.fromkeys(params.datasets, tested)
+        return foresight.claim_gains(params, foresight.Records(counts, counts))[claim]["merged"]
+
+    best = "Time-VQVAE generates the best records of the three."
+    assert gain(rare, {"SR": 700, **few}) == gain(best, few) != gain(best, {"SR": 700, **few})
+    without = foresight.claim_gains(params, records(40))  # two equally frequent rhythms
+    assert without[rare]["merged"] is None
 
 
 def test_rounds_of_a_prepared_dataset_have_its_rhythms(

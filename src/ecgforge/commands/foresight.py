@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
+import pandas as pd
 from rich.table import Table
 
 from ecgforge import grid
 from ecgforge.analysis import power
-from ecgforge.analysis.claims import question
-from ecgforge.analysis.comparisons import FEWEST
+from ecgforge.analysis.claims import claims, question
+from ecgforge.analysis.comparisons import CONDITION_KEYS, FEWEST, RARE, Pair, key
 from ecgforge.analysis.power import Assumptions, Design
+from ecgforge.analysis.verdicts import NEED_ALL
 from ecgforge.params import Params
 
 MORE_ROUNDS = 5
@@ -80,6 +83,18 @@ def table(params: Params, records: Records, hours: Callable[[Plan], str]) -> Tab
     return shown
 
 
+def claim_table(params: Params, records: Records) -> Table:
+    """Return a table of the gains that the primary comparison of each claim can see."""
+    shown = Table("claim", title="the gain that each claim can see")
+    for heading in params.datasets:
+        shown.add_column(heading, justify="right")
+    for claim, found in claim_gains(params, records).items():
+        shown.add_row(
+            claim, *(_words(found[one]) if one in found else "" for one in params.datasets)
+        )
+    return shown
+
+
 def notes(params: Params) -> str:
     """Return what the table of gains means and assumes, in one line."""
     assumed, confidence = Assumptions(), params.active.study.confidence
@@ -89,7 +104,7 @@ def notes(params: Params) -> str:
         f"{assumed.recall:g}; two trainings differ on {assumed.seeds_differ:.0%} of the records, "
         f"with and without synthetic records on {assumed.settings_differ:.0%}; a training shifts "
         f"macro-F1 by {assumed.shift:g}. A dash: fewer than {FEWEST} test records, or no "
-        "comparison."
+        "comparison. The interval of a sweep with one seed does not include what a training shifts."
     )
 
 
@@ -99,20 +114,87 @@ def gains(params: Params, records: Records) -> dict[str, float | None]:
     """
     rows = grid.table(params)
     asked = question(rows, params.classifier.backbone, params.primary_generator)
-    found: dict[str, float | None] = {}
-    for dataset in params.datasets:
-        rounds = len(params.rounds_of(dataset))
-        one = rows[(rows["dataset"] == dataset) & ((rows["fold"] > 0) == (rounds > 0))]
-        first, second = (
-            one[(one[list(condition)] == condition).all(axis=1)]["seed"].nunique()
-            for condition in (asked[dataset].baseline, asked[dataset].primary)
-        )
-        tested = (records.all if rounds else records.test)[dataset]
-        found[dataset] = None
-        if min(first, second) and sum(tested.values()) >= FEWEST:
-            expected = power.foreseen(Design(tested, (first, second), rounds or 1), Assumptions())
-            found[dataset] = expected.detectable_gain(params.active.study.confidence)
+    study = _Study(params, records, rows)
+    return {
+        dataset: study.gain((dataset, asked[dataset].baseline, asked[dataset].primary))
+        for dataset in params.datasets
+    }
+
+
+def claim_gains(params: Params, records: Records) -> dict[str, dict[str, float | None]]:
+    """Return the gain that the primary comparison of each claim can see, by claim and dataset.
+
+    If validation records choose one of several points, the gain is the largest of theirs. The
+    confidence is that of the verdict, which is higher if a claim has several primary comparisons.
+    Claims that the study does not test are left out.
+    """
+    rows = grid.table(params)
+    study, found = _Study(params, records, rows), {}
+    for claim in claims(rows, params.classifier.backbone):
+        pairs = [pair for pair in claim.pairs if min(study.trainings(pair))]
+        datasets = list(dict.fromkeys(dataset for dataset, *_ in pairs))
+        if not pairs or (claim.rule in NEED_ALL and len(pairs) < len(claim.pairs)):
+            continue
+        compared = len(datasets) * len(claim.metrics)
+        gains: dict[str, float | None] = dict.fromkeys(datasets)
+        for pair in pairs:
+            seen = study.gain(pair, compared, claim.rare)
+            gains[pair[0]] = max((one for one in (gains[pair[0]], seen) if one), default=None)
+        found[claim.text] = gains
     return found
+
+
+@dataclass
+class _Study:
+    """What the gains of a study's comparisons follow from.
+
+    Attributes:
+        params: its parameters.
+        records: of each dataset.
+        rows: its grid.
+    """
+
+    params: Params
+    records: Records
+    rows: pd.DataFrame
+
+    def trainings(self, pair: Pair) -> tuple[int, int]:
+        """Return the number of seeds of both conditions."""
+        dataset, first, second = pair
+        return self._seeds.get(key(dataset, first), 0), self._seeds.get(key(dataset, second), 0)
+
+    @functools.cached_property
+    def _seeds(self) -> dict[Hashable, int]:
+        """The number of seeds by dataset and condition; of rounds only if the dataset has some."""
+        crossed = self.rows["dataset"].map(lambda name: bool(self.params.rounds_of(name)))
+        judged = self.rows[(self.rows["fold"] > 0) == crossed]
+        return dict(judged.groupby(["dataset", *CONDITION_KEYS])["seed"].nunique())
+
+    def gain(self, pair: Pair, compared: int = 1, rare: bool = False) -> float | None:
+        """Return the gain that a comparison can see; None if it decides nothing.
+
+        Args:
+            pair: the comparison.
+            compared: primary comparisons of its claim, which hold together.
+            rare: whether only records of rare rhythms are compared.
+        """
+        rounds = len(self.params.rounds_of(pair[0]))
+        tested = (self.records.all if rounds else self.records.test)[pair[0]]
+        if rare:
+            total = sum(tested.values())
+            tested = {name: count for name, count in tested.items() if count < RARE * total}
+        trainings = self.trainings(pair)
+        if min(trainings) == 0 or sum(tested.values()) < FEWEST:
+            return None
+        expected = _foreseen(tuple(tested.items()), trainings, rounds or 1)
+        return expected.detectable_gain(1 - (1 - self.params.active.study.confidence) / compared)
+
+
+@functools.cache
+def _foreseen(
+    tested: tuple[tuple[str, int], ...], trainings: tuple[int, int], rounds: int
+) -> power.Foreseen:
+    return power.foreseen(Design(dict(tested), trainings, rounds), Assumptions())
 
 
 def _with_a_seed(params: Params) -> Params:

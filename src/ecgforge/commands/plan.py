@@ -92,7 +92,9 @@ def show(params: Params) -> None:
         works = workload.workload(plan.params, bigger)
         return _time(sum(_seconds(plan.params, work, speeds) for work in works) / jobs)
 
-    console.out.print(foresight.table(params, _records(params), hours))
+    records = _records(params)
+    console.out.print(foresight.table(params, records, hours))
+    console.out.print(foresight.claim_table(params, records))
     console.out.print(foresight.notes(params))
 
 
