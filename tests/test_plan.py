@@ -196,6 +196,17 @@ def test_the_plan_is_printed_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_long_step_is_timed_with_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    clock = iter([0.0, 2.0, 100.0, 101.5])
+    monkeypatch.setattr(stage.time, "perf_counter", lambda: next(clock))
+    assert stage._timed(batches.append, 64) == 2.0 * 64 / stage.FEW
+    assert set(batches) == {stage.FEW}, "the batch would take 32 s"
+    clock = iter([0.0, 0.5, 100.0, 101.5])
+    assert stage._timed(batches.append, 64) == 1.5 / stage.PARTS
+    assert batches[-stage.PARTS :] == [64] * stage.PARTS
+
+
 def records(test: int) -> foresight.Records:
     counts = dict.fromkeys(("ptbxl", "chapman", "merged"), REAL)
     tested = {dataset: {"SR": test, "SB": test} for dataset in counts}

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from ecgforge import console, rounds
 from ecgforge.classifiers.common import registry as classifiers
+from ecgforge.classifiers.common.base import Classifier
 from ecgforge.commands import foresight, workload
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator, Shape
@@ -37,6 +37,8 @@ LOOP = 1.5
 SCORED, SCORED_RECORD = 6.0, 0.03
 COMPARED = 1e-6  # s per pair of records, on one core
 PARTS = 3  # timed steps, after one to warm up
+FEW = 4  # records in a step that shows whether a whole batch would take long
+LONG = 10.0  # s: a step that takes longer is estimated from one with `FEW` records
 
 
 def show(params: Params) -> None:
@@ -207,12 +209,26 @@ def _expected(params: Params, name: str) -> int:
     return sum(1 for _ in Path(source.path, source.table).open()) - 1
 
 
-def _timed(work: Callable[[], object]) -> float:
-    work()
+def _timed(work: Callable[[int], object], batch: int) -> float:
+    """Return the seconds of `work` with a batch of records.
+
+    A step of a large network takes minutes on a CPU. Few records are timed then, and the time is
+    taken to be proportional to their number.
+    """
+    few = min(batch, FEW)
+    work(few)  # to warm up
+    seconds = _repeated(work, few, 1) * batch / few
+    if seconds > LONG:
+        return seconds
+    work(batch)
+    return _repeated(work, batch, PARTS)
+
+
+def _repeated(work: Callable[[int], object], batch: int, count: int) -> float:
     started = time.perf_counter()
-    for _ in range(PARTS):
-        work()
-    return (time.perf_counter() - started) / PARTS
+    for _ in range(count):
+        work(batch)
+    return (time.perf_counter() - started) / count
 
 
 def _signals(params: Params, batch: int) -> torch.Tensor:
@@ -228,15 +244,13 @@ def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
         classifier = classifiers.create(
             settings, [str(label) for label in range(rhythms)], torch.ones(len(LEADS)), seed=0
         ).train()
-        batch = settings.training.batch_size
-        signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
-        loss = partial(classifier.objective().loss, signals, labels, torch.Generator())
-        found[settings.backbone] = _timed(partial(_backward, loss))
+
+        def step(batch: int, classifier: Classifier = classifier) -> None:
+            signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
+            classifier.objective().loss(signals, labels, torch.Generator())["loss"].backward()
+
+        found[settings.backbone] = _timed(step, settings.training.batch_size)
     return found
-
-
-def _backward(loss: Callable[[], dict[str, torch.Tensor]]) -> None:
-    loss()["loss"].backward()
 
 
 def _generator(params: Params, name: str, rhythms: int) -> Generator:
@@ -252,19 +266,13 @@ def _seconds_of_training(params: Params, name: str, rhythms: int) -> float:
     """Seconds of all training steps of a generator."""
     generator, total = _generator(params, name, rhythms).train(), 0.0
     for phase, training in params.generator(name).training.items():
-        signals, labels = (
-            _signals(params, training.batch_size),
-            torch.arange(training.batch_size) % rhythms,
-        )
 
-        def step(
-            phase: str = phase, signals: torch.Tensor = signals, labels: torch.Tensor = labels
-        ) -> None:
-            generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))[
-                "loss"
-            ].backward()
+        def step(batch: int, phase: str = phase) -> None:
+            signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
+            random = torch.Generator().manual_seed(0)
+            generator.loss(signals, labels, phase, random)["loss"].backward()
 
-        total += training.steps * _timed(step)
+        total += training.steps * _timed(step, training.batch_size)
     return total
 
 
@@ -276,5 +284,9 @@ def _seconds_a_record(params: Params, name: str, rhythms: int) -> float:
     sampling = checked(
         type(generator).Sampling, params.generator(name).sampling, f"generators.{name}.sampling"
     )
-    labels = torch.arange(chunk) % rhythms
-    return _timed(lambda: generator.sample(labels, torch.arange(chunk), sampling)) / chunk
+
+    def draw(records: int) -> None:
+        numbers = torch.arange(records)
+        generator.sample(numbers % rhythms, numbers, sampling)
+
+    return _timed(draw, chunk) / chunk
