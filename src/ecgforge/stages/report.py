@@ -46,7 +46,6 @@ RUN_COLUMNS = [
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
-    "sweeps": "dvc repro scratch backbones sweep ablation generator_seeds cross_dataset equal_size",
     "quality": "dvc repro quality",
     "data": "dvc repro prepare merge cross_fit",
     "ui": "make ui",
@@ -86,7 +85,7 @@ def report(params: Params, out: Path) -> None:
         runs=pd.DataFrame(_runs(params, cells, pairs), columns=RUN_COLUMNS),
         prepared={dataset: PREPARED / dataset for dataset in params.datasets},
         synthetic={pair: SYNTHETIC / pair[0] / pair[1] for pair in pairs},
-        made=_made(params),
+        made=_made(params, cells),
         confidence=study.confidence,
         smallest_gain=study.smallest_gain,
     )
@@ -270,7 +269,8 @@ def _runs(
         yield ("quality", dataset, generator, "", "", params.active.quality.seed, *where(scored))
 
 
-def _made(params: Params) -> dict[str, Any]:
+def _made(params: Params, cells: list[grid.Cell]) -> dict[str, Any]:
+    swept = dict.fromkeys(cell.stage for cell in cells if cell.sweep)
     parameters = params.active.model_dump(exclude={"compute"})
     for kind, used in (("sources", params.sources), ("generators", params.generators)):
         parameters[kind] = {name: parameters[kind][name] for name in used}
@@ -293,5 +293,5 @@ def _made(params: Params) -> dict[str, Any]:
             **{package: version(package) for package in packages},
         },
         "parameters": {"preprocessing": params.preprocessing.model_dump(), **parameters},
-        "commands": COMMANDS,
+        "commands": COMMANDS | {"sweeps": f"dvc repro {' '.join(swept)}"},
     }
