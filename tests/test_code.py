@@ -93,7 +93,7 @@ def test_every_stage_of_dvc_names_its_code() -> None:
             continue
         stage = stage.get("do", stage)
         files = [one for one in stage["params"] if isinstance(one, dict)]
-        (key,) = next(one["resolved/code.yaml"] for one in files if "resolved/code.yaml" in one)
+        (key,) = next(one["resolved/code.json"] for one in files if "resolved/code.json" in one)
         used.add(key.split(".")[0])
         assert isinstance(resolved[key.split(".")[0]], dict)
     assert used == set(code.ROOTS) == set(resolved)

@@ -459,7 +459,7 @@ def test_the_resolved_tree_is_what_stages_use() -> None:
     params = parameters.read(ROOT / "params.yaml")
     for name in params.profiles:
         used = params.with_profile(name)
-        tree = yaml.safe_load(parameters.resolved(used))
+        tree = parameters.resolved(used)
         for generator, settings in used.active.generators.items():
             kind, found = generator_class(generator), tree["generators"][generator]
             assert (
@@ -488,14 +488,14 @@ def test_the_resolved_tree_is_what_stages_use() -> None:
 
 
 def test_a_changed_default_changes_the_resolved_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = yaml.safe_load(parameters.resolved(parameters.read(ROOT / "params.yaml")))
+    before = parameters.resolved(parameters.read(ROOT / "params.yaml"))
     kind = generator_class("diffwave")
 
     class Network(kind.Network):
         label_dropout: float = 0.2
 
     monkeypatch.setattr(kind, "Network", Network)
-    after = yaml.safe_load(parameters.resolved(parameters.read(ROOT / "params.yaml")))
+    after = parameters.resolved(parameters.read(ROOT / "params.yaml"))
     assert after["generators"]["diffwave"]["network"].pop("label_dropout") == 0.2
     assert before["generators"]["diffwave"]["network"].pop("label_dropout") == 0.1
     assert after == before

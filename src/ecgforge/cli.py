@@ -124,9 +124,12 @@ def params(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Print the parameters of a profile, with its base merged and all defaults filled in."""
+    import yaml
+
     from ecgforge.stages import parameters
 
-    print(parameters.resolved(parameters.read(file, profile=profile)), end="")
+    tree = parameters.resolved(parameters.read(file, profile=profile))
+    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120), end="")
 
 
 @app.command()

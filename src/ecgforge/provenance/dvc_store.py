@@ -27,7 +27,7 @@ LOCK = "dvc.lock"
 # lock files in DVC's temporary folder; experiments have their own
 BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")
 DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir\b)?")
-CODE = "resolved/code.yaml"  # digests of code; not parameters
+CODE = "resolved/code.json"  # digests of code; not parameters
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ecgforge.classifiers.common.registry import check_settings as check_classifier
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import check_settings as check_generator
@@ -107,9 +105,9 @@ def _completed(profile: Profile, where: str, needed: set[str]) -> Profile:
     return profile.model_copy(update=parts)
 
 
-def resolved(params: Params) -> str:
-    """Return the parameters in use as YAML, with all defaults: the sections of the profile are at
-    the top level.
+def resolved(params: Params) -> dict[str, Any]:
+    """Return the parameters in use, with all defaults: the sections of the profile are at the top
+    level.
 
     Sections are in the order of the schema. `selected` has the names in use of sources and
     generators, whose settings are under `sources` and `generators`. `params` comes from `read`, or
@@ -126,9 +124,7 @@ def resolved(params: Params) -> str:
         del tree["classifiers"][name]["backbone"]  # the key says it
         tree["classifiers"][name]["tuning"] = classifier.tuning.model_dump(mode="json")
     selected = {"sources": params.sources, "generators": params.generators}
-    return yaml.safe_dump(
-        shared | {"selected": selected} | tree, sort_keys=False, allow_unicode=True, width=120
-    )
+    return shared | {"selected": selected} | tree
 
 
 def _refuse_own_outputs(params: Params, path: Path) -> None:

@@ -1,6 +1,6 @@
 """The code that each stage depends on: the import closure of its function, found statically.
 
-`ecgforge resolve` writes it to resolved/code.yaml, on which the stages in dvc.yaml depend, and the
+`ecgforge resolve` writes it to resolved/code.json, on which the stages in dvc.yaml depend, and the
 fingerprints of runs are taken over it, so that DVC and MLflow agree on what has changed. Comments
 and docstrings do not count.
 """
@@ -53,7 +53,7 @@ EXCEPTIONS = {
     "files": "writes whole files, with whatever content",
     "folders": "the paths are in dvc.yaml",
     "outputs": "refuses to replace files of other people",
-    "params": "stages depend on the values, see resolved/params.yaml",
+    "params": "stages depend on the values, see resolved/params.json",
     "stages.common.code": "finds the code, and names all sweeps",
     "stages.parameters": "reads parameters; stages depend on their values",
     "model_versions": "registers models in MLflow; DVC has their weights",
