@@ -169,6 +169,15 @@ def test_several_trainings_of_the_generator_answer_in_place_of_one() -> None:
     assert list(found.differences["name"]) == ["real and synthetic: diffwave, 3 trainings"]
 
 
+def test_the_figure_names_balanced_sampling_if_it_ran() -> None:
+    found = {condition("TrRTeR"): 0.5, condition("TrRSTeR", "diffwave"): 0.6}
+    balanced = {condition("TrRTeR", sweep="balanced_sampling", point="1"): 0.7}
+    without, answer = answered(study(found)), answered(study(found | balanced))
+    assert "balanced sampling" not in [*without.differences["name"]]
+    row = answer.differences.set_index("name").loc["balanced sampling"]
+    assert row["estimate"] == pytest.approx(0.2, abs=0.05)
+
+
 def test_what_did_not_run_is_not_answered() -> None:
     found = answered(study({condition("TrRTeR"): 0.7, condition("TrSTeR", "diffwave"): 0.2}))
     assert (found.word, found.gain, found.augmentation) == ("not known", None, None)

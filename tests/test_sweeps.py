@@ -78,6 +78,20 @@ def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
     np.testing.assert_array_equal(own, runs.tested[0].predictions[columns].to_numpy())
 
 
+def test_balanced_sampling_draws_all_rhythms_equally_often() -> None:
+    params = Params.read(ROOT / "params.yaml").with_profile("sample")
+    own = get("balanced_sampling")
+    found = own.experiments(params, {"dataset": "ptbxl"})
+    seeds = params.active.sweeps.seeds
+    assert [(row.seed, row.point, row.augmented) for row in found] == [
+        (seed, "1", augmented) for seed in seeds for augmented in (False, True)
+    ]
+    assert {(row.setting, row.generator, row.trains) for row in found} == {("TrRTeR", "", True)}
+    settings = own.settings(params, found[0])
+    study = params.classifier_settings(params.backbone)
+    assert settings.training.class_balance_power == 1 != study.training.class_balance_power
+
+
 def test_pre_training_without_labels_is_compared_with_fine_tuning_point_by_point() -> None:
     params = Params.read(ROOT / "params.yaml").with_profile("sample")
     own, transfer = get("self_supervised"), get("transfer")

@@ -461,6 +461,20 @@ def test_pre_training_on_synthetic_records_is_compared_with_that_without_labels(
     assert word(found, text) == expected
 
 
+@pytest.mark.parametrize(("mixed", "expected"), [(0.9, "supported"), (0.7, "contradicted")])
+def test_synthetic_records_are_compared_with_balanced_sampling(mixed: float, expected: str) -> None:
+    """With equally frequent rhythms, and not with another power or with the plain setting."""
+    found = study(
+        {
+            condition("TrRTeR"): 0.5,
+            condition("TrRTeR", sweep="balanced_sampling", point="1"): 0.7,
+            condition("TrRTeR", sweep="balanced_sampling", point="0"): 0.3,
+            condition("TrRSTeR", "diffwave"): mixed,
+        }
+    )
+    assert word(found, "Synthetic records help more than balanced sampling") == expected
+
+
 def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -> None:
     there = {
         condition("TrRTeR", dataset="chapman"): 0.9,

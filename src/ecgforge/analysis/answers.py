@@ -253,14 +253,14 @@ def _to_decide(
 def _name(condition: Condition, trainings: int) -> str:
     """Return the name of a condition, for display."""
     parts = list(_parts(condition))
-    if condition["sweep"]:
+    if condition["generator"] and condition["sweep"]:
         parts.append(f"{trainings} trainings")
     return ", ".join(parts)
 
 
 def _parts(condition: Condition) -> Iterator[str]:
     if not condition["generator"]:
-        yield "classical augmentation"
+        yield "balanced sampling" if condition["sweep"] else "classical augmentation"
         return
     alone = condition["setting"] == "TrSTeR"
     yield f"{'synthetic alone' if alone else 'real and synthetic'}: {condition['generator']}"

@@ -21,6 +21,7 @@ from ecgforge.analysis.verdicts import (
 )
 from ecgforge.study import metrics
 from ecgforge.study.mixtures import MODES
+from ecgforge.sweeps.balanced_sampling import EQUAL as BALANCED
 from ecgforge.sweeps.equal_size import ALONE, EQUAL
 from ecgforge.sweeps.transfer import METHODS
 
@@ -157,6 +158,12 @@ def _of_settings(conditions: _Conditions) -> list[Claim]:
             "Synthetic records still help in addition to classical augmentation.",
             False,
             conditions.mixed(conditions.places, classical, True),
+            any_gain,
+        ),
+        Claim(
+            "Synthetic records help more than balanced sampling of the real records.",
+            False,
+            conditions.mixed(conditions.places, conditions.balanced()),
             any_gain,
         ),
         Claim(
@@ -348,6 +355,10 @@ class _Conditions:
         """All real records, without synthetic ones."""
         return self.condition("TrRTeR", augmented=augmented)
 
+    def balanced(self) -> Condition:
+        """All real records, sampled so that all rhythms are equally frequent."""
+        return self.condition("TrRTeR", sweep="balanced_sampling", point=BALANCED)
+
     def with_generator_seeds(self, augmented: bool = False) -> set[Place]:
         """The places with generators that were trained with several seeds."""
         swept = self.found["sweep"] == "generator_seeds"
@@ -370,7 +381,7 @@ class _Conditions:
         ]
         primary = self.with_synthetic("TrRSTeR", own)
         others = [condition for condition in others if condition != primary]
-        return Question(real, primary, classical, others)
+        return Question(real, primary, classical, [*others, self.balanced()])
 
     def with_synthetic(self, setting: str, place: Place, augmented: bool = False) -> Condition:
         """A setting with synthetic records, of several trainings of the generator if they ran."""

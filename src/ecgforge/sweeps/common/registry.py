@@ -18,7 +18,7 @@ OWN_STAGE = (
     *("ablation", "backbones", "cross_dataset", "equal_size", "generator_seeds", "scratch"),
 )
 # Sweeps of the stage `sweep_real`: a cell for each dataset.
-ON_REAL = ("self_supervised",)
+ON_REAL = ("balanced_sampling", "self_supervised")
 # Sweeps of the stage `sweep`: a cell for each dataset and generator.
 OF_GENERATORS = [name for name in SWEEPS if name not in (*OWN_STAGE, *ON_REAL)]
 
