@@ -202,7 +202,7 @@ def test_equal_sizes_need_the_merged_dataset(tree: dict[str, Any], tmp_path: Pat
         (
             "sweep_targets.real_sweeps",
             ["transfer"],
-            "sweep_targets.real_sweeps: 'transfer' is not one of balanced_sampling, self_supervised",
+            "sweep_targets.real_sweeps: 'transfer' is not one of balanced_sampling, self",
         ),
         (
             "sweep_targets.sweeps",
