@@ -18,6 +18,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from ecgforge import workers
 from ecgforge.errors import EcgforgeError
 from ecgforge.pipeline import cells, warm
 
@@ -137,6 +138,75 @@ def test_cells_that_wait_for_a_worker_when_one_fails_do_not_start(
 
 
 @pytest.mark.timeout(120)
+def on_gpus(project: Path, accelerator: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run four cells on two made-up GPUs; a cell fails if another one uses its GPU at the same
+    time. Return the GPU of each cell.
+    """
+    stages = {
+        f"s{i}": {
+            "cmd": f"mkdir busy-$CUDA_VISIBLE_DEVICES && echo $CUDA_VISIBLE_DEVICES > s{i} && "
+            "sleep 0.5 && rmdir busy-$CUDA_VISIBLE_DEVICES",
+            "outs": [f"s{i}"],
+        }
+        for i in range(4)
+    }
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    text = (project / "params.yaml").read_text()
+    changed = text.replace("compute: {accelerator: cpu", f"compute: {{accelerator: {accelerator}")
+    (project / "params.yaml").write_text(changed)
+    monkeypatch.setenv(workers.VISIBLE, "GPU-a,GPU-b")
+    assert cells.repro([]) == 0
+    return [(project / name).read_text().strip() for name in stages]
+
+
+def test_cells_in_parallel_have_a_gpu_each(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    assert set(on_gpus(project, "auto", monkeypatch)) == {"GPU-a", "GPU-b"}
+
+
+def test_a_study_on_the_cpu_has_no_gpus_to_deal_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    assert set(on_gpus(project, "cpu", monkeypatch)) == {"GPU-a,GPU-b"}
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("0,2", ["0", "2"]),
+        ("GPU-a, GPU-b", ["GPU-a", "GPU-b"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,2", ["1"]),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_see(
+    monkeypatch: pytest.MonkeyPatch, visible: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv(workers.VISIBLE, visible)
+    assert workers.gpus() == expected
+
+
+def test_without_a_list_the_driver_names_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(workers.VISIBLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert workers.gpus() == [], "no driver"
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho GPU-1\necho GPU-2\n")
+    driver.chmod(0o755)
+    assert workers.gpus() == ["GPU-1", "GPU-2"]
+
+
+def test_cores_are_those_that_the_process_may_use() -> None:
+    one = min(os.sched_getaffinity(0))
+    program = "from ecgforge import workers; print(workers.cores())"
+    pinned = [sys.executable, "-c", f"import os; os.sched_setaffinity(0, [{one}]); {program}"]
+    assert subprocess.run(pinned, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
 def test_an_interruption_starts_no_more_cells_and_reports_the_running_ones(project: Path) -> None:
     stages = {
         f"long{i}": {

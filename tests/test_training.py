@@ -204,6 +204,28 @@ def test_one_training_uses_one_device_however_many_there_are(
     )
 
 
+def test_the_variables_of_a_slurm_job_change_nothing(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would refuse a job with four tasks."""
+    expected = run(records, tmp_path / "a", training())
+    job = {"JOB_ID": "1", "JOB_NAME": "study", "NTASKS": "4", "PROCID": "0", "LOCALID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert run(records, tmp_path / "b", training()) == expected
+
+
+def test_a_training_on_the_cpu_asks_no_gpu_for_its_random_state(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would load CUDA, and the run would name the wrong device."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device))
+    run(records, tmp_path, training())
+    assert not asked
+
+
 def test_seeds_decide_the_weights(records: RecordSet, tmp_path: Path) -> None:
     assert (
         run(records, tmp_path / "a", training())[1] == run(records, tmp_path / "b", training())[1]

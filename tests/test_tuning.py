@@ -490,7 +490,7 @@ def test_the_front_and_the_best_of_two_objectives() -> None:
 
 
 def test_gpus_are_dealt_out_to_workers() -> None:
-    from ecgforge.stages.trials_of_tuning import shares
+    from ecgforge.workers import shares
 
     assert shares(2, ["0", "1", "2"]) == ["0", "1"]
     assert shares(3, ["4", "7"]) == ["4", "7", "4"], "a share of one where there are too few"

@@ -610,9 +610,13 @@ def repro(
         ),
     ] = None,
     jobs: Annotated[
-        int,
-        typer.Option(min=1, show_default="number of CPU cores", help="Cells to run in parallel."),
-    ] = os.cpu_count() or 1,
+        int | None,
+        typer.Option(
+            min=1,
+            show_default="number of GPUs in use, or else of CPU cores",
+            help="Cells to run in parallel.",
+        ),
+    ] = None,
 ) -> None:
     """Do the same as `dvc repro`, with independent cells in parallel."""
     from ecgforge.pipeline import cells

@@ -395,9 +395,8 @@ class Compute(StrictConfig):
     A change of `threads` changes the summation order on a CPU, and with it the last digits of
     results.
 
-    A training uses one device, whatever the value of `devices`. To use several GPUs, run several
-    cells in parallel, each with its own CUDA_VISIBLE_DEVICES. The workers of a tuning use one GPU
-    each.
+    A training uses one device, whatever the value of `devices`. `ecgforge repro` gives each cell
+    that runs in parallel a GPU of its own. The workers of a tuning use one GPU each.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"]  # `auto` uses a GPU if there is one

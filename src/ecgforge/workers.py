@@ -1,12 +1,58 @@
-"""Worker processes that end with their parent; those of a standard pool would wait forever."""
+"""Worker processes: how many there can be, the GPU of each, and their end with their parent."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use: of its affinity and its cgroup's quota, as a
+    scheduler or a container sets them.
+    """
+    from joblib import cpu_count
+
+    found: int = cpu_count()
+    return found
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as values of CUDA_VISIBLE_DEVICES.
+
+    This process does not load CUDA.
+    """
+    if VISIBLE in os.environ:
+        listed = [one.strip() for one in os.environ[VISIBLE].split(",")]
+        # CUDA ignores an invalid entry, such as -1, and all after it
+        return listed[: next((i for i, one in enumerate(listed) if one in ("", "-1")), None)]
+    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def shares(workers: int, visible: Sequence[str]) -> list[str | None]:
+    """Deal the `visible` GPUs out to workers; a worker alone sees them all.
+
+    Several workers share a GPU if there are too few.
+    """
+    if workers == 1 or not visible:
+        return [None] * workers
+    return [visible[worker % len(visible)] for worker in range(workers)]
+
+
+def see(gpu: str | None) -> None:
+    """Let this process and its children see one GPU; None changes nothing."""
+    if gpu is not None:
+        os.environ[VISIBLE] = gpu
 
 
 def init_worker() -> None:

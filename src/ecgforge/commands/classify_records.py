@@ -18,6 +18,7 @@ from ecgforge.model_versions import history, signing, versions
 from ecgforge.preparation.prepare import CHUNK, prepared_chunks, report_cut
 from ecgforge.registry.serving import Predictor
 from ecgforge.report.classified import Answer, page
+from ecgforge.workers import cores
 
 SHOWN = 40  # rows on the terminal
 WIDEST = 10_000  # columns of a table in a file
@@ -122,7 +123,7 @@ def answers(
 ) -> Iterator[Answer]:
     """Classify records from `records_in`, in order; further processes prepare many records."""
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
-    workers = workers or min(os.cpu_count() or 1, 1 + len(files) // FILES_PER_PROCESS)
+    workers = workers or min(cores(), 1 + len(files) // FILES_PER_PROCESS)
     prepared = prepared_chunks(chunks, predictor.preprocessing, predictor.amplitude, workers)
     for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
         good = (

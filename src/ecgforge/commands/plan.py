@@ -4,7 +4,6 @@ that it can see.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSour
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
+from ecgforge.workers import cores
 
 PREPARED = Path("data/prepared")
 # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
@@ -72,7 +72,7 @@ def show(params: Params) -> None:
             *(f"{one:,}" if one else "" for one in sums),
             _time(seconds),
         )
-    jobs = os.cpu_count() or 1
+    jobs = cores()
     console.out.print(table)
     console.out.print(
         f"{cells} cells: {_time(total)} one after the other, about {_time(total / jobs)} with "

@@ -20,6 +20,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.base import Generator
 from ecgforge.params import Compute, StrictConfig, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
+from ecgforge.training.devices import on_gpu
 from ecgforge.workers import init_worker
 
 Counts = Mapping[str, Mapping[str, int]]  # records to generate, by split and rhythm
@@ -122,8 +123,7 @@ class Sampler:
         self, generator: Generator, sampling: StrictConfig, compute: Compute, place: int
     ) -> None:
         torch.set_num_threads(compute.threads)
-        on_gpu = compute.accelerator != "cpu" and torch.cuda.is_available()
-        self.device = torch.device(f"cuda:{place}" if on_gpu else "cpu")
+        self.device = torch.device(f"cuda:{place}" if on_gpu(compute) else "cpu")
         self.generator, self.sampling = generator.to(self.device).eval(), sampling
 
     @torch.inference_mode()

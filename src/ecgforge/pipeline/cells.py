@@ -21,15 +21,15 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from graphlib import TopologicalSorter
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from ecgforge import console
+from ecgforge import console, workers
 from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.pipeline import warm
 from ecgforge.tracking import mlflow_internals
-from ecgforge.workers import init_worker
 
 # modules that most stages import, which takes 12 s in total
 SLOW = (
@@ -48,8 +48,13 @@ SLOW = (
 RESOLVE = "resolve"  # the stage that writes parameters and code digests for the others
 
 
-def repro(targets: list[str], jobs: int) -> int:
-    """Bring `targets`, or all stages, up to date with all that they need, `jobs` in parallel.
+def repro(targets: list[str], jobs: int | None = None) -> int:
+    """Bring `targets`, or all stages, up to date with all that they need.
+
+    Args:
+        targets: stages or cells; empty for all.
+        jobs: cells to run in parallel, each with a GPU of its own if there are enough. None is the
+            number of GPUs in use, or else of CPU cores.
 
     Returns:
         The exit code.
@@ -69,7 +74,8 @@ def repro(targets: list[str], jobs: int) -> int:
     try:
         stages = _stale_stages(targets)
         if stages:
-            parameters.read(Path("params.yaml"))  # reports a bad value before anything runs
+            # reports a bad value before anything runs
+            compute = parameters.read(Path("params.yaml")).active.compute
         if RESOLVE in stages:  # DVC can tell which other stages are stale only after this one
             if not _repro_one(RESOLVE):
                 return 1
@@ -79,10 +85,12 @@ def repro(targets: list[str], jobs: int) -> int:
     if not stages:
         console.err.print("Data and pipelines are up to date.")
         return 0
+    visible = [] if compute.accelerator == "cpu" else workers.gpus()
+    jobs = jobs or len(visible) or workers.cores()
     # More threads than cores slow each other down; compute.threads sets the threads of torch.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, workers.cores() // jobs)))
     with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):
-        return _run(stages, jobs)
+        return _run(stages, workers.shares(jobs, visible))
 
 
 @contextmanager
@@ -166,7 +174,9 @@ def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[
     return kept
 
 
-def _run(waiting: dict[str, set[str]], jobs: int) -> int:
+def _run(waiting: dict[str, set[str]], places: list[str | None]) -> int:
+    """Run the stages in as many workers as there are `places`, see `workers.shares`."""
+    jobs = len(places)
     sorter = TopologicalSorter(waiting)
     sorter.prepare()
     ready: list[str] = []
@@ -176,9 +186,11 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
         [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     )
     # A stage receives an interruption itself; its worker stays to record how it ended.
-    with ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=init_worker
-    ) as pool:
+    context = multiprocessing.get_context("spawn")
+    free = context.SimpleQueue()
+    for place in places:
+        free.put(place)
+    with ProcessPoolExecutor(jobs, context, initializer=_init_worker, initargs=(free,)) as pool:
         try:
             while running or (sorter.is_active() and not failed):
                 ready += sorter.get_ready()
@@ -215,6 +227,12 @@ def _run(waiting: dict[str, set[str]], jobs: int) -> int:
         f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}"
     )
     return int(failed)
+
+
+def _init_worker(free: SimpleQueue[str | None]) -> None:
+    """Set up a worker, and take one of the GPUs."""
+    workers.init_worker()
+    workers.see(free.get())
 
 
 def _repro_one(name: str) -> bool:

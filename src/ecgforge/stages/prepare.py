@@ -15,6 +15,7 @@ from ecgforge.preparation.prepare import prepare as prepare_records
 from ecgforge.records.record_set import SPLITS, About
 from ecgforge.sources.folder import MARKS
 from ecgforge.sources.layouts import LAYOUTS
+from ecgforge.workers import cores
 
 
 def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
@@ -35,9 +36,7 @@ def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
             folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated
         )
     accept = partial(_refuse_useless, ", ".join(raws), params.active.preparation.min_records)
-    prepare_records(
-        raws, out, params.preprocessing, params.active.preparation, os.cpu_count() or 1, accept
-    )
+    prepare_records(raws, out, params.preprocessing, params.active.preparation, cores(), accept)
 
 
 def _refuse_useless(names: str, min_records: int, about: About) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from ecgforge import console
 from ecgforge.files import remove
@@ -18,6 +17,7 @@ from ecgforge.stages.common.tracked import CURVES, Stage, record_inputs, tracked
 from ecgforge.tracking import runs, store
 from ecgforge.tuning import objectives, search, space
 from ecgforge.tuning.plots import figures
+from ecgforge.workers import gpus, shares
 
 # the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
 STORAGE = "ECGFORGE_TUNING_STORAGE"
@@ -197,15 +197,4 @@ def places(workers: int, compute: Compute) -> list[str | None]:
     """Return CUDA_VISIBLE_DEVICES of each worker: a GPU each, in turn, shared where there are too
     few.
     """
-    count = 0 if compute.accelerator == "cpu" else torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[
-        :count
-    ]
-    return shares(workers, visible)
-
-
-def shares(workers: int, visible: list[str]) -> list[str | None]:
-    """Deal the `visible` GPUs out to workers; a worker alone sees them all."""
-    if workers == 1 or not visible:
-        return [None] * workers
-    return [visible[worker % len(visible)] for worker in range(workers)]
+    return shares(workers, [] if compute.accelerator == "cpu" else gpus())

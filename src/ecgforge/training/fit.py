@@ -26,13 +26,14 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Compute, Training
 from ecgforge.records.record_set import RecordSet
-from ecgforge.training import checkpoints
+from ecgforge.training import checkpoints, devices
 from ecgforge.training.batches import Batch, Draws, Records, in_order
 from ecgforge.training.objective import Objective
 
@@ -209,7 +210,9 @@ def fit(
         )
     trainer = _trainer(settings, compute, callbacks)
     try:
-        with torch.random.fork_rng():
+        # by default, fork_rng loads CUDA, also for a training on the CPU
+        gpus = range(torch.cuda.device_count()) if devices.on_gpu(compute) else ()
+        with torch.random.fork_rng(gpus):
             trainer.fit(
                 loop,
                 DataLoader(records, sampler=draws, batch_size=None),
@@ -247,7 +250,7 @@ def _warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
 def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) -> lightning.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    on_gpu = compute.accelerator != "cpu" and torch.cuda.is_available()
+    on_gpu = devices.on_gpu(compute)
     if on_gpu:
         torch.set_float32_matmul_precision("high")
     precision = (
@@ -268,7 +271,9 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
         num_sanity_val_steps=0,
         deterministic="warn" if on_gpu else True,
         logger=False,
-        plugins=[checkpoints.AtomicCheckpoints()],
+        # Lightning would read the variables of a SLURM job otherwise: it could refuse to start, or
+        # resume another cell's checkpoint.
+        plugins=[checkpoints.AtomicCheckpoints(), LightningEnvironment()],
         enable_progress_bar=interactive,
         enable_model_summary=False,
         callbacks=[*callbacks, RichProgressBar()] if interactive else callbacks,
