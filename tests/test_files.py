@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ecgforge import files
 from ecgforge.files import atomic_write, md5, read_csv
 
 
@@ -19,6 +21,22 @@ def test_atomic_write_replaces_only_on_success(tmp_path):
         raise RuntimeError
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_digest_is_computed_again_only_after_a_change(tmp_path, monkeypatch):
+    folder, calls = tmp_path / "set", []
+    folder.mkdir()
+    (folder / "signals").write_text("one")
+    monkeypatch.setattr(files, "md5", lambda path: calls.append(path) or md5(path))
+    first = files.md5_once(folder)
+    assert first == files.md5_once(folder) == md5(folder)
+    assert len(calls) == 1
+    time = (folder / "signals").stat().st_mtime_ns
+    (folder / "signals").write_text("two")  # of the same size
+    os.utime(folder / "signals", ns=(time, time + 1))
+    assert files.md5_once(folder) == md5(folder) != first
+    (folder / "signals").rename(folder / "labels")
+    assert files.md5_once(folder) == md5(folder)
 
 
 def test_atomic_write_leaves_nothing_of_a_failed_folder(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -105,6 +106,20 @@ def damaged(file: Path, why: str) -> EcgforgeError:
     return EcgforgeError(
         f"{file} is damaged ({why}): remove it and run `dvc checkout`, or `dvc repro`"
     )
+
+
+def md5_once(path: Path) -> str:
+    """Return `md5` of a file or folder, computed again only after a change of its files' names,
+    sizes or times.
+    """
+    path = path.absolute()
+    stats = [(file, file.stat()) for file in (path, *sorted(path.rglob("*")))]
+    return _md5_of(path, tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+
+
+@functools.lru_cache(maxsize=256)
+def _md5_of(path: Path, files: tuple[tuple[Path, int, int], ...]) -> str:  # noqa: ARG001 the key
+    return md5(path)
 
 
 def md5(path: Path) -> str:
