@@ -621,9 +621,9 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     claim, word, text = table[2]
     assert (claim, word) == ("It helps <much>.", "supported")
     for part in (
-        "hurts −0.125 −0.250 to −0.062 ptbxl: TrRSTeR diffwave against TrRTeR resnet1d helps",
-        "helps enough +0.500 +0.250 to +0.750 ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, "
-        "chosen by validation records (2 of 3)",
+        "ptbxl: TrRSTeR diffwave against TrRTeR resnet1d hurts −0.125 macro-F1 −0.250 to −0.062",
+        "ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, chosen by validation records (2 of 3) "
+        "helps enough +0.500 macro-F1 +0.250 to +0.750",
         "To decide it: more test patients.",
     ):
         assert part in text
