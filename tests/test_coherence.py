@@ -18,6 +18,10 @@ def w1(first: np.ndarray, second: np.ndarray) -> float:
     return coherence.w1(coherence.correlations(first), coherence.correlations(second))
 
 
+def spread(first: np.ndarray, second: np.ndarray) -> float:
+    return coherence.spread(coherence.correlations(first), coherence.correlations(second))
+
+
 def pair(correlations: list[float], samples: int = 400) -> np.ndarray:
     """Records of two leads with exactly these correlations, `[records, 2, samples]`."""
     times = 2 * np.pi * np.arange(samples) / samples
@@ -52,6 +56,29 @@ def test_equal_means_of_different_hearts_are_separated_by_the_distribution_alone
     alike, unlike = pair([0.0] * 4), pair([-0.9, 0.9] * 2)
     assert error(alike, unlike) == pytest.approx(0, abs=1e-9)
     assert w1(alike, unlike) == pytest.approx(0.9)
+
+
+def test_the_spread_is_that_over_records_and_not_a_shift() -> None:
+    """Fisher's z of the records; equal steps of r near 1 and near 0 are not equal steps of z."""
+    z = np.array([0.2, 0.5, 0.8, 1.1])
+    real, shifted, alike = (
+        pair(list(np.tanh(found))) for found in (z, z + 0.7, z.mean() + (z - z.mean()) / 3)
+    )
+    assert spread(real, shifted) == pytest.approx(1)
+    assert spread(real, alike) == pytest.approx(1 / 3)
+    assert spread(real, pair([0.5] * 4)) == pytest.approx(0, abs=1e-9)
+    assert w1(real, shifted) > w1(real, alike) > 0.1, "the distance sees both"
+
+
+def test_records_with_beats_of_many_hearts_have_correlations_too_alike() -> None:
+    rng = np.random.default_rng(0)
+    hearts = np.einsum(
+        "nlx,nxs->nls", rng.standard_normal((60, 8, 3)), rng.standard_normal((60, 3, 300))
+    )
+    beats = hearts.reshape(60, 8, 10, 30)
+    mixed = np.stack([beats[rng.permutation(60), :, beat] for beat in range(10)], axis=2)
+    assert spread(hearts, mixed.reshape(60, 8, 300)) < 0.5
+    assert 0.8 < spread(hearts[:30], hearts[30:]) < 1.25
 
 
 def test_independent_leads_are_found() -> None:

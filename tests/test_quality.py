@@ -741,6 +741,7 @@ def test_few_records_have_near_holdout_records_too(
         "membership_auc": (auc, 0.5),
         "c2st_accuracy": (0.5, 0.5),
         "recall": (0.9, 0.9),
+        "qrs_constancy": (0.9, 0.9),
     }
     rows = [("all", name, value, value, value, at, 1.0) for name, (value, at) in metrics.items()]
     scores = pd.DataFrame(
@@ -762,8 +763,35 @@ def test_records_that_a_classifier_distinguishes_have_low_recall_to_be_flagged(
         "membership_auc": (0.5, 0.5),
         "c2st_accuracy": (accuracy, 0.5),
         "recall": (recall, 0.8),
+        "qrs_constancy": (0.9, 0.9),
     }
     rows = [("all", name, value, value, value, at, 1.0) for name, (value, at) in metrics.items()]
+    scores = pd.DataFrame(
+        rows, columns=["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
+    )
+    assert [flag.split(":")[0] for flag in flags(scores)] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "high", "baseline", "expected"),
+    [
+        (0.5, 0.6, 0.9, ["Inconstant"]),
+        (0.6, 0.73, 0.9, []),  # chance may explain it
+        (0.5, 0.6, 0.7, []),  # real beats of this set differ too
+        (np.nan, np.nan, 0.9, []),  # no beats
+    ],
+)
+def test_beats_that_differ_as_those_of_several_patients_are_flagged(
+    value: float, high: float, baseline: float, expected: list[str]
+) -> None:
+    metrics = {
+        "copied_share": (0.01, 0.01, 0.01),
+        "membership_auc": (0.5, 0.5, 0.5),
+        "c2st_accuracy": (0.5, 0.5, 0.5),
+        "recall": (0.9, 0.9, 0.9),
+        "qrs_constancy": (value, high, baseline),
+    }
+    rows = [("all", name, at, at, top, real, 0.0) for name, (at, top, real) in metrics.items()]
     scores = pd.DataFrame(
         rows, columns=["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
     )
@@ -780,6 +808,9 @@ def test_beyond_the_floor_is_what_chance_does_not_explain() -> None:
         ("all", "recall", 0.9, 0.8, 1.0, 0.5, 0.0, False),
         ("all", "density", 0.5, 0.4, 0.6, 1.0, 0.0, True),
         ("all", "density", 3.0, 2.9, 3.1, 1.0, 0.0, True),  # crowded
+        ("all", "qrs_constancy", 0.5, 0.4, 0.6, 0.9, np.nan, True),
+        ("all", "qrs_constancy", 0.99, 0.98, 1.0, 0.9, np.nan, True),  # a beat, repeated
+        ("all", "correlation_spread", 0.5, 0.4, 0.6, 1.0, 0.1, True),
         ("all", "copied_share", 0.9, 0.8, 1.0, 0.0, 0.0, False),
         ("all", "qt_w1", np.nan, np.nan, np.nan, 3.0, np.nan, True),
         ("all", "qt_w1", np.nan, np.nan, np.nan, np.nan, np.nan, False),
@@ -1081,6 +1112,7 @@ def test_the_command_prints_the_scores_of_all_rhythms_and_counts_those_beyond(
         "membership_auc": (0.5, 0.4, 0.6, 0.5, 0.5),
         "c2st_accuracy": (0.75, 0.6, 0.9, 0.5, 1.0),
         "recall": (0.25, 0.2, 0.3, 0.875, 0.0),
+        "qrs_constancy": (0.875, 0.75, 0.9375, 0.875, np.nan),
         "mmd2": (0.0625, np.nan, np.nan, 0.0, 1.0),
         "mmd_p": (0.5, np.nan, np.nan, 0.5, 0.01),
     }
@@ -1098,7 +1130,7 @@ def test_the_command_prints_the_scores_of_all_rhythms_and_counts_those_beyond(
     assert ["c2st_accuracy", "0.75", "0.6 to 0.9", "0.5", "1", "▲"] in cells
     assert ["mmd2", "0.0625", "", "0", "1", ""] in cells
     assert "0.0312" not in printed, "scores of a rhythm are in the file alone"
-    assert "explains: all 2 of 3, SR 1 of 1 scores." in printed
+    assert "explains: all 2 of 4, SR 1 of 1 scores." in printed
     assert "too few records: SB, ST." in printed
     pd.testing.assert_frame_equal(read_csv(tmp_path / "scores.csv"), table)
 

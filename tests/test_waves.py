@@ -147,6 +147,35 @@ def test_the_sampling_rate_changes_little(sinus: tuple[pd.DataFrame, pd.DataFram
         assert (fine[column] - found[column]).abs().median() < tolerance
 
 
+def test_constancy_as_computed_by_hand() -> None:
+    # Beats 0 2, 0 2, 0 2 and 2 4 have the median 0 2 and the mean 1.5: mean squares 1 and 1.75. The
+    # second lead has another level, which does not count.
+    lead = np.array([[0.0, 2], [0, 2], [0, 2], [2, 4]])
+    assert waves.constancy(np.stack([lead, 10 + lead], axis=1)) == pytest.approx(1 - 1 / 1.75)
+    assert waves.constancy(np.tile([[[0.0, 2]]], (5, 1, 1))) == 1
+
+
+def test_qrs_constancy_is_of_the_qrs_of_all_leads_in_any_unit() -> None:
+    beat_times = np.arange(0.5, 10, 0.8)[:, None]
+    varied = np.tile([1.25, 0.75], 6)
+    steady, t_varies, qrs_varies = (
+        sum(ecg(r, t, 0.0, at) for r, t, at in zip(r_waves, t_waves, beat_times, strict=True))
+        for r_waves, t_waves in (
+            (np.ones(12), np.full(12, 0.3)),
+            (np.ones(12), 0.3 * varied),
+            (varied, np.full(12, 0.3)),
+        )
+    )
+    in_one_lead = np.where(np.arange(8)[:, None] == 5, qrs_varies, steady)
+    other_units = qrs_varies * np.where(np.arange(8)[:, None] == 5, 50, 1000)
+    found = waves.measure(
+        np.stack([steady, t_varies, in_one_lead, qrs_varies, other_units]), RATE, "mV"
+    )["qrs_constancy"]
+    assert found[:2].min() > 0.98, "T is not within 80 ms of R"
+    assert found[3] < 0.95 < found[2] < 0.992 < found[0], "all leads count"
+    assert found[4] == pytest.approx(found[3], abs=1e-6)
+
+
 def test_what_cannot_be_measured_is_counted_and_kept() -> None:
     good = ecg(1.0, 0.3, 0.0, np.arange(0.5, 10, 0.8))
     noise = np.random.default_rng(0).standard_normal((8, 1000))

@@ -31,11 +31,23 @@ def error(first: np.ndarray, second: np.ndarray) -> float:
     Correlations are averaged as Fisher's z (Fisher, Metron 1:3, 1921), since many are near 1 and
     -1.
     """
-    mean, other = (
-        np.tanh(np.arctanh(np.clip(found, -MAX_CORRELATION, MAX_CORRELATION)).mean(axis=0))
-        for found in (first, second)
-    )
+    mean, other = (np.tanh(_fisher(found).mean(axis=0)) for found in (first, second))
     return float(np.abs(mean - other).mean())
+
+
+def spread(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the standard deviation of `correlations` over the records of `second`, as a mean over
+    pairs of leads, relative to that of `first`; below 1 if the patients of `second` are too alike.
+
+    `w1` also grows with this, but it does not tell a narrower distribution from a shifted one.
+    Fisher's z (see `error`) gives pairs with correlations near 1 the same weight as others.
+    """
+    real, other = (_fisher(found).std(axis=0).mean() for found in (first, second))
+    return float(other / real)
+
+
+def _fisher(found: np.ndarray) -> np.ndarray:
+    return np.arctanh(np.clip(found, -MAX_CORRELATION, MAX_CORRELATION))
 
 
 def limb_residuals(records: RecordSet) -> pd.Series:

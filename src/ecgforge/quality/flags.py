@@ -11,8 +11,12 @@ COPIED = 0.05  # excess of `copied_share` over its baseline
 CHANCE, LEAKED = 0.5, 0.6  # AUC of membership inference
 SEPARABLE = 0.95  # accuracy of a two-sample classifier
 LOW_RECALL = 0.5  # recall relative to its baseline
+# QRS constancy relative to its baseline. In sets of simulated patients (tests/test_known_sets.py),
+# beats of several patients reach 0.75 at most, and rearranged beats of one patient 0.98 at least.
+LOW_CONSTANCY = 0.8
 MORE_IS_BETTER = ("precision", "recall", "coverage")
-TWO_SIDED = ("density", "dcr_ratio")  # both smaller and larger values are unlike real records
+# both smaller and larger values are unlike real records
+TWO_SIDED = ("density", "dcr_ratio", "qrs_constancy", "correlation_spread")
 # Scores without a mark: `flags` handles memorisation, which noise does not have; the residual of
 # recorders is 0; and the p-value marks MMD.
 UNMARKED = ("copied_share", "authenticity", "membership_auc", "limb_residual", "mmd_p")
@@ -81,4 +85,11 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
         yield (
             "Unlike real records: a classifier distinguishes them from real ones, and their recall "
             "is low."
+        )
+    real = overall["baseline"]["qrs_constancy"]
+    if high["qrs_constancy"] < LOW_CONSTANCY * real:
+        yield (
+            "Inconstant: beats of one record differ as if from several patients. The QRS "
+            f"constancy is {overall['value']['qrs_constancy']:.2f}; in real records, it is "
+            f"{real:.2f}."
         )

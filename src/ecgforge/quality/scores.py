@@ -38,6 +38,7 @@ MEASURES = (
     "r_amplitude",
     "t_amplitude",
     "axis",
+    "qrs_constancy",
 )
 SHARES = ("precision", "recall", "coverage")  # of the records of a sample
 
@@ -50,6 +51,7 @@ def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, f
     }
     values["undetected_share"] = float(physiology.undetected(judged.measures).mean())
     values["failed_share"] = float(judged.measures["failed"].mean())
+    values["qrs_constancy"] = float(judged.measures["qrs_constancy"].median())
     features, strata = (reference.features, judged.features), reference.rhythms
     values["mmd2"], values["mmd_p"] = distribution.mmd(
         *features, strata, settings.permutations, np.random.default_rng(settings.seed)
@@ -89,6 +91,11 @@ def limits(
         }
     for metric in ("undetected_share", "failed_share", *SHARES):
         found[metric] = intervals.wilson(values[metric], count, CONFIDENCE)
+    steady = judged.measures["qrs_constancy"].dropna().to_numpy()
+    if len(steady):
+        found["qrs_constancy"] = intervals.percentile(
+            np.median, [steady], CONFIDENCE, RESAMPLES, seed
+        )
     densities = manifold.densities(reference.features, judged.features, strata)
     found["density"] = intervals.percentile(
         lambda sample: float(sample.mean()), [densities], CONFIDENCE, RESAMPLES, seed
@@ -109,6 +116,7 @@ def _distances(
     yield "psd_db", spectrum.distance, reference.spectra, judged.spectra
     yield "correlation_error", coherence.error, reference.correlations, judged.correlations
     yield "correlation_w1", coherence.w1, reference.correlations, judged.correlations
+    yield "correlation_spread", coherence.spread, reference.correlations, judged.correlations
     for name, (real, other) in _embeddings(reference, judged).items():
         yield name, distribution.frechet, real, other
 

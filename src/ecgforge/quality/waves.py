@@ -13,7 +13,16 @@ from ecgforge.quality.physiology import FEWEST_BEATS
 from ecgforge.records import beats
 from ecgforge.records.leads import LEADS
 
-MEASURES = ("qrs_duration", "qt", "qtc", "p_share", "r_amplitude", "t_amplitude", "axis")
+MEASURES = (
+    "qrs_duration",
+    "qt",
+    "qtc",
+    "p_share",
+    "r_amplitude",
+    "t_amplitude",
+    "axis",
+    "qrs_constancy",
+)
 RATE = 500  # Hz, for delineation: at 100 Hz a sample is a tenth of a QRS, and NeuroKit fails
 BEFORE, AFTER = 0.36, 0.6  # s before and after an R peak
 # share of an RR interval that belongs to the beat before; the rest has the P wave of the next beat
@@ -21,6 +30,7 @@ PART_AFTER = 0.65
 QRS_LIMIT = 0.15  # of the largest spatial velocity, at the start and the end of the QRS
 QRS_NOTCH = 0.012  # s, longest gap below the limit within a QRS
 QRS_REACH = 0.16  # s to each side of the R peak
+QRS_NEAR = 0.08  # s to each side of the R peak, for the constancy of the QRS
 BASELINE = 0.016  # s before the QRS, the reference level of amplitudes
 P_SPREAD = 0.02  # s, largest distance of a P wave from its median position
 WEST = -90  # degrees; angles start here, at the quadrant with the rarest axes
@@ -28,6 +38,7 @@ WEST = -90  # degrees; angles start here, at the quadrant with the rarest axes
 Waves = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 _MIDDLE = round(BEFORE * RATE)  # the R peak's sample in a beat
+_NEAR = slice(_MIDDLE - round(QRS_NEAR * RATE), _MIDDLE + round(QRS_NEAR * RATE) + 1)
 _ONE, _TWO = LEADS.index("I"), LEADS.index("II")
 
 
@@ -52,8 +63,8 @@ def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFra
             divided by the cube root of the median RR interval in s), `p_share` (share of beats with
             a P wave at the record's median position), `r_amplitude` and `t_amplitude` (in lead II,
             relative to the level at QRS onset, in the record's units, T with its sign), `axis`
-            (degrees, frontal QRS axis, from -90 to 270), and `failed`: too few beats, an error in
-            NeuroKit, or no end of T, so that QT is missing.
+            (degrees, frontal QRS axis, from -90 to 270), `qrs_constancy` (see `constancy`), and
+            `failed`: too few beats, an error in NeuroKit, or no end of T, so that QT is missing.
     """
     places = beats.detect(signals, sampling_rate)
     found = [
@@ -85,6 +96,22 @@ def measure(signals: np.ndarray, sampling_rate: float, units: str) -> pd.DataFra
     ]
     table = pd.DataFrame(rows, columns=list(MEASURES), dtype=float)
     return table.assign(failed=table["qt"].isna())
+
+
+def constancy(complexes: np.ndarray) -> float:
+    """Return the constancy of the QRS of a record: 1 if all its beats are equal, and lower if they
+    differ, as those of different patients do.
+
+    It is 1 minus the mean square of the beats about their median beat, relative to their mean
+    square about their mean in each lead.
+
+    Args:
+        complexes: aligned QRS complexes, `[beats, leads, samples]`; all leads count alike if they
+            have about the same standard deviation.
+    """
+    about_mean = np.square(complexes - complexes.mean(axis=(0, 2), keepdims=True)).mean()
+    about_median = np.square(complexes - np.median(complexes, axis=0)).mean()
+    return float(1 - about_median / about_mean)
 
 
 def ks(first: np.ndarray, second: np.ndarray) -> float:
@@ -128,6 +155,7 @@ def _record(
         "qrs_duration": 1000 * (end - onset) / RATE,
         "r_amplitude": above[_TWO, onset:end].max(),
         "axis": _axis(above[:, onset:end]) if units == "mV" else np.nan,
+        "qrs_constancy": constancy((apart / scale)[..., _NEAR]),
     }
     if delineated is None:
         return found

@@ -60,6 +60,7 @@ MEASURES = {  # names in words, and the unit of their Wasserstein distance
     "r_amplitude": ("R in lead II", ""),
     "t_amplitude": ("T in lead II", ""),
     "axis": ("QRS axis", " (degrees)"),
+    "qrs_constancy": ("QRS constancy", ""),
 }
 SCORES = {
     **{f"{name}_w1": f"{words}, W1{unit}" for name, (words, unit) in MEASURES.items()},
@@ -69,9 +70,11 @@ SCORES = {
     **{f"{name}_ks": f"{words}, KS" for name, (words, _) in MEASURES.items()},
     "undetected_share": "share of records without detectable beats",
     "failed_share": "share of records without delineated waves",
+    "qrs_constancy": "QRS constancy: 1 if the beats of a record have equal QRS complexes",
     "psd_db": "spectrum, mean difference (dB)",
     "correlation_error": "correlations between leads, error of their means",
     "correlation_w1": "correlations between leads, W1",
+    "correlation_spread": "correlations between leads, spread over records relative to real ones",
     "limb_residual": "limb leads, error against I and II (recorders: 0)",
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
