@@ -12,7 +12,7 @@ CHANCE, LEAKED = 0.5, 0.6  # AUC of membership inference
 SEPARABLE = 0.95  # accuracy of a two-sample classifier
 LOW_RECALL = 0.5  # recall relative to its baseline
 # QRS constancy relative to its baseline. In sets of simulated patients (tests/test_known_sets.py),
-# beats of several patients reach 0.75 at most, and rearranged beats of one patient 0.98 at least.
+# beats of several patients reach 0.76 at most, and rearranged beats of one patient 0.99 at least.
 LOW_CONSTANCY = 0.8
 MORE_IS_BETTER = ("precision", "recall", "coverage")
 # both smaller and larger values are unlike real records
