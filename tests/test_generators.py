@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,21 @@ def test_a_record_depends_on_its_seed_and_label_alone(name: str, trained: base.G
     torch.testing.assert_close(whole, one_by_one, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(whole[1], whole[3], rtol=1e-3, atol=1e-4)
     assert not torch.allclose(whole[3], whole[4], atol=1e-2)
+
+
+def test_added_noise_depends_on_the_seed_of_its_record_alone(
+    name: str, trained: base.Generator
+) -> None:
+    if not isinstance(trained, diffusion.Diffusion):
+        assert "eta" not in type(trained).Sampling.model_fields
+        return
+    labels, seeds, added = torch.tensor([0, 1, 2, 1]), torch.arange(4), sampling(name, eta=1.0)
+    whole = trained.sample(labels, seeds, added)
+    torch.manual_seed(99)
+    assert torch.equal(whole, trained.sample(labels, seeds, added))
+    parts = [trained.sample(labels[part], seeds[part], added) for part in ([0], [1, 2], [3])]
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(whole, trained.sample(labels, seeds, sampling(name)), atol=1e-2)
 
 
 def test_guidance_and_label_change_the_record(name: str, trained: base.Generator) -> None:
@@ -486,6 +503,117 @@ def test_the_sampler_follows_the_exact_flow_of_gaussian_data() -> None:
     )
     noise = torch.randn((8, 200), generator=torch.Generator().manual_seed(8))
     torch.testing.assert_close(made[0], spread * noise * SCALE[:, None], rtol=0.03, atol=1e-3)
+
+
+GAUSSIAN = torch.linspace(-0.6, 0.8, 8)[:, None], 0.3  # means by lead, and standard deviation
+
+
+def gaussian_denoiser(generator: base.Generator) -> base.Generator:
+    """Replace the network by the best prediction of records from `GAUSSIAN`."""
+    mean, spread = GAUSSIAN
+
+    def predict(noisy: torch.Tensor, times: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = generator.process(times[:, None, None])
+        weight = alpha * spread**2 / (alpha**2 * spread**2 + sigma**2)
+        return mean + weight * (noisy - alpha * mean)
+
+    generator.denoiser.forward = predict
+    return generator
+
+
+def gaussian_sample(generator: base.Generator, eta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean by lead and standard deviation of 16 records, in the units of the network, after so many
+    steps that their size does not count.
+    """
+    made = generator.sample(
+        torch.zeros(16, dtype=torch.int64),
+        torch.arange(16),
+        sampling("diffwave", steps=2000, guidance=1.0, eta=eta),
+    )
+    made = made / SCALE[:, None]
+    mean = made.mean(dim=(0, 2))
+    return mean[:, None], (made - mean[:, None]).std()
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_gaussian_records_have_their_mean_and_spread_with_any_added_noise(eta: float) -> None:
+    mean, spread = gaussian_sample(gaussian_denoiser(build("diffwave")), eta)
+    torch.testing.assert_close(mean, GAUSSIAN[0], rtol=0, atol=0.02)
+    assert spread.item() == pytest.approx(GAUSSIAN[1], rel=0.025)
+
+
+def test_the_noise_of_a_record_has_the_same_bytes_in_any_batch_and_is_new_at_each_step() -> None:
+    generator, seeds = build("diffwave"), torch.tensor([3, 1, 4])
+    steps = list(islice(generator.noise(base.random_sources(seeds)), 3))
+    for place in range(3):
+        alone = generator.noise(base.random_sources(seeds[[place]]))
+        assert all(torch.equal(step[[place]], next(alone)) for step in steps)
+    flat = torch.cat(steps).flatten(1)
+    assert (torch.corrcoef(flat) - torch.eye(9)).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_added_noise_of_another_size_gives_another_spread(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = gaussian_denoiser(build("diffwave"))
+    noise = generator.noise
+
+    def scaled(sources: list[torch.Generator]) -> Iterator[torch.Tensor]:
+        white = noise(sources)
+        yield next(white)
+        yield from (factor * one for one in white)
+
+    monkeypatch.setattr(generator, "noise", scaled)
+    assert abs(gaussian_sample(generator, 1.0)[1].item() / GAUSSIAN[1] - 1) > 0.06
+
+
+def test_without_added_noise_the_sampler_is_plain_ddim_to_the_bit() -> None:
+    generator = build("diffwave")
+    generator.denoiser.forward = lambda noisy, times, _labels: (
+        torch.tanh(noisy.roll(1, 2)) * times[:, None, None].cos()
+    )
+    labels, seeds = torch.tensor([0, 1]), torch.tensor([8, 9])
+    current = torch.stack(
+        [torch.randn((8, 200), generator=torch.Generator().manual_seed(seed)) for seed in (8, 9)]
+    )
+    for now, then in pairwise(torch.linspace(1, 0, 8)):
+        (alpha, sigma), (next_alpha, next_sigma) = generator.process(now), generator.process(then)
+        clean = generator.denoiser.forward(current, now.expand(2), labels)
+        current = next_alpha * clean + next_sigma * (current - alpha * clean) / sigma
+    plain = sampling("diffwave", steps=7, guidance=1.0)
+    assert plain == sampling("diffwave", steps=7, guidance=1.0, eta=0.0)
+    assert torch.equal(generator.sample(labels, seeds, plain), current * SCALE[:, None])
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_noise_of_each_step_is_that_of_the_forward_process(
+    eta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the true record known, x_t - alpha x_0 has the spread sigma at each time.
+
+    Ancestral sampling reverses a Markov process: the covariance with the next time is alpha /
+    alpha' sigma'^2. Without added noise, both are the same noise: sigma sigma'.
+    """
+    generator, truth, seen = build("diffwave"), 0.5, []
+
+    def predict(current: torch.Tensor, now: torch.Tensor, *_: object) -> torch.Tensor:
+        alpha, sigma = generator.process(now[0])
+        seen.append((alpha, sigma, current - alpha * truth))
+        return torch.full_like(current, truth)
+
+    monkeypatch.setattr(generator, "predict", predict)
+    generator.sample(
+        torch.zeros(64, dtype=torch.int64),
+        torch.arange(64),
+        sampling("diffwave", steps=5, guidance=1.0, eta=eta),
+    )
+    for _, sigma, noise in seen:
+        assert abs(noise.mean()) < 0.02
+        torch.testing.assert_close(noise.std(), sigma, rtol=0.02, atol=0)
+    for (alpha, sigma, noise), (next_alpha, next_sigma, next_noise) in pairwise(seen):
+        expected = alpha / next_alpha * next_sigma**2 if eta else sigma * next_sigma
+        torch.testing.assert_close((noise * next_noise).mean(), expected, rtol=0.02, atol=0.01)
 
 
 def test_the_diffusion_loss_is_the_error_of_v_where_noise_is_strong() -> None:

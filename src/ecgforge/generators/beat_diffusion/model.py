@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from ecgforge.generators.beat_diffusion.rhythm_model import (
     RhythmNetwork,
     log_intervals,
 )
-from ecgforge.generators.common.base import Shape, draw
+from ecgforge.generators.common.base import Shape, draw, random_sources
 from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionSampling
 from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
 from ecgforge.params import Positive, StrictConfig
@@ -62,7 +63,10 @@ class BeatDiffusionNetwork(UNetNetwork):
 
 
 class BeatDiffusionSampling(DiffusionSampling):
-    """Sampling parameters; `beat_steps` is the number of calls of the beat's network."""
+    """Sampling parameters; `beat_steps` is the number of calls of the beat's network.
+
+    Guidance and `eta` apply only to the records.
+    """
 
     beat_steps: Positive
 
@@ -183,7 +187,7 @@ class BeatDiffusion(Diffusion):
         device, most, leads = self.scale.device, self._most_intervals(), self.shape.leads
         sizes = [1 + most, most, leads * self.beat.shape.samples, leads * self.shape.samples]
 
-        def noise(source: torch.Generator) -> Tensor:
+        def first(source: torch.Generator) -> Tensor:
             return torch.cat(
                 [
                     torch.rand(sizes[0], generator=source),
@@ -191,9 +195,9 @@ class BeatDiffusion(Diffusion):
                 ]
             )
 
-        uniform, normal, beat_noise, record_noise = (
-            draw(seeds, noise).to(device).split(sizes, dim=1)
-        )
+        sources = random_sources(seeds)
+        drawn = torch.stack([first(source) for source in sources]).to(device)
+        uniform, normal, beat_noise, record_noise = drawn.split(sizes, dim=1)
         labels = labels.to(device)
         intervals = self.rhythm.draw(labels, uniform[:, 1:], normal).cpu().double().numpy()
         # The record starts at a random time of the first interval.
@@ -207,7 +211,7 @@ class BeatDiffusion(Diffusion):
             labels,
         )
         return self.denoise(
-            record_noise.reshape(len(labels), leads, -1),
+            chain([record_noise.reshape(len(labels), leads, -1)], self.noise(sources)),
             labels,
             sampling,
             self._context(maps, shown, beat),
@@ -285,7 +289,8 @@ class BeatDiffusion(Diffusion):
         for records with these beat times.
         """
         rate = self._rate(log_intervals(times).to(white.device))
-        return self.beat.denoise(white, labels, DiffusionSampling(steps=steps, guidance=1), rate)
+        sampling = DiffusionSampling(steps=steps, guidance=1)
+        return self.beat.denoise(iter([white]), labels, sampling, rate)
 
     def _stretched(self, beat: Tensor, labels: Tensor) -> Tensor:
         """Move beats and levels away from their rhythm's mean by the stretches of `finish`."""

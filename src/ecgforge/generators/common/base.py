@@ -100,7 +100,12 @@ class Generator(nn.Module, ABC):
 
 
 def draw(seeds: Tensor, draw_one: Callable[[torch.Generator], Tensor]) -> Tensor:
-    """Stack the results of `draw_one` with a random generator for each seed. The generators are on
-    the CPU, so that every device gets the same numbers.
+    """Stack the results of `draw_one` with a random generator for each seed."""
+    return torch.stack([draw_one(source) for source in random_sources(seeds)])
+
+
+def random_sources(seeds: Tensor) -> list[torch.Generator]:
+    """Return a random generator for each seed. They are on the CPU, so that every device gets the
+    same numbers.
     """
-    return torch.stack([draw_one(torch.Generator().manual_seed(int(seed))) for seed in seeds])
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]

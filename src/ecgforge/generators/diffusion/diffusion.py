@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
@@ -25,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ecgforge.generators.common.base import Generator, Shape, draw
+from ecgforge.generators.common.base import Generator, Shape, random_sources
 from ecgforge.params import Positive, Share, StrictConfig
 
 MAX_WEIGHT = (
@@ -42,10 +43,13 @@ class DiffusionSampling(StrictConfig):
         steps: network calls per record.
         guidance: weight of the conditional prediction against the unconditional one. 1 is the
             conditional prediction; larger values give clearer, less varied records.
+        eta: the noise that each step adds, relative to ancestral sampling. 0 adds none (DDIM), 1
+            that of ancestral sampling (DDPM). Added noise needs more steps.
     """
 
     steps: Positive
     guidance: Annotated[float, Field(ge=1, le=10)]
+    eta: Share = 0.0
 
 
 class DiffusionNetwork(StrictConfig):
@@ -120,28 +124,54 @@ class Diffusion(Generator):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
+        noise = self.noise(random_sources(seeds))
+        return self.denoise(noise, labels.to(self.scale.device), sampling)
+
+    def noise(self, sources: list[torch.Generator]) -> Iterator[Tensor]:
+        """Yield noise without end, `[batch, leads, samples]`. Each record has its own random
+        generator, so that its noise does not depend on the other records of the batch.
+        """
         size = (self.shape.leads, self.shape.samples)
-        white = draw(seeds, lambda source: torch.randn(size, generator=source)).to(
-            self.scale.device
-        )
-        return self.denoise(white, labels.to(self.scale.device), sampling)
+        while True:
+            drawn = [torch.randn(size, generator=source) for source in sources]
+            yield torch.stack(drawn).to(self.scale.device)
 
     def denoise(
-        self, white: Tensor, labels: Tensor, sampling: Any, context: Tensor | None = None
+        self,
+        noise: Iterator[Tensor],
+        labels: Tensor,
+        sampling: Any,
+        context: Tensor | None = None,
     ) -> Tensor:
         """Turn noise into records, `[batch, leads, samples]`, in the units of the record set.
 
-        The sampler is DDIM without added noise (Song et al. 2021, "Denoising Diffusion Implicit
-        Models", eq. 12).
+        The sampler is DDIM (Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12). Their
+        alpha is the square of ours. So the standard deviation of the added noise (eq. 16) is, with
+        alpha' and sigma' at the next time,
+
+            eta * sigma' / sigma * sqrt(1 - alpha^2 / alpha'^2)
+
+        and the predicted noise has the rest of the variance sigma'^2. The last step adds no noise,
+        since its sigma' is 0.
+
+        Args:
+            noise: yields the noise at time 1, and then, if `eta` is above 0, that of each step.
+            labels: `[batch]` int64.
+            sampling: parameters.
+            context: additional channels of the network's input.
         """
-        current = white
-        times = torch.linspace(1, 0, sampling.steps + 1, device=white.device)
+        current = next(noise)
+        times = torch.linspace(1, 0, sampling.steps + 1, device=current.device)
         for now, then in pairwise(times):
             (alpha, sigma), (next_alpha, next_sigma) = self.process(now), self.process(then)
             clean = self.predict(
                 concat_context(current, context), now.expand(len(labels)), labels, sampling.guidance
             )
-            current = next_alpha * clean + next_sigma * (current - alpha * clean) / sigma
+            added = sampling.eta * next_sigma / sigma * (1 - (alpha / next_alpha) ** 2).sqrt()
+            kept = (next_sigma**2 - added**2).sqrt()
+            current = next_alpha * clean + kept * (current - alpha * clean) / sigma
+            if sampling.eta > 0:
+                current = current + added * next(noise)
         return current * self.scale
 
     def predict(self, current: Tensor, times: Tensor, labels: Tensor, guidance: float) -> Tensor:
