@@ -35,7 +35,6 @@ from ecgforge.tracking import mlflow_internals
 SLOW = (
     "mlflow.pytorch",
     *mlflow_internals.STORES,
-    "neurokit2",
     "sklearn.manifold",
     "ecgforge.stages.ablation",
     "ecgforge.stages.classify",

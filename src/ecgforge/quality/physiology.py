@@ -13,7 +13,16 @@ MEASURES = ("heart_rate", "rr_cv")
 
 
 def measure(signals: np.ndarray, sampling_rate: float) -> pd.DataFrame:
-    """Measure the rhythm of each record, `[records, leads, samples]`.
+    """Measure the rhythm of each record, `[records, leads, samples]`; see `of_peaks`."""
+    return of_peaks(beats.detect(signals, sampling_rate), sampling_rate)
+
+
+def of_peaks(places: list[np.ndarray], sampling_rate: float) -> pd.DataFrame:
+    """Measure the rhythm of each record from its R peaks.
+
+    Args:
+        places: the result of `beats.detect`.
+        sampling_rate: Hz.
 
     Returns:
         A row per record: `beats`; `heart_rate` in bpm, from the median RR interval; `rr_cv`, the
@@ -22,9 +31,7 @@ def measure(signals: np.ndarray, sampling_rate: float) -> pd.DataFrame:
             successive differences (Task Force, Circulation 93:1043, 1996, table 1), with ectopic
             beats. All except `beats` are NaN with fewer than three detected beats.
     """
-    rows = [
-        _rhythm(np.diff(peaks) / sampling_rate) for peaks in beats.detect(signals, sampling_rate)
-    ]
+    rows = [_rhythm(np.diff(peaks) / sampling_rate) for peaks in places]
     return pd.DataFrame(rows, columns=["beats", *MEASURES, "sdnn", "rmssd"])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import butter, find_peaks, sosfiltfilt
@@ -39,9 +41,7 @@ def detect(signals: np.ndarray, sampling_rate: float) -> list[np.ndarray]:
         raise ValueError(f"R peaks need 50 Hz or more, not {sampling_rate:g}")
     chunks = (signals[start : start + CHUNK] for start in range(0, len(signals), CHUNK))
     return [
-        _peaks(energy, sampling_rate)
-        for chunk in chunks
-        for energy in _energy(chunk, sampling_rate)
+        peaks for chunk in chunks for peaks in _peaks(_energy(chunk, sampling_rate), sampling_rate)
     ]
 
 
@@ -57,18 +57,23 @@ def _energy(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     return np.divide(energy, mean, out=np.zeros_like(energy), where=mean > 0).mean(axis=1)
 
 
-def _peaks(energy: np.ndarray, sampling_rate: float) -> np.ndarray:
-    height = np.sqrt(uniform_filter1d(energy, round(WINDOW * sampling_rate)))
-    seconds = np.array_split(height, max(1, round(len(height) / sampling_rate / 2)))
-    typical, quiet = np.median([part.max() for part in seconds]), np.quantile(height, 0.1)
-    if typical <= PROMINENCE * quiet:
-        return np.array([])
-    peaks, _ = find_peaks(
-        height,
-        height=quiet + THRESHOLD * (typical - quiet),
-        distance=round(REFRACTORY * sampling_rate),
-    )
-    before, at, after = height[peaks - 1], height[peaks], height[peaks + 1]
-    return peaks + (before - after) / (
-        2 * np.minimum(before - 2 * at + after, -np.finfo(float).tiny)
-    )
+def _peaks(energies: np.ndarray, sampling_rate: float) -> Iterator[np.ndarray]:
+    """Yield the R peaks of each record, from the energies `[records, samples]`."""
+    heights = np.sqrt(uniform_filter1d(energies, round(WINDOW * sampling_rate)))
+    samples = heights.shape[-1]
+    seconds = np.array_split(heights, max(1, round(samples / sampling_rate / 2)), axis=-1)
+    typicals = np.median([part.max(axis=-1) for part in seconds], axis=0)
+    quiets = np.quantile(heights, 0.1, axis=-1)
+    for height, typical, quiet in zip(heights, typicals, quiets, strict=True):
+        if typical <= PROMINENCE * quiet:
+            yield np.array([])
+            continue
+        peaks, _ = find_peaks(
+            height,
+            height=quiet + THRESHOLD * (typical - quiet),
+            distance=round(REFRACTORY * sampling_rate),
+        )
+        before, at, after = height[peaks - 1], height[peaks], height[peaks + 1]
+        yield peaks + (before - after) / (
+            2 * np.minimum(before - 2 * at + after, -np.finfo(float).tiny)
+        )
