@@ -21,11 +21,13 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
 from ecgforge.params import Params, Quality
 from ecgforge.quality import (
+    distances,
     distribution,
     intervals,
     manifold,
     memorisation,
     physiology,
+    resampled,
     two_sample,
     views,
 )
@@ -213,9 +215,8 @@ def test_wasserstein_interval_holds_its_value_and_keeps_to_strata() -> None:
     strata = np.repeat(["SB", "ST"], 40)
     level = np.repeat([50.0, 130.0], 40)
     first, second = level + rng.normal(0, 3, 80), level + 4 + rng.normal(0, 3, 80)
-    low, high = intervals.bootstrap(
-        physiology.wasserstein, first, second, strata, 0.95, 200, seed=0
-    )
+    draws = resampled.w1(first, second, *resampled.draw(strata, 200, seed=0))
+    low, high = intervals.bootstrap(physiology.wasserstein(first, second), draws, 0.95)
     assert low < physiology.wasserstein(first, second) < high
     # Drawn over both strata at once, a different mix alone would open the interval to more than
     # ten.
@@ -671,14 +672,14 @@ def test_an_attack_as_counted_by_hand() -> None:
 
 def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
     rng = np.random.default_rng(0)
-    training, synthetic = rng.standard_normal((2, 3 * memorisation.PART + 5, 4))
-    distances, own = cdist(synthetic, training), cdist(training, training)
+    training, synthetic = rng.standard_normal((2, 3 * distances.PART + 5, 4))
+    between, own = cdist(synthetic, training), cdist(training, training)
     np.fill_diagonal(own, np.inf)
-    nearest, places, back = memorisation._between(synthetic, training)
-    np.testing.assert_array_equal(nearest, distances.min(axis=1))
-    np.testing.assert_array_equal(places, distances.argmin(axis=1))
-    np.testing.assert_array_equal(back, distances.min(axis=0))
-    authentic = distances.min(axis=1) > own.min(axis=1)[distances.argmin(axis=1)]
+    nearest, places, back = distances.nearest(synthetic, training)
+    np.testing.assert_array_equal(nearest, between.min(axis=1))
+    np.testing.assert_array_equal(places, between.argmin(axis=1))
+    np.testing.assert_array_equal(back, between.min(axis=0))
+    authentic = between.min(axis=1) > own.min(axis=1)[between.argmin(axis=1)]
     assert authenticity(training, synthetic) == authentic.mean()
 
 

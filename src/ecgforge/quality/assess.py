@@ -4,18 +4,19 @@ negative control.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
 from ecgforge.params import Quality
-from ecgforge.quality import coherence, distribution, intervals, views
+from ecgforge.quality import coherence, intervals, views
 from ecgforge.quality.flags import ALL
 from ecgforge.quality.memorisation import Embedded, NearestNeighbours, near, ratio
 from ecgforge.quality.samples import FEWEST, Embed, Sample, Samples
 from ecgforge.quality.scores import CONFIDENCE, RESAMPLES, compare, limits
 from ecgforge.records.record_set import RecordSet
-
-PART = 256  # records read at a time
 
 Key = tuple[str, str]  # rhythm or `ALL`, metric
 Rows = dict[Key, float]
@@ -60,25 +61,21 @@ def assess(
     samples = Samples(real_train, real_test, synthetic, settings, classifier)
     reference, made = samples.reference, samples.synthetic()
     further, wrong = samples.bounds()
+    of_reference, of_made = list(reference.by_rhythm()), list(made.by_rhythm())
     value, baseline, negative_control = (
-        _compared(reference, sample, settings) for sample in (made, further, wrong)
+        _compared(of_reference, parts, settings)
+        for parts in (of_made, further.by_rhythm(), wrong.by_rhythm())
     )
     bounds: Limits = {}
-    for (rhythm, real), (_, other) in zip(reference.by_rhythm(), made.by_rhythm(), strict=True):
+    for (rhythm, real), (_, other) in zip(of_reference, of_made, strict=True):
         of_rhythm = {metric: number for (where, metric), number in value.items() if where == rhythm}
         bounds |= {
             (rhythm, metric): found
             for metric, found in limits(real, other, of_rhythm, settings.seed).items()
         }
-    training, holdout, test = _known(real_train, real_test, samples.embedding)
-    neighbours = [
-        NearestNeighbours.measure(judged, training, holdout)
-        for judged in (
-            _embedded(synthetic, samples.embedding),
-            test,
-            (wrong.features, wrong.rhythms),
-        )
-    ]
+    holdout, test = _halves(real_test, samples.test)
+    sets = [samples.made, test, (wrong.features, wrong.rhythms)]
+    neighbours = NearestNeighbours.measure_all(sets, samples.train, holdout)
     rhythms = [
         rhythm
         for rhythm in pd.unique(holdout[1])
@@ -94,7 +91,9 @@ def assess(
             float(np.median(part)),
             float(np.median(recorded.get(rhythm, np.nan))),
         )
-        bounds[key] = intervals.percentile(np.median, [part], CONFIDENCE, RESAMPLES, settings.seed)
+        bounds[key] = intervals.percentile(
+            partial(np.median, axis=-1), [part], CONFIDENCE, RESAMPLES, settings.seed
+        )
     rows = [
         (
             *key,
@@ -118,36 +117,27 @@ def overall(
     and negative controls. This takes a third of the time.
     """
     samples = Samples(real_train, real_test, synthetic, settings)
-    training, holdout, _ = _known(real_train, real_test, samples.embedding)
-    own = NearestNeighbours.measure(_embedded(synthetic, samples.embedding), training, holdout)
+    holdout, _ = _halves(real_test, samples.test)
+    own = NearestNeighbours.measure(samples.made, samples.train, holdout)
     return compare(samples.reference, samples.synthetic(), settings) | own.scores(near(own.holdout))
 
 
-def _compared(reference: Sample, judged: Sample, settings: Quality) -> Rows:
+def _compared(
+    reference: Iterable[tuple[str, Sample]], judged: Iterable[tuple[str, Sample]], settings: Quality
+) -> Rows:
     found: Rows = {}
-    for (rhythm, real), (_, other) in zip(reference.by_rhythm(), judged.by_rhythm(), strict=True):
+    for (rhythm, real), (_, other) in zip(reference, judged, strict=True):
         found |= {
             (rhythm, metric): value for metric, value in compare(real, other, settings).items()
         }
     return found
 
 
-def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded:
-    """Embed all records, in parts; return features and rhythms."""
-    starts = range(0, len(records), PART)
-    features = np.concatenate(
-        [embedding(records.signals(slice(start, start + PART))) for start in starts]
-    )
-    return features, records.records["rhythm"].to_numpy()
-
-
-def _known(
-    real_train: RecordSet, real_test: RecordSet, embedding: distribution.Embedding
-) -> tuple[Embedded, Embedded, Embedded]:
-    """Return the embedded training records and two halves of the held-out ones. The halves have
-    alternate patients of each rhythm, with all their records.
+def _halves(real_test: RecordSet, embedded: Embedded) -> tuple[Embedded, Embedded]:
+    """Return two halves of the held-out records. The halves have alternate patients of each rhythm,
+    with all their records.
     """
-    features, rhythms = _embedded(real_test, embedding)
+    features, rhythms = embedded
     patients = real_test.records["patient"].fillna(real_test.records["id"]).to_numpy()
     first = (
         pd.DataFrame({"patient": patients, "rhythm": rhythms})
@@ -155,11 +145,7 @@ def _known(
         .set_index("patient")
     )
     half = pd.Series(patients).map(first.groupby("rhythm").cumcount() % 2).to_numpy()
-    return (
-        _embedded(real_train, embedding),
-        (features[half == 0], rhythms[half == 0]),
-        (features[half == 1], rhythms[half == 1]),
-    )
+    return (features[half == 0], rhythms[half == 0]), (features[half == 1], rhythms[half == 1])
 
 
 def _parts(one: NearestNeighbours, rhythms: list[str]) -> dict[str, NearestNeighbours]:

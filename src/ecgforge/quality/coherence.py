@@ -24,14 +24,18 @@ def correlations(signals: np.ndarray) -> np.ndarray:
     return (unit @ unit.transpose(0, 2, 1))[:, one, other]
 
 
+def fisher_z(correlations: np.ndarray) -> np.ndarray:
+    """Return Fisher's z of correlations (Metron 1:3, 1921)."""
+    return np.arctanh(np.clip(correlations, -MAX_CORRELATION, MAX_CORRELATION))
+
+
 def error(first: np.ndarray, second: np.ndarray) -> float:
     """Return the absolute difference of the mean `correlations` of two sets, as a mean over pairs
     of leads.
 
-    Correlations are averaged as Fisher's z (Fisher, Metron 1:3, 1921), since many are near 1 and
-    -1.
+    Correlations are averaged as `fisher_z`, since many are near 1 and -1.
     """
-    mean, other = (np.tanh(_fisher(found).mean(axis=0)) for found in (first, second))
+    mean, other = (np.tanh(fisher_z(found).mean(axis=0)) for found in (first, second))
     return float(np.abs(mean - other).mean())
 
 
@@ -40,14 +44,10 @@ def spread(first: np.ndarray, second: np.ndarray) -> float:
     pairs of leads, relative to that of `first`; below 1 if the patients of `second` are too alike.
 
     `w1` also grows with this, but it does not tell a narrower distribution from a shifted one.
-    Fisher's z (see `error`) gives pairs with correlations near 1 the same weight as others.
+    `fisher_z` gives pairs with correlations near 1 the same weight as others.
     """
-    real, other = (_fisher(found).std(axis=0).mean() for found in (first, second))
+    real, other = (fisher_z(found).std(axis=0).mean() for found in (first, second))
     return float(other / real)
-
-
-def _fisher(found: np.ndarray) -> np.ndarray:
-    return np.arctanh(np.clip(found, -MAX_CORRELATION, MAX_CORRELATION))
 
 
 def limb_residuals(records: RecordSet) -> pd.Series:

@@ -8,49 +8,30 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binomtest
 
-Statistic = Callable[[np.ndarray, np.ndarray], float]  # of measurements of two samples
-
 
 def bootstrap(
-    statistic: Statistic,
-    first: np.ndarray,
-    second: np.ndarray,
-    strata: np.ndarray,
-    confidence: float,
-    resamples: int,
-    seed: int,
-    most: float = np.inf,
+    value: float, draws: np.ndarray, confidence: float, most: float = np.inf
 ) -> tuple[float, float]:
-    """Return the bootstrap interval of a distance, with resampling within strata.
+    """Return the bootstrap interval of a distance.
 
     Resampling increases a distance, so the interval uses only the spread of the resampled
     distances. It is centred on the value, and clipped to 0 and `most`.
 
     Args:
-        statistic: the distance.
-        first, second: measurements of equal size; record i of both has the stratum `strata[i]`.
-        strata: sorted, `[records]`.
+        value: the distance.
+        draws: the distances of the resamples, see `resampled`.
         confidence: e.g. 0.95.
-        resamples: number of resamples.
-        seed: of the resamples.
         most: the largest possible distance.
     """
-    rng = np.random.default_rng(seed)
-    _, starts, counts = np.unique(strata, return_index=True, return_counts=True)
-    start, count = np.repeat(starts, counts), np.repeat(counts, counts)
-    redrawn = start + (rng.random((resamples, 2, len(strata))) * count).astype(int)
-    draws = np.array([statistic(first[one], second[other]) for one, other in redrawn])
     if np.isnan(draws).all():
         return np.nan, np.nan
     tail = (1 - confidence) / 2
-    low, high = (
-        np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + statistic(first, second)
-    )
+    low, high = np.nanquantile(draws, [tail, 1 - tail]) - np.nanmean(draws) + value
     return max(0.0, float(low)), min(most, float(high))
 
 
 def percentile(
-    statistic: Callable[..., float],
+    statistic: Callable[..., np.ndarray],
     samples: Sequence[np.ndarray],
     confidence: float,
     resamples: int,
@@ -58,12 +39,20 @@ def percentile(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a statistic; the samples are resampled
     independently.
+
+    Args:
+        statistic: from the resamples of each sample, `[resamples, records]`, to `[resamples]`.
+        samples: `[records]` each.
+        confidence: e.g. 0.95.
+        resamples: number of resamples.
+        seed: of the resamples.
     """
     rng = np.random.default_rng(seed)
-    draws = [
-        statistic(*(rng.choice(sample, len(sample)) for sample in samples))
-        for _ in range(resamples)
-    ]
+    drawn = zip(
+        *([rng.choice(sample, len(sample)) for sample in samples] for _ in range(resamples)),
+        strict=True,
+    )
+    draws = statistic(*map(np.stack, drawn))
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import cdist
+
+from ecgforge.quality import distances
 
 # maximum; at most one record in `PART`, since balls of few records would contain all of them
 NEIGHBOURS = 5
@@ -55,14 +56,24 @@ def _balls(
     for stratum in np.unique(strata):
         own = strata == stratum
         neighbours = max(1, min(NEIGHBOURS, int(own.sum()) // PART))
-        between = cdist(real[own], synthetic[own])
-        inside_real = between <= _radii(real[own], neighbours)[:, None]
-        inside_synthetic = between <= _radii(synthetic[own], neighbours)[None]
-        precise[own], recalled[own] = inside_real.any(axis=0), inside_synthetic.any(axis=1)
-        dense[own], covered[own] = inside_real.sum(axis=0) / neighbours, inside_real.any(axis=1)
+        balls, recalled[own], covered[own] = _counts(real[own], synthetic[own], neighbours)
+        precise[own], dense[own] = balls > 0, balls / neighbours
     return precise, recalled, dense, covered
 
 
-def _radii(records: np.ndarray, neighbours: int) -> np.ndarray:
-    """Return the distance of each record to its k-th neighbour, without itself."""
-    return np.partition(cdist(records, records), neighbours, axis=1)[:, neighbours]
+def _counts(
+    real: np.ndarray, synthetic: np.ndarray, neighbours: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the number of real balls around each synthetic record, and whether each real record is
+    in a synthetic ball, and has a synthetic record in its ball.
+    """
+    radii = distances.to_neighbour(real, neighbours)[:, None]
+    other_radii = distances.to_neighbour(synthetic, neighbours)[None]
+    balls, recalled, covered = np.zeros((3, len(real)))
+    for part, squares, error in distances.squared(real, synthetic):
+        pair = real[part], synthetic, squares
+        inside_real = distances.within(*pair, radii[part], error)
+        balls += inside_real.sum(axis=0)
+        covered[part] = inside_real.any(axis=1)
+        recalled[part] = distances.within(*pair, other_radii, error).any(axis=1)
+    return balls, recalled, covered

@@ -4,17 +4,17 @@ held-out records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.distance import cdist
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
+
+from ecgforge.quality.distances import nearest
 
 NEAR_QUANTILE = 0.01  # quantile of held-out records that defines a near record
 # features `[records, features]`, which do not depend on the positions of beats; rhythms `[records]`
 Embedded = tuple[np.ndarray, np.ndarray]
-PART = 256  # records whose distances are in memory; all distances of 40,000 records take 13 GB
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,34 @@ class NearestNeighbours:
     @classmethod
     def measure(cls, judged: Embedded, training: Embedded, held_out: Embedded) -> NearestNeighbours:
         """Compare all records of `judged` with all training and held-out records."""
-        (records, rhythms), (known, known_rhythms), (others, other_rhythms) = (
-            judged,
-            training,
-            held_out,
-        )
-        query, places, members = _between(records, known)
-        holdout, _, _ = _between(others, known)
-        return cls(
-            nearness(query, rhythms, holdout, other_rhythms),
-            rhythms,
-            authentic(query, places, known),
-            nearness(holdout, other_rhythms, holdout, other_rhythms),
-            other_rhythms,
-            members,
-            known_rhythms,
-            _between(others, records)[0],
-        )
+        return cls.measure_all([judged], training, held_out)[0]
+
+    @classmethod
+    def measure_all(
+        cls, sets: Sequence[Embedded], training: Embedded, held_out: Embedded
+    ) -> list[NearestNeighbours]:
+        """Return `measure` of each set. The distances of held-out to training records are computed
+        once.
+        """
+        (known, known_rhythms), (others, other_rhythms) = training, held_out
+        holdout, _, _ = nearest(others, known)
+        usual = nearness(holdout, other_rhythms, holdout, other_rhythms)
+        found = []
+        for records, rhythms in sets:
+            query, places, members = nearest(records, known)
+            found.append(
+                cls(
+                    nearness(query, rhythms, holdout, other_rhythms),
+                    rhythms,
+                    authentic(query, places, known),
+                    usual,
+                    other_rhythms,
+                    members,
+                    known_rhythms,
+                    nearest(others, records)[0],
+                )
+            )
+        return found
 
     def of(self, rhythm: str) -> NearestNeighbours:
         """Return the part of one rhythm; the nearest neighbours stay the same."""
@@ -99,7 +110,7 @@ class NearestNeighbours:
             `membership_auc`: see `membership_auc`.
         """
         return {
-            "dcr_ratio": ratio(self.query, self.holdout),
+            "dcr_ratio": float(ratio(self.query, self.holdout)),
             "copied_share": float(np.mean(self.query < threshold)),
             "authenticity": float(self.authentic.mean()),
             "membership_auc": membership_auc(self.members, self.outsiders),
@@ -136,9 +147,9 @@ def nearness(
     return distances / np.array([usual.get(rhythm, np.median(holdout)) for rhythm in rhythms])
 
 
-def ratio(query: np.ndarray, holdout: np.ndarray) -> float:
-    """Return the median of distances divided by that of held-out records."""
-    return float(np.median(query) / np.median(holdout))
+def ratio(query: np.ndarray, holdout: np.ndarray) -> np.ndarray:
+    """Return the median of distances divided by that of held-out records, over the last axis."""
+    return np.asarray(np.median(query, axis=-1) / np.median(holdout, axis=-1))
 
 
 def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -> np.ndarray:
@@ -155,13 +166,7 @@ def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -
         training: embedded training records, `[records, features]`, two or more.
     """
     copied, place = np.unique(places, return_inverse=True)
-    # A record's smallest distance is the one to itself. The copy releases all other distances.
-    other = np.concatenate(
-        [
-            np.partition(part, 1, axis=1)[:, 1].copy()
-            for part in _distances(training[copied], training)
-        ]
-    )
+    other, _, _ = nearest(training[copied], training, own=copied)
     return distances > other[place]
 
 
@@ -177,23 +182,7 @@ def membership_auc(members: np.ndarray, outsiders: np.ndarray) -> float:
         members, outsiders: distances of training records, and of held-out records of other
             patients, to their nearest synthetic record, `[any number]`.
     """
-    trained = np.repeat([1, 0], [len(members), len(outsiders)])
-    return float(roc_auc_score(trained, -np.concatenate([members, outsiders])))
-
-
-def _between(records: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each record's distance to its nearest other, the index of this other, and each other's
-    distance to its nearest record.
-    """
-    nearest, places, back = [], [], np.full(len(others), np.inf)
-    for part in _distances(records, others):
-        nearest.append(part.min(axis=1))
-        places.append(part.argmin(axis=1))
-        back = np.minimum(back, part.min(axis=0))
-    return np.concatenate(nearest), np.concatenate(places), back
-
-
-def _distances(records: np.ndarray, others: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the distances of each part of the records to all `others`, `[PART, others]`."""
-    for start in range(0, len(records), PART):
-        yield cdist(records[start : start + PART], others)
+    count, others = len(members), len(outsiders)
+    ranks = rankdata(-np.concatenate([members, outsiders]))
+    # the statistic of Mann & Whitney
+    return float((ranks[:count].sum() - count * (count + 1) / 2) / (count * others))

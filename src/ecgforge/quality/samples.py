@@ -5,19 +5,27 @@ each record.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, physiology, spectrum, waves
 from ecgforge.quality.flags import ALL
+from ecgforge.quality.memorisation import Embedded
+from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 
 FEWEST = 5  # records of a rhythm in each sample; rhythms with fewer are left out
+PART = 256  # records read at a time
+# principal components for the Fréchet distance; with too many for the number of records, noise
+# dominates
+COMPONENTS = 32
 
 Embed = Callable[[np.ndarray], np.ndarray]  # signals to `[records, features]`
 
@@ -49,9 +57,25 @@ class Sample:
         for rhythm in pd.unique(self.rhythms):
             chosen = self.rhythms == rhythm
             parts: dict[str, Any] = {
-                name: None if part is None else part[chosen] for name, part in vars(self).items()
+                field.name: None if part is None else part[chosen]
+                for field in fields(self)
+                for part in [getattr(self, field.name)]
             }
             yield rhythm, Sample(**parts)
+
+    @property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """The embedded records, by the name of the Fréchet distance."""
+        named = {"frechet": self.features, "frechet_classifier": self.judged}
+        return {name: features for name, features in named.items() if features is not None}
+
+    @cached_property
+    def axes(self) -> dict[str, PCA]:
+        """The first principal components of `embeddings`."""
+        return {
+            name: PCA(min(COMPONENTS, *features.shape), svd_solver="full").fit(features)
+            for name, features in self.embeddings.items()
+        }
 
 
 class Samples:
@@ -63,6 +87,7 @@ class Samples:
     Attributes:
         reference: held-out real records, with training records if there are too few.
         embedding: the embedding, fitted to the reference.
+        test, train, made: all held-out, training and synthetic records, embedded.
     """
 
     def __init__(
@@ -102,12 +127,16 @@ class Samples:
         )
         signals = _load(self._real, first)
         self.embedding = distribution.Embedding.fit(signals, settings.seed)
-        self.reference = self._measured(first, signals, signals)
+        self.test, self.train, self.made = (
+            _embedded(records, self.embedding) for records in (real_test, real_train, synthetic)
+        )
+        self.reference = self._measured(first, signals, signals, self._features(first))
 
     def synthetic(self) -> Sample:
         """Return the sample of synthetic records."""
         signals = _load([self._synthetic], self._made)
-        return self._measured(self._made, signals, signals)
+        features = self.made[0][self._made["row"].to_numpy()]
+        return self._measured(self._made, signals, signals, features)
 
     def bounds(self) -> tuple[Sample, Sample]:
         """Return the samples of the real-vs-real baseline and of the negative control.
@@ -121,26 +150,38 @@ class Samples:
         noise = signals.std(axis=-1, keepdims=True) * self._rng.standard_normal(
             signals.shape, dtype=np.float32
         )
-        return self._measured(self._last, signals, signals), self._measured(
-            self._last, beatless, noise
+        return (
+            self._measured(self._last, signals, signals, self._features(self._last)),
+            self._measured(self._last, beatless, noise, self.embedding(beatless)),
         )
 
+    def _features(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the features of the real records of `table`, in its order."""
+        both, rows = np.concatenate([self.test[0], self.train[0]]), table["row"].to_numpy()
+        return both[rows + len(self.test[0]) * table["set"].to_numpy()]
+
     def _measured(
-        self, table: pd.DataFrame, signals: np.ndarray, for_spectra: np.ndarray
+        self,
+        table: pd.DataFrame,
+        signals: np.ndarray,
+        for_spectra: np.ndarray,
+        features: np.ndarray,
     ) -> Sample:
         about = self._synthetic.about
+        places = beats.detect(signals, about.sampling_rate)
+        spectra, powers = spectrum.measure(for_spectra, about.sampling_rate)
         measures = [
-            physiology.measure(signals, about.sampling_rate),
-            waves.measure(signals, about.sampling_rate, about.units),
-            spectrum.band_power(for_spectra, about.sampling_rate),
+            physiology.of_peaks(places, about.sampling_rate),
+            waves.measure(signals, about.sampling_rate, about.units, places),
+            powers,
         ]
         return Sample(
             table["patient"].to_numpy(),
             table["rhythm"].to_numpy(),
             pd.concat([part.reset_index(drop=True) for part in measures], axis=1),
-            self.embedding(signals),
+            features,
             self._classifier(signals) if self._classifier else None,
-            spectrum.log_psd(for_spectra, about.sampling_rate),
+            spectra,
             coherence.correlations(for_spectra),
         )
 
@@ -190,3 +231,12 @@ def _load(sets: list[RecordSet], table: pd.DataFrame) -> np.ndarray:
         chosen = (table["set"] == number).to_numpy()
         signals[chosen] = records.signals(table["row"].to_numpy()[chosen])
     return signals
+
+
+def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded:
+    """Embed all records, in parts; return features and rhythms."""
+    starts = range(0, len(records), PART)
+    features = np.concatenate(
+        [embedding(records.signals(slice(start, start + PART))) for start in starts]
+    )
+    return features, records.records["rhythm"].to_numpy()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from sklearn import config_context
-from sklearn.decomposition import PCA
 
 from ecgforge.params import Quality
 from ecgforge.quality import (
@@ -15,6 +15,7 @@ from ecgforge.quality import (
     intervals,
     manifold,
     physiology,
+    resampled,
     spectrum,
     two_sample,
     waves,
@@ -23,9 +24,6 @@ from ecgforge.quality.samples import Sample
 
 CONFIDENCE = 0.95
 RESAMPLES = 200  # bootstrap resamples of a distance; enough for its spread
-# principal components for the Fréchet distance; with too many for the number of records, noise
-# dominates
-COMPONENTS = 32
 MEASURES = (
     "heart_rate",
     "rr_cv",
@@ -43,12 +41,29 @@ MEASURES = (
 SHARES = ("precision", "recall", "coverage")  # of the records of a sample
 
 
+@dataclass(frozen=True)
+class Distance:
+    """A distance of the measurements of two samples.
+
+    Attributes:
+        name: name of the score.
+        plain: the distance of two samples.
+        drawn: the distances of bootstrap resamples, see `resampled`.
+        real, other: measurements of both samples.
+        most: the largest possible distance.
+    """
+
+    name: str
+    plain: Callable[[np.ndarray, np.ndarray], float]
+    drawn: resampled.Distance
+    real: np.ndarray
+    other: np.ndarray
+    most: float = np.inf
+
+
 def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, float]:
     """Return the scores by name; a distance is NaN if a sample has no measurements."""
-    values = {
-        name: statistic(real, other)
-        for name, statistic, real, other in _distances(reference, judged)
-    }
+    values = {one.name: one.plain(one.real, one.other) for one in _distances(reference, judged)}
     values["undetected_share"] = float(physiology.undetected(judged.measures).mean())
     values["failed_share"] = float(judged.measures["failed"].mean())
     values["qrs_constancy"] = float(judged.measures["qrs_constancy"].median())
@@ -74,62 +89,42 @@ def limits(
         seed: of the resamples.
     """
     strata, count = reference.rhythms, len(judged.rhythms)
-    # these checks take most of the time of a small Fréchet distance
-    with config_context(assume_finite=True, skip_parameter_validation=True):
-        found = {
-            name: intervals.bootstrap(
-                statistic,
-                real,
-                other,
-                strata,
-                CONFIDENCE,
-                RESAMPLES,
-                seed,
-                1.0 if statistic is waves.ks else np.inf,
-            )
-            for name, statistic, real, other in _distances(reference, judged)
-        }
+    weights = resampled.draw(strata, RESAMPLES, seed)
+    found = {
+        one.name: intervals.bootstrap(
+            values[one.name], one.drawn(one.real, one.other, *weights), CONFIDENCE, one.most
+        )
+        for one in _distances(reference, judged)
+    }
     for metric in ("undetected_share", "failed_share", *SHARES):
         found[metric] = intervals.wilson(values[metric], count, CONFIDENCE)
     steady = judged.measures["qrs_constancy"].dropna().to_numpy()
     if len(steady):
         found["qrs_constancy"] = intervals.percentile(
-            np.median, [steady], CONFIDENCE, RESAMPLES, seed
+            partial(np.median, axis=-1), [steady], CONFIDENCE, RESAMPLES, seed
         )
     densities = manifold.densities(reference.features, judged.features, strata)
     found["density"] = intervals.percentile(
-        lambda sample: float(sample.mean()), [densities], CONFIDENCE, RESAMPLES, seed
+        lambda drawn: drawn.mean(axis=-1), [densities], CONFIDENCE, RESAMPLES, seed
     )
     found["c2st_accuracy"] = intervals.wilson(values["c2st_accuracy"], 2 * count, CONFIDENCE)
     return found
 
 
-def _distances(
-    reference: Sample, judged: Sample
-) -> Iterator[tuple[str, intervals.Statistic, np.ndarray, np.ndarray]]:
-    """Yield all distances: name, statistic, and the measurements of both samples."""
+def _distances(reference: Sample, judged: Sample) -> Iterator[Distance]:
+    """Yield all distances."""
     for measure in (*MEASURES, *spectrum.POWERS):
         pair = reference.measures[measure].to_numpy(), judged.measures[measure].to_numpy()
-        yield f"{measure}_w1", physiology.wasserstein, *pair
+        yield Distance(f"{measure}_w1", physiology.wasserstein, resampled.w1, *pair)
         if measure in MEASURES:
-            yield f"{measure}_ks", waves.ks, *pair
-    yield "psd_db", spectrum.distance, reference.spectra, judged.spectra
-    yield "correlation_error", coherence.error, reference.correlations, judged.correlations
-    yield "correlation_w1", coherence.w1, reference.correlations, judged.correlations
-    yield "correlation_spread", coherence.spread, reference.correlations, judged.correlations
-    for name, (real, other) in _embeddings(reference, judged).items():
-        yield name, distribution.frechet, real, other
-
-
-def _embeddings(reference: Sample, judged: Sample) -> dict[str, list[np.ndarray]]:
-    """Return both samples in the first principal components of the reference's embeddings, by the
-    name of the Fréchet distance.
-    """
-    pairs = {"frechet": (reference.features, judged.features)}
-    if reference.judged is not None and judged.judged is not None:
-        pairs["frechet_classifier"] = (reference.judged, judged.judged)
-    axes = {
-        name: PCA(min(COMPONENTS, *real.shape), svd_solver="full").fit(real)
-        for name, (real, _) in pairs.items()
-    }
-    return {name: [axes[name].transform(one) for one in pair] for name, pair in pairs.items()}
+            yield Distance(f"{measure}_ks", waves.ks, resampled.ks, *pair, most=1.0)
+    spectra = reference.spectra, judged.spectra
+    yield Distance("psd_db", spectrum.distance, resampled.psd, *spectra)
+    leads = reference.correlations, judged.correlations
+    yield Distance("correlation_error", coherence.error, resampled.correlation_error, *leads)
+    yield Distance("correlation_w1", coherence.w1, resampled.correlation_w1, *leads)
+    yield Distance("correlation_spread", coherence.spread, resampled.correlation_spread, *leads)
+    # in the first principal components of the reference
+    for name, axes in reference.axes.items():
+        real, other = (axes.transform(one.embeddings[name]) for one in (reference, judged))
+        yield Distance(name, distribution.frechet, resampled.frechet, real, other)

@@ -13,6 +13,12 @@ EDGES = (5.0, 15.0)  # Hz: mostly P and T below, mostly QRS between, its notches
 POWERS = ("power_0_5", "power_5_15", "power_15_40")
 
 
+def measure(signals: np.ndarray, sampling_rate: float) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return `log_psd` and `band_power`, with one estimate of the density."""
+    frequencies, density = _welch(signals, sampling_rate)
+    return _log(density, sampling_rate), _shares(frequencies, density)
+
+
 def log_psd(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     """Return log10 of the power spectral density in `BAND`, `[records, leads, frequencies]`, of
     `[records, leads, samples]`.
@@ -21,7 +27,10 @@ def log_psd(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     that overlap by half, in squared units of the record per Hz. Its minimum is the density of white
     noise of `QUIET`, since a lead without a signal would have minus infinity.
     """
-    _, density = _welch(signals, sampling_rate)
+    return _log(_welch(signals, sampling_rate)[1], sampling_rate)
+
+
+def _log(density: np.ndarray, sampling_rate: float) -> np.ndarray:
     return np.log10(np.maximum(density, QUIET**2 / (sampling_rate / 2)))
 
 
@@ -47,7 +56,10 @@ def band_power(signals: np.ndarray, sampling_rate: float) -> pd.DataFrame:
         signals: `[records, leads, samples]`.
         sampling_rate: Hz.
     """
-    frequencies, density = _welch(signals, sampling_rate)
+    return _shares(*_welch(signals, sampling_rate))
+
+
+def _shares(frequencies: np.ndarray, density: np.ndarray) -> pd.DataFrame:
     power = density.sum(axis=-1, keepdims=True)
     live = np.count_nonzero(power, axis=1)
     spectrum = (density / np.where(power > 0, power, 1)).sum(axis=1) / np.where(
