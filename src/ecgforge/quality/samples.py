@@ -157,8 +157,10 @@ class Samples:
 
     def _features(self, table: pd.DataFrame) -> np.ndarray:
         """Return the features of the real records of `table`, in its order."""
-        both, rows = np.concatenate([self.test[0], self.train[0]]), table["row"].to_numpy()
-        return both[rows + len(self.test[0]) * table["set"].to_numpy()]
+        sets = self.test[0], self.train[0]
+        return np.stack(
+            [sets[number][row] for number, row in zip(table["set"], table["row"], strict=True)]
+        )
 
     def _measured(
         self,

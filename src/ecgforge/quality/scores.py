@@ -63,7 +63,7 @@ class Distance:
 
 def compare(reference: Sample, judged: Sample, settings: Quality) -> dict[str, float]:
     """Return the scores by name; a distance is NaN if a sample has no measurements."""
-    values = {one.name: one.plain(one.real, one.other) for one in _distances(reference, judged)}
+    values = {one.name: one.plain(one.real, one.other) for one in all_distances(reference, judged)}
     values["undetected_share"] = float(physiology.undetected(judged.measures).mean())
     values["failed_share"] = float(judged.measures["failed"].mean())
     values["qrs_constancy"] = float(judged.measures["qrs_constancy"].median())
@@ -94,7 +94,7 @@ def limits(
         one.name: intervals.bootstrap(
             values[one.name], one.drawn(one.real, one.other, *weights), CONFIDENCE, one.most
         )
-        for one in _distances(reference, judged)
+        for one in all_distances(reference, judged)
     }
     for metric in ("undetected_share", "failed_share", *SHARES):
         found[metric] = intervals.wilson(values[metric], count, CONFIDENCE)
@@ -111,7 +111,7 @@ def limits(
     return found
 
 
-def _distances(reference: Sample, judged: Sample) -> Iterator[Distance]:
+def all_distances(reference: Sample, judged: Sample) -> Iterator[Distance]:
     """Yield all distances."""
     for measure in (*MEASURES, *spectrum.POWERS):
         pair = reference.measures[measure].to_numpy(), judged.measures[measure].to_numpy()
