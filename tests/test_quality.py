@@ -28,8 +28,10 @@ from ecgforge.quality import (
     memorisation,
     physiology,
     resampled,
+    samples,
     two_sample,
     views,
+    waves,
 )
 from ecgforge.quality.assess import assess, overall
 from ecgforge.quality.flags import beyond_baseline, flags
@@ -894,6 +896,18 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecordSet, RecordSet
 
 def scores_of(table: pd.DataFrame, column: str, rhythm: str = "all") -> dict[str, float]:
     return table[table["rhythm"] == rhythm].set_index("metric")[column].to_dict()
+
+
+def test_parts_change_no_measurement(
+    real: tuple[RecordSet, RecordSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Samples(*real, real[0], SHORT).reference
+    monkeypatch.setattr(samples, "PART", 7)
+    monkeypatch.setattr(waves, "PART", 3)
+    parts = Samples(*real, real[0], SHORT).reference
+    pd.testing.assert_frame_equal(parts.measures, whole.measures)
+    for name in ("features", "spectra", "correlations", "rhythms", "patients"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 
 FEWEST = 5  # records of a rhythm in each sample; rhythms with fewer are left out
-PART = 256  # records read at a time
+PART = 64  # records read and measured at a time; the spectra of more leave the cache
 # principal components for the Fréchet distance; with too many for the number of records, noise
 # dominates
 COMPONENTS = 32
@@ -169,6 +169,25 @@ class Samples:
         for_spectra: np.ndarray,
         features: np.ndarray,
     ) -> Sample:
+        starts = range(0, len(signals), PART)
+        parts = [slice(start, start + PART) for start in starts]
+        measures, spectra, correlations = zip(
+            *(self._measures(signals[part], for_spectra[part]) for part in parts), strict=True
+        )
+        return Sample(
+            table["patient"].to_numpy(),
+            table["rhythm"].to_numpy(),
+            pd.concat(measures, ignore_index=True),
+            features,
+            self._classifier(signals) if self._classifier else None,
+            np.concatenate(spectra),
+            np.concatenate(correlations),
+        )
+
+    def _measures(
+        self, signals: np.ndarray, for_spectra: np.ndarray
+    ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+        """Return the measures, spectra and correlations of records; see `Sample`."""
         about = self._synthetic.about
         places = beats.detect(signals, about.sampling_rate)
         spectra, powers = spectrum.measure(for_spectra, about.sampling_rate)
@@ -177,15 +196,7 @@ class Samples:
             waves.measure(signals, about.sampling_rate, about.units, places),
             powers,
         ]
-        return Sample(
-            table["patient"].to_numpy(),
-            table["rhythm"].to_numpy(),
-            pd.concat([part.reset_index(drop=True) for part in measures], axis=1),
-            features,
-            self._classifier(signals) if self._classifier else None,
-            spectra,
-            coherence.correlations(for_spectra),
-        )
+        return pd.concat(measures, axis=1), spectra, coherence.correlations(for_spectra)
 
 
 def _check_comparable(real_train: RecordSet, real_test: RecordSet, synthetic: RecordSet) -> None:

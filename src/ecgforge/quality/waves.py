@@ -186,21 +186,22 @@ def _record(
         "p_share": _steady(p_peaks),
         "qrs_constancy": constancy(np.moveaxis((qrs_part / scale[..., None])[:, _NEAR], -1, 0)),
     }
-    if not np.isnan(t_ends).all():
-        qt = 1000 * (np.nanmedian(t_ends) - onset - _QRS_PART.start) / RATE
+    ended = ~np.isnan(t_ends)
+    if ended.any():
+        qt = 1000 * (_median(t_ends[ended]) - onset - _QRS_PART.start) / RATE
+        t_peak = round(float(_median(t_peaks[ended])))
         found |= {
             "qt": qt,
             "qtc": qt / np.cbrt(interval),
-            "t_amplitude": np.median(two[:, round(np.nanmedian(t_peaks))]) - level[_TWO, 0],
+            "t_amplitude": _median(two[:, t_peak]) - level[_TWO, 0],
         }
     return found
 
 
-def _median(beats_last: np.ndarray) -> np.ndarray:
+def _median(values: np.ndarray) -> np.ndarray:
     """Return the median over the last axis. A sort of few values is faster than `numpy.median`."""
-    ordered = np.sort(beats_last, axis=-1)
-    count = ordered.shape[-1]
-    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+    ordered, count = np.sort(values, axis=-1), values.shape[-1]
+    return np.asarray((ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2)
 
 
 def _places(peaks: np.ndarray, samples: int) -> np.ndarray:
@@ -327,8 +328,7 @@ def _steady(p_peaks: np.ndarray) -> float:
     """Return the share of beats with a P wave at the median position. Nearly every beat has a
     maximum before Q; in fibrillation, the positions vary.
     """
-    return (
-        float(np.mean(np.abs(p_peaks - np.nanmedian(p_peaks)) <= P_SPREAD * RATE))
-        if not np.isnan(p_peaks).all()
-        else 0.0
-    )
+    found = p_peaks[~np.isnan(p_peaks)]
+    if not len(found):
+        return 0.0
+    return float(np.mean(np.abs(p_peaks - _median(found)) <= P_SPREAD * RATE))
