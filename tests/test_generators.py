@@ -37,6 +37,7 @@ NETWORKS = {
         "patch": 8,
         "label_dropout": 0.1,
         "timestep_shift": 3.0,
+        "global_features": True,
     },
     "time_diffusion": {
         "channels": [16, 24],
@@ -45,6 +46,8 @@ NETWORKS = {
         "patch": 8,
         "label_dropout": 0.1,
         "timestep_shift": 3.0,
+        "self_conditioning": True,
+        "global_features": True,
     },
     "time_vqvae": {
         "fft": 8,
@@ -465,6 +468,73 @@ def _rate(peaks: np.ndarray) -> float:
 
 
 # Diffusion
+
+
+@pytest.mark.parametrize("name", ["diffwave", "time_diffusion", "beat_diffusion"])
+def test_with_self_conditioning_each_step_sees_the_prediction_before(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = NETWORKS[name] | {"self_conditioning": True}
+    generator = registry.create(name, SHAPE, tree, SCALE, 0).eval()
+    seen: list[torch.Tensor] = []
+    made: list[torch.Tensor] = []
+
+    def predicted(inputs: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        seen.append(inputs[:, -SHAPE.leads :])
+        made.append(torch.full_like(seen[-1], float(len(seen))))
+        return made[-1]
+
+    monkeypatch.setattr(generator.denoiser, "forward", predicted)
+    sampling = generator_class(name).Sampling(**SAMPLINGS[name] | {"guidance": 1.0})
+    generator.sample(torch.tensor([0, 1]), torch.tensor([1, 2]), sampling)
+    assert len(seen) == sampling.steps
+    assert not seen[0].any()
+    for one, before in zip(seen[1:], made, strict=False):
+        torch.testing.assert_close(one, before)
+
+
+def test_half_of_the_training_records_are_shown_a_prediction_and_all_in_an_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = registry.create("time_diffusion", SHAPE, NETWORKS["time_diffusion"], SCALE, 0)
+    calls: list[torch.Tensor] = []
+
+    def predicted(inputs: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        calls.append(inputs[:, -SHAPE.leads :])
+        return torch.ones_like(calls[-1]).requires_grad_()
+
+    monkeypatch.setattr(generator.denoiser, "forward", predicted)
+    signals, labels = records(200)
+    for training, least, most in ((True, 70, 130), (False, 200, 200)):
+        calls.clear()
+        generator.train(training)
+        generator.loss(signals, labels, "denoiser", torch.Generator().manual_seed(0))
+        first, second = calls
+        shown = second.flatten(1).any(dim=1)
+        assert not first.any(), "the first prediction sees none"
+        assert least <= int(shown.sum()) <= most
+        assert len(first) == int(shown.sum())
+        assert (second[shown] == 1).all()
+
+
+@pytest.mark.parametrize("global_features", [True, False])
+def test_global_features_carry_the_end_of_a_record_to_its_start(global_features: bool) -> None:
+    """A network of four layers of DiffWave sees only what is near."""
+    tree = NETWORKS["diffwave"] | {"global_features": global_features}
+    shape = base.Shape(leads=8, samples=4000, rhythms=3, sampling_rate=50)
+    denoiser = registry.create("diffwave", shape, tree, SCALE, 0).denoiser
+    torch.manual_seed(0)
+    for layer in denoiser.modules():  # those that begin at zero pass nothing on
+        if isinstance(layer, torch.nn.Linear | torch.nn.ConvTranspose1d):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+    noisy = torch.randn(1, 8, 4000)
+    other = noisy.clone()
+    other[..., -400:] *= 3
+    with torch.no_grad():
+        one, changed = (
+            denoiser(signals, torch.tensor([0.5]), torch.tensor([1])) for signals in (noisy, other)
+        )
+    assert torch.equal(one[..., :400], changed[..., :400]) != global_features
 
 
 def test_the_schedule_runs_from_the_record_to_pure_noise() -> None:

@@ -77,7 +77,9 @@ class TypicalBeats(Diffusion):
     """
 
     def build(self) -> nn.Module:
-        return UNet(self.shape.leads, self.shape.rhythms, self.network, context=1)
+        return UNet(
+            self.shape.leads, self.shape.rhythms, self.network, context=1 + self.estimate_channels
+        )
 
 
 class BeatDiffusion(Diffusion):
@@ -106,7 +108,8 @@ class BeatDiffusion(Diffusion):
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def build(self) -> nn.Module:
-        return UNet(self.shape.leads, self.shape.rhythms, self.network, context=self._channels)
+        context = self._channels + self.estimate_channels
+        return UNet(self.shape.leads, self.shape.rhythms, self.network, context=context)
 
     @property
     def _channels(self) -> int:
@@ -218,7 +221,8 @@ class BeatDiffusion(Diffusion):
         )
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        records = torch.zeros(2, self.shape.leads + self._channels, self.shape.samples)
+        channels = self.shape.leads + self._channels + self.estimate_channels
+        records = torch.zeros(2, channels, self.shape.samples)
         return self.denoiser, (
             records,
             torch.tensor([0.0, 1.0]),

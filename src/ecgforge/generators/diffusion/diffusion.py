@@ -36,6 +36,9 @@ MAX_WEIGHT = (
 )
 
 
+ESTIMATED = 0.5  # share of training records that are shown a prediction, as in Chen et al.
+
+
 class DiffusionSampling(StrictConfig):
     """Sampling parameters of diffusion generators.
 
@@ -59,10 +62,13 @@ class DiffusionNetwork(StrictConfig):
         label_dropout: share of training records whose rhythm is hidden.
         timestep_shift: moves the schedule towards noise, since long signals show their beats even
             at high noise. 1 is the plain cosine schedule.
+        self_conditioning: whether the network also sees its last prediction of the record (Chen,
+            Zhang & Hinton 2023, "Analog Bits", arXiv 2208.04202). It then keeps to one patient.
     """
 
     label_dropout: Share = 0.1
     timestep_shift: Annotated[float, Field(gt=0, le=10)] = 3.0
+    self_conditioning: bool = False
 
 
 class Diffusion(Generator):
@@ -79,8 +85,14 @@ class Diffusion(Generator):
     def build(self) -> nn.Module:
         """Return the network: (x_t `[batch, leads, samples]`, t `[batch]`, labels `[batch]`) ->
         x_0, of the shape of x_t. The label `shape.rhythms` is a hidden rhythm. The channels of a
-        context, if any, follow the leads of x_t.
+        context, if any, follow the leads of x_t, and then those of the last prediction, see
+        `estimate_channels`.
         """
+
+    @property
+    def estimate_channels(self) -> int:
+        """Channels of the network's last prediction; 0 without self-conditioning."""
+        return self.shape.leads if self.network.self_conditioning else 0
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
         return list(self.denoiser.parameters())
@@ -106,13 +118,27 @@ class Diffusion(Generator):
             labels = labels.masked_fill(hidden, self.shape.rhythms)
         clean = signals / self.scale
         alpha, sigma = self.process(times[:, None, None])
-        error = (
-            self.denoiser(
-                concat_context(alpha * clean + sigma * white, context), times, labels
-            ).float()
-            - clean
-        ).square()
+        inputs = concat_channels(alpha * clean + sigma * white, context)
+        if self.network.self_conditioning:
+            inputs = self._with_estimate(inputs, times, labels, noise)
+        error = (self.denoiser(inputs, times, labels).float() - clean).square()
         return {"loss": (error * sigma.pow(-2).clamp(max=MAX_WEIGHT)).mean(), "clean": error.mean()}
+
+    def _with_estimate(
+        self, inputs: Tensor, times: Tensor, labels: Tensor, noise: torch.Generator
+    ) -> Tensor:
+        """Append the network's own prediction of the record; zeros for half of the training
+        records, as in the first step of sampling.
+        """
+        blank = inputs.new_zeros(len(inputs), self.shape.leads, inputs.shape[-1])
+        drawn = (torch.rand(len(inputs), generator=noise) < ESTIMATED).to(inputs.device)
+        chosen = drawn if self.training else torch.ones_like(drawn)
+        estimate = blank.clone()
+        if chosen.any():
+            with torch.no_grad():
+                first = torch.cat([inputs, blank], dim=1)[chosen]
+                estimate[chosen] = self.denoiser(first, times[chosen], labels[chosen]).float()
+        return torch.cat([inputs, estimate], dim=1)
 
     def process(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factors alpha of the signal and sigma of the noise, each of the shape of
@@ -161,12 +187,14 @@ class Diffusion(Generator):
             context: additional channels of the network's input.
         """
         current = next(noise)
+        estimate = torch.zeros_like(current) if self.network.self_conditioning else None
         times = torch.linspace(1, 0, sampling.steps + 1, device=current.device)
         for now, then in pairwise(times):
             (alpha, sigma), (next_alpha, next_sigma) = self.process(now), self.process(then)
-            clean = self.predict(
-                concat_context(current, context), now.expand(len(labels)), labels, sampling.guidance
-            )
+            inputs = concat_channels(current, context, estimate)
+            clean = self.predict(inputs, now.expand(len(labels)), labels, sampling.guidance)
+            if estimate is not None:
+                estimate = clean
             added = sampling.eta * next_sigma / sigma * (1 - (alpha / next_alpha) ** 2).sqrt()
             kept = (next_sigma**2 - added**2).sqrt()
             current = next_alpha * clean + kept * (current - alpha * clean) / sigma
@@ -190,7 +218,8 @@ class Diffusion(Generator):
         return unconditional + guidance * (conditional - unconditional)
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        records = torch.zeros(2, self.shape.leads, self.shape.samples)
+        channels = self.shape.leads + self.estimate_channels
+        records = torch.zeros(2, channels, self.shape.samples)
         return self.denoiser, (
             records,
             torch.tensor([0.0, 1.0]),
@@ -198,9 +227,9 @@ class Diffusion(Generator):
         )
 
 
-def concat_context(noisy: Tensor, context: Tensor | None) -> Tensor:
-    """Append the channels of the context, if any, to noisy records `[batch, leads, samples]`."""
-    return noisy if context is None else torch.cat([noisy, context], dim=1)
+def concat_channels(noisy: Tensor, *others: Tensor | None) -> Tensor:
+    """Append channels, if any, to noisy records `[batch, leads, samples]`."""
+    return torch.cat([noisy, *(one for one in others if one is not None)], dim=1)
 
 
 def step_embedding(times: Tensor, size: int) -> Tensor:

@@ -28,6 +28,9 @@ class UNetNetwork(DiffusionNetwork):
         attention_levels: number of the coarsest levels with attention; the middle always has it.
         heads: attention heads.
         patch: samples of a position.
+        global_features: whether each block sees the means of its features over the whole record,
+            as in squeeze-and-excitation (Hu et al. 2018). They carry what all beats of a patient
+            have in common.
     """
 
     channels: Annotated[
@@ -36,6 +39,7 @@ class UNetNetwork(DiffusionNetwork):
     attention_levels: Annotated[int, Field(ge=0)]
     heads: Positive
     patch: Positive
+    global_features: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -48,10 +52,10 @@ class UNetNetwork(DiffusionNetwork):
 
 class ResidualBlock(nn.Module):
     """Two convolutions with a skip; time and rhythm scale and shift the hidden channels (FiLM;
-    Nichol & Dhariwal 2021, sec. 3.1).
+    Nichol & Dhariwal 2021, sec. 3.1), and so do the means of the features, if they are used.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, global_features: bool) -> None:
         super().__init__()
         self.first = nn.Sequential(
             nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv1d(inputs, outputs, 3, padding=1)
@@ -61,10 +65,17 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv1d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.second.weight)
+        self.pooled = nn.Linear(outputs, 2 * outputs) if global_features else None
+        if self.pooled is not None:
+            nn.init.zeros_(self.pooled.weight)
+            nn.init.zeros_(self.pooled.bias)
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.film(condition)[:, :, None].chunk(2, dim=1)
-        inner = self.norm(self.first(hidden)) * (1 + scale) + shift
+        inner, film = self.first(hidden), self.film(condition)
+        if self.pooled is not None:
+            film = film + self.pooled(nn.functional.silu(inner).mean(dim=2))
+        scale, shift = film[:, :, None].chunk(2, dim=1)
+        inner = self.norm(inner) * (1 + scale) + shift
         return self.skip(hidden) + self.second(nn.functional.silu(inner))
 
 
@@ -93,9 +104,9 @@ class Attention(nn.Module):
 class Level(nn.Module):
     """A residual block, and attention if the level has it."""
 
-    def __init__(self, inputs: int, outputs: int, heads: int | None) -> None:
+    def __init__(self, inputs: int, outputs: int, heads: int | None, global_features: bool) -> None:
         super().__init__()
-        self.block = ResidualBlock(inputs, outputs)
+        self.block = ResidualBlock(inputs, outputs, global_features)
         self.attention = Attention(outputs, heads) if heads else nn.Identity()
 
     def forward(self, hidden: Tensor, condition: Tensor) -> Tensor:
@@ -126,15 +137,16 @@ class UNet(nn.Module):
         )
         self.label = nn.Embedding(rhythms + 1, EMBEDDING)
         inputs = [widths[0], *widths[:-1]]
+        seen = network.global_features
         self.down = nn.ModuleList(
-            Level(*sizes) for sizes in zip(inputs, widths, heads, strict=True)
+            Level(*sizes, seen) for sizes in zip(inputs, widths, heads, strict=True)
         )
         self.coarser = nn.ModuleList(
             nn.Conv1d(width, width, 3, stride=2, padding=1) for width in widths[:-1]
         )
-        self.middle = Level(widths[-1], widths[-1], network.heads)
+        self.middle = Level(widths[-1], widths[-1], network.heads, seen)
         self.up = nn.ModuleList(
-            Level(2 * width, inner, head)
+            Level(2 * width, inner, head, seen)
             for width, inner, head in zip(widths, inputs, heads, strict=True)
         )
         self.output = nn.Sequential(

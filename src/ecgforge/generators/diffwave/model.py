@@ -23,12 +23,16 @@ class DiffWaveNetwork(DiffusionNetwork):
         channels: of each layer.
         dilation_cycle: layers after which the dilation, which doubles, restarts at 1.
         patch: samples of a position.
+        global_features: whether each layer sees the means of its inputs over the whole record, as
+            in squeeze-and-excitation (Hu et al. 2018). They carry what all beats of a patient have
+            in common.
     """
 
     layers: Positive
     channels: Positive
     dilation_cycle: Annotated[int, Field(ge=1, le=12)]
     patch: Positive
+    global_features: bool = False
 
 
 class ResidualLayer(nn.Module):
@@ -38,20 +42,27 @@ class ResidualLayer(nn.Module):
     convolution, equal at all positions (global conditioning, sec. 3.3).
     """
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int, global_features: bool) -> None:
         super().__init__()
         self.step = nn.Linear(STEP_HIDDEN, channels)
         self.label = nn.Linear(LABEL_EMBEDDING, 2 * channels)
         self.dilated = nn.Conv1d(channels, 2 * channels, 3, padding=dilation, dilation=dilation)
         self.output = nn.Conv1d(channels, 2 * channels, 1)
+        self.pooled = nn.Linear(channels, 2 * channels) if global_features else None
+        if self.pooled is not None:
+            nn.init.zeros_(self.pooled.weight)
+            nn.init.zeros_(self.pooled.bias)
 
     def forward(self, hidden: Tensor, step: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Map hidden `[batch, channels, positions]` to the next layer's input and a part of the
         skip sum, both of the same shape.
         """
-        gate, value = (
-            self.dilated(hidden + self.step(step)[:, :, None]) + self.label(label)[:, :, None]
-        ).chunk(2, dim=1)
+        bias = self.label(label)
+        if self.pooled is not None:
+            bias = bias + self.pooled(hidden.mean(dim=2))
+        gate, value = (self.dilated(hidden + self.step(step)[:, :, None]) + bias[:, :, None]).chunk(
+            2, dim=1
+        )
         residual, skip = self.output(torch.sigmoid(gate) * torch.tanh(value)).chunk(2, dim=1)
         return (hidden + residual) / math.sqrt(2), skip
 
@@ -63,11 +74,13 @@ class DiffWaveDenoiser(nn.Module):
     starts with the input, so that the waveform has a path around the gates.
     """
 
-    def __init__(self, leads: int, rhythms: int, network: DiffWaveNetwork) -> None:
+    def __init__(
+        self, leads: int, rhythms: int, network: DiffWaveNetwork, estimate: int = 0
+    ) -> None:
         super().__init__()
         channels = network.channels
         self.patch = network.patch
-        self.input = nn.Conv1d(leads, channels, network.patch, stride=network.patch)
+        self.input = nn.Conv1d(leads + estimate, channels, network.patch, stride=network.patch)
         self.step = nn.Sequential(
             nn.Linear(STEP_EMBEDDING, STEP_HIDDEN),
             nn.SiLU(),
@@ -76,7 +89,7 @@ class DiffWaveDenoiser(nn.Module):
         )
         self.label = nn.Embedding(rhythms + 1, LABEL_EMBEDDING)
         self.layers = nn.ModuleList(
-            ResidualLayer(channels, 2 ** (i % network.dilation_cycle))
+            ResidualLayer(channels, 2 ** (i % network.dilation_cycle), network.global_features)
             for i in range(network.layers)
         )
         self.skip = nn.Conv1d(channels, channels, 1)
@@ -107,4 +120,5 @@ class DiffWave(Diffusion):
     Network: ClassVar[type[StrictConfig]] = DiffWaveNetwork
 
     def build(self) -> nn.Module:
-        return DiffWaveDenoiser(self.shape.leads, self.shape.rhythms, self.network)
+        shape = (self.shape.leads, self.shape.rhythms)
+        return DiffWaveDenoiser(*shape, self.network, self.estimate_channels)

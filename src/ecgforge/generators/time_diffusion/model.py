@@ -25,4 +25,5 @@ class TimeDiffusion(Diffusion):
     Network: ClassVar[type[StrictConfig]] = UNetNetwork
 
     def build(self) -> nn.Module:
-        return UNet(self.shape.leads, self.shape.rhythms, self.network)
+        shape = (self.shape.leads, self.shape.rhythms)
+        return UNet(*shape, self.network, context=self.estimate_channels)
