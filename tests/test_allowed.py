@@ -10,6 +10,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Shape
 from ecgforge.model_versions import allowed, models
-from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.pyfunc_signature import SAMPLING, describe
 from ecgforge.records.record_set import About
 from ecgforge.registry import serving
 
@@ -69,8 +70,9 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     signature = models._signature([example], [None], network(torch.from_numpy(example)).detach())
     files, description = sorted((place / "classifier").iterdir()), Model(run_id="0" * 32)
+    inputs, serve = [torch.from_numpy(example)], partial(describe, service)
     models._save(
-        network, example, signature, files, service.files, service, description, place / "model"
+        network, inputs, signature, files, service.files, serve, description, place / "model"
     )
     description.save(str(place / "model/MLmodel"))
     return place / "model"
@@ -98,8 +100,10 @@ def test_a_generator_is_allowed(tmp_path: Path) -> None:
     )
     files = sorted((tmp_path / "made").iterdir())
     described = {SAMPLING: {"sampling": settings.sampling, "rhythms": RHYTHMS, "units": "mV"}}
-    models._save(graph, example, signature, files, described, None, Model(), tmp_path / "model")
-    allowed.check("a version", tmp_path / "model")
+    description, folder = Model(run_id="0" * 32), tmp_path / "model"
+    models._save(graph, example, signature, files, described, None, description, folder)
+    description.save(str(folder / "MLmodel"))
+    allowed.check("a version", folder)
 
 
 def described(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:

@@ -77,6 +77,8 @@ def test_private_functions_take_what_they_are_given(tmp_path: Path) -> None:
     make_lock = inspect.signature(private("dvc.lock:make_lock"))
     make_lock.bind("file.lock", tmp_dir="tmp", hardlink_lock=False)
     inspect.signature(private("mlflow.models.utils:_save_example")).bind("model", "example", "path")
+    conda = inspect.signature(private("mlflow.utils.environment:_mlflow_conda_env"))
+    conda.bind(additional_pip_deps=["torch==2.0"], install_mlflow=False)
     for name in ("_get_source_type", "_can_resolve", "_resolve"):  # what a plugin must define
         assert hasattr(DatasetSource, name), name
     assert mlflow_internals.local_folder(str(tmp_path)) == tmp_path

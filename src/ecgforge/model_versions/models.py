@@ -1,8 +1,4 @@
-"""Register model versions: `pt2` graphs that load without pickle, and the files of ecgforge.
-
-Every function imports MLflow's PyTorch flavour, and with it pytorch_lightning. This takes some
-seconds; a training has imported them already.
-"""
+"""Register model versions: `pt2` graphs that load without pickle, and the files of ecgforge."""
 
 from __future__ import annotations
 
@@ -24,16 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from ecgforge.files import md5
-from ecgforge.model_versions import allowed, orphans, versions
+from ecgforge.model_versions import allowed, exported, orphans, versions
 from ecgforge.model_versions.pyfunc_signature import (
     DIGEST,
     FILES,
+    GRAPH,
     SAMPLING,
     WEIGHTS,
     Service,
     describe,
+    describe_graph,
 )
 from ecgforge.model_versions.versions import Version
+from ecgforge.tracking import mlflow_internals
 from ecgforge.tracking.runs import FINGERPRINT, Run
 from ecgforge.tracking.store import client, tolerating, with_retry
 
@@ -85,11 +84,11 @@ def log_classifier(
     save = partial(
         _save,
         network,
-        example,
+        [torch.from_numpy(example)],
         _signature([example], [None], logits),
         files,
         service.files if service else {},
-        service,
+        partial(describe, service) if service else partial(describe_graph, example),
     )
     return _register(run, save, name, weights, {"rhythms": ", ".join(rhythms)})
 
@@ -198,33 +197,41 @@ def _signature(
 
 def _save(
     network: nn.Module,
-    example: Any,
+    example: Sequence[Tensor],
     signature: ModelSignature,
     files: Sequence[Path],
     described: Mapping[str, Any],
-    service: Service | None,
+    serve: Callable[[Model, Path], None] | None,
     description: Model,
     folder: Path,
 ) -> None:
-    """Write all files of a version to `folder`, except its description."""
-    import mlflow.pytorch
+    """Write all files of a version to `folder`, except its description.
 
-    with tempfile.TemporaryDirectory() as scratch:
-        described_files = _describe(described, Path(scratch))
-        mlflow.pytorch.save_model(
-            network,
-            str(folder),
-            mlflow_model=description,
-            signature=signature,
-            input_example=example,
-            pip_requirements=[
-                f"{package}=={version(package).split('+')[0]}"
-                for package in ("mlflow", "numpy", "torch")
-            ],
-            extra_files=[str(file) for file in [*files, *described_files]] or None,
-        )
-    if service:
-        describe(description, service, folder)
+    They are the files of `mlflow.pytorch.save_model`, which would trace the network each time.
+
+    Args:
+        serve: adds the pyfunc flavour.
+    """
+    graph, extra = folder / GRAPH, folder / FILES
+    for parent in (graph.parent, extra):
+        parent.mkdir(parents=True)
+    exported.write(network, example, graph)
+    kept = [Path(shutil.copy(file, extra)) for file in files] + _describe(described, extra)
+    packages = [f"{name}=={version(name).split('+')[0]}" for name in ("mlflow", "numpy", "torch")]
+    mlflow_internals.save_environment(packages, folder)
+    description.signature = signature
+    description.add_flavor(
+        "pytorch",
+        model_data=graph.parent.name,
+        pytorch_version=str(torch.__version__),
+        code=None,
+        **({"extra_files": [{"path": f"{FILES}/{file.name}"} for file in kept]} if kept else {}),
+    )
+    if serve:
+        serve(description, folder)
+    description.model_size_bytes = sum(
+        file.stat().st_size for file in folder.rglob("*") if file.is_file()
+    )
 
 
 def _sampled(described: Mapping[str, Any]) -> dict[str, str]:

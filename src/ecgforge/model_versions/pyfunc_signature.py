@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ecgforge.files import md5
 from ecgforge.tracking import mlflow_internals
 
@@ -39,7 +41,10 @@ class Service:
     files: dict[str, Any]
 
 
-def describe(model: Model, service: Service, folder: Path) -> None:
+ENVIRONMENT = {"conda_env": "conda.yaml", "python_env": "python_env.yaml"}
+
+
+def describe(service: Service, model: Model, folder: Path) -> None:
     """Add the pyfunc flavour to the description `model` of the files in `folder`.
 
     The PyTorch flavour does not change.
@@ -49,8 +54,25 @@ def describe(model: Model, service: Service, folder: Path) -> None:
     mlflow_internals.save_example(model, service.example, folder)
     model.signature = _signature()
     model.metadata = {DIGEST: md5(folder / FILES)}
+    pyfunc.add_to_model(model, loader_module=service.loader, **ENVIRONMENT)
+
+
+def describe_graph(example: np.ndarray, model: Model, folder: Path) -> None:
+    """Add the pyfunc flavour of MLflow's own loader, which takes the inputs of the graph.
+
+    Args:
+        example: inputs, stored with the model.
+    """
+    from mlflow import pyfunc
+
+    mlflow_internals.save_example(model, example, folder)
     pyfunc.add_to_model(
-        model, loader_module=service.loader, conda_env="conda.yaml", python_env="python_env.yaml"
+        model,
+        loader_module="mlflow.pytorch",
+        data=Path(GRAPH).parent.name,
+        model_config={"device": None},
+        pickle_module_name=mlflow_internals.PICKLE_MODULE,
+        **ENVIRONMENT,
     )
 
 

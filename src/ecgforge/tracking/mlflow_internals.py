@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from ecgforge.private_names import private
 
 if TYPE_CHECKING:
@@ -72,6 +74,20 @@ def local_folder(location: str) -> Path | None:
 def save_example(model: Model, example: Any, folder: Path) -> None:
     """Write an input example of `model` to `folder`, and add it to the model's description."""
     private("mlflow.models.utils:_save_example")(model, example, str(folder))
+
+
+def save_environment(packages: list[str], folder: Path) -> None:
+    """Write the files that state a model's packages, as MLflow does for a saved model.
+
+    Args:
+        packages: with their versions.
+    """
+    conda = private("mlflow.utils.environment:_mlflow_conda_env")
+    environment = conda(additional_pip_deps=packages, install_mlflow=False)
+    (folder / "conda.yaml").write_text(yaml.safe_dump(environment, default_flow_style=False))
+    (folder / "requirements.txt").write_text("\n".join(packages))
+    python = private("mlflow.utils.environment:_PythonEnv").current()
+    python.to_yaml(str(folder / "python_env.yaml"))
 
 
 def leave_checks_to_model(signature: ModelSignature) -> None:
