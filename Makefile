@@ -4,6 +4,7 @@ VENV := .venv
 ORDER ?= 2596167925 # seed of the random order of tests: the same on every machine; `make test ORDER=1` takes another
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+unexport PYTHONDONTWRITEBYTECODE # containers set it, and each process would compile all files again
 
 .DEFAULT_GOAL := help
 .PHONY: help repro test test-fast lint docs ui lock clean

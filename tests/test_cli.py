@@ -78,17 +78,17 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, raw: Path) -> Path:
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = yaml.load((ROOT / "params.yaml").read_text(), yaml.CSafeLoader)
     tree["profiles"]["demo"]["preparation"]["min_records"] = 1
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     subprocess.run(["cp", "-r", str(raw), str(tmp_path / "ptbxl")], check=True)
     return tmp_path
 
 
 def edit(project: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    tree = yaml.safe_load((project / "params.yaml").read_text())
+    tree = yaml.load((project / "params.yaml").read_text(), yaml.CSafeLoader)
     change(tree)
-    (project / "params.yaml").write_text(yaml.safe_dump(tree))
+    (project / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
 
 
 def test_help_names_every_stage(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ from ecgforge.stages import parameters
 ROOT = Path(__file__).parent.parent
 
 
+def loaded(text: str) -> dict[str, Any]:
+    return yaml.load(text, yaml.CSafeLoader)  # ten times as fast as the one in Python
+
+
+TREE = loaded((ROOT / "params.yaml").read_text())
+
+
 @pytest.fixture
 def tree() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+    return copy.deepcopy(TREE)
 
 
 def write(tree: dict[str, Any], folder: Path) -> Path:
     path = folder / "params.yaml"
-    path.write_text(yaml.safe_dump(tree))
+    path.write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     return path
 
 
@@ -505,7 +513,7 @@ def test_the_command_prints_the_same_bytes_each_time() -> None:
     arguments = ["params", "--params", str(ROOT / "params.yaml"), "--profile", "sample"]
     printed = [CliRunner().invoke(app, arguments, catch_exceptions=False).stdout for _ in range(2)]
     assert printed[0] == printed[1]
-    assert yaml.safe_load(printed[0])["profile"] == "sample"
+    assert loaded(printed[0])["profile"] == "sample"
 
 
 @given(
@@ -520,7 +528,7 @@ def test_whatever_the_file_holds_the_error_is_one_of_ours(tree: Any) -> None:
 
 
 def test_check_looks_at_all_profiles(tmp_path: Path) -> None:
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = copy.deepcopy(TREE)
     del tree["profiles"]["sample"]["sweeps"]["size"]
     file = write(tree, tmp_path)
     assert parameters.read(file).profile == "demo"

@@ -78,7 +78,11 @@ class _Loop(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         # dropout uses the global generator
-        torch.manual_seed(self._step_seed(2, self.global_step))
+        seed = self._step_seed(2, self.global_step)
+        if self.device.type == "cpu":  # for other devices, torch would format the stack each time
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
         if not torch.isfinite(loss):
