@@ -414,7 +414,7 @@ LEARNING = {
             "high_prior": {"width": 64, "layers": 2, "heads": 4},
             "label_dropout": 0.1,
         },
-        {"autoencoder": 200, "prior": 400},
+        {"autoencoder": 200, "prior": 200},
         {"low_steps": 8, "high_steps": 8, "temperature": 10.0, "guidance": 2.0},
     ),
     "beat_diffusion": (
