@@ -45,9 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
+gc.disable()  # until all modules are imported
+
+
 def pytest_collection_finish() -> None:
     """Have the garbage collector leave out what the imports made: a million objects, each time."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
-import mlflow.cli
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -402,12 +401,14 @@ def test_facts_that_remain_still_tell_the_chain(classifier: versions.Version) ->
 def test_a_deleted_run_is_described_by_its_version(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from mlflow import cli  # imports a server, at the start of all tests otherwise
+
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     version = project.register(records, 0.9, 1, rhythms=records.about.rhythms)
     whole = kinds(lineage.trace(version.label, DvcStore()))
     store.client().delete_run(version.run_id)
     uri = store.configure()
-    gc = CliRunner().invoke(mlflow.cli.gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
+    gc = CliRunner().invoke(cli.gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
     assert gc.exit_code == 0, gc.output
     node = lineage.trace(version.label, DvcStore())
     assert [kind for kind, _ in kinds(node)] == [kind for kind, _ in whole]
