@@ -51,6 +51,7 @@ gc.disable()  # until all modules are imported
 def pytest_collection_finish() -> None:
     """Have the garbage collector leave out what the imports made: a million objects, each time."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # a tenth of the time is the collector's otherwise
     gc.enable()
 
 
