@@ -37,6 +37,7 @@ NETWORKS = {
         "patch": 8,
         "label_dropout": 0.1,
         "timestep_shift": 3.0,
+        "self_conditioning": False,
         "global_features": True,
     },
     "time_diffusion": {

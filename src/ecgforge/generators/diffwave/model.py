@@ -32,7 +32,8 @@ class DiffWaveNetwork(DiffusionNetwork):
     channels: Positive
     dilation_cycle: Annotated[int, Field(ge=1, le=12)]
     patch: Positive
-    global_features: bool = False
+    global_features: bool = True
+    self_conditioning: bool = True
 
 
 class ResidualLayer(nn.Module):

@@ -17,12 +17,19 @@ from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
 from ecgforge.params import StrictConfig
 
 
+class TimeDiffusionNetwork(UNetNetwork):
+    """Parameters of the U-Net, whose beats come from one patient by default."""
+
+    self_conditioning: bool = True
+    global_features: bool = True
+
+
 class TimeDiffusion(Diffusion):
     """A class-conditional 1-D U-Net with FiLM by time and rhythm, attention at the coarse levels,
     guidance and DDIM.
     """
 
-    Network: ClassVar[type[StrictConfig]] = UNetNetwork
+    Network: ClassVar[type[StrictConfig]] = TimeDiffusionNetwork
 
     def build(self) -> nn.Module:
         shape = (self.shape.leads, self.shape.rhythms)
