@@ -189,9 +189,9 @@ def test_the_plan_is_printed_before_anything_runs(
     assert "profile demo" in output
     assert "in parallel" in output
     assert "the expected sizes of the sources" in output
-    assert "the gain in macro-F1 that the study can see" in output
+    assert "the smallest gain in macro-F1 that the study can detect" in output
     assert "5 rounds of cross-fitting" in output
-    assert "the gain that each claim can see" in output
+    assert "the smallest gain that each claim can detect" in output
     assert "80% power, at 95% confidence. Assumed: recall 0.6" in output
     assert list(tmp_path.iterdir()) == []
 

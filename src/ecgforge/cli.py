@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=(
-        "Does synthetic ECG help an arrhythmia classifier on your data? `dvc repro` runs the "
-        "study; these commands are its stages."
+        "Does synthetic ECG help an arrhythmia classifier on your data? `ecgforge repro` runs the "
+        "study. The other commands run single stages, or use the results."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -139,8 +139,8 @@ def plan(
     ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Print how many cells a profile needs, their run time on this machine, and the gain that the
-    study can see.
+    """Print the number of cells of a profile, their run time on this machine, and the smallest
+    gain that the study can detect.
     """
     from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
@@ -353,7 +353,7 @@ def sweep(
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Run one cell of a sweep; `ecgforge plan` lists the cells."""
+    """Run one cell of a sweep; `dvc stage list` lists the cells."""
     from ecgforge import grid
     from ecgforge.stages import ablation
     from ecgforge.stages import sweep as stage
@@ -389,7 +389,7 @@ def quality(
     ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Score synthetic records against real ones, each score next to its real-vs-real baseline."""
+    """Compute the quality scores of synthetic records, with their real-vs-real baselines."""
     from ecgforge.params import Params
     from ecgforge.stages import quality as stage
 
@@ -414,7 +414,7 @@ def score(
     ] = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Score any record set against a real one, without tracking.
+    """Compute the quality scores of any record set against a real one, without tracking.
 
     The scores are the same as those of the study.
     """
@@ -452,7 +452,7 @@ def promote(
         bool,
         typer.Option(
             "--best",
-            help="The best one on validation records, among the versions "
+            help="Select the version with the best macro-F1 on validation records, among those "
             "trained on the current data.",
         ),
     ] = False,
@@ -463,13 +463,13 @@ def promote(
         bool,
         typer.Option(
             "--force",
-            help="Promote a version that fails; it stays marked as forced. Needs a reason.",
+            help="Promote a version that fails, and tag it as forced. Needs --reason.",
         ),
     ] = False,
     reason: Reason = "",
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Judge a version by the gates, and make it champion if it passes.
+    """Check a version against the gates, and make it champion if it passes.
 
     A verdict and a model card are stored with the version.
     """
@@ -489,7 +489,7 @@ def rollback(name: Model, reason: Reason = "") -> None:
 
 @app.command()
 def history(name: Model) -> None:
-    """Print the champions of a model: who promoted which version, when, why, on what evidence."""
+    """Print the promotions of a model: person, time, version, reason and evidence of each."""
     from ecgforge.commands import promote as stage
 
     stage.show(name)
@@ -515,10 +515,10 @@ def lineage(
 def verify(
     references: Annotated[
         list[str] | None,
-        typer.Argument(help="As for lineage; without one, all versions with an alias."),
+        typer.Argument(help="As for `lineage` [default: all versions with an alias]."),
     ] = None,
 ) -> None:
-    """Recompute the digests of a lineage, and print which do not match or are missing."""
+    """Recompute the digests of a lineage, and print the items that do not match or are missing."""
     from ecgforge.commands import lineage as stage
 
     stage.verify(references or [])
@@ -533,10 +533,10 @@ def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/nu
 
 
 @app.command()
-def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False) -> None:
-    """List what neither commits nor aliased versions need.
+def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove the items.")] = False) -> None:
+    """List items that no commit and no version with an alias needs; --yes removes them.
 
-    These are files of DVC's cache, runs, versions and checkpoints; --yes removes them.
+    These are files of DVC's cache, runs, versions and checkpoints.
     """
     from ecgforge.commands import gc as stage
 
@@ -594,7 +594,7 @@ def generate(
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open MLflow's UI, and print the links to the charts of settings and generators."""
+    """Open MLflow's UI, and print the links to the charts of settings, generators and quality."""
     from ecgforge.tracking import runs, store
 
     store.serve(port, runs.EXPERIMENT, runs.CHARTS)

@@ -1,4 +1,4 @@
-"""Which quality score foretells how useful synthetic records are?
+"""Which quality score predicts how useful synthetic records are?
 
 Each synthetic record set with quality scores is a pair: a score, and the gain of a classifier that
 is trained with the set. Sets are those of each generator on each dataset or round, and those of the

@@ -1,4 +1,4 @@
-"""The gain that a planned study can see on each dataset, and what a larger study would see."""
+"""The gain that a planned study can detect on each dataset, and that a larger study could."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ecgforge.analysis.verdicts import NEED_ALL
 from ecgforge.params import Params
 
 MORE_ROUNDS = 5
-HIGHEST = 0.5  # a study that can only see a larger gain sees nothing of use
+HIGHEST = 0.5  # a study that can only detect larger gains is of no use
 
 Counts = Mapping[str, Mapping[str, int]]  # records by dataset and rhythm
 
@@ -67,14 +67,14 @@ def plans(params: Params) -> Iterator[Plan]:
 
 
 def table(params: Params, records: Records, hours: Callable[[Plan], str]) -> Table:
-    """Return a table of the gains that each plan can see, see `gains`.
+    """Return a table of the gains that each plan can detect, see `gains`.
 
     Args:
         params: the parameters.
         records: of each dataset.
         hours: returns the time that a plan takes, for display.
     """
-    shown = Table("study", title="the gain in macro-F1 that the study can see")
+    shown = Table("study", title="the smallest gain in macro-F1 that the study can detect")
     for heading in (*params.datasets, "time"):
         shown.add_column(heading, justify="right")
     for plan in plans(params):
@@ -84,8 +84,8 @@ def table(params: Params, records: Records, hours: Callable[[Plan], str]) -> Tab
 
 
 def claim_table(params: Params, records: Records) -> Table:
-    """Return a table of the gains that the primary comparison of each claim can see."""
-    shown = Table("claim", title="the gain that each claim can see")
+    """Return a table of the gains that the primary comparison of each claim can detect."""
+    shown = Table("claim", title="the smallest gain that each claim can detect")
     for heading in params.datasets:
         shown.add_column(heading, justify="right")
     for claim, found in claim_gains(params, records).items():
@@ -104,12 +104,12 @@ def notes(params: Params) -> str:
         f"{assumed.recall:g}; two trainings differ on {assumed.seeds_differ:.0%} of the records, "
         f"with and without synthetic records on {assumed.settings_differ:.0%}; a training shifts "
         f"macro-F1 by {assumed.shift:g}. A dash: fewer than {FEWEST} test records, or no "
-        "comparison. The interval of a sweep with one seed does not include what a training shifts."
+        "comparison. The interval of a sweep with one seed does not include this shift."
     )
 
 
 def gains(params: Params, records: Records) -> dict[str, float | None]:
-    """Return the gain that the primary comparison on each dataset can see, see
+    """Return the gain that the primary comparison on each dataset can detect, see
     `analysis.power.Foreseen.detectable_gain`; None if it decides nothing.
     """
     rows = grid.table(params)
@@ -122,7 +122,7 @@ def gains(params: Params, records: Records) -> dict[str, float | None]:
 
 
 def claim_gains(params: Params, records: Records) -> dict[str, dict[str, float | None]]:
-    """Return the gain that the primary comparison of each claim can see, by claim and dataset.
+    """Return the gain that the primary comparison of each claim can detect, by claim and dataset.
 
     If validation records choose one of several points, the gain is the largest of theirs. The
     confidence is that of the verdict, which is higher if a claim has several primary comparisons.
@@ -171,7 +171,7 @@ class _Study:
         return dict(judged.groupby(["dataset", *CONDITION_KEYS])["seed"].nunique())
 
     def gain(self, pair: Pair, compared: int = 1, rare: bool = False) -> float | None:
-        """Return the gain that a comparison can see; None if it decides nothing.
+        """Return the gain that a comparison can detect; None if it decides nothing.
 
         Args:
             pair: the comparison.

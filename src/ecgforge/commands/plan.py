@@ -1,5 +1,5 @@
-"""Estimate the work of a profile: cells, trainings, and their time on this machine; and the gain
-that it can see.
+"""Estimate the work of a profile: cells, trainings, and their time on this machine; and the
+smallest gain that it can detect.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LONG = 10.0  # s: a step that takes longer is estimated from one with `FEW` reco
 
 def show(params: Params) -> None:
     """Print a table of the stages: cells, trainings, generated records and time. Print a table of
-    the gains that the study can see, and that larger ones could.
+    the gains that the study can detect, and that larger ones could.
 
     The times are estimates from a few timed steps of each network.
     """

@@ -201,7 +201,7 @@ def _quality(params: Params, confidence: float) -> pd.DataFrame:
 
 
 def _utility(params: Params, cells: list[grid.Cell], results: pd.DataFrame) -> pd.DataFrame:
-    """Return which quality scores foretell the gain of a set, over all sets of the study."""
+    """Return which quality scores predict the gain of a set, over all sets of the study."""
     names = [name for dataset in params.datasets for name in params.rounds_of(dataset) or [dataset]]
     pairs = [(name, generator) for name in names for generator in params.generators]
     return score_utility(
