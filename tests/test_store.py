@@ -536,14 +536,15 @@ def test_changes_outside_the_project_in_a_larger_repository_do_not_count(
 ) -> None:
     study, inner = tmp_path / "study", tmp_path / "study" / "src"
     inner.mkdir(parents=True)
-    for path in ("study/params.yaml", "study/dvc.lock", "study/src/a.py", "other.txt"):
+    free = ("study/params.yaml", "study/matrix.yaml", "study/dvc.lock", "other.txt")
+    for path in (*free, "study/src/a.py"):
         (tmp_path / path).write_text("1")
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "one")
     for folder in (study, inner):
         monkeypatch.chdir(folder)
-        for path in ("study/params.yaml", "study/dvc.lock", "other.txt"):
+        for path in free:
             (tmp_path / path).write_text("2")
         assert not runs.uncommitted()
         (study / "src/a.py").write_text("2")

@@ -576,11 +576,12 @@ def _origin() -> dict[str, str]:
 
 
 def uncommitted() -> bool:
-    """Return whether a file of the project other than params.yaml and dvc.lock has changes.
+    """Return whether a file of the project other than params.yaml, matrix.yaml and dvc.lock has
+    changes.
 
     The project may be a folder of a larger repository. DVC writes dvc.lock between stages, and
     records there the parameter values and data digests that a stage depends on; `reproduce`
-    restores both.
+    restores both. matrix.yaml follows from params.yaml.
     """
     return bool(
         git(
@@ -589,8 +590,7 @@ def uncommitted() -> bool:
             "--porcelain",
             "--",
             ".",
-            ":(exclude)dvc.lock",
-            ":(exclude)params.yaml",
+            *(f":(exclude){name}" for name in ("dvc.lock", "matrix.yaml", "params.yaml")),
         )
     )
 
