@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecgforge.dvc import internals, lock
@@ -169,6 +169,7 @@ STAGE: dict[str, Any] = {
 }
 
 
+@settings(deadline=None)
 @given(
     values=st.dictionaries(
         st.text(st.characters(codec="ascii", categories=["L", "N", "P"]), min_size=1),
