@@ -54,7 +54,7 @@ NETWORKS = {
         "fft": 8,
         "low": {"channels": 16, "blocks": 1, "halvings": 3, "codes": 16, "code_size": 8},
         "high": {"channels": 16, "blocks": 1, "halvings": 2, "codes": 24, "code_size": 8},
-        "low_prior": {"width": 16, "layers": 1, "heads": 2},
+        "low_prior": {"width": 16, "layers": 1, "heads": 2, "order": "autoregressive"},
         "high_prior": {"width": 16, "layers": 1, "heads": 2},
         "label_dropout": 0.1,
     },
@@ -889,7 +889,7 @@ def test_a_record_of_ten_seconds_has_at_least_62_low_tokens() -> None:
 def test_high_tokens_see_the_low_tokens_of_their_own_moment() -> None:
     prior = build("time_vqvae").high_prior.eval()
     seen = []
-    prior.layers.forward = lambda hidden: (seen.append(hidden), hidden)[1]
+    prior.layers[0].forward = lambda hidden: (seen.append(hidden), hidden)[1]
     tokens, labels, codes = (
         torch.zeros(1, 26, dtype=torch.int64),
         torch.tensor([0]),
@@ -912,7 +912,7 @@ def test_every_code_has_its_own_embedding_and_a_masked_token_has_none_of_them() 
     changed = codes.clone()
     changed[-1] += torch.randn(8)
     seen: list[torch.Tensor] = []
-    prior.layers.forward = lambda hidden: (seen.append(hidden), hidden)[1]
+    prior.layers[0].forward = lambda hidden: (seen.append(hidden), hidden)[1]
     for table in (codes, changed):
         prior(tokens[-1:], labels[-1:], table, context)
     assert torch.equal(*seen)
@@ -1016,6 +1016,52 @@ def test_decoding_draws_from_the_prior_s_distribution() -> None:
         atol=0.006,
         rtol=0.05,
     )
+
+
+def autoregressive() -> tuple[time_vqvae.TimeVQVAE, torch.Tensor, torch.Tensor]:
+    """A generator with causal priors and random weights, rhythms, and tokens of the low band."""
+    tree = copy.deepcopy(NETWORKS["time_vqvae"])
+    for name in ("low_prior", "high_prior"):
+        tree[name]["order"] = "autoregressive"
+    generator = registry.create("time_vqvae", SHAPE, tree, SCALE, seed=0).eval()
+    torch.manual_seed(0)
+    for part in (generator.low.codebook.codes, generator.high.codebook.codes):
+        part.normal_()
+    for prior in (generator.low_prior, generator.high_prior):
+        for parameter in prior.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    low = torch.randint(16, (4, generator.low_prior.positions))
+    return generator, torch.tensor([0, 1, 2, 0]), low
+
+
+def test_a_causal_prior_sees_only_the_tokens_before() -> None:
+    generator, labels, low = autoregressive()
+    prior, codes = generator.low_prior, generator.low.codebook.codes
+    changed = low.clone()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 16
+    one, other = (prior(tokens, labels, codes, None) for tokens in (low, changed))
+    torch.testing.assert_close(one[:, :6], other[:, :6])
+    assert not torch.allclose(one[:, 6], other[:, 6])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@torch.no_grad()
+def test_tokens_one_after_the_other_are_those_of_the_whole_sequence(guidance: float) -> None:
+    """Kept keys and values change nothing, in both bands."""
+    generator, labels, low = autoregressive()
+    context = generator.low.codebook.latents(low)
+    for prior, band, given in (
+        (generator.low_prior, generator.low, None),
+        (generator.high_prior, generator.high, context),
+    ):
+        codes = band.codebook.codes
+        uniform = torch.rand(4, prior.positions)
+        found = prior.draw(labels, codes, given, uniform, guidance)
+        logits = time_vqvae.guided(prior, found, labels, codes, given, guidance)
+        below = logits.softmax(-1).cumsum(-1) < uniform[..., None]
+        expected = below.sum(-1).clamp(max=len(codes) - 1)
+        assert torch.equal(found, expected)
+        assert len(found.unique()) > 3
 
 
 def test_sampling_goes_from_all_noise_to_none_in_equal_steps(

@@ -16,7 +16,7 @@ high token gets the low token of the same time; the public code stretches low to
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -42,11 +42,20 @@ class BandNetwork(StrictConfig):
 
 
 class PriorNetwork(StrictConfig):
-    """Parameters of a band's bidirectional transformer."""
+    """Parameters of a band's transformer.
+
+    Attributes:
+        width: of its hidden states.
+        layers: their number.
+        heads: attention heads.
+        order: `masked` is the paper's prior, which decodes many tokens at a time (MaskGIT).
+            `autoregressive` samples one token after the other, so that each depends on all before.
+    """
 
     width: Positive
     layers: Positive
     heads: Positive
+    order: Literal["masked", "autoregressive"] = "masked"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -254,45 +263,58 @@ class Band(nn.Module):
 
 class PriorLayer(nn.Module):
     """A pre-norm transformer layer with rotary position embedding (Su et al. 2021, RoFormer, eq.
-    34).
+    34). In a causal layer, a position sees itself and those before it.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.inputs, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.inner = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, past: list[Tensor] | None = None) -> Tensor:
+        """Return the next hidden states.
+
+        Args:
+            hidden: `[batch, positions, width]`.
+            past: keys and values of the positions before, `[batch, heads, positions, size]` each;
+                those of `hidden`, one position, are appended. Empty at the first position.
+        """
         split = (
             self.inputs(self.first_norm(hidden))
             .unflatten(-1, (3, self.heads, -1))
             .permute(2, 0, 3, 1, 4)
         )
-        query, key, value = rotate(split[0]), rotate(split[1]), split[2]
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        start = past[0].shape[2] if past else 0
+        query, key, value = rotate(split[0], start), rotate(split[1], start), split[2]
+        if past is not None:
+            before = past or [key[:, :, :0], value[:, :, :0]]
+            past[:] = [torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True)]
+            key, value = past
+        causal = self.causal and past is None
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
         hidden = hidden + self.mixed(mixed.transpose(1, 2).flatten(2))
         return hidden + self.inner(self.second_norm(hidden))
 
 
-def rotate(vectors: Tensor) -> Tensor:
+def rotate(vectors: Tensor, start: int = 0) -> Tensor:
     """Rotate pairs of `[..., positions, size]` by angles proportional to the position, with 1 to
-    1/200 rad per position.
+    1/200 rad per position. The first position is `start`.
     """
     positions, pairs = vectors.shape[-2], vectors.shape[-1] // 2
     speed = 200.0 ** (-torch.arange(pairs, device=vectors.device) / pairs)
-    angle = torch.arange(positions, device=vectors.device)[:, None] * speed
+    angle = torch.arange(start, start + positions, device=vectors.device)[:, None] * speed
     cosine, sine = torch.cos(angle).to(vectors.dtype), torch.sin(angle).to(vectors.dtype)
     one, two = vectors.chunk(2, dim=-1)
     return torch.cat([one * cosine - two * sine, one * sine + two * cosine], dim=-1)
 
 
 class Prior(nn.Module):
-    """A bidirectional transformer that predicts masked tokens from the other tokens, the rhythm and
-    the tokens of another band at the same times.
+    """A transformer that predicts tokens from the rhythm and the tokens of another band at the same
+    times: masked tokens from all others, or each token from those before it, see `PriorNetwork`.
 
     Its inputs and outputs are the codes of the tokens, so that tokens with similar codes are
     similar from the first step on.
@@ -318,12 +340,13 @@ class Prior(nn.Module):
         super().__init__()
         width = network.width
         self.positions, self.mask_token = positions, codes
+        self.causal = network.order == "autoregressive"
         self.token = nn.Linear(code_size, width)
         self.mask = nn.Parameter(torch.zeros(width))
         self.label = nn.Embedding(rhythms + 1, width)
         self.context = nn.Linear(context_size, width) if context_size else None
-        self.layers = nn.Sequential(
-            *(PriorLayer(width, network.heads) for _ in range(network.layers))
+        self.layers = nn.ModuleList(
+            PriorLayer(width, network.heads, self.causal) for _ in range(network.layers)
         )
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, code_size))
         self.bias = nn.Parameter(torch.zeros(codes))
@@ -334,7 +357,8 @@ class Prior(nn.Module):
         """Return logits `[batch, positions, codes]`.
 
         Args:
-            tokens: `[batch, positions]`; `mask_token` is a masked token.
+            tokens: `[batch, positions]`; `mask_token` is a masked token. A causal prior predicts
+                each from those before it.
             labels: `[batch]`; the number of rhythms is a hidden rhythm.
             codes: `[codes, code_size]` of the band.
             context: `[batch, fewer positions, context_size]`, codes of the other band at the same
@@ -342,15 +366,58 @@ class Prior(nn.Module):
         """
         codes = nn.functional.layer_norm(codes, codes.shape[1:])
         masked = (tokens == self.mask_token)[..., None]
-        hidden = (
-            torch.where(masked, self.mask, self.token(codes[tokens.clamp(max=self.mask_token - 1)]))
-            + self.label(labels)[:, None]
-        )
+        known = codes[tokens.clamp(max=self.mask_token - 1)]
+        hidden = torch.where(masked, self.mask, self.token(known))
+        if self.causal:
+            hidden = torch.cat([self.mask.expand(len(tokens), 1, -1), hidden[:, :-1]], dim=1)
+        hidden = hidden + self.label(labels)[:, None]
         if self.context is not None and context is not None:
             hidden = hidden + self.context(context).repeat_interleave(
                 self.positions // context.shape[1], dim=1
             )
-        return self.output(self.layers(hidden)) @ codes.T + self.bias
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.output(hidden) @ codes.T + self.bias
+
+    def draw(
+        self,
+        labels: Tensor,
+        codes: Tensor,
+        context: Tensor | None,
+        random: Tensor,
+        guidance: float,
+    ) -> Tensor:
+        """Sample tokens one after the other with a causal prior, `[batch, positions]`.
+
+        Args:
+            labels, codes, context: see `forward`.
+            random: `[batch, positions]`, uniform numbers.
+            guidance: see `TimeVQVAESampling`.
+        """
+        codes = nn.functional.layer_norm(codes, codes.shape[1:])
+        copies = 1 if guidance == 1 else 2  # with and without the rhythm
+        if copies == 2:
+            hidden_rhythm = torch.full_like(labels, self.label.num_embeddings - 1)
+            labels = torch.cat([labels, hidden_rhythm])
+        given = self.label(labels)[:, None].expand(-1, self.positions, -1)
+        if self.context is not None and context is not None:
+            stretched = self.context(context).repeat_interleave(
+                self.positions // context.shape[1], dim=1
+            )
+            given = given + stretched.repeat(copies, 1, 1)
+        past: list[list[Tensor]] = [[] for _ in self.layers]
+        last, tokens = self.mask.expand(len(labels), 1, -1), []
+        for place in range(self.positions):
+            hidden = last + given[:, place : place + 1]
+            for layer, kept in zip(self.layers, past, strict=True):
+                hidden = layer(hidden, kept)
+            logits = (self.output(hidden) @ codes.T + self.bias)[:, 0].float()
+            if copies == 2:
+                conditional, unconditional = logits.chunk(2)
+                logits = unconditional + guidance * (conditional - unconditional)
+            tokens.append(_drawn(logits.softmax(-1), random[:, place]))
+            last = self.token(codes[tokens[-1]])[:, None].repeat(copies, 1, 1)
+        return torch.stack(tokens, dim=1)
 
 
 class Decoder(nn.Module):
@@ -462,10 +529,10 @@ class TimeVQVAE(Generator):
             labels = labels.masked_fill(hidden, self.shape.rhythms)
         context = self.low.codebook.latents(low_tokens)
         losses = {
-            "low_loss": masked_loss(
+            "low_loss": token_loss(
                 self.low_prior, low_tokens, labels, self.low.codebook.codes, None, noise
             ),
-            "high_loss": masked_loss(
+            "high_loss": token_loss(
                 self.high_prior, high_tokens, labels, self.high.codebook.codes, context, noise
             ),
         }
@@ -488,26 +555,24 @@ class TimeVQVAE(Generator):
             for part, count in zip(random, steps, strict=True)
         )
         codes = self.low.codebook.codes, self.high.codebook.codes
-        low = decode_iteratively(
-            self.low_prior,
-            labels,
-            codes[0],
-            None,
-            low_random,
-            sampling.temperature,
-            sampling.guidance,
-        )
+        low = self._tokens(self.low_prior, labels, codes[0], None, low_random, sampling)
         context = self.low.codebook.latents(low)
-        high = decode_iteratively(
-            self.high_prior,
-            labels,
-            codes[1],
-            context,
-            high_random,
-            sampling.temperature,
-            sampling.guidance,
-        )
+        high = self._tokens(self.high_prior, labels, codes[1], context, high_random, sampling)
         return Decoder(self)(low, high) * self.scale
+
+    def _tokens(
+        self,
+        prior: Prior,
+        labels: Tensor,
+        codes: Tensor,
+        context: Tensor | None,
+        random: Tensor,
+        sampling: Any,
+    ) -> Tensor:
+        if prior.causal:
+            return prior.draw(labels, codes, context, random[:, 0, 0], sampling.guidance)
+        settings = (sampling.temperature, sampling.guidance)
+        return decode_iteratively(prior, labels, codes, context, random, *settings)
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         return Decoder(self), tuple(
@@ -516,7 +581,13 @@ class TimeVQVAE(Generator):
         )
 
 
-def masked_loss(
+def _drawn(probability: Tensor, uniform: Tensor) -> Tensor:
+    """Return the tokens that uniform numbers `[...]` choose by probabilities `[..., codes]`."""
+    below = probability.cumsum(-1) < uniform[..., None]
+    return below.sum(-1).clamp(max=probability.shape[-1] - 1)
+
+
+def token_loss(
     prior: Prior,
     tokens: Tensor,
     labels: Tensor,
@@ -524,11 +595,14 @@ def masked_loss(
     context: Tensor | None,
     noise: torch.Generator,
 ) -> Tensor:
-    """Return the cross-entropy of masked tokens.
+    """Return the cross-entropy of masked tokens, or of all tokens for a causal prior.
 
     The share of masked tokens is the cosine of a uniform random number; these numbers are evenly
     spaced over the batch (MaskGIT, sec. 3.3).
     """
+    if prior.causal:
+        logits = prior(tokens, labels, codes, context)
+        return cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
     batch, positions = tokens.shape
     share = torch.cos(
         (torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1 * math.pi / 2
@@ -566,11 +640,7 @@ def decode_iteratively(
     tokens = torch.full((batch, positions), prior.mask_token, device=labels.device)
     for step in range(steps):
         probability = guided(prior, tokens, labels, codes, context, guidance).softmax(-1)
-        drawn = (
-            (probability.cumsum(-1) < random[:, 0, step, :, None])
-            .sum(-1)
-            .clamp(max=prior.mask_token - 1)
-        )
+        drawn = _drawn(probability, random[:, 0, step])
         gumbel = -torch.log(-torch.log(random[:, 1, step].clamp(1e-6, 1 - 1e-6)))
         surety = (
             torch.log(probability.gather(-1, drawn[..., None])[..., 0])
