@@ -29,12 +29,12 @@ PREPARED = Path("data/prepared")
 PUBLISHED = {"ptbxl": 21799, "chapman": 45152}
 TRAINED = 0.8  # share of a dataset's records in the training split
 TESTED = 0.1  # share in the test split
-STAGE = 5.0  # s of overhead per stage, mostly imports
+STAGE = 2.0  # s of overhead per stage, mostly of DVC
 # time of a training step relative to the network alone: optimiser, averaged weights, validation,
 # checkpoints
 LOOP = 1.5
 # s for all quality scores of a record set: constant, and for each record of a sample
-SCORED, SCORED_RECORD = 6.0, 0.03
+SCORED, SCORED_RECORD = 3.0, 0.025
 COMPARED = 1e-6  # s per pair of records, on one core
 PARTS = 3  # timed steps, after one to warm up
 FEW = 4  # records in a step that shows whether a whole batch would take long
