@@ -126,6 +126,22 @@ def test_a_folder_in_the_place_of_the_lock_is_named(root: Path) -> None:
         lock.mend(root)
 
 
+def test_a_restored_lock_keeps_values_that_other_parsers_misread(root: Path) -> None:
+    """A small number, and texts that are a boolean or a time in YAML 1.1."""
+    values = {"rate": 5e-05, "text": "no", "other": "1:30"}
+    tree = lock.load(text(NAMES))
+    tree["stages"][NAMES[0]]["params"] = {"resolved/params.json": values}
+    written = io.StringIO()
+    lock.dump(tree, written)
+    (root / lock.LOCK).write_text(written.getvalue())
+    lock.keep(root)
+    newer = written.getvalue().replace("1:30", "2:30")
+    (root / lock.LOCK).write_text(newer[: newer.rindex("  ") - 40])
+    assert lock.mend(root)
+    restored = lock.load((root / lock.LOCK).read_text())["stages"][NAMES[0]]["params"]
+    assert restored == {"resolved/params.json": values | {"other": "2:30"}}
+
+
 def test_a_torn_lock_is_not_kept(root: Path) -> None:
     (root / lock.LOCK).write_text(text(NAMES)[:900])
     lock.keep(root)

@@ -5,6 +5,7 @@ A copy of the last valid dvc.lock is kept, and an incomplete one is restored fro
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -15,8 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-import yaml
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
@@ -28,7 +28,6 @@ IN_USE, TRIES = Path(".dvc/tmp/rwlock"), 10
 STAGE = re.compile(r"^  \S", re.MULTILINE)  # start of a stage's entry
 CONFLICT = re.compile(r"^<<<<<<< ", re.MULTILINE)
 MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Stages = dict[str, Any]
 
@@ -70,8 +69,11 @@ def mend(root: Path) -> str:
             f"{LOCK} has a merge conflict: resolve it, for example with `git checkout --ours "
             f"{LOCK}`, and run `ecgforge repro`"
         )
+    kept = _text(root / KEPT)
+    if kept and kept == _text(root / LOCK):
+        return ""
     copies = {
-        "the copy of the last finished stage": _text(root / KEPT),
+        "the copy of the last finished stage": kept,
         "the last commit": _git(root, "show", f"HEAD:./{LOCK}") + "\n",
     }
     origin, text = next(
@@ -119,6 +121,15 @@ def mend_run_cache(runs: Path) -> None:
             folder.rmdir()
 
 
+def load(text: str) -> Any:
+    """Parse a dvc.lock as DVC does. PyYAML would read `5e-05` as text, and `no` as false.
+
+    Raises:
+        YAMLError, ValueError: the text is damaged.
+    """
+    return YAML(typ="safe").load(text)
+
+
 def dump(tree: Any, stream: TextIO) -> None:
     """Write the content of a dvc.lock in DVC's layout, with the YAML writer in C."""
     writer = YAML(typ="safe")
@@ -131,7 +142,7 @@ def dump(tree: Any, stream: TextIO) -> None:
 def stages(text: str) -> Stages | None:
     """Return the stages in the text of a dvc.lock by name; None if the text is incomplete."""
     try:
-        tree = yaml.load(text, _LOADER)
+        tree = load(text)
         entries = tree["stages"].values()
         items = [
             item for entry in entries for kind in ("deps", "outs") for item in entry.get(kind, [])
@@ -143,7 +154,7 @@ def stages(text: str) -> Stages | None:
         ):
             return None
         return dict(tree["stages"])
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+    except (YAMLError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -181,7 +192,9 @@ def _restore(root: Path, text: str) -> None:
     # the last stage may be cut
     newer = stages(torn[: max((found.start() for found in STAGE.finditer(torn)), default=0)]) or {}
     if any(kept.get(name) != entry for name, entry in newer.items()):
-        text = yaml.safe_dump({"schema": "2.0", "stages": kept | newer}, sort_keys=False)
+        merged = io.StringIO()
+        dump({"schema": "2.0", "stages": kept | newer}, merged)
+        text = merged.getvalue()
     with atomic_write(root / LOCK) as scratch:
         scratch.write_text(text, encoding="utf-8")
 

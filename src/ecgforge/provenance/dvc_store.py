@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
+from ruamel.yaml import YAMLError
 
 from ecgforge import console
 from ecgforge.dvc import internals
-from ecgforge.dvc.lock import DAMAGED, KEPT
+from ecgforge.dvc.lock import DAMAGED, KEPT, load
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write, md5
 from ecgforge.tracking.store import git, git_problem, inside, project_root, reason
@@ -28,7 +28,6 @@ LOCK = "dvc.lock"
 BUSY = ("rwlock", "exps/*/.dvc/tmp/rwlock", "exps/*/*/.dvc/tmp/rwlock")
 DIGEST = re.compile(r"\b[0-9a-f]{32}(?:\.dir\b)?")
 CODE = "resolved/code.json"  # digests of code; not parameters
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -343,7 +342,7 @@ class DvcStore:
         """
         try:
             return _steps(text)
-        except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        except (YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
             if not where:
                 raise EcgforgeError(
                     f"{LOCK} is damaged: `ecgforge repro` or `git checkout {LOCK}` restores it"
@@ -445,7 +444,7 @@ def _steps(text: str) -> list[Step]:
 
     A damaged file raises errors of many classes.
     """
-    tree = yaml.load(text, _LOADER) or {}
+    tree = load(text) or {}
     stages = tree.get("stages", {"": tree} if "cmd" in tree else {})
     return [_step(str(name), record) for name, record in stages.items()]
 

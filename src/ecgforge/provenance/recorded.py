@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAMLError
 
+from ecgforge.dvc.lock import load
 from ecgforge.model_versions.pyfunc_signature import WEIGHTS, WEIGHTS_FILE
 from ecgforge.model_versions.versions import Version
 from ecgforge.provenance.dvc_store import LOCK, DvcStore
 from ecgforge.tracking.runs import INPUT
 from ecgforge.tracking.store import git
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 OVERALL = "all"  # value of the column `rhythm` in scores.csv for scores over all rhythms
 
 
@@ -167,8 +167,8 @@ def _all_locks(content: DvcStore) -> Iterator[str]:
 
 def _record(text: str, stage: str) -> Any:
     try:
-        return (yaml.load(text, _LOADER) or {})["stages"][stage]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
+        return (load(text) or {})["stages"][stage]
+    except (YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return {}
 
 
