@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ecgforge.params import ClassifierSettings, Params, Share, StrictConfig, distinct
-from ecgforge.study.experiment import Experiment, plain_and_augmented
+from ecgforge.study.experiment import Experiment
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 
 EQUAL = "1"  # the point at which all rhythms are equally frequent
@@ -33,12 +33,7 @@ class BalancedSampling(Sweep):
     keys = ("dataset",)
 
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
-        rows: list[Experiment] = []
-        for seed in params.active.sweeps.seeds:
-            for power in self.parameters(params).powers:
-                row = (item["dataset"], params.backbone, seed, "", self.name, f"{power:g}")
-                rows += plain_and_augmented(Experiment("TrRTeR", *row))
-        yield Source(rows)
+        yield Source([*self.on_real(params, item, self.parameters(params).powers)])
 
     def settings(self, params: Params, experiment: Experiment) -> ClassifierSettings:
         settings = params.classifier_settings(experiment.backbone)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
-from ecgforge.study.experiment import Experiment, plain_and_augmented
+from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 from ecgforge.sweeps.transfer import SWEEP as TRANSFER
@@ -19,12 +19,8 @@ class Scratch(Sweep):
     keys = ("dataset",)
 
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
-        rows: list[Experiment] = []
-        for seed in params.active.sweeps.seeds:
-            for percent in sorted({*TRANSFER.parameters(params).percents} - {100}):
-                row = (item["dataset"], params.backbone, seed, "", self.name, f"{percent:g}")
-                rows += plain_and_augmented(Experiment("TrRTeR", *row))
-        yield Source(rows)
+        percents = sorted({*TRANSFER.parameters(params).percents} - {100})
+        yield Source([*self.on_real(params, item, percents)])
 
     def training_data(
         self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ecgforge.params import ClassifierSettings, Params, PreTraining, StrictConfig
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
-from ecgforge.study.experiment import Experiment, plain_and_augmented
+from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 from ecgforge.sweeps.transfer import SWEEP as TRANSFER
@@ -30,12 +30,7 @@ class SelfSupervised(Sweep):
     keys = ("dataset",)
 
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
-        rows: list[Experiment] = []
-        for seed in params.active.sweeps.seeds:
-            for percent in TRANSFER.parameters(params).percents:
-                row = (item["dataset"], params.backbone, seed, "", self.name, f"{percent:g}")
-                rows += plain_and_augmented(Experiment("TrRTeR", *row))
-        yield Source(rows)
+        yield Source([*self.on_real(params, item, TRANSFER.parameters(params).percents)])
 
     def training_data(
         self, params: Params, experiment: Experiment, real: RecordSet, synthetic: RecordSet | None

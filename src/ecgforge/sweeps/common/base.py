@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from ecgforge.params import (
 )
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
-from ecgforge.study.experiment import Experiment
+from ecgforge.study.experiment import Experiment, plain_and_augmented
 from ecgforge.study.settings import SETTINGS, TrainingData, training_data
 
 OPTIONS = {  # of the command line, by key of an item
@@ -142,6 +142,13 @@ class Sweep(ABC):
     def pretraining(self, params: Params) -> PreTraining | None:
         """Return how classifiers are pre-trained without labels; None if they are not."""
         return None
+
+    def on_real(self, params: Params, item: Item, points: Iterable[float]) -> Iterator[Experiment]:
+        """Yield TrRTeR, plain and augmented, at each point with each seed."""
+        for seed in params.active.sweeps.seeds:
+            for point in points:
+                row = (item["dataset"], params.backbone, seed, "", self.name, f"{point:g}")
+                yield from plain_and_augmented(Experiment("TrRTeR", *row))
 
     def experiments(self, params: Params, item: Item) -> list[Experiment]:
         """Return the rows of the grid in a cell."""
