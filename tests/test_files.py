@@ -28,15 +28,15 @@ def test_a_digest_is_computed_again_only_after_a_change(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "signals").write_text("one")
     monkeypatch.setattr(files, "md5", lambda path: calls.append(path) or md5(path))
-    first = files.md5_once(folder)
-    assert first == files.md5_once(folder) == md5(folder)
+    first = files.cached_md5(folder)
+    assert first == files.cached_md5(folder) == md5(folder)
     assert calls.count(folder) == 1
     time = (folder / "signals").stat().st_mtime_ns
     (folder / "signals").write_text("two")  # of the same size
     os.utime(folder / "signals", ns=(time, time + 1))
-    assert files.md5_once(folder) == md5(folder) != first
+    assert files.cached_md5(folder) == md5(folder) != first
     (folder / "signals").rename(folder / "labels")
-    assert files.md5_once(folder) == md5(folder)
+    assert files.cached_md5(folder) == md5(folder)
 
 
 def test_atomic_write_leaves_nothing_of_a_failed_folder(tmp_path):

@@ -490,12 +490,12 @@ def test_the_front_and_the_best_of_two_objectives() -> None:
 
 
 def test_gpus_are_dealt_out_to_workers() -> None:
-    from ecgforge.workers import shares
+    from ecgforge.workers import assign_gpus
 
-    assert shares(2, ["0", "1", "2"]) == ["0", "1"]
-    assert shares(3, ["4", "7"]) == ["4", "7", "4"], "a share of one where there are too few"
-    assert shares(2, []) == [None, None]
-    assert shares(1, ["0", "1"]) == [None]
+    assert assign_gpus(2, ["0", "1", "2"]) == ["0", "1"]
+    assert assign_gpus(3, ["4", "7"]) == ["4", "7", "4"], "a share of one where there are too few"
+    assert assign_gpus(2, []) == [None, None]
+    assert assign_gpus(1, ["0", "1"]) == [None]
 
 
 # Tracking

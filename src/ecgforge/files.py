@@ -108,7 +108,7 @@ def damaged(file: Path, why: str) -> EcgforgeError:
     )
 
 
-def md5_once(path: Path) -> str:
+def cached_md5(path: Path) -> str:
     """Return `md5` of a file or folder, computed again only after a change of its files' names,
     sizes or times.
     """

@@ -39,8 +39,8 @@ def gpus() -> list[str]:
         return []
 
 
-def shares(workers: int, visible: Sequence[str]) -> list[str | None]:
-    """Deal the `visible` GPUs out to workers; a worker alone sees them all.
+def assign_gpus(workers: int, visible: Sequence[str]) -> list[str | None]:
+    """Assign the `visible` GPUs to workers; a worker alone sees them all.
 
     Several workers share a GPU if there are too few.
     """
@@ -49,7 +49,7 @@ def shares(workers: int, visible: Sequence[str]) -> list[str | None]:
     return [visible[worker % len(visible)] for worker in range(workers)]
 
 
-def see(gpu: str | None) -> None:
+def use_gpu(gpu: str | None) -> None:
     """Let this process and its children see one GPU; None changes nothing."""
     if gpu is not None:
         os.environ[VISIBLE] = gpu

@@ -89,7 +89,7 @@ def repro(targets: list[str], jobs: int | None = None) -> int:
     # More threads than cores slow each other down; compute.threads sets the threads of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, workers.cores() // jobs)))
     with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):
-        return _run(stages, workers.shares(jobs, visible))
+        return _run(stages, workers.assign_gpus(jobs, visible))
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[
 
 
 def _run(waiting: dict[str, set[str]], places: list[str | None]) -> int:
-    """Run the stages in as many workers as there are `places`, see `workers.shares`."""
+    """Run the stages in as many workers as there are `places`, see `workers.assign_gpus`."""
     jobs = len(places)
     sorter = TopologicalSorter(waiting)
     sorter.prepare()
@@ -231,7 +231,7 @@ def _run(waiting: dict[str, set[str]], places: list[str | None]) -> int:
 def _init_worker(free: SimpleQueue[str | None]) -> None:
     """Set up a worker, and take one of the GPUs."""
     workers.init_worker()
-    workers.see(free.get())
+    workers.use_gpu(free.get())
 
 
 def _repro_one(name: str) -> bool:

@@ -43,7 +43,7 @@ def spread(first: np.ndarray, second: np.ndarray) -> float:
     """Return the standard deviation of `correlations` over the records of `second`, as a mean over
     pairs of leads, relative to that of `first`; below 1 if the patients of `second` are too alike.
 
-    `w1` also grows with this, but it does not tell a narrower distribution from a shifted one.
+    `w1` also grows with this, but not only: a shifted distribution has a large `w1` too.
     `fisher_z` gives pairs with correlations near 1 the same weight as others.
     """
     real, other = (fisher_z(found).std(axis=0).mean() for found in (first, second))

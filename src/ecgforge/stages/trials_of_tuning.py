@@ -17,7 +17,7 @@ from ecgforge.stages.common.tracked import CURVES, Stage, record_inputs, tracked
 from ecgforge.tracking import runs, store
 from ecgforge.tuning import objectives, search, space
 from ecgforge.tuning.plots import figures
-from ecgforge.workers import gpus, shares
+from ecgforge.workers import assign_gpus, gpus
 
 # the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
 STORAGE = "ECGFORGE_TUNING_STORAGE"
@@ -197,4 +197,4 @@ def places(workers: int, compute: Compute) -> list[str | None]:
     """Return CUDA_VISIBLE_DEVICES of each worker: a GPU each, in turn, shared where there are too
     few.
     """
-    return shares(workers, [] if compute.accelerator == "cpu" else gpus())
+    return assign_gpus(workers, [] if compute.accelerator == "cpu" else gpus())

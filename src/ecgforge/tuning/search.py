@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ecgforge import console
 from ecgforge.errors import EcgforgeError, PrunedError, TrialError, explained
 from ecgforge.tuning.space import Point, Space, suggest
-from ecgforge.workers import end_with_parent, see
+from ecgforge.workers import end_with_parent, use_gpu
 
 Direction = Literal["maximize", "minimize"]
 
@@ -373,7 +373,7 @@ def _side_by_side(
 
 def _worker(task: Task, objective: Objective, n_trials: int, place: str | None) -> None:
     """Run a worker process."""
-    see(place)
+    use_gpu(place)
     end_with_parent()
     try:
         _work(task, objective, n_trials)

@@ -34,8 +34,6 @@ MAX_WEIGHT = (
     # 2023, min-SNR, gamma 5)
     6.0
 )
-
-
 ESTIMATED = 0.5  # share of training records that are shown a prediction, as in Chen et al.
 
 

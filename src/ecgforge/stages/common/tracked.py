@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ecgforge.files import md5_once, remove
+from ecgforge.files import cached_md5, remove
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common import code
@@ -87,7 +87,7 @@ def record_inputs(sets: Sets) -> list[DatasetInput]:
     for context, records in sets:
         about, parts = records.about, records.folder.parts
         name = "/".join(parts[-2:]) if about.origin == "synthetic" else records.folder.name
-        generated_by, digest = about.made.get("weights_md5", ""), md5_once(records.folder)
+        generated_by, digest = about.made.get("weights_md5", ""), cached_md5(records.folder)
         found.append(
             DatasetInput(name, records.folder, digest, context, about.origin, generated_by)
         )
