@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from ecgforge.quality.distances import nearest
 
@@ -182,7 +182,5 @@ def membership_auc(members: np.ndarray, outsiders: np.ndarray) -> float:
         members, outsiders: distances of training records, and of held-out records of other
             patients, to their nearest synthetic record, `[any number]`.
     """
-    count, others = len(members), len(outsiders)
-    ranks = rankdata(-np.concatenate([members, outsiders]))
-    # the statistic of Mann & Whitney
-    return float((ranks[:count].sum() - count * (count + 1) / 2) / (count * others))
+    trained = np.repeat([1, 0], [len(members), len(outsiders)])
+    return float(roc_auc_score(trained, -np.concatenate([members, outsiders])))
