@@ -250,6 +250,13 @@ def test_sweeps_on_another_generator_are_new_cells(study: Path) -> None:
     assert status(study) == new | BACKBONES | {"report"}, "backbones train with the records of all"
 
 
+def test_a_generator_without_ablations_has_no_cell_of_them(study: Path) -> None:
+    edit(study, lambda tree: tree["profiles"]["demo"]["generators"]["diffwave"].pop("ablations"))
+    named = {line.split()[0] for line in dvc(study, "stage", "list").splitlines()}
+    assert not {name for name in named if name.startswith("ablation@")}
+    assert swept(*SWEEPS, "generator_seeds") <= named
+
+
 def test_a_new_seed_touches_no_data_and_no_generator(study: Path) -> None:
     edit(study, lambda tree: tree["profiles"]["demo"]["study"]["seeds"].append(99))
     assert status(study) == cells("classify") | per_dataset("classify_real") | {"report"}

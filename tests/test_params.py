@@ -364,7 +364,7 @@ def test_a_profile_states_what_differs_from_its_base(tree: dict[str, Any]) -> No
         "sweeps": {"seeds": [5]},
         "generators": {
             "diffwave": {
-                "ablations": {"guidance 2": None, "guidance 3": {"sampling": {"guidance": 3.0}}}
+                "ablations": {"guidance_2": None, "guidance_3": {"sampling": {"guidance": 3.0}}}
             }
         },
     }
@@ -381,7 +381,7 @@ def test_a_profile_states_what_differs_from_its_base(tree: dict[str, Any]) -> No
     assert (small.study.seeds, small.study.resamples) == ([5], demo.study.resamples), (
         "a list is replaced, not joined"
     )
-    assert list(small.generators["diffwave"].ablations) == ["guidance 3"], "null removes a key"
+    assert list(small.generators["diffwave"].ablations) == ["guidance_3"], "null removes a key"
     assert (found["other"].quality.records, found["other"].study) == (30, small.study), (
         "a base may have a base"
     )
@@ -391,7 +391,7 @@ def test_a_profile_states_what_differs_from_its_base(tree: dict[str, Any]) -> No
 def test_null_brings_a_default_back(tree: dict[str, Any]) -> None:
     stated = {
         "base": "demo",
-        "classifiers": {"resnet1d": {"training": {"patience": None, "weight_decay": None}}},
+        "classifiers": {"resnet1d": {"training": {"patience": None, "ema_decay": None}}},
     }
     training = (
         Params.model_validate(based(tree, other=stated))
@@ -399,7 +399,7 @@ def test_null_brings_a_default_back(tree: dict[str, Any]) -> None:
         .classifiers["resnet1d"]
         .training
     )
-    assert (training.patience, training.weight_decay) == (None, 0.0)
+    assert (training.patience, training.ema_decay) == (None, 0.98)
 
 
 @pytest.mark.parametrize(

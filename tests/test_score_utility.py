@@ -134,12 +134,12 @@ def test_other_classifiers_sweeps_and_augmentation_do_not_count() -> None:
 
 def test_ablations_are_sets_of_their_own() -> None:
     gains = numbered(PLACES)
-    varied = results({("ptbxl", "a"): 0.9}, sweep="ablation", point="guidance 2")
+    varied = results({("ptbxl", "a"): 0.9}, sweep="ablation", point="guidance_2")
     varied = varied[varied["setting"] == "TrSTeR"]
     names = {"dataset": "ptbxl", "generator": "a"}
     # the unchanged generator is in the quality scores
     rows = [{**names, "variation": "as it is", "frechet": 5.0, "train_s": 1.0}]
-    rows += [{**names, "variation": "guidance 2", "frechet": -5.0, "train_s": 1.0}]
+    rows += [{**names, "variation": "guidance_2", "frechet": -5.0, "train_s": 1.0}]
     both = pd.concat([results(gains), varied])
     row = found(both, quality(opposite(gains)), pd.DataFrame(rows))
     assert row["sets"] == len(gains) + 1

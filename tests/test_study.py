@@ -72,7 +72,7 @@ def small_params() -> dict[str, Any]:
         "batch_size": 8,
     }
     # one that is trained
-    demo["generators"]["diffwave"]["ablations"]["plain cosine schedule"] = {
+    demo["generators"]["diffwave"]["ablations"]["cosine_schedule"] = {
         "network": {"timestep_shift": 1.0}
     }
     demo["synthesis"] |= {"train": 24, "validation": 3, "test": 4}

@@ -71,7 +71,7 @@ def cells(params: Params) -> Iterator[Cell]:
     for name in targets.real_sweeps:
         for dataset in swept:
             yield _cell(params, "sweep_real", name, {"sweep": name, "dataset": dataset})
-    for item in _pairs(swept, targets.generators):
+    for item in _pairs(swept, params.ablated):
         yield _cell(params, "ablation", "ablation", item)
     for item in _pairs(swept, targets.generator_seeds):
         yield _cell(params, "generator_seeds", "generator_seeds", item)

@@ -148,7 +148,7 @@ class Training(StrictConfig):
     warmup_steps: Annotated[int, Field(ge=0)]  # optimiser steps of linear warm-up
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient
     # decay of the averaged weights, which are the ones kept; 0 keeps the last weights
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
     class_balance_power: Share = 0.5  # 0 keeps the frequencies of rhythms, 1 equalises them
     evaluate_every: Positive  # steps; also the interval between checkpoints
     # evaluations without improvement before training stops; null trains all steps
@@ -163,7 +163,13 @@ class Training(StrictConfig):
         return self
 
 
-class PreTraining(Training):
+class ClassifierTraining(Training):
+    """The training loop of a classifier."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01  # of the AdamW optimiser
+
+
+class PreTraining(ClassifierTraining):
     """A training without labels: see `ecgforge.classifiers.common.contrastive`.
 
     All records are drawn equally often, since their rhythms are not known.
@@ -287,7 +293,7 @@ class GeneratorSettings(StrictConfig):
     network: dict[str, Any] = Field(default_factory=dict)  # declared by the generator
     training: dict[Name, Training] = Field(default_factory=dict)  # training loop of each phase
     sampling: dict[str, Any] = Field(default_factory=dict)  # declared by the generator
-    ablations: dict[str, Ablation] = Field(default_factory=dict)  # by name; for a sweep
+    ablations: dict[Name, Ablation] = Field(default_factory=dict)  # by name; for a sweep
     # excluded from the parameters of a training: results do not depend on the search
     tuning: Annotated[GeneratorTuning, Field(exclude=True)] = GeneratorTuning()
 
@@ -323,7 +329,7 @@ class ClassifierSettings(StrictConfig):
 
     backbone: Name  # the key of the entry in `classifiers`
     network: dict[str, Any]  # declared by the backbone
-    training: Training  # the training loop
+    training: ClassifierTraining  # the training loop
     # used for the study's classifier only; excluded from the parameters of a training
     tuning: Annotated[ClassifierTuning, Field(exclude=True)] = ClassifierTuning()
 
@@ -566,6 +572,11 @@ class Params(StrictConfig):
     def record_sets(self) -> list[str]:
         """The datasets, and the rounds of cross-fitting."""
         return [*self.datasets, *(one.name for one in self.rounds)]
+
+    @property
+    def ablated(self) -> list[str]:
+        """The generators of the sweep `ablation`: those of the sweeps that have ablations."""
+        return [name for name in self.sweep_targets.generators if self.generator(name).ablations]
 
     @property
     def sweep_record_sets(self) -> list[str]:

@@ -26,6 +26,7 @@ def text(params: Params) -> str:
         "rounds": {one.name: one.dataset for one in params.rounds},
         "record_sets": params.record_sets,
         "sweep_record_sets": params.sweep_record_sets,
+        "ablated": params.ablated,
         "equal_size": {
             f"{pair.train}-{pair.test}": pair.model_dump() for pair in params.equal_size_pairs
         },

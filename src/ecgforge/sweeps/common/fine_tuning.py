@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
-from ecgforge.params import ClassifierSettings, Params, Shares, StrictConfig, Training
+from ecgforge.params import ClassifierSettings, ClassifierTraining, Params, Shares, StrictConfig
 from ecgforge.records.record_set import RecordSet
 from ecgforge.study import mixtures
 from ecgforge.study.experiment import Experiment, plain_and_augmented
@@ -19,7 +19,7 @@ class FineTuningParameters(StrictConfig):
     """Shares of the real training records in percent, and the training with each."""
 
     percents: Shares
-    training: Training
+    training: ClassifierTraining
 
 
 class FineTuning(Sweep):
