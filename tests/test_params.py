@@ -183,6 +183,11 @@ def test_equal_sizes_need_the_merged_dataset(tree: dict[str, Any], tmp_path: Pat
             [25],
             "profiles.demo.sweeps.size: percent: unknown key",
         ),
+        (
+            "profiles.demo.generators.diffwave.ablations.guidance 3",
+            {"sampling": {"guidance": 3.0}},
+            "ablations.guidance 3 = 'guidance 3': a name starts with a lower-case letter",
+        ),
         ("sources", ["ptbxl", "chapman", "ptbxl"], "sources = .*: ptbxl is there twice"),
         ("datasets", ["ptbxl", "ptbxl"], "datasets = .*: ptbxl is there twice"),
         ("generators", ["diffwave", "diffwave"], "generators = .*: diffwave is there twice"),

@@ -825,6 +825,9 @@ def _refusal(detail: Any) -> str:
     if detail["type"] == "missing":
         return f"{key}: missing"
     reason = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_pattern_mismatch":  # only names have a pattern
+        reason = "a name starts with a lower-case letter, followed by letters, digits and _"
+        key = key.removesuffix(".[key]")
     try:
         value = _SHORT.repr(detail["input"])
     except ValueError:
