@@ -13,6 +13,7 @@ import pytest
 import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import butter, resample_poly, sosfiltfilt
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
@@ -555,6 +556,16 @@ def test_resampling_keeps_amplitude_and_phase(fs):
     np.testing.assert_allclose(prepared[:, 100:-100], a_sine(10, 100)[:, 100:-100], atol=0.05)
 
 
+@pytest.mark.parametrize("fs", [100, 250, 257, 500])
+def test_filters_designed_once_give_the_values_of_scipy(fs):
+    raw = np.random.default_rng(0).standard_normal((8, 10 * fs)).cumsum(axis=1)
+    expected = raw if fs == 100 else resample_poly(raw, 100, fs, axis=1, padtype="line")
+    sections = butter(3, PREPROCESSING.band, btype="bandpass", fs=100, output="sos")
+    expected = sosfiltfilt(sections, expected, padtype="even", padlen=400)
+    for _ in range(2):  # the second time from the cache
+        np.testing.assert_array_equal(prepare_signal(raw, fs, PREPROCESSING), expected)
+
+
 @pytest.mark.parametrize("frequency", [0.15, 50, 60])
 def test_frequencies_outside_the_band_are_removed(frequency):
     prepared = prepare_signal(5 + a_sine(frequency, 500) + a_sine(10, 500), 500, PREPROCESSING)
@@ -926,6 +937,12 @@ def test_only_equal_recordings_are_grouped_across_parts_and_units():
     other = np.stack([1000 * signals[66], signals[3] + 0.1 * signals[4], signals[2]])
     parts = [(70, signals.__getitem__), (3, other.__getitem__)]
     assert twins.groups(parts) == [[2, 72], [66, 70]]
+
+
+def test_copies_that_fill_a_chunk_belong_to_their_first_record():
+    signals = np.random.default_rng(0).standard_normal((twins.CHUNK, 8, 100))
+    parts = [(twins.CHUNK, signals.__getitem__)] * 2
+    assert twins.groups(parts) == [[place, twins.CHUNK + place] for place in range(twins.CHUNK)]
 
 
 def test_the_same_recording_with_two_rhythms_has_none(raw, tmp_path):

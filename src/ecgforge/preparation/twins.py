@@ -44,15 +44,17 @@ def groups(parts: Sequence[Part]) -> list[list[int]]:
             weights = np.random.default_rng(0).standard_normal(
                 (signals[0].size, PROJECTIONS)
             ) / np.sqrt(signals[0].size)
-        scaled = _scaled(signals).reshape(len(signals), -1)
+        new = []
         for place, row in enumerate(signals, start=start):
             first = firsts.setdefault(
                 hashlib.blake2b(row.tobytes(), digest_size=16).digest(), place
             )
             same.setdefault(first, []).append(place)
             if first == place:
-                signatures.append(scaled[place - start] @ weights)
-                places.append(place)
+                new.append(place)
+        scaled = _scaled(signals[[place - start for place in new]])
+        signatures.extend(scaled.reshape(-1, len(weights)) @ weights)
+        places.extend(new)
     for one, other in _near(np.array(signatures).reshape(-1, PROJECTIONS)):
         first, second = (_leader(same, places[index]) for index in (one, other))
         if first != second and _equal(_record(parts, places[one]), _record(parts, places[other])):

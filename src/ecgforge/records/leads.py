@@ -52,13 +52,9 @@ def limb_residual(leads: Mapping[str, np.ndarray]) -> float:
     if not there:
         return float("nan")
     with np.errstate(over="ignore", invalid="ignore"):
-        due = dict(
-            zip(
-                STANDARD_LEADS,
-                twelve_leads(np.stack([leads[lead] for lead in LEADS]), "mV"),
-                strict=True,
-            )
-        )
-        size = np.linalg.norm([due[lead] for lead in there])
-        off = np.linalg.norm([leads[lead] - due[lead] for lead in there])
+        # the limb leads are the first ones
+        limb = twelve_leads(np.stack([leads["I"], leads["II"]]), "mV")
+        due = limb[[STANDARD_LEADS.index(lead) for lead in there]]
+        size = np.linalg.norm(due)
+        off = np.linalg.norm(np.stack([leads[lead] for lead in there]) - due)
     return float(off / size) if size and np.isfinite([size, off]).all() else float("nan")

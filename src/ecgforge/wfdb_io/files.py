@@ -92,7 +92,7 @@ def read(folder: Path, path: str, duration: float | None = None) -> Recording:
         [signal.name for signal in header.signals],
         [signal.units for signal in header.signals],
     )
-    signals = _physical(samples, header.signals).T
+    signals = _physical(samples, header.signals)
     found = arranged(signals, header.sampling_rate, names, units)
     return replace(
         found,
@@ -140,24 +140,25 @@ def _inside(folder: Path, path: str) -> Path:
 
 
 def _samples(folder: Path, header: Header, kept: float) -> tuple[np.ndarray, int]:
-    """Return the first `kept` digital samples, `[samples, leads]`, and the number of all samples;
-    check the checksums of all.
+    """Return the first `kept` digital samples, `[leads, samples]` float64, and the number of all
+    samples; check the checksums of all.
     """
     files: defaultdict[str, list[int]] = defaultdict(list)
     for row, signal in enumerate(header.signals):
         files[signal.file].append(row)
     frames = _frames(folder, header, files)
     kept = int(min(kept, frames))
-    samples = np.empty((kept, len(header.signals)), dtype=np.int64)
+    # each digital value is exact in float64
+    samples = np.empty((len(header.signals), kept))
     for name, rows in files.items():
         signals = [header.signals[row] for row in rows]
         checksums = [signal.checksum for signal in signals]
         needed = frames if any(checksum is not None for checksum in checksums) else kept
         sums = np.zeros(len(rows), dtype=np.int64)
         for start, block in _blocks(folder / name, signals, needed):
-            sums += block.sum(axis=0)
-            part = block[: max(0, kept - start)]
-            samples[start : start + len(part), rows] = part
+            sums += block.sum(axis=1, dtype=np.int64)
+            part = block[:, : max(0, kept - start)]
+            samples[rows, start : start + part.shape[1]] = part
         _check_sums(signals, sums)
     return samples, frames
 
@@ -182,7 +183,7 @@ def _frames(folder: Path, header: Header, files: dict[str, list[int]]) -> int:
 
 
 def _blocks(file: Path, signals: Sequence[Signal], frames: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield blocks of a file's digital samples, `[samples, leads]`, each with the position of its
+    """Yield blocks of a file's digital samples, `[leads, samples]`, each with the position of its
     first sample.
     """
     kind, leads = signals[0].format, len(signals)
@@ -197,15 +198,15 @@ def _blocks(file: Path, signals: Sequence[Signal], frames: int) -> Iterator[tupl
                 raise BadRecord(
                     Reason.TRUNCATED_FILE, f"{file.name} became shorter while it was read"
                 )
-            block = _decoded(content, kind, count).reshape(-1, leads)
+            block = np.ascontiguousarray(_decoded(content, kind, count).reshape(-1, leads).T)
             if kind == "8":  # differences
-                block = last + block.cumsum(axis=0)
-                last = block[-1]
+                block = last[:, None] + block.cumsum(axis=1, dtype=np.int64)
+                last = block[:, -1]
             yield start, block
 
 
 def _decoded(content: bytes, kind: str, count: int) -> np.ndarray:
-    """Return `count` samples of a signal format, int64."""
+    """Return `count` samples of a signal format, in an integer type that holds them."""
     if kind == "212":
         triples = (
             np.frombuffer(content.ljust(-(-len(content) // 3) * 3, b"\0"), np.uint8)
@@ -221,7 +222,8 @@ def _decoded(content: bytes, kind: str, count: int) -> np.ndarray:
         low, middle, high = np.frombuffer(content, np.uint8).astype(np.int64).reshape(-1, 3).T
         values = low + 256 * middle + 65536 * high
         return values - 2**24 * (values >= 2**23)
-    return np.frombuffer(content, TYPES[kind]).astype(np.int64) - MIDDLE.get(kind, 0)
+    values = np.frombuffer(content, TYPES[kind])
+    return values.astype(np.int64) - MIDDLE[kind] if kind in MIDDLE else values
 
 
 def _check_sums(signals: Sequence[Signal], sums: np.ndarray) -> None:
@@ -236,14 +238,13 @@ def _check_sums(signals: Sequence[Signal], sums: np.ndarray) -> None:
 
 
 def _physical(samples: np.ndarray, signals: Sequence[Signal]) -> np.ndarray:
-    """Return samples in their units, `[samples, leads]` float64; invalid samples are NaN."""
-    invalid = np.array([INVALID.get(signal.format, np.iinfo(np.int64).min) for signal in signals])
-    values = samples.astype(np.float64)
+    """Convert samples, `[leads, samples]`, to their units, in place; invalid ones become NaN."""
+    invalid = np.array([[INVALID.get(signal.format, math.nan)] for signal in signals])
+    samples[samples == invalid] = math.nan
     with np.errstate(over="ignore", invalid="ignore"):
-        values -= np.array([signal.baseline for signal in signals], dtype=np.float64)
-        values /= np.array([signal.gain for signal in signals])
-    values[samples == invalid] = np.nan
-    return values
+        samples -= np.array([[float(signal.baseline)] for signal in signals])
+        samples /= np.array([[signal.gain] for signal in signals])
+    return samples
 
 
 def _limb_residual(signals: np.ndarray, names: Sequence[str], units: Sequence[str]) -> float:
@@ -255,9 +256,16 @@ def _limb_residual(signals: np.ndarray, names: Sequence[str], units: Sequence[st
     }
     if not all(units[row] in MILLIVOLTS for row in rows.values()):
         return math.nan
+    kept = [*rows.values()]
     return limb_residual(
-        {name: signals[row] * MILLIVOLTS[units[row]] for name, row in rows.items()}
+        dict(zip(rows, _millivolts(signals[kept], [units[row] for row in kept]), strict=True))
     )
+
+
+def _millivolts(signals: np.ndarray, units: Sequence[str]) -> np.ndarray:
+    """Return leads of any volts, `[leads, samples]`, in mV; not a copy if they are in mV."""
+    factors = np.array([[MILLIVOLTS[unit]] for unit in units])
+    return signals if (factors == 1).all() else signals * factors
 
 
 def arranged(
@@ -280,12 +288,10 @@ def arranged(
     scales = {MILLIVOLTS.get(unit) for unit in found}
     if len(found) > 1 and None in scales:
         raise BadRecord(Reason.WRONG_UNITS, f"leads in different units: {_few(sorted(found))}")
-    # the memory order determines the last bits of the sums below
-    kept = signals.T[:, rows].T
+    kept = signals[rows]
     if None in scales:
         return Recording(kept, sampling_rate, found.pop())
-    factors = np.array([MILLIVOLTS[units[row]] for row in rows])
-    return Recording(kept * factors[:, None], sampling_rate, "mV")
+    return Recording(_millivolts(kept, [units[row] for row in rows]), sampling_rate, "mV")
 
 
 def _lead_rows(names: Sequence[str]) -> list[int]:

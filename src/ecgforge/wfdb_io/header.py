@@ -8,9 +8,11 @@ gives a reason for each invalid header.
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ecgforge.records.exclusions import BadRecord, Reason
@@ -103,7 +105,9 @@ def parse(file: Path) -> Header:
         OSError: the file cannot be read.
     """
     with file.open("rb") as opened:
-        content = opened.read(LARGEST + 1)
+        # Python reserves as many bytes as it is asked for
+        size = os.fstat(opened.fileno()).st_size
+        content = opened.read(min(size, LARGEST) + 1)
     if len(content) > LARGEST:
         raise BadRecord(Reason.UNREADABLE_FILE, f"a header of more than {LARGEST} bytes")
     lines = [
@@ -114,9 +118,12 @@ def parse(file: Path) -> Header:
     if not lines:
         raise BadRecord(Reason.UNREADABLE_FILE, "header without a record line")
     rate, samples = _record_line(lines[0], len(lines) - 1)
-    signals = tuple(
-        _signal(line, number, file.parent) for number, line in enumerate(lines[1:], start=1)
-    )
+
+    @cache  # most lines name the same file
+    def there(name: str) -> bool:
+        return _is_name(name) and (file.parent / name).is_file()
+
+    signals = tuple(_signal(line, number, there) for number, line in enumerate(lines[1:], start=1))
     return Header(rate, samples, signals)
 
 
@@ -199,16 +206,13 @@ def file_names(line: str) -> Iterator[str]:
     yield from (line[: found.start()] for found in _FORMAT.finditer(line) if found.start())
 
 
-def _signal(line: str, number: int, folder: Path) -> Signal:
-    names = list(file_names(line))
-    if not names:
+def _signal(line: str, number: int, there: Callable[[str], bool]) -> Signal:
+    names = file_names(line)
+    first = next(names, None)
+    if first is None:
         raise BadRecord(Reason.UNREADABLE_FILE, f"signal line {number} has no file name and format")
-    name = (
-        names[0]
-        if len(names) == 1
-        else next((one for one in names if _is_name(one) and (folder / one).is_file()), names[0])
-    )
-    if not _is_name(name):
+    name = first if there(first) else next(filter(there, names), first)
+    if not there(name) and not _is_name(name):
         raise BadRecord(
             Reason.OUTSIDE_FOLDER,
             f"the header names the file {name[:80]}, which is not in the header's folder",
@@ -239,7 +243,7 @@ def _signal(line: str, number: int, folder: Path) -> Signal:
 
 
 def _is_name(name: str) -> bool:
-    return Path(name).name == name and "\0" not in name and "\\" not in name
+    return name != "." and set(name).isdisjoint("/\0\\")
 
 
 def _refuse_unsupported(found: re.Match[str]) -> None:
@@ -263,10 +267,11 @@ def _refuse_unsupported(found: re.Match[str]) -> None:
 
 def _refuse_no_numbers(found: re.Match[str]) -> None:
     """Reject a name that starts with an invalid number of the fields before it."""
-    absent = next((what for field, what in _FIELDS.items() if found[field] is None), "")
+    if None not in (fields := found.group(*_FIELDS)):
+        return
     first = next(iter((found["name"] or "").split(maxsplit=1)), "")
-    if absent and _NUMBER_LIKE.fullmatch(first):
-        raise _no_number(absent, first)
+    if _NUMBER_LIKE.fullmatch(first):
+        raise _no_number([*_FIELDS.values()][fields.index(None)], first)
 
 
 def _no_number(what: str, text: str) -> BadRecord:
