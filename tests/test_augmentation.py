@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,6 +29,21 @@ def changed(seed: int = 1, **settings: float) -> torch.Tensor:
 
 def test_no_augmentation_changes_nothing() -> None:
     assert torch.equal(changed(), records())
+
+
+def test_numbers_are_drawn_on_the_device_of_the_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[object] = []
+    plain = {name: getattr(torch, name) for name in ("rand", "randn")}
+    for name in plain:
+
+        def drawn(*size: object, name: str = name, **more: Any) -> torch.Tensor:
+            devices.append(more.get("device"))
+            return plain[name](*size, **more)
+
+        monkeypatch.setattr(torch, name, drawn)
+    signals = torch.zeros(4, 8, 500)
+    augmented(signals, Augmentation(), RATE, torch.Generator().manual_seed(0))
+    assert devices == [signals.device] * 7
 
 
 def test_a_record_depends_on_the_source_of_randomness_alone() -> None:

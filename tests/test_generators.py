@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -263,6 +264,26 @@ def test_the_same_noise_gives_the_same_loss(trained: base.Generator) -> None:
         assert phase in ("autoencoder", "rhythm") or once != otherwise, (
             "only dead codes are drawn at random there"
         )
+
+
+def test_noise_of_a_training_step_is_drawn_on_the_device_of_its_records(
+    trained: base.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals, labels = records(8)
+    devices: list[object] = []
+    plain = {name: getattr(torch, name) for name in ("rand", "randn", "randint")}
+    for name in plain:
+
+        def drawn(*size: object, name: str = name, **more: Any) -> torch.Tensor:
+            devices.append(more.get("device"))
+            return plain[name](*size, **more)
+
+        monkeypatch.setattr(torch, name, drawn)
+    generator = copy.deepcopy(trained).train()
+    for phase in trained.phases:
+        generator.loss(signals, labels, phase, torch.Generator().manual_seed(0))
+    assert devices or not trained.phases
+    assert all(device == signals.device for device in devices)
 
 
 def test_gradients_reach_all_that_a_phase_trains_and_nothing_else(trained: base.Generator) -> None:

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Compute, Training
 from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.training import devices
 from ecgforge.training.batches import Draws, Records
 from ecgforge.training.fit import Outcome, fit
 from ecgforge.training.objective import Objective, mean_losses
@@ -289,6 +290,111 @@ def test_the_learning_rate_rises_in_the_warm_up_and_falls_as_a_cosine(
     falling = 0.5 * (1 + np.cos(np.pi * (steps - warmup) / (20 - warmup)))
     expected = 0.01 * np.where(steps < warmup, (steps + 1) / (warmup + 1), falling)
     np.testing.assert_allclose(-np.diff(seen), expected, rtol=1e-4)
+
+
+def test_averaged_weights_forget_the_first_ones_faster_than_the_decay(
+    records: RecordSet, tmp_path: Path
+) -> None:
+    settings, seen = (
+        training(steps=20, warmup_steps=0, evaluate_every=20, learning_rate=0.01, ema_decay=0.6),
+        [],
+    )
+    module = Slope()
+    fit(
+        module.objective(seen),
+        [records],
+        [records],
+        settings,
+        COMPUTE,
+        seed=0,
+        folder=tmp_path,
+        log=lambda *_: None,
+    )
+    last = seen[-1] - 0.01 * 0.5 * (1 + np.cos(np.pi * 19 / 20))
+    average, *later = [*seen[1:], last]
+    for step, value in enumerate(later, 2):
+        decay = min(0.6, step / (9 + step))
+        average = decay * average + (1 - decay) * value
+    assert module.number.item() == pytest.approx(average, rel=1e-6)
+
+
+def test_records_in_the_memory_of_a_device_give_the_same_training(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, from_disk = [], Records.__getitem__
+
+    def watched(self: Records, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(len(index))
+        return from_disk(self, index)
+
+    monkeypatch.setattr(Records, "__getitem__", watched)
+    expected = run(records, tmp_path / "disk", training(class_balance_power=0.5))
+    assert set(read) == {8}
+    read.clear()
+    monkeypatch.setattr(devices, "has_room", lambda *_: True)
+    assert run(records, tmp_path / "memory", training(class_balance_power=0.5)) == expected
+    assert read == [64, 64], "the training records once, and the validation records once"
+
+
+def test_records_go_to_a_gpu_if_they_fit_in_half_of_its_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 5000))
+    assert devices.has_room(torch.device("cuda:0"), 500)
+    assert not devices.has_room(torch.device("cuda:0"), 501)
+    assert not devices.has_room(torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_the_results_of_a_gpu_are_read_at_evaluations_only(
+    records: RecordSet, tmp_path: Path, ema_decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With twice as many steps between evaluations, a training reads no more."""
+    reads: list[str] = []
+    for name in ("item", "__bool__", "__float__", "__int__", "tolist", "numpy"):
+
+        def read(self: torch.Tensor, *args: object, name: str = name, **more: object) -> object:
+            reads.append(name)
+            return getattr(torch._C.TensorBase, name)(self, *args, **more)
+
+        monkeypatch.setattr(torch.Tensor, name, read)
+
+    def count(steps: int, folder: str) -> int:
+        reads.clear()
+        settings = training(steps=steps, evaluate_every=steps // 2, ema_decay=ema_decay)
+        run(records, tmp_path / folder, settings)
+        return len(reads)
+
+    assert count(40, "cpu") > count(20, "cpu, half") + 19
+    monkeypatch.setattr(devices, "is_asynchronous", lambda _: True)
+    assert count(40, "gpu") == count(20, "gpu, half") > 0
+
+
+def test_a_gpu_finds_a_divergence_at_the_next_evaluation(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "is_asynchronous", lambda _: True)
+    plain, calls = Network().objective(), []
+
+    def loss(*batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        calls.append(0)
+        factor = float("inf") if len(calls) == 26 else 1
+        return {"loss": plain.loss(*batch)["loss"] * factor}
+
+    objective = replace(plain, loss=loss, validate=lambda *_: {"loss": torch.zeros(())})
+    with pytest.raises(EcgforgeError, match="diverged at step 30: the sum of the last losses is"):
+        fit(
+            objective,
+            [records],
+            [records],
+            training(),
+            COMPUTE,
+            seed=0,
+            folder=tmp_path / "c",
+            log=lambda *_: None,
+        )
+    state = torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 20
 
 
 def test_it_learns(records: RecordSet, tmp_path: Path) -> None:

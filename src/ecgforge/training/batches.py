@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ecgforge.records.record_set import RecordSet
+from ecgforge.training import devices
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -53,6 +54,40 @@ class Records(Dataset[Batch]):
             sums, squares = sums + signals.sum((0, 2)), squares + (signals**2).sum((0, 2))
             count += signals.shape[0] * signals.shape[2]
         return torch.from_numpy(np.sqrt(squares / count - (sums / count) ** 2)).float()
+
+
+class DeviceRecords(Dataset[Batch]):
+    """Records in the memory of a device; an item is a batch there, at the same indices.
+
+    Args:
+        records: all of them are copied.
+        device: for example a GPU.
+        chunk: records on the way at a time.
+    """
+
+    def __init__(self, records: Records, device: torch.device, chunk: int = 1024) -> None:
+        shape = (len(records), 8, records.sets[0].about.samples)
+        self._signals = torch.empty(shape, device=device)
+        self._labels = torch.from_numpy(records.labels).to(device)
+        for index in in_order(len(records), chunk):
+            self._signals[int(index[0]) : int(index[-1]) + 1] = records[index][0]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: np.ndarray) -> Batch:
+        """Return signals `[batch, 8, samples]` and labels `[batch]` at `index`, `[batch]`."""
+        chosen = torch.from_numpy(index).to(self._labels.device, non_blocking=True)
+        return self._signals[chosen], self._labels[chosen]
+
+
+def near(records: Records, device: torch.device) -> Dataset[Batch]:
+    """Return the records in the memory of a device if it has room for them, and unchanged if not.
+
+    A GPU would wait for the batches that the CPU reads from disk and sends.
+    """
+    size = 4 * len(records) * 8 * records.sets[0].about.samples
+    return DeviceRecords(records, device) if devices.has_room(device, size) else records
 
 
 class Draws(Sampler[np.ndarray]):

@@ -34,7 +34,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.params import Compute, Training
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training import checkpoints, devices
-from ecgforge.training.batches import Batch, Draws, Records, in_order
+from ecgforge.training.batches import Batch, Draws, Records, in_order, near
 from ecgforge.training.objective import Objective
 
 Log = Callable[[dict[str, float], int], None]
@@ -62,7 +62,7 @@ class _Loop(lightning.LightningModule):
             seed,
             log,
         )
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         self._outputs: list[dict[str, Tensor]] = []
 
     def _step_seed(self, stream: int, step: int) -> int:
@@ -70,7 +70,8 @@ class _Loop(lightning.LightningModule):
         return int(state >> 1)
 
     def _noise(self, stream: int, step: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self._step_seed(stream, step))
+        # on the device, which would wait for numbers from the CPU
+        return torch.Generator(self.device).manual_seed(self._step_seed(stream, step))
 
     def on_train_epoch_start(self) -> None:
         self._draws.step = self.global_step
@@ -85,11 +86,18 @@ class _Loop(lightning.LightningModule):
             torch.manual_seed(seed)
         losses = self._objective.loss(*batch, self._noise(0, self.global_step))
         loss = losses["loss"]
-        if not torch.isfinite(loss):
+        # a GPU would stand idle while its result is read: `on_validation_epoch_start` checks there
+        if not devices.is_asynchronous(self.device) and not torch.isfinite(loss):
             raise self._diverged("the loss", loss.item())
         for key, value in losses.items():
-            self._sums[key] = self._sums.get(key, 0.0) + float(value.detach())
+            value = value.detach().double()
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        total = self._sums["loss"].item()
+        if not np.isfinite(total):
+            raise self._diverged("the sum of the last losses", total)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self._outputs.append(self._objective.validate(*batch, self._noise(1, index)))
@@ -103,7 +111,7 @@ class _Loop(lightning.LightningModule):
                 raise self._diverged(f"validation {key}", value)
         self.log(self._objective.monitor, metrics[self._objective.monitor])
         curves = {
-            f"train_{key}": total / self._settings.evaluate_every
+            f"train_{key}": total.item() / self._settings.evaluate_every
             for key, total in self._sums.items()
         }
         curves |= {f"validation_{key}": value for key, value in metrics.items()}
@@ -137,6 +145,33 @@ class _Loop(lightning.LightningModule):
                 "interval": "step",
             },
         }
+
+
+class _Averaging(WeightAveraging):
+    """Averages the weights after each step, on their device.
+
+    The decay grows from 0.1 to `decay`, so that the initial weights have little influence in short
+    trainings. Lightning and torch would read the number of averaged weights from the device, and
+    move all weights, in each step.
+    """
+
+    def __init__(self, decay: float, device: torch.device) -> None:
+        super().__init__(device, use_buffers=False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        step, average = trainer.global_step, self._average_model
+        assert average is not None
+        decay = min(self._decay, step / (9 + step)) if step > 1 else 0.0
+        torch._foreach_lerp_(
+            list(average.module.parameters()), list(pl_module.parameters()), 1 - decay
+        )
+        for averaged, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
+            averaged.copy_(current)
+        self._latest_update_step = step
 
 
 class _Patience(EarlyStopping):
@@ -182,6 +217,7 @@ def fit(
             stays in `folder`.
     """
     torch.set_num_threads(compute.threads)
+    device = devices.device(compute)
     records, held_out = Records(train), Records(validation)
     draws = Draws(records.labels, settings.batch_size, settings.class_balance_power, seed)
     loop = _Loop(objective, settings, draws, seed, log)
@@ -209,9 +245,7 @@ def fit(
     )
     callbacks: list[Callback] = [stop, keep_best, keep_last]
     if settings.ema_decay:
-        callbacks.insert(
-            0, WeightAveraging(multi_avg_fn=_warmed_up(settings.ema_decay), use_buffers=False)
-        )
+        callbacks.insert(0, _Averaging(settings.ema_decay, device))
     trainer = _trainer(settings, compute, callbacks)
     try:
         # by default, fork_rng loads CUDA, also for a training on the CPU
@@ -219,9 +253,11 @@ def fit(
         with torch.random.fork_rng(gpus):
             trainer.fit(
                 loop,
-                DataLoader(records, sampler=draws, batch_size=None),
+                DataLoader(near(records, device), sampler=draws, batch_size=None),
                 DataLoader(
-                    held_out, sampler=in_order(len(held_out), settings.batch_size), batch_size=None
+                    near(held_out, device),
+                    sampler=in_order(len(held_out), settings.batch_size),
+                    batch_size=None,
                 ),
                 ckpt_path=checkpoints.resumable(folder),
                 weights_only=True,
@@ -237,26 +273,14 @@ def fit(
     )
 
 
-def _warmed_up(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return an averaging function whose decay grows from 0.1 to `decay`.
-
-    So the initial weights have little influence in short trainings.
-    """
-
-    @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        now = min(decay, (1 + float(count)) / (10 + float(count)))
-        torch._foreach_lerp_(averaged, current, 1 - now)
-
-    return average
-
-
 def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) -> lightning.Trainer:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     on_gpu = devices.on_gpu(compute)
     if on_gpu:
         torch.set_float32_matmul_precision("high")
+        # "deterministic" would write to each new tensor
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     precision = (
         compute.precision
         if compute.precision != "auto"
@@ -264,7 +288,7 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
     )
     interactive = sys.stderr.isatty()
     return lightning.Trainer(
-        accelerator=compute.accelerator,
+        accelerator="cuda" if on_gpu or compute.accelerator == "gpu" else "cpu",
         devices=1,  # Lightning would start the whole command again for each further device
         precision=precision,
         # An epoch of the loop is the interval between two evaluations: Lightning resumes exactly

@@ -25,7 +25,7 @@ def augmented(
         signals: `[batch, leads, samples]`.
         settings: the strength of each change.
         sampling_rate: Hz.
-        random: a CPU generator, so that every device gets the same numbers.
+        random: a random generator on the device of `signals`.
 
     Returns:
         `[batch, leads, samples]`.
@@ -33,10 +33,10 @@ def augmented(
     batch, leads, samples = signals.shape
 
     def uniform(*size: int) -> Tensor:
-        return torch.rand(size, generator=random).to(signals.device)
+        return torch.rand(size, generator=random, device=signals.device)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=random).to(signals.device)
+        return torch.randn(size, generator=random, device=signals.device)
 
     spread = signals.std(dim=2, keepdim=True)
     moved = torch.round(

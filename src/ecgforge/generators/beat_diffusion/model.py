@@ -234,7 +234,8 @@ class BeatDiffusion(Diffusion):
         delays overfitting to few records.
         """
         size = math.ceil(PART * self.shape.samples)
-        start = int(torch.randint(self.shape.samples - size + 1, (1,), generator=noise))
+        most = self.shape.samples - size
+        start = int(torch.randint(most + 1, (1,), generator=noise, device=noise.device))
         return slice(start, start + size)
 
     def _most_intervals(self) -> int:

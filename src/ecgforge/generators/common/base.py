@@ -73,7 +73,7 @@ class Generator(nn.Module, ABC):
             signals: `[batch, leads, samples]`, in the units of the record set.
             labels: `[batch]` int64.
             phase: one of `phases`.
-            noise: the only random generator of the step, on the CPU.
+            noise: the only random generator of the step, on the device of `signals`.
         """
 
     def finish(self, records: RecordSet) -> None:

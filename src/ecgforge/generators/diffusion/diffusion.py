@@ -109,9 +109,10 @@ class Diffusion(Generator):
         al. 2021, "Variational Diffusion Models", app. I.1).
         """
         batch, device = len(signals), signals.device
-        times = ((torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1).to(device)
-        white = torch.randn(signals.shape, generator=noise).to(device)
-        hidden = (torch.rand(batch, generator=noise) < self.network.label_dropout).to(device)
+        spaced = torch.arange(batch, device=device) / batch
+        times = (torch.rand(1, generator=noise, device=device) + spaced) % 1
+        white = torch.randn(signals.shape, generator=noise, device=device)
+        hidden = torch.rand(batch, generator=noise, device=device) < self.network.label_dropout
         if self.training:
             labels = labels.masked_fill(hidden, self.shape.rhythms)
         clean = signals / self.scale
@@ -129,7 +130,7 @@ class Diffusion(Generator):
         records, as in the first step of sampling.
         """
         blank = inputs.new_zeros(len(inputs), self.shape.leads, inputs.shape[-1])
-        drawn = (torch.rand(len(inputs), generator=noise) < ESTIMATED).to(inputs.device)
+        drawn = torch.rand(len(inputs), generator=noise, device=inputs.device) < ESTIMATED
         chosen = drawn if self.training else torch.ones_like(drawn)
         estimate = blank.clone()
         if chosen.any():

@@ -195,7 +195,8 @@ class Codebook(nn.Module):
         with torch.autocast(flat.device.type, enabled=False):
             sums = torch.lerp(chosen.T @ flat, self.codes * self.counts[:, None], CODEBOOK_DECAY)
         dead = counts < REVIVAL * usual
-        drawn = flat[torch.randint(len(flat), (len(self.codes),), generator=noise).to(flat.device)]
+        size = (len(self.codes),)
+        drawn = flat[torch.randint(len(flat), size, generator=noise, device=flat.device)]
         self.codes.copy_(torch.where(dead[:, None], drawn, sums / counts.clamp(min=1e-9)[:, None]))
         self.counts.copy_(counts.masked_fill(dead, usual))
 
@@ -522,9 +523,8 @@ class TimeVQVAE(Generator):
                 band.codebook.tokens(band.encode(x))
                 for band, x in ((self.low, low), (self.high, high))
             )
-        hidden = (torch.rand(len(labels), generator=noise) < self.network.label_dropout).to(
-            labels.device
-        )
+        drawn = torch.rand(len(labels), generator=noise, device=labels.device)
+        hidden = drawn < self.network.label_dropout
         if self.training:
             labels = labels.masked_fill(hidden, self.shape.rhythms)
         context = self.low.codebook.latents(low_tokens)
@@ -603,13 +603,12 @@ def token_loss(
     if prior.causal:
         logits = prior(tokens, labels, codes, context)
         return cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
-    batch, positions = tokens.shape
-    share = torch.cos(
-        (torch.rand(1, generator=noise) + torch.arange(batch) / batch) % 1 * math.pi / 2
-    )
+    (batch, positions), device = tokens.shape, tokens.device
+    spaced = torch.arange(batch, device=device) / batch
+    share = torch.cos((torch.rand(1, generator=noise, device=device) + spaced) % 1 * math.pi / 2)
     count = torch.ceil(share * positions).clamp(min=1)
-    rank = torch.rand(tokens.shape, generator=noise).argsort(1).argsort(1)
-    masked = (rank < count[:, None]).to(tokens.device)
+    rank = torch.rand(tokens.shape, generator=noise, device=device).argsort(1).argsort(1)
+    masked = rank < count[:, None]
     logits = prior(tokens.masked_fill(masked, prior.mask_token), labels, codes, context)
     return cross_entropy(logits[masked].float(), tokens[masked])
 
