@@ -18,13 +18,14 @@ from safetensors.torch import save
 from sklearn.metrics import f1_score
 
 from ecgforge.classifiers.common import registry
-from ecgforge.params import ClassifierSettings, Params, Training
+from ecgforge.params import ClassifierSettings, ClassifierTraining, Compute, Params
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.stages.common import classifier_runs
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
 from ecgforge.stages.common.tracked import TrackedRun
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.settings import TrainingData
+from ecgforge.training import devices
 from ecgforge.training.fit import Outcome
 
 PARAMS = Params.read(Path(__file__).parent.parent / "params.yaml")
@@ -63,7 +64,7 @@ def unfrozen(
     """Unfreeze a classifier gradually; return the outcome, its weights, the steps of its curve and
     the batches it was trained on.
     """
-    training = Training(
+    training = ClassifierTraining(
         steps=30,
         batch_size=16,
         learning_rate=0.001,
@@ -121,10 +122,21 @@ def trained(
     def tracked(*_: object) -> Iterator[TrackedRun]:
         yield TrackedRun(run, "", folder)  # type: ignore[arg-type]
 
-    def probabilities(_: object, of: RecordSet) -> np.ndarray:
+    @contextmanager
+    def placed(classifier: object, compute: Compute) -> Iterator[None]:
+        assert compute == PARAMS.active.compute
+        there.append(classifier)
+        yield
+        there.clear()
+
+    there: list[object] = []
+
+    def probabilities(classifier: object, of: RecordSet) -> np.ndarray:
+        assert classifier in there, "it predicts on the device of its training"
         afib = np.where(of.rows % 2, 0.28, 0.12) + 0.3 * (of.rows * 7 % 11) / 11
         return np.stack([1 - afib, afib], axis=1)
 
+    monkeypatch.setattr(devices, "placed", placed)
     monkeypatch.setattr(classifier_runs, "tracked", tracked)
     monkeypatch.setattr(classifier_runs, "_fit", lambda *_: Outcome(1, 0.5, False))
     monkeypatch.setattr(classifier_runs, "probabilities", probabilities)

@@ -17,8 +17,9 @@ from ecgforge.classifiers import baselines, transformer
 from ecgforge.classifiers.common import base, registry
 from ecgforge.classifiers.common.registry import CLASSIFIERS, check_settings
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import ClassifierSettings, Compute, Params, Training
+from ecgforge.params import ClassifierSettings, ClassifierTraining, Compute, Params
 from ecgforge.records.record_set import About, RecordSet, write_record_set
+from ecgforge.training import devices
 from ecgforge.training.fit import fit
 
 RHYTHMS = ("SR", "SB", "AFIB")
@@ -27,8 +28,8 @@ DEMO = Params.read(Path(__file__).parent.parent / "params.yaml").with_profile("d
 STEPS = 120  # enough for every backbone to learn
 
 
-def training(backbone: str, steps: int, evaluate_every: int = 20) -> Training:
-    return Training(
+def training(backbone: str, steps: int, evaluate_every: int = 20) -> ClassifierTraining:
+    return ClassifierTraining(
         steps=steps,
         batch_size=16,
         learning_rate=DEMO.classifier_settings(backbone).training.learning_rate,
@@ -285,6 +286,23 @@ def test_parts_that_are_not_trained_stay_as_they_are(classifier: base.Classifier
         optimiser.step()
     changed = {key for key, value in state.items() if not torch.equal(value, before[key])}
     assert changed == {key for key, value in state.items() if id(value) in moving}
+
+
+def test_a_gpu_predicts_with_its_precision_but_not_with_logits_of_8_bits(
+    classifier: base.Classifier, records: RecordSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = base.probabilities(classifier, records)
+    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+    monkeypatch.setattr(devices, "device", lambda *_: torch.device("cpu"))
+    with devices.placed(classifier, COMPUTE):
+        found = base.probabilities(classifier, records)
+    assert not np.array_equal(found, exact)
+    np.testing.assert_allclose(found, exact, atol=0.02)
+    gaps = torch.from_numpy(np.log(found[:, 1:] / found[:, :1]))
+    assert (gaps.bfloat16() != gaps).double().mean() > 0.9
+    full = COMPUTE.model_copy(update={"precision": "32-true"})
+    with devices.placed(classifier, full):
+        np.testing.assert_array_equal(base.probabilities(classifier, records), exact)
 
 
 def test_batches_do_not_change_what_is_predicted(

@@ -14,9 +14,11 @@ import torch
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators import synthesis
 from ecgforge.generators.common import base, registry
+from ecgforge.generators.diffusion.diffusion import Diffusion
 from ecgforge.params import Compute, Synthesis
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.study import mixtures
+from ecgforge.training import devices
 
 SAMPLING = {"steps": 2, "guidance": 1.5}
 RHYTHMS = ("SR", "SB", "AFIB")
@@ -97,6 +99,27 @@ def test_a_larger_set_holds_the_smaller_one(real: RecordSet, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_gpu_samples_with_the_precision_of_its_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = synthesis.plan(RHYTHMS, {"test": dict.fromkeys(RHYTHMS, 2)}, seed=0)
+    settings = Diffusion.Sampling(**SAMPLING)
+
+    def sampled(precision: str) -> np.ndarray:
+        compute = Compute(accelerator="auto", precision=precision, threads=1)
+        return synthesis.Sampler(generator(), settings, compute, 0).sample(rows)
+
+    exact = sampled("bf16-mixed")
+    np.testing.assert_array_equal(sampled("auto"), exact)
+    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+    monkeypatch.setattr(devices, "device", lambda *_: torch.device("cpu"))
+    np.testing.assert_array_equal(sampled("32-true"), exact)
+    rounded = sampled("auto")
+    assert rounded.dtype == np.float32
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=0.05 * exact.std())
+
+
 def test_several_processes_draw_the_same_bytes(real: RecordSet, tmp_path: Path) -> None:
     generated(real, tmp_path / "one")
     generated(real, tmp_path / "two", devices=2)

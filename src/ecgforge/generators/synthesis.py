@@ -20,7 +20,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.base import Generator
 from ecgforge.params import Compute, StrictConfig, Synthesis, checked
 from ecgforge.records.record_set import SPLITS, RecordSet, write_record_set
-from ecgforge.training.devices import on_gpu
+from ecgforge.training import devices
 from ecgforge.workers import init_worker
 
 Counts = Mapping[str, Mapping[str, int]]  # records to generate, by split and rhythm
@@ -122,16 +122,21 @@ class Sampler:
     def __init__(
         self, generator: Generator, sampling: StrictConfig, compute: Compute, place: int
     ) -> None:
-        torch.set_num_threads(compute.threads)
-        self.device = torch.device(f"cuda:{place}" if on_gpu(compute) else "cpu")
+        devices.set_up(compute)
+        self.device, self.compute = devices.device(compute, place), compute
         self.generator, self.sampling = generator.to(self.device).eval(), sampling
 
     @torch.inference_mode()
     def sample(self, chunk: pd.DataFrame) -> np.ndarray:
-        """Return the records of a chunk of the plan, `[records, leads, samples]`."""
+        """Return the records of a chunk of the plan, `[records, leads, samples]`.
+
+        A GPU computes them with the precision of trainings.
+        """
         labels = torch.tensor(chunk["label"].to_numpy(), device=self.device)
         seeds = torch.tensor(chunk["seed"].to_numpy(), dtype=torch.int64)
-        return self.generator.sample(labels, seeds, self.sampling).float().cpu().numpy()
+        with devices.autocast(self.compute):
+            made = self.generator.sample(labels, seeds, self.sampling)
+        return made.float().cpu().numpy()
 
 
 _sampler: Sampler  # of this process, if several generate records

@@ -11,6 +11,7 @@ from ecgforge.generators.common import base, registry
 from ecgforge.params import Compute, GeneratorSettings
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
+from ecgforge.training import devices
 from ecgforge.training.batches import Records
 from ecgforge.training.fit import Log, fit
 from ecgforge.training.objective import Objective, mean_losses
@@ -80,5 +81,6 @@ def train(
             log=log_phase,
         )
         done += settings.training[phase].steps
-    generator.eval().finish(train_split)
+    with devices.placed(generator, compute):
+        generator.eval().finish(train_split)
     return generator

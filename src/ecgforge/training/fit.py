@@ -216,7 +216,7 @@ def fit(
         EcgforgeError: the loss or a validation metric is not finite. The last valid checkpoint
             stays in `folder`.
     """
-    torch.set_num_threads(compute.threads)
+    devices.set_up(compute)
     device = devices.device(compute)
     records, held_out = Records(train), Records(validation)
     draws = Draws(records.labels, settings.batch_size, settings.class_balance_power, seed)
@@ -278,19 +278,13 @@ def _trainer(settings: Training, compute: Compute, callbacks: list[Callback]) ->
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     on_gpu = devices.on_gpu(compute)
     if on_gpu:
-        torch.set_float32_matmul_precision("high")
         # "deterministic" would write to each new tensor
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    precision = (
-        compute.precision
-        if compute.precision != "auto"
-        else ("bf16-mixed" if on_gpu else "32-true")
-    )
     interactive = sys.stderr.isatty()
     return lightning.Trainer(
         accelerator="cuda" if on_gpu or compute.accelerator == "gpu" else "cpu",
         devices=1,  # Lightning would start the whole command again for each further device
-        precision=precision,
+        precision=devices.precision(compute),
         # An epoch of the loop is the interval between two evaluations: Lightning resumes exactly
         # only at the end of an epoch.
         max_epochs=settings.steps // settings.evaluate_every,

@@ -101,13 +101,23 @@ def _validation_metrics(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
 def probabilities(classifier: Classifier, records: RecordSet, batch_size: int = 256) -> np.ndarray:
     """Return class probabilities, `[records, rhythms]` float64; read records in batches."""
     classifier.eval()
-    device = classifier.scale.device
-    batches = (records.signals(index) for index in in_order(len(records), batch_size))
     found = [
-        torch.softmax(classifier(torch.from_numpy(signals).to(device)).double(), 1).cpu()
-        for signals in batches
+        torch.softmax(_logits(classifier, records.signals(index)), 1).cpu()
+        for index in in_order(len(records), batch_size)
     ]
     return torch.cat(found).numpy()
+
+
+def _logits(classifier: Classifier, signals: np.ndarray) -> Tensor:
+    """Return logits, `[batch, rhythms]` float64, on the device of the classifier.
+
+    The head computes in float32, also under autocast: with the 8 bits of bfloat16, many records
+    would have equal probabilities.
+    """
+    device = classifier.scale.device
+    features = classifier.features(torch.from_numpy(signals).to(device) / classifier.scale[:, None])
+    with torch.autocast(device.type, enabled=False):
+        return classifier.head(features.float()).double()
 
 
 @torch.inference_mode()

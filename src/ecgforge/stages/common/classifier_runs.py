@@ -27,7 +27,7 @@ from ecgforge.study.experiment import Experiment
 from ecgforge.study.metrics import macro_f1
 from ecgforge.study.settings import TrainingData
 from ecgforge.tracking import runs
-from ecgforge.training import fit
+from ecgforge.training import devices, fit
 from ecgforge.training.batches import Records
 
 CLASSIFIERS = Path("classifiers")  # in the folder of models
@@ -98,8 +98,9 @@ class ClassifierRuns:
                 scale = Records(data.train).scale()
                 classifier = registry.create(settings, rhythms, scale, seed)
             outcome = _fit(classifier, experiment, data, params, settings.training, opened)
-            tuned, validation_f1 = _on_validation(classifier, tested_on)
-            found = _predicted(classifier, test, tuned)
+            with devices.placed(classifier, params.active.compute):
+                tuned, validation_f1 = _on_validation(classifier, tested_on)
+                found = _predicted(classifier, test, tuned)
             metrics = predictions.summary(found, rhythms)
             metrics |= {"best_validation_macro_f1": outcome.best, "decision_tau": tuned.tau}
             opened.run.summary({**metrics, "steps": outcome.steps})
@@ -118,8 +119,9 @@ class ClassifierRuns:
         decides = {"classifier": weights} | _rows([test])
         with tracked(self.stage, key, tree, [("test", test)], decides) as opened:
             classifier = registry.load(start)
-            tuned, validation_f1 = _on_validation(classifier, tested_on)
-            found = _predicted(classifier, test, tuned)
+            with devices.placed(classifier, self.stage.params.active.compute):
+                tuned, validation_f1 = _on_validation(classifier, tested_on)
+                found = _predicted(classifier, test, tuned)
             opened.run.summary(predictions.summary(found, test.about.rhythms))
             opened.run.tag("classifier.md5", weights)
         self._add(experiment, opened, found, validation_f1)
