@@ -414,6 +414,18 @@ def test_it_learns(records: RecordSet, tmp_path: Path) -> None:
     assert outcome.best < before / 3
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_it_trains_in_mixed_precision_as_on_a_gpu(
+    records: RecordSet, tmp_path: Path, ema_decay: float
+) -> None:
+    settings = training(steps=100, ema_decay=ema_decay)
+    outcome, weights, _ = run(records, tmp_path / "full", settings)
+    mixed = COMPUTE.model_copy(update={"precision": "bf16-mixed"})
+    rounded, others, _ = run(records, tmp_path / "mixed", settings, compute=mixed)
+    assert others != weights
+    assert rounded.best == pytest.approx(outcome.best, rel=0.1)
+
+
 def test_it_stops_early_and_keeps_the_best_weights(records: RecordSet, tmp_path: Path) -> None:
     network = Network()
     losses = iter([0.5, 0.3, 0.4, 0.45, 0.2])

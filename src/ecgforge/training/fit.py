@@ -51,17 +51,18 @@ class Outcome:
 
 class _Loop(lightning.LightningModule):
     def __init__(
-        self, objective: Objective, settings: Training, draws: Draws, seed: int, log: Log
+        self,
+        objective: Objective,
+        settings: Training,
+        compute: Compute,
+        draws: Draws,
+        seed: int,
+        log: Log,
     ) -> None:
         super().__init__()
         self.module = objective.module
-        self._objective, self._settings, self._draws, self._seed, self._send = (
-            objective,
-            settings,
-            draws,
-            seed,
-            log,
-        )
+        self._objective, self._settings, self._compute = objective, settings, compute
+        self._draws, self._seed, self._send = draws, seed, log
         self._sums: dict[str, Tensor] = {}
         self._outputs: list[dict[str, Tensor]] = []
 
@@ -129,7 +130,8 @@ class _Loop(lightning.LightningModule):
             self._objective.parameters,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            fused=True,
+            # Lightning clips no gradients of a fused optimiser in mixed precision
+            fused=devices.precision(self._compute) == "32-true",
         )
 
         def rate(step: int) -> float:
@@ -220,7 +222,7 @@ def fit(
     device = devices.device(compute)
     records, held_out = Records(train), Records(validation)
     draws = Draws(records.labels, settings.batch_size, settings.class_balance_power, seed)
-    loop = _Loop(objective, settings, draws, seed, log)
+    loop = _Loop(objective, settings, compute, draws, seed, log)
     keep_best = checkpoints.Best(
         folder,
         "best",
