@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ecgforge.cli import app
 from ecgforge.errors import EcgforgeError
-from ecgforge.generators.common.registry import generator_class
+from ecgforge.generators.common.registry import GENERATORS, generator_class
 from ecgforge.params import Float, Params, Training, checked
 from ecgforge.stages import parameters
 
@@ -42,7 +42,17 @@ def write(tree: dict[str, Any], folder: Path) -> Path:
 def test_every_profile_is_valid_as_a_whole() -> None:
     params = parameters.read(ROOT / "params.yaml")
     assert params.profile == "demo"
-    assert set(params.profiles) == {"demo", "sample", "paper", "paper_10000"}
+    assert set(params.profiles) == {"demo", "sample", "paper", "paper_10000", "gpu"}
+
+
+def test_large_profiles_search_sampling_parameters_alone_which_share_one_training() -> None:
+    params = Params.read(ROOT / "params.yaml").with_profile("paper")
+    spaces = [params.generator(name).tuning.space for name in GENERATORS if name != "simulator"]
+    assert all(key.startswith("sampling.") for space in spaces for key in space)
+    assert all(spaces)
+    gpu = params.with_profile("gpu")
+    assert not any(gpu.generator(name).tuning.n_trials for name in GENERATORS)
+    assert not gpu.classifier.tuning.n_trials
 
 
 def test_equal_sizes_need_the_merged_dataset(tree: dict[str, Any], tmp_path: Path) -> None:
