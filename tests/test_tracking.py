@@ -304,10 +304,18 @@ def test_run_carries_the_contract(
     assert {file.path for file in ready.list_artifacts(run.id)} == {"notes", "params.json"}
     artifact = Path(ready.download_artifacts(run.id, "params.json", str(folder)))
     assert json.loads(artifact.read_text())["long"] == long
+    assert "system.gpu" not in found.data.tags
     (folder / "edited.py").touch()
     with opened() as run:
         pass
     assert ready.get_run(run.id).data.tags["git.dirty"] == "true"
+
+
+def test_a_run_on_a_gpu_has_the_name_of_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    tags = runs._system()
+    assert (tags["system.device"], tags[runs.GPU]) == ("cuda", "NVIDIA H100")
 
 
 def test_names_are_for_people() -> None:

@@ -1,9 +1,10 @@
 """Train a registered version again from its commit and data, in a temporary folder, and compare the
-weights.
+weights. The weights of a training on a GPU do not repeat: its validation figures are compared.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import subprocess
@@ -29,17 +30,20 @@ from ecgforge.tracking.store import git, has_commit, inside
 
 # allowed commands, since the dvc.lock of a branch could have any other
 REGISTERING = ("train-generator", "train-classifier")
+# of two trainings on a GPU, whose roundings differ: macro-F1, and a loss relative to the first one
+F1_TOLERANCE, LOSS_TOLERANCE = 0.05, 0.05
+BEST_F1 = "best_validation_macro_f1"
 
 
 def reproduce(reference: str) -> None:
-    """Run the DVC stage of a version again and compare the weights.
+    """Run the DVC stage of a version again and compare the weights, or figures for a GPU.
 
     The stage runs with the code, parameters and data of the version, and with its own tracking
     store.
 
     Raises:
         EcgforgeError: the commit, the stage's record or its data are missing, the recorded command
-            does not train a version, the stage fails, or the weights differ.
+            does not train a version, the stage fails, or the weights or figures differ.
     """
     store.ensure_reachable()
     version, content = versions.find(reference), DvcStore()
@@ -81,7 +85,7 @@ def reproduce(reference: str) -> None:
             raise EcgforgeError(
                 f"the stage of {version.label} failed with exit code {ended.returncode}, see above"
             )
-        _compare(version, lineage.rerun_weights(version, folder))
+        _compare(version, lineage.rerun(version, folder))
 
 
 def _arguments(command: str) -> list[str]:
@@ -224,7 +228,8 @@ def _at(tree: Any, name: str) -> Any:
     return tree
 
 
-def _compare(version: Version, found: Path) -> None:
+def _compare(version: Version, rerun: lineage.Rerun) -> None:
+    found = rerun.weights
     if md5(found) == version.tags.get(WEIGHTS):
         console.out.print(
             f"{version.label}: identical, weights with md5 {version.tags[WEIGHTS]}", style="green"
@@ -238,6 +243,9 @@ def _compare(version: Version, found: Path) -> None:
         raise EcgforgeError(
             f"{version.label}: the new weights have other names or shapes than the registered ones"
         )
+    if gpu := lookup.gpu(version.run_id):
+        _compare_figures(version.label, gpu, lookup.metrics(version.run_id), rerun.metrics)
+        return
     gap = max(
         float(abs(before[key].astype(float) - now[key].astype(float)).max(initial=0))
         for key in before
@@ -247,3 +255,27 @@ def _compare(version: Version, found: Path) -> None:
         f"{version.label}: the new weights differ by up to {gap:.3g}; the largest weight is "
         f"{scale:.3g}"
     )
+
+
+def _compare_figures(label: str, gpu: str, before: dict[str, float], now: dict[str, float]) -> None:
+    """Compare the validation figures of two trainings, within the tolerances.
+
+    Raises:
+        EcgforgeError: a figure is missing or differs by more, or there is none.
+    """
+    losses = [name for name in before if name.endswith("validation_loss")]
+    names = [BEST_F1] if BEST_F1 in before else losses
+    shown: list[str] = []
+    wrong = not names
+    for name in names:
+        tolerance = F1_TOLERANCE if name == BEST_F1 else LOSS_TOLERANCE * abs(before[name])
+        again = now.get(name, math.nan)
+        wrong |= not abs(again - before[name]) <= tolerance
+        shown.append(f"{name} {before[name]:.4g} and {again:.4g}")
+    figures = (
+        f"trained on {gpu}, where weights do not repeat; validation figures before and now: "
+        f"{', '.join(shown) or 'none'}"
+    )
+    if wrong:
+        raise EcgforgeError(f"{label}: {figures}; they differ by more than the tolerance")
+    console.out.print(f"{label}: {figures}; within the tolerance", style="green")

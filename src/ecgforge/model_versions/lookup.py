@@ -6,7 +6,7 @@ from typing import Any
 
 from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.tracking import store
-from ecgforge.tracking.runs import FINGERPRINT, THREADS
+from ecgforge.tracking.runs import FINGERPRINT, GPU, THREADS
 
 
 def runs_by_fingerprint() -> dict[str, Any]:
@@ -32,6 +32,18 @@ def metric(run_id: str, name: str) -> float | None:
     """Return a metric of a run; None if the run or the metric does not exist."""
     found = store.run(run_id)
     return found.data.metrics.get(name) if found else None
+
+
+def metrics(run_id: str) -> dict[str, float]:
+    """Return the last values of all metrics of a run; none if the run does not exist."""
+    found = store.run(run_id)
+    return dict(found.data.metrics) if found else {}
+
+
+def gpu(run_id: str) -> str | None:
+    """Return the name of the GPU of a run; None for a run on a CPU, or one that is gone."""
+    found = store.run(run_id)
+    return found.data.tags.get(GPU) if found else None
 
 
 def threads(run_id: str) -> int | None:

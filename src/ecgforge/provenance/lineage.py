@@ -423,8 +423,16 @@ def step_of(version: Version, content: DvcStore) -> Step | None:
     return replace(found, name=stage) if found else None
 
 
-def rerun_weights(version: Version, folder: Path) -> Path:
-    """Return the weights that a repeated stage registered in place of this version.
+@dataclass(frozen=True)
+class Rerun:
+    """A version that a repeated stage registered: its weights, and the metrics of its run."""
+
+    weights: Path
+    metrics: dict[str, float]
+
+
+def rerun(version: Version, folder: Path) -> Rerun:
+    """Return what a repeated stage registered in place of this version.
 
     Args:
         folder: of the project in which the stage was repeated, with its own tracking store.
@@ -447,12 +455,10 @@ def rerun_weights(version: Version, folder: Path) -> Path:
         "draw",
         "seed",
     )
-    for one in MlflowClient(uri, uri).search_model_versions(f"name = '{version.name}'"):
+    there = MlflowClient(uri, uri)
+    for one in there.search_model_versions(f"name = '{version.name}'"):
         if all(one.tags.get(name) == version.tags.get(name) for name in same):
-            return next(
-                folder.glob(
-                    f"mlruns/**/{one.source.rsplit('/', 1)[-1]}/artifacts/{FILES}"
-                    "/weights.safetensors"
-                )
-            )
+            source = one.source.rsplit("/", 1)[-1]
+            weights = next(folder.glob(f"mlruns/**/{source}/artifacts/{FILES}/weights.safetensors"))
+            return Rerun(weights, dict(there.get_run(one.run_id).data.metrics))
     raise EcgforgeError(f"the stage ran, but did not register a version like {version.label}")

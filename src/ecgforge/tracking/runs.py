@@ -54,7 +54,7 @@ CHARTS = {  # title -> filter of runs
 INPUT, GENERATED_BY = "input.", "generated_by."
 REASON = "ecgforge.reason"
 WAS_KILLED = "its process was killed"
-THREADS = "system.threads"
+THREADS, GPU = "system.threads", "system.gpu"
 # one lock file per run, locked by its process; the operating system unlocks it if the process dies
 AT_WORK = Path(".ecgforge/running")
 BEST = "best"  # tag of a study's best trial
@@ -599,12 +599,14 @@ def _system() -> dict[str, str]:
     torch = sys.modules.get("torch")
     if torch is None:
         return {}
-    device = "cuda" if torch.cuda.is_initialized() else "cpu"
-    return {
+    found = {
         "system.torch": torch.__version__,
-        "system.device": device,
+        "system.device": "cpu",
         THREADS: str(torch.get_num_threads()),
     }
+    if torch.cuda.is_initialized():
+        found |= {"system.device": "cuda", GPU: torch.cuda.get_device_name()}
+    return found
 
 
 def flatten(params: dict[str, Any], prefix: str = "") -> dict[str, str]:
