@@ -47,21 +47,6 @@ def train(
     )
     done = 0
     for number, phase in enumerate(generator.phases):
-
-        def loss(
-            signals: Tensor, labels: Tensor, noise: torch.Generator, phase: str = phase
-        ) -> dict[str, Tensor]:
-            return generator.loss(signals, labels, phase, noise)
-
-        objective = Objective(
-            generator,
-            generator.trainable(phase),
-            loss,
-            loss,
-            mean_losses,
-            "loss",
-            higher_is_better=False,
-        )
         prefix = f"{phase}_" if len(generator.phases) > 1 else ""
 
         def log_phase(
@@ -71,7 +56,7 @@ def train(
 
         seed = settings.seed * len(generator.phases) + number
         fit(
-            objective,
+            objective(generator, phase),
             [train_split],
             [validation],
             settings.training[phase],
@@ -84,3 +69,13 @@ def train(
     with devices.placed(generator, compute):
         generator.eval().finish(train_split)
     return generator
+
+
+def objective(generator: base.Generator, phase: str) -> Objective:
+    """Return what a phase minimises and monitors."""
+
+    def loss(signals: Tensor, labels: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+        return generator.loss(signals, labels, phase, noise)
+
+    trained = generator.trainable(phase)
+    return Objective(generator, trained, loss, loss, mean_losses, "loss", higher_is_better=False)
