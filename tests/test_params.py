@@ -332,6 +332,12 @@ def test_an_experiment_of_dvc_can_change_the_profile(tmp_path: Path) -> None:
     assert changed.profiles["demo"] == before.profiles["demo"]
 
 
+def test_no_values_of_the_file_share_an_anchor() -> None:
+    """`dvc exp run -S` writes a change of one of them, and then the old value of the other."""
+    tokens = yaml.scan((ROOT / "params.yaml").read_text())
+    assert not [token for token in tokens if isinstance(token, yaml.AliasToken)]
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text() + "\nprofiles:\n  sample: {}\n")
