@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from torch import nn
 
+from ecgforge import workers
 from ecgforge.commands import foresight, workload
 from ecgforge.commands import plan as stage
-from ecgforge.params import Params
+from ecgforge.params import Compute, Params
 from ecgforge.records.record_set import About, write_record_set
 from ecgforge.sweeps.common.registry import get
 
@@ -196,14 +202,84 @@ def test_the_plan_is_printed_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:
+    """Each cell takes 1 s: with fine-tuning, and with rounds of cross-fitting, there are nine."""
+    real = dict.fromkeys(params.record_sets, REAL)
+
+    def chain(changed: Params, **seconds: float) -> float:
+        def of(work: workload.Work) -> float:
+            return work.cells * seconds.get(work.stage, 1.0)
+
+        return workload.longest_chain(changed, real, of)
+
+    stages = ["resolve", "acquire", "prepare", "tune_generator", "train_generator", "synthesize"]
+    assert chain(params) == len([*stages, "classify", "transfer", "report"])
+    plain = params.model_copy(update={"folds": {}})
+    unswept = plain.sweep_targets.model_copy(update={"datasets": []})
+    unswept = plain.model_copy(update={"sweep_targets": unswept})
+    assert chain(unswept) == len([*stages, "classify", "report"])
+    assert chain(params.model_copy(update={"sweep_targets": unswept.sweep_targets})) == 9
+    assert chain(unswept, quality=5.0) == len([*stages, "report"]) + 5
+    assert chain(plain, mixture=1.5) == 9, "a mixture does not wait for `classify`"
+    assert chain(plain, mixture=3.0) == len([*stages, "report"]) + 3
+    assert chain(plain, tune_classifier=10.0) == 3 + 10 + 3, "instead of a generator"
+
+
+@pytest.mark.parametrize("visible", [[], ["a", "b", "c"]])
+def test_the_time_in_parallel_is_that_of_the_gpus_in_use_or_of_the_cores(
+    params: Params,
+    visible: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers, "gpus", lambda: visible)
+    monkeypatch.setattr(workers, "cores", lambda: 5)
+    names = params.active.generators
+    ones = [dict.fromkeys(keys, 3600.0) for keys in (params.active.classifiers, names, names)]
+    monkeypatch.setattr(stage, "_speeds", lambda *_: stage._Speeds(*ones))
+    profile = params.active.model_copy(update={"compute": Compute(accelerator="auto", threads=1)})
+    stage.show(params.model_copy(update={"profiles": {params.profile: profile}}))
+    output = " ".join(capsys.readouterr().out.split())
+    slots, each = (3, "GPU") if visible else (5, "core")
+    assert f"{slots} in parallel, one for each {each}" in output
+    (total,) = re.findall(r"cells: ([\d.]+) h one after", output)
+    (parallel,) = re.findall(r"about ([\d.]+) h with", output)
+    assert float(parallel) == pytest.approx(float(total) / slots, rel=0.01)
+
+
+def test_networks_are_timed_on_the_device_and_with_the_precision_of_trainings(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    class Classifier(nn.Module):
+        def objective(self) -> Any:
+            return SimpleNamespace(loss=self.loss)
+
+        def loss(self, *_: object) -> dict[str, torch.Tensor]:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return {"loss": torch.zeros(1, requires_grad=True)}
+
+    monkeypatch.setattr(stage.classifiers, "create", lambda *_, **__: Classifier())
+    monkeypatch.setattr(stage, "_timed", lambda work, _: work(2))
+    stage._seconds_a_step(params, 3)
+    monkeypatch.setattr(stage.devices, "on_gpu", lambda _: True)
+    monkeypatch.setattr(stage.devices, "device", lambda *_: torch.device("cpu"))
+    stage._seconds_a_step(params, 3)
+    assert seen == [False] * 3 + [True] * 3
+
+
 def test_a_long_step_is_timed_with_few_records(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    clock = iter([0.0, 2.0, 100.0, 101.5])
-    monkeypatch.setattr(stage.time, "perf_counter", lambda: next(clock))
+    clock = iter([0.0, 4.0])
+    monkeypatch.setattr(stage.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert stage._timed(batches.append, 64) == 2.0 * 64 / stage.FEW
     assert set(batches) == {stage.FEW}, "the batch would take 32 s"
-    clock = iter([0.0, 0.5, 100.0, 101.5])
-    assert stage._timed(batches.append, 64) == 1.5 / stage.PARTS
+    clock = iter([0.0, 1.0, 100.0, 103.0, 104.0, 106.0])
+    assert stage._timed(batches.append, 64) == 0.5, "the shortest of three, with two threads"
     assert batches[-stage.PARTS :] == [64] * stage.PARTS
 
 

@@ -39,6 +39,12 @@ def gpus() -> list[str]:
         return []
 
 
+def slots(use_gpus: bool) -> tuple[int, str]:
+    """Return how many cells run in parallel by default, and what each has: a GPU or a core."""
+    found = gpus() if use_gpus else []
+    return (len(found), "GPU") if found else (cores(), "core")
+
+
 def assign_gpus(workers: int, visible: Sequence[str]) -> list[str | None]:
     """Assign the `visible` GPUs to workers; a worker alone sees them all.
 

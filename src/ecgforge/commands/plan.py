@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSour
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
-from ecgforge.workers import cores
+from ecgforge.training import devices
+from ecgforge.workers import slots
 
 PREPARED = Path("data/prepared")
 # records of PTB-XL 1.0.3 and of Chapman-Shaoxing 1.0.0 on PhysioNet
@@ -45,12 +47,12 @@ def show(params: Params) -> None:
     """Print a table of the stages: cells, trainings, generated records and time. Print a table of
     the gains that the study can detect, and that larger ones could.
 
-    The times are estimates from a few timed steps of each network.
+    The times are estimates from a few timed steps of each network, on the device of trainings.
     """
     counts = {dataset: _counts(params, dataset) for dataset in params.record_sets}
     known = all(_prepared(params, dataset) for dataset in params.record_sets)
     rhythms = max(map(len, counts.values()))
-    torch.set_num_threads(params.active.compute.threads)
+    devices.set_up(params.active.compute)
     speeds = _speeds(params, rhythms)
     table = Table("stage", title=f"profile {params.profile}")
     for heading in (
@@ -72,16 +74,28 @@ def show(params: Params) -> None:
             *(f"{one:,}" if one else "" for one in sums),
             _time(seconds),
         )
-    jobs = cores()
+    jobs, each = slots(params.active.compute.accelerator != "cpu")
+
+    def times(planned: Params, records: workload.Counts) -> tuple[float, float]:
+        """Return the seconds of the study in parallel, and those of its longest chain."""
+
+        def of(work: workload.Work) -> float:
+            return _seconds(planned, work, speeds)
+
+        chain = workload.longest_chain(planned, records, of)
+        return max(chain, sum(map(of, workload.workload(planned, records))) / jobs), chain
+
+    parallel, chain = times(params, counts)
     console.out.print(table)
     console.out.print(
-        f"{cells} cells: {_time(total)} one after the other, about {_time(total / jobs)} with "
-        f"{jobs} in parallel."
+        f"{cells} cells: {_time(total)} one after the other, about {_time(parallel)} with "
+        f"{jobs} in parallel, one for each {each}. The longest chain of cells, each of which waits "
+        f"for the one before, takes {_time(chain)}."
     )
     source = "the prepared datasets" if known else "the expected sizes of the sources"
     console.out.print(
-        f"The numbers of records come from {source}. The steps were timed on this machine with "
-        f"{params.active.compute.threads} thread(s)."
+        f"The numbers of records come from {source}. The steps were timed on this machine, on "
+        f"{_device(params)}."
     )
 
     def hours(plan: foresight.Plan) -> str:
@@ -91,13 +105,19 @@ def show(params: Params) -> None:
             }
             for name in plan.params.record_sets
         }
-        works = workload.workload(plan.params, bigger)
-        return _time(sum(_seconds(plan.params, work, speeds) for work in works) / jobs)
+        return _time(times(plan.params, bigger)[0])
 
     records = _records(params)
     console.out.print(foresight.table(params, records, hours))
     console.out.print(foresight.claim_table(params, records))
     console.out.print(foresight.notes(params))
+
+
+def _device(params: Params) -> str:
+    compute = params.active.compute
+    if devices.on_gpu(compute):
+        return f"{torch.cuda.get_device_name()}, in {devices.precision(compute)}"
+    return f"a CPU with {compute.threads} thread(s)"
 
 
 @dataclass(frozen=True)
@@ -217,37 +237,58 @@ def _timed(work: Callable[[int], object], batch: int) -> float:
     """
     few = min(batch, FEW)
     work(few)  # to warm up
-    seconds = _repeated(work, few, 1) * batch / few
+    seconds = _least(work, few, 1) * batch / few
     if seconds > LONG:
         return seconds
     work(batch)
-    return _repeated(work, batch, PARTS)
+    return _least(work, batch, PARTS)
 
 
-def _repeated(work: Callable[[int], object], batch: int, count: int) -> float:
-    started = time.perf_counter()
+def _least(work: Callable[[int], object], batch: int, count: int) -> float:
+    """Return the shortest time of `count` repeats, s."""
+    times = [_clock()]
     for _ in range(count):
         work(batch)
-    return (time.perf_counter() - started) / count
+        times.append(_clock())
+    return min(after - before for before, after in pairwise(times))
+
+
+def _clock() -> float:
+    """Return the CPU time of a thread, s, which other processes do not change; with a GPU, the time
+    of day when it has finished.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
 
 
 def _signals(params: Params, batch: int) -> torch.Tensor:
     samples = round(params.preprocessing.duration * params.preprocessing.sampling_rate)
-    return torch.randn(batch, len(LEADS), samples, generator=torch.Generator().manual_seed(0))
+    device = devices.device(params.active.compute)
+    source = torch.Generator(device).manual_seed(0)
+    return torch.randn(batch, len(LEADS), samples, generator=source, device=device)
+
+
+def _labels(params: Params, batch: int, rhythms: int) -> torch.Tensor:
+    return torch.arange(batch, device=devices.device(params.active.compute)) % rhythms
 
 
 def _seconds_a_step(params: Params, rhythms: int) -> dict[str, float]:
     """Seconds per training step of each backbone."""
-    found = {}
+    found, compute = {}, params.active.compute
     others = map(params.classifier_settings, params.sweep_targets.backbones)
     for settings in (params.classifier, *others):
         classifier = classifiers.create(
             settings, [str(label) for label in range(rhythms)], torch.ones(len(LEADS)), seed=0
         ).train()
+        classifier.to(devices.device(compute))
 
         def step(batch: int, classifier: Classifier = classifier) -> None:
-            signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
-            classifier.objective().loss(signals, labels, torch.Generator())["loss"].backward()
+            signals, labels = _signals(params, batch), _labels(params, batch, rhythms)
+            with devices.autocast(compute):
+                loss = classifier.objective().loss(signals, labels, torch.Generator())["loss"]
+            loss.backward()
 
         found[settings.backbone] = _timed(step, settings.training.batch_size)
     return found
@@ -259,18 +300,21 @@ def _generator(params: Params, name: str, rhythms: int) -> Generator:
     )
     return generators.create(
         name, shape, params.generator(name).network, torch.ones(len(LEADS)), seed=0
-    )
+    ).to(devices.device(params.active.compute))
 
 
 def _seconds_of_training(params: Params, name: str, rhythms: int) -> float:
     """Seconds of all training steps of a generator."""
     generator, total = _generator(params, name, rhythms).train(), 0.0
+    compute = params.active.compute
     for phase, training in params.generator(name).training.items():
 
         def step(batch: int, phase: str = phase) -> None:
-            signals, labels = _signals(params, batch), torch.arange(batch) % rhythms
-            random = torch.Generator().manual_seed(0)
-            generator.loss(signals, labels, phase, random)["loss"].backward()
+            signals, labels = _signals(params, batch), _labels(params, batch, rhythms)
+            random = torch.Generator(signals.device).manual_seed(0)
+            with devices.autocast(compute):
+                loss = generator.loss(signals, labels, phase, random)["loss"]
+            loss.backward()
 
         total += training.steps * _timed(step, training.batch_size)
     return total
@@ -286,7 +330,7 @@ def _seconds_a_record(params: Params, name: str, rhythms: int) -> float:
     )
 
     def draw(records: int) -> None:
-        numbers = torch.arange(records)
-        generator.sample(numbers % rhythms, numbers, sampling)
+        with devices.autocast(params.active.compute):
+            generator.sample(_labels(params, records, rhythms), torch.arange(records), sampling)
 
     return _timed(draw, chunk) / chunk
