@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.signal import resample_poly
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators import train as training_of_generators
 from ecgforge.generators.beat_diffusion import beat_layout, rhythm_model
+from ecgforge.generators.beat_diffusion import model as beat_model
 from ecgforge.generators.common import base, registry
 from ecgforge.generators.common.registry import GENERATORS, generator_class, generator_name
 from ecgforge.generators.diffusion import diffusion
@@ -773,6 +775,25 @@ def test_one_odd_beat_is_not_typical() -> None:
         beat_layout.typical_beat(odd, peaks, 100), beat_layout.typical_beat(record, peaks, 100)
     )
     assert (beat_layout.typical_beat(record, np.array([]), 100) == 0).all()
+
+
+def test_beats_are_found_once_in_all_published_records_and_the_oldest_are_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published, trained_on = 21799 + 45152, 0.8
+    assert trained_on * published < beat_model.CACHED
+    monkeypatch.setattr(beat_model, "CACHED", 4)
+    found: list[int] = []
+
+    def detect(signals: np.ndarray, rate: int) -> list[np.ndarray]:
+        found.append(len(signals))
+        return beats.detect(signals, rate)
+
+    monkeypatch.setattr(beat_model, "beats", SimpleNamespace(detect=detect))
+    generator, clean = build("beat_diffusion"), records(6)[0].numpy()
+    for part in (slice(0, 3), slice(3, 6), slice(2, 6), slice(0, 2)):
+        generator._beats(clean[part])
+    assert found == [3, 3, 0, 2]
 
 
 def test_what_a_training_remembers_of_beats_changes_nothing() -> None:

@@ -46,7 +46,8 @@ LEVELS = 4  # columns for each level: the drift of a lead, and its noise
 QUIET = 0.01  # standard deviations, added to a level before its logarithm
 PART = 0.5  # share of a record in a training step
 BATCH = 256  # records whose beats are measured at a time
-CACHED = 8192  # records whose beats are cached, about 30 MB
+# records whose beats are cached, 200 MB at most: all training records of PTB-XL and Chapman
+CACHED = 65_536
 TYPICAL_LEVEL = 1.5  # minus the logarithm of a common level
 AXES = 96  # principal axes of the stretches; on real records they have 98 % of the variance
 LEVEL_WEIGHT = 3.0  # weight of a level against a column of a beat, to find the axes
@@ -258,8 +259,8 @@ class BeatDiffusion(Diffusion):
                 beat_layout.typical_beat(clean[place], peaks, rate),
             )
         found = [self._seen[key] for key in keys]
-        for key in list(self._seen)[: max(0, len(self._seen) - CACHED)]:
-            del self._seen[key]
+        while len(self._seen) > CACHED:
+            del self._seen[next(iter(self._seen))]
         return found
 
     def _layout(self, times: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
