@@ -7,9 +7,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -336,10 +338,32 @@ def test_records_in_the_memory_of_a_device_give_the_same_training(
     assert read == [64, 64], "the training records once, and the validation records once"
 
 
+def test_the_records_of_an_ended_training_leave_the_memory_of_a_gpu(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[weakref.ref[torch.Tensor]] = []
+    copy = torch.empty
+
+    def watched(*shape: Any, **settings: Any) -> torch.Tensor:
+        made = copy(*shape, **settings)
+        if shape == ((64, 8, SAMPLES),):
+            copied.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(torch, "empty", watched)
+    monkeypatch.setattr(devices, "has_room", lambda *_: True)
+    run(records, tmp_path / "ended", training())
+    with pytest.raises(RuntimeError, match="cut off"):
+        run(records, tmp_path / "cut", training(), stop_at=30)
+    assert [one() for one in copied] == [None] * 4
+
+
 def test_records_go_to_a_gpu_if_they_fit_in_half_of_its_free_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 5000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (900, 5000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 300)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 200)
     assert devices.has_room(torch.device("cuda:0"), 500)
     assert not devices.has_room(torch.device("cuda:0"), 501)
     assert not devices.has_room(torch.device("cpu"), 1)

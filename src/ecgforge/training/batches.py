@@ -80,6 +80,10 @@ class DeviceRecords(Dataset[Batch]):
         chosen = torch.from_numpy(index).to(self._labels.device, non_blocking=True)
         return self._signals[chosen], self._labels[chosen]
 
+    def release(self) -> None:
+        """Free the memory. Lightning's cycles of references hold these records for a while."""
+        self._signals = self._signals.new_empty(0)
+
 
 def near(records: Records, device: torch.device) -> Dataset[Batch]:
     """Return the records in the memory of a device if it has room for them, and unchanged if not.

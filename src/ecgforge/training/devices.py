@@ -58,9 +58,12 @@ def placed(module: nn.Module, compute: Compute) -> Iterator[None]:
 
 def has_room(place: torch.device, size: int) -> bool:
     """Return whether a device should hold records of `size` bytes: it is a GPU, and they fit in
-    half of its free memory.
+    half of its free memory. Memory that torch keeps for later is free.
     """
-    return place.type == "cuda" and size <= RECORDS * torch.cuda.mem_get_info(place)[0]
+    if place.type != "cuda":
+        return False
+    kept = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+    return size <= RECORDS * (torch.cuda.mem_get_info(place)[0] + kept)
 
 
 def is_asynchronous(place: torch.device) -> bool:

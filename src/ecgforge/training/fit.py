@@ -34,7 +34,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.params import Compute, Training
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training import checkpoints, devices
-from ecgforge.training.batches import Batch, Draws, Records, in_order, near
+from ecgforge.training.batches import Batch, DeviceRecords, Draws, Records, in_order, near
 from ecgforge.training.objective import Objective
 
 Log = Callable[[dict[str, float], int], None]
@@ -249,15 +249,16 @@ def fit(
     if settings.ema_decay:
         callbacks.insert(0, _Averaging(settings.ema_decay, device))
     trainer = _trainer(settings, compute, callbacks)
+    sets = near(records, device), near(held_out, device)
     try:
         # by default, fork_rng loads CUDA, also for a training on the CPU
         gpus = range(torch.cuda.device_count()) if devices.on_gpu(compute) else ()
         with torch.random.fork_rng(gpus):
             trainer.fit(
                 loop,
-                DataLoader(near(records, device), sampler=draws, batch_size=None),
+                DataLoader(sets[0], sampler=draws, batch_size=None),
                 DataLoader(
-                    near(held_out, device),
+                    sets[1],
                     sampler=in_order(len(held_out), settings.batch_size),
                     batch_size=None,
                 ),
@@ -267,6 +268,10 @@ def fit(
     except SystemExit:
         # Lightning turns Ctrl-C into an exit; the tracked run must be able to distinguish the two.
         raise KeyboardInterrupt from None
+    finally:
+        for one in sets:
+            if isinstance(one, DeviceRecords):
+                one.release()
     best = torch.load(keep_best.best_model_path, map_location="cpu", weights_only=True)
     loop.cpu().load_state_dict(best["state_dict"])
     assert keep_best.best_model_score is not None
