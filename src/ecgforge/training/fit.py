@@ -173,7 +173,6 @@ class _Averaging(WeightAveraging):
         )
         for averaged, current in zip(average.module.buffers(), pl_module.buffers(), strict=True):
             averaged.copy_(current)
-        self._latest_update_step = step
 
 
 class _Patience(EarlyStopping):
