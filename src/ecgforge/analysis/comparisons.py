@@ -32,7 +32,7 @@ CONDITION_KEYS = ("setting", "generator", "backbone", "sweep", "point", "augment
 Condition = dict[str, Any]  # a value for each of these
 Pair = tuple[str, Condition, Condition]  # dataset, condition, condition that is claimed better
 # predictions of all seeds, by dataset and `CONDITION_KEYS`
-ByCondition = dict[tuple[Any, ...], pd.DataFrame]
+ByCondition = Mapping[tuple[Any, ...], pd.DataFrame]
 # macro-F1 on validation records, by dataset and `CONDITION_KEYS`: rows of fold, seed, validation_f1
 Validation = Mapping[tuple[Any, ...], pd.DataFrame]
 

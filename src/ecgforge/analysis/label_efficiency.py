@@ -23,6 +23,7 @@ COLUMNS = [
     "high",
     "fewest",
 ]
+SCRATCH, SETTINGS, FINE_TUNING = SWEEPS = "scratch", "", "fine-tuning, full"
 
 
 def label_efficiency(
@@ -38,7 +39,7 @@ def label_efficiency(
     The limits are percentiles over draws of both curves, see `statistics.f1_draws`.
 
     Args:
-        found: predictions of all runs.
+        found: predictions of all runs; those of other sweeps than `SWEEPS` are not used.
         backbone: the classifier.
 
     Returns:
@@ -60,9 +61,9 @@ def label_efficiency(
 
 def _of_dataset(found: pd.DataFrame, confidence: float, resamples: int) -> Iterator[dict[str, Any]]:
     real = found[(found["generator"] == "") & (found["setting"] == "TrRTeR")]
-    scratch = _by_percent(real[real["sweep"] == "scratch"])
-    all_real = real[real["sweep"] == ""]
-    tunings = found[(found["sweep"] == "fine-tuning, full") & (found["setting"] == "TrSTeR")]
+    scratch = _by_percent(real[real["sweep"] == SCRATCH])
+    all_real = real[real["sweep"] == SETTINGS]
+    tunings = found[(found["sweep"] == FINE_TUNING) & (found["setting"] == "TrSTeR")]
     tuned = {
         (name, percent): rows
         for name, own in tunings.groupby("generator", sort=False)

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from typing import Any
 import pandas as pd
 
 from ecgforge import folders, grid, rounds
-from ecgforge.analysis import answers, comparisons, intervals, verdicts
+from ecgforge.analysis import answers, comparisons, intervals, label_efficiency, verdicts
 from ecgforge.analysis.claims import claims, question
-from ecgforge.analysis.label_efficiency import label_efficiency
 from ecgforge.analysis.quality import over_rounds
 from ecgforge.analysis.score_utility import score_utility
 from ecgforge.files import atomic_write, stored_csv
@@ -27,7 +27,8 @@ from ecgforge.report import answers as answers_file
 from ecgforge.report import figures, page, tables
 from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.study import predictions
-from ecgforge.study.experiment import POOLED_KEYS
+from ecgforge.study.experiment import KEYS, POOLED_KEYS
+from ecgforge.study.spool import Spool, spool
 from ecgforge.tracking import runs, store
 
 PREPARED, SYNTHETIC = Path("data/prepared"), Path("data/synthetic")
@@ -57,28 +58,35 @@ def report(params: Params, out: Path) -> None:
     metrics.json, plots and report.html to `out`, from the results of all cells, and log the answers
     to MLflow.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        _report(params, out, Path(scratch))
+
+
+def _report(params: Params, out: Path, scratch: Path) -> None:
     study = params.active.study
     pairs = [(dataset, generator) for dataset in params.datasets for generator in params.generators]
     cells = list(grid.cells(params))
-    everything = predictions.read([cell.results for cell in cells])
-    judging = predictions.pooled(everything)
-    found = _main(judging)
-    summary = intervals.intervals(found, study.confidence, study.resamples)
+    everything = spool((cell.results for cell in cells), scratch)
+    judging = everything.select(predictions.pooled(everything.experiments))
+    found = judging.select(_main(judging.experiments))
+    bootstrap = (study.confidence, study.resamples)
+    summary = _each(intervals.intervals, found, POOLED_KEYS, *bootstrap)
     rows, backbone = grid.table(params), params.classifier.backbone
     evidence = _evidence(params, judging, cells)
     judged = verdicts.judge(evidence, claims(rows, backbone), study)
     questions = question(rows, backbone, params.primary_generator)
     answered = answers.answers(evidence, questions, _trainings(params), study)
-    results = predictions.results(everything)
+    results = _each(predictions.results, everything, KEYS)
+    by_seed = [*POOLED_KEYS, "seed"]
     inputs = page.ReportInputs(
-        results=predictions.results(found, [*POOLED_KEYS, "seed"]),
+        results=_each(predictions.results, found, by_seed, by_seed),
         summary=summary,
-        sweeps=intervals.intervals(judging, study.confidence, study.resamples),
-        label_efficiency=label_efficiency(judging, backbone, study.confidence, study.resamples),
+        sweeps=_each(intervals.intervals, judging, POOLED_KEYS, *bootstrap),
+        label_efficiency=_label_efficiency(judging, backbone, *bootstrap),
         variations=_variations(cells),
         answers=answered,
         verdicts=judged,
-        confusions=predictions.confusions(found),
+        confusions=_confusions(found),
         quality=_quality(params, study.confidence),
         utility=_utility(params, cells, results),
         views=_scores(pairs, "views"),
@@ -106,16 +114,41 @@ def report(params: Params, out: Path) -> None:
     _log(params, answered, judged)
 
 
-def _evidence(
-    params: Params, judging: pd.DataFrame, cells: list[grid.Cell]
-) -> comparisons.Evidence:
+def _each(
+    function: Callable[..., pd.DataFrame], found: Spool, keys: Sequence[str], *arguments: Any
+) -> pd.DataFrame:
+    """Join the tables that a function returns for each group of predictions."""
+    tables = [function(group, *arguments) for group in found.by(keys).values()]
+    # an empty table has no types of columns
+    return pd.concat([one for one in tables if len(one)] or tables[:1], ignore_index=True)
+
+
+def _confusions(found: Spool) -> pd.DataFrame:
+    counted = _each(predictions.confusions, found, KEYS)
+    of = [*POOLED_KEYS, "truth", "predicted"]
+    return counted.groupby(of, sort=False, as_index=False)["records"].sum()
+
+
+def _label_efficiency(
+    judging: Spool, backbone: str, confidence: float, resamples: int
+) -> pd.DataFrame:
+    known = judging.experiments
+    curves = judging.select(
+        known[(known["backbone"] == backbone) & known["sweep"].isin(label_efficiency.SWEEPS)]
+    )
+    return _each(
+        label_efficiency.label_efficiency, curves, ["dataset"], backbone, confidence, resamples
+    )
+
+
+def _evidence(params: Params, judging: Spool, cells: list[grid.Cell]) -> comparisons.Evidence:
     runs = pd.concat([predictions.read_runs(cell.results) for cell in cells], ignore_index=True)
     patients = {
         dataset: RecordSet.open(PREPARED / dataset).records["patient"].nunique()
         for dataset in params.datasets
     }
-    by_condition = comparisons.by_condition(judging)
-    return comparisons.Evidence(by_condition, comparisons.validation(runs), patients)
+    conditions = judging.by(["dataset", *comparisons.CONDITION_KEYS])
+    return comparisons.Evidence(conditions, comparisons.validation(runs), patients)
 
 
 def _trainings(params: Params) -> dict[str, answers.Training]:
@@ -154,7 +187,7 @@ def _log(params: Params, answered: list[answers.Answer], judged: list[verdicts.V
 
 
 def _main(everything: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of the settings; those with classical augmentation are settings of their own."""
+    """Experiments of the settings; those with classical augmentation are settings of their own."""
     found = everything[everything["sweep"] == ""]
     names = found["setting"].where(~found["augmented"], found["setting"] + " augmented")
     return found.assign(setting=names, augmented=False)
