@@ -81,12 +81,12 @@ def prepare_signal(
     deviations; with the odd extension, it is 0.76.
 
     Args:
-        signals: `[leads, samples]` at `sampling_rate` Hz.
+        signals: `[..., leads, samples]` at `sampling_rate` Hz.
         sampling_rate: Hz.
         settings: duration, rate and band of the result.
 
     Returns:
-        float64 `[leads, duration * settings.sampling_rate]`.
+        float64 `[..., leads, duration * settings.sampling_rate]`.
 
     Raises:
         BadRecord: the record is shorter than `duration`.
@@ -100,10 +100,11 @@ def prepare_signal(
         )
     samples = round(settings.duration * settings.sampling_rate)
     if signals.shape[-1] < samples:  # by a few samples, where the ratio is approximate
-        signals = np.pad(signals, [(0, 0), (0, samples - signals.shape[-1])], mode="edge")
+        missing = [(0, 0)] * (signals.ndim - 1) + [(0, samples - signals.shape[-1])]
+        signals = np.pad(signals, missing, mode="edge")
     padding = min(samples - 1, round(2 / settings.band[0] * settings.sampling_rate))
     band_pass = _band_pass(settings.band, settings.sampling_rate)
-    return _zero_phase(*band_pass, signals[:, :samples], padding)
+    return _zero_phase(*band_pass, signals[..., :samples], padding)
 
 
 def _ratio(wanted: int, recorded: float) -> Fraction:
@@ -129,19 +130,24 @@ def _anti_aliasing(term: int) -> np.ndarray:
 def _band_pass(band: tuple[float, float], sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sections of the filter, and their state after a long constant input of 1."""
     sections = butter(FILTER_ORDER, band, btype="bandpass", fs=sampling_rate, output="sos")
-    return sections, sosfilt_zi(sections)[:, None, :]
+    return sections, sosfilt_zi(sections)
 
 
 def _zero_phase(
     sections: np.ndarray, state: np.ndarray, signals: np.ndarray, padding: int
 ) -> np.ndarray:
-    """Return `sosfiltfilt` with the even extension, which would compute `state` in each call."""
-    before, after = signals[:, padding:0:-1], signals[:, -2 : -padding - 2 : -1]
-    extended = np.concatenate([before, signals, after], axis=1)
-    forward, _ = sosfilt(sections, extended, zi=state * extended[:, :1])
-    backward = forward[:, ::-1]
-    filtered, _ = sosfilt(sections, backward, zi=state * backward[:, :1])
-    return np.asarray(filtered[:, ::-1][:, padding : padding + signals.shape[1]])
+    """Return `sosfiltfilt` of `[..., samples]` with the even extension.
+
+    scipy would compute `state`, `[sections, 2]`, in each call.
+    """
+    before, after = signals[..., padding:0:-1], signals[..., -2 : -padding - 2 : -1]
+    extended = np.concatenate([before, signals, after], axis=-1)
+    # [sections, ..., 2], as sosfilt wants it
+    state = state.reshape(len(state), *[1] * (signals.ndim - 1), 2)
+    forward, _ = sosfilt(sections, extended, zi=state * extended[..., :1])
+    backward = forward[..., ::-1]
+    filtered, _ = sosfilt(sections, backward, zi=state * backward[..., :1])
+    return np.asarray(filtered[..., ::-1][..., padding : padding + signals.shape[-1]])
 
 
 def _cut(signals: np.ndarray, sampling_rate: float, duration: float) -> np.ndarray:
