@@ -500,6 +500,16 @@ def test_small_sets_are_cautioned_and_sufficient_ones_are_not(report):
     assert "Fewer than 10 test records of SR (3), AFIB (3)" in cautions[0][1]
 
 
+def test_the_rounds_of_cross_fitting_test_on_all_records(inputs, tmp_path):
+    crossed = [
+        replace(one, training=replace(one.training, records=[30, 30])) for one in inputs.answers
+    ]
+    page.write(replace(inputs, answers=crossed), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "56 records in all: far too few for a reliable result." in text
+    assert "Fewer than 10 test records" not in text
+
+
 def test_the_settings_table_shows_the_summary_and_shares_trrter(report, inputs):
     f1 = inputs.summary[inputs.summary["metric"] == "f1"]
     table = Tables(report).tables["Macro-F1 by setting"]

@@ -252,15 +252,19 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
     }
     summary = {metric: inputs.summary[inputs.summary["metric"] == metric] for metric in METRICS}
     rhythms = records.about.rhythms
+    answer = next(one for one in inputs.answers if one.dataset == name)
+    # the rounds of cross-fitting together test on every record
+    crossed = len(answer.training.records) > 1
+    tested = (records if crossed else records.split("test")).counts()
     return {
         "name": name,
         "simulated": bool((records.records["origin"] == "simulated").any()),
         "real": bool((records.records["origin"] == "real").any()),
         "units": records.about.units,
         "rhythms": rhythms,
-        "tested": records.split("test").counts(),
-        "cautions": list(_cautions(records)),
-        "gains": _gains(next(one for one in inputs.answers if one.dataset == name)),
+        "tested": tested,
+        "cautions": list(_cautions(len(records), tested)),
+        "gains": _gains(answer),
         "answer": tables.answer(summary["f1"]),
         "figure": _address(
             "image/svg+xml",
@@ -373,11 +377,15 @@ def _address(kind: str, image: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _cautions(records: RecordSet) -> Iterator[str]:
-    """Yield warnings if a set is too small for reliable results."""
-    if len(records) < FEW_RECORDS:
-        yield f"{len(records)} records in all: far too few for a reliable result."
-    tested = records.split("test").counts()
+def _cautions(records: int, tested: Mapping[str, int]) -> Iterator[str]:
+    """Yield warnings if a set is too small for reliable results.
+
+    Args:
+        records: the number of all records.
+        tested: the number of tested records by rhythm.
+    """
+    if records < FEW_RECORDS:
+        yield f"{records} records in all: far too few for a reliable result."
     rare = [f"{rhythm} ({count})" for rhythm, count in tested.items() if count < FEW_TESTED]
     if rare:
         whose = "any rhythm" if len(rare) == len(tested) else "these rhythms"
