@@ -328,6 +328,11 @@ def test_a_source_touches_its_own_raw_records_alone(study: Path) -> None:
     assert status(study) == {"acquire@chapman", "prepare@chapman", "merge@merged"}
 
 
+def test_a_withdrawn_patient_touches_its_own_source_and_merged_sets(study: Path) -> None:
+    edit(study, lambda tree: tree.update(withdrawn={"chapman": ["JS00001"]}))
+    assert status(study) == {"prepare@chapman", "merge@merged"}
+
+
 @pytest.mark.parametrize("merged", [["b", "ptbxl", "a"], [*"abcdefgh"]])
 def test_a_merged_set_depends_on_its_own_sources_alone(study: Path, merged: list[str]) -> None:
     """In any number that the parameters allow, whatever other sources there are."""

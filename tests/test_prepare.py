@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,8 @@ def a_catalogue(ids, codes=None, **columns):
     )
 
 
-def a_raw_source(folder, catalogue, simulated=False):
-    return RawSource(folder, catalogue, CODES, OTHERS, simulated)
+def a_raw_source(folder, catalogue, simulated=False, withdrawn=()):
+    return RawSource(folder, catalogue, CODES, OTHERS, simulated, withdrawn)
 
 
 @pytest.fixture(scope="module")
@@ -769,9 +770,8 @@ def plant_bad_records(folder: Path) -> tuple[pd.DataFrame, dict[str, Reason]]:
 def with_bad_records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     catalogue, reasons = plant_bad_records(folder / "raw")
-    about = prepare(
-        {"own": a_raw_source(folder / "raw", catalogue)}, folder / "out", PREPROCESSING, PREPARATION
-    )
+    source = a_raw_source(folder / "raw", catalogue, withdrawn=["patient_withdrawn"])
+    about = prepare({"own": source}, folder / "out", PREPROCESSING, PREPARATION)
     return folder / "out", about, catalogue, reasons
 
 
@@ -796,6 +796,25 @@ def test_totals_add_up(with_bad_records):
     assert made["preprocessing"]["band"] == [0.5, 40]
     assert RecordSet.open(out).about == about
     assert about.rhythms == ("SR",)
+
+
+def test_without_a_withdrawn_patient_the_other_records_are_as_before(raw, tmp_path):
+    folds = replace(raw, catalogue=raw.catalogue.assign(fold=[1, 1, 9, 9, 10, 10] * 2))
+    held = {}
+    for name, withdrawn in (("before", ()), ("after", ["r04", "r05"])):
+        prepare(
+            {"own": replace(folds, withdrawn=withdrawn)},
+            tmp_path / name,
+            PREPROCESSING,
+            PREPARATION,
+        )
+        held[name] = RecordSet.open(tmp_path / name)
+    left = ~held["before"].records["patient"].isin(["r04", "r05"]).to_numpy()
+    assert (~left).sum() == 2
+    pd.testing.assert_frame_equal(
+        held["before"].records[left].reset_index(drop=True), held["after"].records
+    )
+    np.testing.assert_array_equal(held["before"].signals()[left], held["after"].signals())
 
 
 def test_the_signals_belong_to_their_rows(raw, tmp_path):

@@ -533,6 +533,37 @@ def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/nu
 
 
 @app.command()
+def withdraw(
+    source: Annotated[
+        str | None, typer.Argument(help="The source of the patients, such as ptbxl.")
+    ] = None,
+    patients: Annotated[
+        list[str] | None, typer.Argument(metavar="PATIENT...", help="Patients of the source.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A text file with a patient in each line.")
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Only check that no version with an alias learned from them."),
+    ] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Withdraw patients: exclude their records, and list and mark all that learned from them.
+
+    The next `ecgforge repro` makes again what depends on their records.
+    """
+    from ecgforge.commands import withdraw as stage
+
+    if check == bool(source):
+        raise EcgforgeError("name a source and its patients, or give --check alone")
+    if check:
+        stage.check(params)
+    else:
+        stage.withdraw(params, source or "", patients or [], file)
+
+
+@app.command()
 def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove the items.")] = False) -> None:
     """List items that no commit and no version with an alias needs; --yes removes them.
 

@@ -529,6 +529,8 @@ class Params(StrictConfig):
     preprocessing: Preprocessing  # steps applied to every record
     gates: Gates  # conditions for promotion
     signing: Signing = Signing()  # keys that sign champions
+    # patients by source whose records are excluded; `ecgforge withdraw` writes them
+    withdrawn: dict[Name, list[Annotated[str, Field(min_length=1)]]] = {}
     profiles: dict[Name, Profile]  # by name
 
     @property

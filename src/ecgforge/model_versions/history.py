@@ -25,11 +25,13 @@ from filelock import FileLock
 from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.model_versions import signing
-from ecgforge.model_versions.versions import Version, find
+from ecgforge.model_versions.versions import Version, find, versions
 from ecgforge.tracking import store
 from ecgforge.tracking.store import client, git, tolerating, with_retry
 
 CHAMPION, FORMER = "champion", "former"
+# tag of a version that learned from a withdrawn patient; its value says from which record sets
+WITHDRAWN = "withdrawn"
 ENTRY = "history."
 GATE = "gate."
 PROMOTED, FORCED, ROLLED_BACK = "promoted", "forced", "rolled back"
@@ -239,7 +241,8 @@ def _write(name: str, known: Iterable[str], entry: Entry) -> str:
 
 
 def _set_aliases(name: str, number: str) -> None:
-    """Make `number` champion, and give the alias `former` to the champion before, if it exists.
+    """Make `number` champion, and give the alias `former` to the champion before, if it exists and
+    did not learn from a withdrawn patient.
 
     A process that is killed in between leaves no alias `former`, never a wrong one: `rollback` uses
     the entries.
@@ -248,7 +251,8 @@ def _set_aliases(name: str, number: str) -> None:
     with_retry(registry.delete_registered_model_alias, name, FORMER)
     with_retry(registry.set_registered_model_alias, name, CHAMPION, number)
     before = former(name)
-    if before:
+    marked = {version.number for version in versions(name) if WITHDRAWN in version.tags}
+    if before and before not in marked:
         with tolerating("RESOURCE_DOES_NOT_EXIST"):
             with_retry(registry.set_registered_model_alias, name, FORMER, before)
 

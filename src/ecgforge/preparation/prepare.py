@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -69,6 +69,7 @@ class RawSource:
         rhythm_codes: maps published codes to rhythms of the vocabulary.
         other_rhythms: codes of rhythms outside the vocabulary.
         simulated: whether the patients are simulated.
+        withdrawn: patients whose records are excluded.
     """
 
     folder: Path
@@ -76,6 +77,7 @@ class RawSource:
     rhythm_codes: Mapping[str, str]
     other_rhythms: Set[str]
     simulated: bool
+    withdrawn: Collection[str] = ()
 
     @property
     def origin(self) -> str:
@@ -185,8 +187,8 @@ def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
     tables = []
     for dataset, raw in raws.items():
         catalogue = raw.catalogue.reset_index(drop=True)
-        withdrawn = catalogue["withdrawn"] if "withdrawn" in catalogue else [False] * len(catalogue)
-        marks = zip(catalogue["codes"], withdrawn, catalogue["id"].duplicated(), strict=True)
+        reasons = _withdrawn(catalogue, raw.withdrawn)
+        marks = zip(catalogue["codes"], reasons, catalogue["id"].duplicated(), strict=True)
         labels = pd.DataFrame(
             [_label(raw, *mark) for mark in marks],
             columns=["rhythm", "reason", "detail"],
@@ -200,15 +202,23 @@ def _merge_catalogues(raws: Mapping[str, RawSource]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def _withdrawn(catalogue: pd.DataFrame, patients: Collection[str]) -> np.ndarray:
+    """Return the reason why each record is withdrawn; empty if it is not."""
+    published = catalogue.get("withdrawn", False)
+    of_patient = catalogue["patient"].isin(list(patients))
+    reasons = np.where(published, str(Reason.WITHDRAWN), "")
+    return np.where(of_patient, str(Reason.PATIENT_WITHDRAWN), reasons)
+
+
 def _label(
-    raw: RawSource, codes: list[str], withdrawn: bool, duplicate: bool
+    raw: RawSource, codes: list[str], withdrawn: str, duplicate: bool
 ) -> tuple[str, str, str]:
     try:
         rhythm, reason, detail = rhythm_of(codes, raw.rhythm_codes, raw.other_rhythms), "", ""
     except BadRecord as bad:
         rhythm, reason, detail = "", str(bad.reason), bad.detail
     if withdrawn:
-        reason, detail = Reason.WITHDRAWN, ""
+        reason, detail = withdrawn, ""
     elif duplicate:
         reason, detail = Reason.DUPLICATE_ID, "an earlier row of the catalogue has this id"
     return rhythm, reason, detail

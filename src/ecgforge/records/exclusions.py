@@ -25,6 +25,7 @@ class Reason(StrEnum):
     CONTRADICTORY_RHYTHMS = "contradictory rhythms"
     SAME_RECORDING = "same recording"
     WITHDRAWN = "withdrawn by the publisher"
+    PATIENT_WITHDRAWN = "patient withdrawn"
     DUPLICATE_ID = "duplicate id"
     RARE_RHYTHM = "rhythm below min_records"
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ecgforge.analysis import statistics
 from ecgforge.params import ClassifierGates, GeneratorGates
+from ecgforge.registry import training_data
 from ecgforge.study import metrics
 
 BINS = 15
@@ -171,9 +172,14 @@ def leakage(
     tables = [table[table["split"] != "test"] for table in trained_on.values() if table is not None]
     seen = pd.concat(tables) if tables else test.iloc[:0]
     records, patients = (
-        len(_keys(test, column) & _keys(seen, column)) for column in ("id", "patient")
+        len(training_data.keys(test, column) & training_data.keys(seen, column))
+        for column in ("id", "patient")
     )
-    renamed = 0 if same is None else len(_keys(test[same], "id") - _keys(seen, "id"))
+    renamed = (
+        0
+        if same is None
+        else len(training_data.keys(test[same], "id") - training_data.keys(seen, "id"))
+    )
     found = f"{records} records, {patients} patients" + (
         f", {renamed} recordings under other names" if renamed else ""
     )
@@ -195,15 +201,6 @@ def leakage(
         known and not (records or patients or renamed),
         detail,
     )
-
-
-def _keys(table: pd.DataFrame, column: str) -> set[str]:
-    """Return ids or patients as `<dataset>-<id>`, as in a merged set, so that sets compare."""
-    return {
-        f"{dataset}-{name.removeprefix(f'{dataset}-')}"
-        for dataset, name in zip(table["dataset"], table[column], strict=True)
-        if name
-    }
 
 
 def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:

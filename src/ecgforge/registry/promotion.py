@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from ecgforge.provenance.lineage import Node
 from ecgforge.provenance.recorded import Scored
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
-from ecgforge.registry import card, gates, serving
+from ecgforge.registry import card, gates, serving, training_data, withdrawal
 from ecgforge.registry.gates import Gate
 from ecgforge.registry.verdict import Verdict
 from ecgforge.study.settings import SETTINGS
@@ -130,9 +129,9 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     """Evaluate all gates of a version.
 
     Raises:
-        EcgforgeError: it is champion already, its tags do not fit its name, its files are not
-            available, its preprocessing or rhythms differ from those of the test records, or DVC
-            has no scores for a generator's sampling.
+        EcgforgeError: it is champion already, its tags do not fit its name, it learned from a
+            withdrawn patient, its files are not available, its preprocessing or rhythms differ
+            from those of the test records, or DVC has no scores for a generator's sampling.
     """
     check_tags(version)
     number = history.champion(version.name)
@@ -147,12 +146,13 @@ def judge(params: Params, version: Version, content: DvcStore) -> Verdict:
     dataset = version.tags.get("dataset", "")
     folder = f"data/prepared/{dataset}"
     records, traced = RecordSet.open(content.root / folder), lineage.trace(version.label, content)
+    withdrawal.refuse(version, traced, withdrawal.patients(params), content)
     test, digest = records.split("test"), content.digest(folder)
     if version.tags.get("kind") == "generator":
         found, values, against = _generator(params, version, digest, content)
     else:
         found, values, against = _classifier(params, version, champion, records, content)
-    origins = _trained_on(traced, content)
+    origins = training_data.tables(traced, content)
     against += _warnings(champion)
     found = [
         _locked(test, digest, champion, content),
@@ -285,7 +285,7 @@ def _leakage_warning(champion: Version, test: RecordSet, content: DvcStore) -> s
     """Return a warning if the champion's metrics are too high, as it learned from test records."""
     traced = lineage.trace(champion.label, content)
     gate = gates.leakage(
-        test.records, _trained_on(traced, content), _recordings(test, traced, content)
+        test.records, training_data.tables(traced, content), _recordings(test, traced, content)
     )
     if gate.passed:
         return ""
@@ -450,18 +450,6 @@ def provenance(version: Version, traced: Node, content: DvcStore) -> Iterator[Ga
     yield Gate("commit", words, "clean, in this repository", there and not dirty)
 
 
-def _trained_on(traced: Node, content: DvcStore) -> dict[str, pd.DataFrame | None]:
-    """Return records.csv of each real set that trained a version, by name and digest."""
-    tables = {}
-    for node in lineage.trained_on(traced):
-        table = content.read(node.digest, "records.csv", node.path) if node.real else None
-        types = {"id": str, "patient": str, "dataset": str}
-        tables[f"{node.name} {node.digest[:8]}"] = (
-            read_csv(BytesIO(table), dtype=types, keep_default_na=False) if table else None
-        )
-    return tables
-
-
 def _recordings(test: RecordSet, traced: Node, content: DvcStore) -> np.ndarray | None:
     """Return for each test record whether a version learned from its signals, under any name.
 
@@ -602,8 +590,8 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
     """Make the former champion champion again; return the numbers of the old and the new one.
 
     Raises:
-        EcgforgeError: there is no former champion, its files are no longer available or not the
-            registered ones, or it is not signed.
+        EcgforgeError: there is no former champion, it learned from a withdrawn patient, its files
+            are no longer available or not the registered ones, or it is not signed.
     """
     known = versions.versions(name)
     if not known:
@@ -617,7 +605,9 @@ def rollback(name: str, reason: str) -> tuple[str, str]:
             "removed; promote another with --version N"
         )
     signing.ready()
-    with signing.files(versions.find(f"{name}/{back}")):
+    former = versions.find(f"{name}/{back}")
+    withdrawal.refuse_marked(former)
+    with signing.files(former):
         pass
     history.move(name, back, now, history.ROLLED_BACK, reason, f"version {now} was champion")
     return now, back

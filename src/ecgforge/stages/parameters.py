@@ -124,7 +124,9 @@ def resolved(params: Params) -> dict[str, Any]:
         del tree["classifiers"][name]["backbone"]  # the key says it
         tree["classifiers"][name]["tuning"] = classifier.tuning.model_dump(mode="json")
     selected = {"sources": params.sources, "generators": params.generators}
-    return shared | {"selected": selected} | tree
+    # a list for each source, since the stage of each source depends on its own list
+    withdrawn = {name: sorted(params.withdrawn.get(name, [])) for name in params.sources}
+    return shared | {"withdrawn": withdrawn, "selected": selected} | tree
 
 
 def _refuse_own_outputs(params: Params, path: Path) -> None:

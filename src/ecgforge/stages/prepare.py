@@ -33,7 +33,12 @@ def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
         layout = LAYOUTS[params.source(folder.name).layout]
         simulated = any(os.path.lexists(folder / mark) for mark in MARKS)  # a broken link, too
         raws[folder.name] = RawSource(
-            folder, layout.catalogue(folder), layout.RHYTHM_CODES, layout.OTHER_RHYTHMS, simulated
+            folder,
+            layout.catalogue(folder),
+            layout.RHYTHM_CODES,
+            layout.OTHER_RHYTHMS,
+            simulated,
+            params.withdrawn.get(folder.name, ()),
         )
     accept = partial(_refuse_useless, ", ".join(raws), params.active.preparation.min_records)
     prepare_records(raws, out, params.preprocessing, params.active.preparation, cores(), accept)

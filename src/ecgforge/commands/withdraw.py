@@ -1,0 +1,159 @@
+"""Withdraw patients: exclude their records, and find and mark what learned from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ecgforge import console, folders
+from ecgforge.errors import EcgforgeError
+from ecgforge.files import atomic_write
+from ecgforge.params import Params
+from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.registry import withdrawal
+from ecgforge.registry.withdrawal import Affected
+from ecgforge.sources.layouts import LAYOUTS
+from ecgforge.stages import parameters
+from ecgforge.tracking import store
+
+KEY = "withdrawn"  # of params.yaml
+HEADING = "# Patients whose records are excluded; `ecgforge withdraw` writes this list.\n"
+
+
+def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None) -> None:
+    """Add patients of a source to the list in params.yaml, and mark the affected versions.
+
+    Args:
+        file: params.yaml.
+        source: the source of the patients.
+        named: patients.
+        listed: a text file with a patient in each line.
+
+    Raises:
+        EcgforgeError: the source is unknown, no patient is given, or the source has no such
+            patient. Then nothing is changed.
+    """
+    params = parameters.read(file)
+    given = {*named, *(_lines(listed) if listed else [])}
+    if not given:
+        raise EcgforgeError("name a patient, or give a file of patients with --file")
+    _check(params, source, given)
+    kept = {name: list(patients) for name, patients in params.withdrawn.items()}
+    new = sorted(given - {*kept.get(source, [])})
+    if new:
+        kept[source] = sorted({*kept.get(source, []), *new})
+        _write(file, kept)
+    again = len(given) - len(new)
+    console.out.print(
+        f"{file}: {len(new)} patients of {source} added to `{KEY}`"
+        + (f"; {again} were in it before" if again else "")
+        + "."
+    )
+    affected = _affected(parameters.read(file))
+    for one in affected:
+        withdrawal.mark(one)
+    _print(affected)
+    _print_next(affected)
+
+
+def check(file: Path) -> None:
+    """Check that no version with an alias learned from a withdrawn patient.
+
+    Raises:
+        EcgforgeError: a version did, or this is unknown.
+    """
+    params = parameters.read(file)
+    count = len(withdrawal.patients(params))
+    reached = [one for one in _affected(params) if one.version.aliases]
+    if reached:
+        _print(reached)
+        raise EcgforgeError(
+            f"{len(reached)} versions with an alias learned from a withdrawn patient, or may have: "
+            "run `ecgforge repro`, and promote versions that it trained"
+        )
+    console.out.print(f"No version with an alias learned from one of {count} withdrawn patients.")
+
+
+def _affected(params: Params) -> list[Affected]:
+    store.ensure_reachable()
+    return list(withdrawal.Search(withdrawal.patients(params), DvcStore()).all())
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EcgforgeError(f"{file} cannot be read: give a text file, a patient a line") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _check(params: Params, source: str, given: set[str]) -> None:
+    if source not in params.sources:
+        raise EcgforgeError(f"'{source}' is not a source: use one of {', '.join(params.sources)}")
+    known = _patients(params, source)
+    if unknown := sorted(given - known):
+        more = f" and {len(unknown) - 3} others" if len(unknown) > 3 else ""
+        raise EcgforgeError(
+            f"{source} has no patient {', '.join(unknown[:3])}{more}; one that it has is "
+            f"{min(known, default='none')}. Nothing was changed."
+        )
+
+
+def _patients(params: Params, source: str) -> set[str]:
+    raw = folders.RAW / source
+    if not raw.is_dir():
+        raise EcgforgeError(
+            f"{raw} does not exist, so the patients of {source} are unknown: run `ecgforge repro "
+            f"acquire@{source}`"
+        )
+    return set(LAYOUTS[params.source(source).layout].catalogue(raw)["patient"])
+
+
+def _write(file: Path, withdrawn: dict[str, list[str]]) -> None:
+    """Write the list into params.yaml, and leave every other byte unchanged."""
+    text = file.read_bytes().decode("utf-8")
+    block = f"{KEY}:\n" + "".join(
+        f"  {source}: {_quoted(patients)}\n" for source, patients in sorted(withdrawn.items())
+    )
+    tree = yaml.compose(text, Loader=yaml.CSafeLoader)
+    place = next(
+        ((key, value) for key, value in tree.value if key.value == KEY),
+        None,
+    )
+    if place:
+        start, end = place[0].start_mark.index, place[1].end_mark.index
+        rest = text[end:].lstrip(" ")
+        text = text[:start] + block + rest.removeprefix("\r").removeprefix("\n")
+    else:
+        text = text + ("" if text.endswith("\n") else "\n") + "\n" + HEADING + block
+    with atomic_write(file) as scratch:
+        scratch.write_bytes(text.encode("utf-8"))
+
+
+def _quoted(patients: list[str]) -> str:
+    """Return a YAML list on one line, in which a number is text too."""
+    style = {"default_style": '"', "default_flow_style": True, "allow_unicode": True}
+    return yaml.safe_dump(patients, width=float("inf"), **style).strip()
+
+
+def _print(affected: Sequence[Affected]) -> None:
+    through = {(node.kind, node.name): node for one in affected for node in one.through}
+    for kind, name in sorted(through):
+        console.out.print(f"{kind} {name}")
+    for one in affected:
+        alias = f" ({', '.join(one.version.aliases)})" if one.version.aliases else ""
+        console.out.print(
+            f"version {one.version.label}{alias}: {one.why}", style="red" if alias else None
+        )
+
+
+def _print_next(affected: Sequence[Affected]) -> None:
+    if not affected:
+        console.out.print("No version learned from a withdrawn patient.")
+        return
+    console.out.print(
+        f"{len(affected)} versions are marked: they cannot be promoted. Next, run `ecgforge "
+        "repro`, promote the new versions, and run `ecgforge withdraw --check`."
+    )
