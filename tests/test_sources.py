@@ -742,8 +742,14 @@ def test_unknown_values_of_own_records_are_reported(
 ) -> None:
     folder.fetch(tmp_path / "raw", own(mine))
     output = " ".join(capsys.readouterr().err.split())
-    assert "1 cells of the column age have unknown values ('n/a'): use years" in output
-    assert "1 cells of the column sex have unknown values ('x'): use male, m, female, f" in output
+    assert (
+        "1 cells of the column age have unknown values ('n/a'), the first in data row 2: use years"
+        in output
+    )
+    assert (
+        "1 cells of the column sex have unknown values ('x'), the first in data row 4: use male"
+        in output
+    )
     assert "column rhythm" not in output
     (mine / "mine.csv").write_text(
         "record,patient,rhythm,sex\nc,7,Vorhofflimmern,0\nward/a,8,vorhofflimmern,f\nward/b,9,164889003,\n"
@@ -751,8 +757,8 @@ def test_unknown_values_of_own_records_are_reported(
     folder.fetch(tmp_path / "raw", own(mine))
     output = " ".join(capsys.readouterr().err.split())
     assert (
-        "2 cells of the column rhythm have unknown values ('VORHOFFLIMMERN'): use SR, SB, ST, "
-        "SA, AFIB, AFLT, SVT, and SCP" in output
+        "2 cells of the column rhythm have unknown values ('VORHOFFLIMMERN'), the first in data "
+        "row 1: use SR, SB, ST, SA, AFIB, AFLT, SVT, and SCP" in output
     )
     assert "1 cells of the column sex have unknown values ('0')" in output
 
@@ -772,7 +778,7 @@ def test_own_records_without_age_and_sex(tmp_path: Path, mine: Path) -> None:
         (None, "mine.csv does not exist"),
         ("record,rhythm\nc,SR\n", "lacks the columns patient; it has record, rhythm"),
         ("record,patient,rhythm\nc, ,SR\n", "data row 1 has no patient"),
-        ("record,patient,rhythm\n../outside,p,SR\n", "outside the folder"),
+        ("record,patient,rhythm\n../outside,p,SR\n", "row 1, column record: .*outside the folder"),
         ("record,patient,rhythm\n/etc/passwd,p,SR\n", "outside the folder"),
         ("record,patient,rhythm\nward/../../outside,p,SR\n", "outside the folder"),
         ("record,patient,rhythm\nC:\\ecg\\a,p,SR\n", "outside the folder"),

@@ -117,6 +117,32 @@ def check(params: ParamsFile = PARAMS) -> None:
 
 
 @app.command()
+def init(
+    records: Annotated[
+        Path, typer.Option(help="A folder of WFDB files, with a CSV or with labels in the headers.")
+    ],
+    name: Annotated[
+        str, typer.Option(help="The name of the new source, dataset and profile.")
+    ] = "mine",
+    table: Annotated[
+        str | None, typer.Option(help="The CSV in the folder, if it has several.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The new parameter file [default: NAME.yaml].")
+    ] = None,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Look at your own records, and write the parameters of a small study of them.
+
+    The command prints rhythms, unknown labels, sampling rates, lengths, leads, patients, excluded
+    records, and the time of the study. It changes no existing file.
+    """
+    from ecgforge.commands import init as stage
+
+    stage.init(records, name, table, out, params)
+
+
+@app.command()
 def params(
     profile: Annotated[
         str | None, typer.Option(help="A profile other than the active one.")
@@ -648,12 +674,25 @@ def repro(
             help="Cells to run in parallel.",
         ),
     ] = None,
+    params: Annotated[
+        Path,
+        typer.Option(
+            "--params",
+            help="A parameter file with `base: params.yaml`, as `ecgforge init` writes it: its "
+            "keys are first taken over into params.yaml.",
+        ),
+    ] = PARAMS,
 ) -> None:
     """Do the same as `dvc repro`, with independent cells in parallel."""
     from ecgforge.pipeline import cells
     from ecgforge.tracking import runs, store
 
     _check_git()
+    if params != PARAMS:
+        from ecgforge.stages import taken_over
+
+        if taken_over.take_over(params, PARAMS):
+            typer.echo(f"{PARAMS} has the parameters of {params} now.", err=True)
     store.initialise()
     runs.end_killed()
     code = cells.repro(targets or [], jobs)

@@ -83,15 +83,22 @@ class PhysionetSource(StrictConfig):
 
 
 class FolderSource(StrictConfig):
-    """Your own WFDB records: a folder and a CSV table.
+    """Your own WFDB records: a folder, and a CSV table or labels in the headers.
 
-    The table has the columns record, patient and rhythm, and may have age and sex.
+    The table has the columns record, patient and rhythm, and may have age and sex. `ecgforge init`
+    finds the values of these parameters.
     """
 
     kind: Literal["folder"]  # type of the source
     layout: Literal["folder"]  # file layout of the records
     path: str  # folder of the WFDB records
-    table: str  # CSV file in that folder
+    table: str | None  # CSV file in that folder; null reads the comments of the headers
+    separator: Literal[",", ";", "\t", "|"] = ","  # between the cells of the CSV file
+    # the column of the CSV file for each of these, if it has another name; `patient: record` if
+    # each record is from another patient
+    columns: dict[Literal["record", "patient", "rhythm", "age", "sex"], str] = {}
+    # label of the records -> rhythm or code; null for a label that says nothing about the rhythm
+    map: dict[str, str | None] = {}
 
 
 Source = Annotated[SimulatedSource | PhysionetSource | FolderSource, Field(discriminator="kind")]
@@ -701,8 +708,36 @@ class Params(StrictConfig):
             EcgforgeError: the file is missing, is not YAML, or has unknown keys or bad values; the
                 message names each.
         """
-        tree = read_yaml(path, "run this in the project's folder, or name the file with --params")
+        tree = read_tree(path, "run this in the project's folder, or name the file with --params")
         return checked(cls, tree, str(path))
+
+
+def read_tree(path: Path, missing: str) -> Any:
+    """Return the content of a parameter file on top of its `base`, another parameter file.
+
+    Each key of the file replaces the same key of the base. Its profiles are added by name.
+
+    Args:
+        path: the file; `base` is relative to its folder.
+        missing: see `read_yaml`.
+
+    Raises:
+        EcgforgeError: see `read_yaml`; or the base has a base, too.
+    """
+    tree = read_yaml(path, missing)
+    if not isinstance(tree, dict) or "base" not in tree:
+        return tree
+    named = tree.pop("base")
+    if not isinstance(named, str):
+        raise EcgforgeError(f"{path}: base = {named!r}: name a parameter file, such as params.yaml")
+    base = read_yaml(path.parent / named, f"correct `base` in {path}")
+    if not isinstance(base, dict) or "base" in base:
+        raise EcgforgeError(f"{path}: base = {named!r}: name a parameter file without a base")
+    profiles = [one.get("profiles") for one in (base, tree)]
+    both = {
+        name: profile for one in profiles if isinstance(one, dict) for name, profile in one.items()
+    }
+    return {**base, **tree, "profiles": both}
 
 
 def read_yaml(path: Path, missing: str) -> Any:

@@ -5,10 +5,12 @@ smallest gain that it can detect.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -23,6 +25,7 @@ from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSour
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
+from ecgforge.sources import folder
 from ecgforge.training import devices
 from ecgforge.workers import slots
 
@@ -43,17 +46,75 @@ FEW = 4  # records in a step that shows whether a whole batch would take long
 LONG = 10.0  # s: a step that takes longer is estimated from one with `FEW` records
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """The work of a study, and its time on this machine in seconds.
+
+    Attributes:
+        params: the parameters.
+        counts: training records by dataset and rhythm.
+        stages: the work of each stage, with the seconds of all its cells one after the other.
+        parallel: seconds with `jobs` cells in parallel, one for each `place` (GPU or core).
+        chain: seconds of the longest chain of cells, each of which waits for the one before.
+        speeds: of the networks.
+    """
+
+    params: Params
+    counts: workload.Counts
+    stages: list[tuple[workload.Work, float]]
+    parallel: float
+    chain: float
+    jobs: int
+    place: str
+    speeds: _Speeds
+
+    @property
+    def cells(self) -> int:
+        return sum(work.cells for work, _ in self.stages)
+
+    @property
+    def serial(self) -> float:
+        """Seconds of all cells one after the other."""
+        return sum(seconds for _, seconds in self.stages)
+
+    @property
+    def known(self) -> bool:
+        """Whether the numbers of records come from prepared datasets."""
+        return all(_prepared(self.params, dataset) for dataset in self.params.record_sets)
+
+
+def estimate(params: Params) -> Estimate:
+    """Estimate the time of a study from a few timed steps of each network, on the device of
+    trainings.
+    """
+    counts = {dataset: _counts(params, dataset) for dataset in params.record_sets}
+    devices.set_up(params.active.compute)
+    speeds = _speeds(params, max(map(len, counts.values())))
+    works = list(workload.workload(params, counts))
+    parallel, chain = _times(params, counts, speeds)
+    jobs, place = slots(params.active.compute.accelerator != "cpu")
+    stages = [(work, _seconds(params, work, speeds)) for work in works]
+    return Estimate(params, counts, stages, parallel, chain, jobs, place, speeds)
+
+
+def _times(params: Params, counts: workload.Counts, speeds: _Speeds) -> tuple[float, float]:
+    """Return the seconds of a study in parallel, and those of its longest chain."""
+
+    def of(work: workload.Work) -> float:
+        return _seconds(params, work, speeds)
+
+    jobs, _ = slots(params.active.compute.accelerator != "cpu")
+    chain = workload.longest_chain(params, counts, of)
+    return max(chain, sum(map(of, workload.workload(params, counts))) / jobs), chain
+
+
 def show(params: Params) -> None:
     """Print a table of the stages: cells, trainings, generated records and time. Print a table of
     the gains that the study can detect, and that larger ones could.
 
-    The times are estimates from a few timed steps of each network, on the device of trainings.
+    The times are estimates, see `estimate`.
     """
-    counts = {dataset: _counts(params, dataset) for dataset in params.record_sets}
-    known = all(_prepared(params, dataset) for dataset in params.record_sets)
-    rhythms = max(map(len, counts.values()))
-    devices.set_up(params.active.compute)
-    speeds = _speeds(params, rhythms)
+    found = estimate(params)
     table = Table("stage", title=f"profile {params.profile}")
     for heading in (
         "cells",
@@ -63,54 +124,75 @@ def show(params: Params) -> None:
         "time",
     ):
         table.add_column(heading, justify="right")
-    cells, total = 0, 0.0
-    for work in workload.workload(params, counts):
-        seconds = _seconds(params, work, speeds)
-        cells, total = cells + work.cells, total + seconds
-        sums = [sum(part.values()) for part in (work.steps, work.trainings, work.records_generated)]
+    for work, seconds in found.stages:
         table.add_row(
             work.stage,
             str(work.cells),
-            *(f"{one:,}" if one else "" for one in sums),
-            _time(seconds),
+            *(f"{one:,}" if one else "" for one in _sums(work)),
+            duration(seconds),
         )
-    jobs, each = slots(params.active.compute.accelerator != "cpu")
-
-    def times(planned: Params, records: workload.Counts) -> tuple[float, float]:
-        """Return the seconds of the study in parallel, and those of its longest chain."""
-
-        def of(work: workload.Work) -> float:
-            return _seconds(planned, work, speeds)
-
-        chain = workload.longest_chain(planned, records, of)
-        return max(chain, sum(map(of, workload.workload(planned, records))) / jobs), chain
-
-    parallel, chain = times(params, counts)
     console.out.print(table)
     console.out.print(
-        f"{cells} cells: {_time(total)} one after the other, about {_time(parallel)} with "
-        f"{jobs} in parallel, one for each {each}. The longest chain of cells, each of which waits "
-        f"for the one before, takes {_time(chain)}."
+        f"{found.cells} cells: {duration(found.serial)} one after the other, about "
+        f"{duration(found.parallel)} with {found.jobs} in parallel, one for each {found.place}. "
+        "The longest chain of cells, each of which waits for the one before, takes "
+        f"{duration(found.chain)}."
     )
-    source = "the prepared datasets" if known else "the expected sizes of the sources"
+    source = "the prepared datasets" if found.known else "the expected sizes of the sources"
     console.out.print(
         f"The numbers of records come from {source}. The steps were timed on this machine, on "
         f"{_device(params)}."
     )
-
-    def hours(plan: foresight.Plan) -> str:
-        bigger = {
-            name: {
-                rhythm: plan.factor * count for rhythm, count in _counts(plan.params, name).items()
-            }
-            for name in plan.params.record_sets
-        }
-        return _time(times(plan.params, bigger)[0])
-
     records = _records(params)
-    console.out.print(foresight.table(params, records, hours))
+    console.out.print(
+        foresight.table(params, records, lambda plan: duration(_of_plan(plan, found)))
+    )
     console.out.print(foresight.claim_table(params, records))
     console.out.print(foresight.notes(params))
+
+
+def _sums(work: workload.Work) -> list[int]:
+    return [sum(part.values()) for part in (work.steps, work.trainings, work.records_generated)]
+
+
+def _of_plan(plan: foresight.Plan, found: Estimate) -> float:
+    """Return the seconds of a plan in parallel."""
+    bigger = {
+        name: {rhythm: plan.factor * count for rhythm, count in _counts(plan.params, name).items()}
+        for name in plan.params.record_sets
+    }
+    return _times(plan.params, bigger, found.speeds)[0]
+
+
+def tree(params: Params) -> dict[str, Any]:
+    """Return what `show` prints, with times in seconds; a gain is null if it decides nothing."""
+    found, records = estimate(params), _records(params)
+    columns = ("classifier_steps", "generators_trained", "records_generated")
+    return {
+        "profile": params.profile,
+        "device": _device(params),
+        "cells": found.cells,
+        "serial_seconds": found.serial,
+        "parallel_seconds": found.parallel,
+        "longest_chain_seconds": found.chain,
+        "jobs": found.jobs,
+        "records_from": "prepared" if found.known else "expected",
+        "training_records": found.counts,
+        "stages": [
+            {"stage": work.stage, "cells": work.cells, "seconds": seconds}
+            | dict(zip(columns, _sums(work), strict=True))
+            for work, seconds in found.stages
+        ],
+        "detectable_gains": [
+            {
+                "study": plan.name,
+                "parallel_seconds": _of_plan(plan, found),
+                "macro_f1": foresight.gains(plan.params, records.times(plan.factor)),
+            }
+            for plan in foresight.plans(params)
+        ],
+        "detectable_gains_of_claims": foresight.claim_gains(params, records),
+    }
 
 
 def _device(params: Params) -> str:
@@ -149,7 +231,8 @@ def _seconds(params: Params, work: workload.Work, speeds: _Speeds) -> float:
     )
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in hours or minutes, for display."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
@@ -166,8 +249,15 @@ def _all_counts(params: Params, dataset: str) -> dict[str, int]:
     """Records by rhythm in all splits."""
     if found := _prepared(params, dataset):
         return found.counts()
-    records = sum(_expected(params, source) for source in _sources(params, dataset))
-    return dict.fromkeys(RHYTHMS, round(records / len(RHYTHMS)))
+    own, others = Counter[str](), 0
+    for source in map(params.source, _sources(params, dataset)):
+        if isinstance(source, FolderSource):
+            own += folder.counts(source)
+        else:
+            others += _expected(source)
+    least = params.active.preparation.min_records
+    every = {rhythm: own[rhythm] + round(others / len(RHYTHMS)) for rhythm in RHYTHMS}
+    return {rhythm: count for rhythm, count in every.items() if count >= least} or every
 
 
 def _records(params: Params) -> foresight.Records:
@@ -216,17 +306,12 @@ def _holds(about: About, params: Params, name: str) -> bool:
     return isinstance(source, FolderSource) or about.origin != "simulated"
 
 
-def _expected(params: Params, name: str) -> int:
-    source = params.source(name)
+def _expected(source: SimulatedSource | PhysionetSource) -> int:
     if isinstance(source, SimulatedSource):
         return source.records
-    if isinstance(source, PhysionetSource):
-        return (
-            PUBLISHED[source.layout]
-            if source.limit_per_rhythm is None
-            else source.limit_per_rhythm * len(RHYTHMS)
-        )
-    return sum(1 for _ in Path(source.path, source.table).open()) - 1
+    if source.limit_per_rhythm is None:
+        return PUBLISHED[source.layout]
+    return source.limit_per_rhythm * len(RHYTHMS)
 
 
 def _timed(work: Callable[[int], object], batch: int) -> float:

@@ -29,3 +29,13 @@ def rhythm_codes(*systems: str) -> dict[str, str]:
 def other_rhythms(*systems: str) -> set[str]:
     """Return the codes of systems for rhythms outside the vocabulary."""
     return {code for system in systems for code in _tree()["codes"][system]["others"]}
+
+
+def synonyms() -> dict[str, str]:
+    """Map labels in words, in lower case, to codes."""
+    return dict(_tree()["labels"]["synonyms"])
+
+
+def ambiguous() -> dict[str, str]:
+    """Map labels that sources use for several rhythms, in lower case, to the question."""
+    return dict(_tree()["labels"]["ambiguous"])

@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
@@ -17,14 +19,14 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.outputs import expanded
 from ecgforge.params import FolderSource
-from ecgforge.sources import FILES
-from ecgforge.sources.codes import other_rhythms, rhythm_codes
+from ecgforge.records.exclusions import BadRecord
+from ecgforge.records.rhythms import rhythm_of
+from ecgforge.sources import FILES, own_table
+from ecgforge.sources.codes import rhythm_codes
 from ecgforge.sources.links import lead_out, refusal
-from ecgforge.sources.tables import numbers, read_table, visible
+from ecgforge.sources.own_table import OTHER_RHYTHMS, RHYTHM_CODES, SEPARATOR
+from ecgforge.sources.tables import numbers
 from ecgforge.wfdb_io.header import LARGEST, decoded, file_names
-
-RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
-OTHER_RHYTHMS = other_rhythms("scp", "snomed", "plain")
 
 TABLE = "records.csv"  # the name of the CSV after `fetch`
 LONGEST = 250  # bytes of a name without extension; file systems allow 255
@@ -32,7 +34,6 @@ SYNTHETIC = "SYNTHETIC.txt"
 MARKS = ("SIMULATED.txt", SYNTHETIC)  # files that mark records as not from patients
 # reserved names for files of records, in any case, since some file systems ignore case
 TAKEN = {name.casefold() for name in (TABLE, *MARKS, FILES)}
-COLUMNS = ("record", "patient", "rhythm")
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female"}
 
 
@@ -53,10 +54,10 @@ def fetch(folder: Path, settings: FolderSource) -> None:
             f"the folder of records {source} does not exist: correct `path` of the source in "
             "params.yaml"
         )
-    file = source / expanded(settings.table)
-    table = _table(file)
+    published = own_table.read(source, settings)
+    table = published.assign(rhythm=own_table.codes(published["rhythm"], settings.map))
     _report_unknown(table)
-    paths = [_record_path(cell, source) for cell in table["record"]]
+    table["record"] = paths = list(record_paths(table["record"], source))
     left, taken = {}, {}
     with atomic_write(folder) as scratch:
         scratch.mkdir()
@@ -74,10 +75,12 @@ def fetch(folder: Path, settings: FolderSource) -> None:
             for name in files:
                 (scratch / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, scratch / name)
-        if paths == table["record"].str.removesuffix(".hea").tolist():
-            shutil.copyfile(file, scratch / TABLE)
+        as_read = published.assign(record=published["record"].str.removesuffix(".hea"))
+        plain = settings.separator == "," and not settings.columns
+        if settings.table and plain and table.equals(as_read):
+            shutil.copyfile(source / expanded(settings.table), scratch / TABLE)
         else:
-            table.assign(record=paths).to_csv(scratch / TABLE, index=False, lineterminator="\n")
+            table.to_csv(scratch / TABLE, index=False, lineterminator="\n")
         for mark in MARKS:
             _copy_mark(source, mark, scratch)
     if taken:
@@ -97,6 +100,28 @@ def fetch(folder: Path, settings: FolderSource) -> None:
             "verified as records"
         )
         console.err.print(f"{len(left)} records, {reasons}; the first, {record}: {reason}")
+
+
+def counts(settings: FolderSource) -> Counter[str]:
+    """Return the number of records of each rhythm by their labels; no signal file is opened.
+
+    Raises:
+        EcgforgeError: see `own_table.read`.
+    """
+    table = own_table.read(expanded(settings.path), settings)
+    rhythms = labelled(own_table.codes(table["rhythm"], settings.map))["rhythm"]
+    return Counter(rhythms[rhythms != ""])
+
+
+def labelled(cells: pd.Series) -> pd.DataFrame:
+    """Return rhythm, and reason and detail of the exclusion, for records with these codes."""
+    rows = []
+    for cell in cells:
+        try:
+            rows.append((rhythm_of(_codes(cell), RHYTHM_CODES, OTHER_RHYTHMS), "", ""))
+        except BadRecord as bad:
+            rows.append(("", str(bad.reason), bad.detail))
+    return pd.DataFrame(rows, columns=["rhythm", "reason", "detail"], index=cells.index, dtype=str)
 
 
 def _copy_mark(source: Path, mark: str, scratch: Path) -> None:
@@ -123,14 +148,15 @@ def catalogue(folder: Path) -> pd.DataFrame:
     Raises:
         EcgforgeError: the CSV or a column is missing, or a row lacks its record or patient.
     """
-    table = _table(folder / TABLE)
+    as_fetched = FolderSource(kind="folder", layout="folder", path=str(folder), table=TABLE)
+    table = own_table.read(folder, as_fetched)
     unknown = pd.Series("", index=table.index)
     paths = table["record"].map(_record_path)
     return pd.DataFrame(
         {
             "id": paths,
-            "patient": _one_patient(table["patient"]),
-            "codes": [[cell.upper()] if cell else [] for cell in table["rhythm"]],
+            "patient": one_patient(table["patient"]),
+            "codes": table["rhythm"].map(_codes).tolist(),
             "age": _ages(table.get("age", unknown)),
             "sex": _sexes(table.get("sex", unknown)),
             "fold": float("nan"),
@@ -151,7 +177,7 @@ def _sexes(cells: pd.Series) -> pd.Series:
 
 def _report_unknown(table: pd.DataFrame) -> None:
     """Print warnings about invalid cells, and about patients that count as the same."""
-    one = _one_patient(table["patient"])
+    one = one_patient(table["patient"])
     if (differing := table["patient"] != one).any():
         pairs = dict.fromkeys(zip(one[differing], table.loc[differing, "patient"], strict=True))
         words = ", ".join(f"'{first[:40]}' and '{other[:40]}'" for first, other in list(pairs)[:5])
@@ -165,27 +191,37 @@ def _report_unknown(table: pd.DataFrame) -> None:
         table.get("sex", nowhere),
         table["rhythm"].str.upper(),
     )
+    said = rhythms.map(lambda cell: not {*RHYTHM_CODES, *OTHER_RHYTHMS}.isdisjoint(_codes(cell)))
     codes = f"{', '.join(rhythm_codes('plain'))}, and SCP and SNOMED CT codes"
     for column, known, cells in (
         ("age", "years", ages[_ages(ages).isna()]),
         ("sex", ", ".join(SEXES), sexes[_sexes(sexes) == ""]),
-        ("rhythm", codes, rhythms[~rhythms.isin({*RHYTHM_CODES, *OTHER_RHYTHMS})]),
+        ("rhythm", codes, rhythms[~said]),
     ):
         counts = cells[cells != ""].value_counts()
         if len(counts):
             words = ", ".join(f"'{word[:40]}'" for word in counts.index[:5])
             console.err.print(
-                f"{counts.sum()} cells of the column {column} have unknown values ({words}): use "
-                f"{known}"
+                f"{counts.sum()} cells of the column {column} have unknown values ({words}), the "
+                f"first in data row {cells.index[cells != ''][0] + 1}: use {known}"
             )
 
 
-def _table(file: Path) -> pd.DataFrame:
-    absent = f"a folder of records needs a CSV with the columns {', '.join(COLUMNS)}"
-    table = read_table(file, COLUMNS, filled=("record", "patient"), absent=absent)
-    return table.assign(patient=table["patient"].map(visible)).apply(
-        lambda cells: cells.str.strip()
-    )
+def _codes(cell: str) -> list[str]:
+    return [code for one in cell.upper().split(SEPARATOR) if (code := one.strip())]
+
+
+def record_paths(cells: Iterable[str], source: Path) -> Iterator[str]:
+    """Yield the path of each record in the folder `source`, without extension.
+
+    Raises:
+        EcgforgeError: one leaves the folder; names the row.
+    """
+    for number, cell in enumerate(cells, start=1):
+        try:
+            yield _record_path(cell, source)
+        except EcgforgeError as error:
+            raise EcgforgeError(f"data row {number}, column record: {error}") from None
 
 
 def _record_path(cell: str, source: Path | None = None) -> str:
@@ -251,7 +287,7 @@ def _signal_files(header: Path) -> list[str]:
     ]
 
 
-def _one_patient(patients: pd.Series) -> pd.Series:
+def one_patient(patients: pd.Series) -> pd.Series:
     """Give patients that differ only in form, such as 7, 007 and 7.0, or p1 and P1, the form of the
     first one.
     """

@@ -48,7 +48,11 @@ def _number(cell: str) -> float:
 
 
 def read_table(
-    file: Path, columns: Sequence[str], filled: Sequence[str], absent: str
+    file: Path,
+    columns: Sequence[str],
+    filled: Sequence[str],
+    absent: str,
+    separator: str = ",",
 ) -> pd.DataFrame:
     """Read a CSV with all cells as text.
 
@@ -57,6 +61,7 @@ def read_table(
         columns: required columns.
         filled: columns without empty cells.
         absent: message if the file does not exist.
+        separator: between cells.
 
     Raises:
         EcgforgeError: the file is missing or not a CSV, lacks a column or a cell, or has a row with
@@ -64,7 +69,7 @@ def read_table(
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
-            lines = _rows(opened, file)
+            lines = _rows(opened, file, separator)
             header = next(lines, [])
             _refuse_columns(header, columns, file)
             rows = list(lines)
@@ -83,8 +88,8 @@ def read_table(
         empty = table.index[table[column].map(visible).str.strip() == ""]
         if len(empty):
             raise EcgforgeError(
-                f"{file}: data row {empty[0] + 1} has no {column}, so its record cannot be "
-                "identified or split by patient"
+                f"{file}: data row {empty[0] + 1} has no {column} (an empty cell in the column "
+                f"{column!r}), so its record cannot be identified or split by patient"
             )
     return table
 
@@ -115,16 +120,16 @@ def _hint(header: list[str], columns: Sequence[str]) -> str:
     return f": {', and '.join(advice)}" if advice else ""
 
 
-def _rows(lines: Iterator[str], file: Path) -> Iterator[list[str]]:
+def _rows(lines: Iterator[str], file: Path, separator: str) -> Iterator[list[str]]:
     """Yield the rows that are not empty; all must have as many cells as the first."""
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=separator)
     width = 0
     for number, row in enumerate(_full(reader, file)):
         width = width or len(row)
         if len(row) != width:
             raise EcgforgeError(
                 f"{file}, line {reader.line_num}: {width} columns in the header, {len(row)} cells "
-                f"in row {number}; a comma at the end of "
+                f"in row {number}; a separator ({separator!r}) at the end of "
                 "rows, or one in a cell without quotation marks, moves cells to other columns"
             )
         yield row

@@ -13,7 +13,16 @@ from ecgforge.classifiers.common.registry import check_settings as check_classif
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import check_settings as check_generator
 from ecgforge.outputs import overlap
-from ecgforge.params import Params, Profile, Sweeps, checked, expanded, merge_patch, read_yaml
+from ecgforge.params import (
+    Params,
+    Profile,
+    Sweeps,
+    checked,
+    expanded,
+    merge_patch,
+    read_tree,
+    read_yaml,
+)
 from ecgforge.sources.registry import read_from
 from ecgforge.sweeps.common import registry as sweeps
 from ecgforge.tuning import space
@@ -35,7 +44,7 @@ def read(path: Path, tuned: Sequence[Path] | None = None, profile: str | None = 
     params = Params.read(path).with_profile(profile)
     _refuse_own_outputs(params, path)
     if tuned:
-        tree = expanded(read_yaml(path, "it was there a moment ago"))
+        tree = expanded(read_tree(path, "it was there a moment ago"))
         for file in tuned:
             tree["profiles"][params.profile] = merge_patch(
                 tree["profiles"][params.profile], _found(file)

@@ -1,0 +1,129 @@
+"""Write the parameters of a small study of a user's own records."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+from ecgforge import console
+from ecgforge.commands import plan
+from ecgforge.commands.survey import Survey, lines, survey
+from ecgforge.errors import EcgforgeError
+from ecgforge.outputs import expanded
+from ecgforge.params import Params
+from ecgforge.sources.found import Label
+from ecgforge.stages import parameters
+
+ASKED = 10  # unknown labels in the file; the most common ones
+TEXT = """\
+# Written by `ecgforge init`. Run the study: ecgforge repro --params {file}
+base: {base} # all other parameters
+profile: {name}
+sources: [{name}]
+datasets: [{name}]
+merged: []
+folds: {{{name}: 3}} # rounds of cross-fitting: each record is tested on once
+generators: [diffwave]
+sweep_targets: {{datasets: [], generators: [diffwave], sweeps: [], real_sweeps: [], backbones: [],
+    generator_seeds: [], cross_dataset: [], equal_size: []}}
+profiles:
+  {name}:
+    base: demo # small networks and short trainings; `sample` has larger ones, for hours
+    sources:
+      {name}:
+        kind: folder
+        layout: folder
+{source}
+    preparation: {{{preparation}}}
+    synthesis: {{train: match_real}} # as many synthetic records as real ones
+    study: {{synthetic_share: 0.5}} # half of the records of TrRSTeR
+"""
+
+
+def init(records: Path, name: str, table: str | None, out: Path | None, params: Path) -> None:
+    """Print what a folder of WFDB files has, and write the parameters of a study to a new file.
+
+    Args:
+        records: the folder.
+        name: of the source, the dataset and the profile.
+        table: its CSV; None to look for one, or else to read the labels of the headers.
+        out: the new file; by default `name`.yaml next to `params`.
+        params: the parameter file that the new one builds on.
+
+    Raises:
+        EcgforgeError: the file exists, the folder cannot be read, or no study of it can run.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise EcgforgeError(
+            f"'{name}' cannot be a name: a name starts with a lower-case letter, followed by "
+            "letters, digits and _"
+        )
+    file = out or params.parent / f"{name}.yaml"
+    if os.path.lexists(file):
+        raise EcgforgeError(f"{file} exists already: name a new file with --out")
+    base = Params.read(params)
+    found = survey(expanded(str(records)).absolute(), table, base.preprocessing)
+    for line in lines(found, base.preprocessing.duration):
+        console.out.print(line)
+    _write(text(found, name, file, os.path.relpath(params, file.parent)), file)
+    if found.obstacle:
+        raise EcgforgeError(f"{found.obstacle}; add records, or fill in `map` in {file}")
+    time = plan.duration(plan.estimate(parameters.read(file)).parallel)
+    console.out.print(
+        f"{file} has the parameters of a study. Run it, in about {time} on this machine: "
+        f"ecgforge repro --params {file}"
+    )
+
+
+def _write(content: str, file: Path) -> None:
+    try:
+        encoded = content.encode("utf-8")
+    except UnicodeEncodeError:
+        raise EcgforgeError(
+            "the name of the folder or of its table is not UTF-8, which a parameter file needs: "
+            "rename it"
+        ) from None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("xb") as opened:
+        opened.write(encoded)
+    try:
+        parameters.read(file)
+    except EcgforgeError:
+        file.unlink()
+        raise
+
+
+def text(found: Survey, name: str, file: Path, base: str) -> str:
+    """Return the parameters of a study of the surveyed records, as YAML."""
+    settings = found.settings
+    source = [f"path: {_quoted(settings.path)}", f"table: {_quoted(settings.table)}"]
+    if settings.separator != ",":
+        source.append(f"separator: {_quoted(settings.separator)}")
+    if settings.columns:
+        columns = ", ".join(f"{key}: {_quoted(one)}" for key, one in settings.columns.items())
+        source.append(f"columns: {{{columns}}}")
+    known = [label for label in found.labels if label.code and not label.is_code]
+    named = [*known, *[label for label in found.labels if not label.code][:ASKED]]
+    source += ["map: # label of the records: rhythm, or null to ignore it"] if named else []
+    preparation = f"min_records: {found.least}, amplitude: {found.amplitude}"
+    if found.damaged:
+        preparation += f", max_damaged: {math.ceil(100 * found.damaged) / 100:g}"
+    return TEXT.format(
+        file=file,
+        base=_quoted(base) if not re.fullmatch(r"[\w./-]+", base) else base,
+        name=name,
+        source="\n".join(" " * 8 + line for line in [*source, *map(_mapped, named)]),
+        preparation=preparation,
+    )
+
+
+def _mapped(label: Label) -> str:
+    comment = f" # {label.records} records: {label.question}" if not label.code else ""
+    return f"  {_quoted(label.text)}: {label.code or 'null'}{comment}"
+
+
+def _quoted(text: str | None) -> str:
+    return json.dumps(text, ensure_ascii=False)
