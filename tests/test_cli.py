@@ -9,6 +9,7 @@ import errno
 import functools
 import getpass
 import io
+import json
 import os
 import re
 import resource
@@ -23,10 +24,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from ecgforge import __version__, cli
+from ecgforge import __version__, cli, console
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import simulated
 
@@ -147,6 +149,32 @@ def test_a_usage_error_is_one_line_and_exit_code_2(
     assert found.returncode == 2
     assert found.stderr.count("\n") == 1
     assert found.stderr.startswith(f"ecgforge: {message}")
+
+
+def test_a_check_is_a_json_document(project: Path) -> None:
+    found = ecgforge(project, "check", "--json")
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["profile"] == "demo"
+    assert json.loads(found.stdout)["valid"]
+    edit(project, lambda tree: tree.update(backbone="nothing"))
+    found = ecgforge(project, "check", "--json")
+    tree = json.loads(found.stdout)
+    assert (found.returncode, tree["valid"]) == (1, False)
+    assert tree["error"] in last_line(found)
+    assert "'nothing' is listed in backbone but not defined" in tree["error"]
+
+
+def test_a_document_has_no_numbers_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.document(True):
+        print("a message")
+        console.report(a=np.float32("nan"), b=np.arange(2), c=Path("x"), d=float("inf"), e=(1, "ä"))
+        console.out.print("another")
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"a": None, "b": [0, 1], "c": "x", "d": None, "e": [1, "ä"]}
+    assert printed.err.split() == ["a", "message", "another"]
+    with console.document(False):
+        console.report(a=1)
+    assert capsys.readouterr().out == ""
 
 
 def test_version_is_shown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from ecgforge import workers
+from ecgforge import console, workers
 from ecgforge.commands import foresight, workload
 from ecgforge.commands import plan as stage
 from ecgforge.params import Compute, Params
@@ -199,6 +200,15 @@ def test_the_plan_is_printed_before_anything_runs(
     assert "5 rounds of cross-fitting" in output
     assert "the smallest gain that each claim can detect" in output
     assert "80% power, at 95% confidence. Assumed: recall 0.6" in output
+    with console.document(True):
+        stage.show(params)
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert "profile demo" in printed.err
+    assert found["cells"] == sum(one["cells"] for one in found["stages"])
+    assert found["parallel_seconds"] < found["serial_seconds"]
+    assert found["detectable_gains"][0]["study"] == "as planned"
+    assert set(found["detectable_gains"][0]["macro_f1"]) == set(params.datasets)
     assert list(tmp_path.iterdir()) == []
 
 

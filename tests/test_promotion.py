@@ -581,6 +581,38 @@ def test_on_the_command_line_a_good_classifier_passes_and_a_better_one_follows()
     assert "forced" not in tags(BETTER)
 
 
+@pytest.mark.usefixtures("content")
+def test_verdict_history_and_lineage_are_json_documents() -> None:
+    def document(*words: str, code: int = 0) -> dict[str, Any]:
+        found = CliRunner().invoke(app, [*words, "--json"])
+        assert found.exit_code == code
+        return json.loads(found.stdout)
+
+    def versions_of_history() -> list[str]:
+        return [entry["version"] for entry in document("history", NAME)["entries"]]
+
+    assert versions_of_history() == []
+    found = document("promote", NAME, "--version", GOOD, "--dry-run")
+    assert (found["version"], found["passed"], found["promoted"]) == (f"{NAME}/{GOOD}", True, False)
+    assert {gate["passed"] for gate in found["gates"]} == {True}
+    assert versions_of_history() == []
+    assert document("promote", NAME, "--version", GOOD)["promoted"]
+    assert versions_of_history() == [GOOD]
+    # a version that fails has its verdict too, and the exit code 1
+    found = document("promote", NAME, "--version", WORSE, code=1)
+    assert (found["passed"], found["promoted"]) == (False, False)
+    assert set(found["failed"]) == {"macro_f1", "recall"}
+    assert "failed macro_f1, recall and was not made champion" in found["error"]
+    assert "no model is registered as 'nobody'" in document("history", "nobody", code=1)["error"]
+    nodes = document("lineage", f"{NAME}@champion")["nodes"]
+    assert (nodes[0]["kind"], nodes[0]["name"]) == ("version", f"{NAME}/{GOOD}")
+    behind = [nodes[one["node"]]["kind"] for one in nodes[0]["made_from"]]
+    assert behind == ["run"]
+    found = document("verify", f"{NAME}@champion")
+    assert found["verified"]
+    assert {item["name"] for item in found["items"]} >= {f"{NAME}/{GOOD}"}
+
+
 def test_each_forcing_leaves_its_mark(content: DvcStore) -> None:
     promoted(GOOD, content)
     for reason in ("once", "again"):

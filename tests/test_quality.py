@@ -4,6 +4,7 @@ one.
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
+from ecgforge import console
 from ecgforge.commands import score
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
@@ -1148,6 +1150,15 @@ def test_the_command_prints_the_scores_of_all_rhythms_and_counts_those_beyond(
     assert "explains: all 2 of 4, SR 1 of 1 scores." in printed
     assert "too few records: SB, ST." in printed
     pd.testing.assert_frame_equal(read_csv(tmp_path / "scores.csv"), table)
+    with console.document(True):
+        score.score(params, tmp_path / "real", tmp_path / "synthetic", None)
+    found = json.loads(capsys.readouterr().out)
+    recall = next(row for row in found["scores"] if row["metric"] == "recall")
+    assert recall["rhythm"] == "all"
+    assert (recall["value"], recall["baseline"], recall["beyond"]) == (0.25, 0.875, True)
+    mmd = next(row for row in found["scores"] if row["metric"] == "mmd2")
+    assert (mmd["low"], mmd["high"]) == (None, None)
+    assert found["not_scored"] == ["SB", "ST"]
 
 
 def test_sets_that_cannot_be_compared_are_refused(

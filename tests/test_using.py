@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -89,6 +90,22 @@ def test_a_folder_is_classified_as_the_study_tested(
     assert f"{CLASSIFIER}/1" in found.stdout
     assert f"{expected[0].max():.2f}" in found.stdout
     assert "40 records: " in found.stdout
+
+
+def test_classes_are_a_json_document(project: Path) -> None:
+    first = "raw/ptbxl/records100/30000/30001_lr"
+    found = ecgforge(project, "classify", first, "nowhere", "--json")
+    assert found.returncode == 0, found.stderr
+    tree = json.loads(found.stdout)
+    assert tree["model"] == f"{CLASSIFIER}/1"
+    good, bad = tree["records"]
+    assert good["rhythm"] == max(good["probabilities"], key=good["probabilities"].get)
+    assert sum(good["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert (bad["record"], bad["rhythm"], bad["probabilities"]) == ("nowhere", None, None)
+    assert bad["reason"].startswith("missing file")
+    found = ecgforge(project, "classify", "nowhere", "--json")
+    assert found.returncode == 1
+    assert "none of the 1 records can be classified" in json.loads(found.stdout)["error"]
 
 
 def test_records_of_another_site_rate_and_format_are_classified(

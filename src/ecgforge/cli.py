@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ecgforge import __version__, folders, outputs, rounds
+from ecgforge import __version__, console, folders, outputs, rounds
 from ecgforge.console import shown
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError, explained
@@ -65,6 +65,10 @@ Tuned = Annotated[
     ),
 ]
 PARAMS = Path("params.yaml")
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout, and all else on stderr."),
+]
 
 
 def _out(command: str, given: Path | None, default: Path) -> Path:
@@ -102,18 +106,21 @@ def _options(
 
 
 @app.command()
-def check(params: ParamsFile = PARAMS) -> None:
+def check(params: ParamsFile = PARAMS, as_json: Json = False) -> None:
     """Validate all profiles of params.yaml, and print the active profile."""
     from ecgforge.stages import parameters
 
-    found = parameters.read(params)
-    for profile in found.profiles:
-        parameters.read(params, profile=profile)
-    _check_git()
-    print(
-        f"{params} is valid; the active profile is '{found.profile}' of "
-        f"{', '.join(found.profiles)}."
-    )
+    with console.document(as_json):
+        console.report(file=params, valid=False)
+        found = parameters.read(params)
+        for profile in found.profiles:
+            parameters.read(params, profile=profile)
+        _check_git()
+        console.report(valid=True, profile=found.profile, profiles=list(found.profiles))
+        print(
+            f"{params} is valid; the active profile is '{found.profile}' of "
+            f"{', '.join(found.profiles)}."
+        )
 
 
 @app.command()
@@ -164,6 +171,7 @@ def plan(
         str | None, typer.Option(help="A profile other than the active one.")
     ] = None,
     params: ParamsFile = PARAMS,
+    as_json: Json = False,
 ) -> None:
     """Print the number of cells of a profile, their run time on this machine, and the smallest
     gain that the study can detect.
@@ -171,7 +179,8 @@ def plan(
     from ecgforge.commands import plan as stage
     from ecgforge.stages import parameters
 
-    stage.show(parameters.read(params, profile=profile))
+    with console.document(as_json):
+        stage.show(parameters.read(params, profile=profile))
 
 
 @app.command()
@@ -439,6 +448,7 @@ def score(
         Path | None, typer.Option(help="A CSV file for all scores, also by rhythm.")
     ] = None,
     params: ParamsFile = PARAMS,
+    as_json: Json = False,
 ) -> None:
     """Compute the quality scores of any record set against a real one, without tracking.
 
@@ -447,7 +457,8 @@ def score(
     from ecgforge.commands import score as stage
     from ecgforge.params import Params
 
-    stage.score(Params.read(params), real, synthetic, out)
+    with console.document(as_json):
+        stage.score(Params.read(params), real, synthetic, out)
 
 
 @app.command()
@@ -494,6 +505,7 @@ def promote(
     ] = False,
     reason: Reason = "",
     params: ParamsFile = PARAMS,
+    as_json: Json = False,
 ) -> None:
     """Check a version against the gates, and make it champion if it passes.
 
@@ -502,7 +514,8 @@ def promote(
     from ecgforge.commands import promote as stage
     from ecgforge.stages import parameters
 
-    stage.promote(parameters.read(params), name, version, best, dry_run, force, reason)
+    with console.document(as_json):
+        stage.promote(parameters.read(params), name, version, best, dry_run, force, reason)
 
 
 @app.command()
@@ -514,11 +527,12 @@ def rollback(name: Model, reason: Reason = "") -> None:
 
 
 @app.command()
-def history(name: Model) -> None:
+def history(name: Model, as_json: Json = False) -> None:
     """Print the promotions of a model: person, time, version, reason and evidence of each."""
     from ecgforge.commands import promote as stage
 
-    stage.show(name)
+    with console.document(as_json):
+        stage.show(name)
 
 
 @app.command()
@@ -527,6 +541,7 @@ def lineage(
     out: Annotated[
         Path | None, typer.Option(help="A file .mmd for the lineage as a Mermaid flowchart.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Print the lineage of a model or a record set, down to the source.
 
@@ -534,7 +549,8 @@ def lineage(
     """
     from ecgforge.commands import lineage as stage
 
-    stage.show(reference, out)
+    with console.document(as_json):
+        stage.show(reference, out)
 
 
 @app.command()
@@ -543,11 +559,13 @@ def verify(
         list[str] | None,
         typer.Argument(help="As for `lineage` [default: all versions with an alias]."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Recompute the digests of a lineage, and print the items that do not match or are missing."""
     from ecgforge.commands import lineage as stage
 
-    stage.verify(references or [])
+    with console.document(as_json):
+        stage.verify(references or [])
 
 
 @app.command()
@@ -618,11 +636,13 @@ def classify(
             help="An SVG file with the first records on ECG paper, and their probabilities."
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Classify records of any sampling rate and lead order with a registered classifier."""
     from ecgforge.commands import classify_records as stage
 
-    stage.classify(records, model, out, plot)
+    with console.document(as_json):
+        stage.classify(records, model, out, plot)
 
 
 @app.command()
@@ -709,7 +729,6 @@ def repro(
 
 def _print_answers() -> None:
     """Print the answers of the report."""
-    from ecgforge import console
     from ecgforge.report import answers
 
     for sentence in answers.sentences(folders.REPORTS / answers.NAME):

@@ -5,8 +5,12 @@ Text is printed literally: brackets are not markup, and control characters are e
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -69,3 +73,57 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """Yield `items` with a progress bar on stderr."""
     with progress() as bar:
         yield from bar.track(items, total=total, description=shown(description))
+
+
+_document: dict[str, Any] | None = None
+
+
+@contextmanager
+def document(wanted: bool) -> Iterator[None]:
+    """Print one JSON document at the end, with all facts of `report`, and all else to stderr.
+
+    An error is in the document too. The block can still end with it.
+
+    Args:
+        wanted: whether to do this; otherwise nothing changes.
+    """
+    global _document
+    if not wanted:
+        yield
+        return
+    stdout, _document = sys.stdout, {}
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:
+        _document["error"] = " ".join(str(error).split())
+        raise
+    finally:
+        facts, _document = _document, None
+        print(json.dumps(_plain(facts), indent=2, allow_nan=False), file=stdout)
+
+
+def report(**facts: Any) -> None:
+    """Add facts to the JSON document, if one is wanted.
+
+    Values are plain, arrays or numbers of NumPy, or paths. Numbers that are not finite become null.
+    """
+    if _document is not None:
+        _document.update(facts)
+
+
+def reporting() -> bool:
+    """Return whether a JSON document is wanted."""
+    return _document is not None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if hasattr(value, "tolist"):  # an array or a number of NumPy
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -66,6 +67,7 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     if table:
         _write(found, rhythms, table)
     _show(found, rhythms, version.label)
+    console.report(model=version.label, records=[_tree(answer, rhythms) for answer in found])
     report_cut([answer.seconds for answer in found], predictor.preprocessing.duration)
     if not any(answer.probabilities for answer in found):
         raise EcgforgeError(
@@ -82,6 +84,17 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
                 version.label,
             )
             scratch.write_text(drawing, encoding="utf-8")
+
+
+def _tree(answer: Answer, rhythms: Sequence[str]) -> dict[str, Any]:
+    probabilities = answer.probabilities
+    return {
+        "record": answer.record,
+        "rhythm": answer.rhythm(rhythms) or None,
+        "probabilities": dict(zip(rhythms, probabilities, strict=True)) if probabilities else None,
+        "reason": answer.reason or None,
+        "seconds": answer.seconds,
+    }
 
 
 def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:

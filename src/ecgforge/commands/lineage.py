@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 from rich.tree import Tree
@@ -17,6 +18,7 @@ from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.provenance.lineage import Node
 from ecgforge.tracking import store
 
+ITEM = ("kind", "name", "digest", "found", "verified")  # what `verify` says of each artefact
 SUFFIX, WRITTEN = ".mmd", re.compile(rb"%% Lineage of ")  # of a flowchart file, and its first bytes
 
 
@@ -29,6 +31,7 @@ def show(reference: str, out: Path | None) -> None:
     store.ensure_reachable()
     node = lineage.trace(reference, DvcStore())
     console.out.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))
+    console.report(reference=reference, nodes=_nodes(node))
     if out:
         with atomic_write(out) as scratch:
             scratch.write_text(mermaid(node), encoding="utf-8")
@@ -55,6 +58,26 @@ def _words(role: str, node: Node) -> Text:
 def _title(role: str, node: Node) -> Text:
     name = (f"{node.kind} {console.shown(node.name)}", "red" if node.lost else "bold")
     return Text.assemble((role, "italic"), ": ", name) if role else Text.assemble(name)
+
+
+def _nodes(node: Node) -> list[dict[str, Any]]:
+    """Return the node and all behind it; `made_from` has their positions in the list, and roles."""
+    nodes = list(node.all())
+    places = {id(one): place for place, one in enumerate(nodes)}
+    return [
+        {
+            "kind": one.kind,
+            "name": one.name,
+            "digest": one.digest,
+            "path": one.path,
+            "lost": one.lost,
+            "facts": one.facts,
+            "made_from": [
+                {"role": role, "node": places[id(other)]} for role, other in one.made_from
+            ],
+        }
+        for one in nodes
+    ]
 
 
 def mermaid(node: Node) -> str:
@@ -117,16 +140,18 @@ def verify(references: list[str]) -> None:
         }
     ):
         history.warn(name)
-    seen, lost = set(), []
+    seen, lost, items = set(), [], []
     for node in (node for one in chosen for node in one.all()):
         key = (node.kind, node.name, node.digest)
         if key not in seen:
             seen.add(key)
             found, fine = _found(node, content)
             lost += [] if fine else [node.name]
+            items.append(dict(zip(ITEM, (*key, found, fine), strict=True)))
             digest = f" {node.digest}" if node.digest else ""
             line = f"{'ok   ' if fine else 'LOST '}{node.kind} {node.name}{digest}: {found}"
             console.out.print(line, style=None if fine else "red")
+    console.report(items=items, verified=not lost)
     if lost:
         raise EcgforgeError(
             f"{len(lost)} of {len(seen)} do not match or are no longer available: {', '.join(lost)}"

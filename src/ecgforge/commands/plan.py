@@ -149,6 +149,8 @@ def show(params: Params) -> None:
     )
     console.out.print(foresight.claim_table(params, records))
     console.out.print(foresight.notes(params))
+    if console.reporting():
+        console.report(**_tree(found, records))
 
 
 def _sums(work: workload.Work) -> list[int]:
@@ -164,9 +166,9 @@ def _of_plan(plan: foresight.Plan, found: Estimate) -> float:
     return _times(plan.params, bigger, found.speeds)[0]
 
 
-def tree(params: Params) -> dict[str, Any]:
+def _tree(found: Estimate, records: foresight.Records) -> dict[str, Any]:
     """Return what `show` prints, with times in seconds; a gain is null if it decides nothing."""
-    found, records = estimate(params), _records(params)
+    params = found.params
     columns = ("classifier_steps", "generators_trained", "records_generated")
     return {
         "profile": params.profile,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from rich.table import Table
 
 from ecgforge import console
@@ -47,6 +49,16 @@ def promote(
     verdict = promotion.judge(params, version, content)
     label = verdict.version.label
     _print(verdict)
+    console.report(
+        version=label,
+        against=verdict.against,
+        test=verdict.test,
+        gates=[asdict(gate) for gate in verdict.gates],
+        passed=verdict.passed,
+        failed=verdict.failed,
+        dry_run=dry_run,
+        promoted=False,
+    )
     if dry_run:
         console.out.print(
             f"{label} would {'' if verdict.passed else 'not '}be made champion; "
@@ -58,10 +70,9 @@ def promote(
         f"{label} is "
         f"champion{' by force' if 'forced' in verdict.version.tags and not verdict.passed else ''}."
     )
-    console.out.print(
-        "Model card: "
-        f"{promotion.card_path(content.root, verdict.version).relative_to(content.root)}"
-    )
+    card = promotion.card_path(content.root, verdict.version).relative_to(content.root)
+    console.report(promoted=True, forced="forced" in verdict.version.tags, card=card)
+    console.out.print(f"Model card: {card}")
 
 
 def _print(verdict: promotion.Verdict) -> None:
@@ -95,7 +106,14 @@ def show(name: str) -> None:
     """
     if not versions.versions(name):
         raise EcgforgeError(f"no model is registered as '{name}'")
-    for entry in history.entries(name):
+    entries, faults = history.entries(name), history.faults(name)
+    console.report(
+        name=name,
+        champion=history.champion(name),
+        entries=[asdict(entry) for entry in entries],
+        faults=faults,
+    )
+    for entry in entries:
         former = f"version {entry.former}" if entry.former else "nobody"
         why = f": {entry.reason}" if entry.reason else ""
         console.out.print(
@@ -103,5 +121,5 @@ def show(name: str) -> None:
             f"{former}{why}"
         )
         console.out.print(f"    {entry.evidence}", style="dim")
-    for fault in history.faults(name):
+    for fault in faults:
         console.out.print(fault, style="red")

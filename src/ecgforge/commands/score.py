@@ -58,9 +58,16 @@ def score(params: Params, real: Path, synthetic: Path, out: Path | None) -> None
     console.out.print(table)
     for flag in flags(found):
         print(flag)
+    console.report(
+        real=real,
+        synthetic=synthetic,
+        scores=found.to_dict("records"),
+        flags=list(flags(found)),
+    )
     rows = found[judged(found)].groupby("rhythm", sort=False)["beyond"]
     counts = ", ".join(f"{rhythm} {part.sum()} of {len(part)}" for rhythm, part in rows)
     print(f"▲ Farther from the real-vs-real baseline than chance explains: {counts} scores.")
     left_out = [rhythm for rhythm in records.about.rhythms if rhythm not in set(found["rhythm"])]
+    console.report(not_scored=left_out)
     if left_out:
         print(f"Not scored, since one of the sets has too few records: {', '.join(left_out)}.")
