@@ -40,7 +40,12 @@ BOUNDS = {
     "maximum": "≤ {}",
     "exclusiveMaximum": "< {}",
 }
+FUNCTIONS = (
+    *("load_params", "load_records", "simulate_records", "train_generator", "synthesize", "draw"),
+    *("score", "train_classifier", "classify", "evaluate", "compare", "save", "load"),
+)
 API = {  # names, or module.name where several modules define the name: files may move
+    "Functions": [f"api.{name}" for name in FUNCTIONS],
     "Record sets": ["RecordSet", "About", "write_record_set"],
     "Generators": ["base.Generator"],
     "Classifiers": ["base.Classifier"],
@@ -309,6 +314,22 @@ def python_api() -> str:
 PYTHON = """# Python API
 
 These classes and functions work without DVC and MLflow. Arrays are NumPy arrays or torch tensors.
+
+The functions of the first section are names of `ecgforge`, such as `ecgforge.load_records`. They
+load PyTorch at their first use. `ecgforge.RecordSet` and `ecgforge.EcgforgeError` are there, too.
+The notebook `docs/notebooks/first_study.ipynb` shows all of them, in ten minutes:
+
+```python
+import ecgforge
+
+records = ecgforge.load_records("/path/to/records")
+generator = ecgforge.train_generator(records, "diffwave")
+synthetic = ecgforge.synthesize(generator, records, 100)
+scores = ecgforge.score(records, synthetic)
+real_only = [ecgforge.train_classifier(records, seed=seed) for seed in (0, 1, 2)]
+mixed = [ecgforge.train_classifier(records, synthetic, seed=seed) for seed in (0, 1, 2)]
+gain = ecgforge.compare(real_only, mixed, records)  # on test records, with intervals
+```
 """
 
 
