@@ -98,7 +98,7 @@ def test_a_folder_becomes_a_study_without_an_edit(
     assert "for a study: 12 SR, 6 SB" in output
     assert f"in about 2.0 min on this machine: ecgforge repro --params {file}" in output
     params = parameters.read(file)
-    assert params.record_sets == ["mine", "mine_1of3", "mine_2of3", "mine_3of3"]
+    assert params.record_sets == ["mine", *(f"mine_{number}of5" for number in range(1, 6))]
     assert params.active.preparation.min_records == 5
     folder.fetch(tmp_path / "raw", params.source("mine"))  # type: ignore[arg-type]
     table = folder.catalogue(tmp_path / "raw")

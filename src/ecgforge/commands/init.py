@@ -25,7 +25,7 @@ profile: {name}
 sources: [{name}]
 datasets: [{name}]
 merged: []
-folds: {{{name}: 3}} # rounds of cross-fitting: each record is tested on once
+folds: {{{name}: 5}} # rounds of cross-fitting: each record is a test record once
 generators: [diffwave]
 sweep_targets: {{datasets: [], generators: [diffwave], sweeps: [], real_sweeps: [], backbones: [],
     generator_seeds: [], cross_dataset: [], equal_size: []}}
