@@ -117,11 +117,9 @@ def _write(file: Path, withdrawn: dict[str, list[str]]) -> None:
     block = f"{KEY}:\n" + "".join(
         f"  {source}: {_quoted(patients)}\n" for source, patients in sorted(withdrawn.items())
     )
-    tree = yaml.compose(text, Loader=yaml.CSafeLoader)
-    place = next(
-        ((key, value) for key, value in tree.value if key.value == KEY),
-        None,
-    )
+    root = yaml.compose(text, Loader=yaml.CSafeLoader)
+    assert isinstance(root, yaml.MappingNode), "params.yaml was read before"
+    place = next((pair for pair in root.value if pair[0].value == KEY), None)
     if place:
         start, end = place[0].start_mark.index, place[1].end_mark.index
         rest = text[end:].lstrip(" ")
@@ -134,8 +132,14 @@ def _write(file: Path, withdrawn: dict[str, list[str]]) -> None:
 
 def _quoted(patients: list[str]) -> str:
     """Return a YAML list on one line, in which a number is text too."""
-    style = {"default_style": '"', "default_flow_style": True, "allow_unicode": True}
-    return yaml.safe_dump(patients, width=float("inf"), **style).strip()
+    text = yaml.safe_dump(
+        patients,
+        default_style='"',
+        default_flow_style=True,
+        allow_unicode=True,
+        width=float("inf"),
+    )
+    return text.strip()
 
 
 def _print(affected: Sequence[Affected]) -> None:
