@@ -114,12 +114,14 @@ def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, d
 
 def _closure(roots: tuple[str, ...]) -> list[Path]:
     """Return the files of some modules and of all that they import, with the data next to them."""
-    waiting, found = list(roots), set[Path]()
+    waiting, known, found = list(roots), set(roots), set[Path]()
     while waiting:
         file = _file(waiting.pop())
         if file and file not in found:
             found.add(file)
-            waiting += _imports(file)
+            new = set(_imports(file)) - known
+            known |= new
+            waiting += new
     data = {path for file in found for path in file.parent.iterdir() if path.suffix in DATA}
     return sorted(found | data)
 
