@@ -15,7 +15,8 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
+
+version = cache(metadata.version)  # reads and parses a file, and each client needs it
 
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
@@ -477,8 +480,9 @@ def _quieten() -> None:
     """Silence loggers of errors that are raised as well, with SQL of up to a thousand lines."""
     import logging
 
-    for name in mlflow_internals.LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for logger in map(logging.getLogger, mlflow_internals.LOGGERS):
+        if logger.level != logging.CRITICAL:  # setting it clears a cache of all loggers
+            logger.setLevel(logging.CRITICAL)
 
 
 def _check_health(uri: str) -> None:
