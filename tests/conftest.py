@@ -45,6 +45,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def databases_do_not_wait_for_the_disk() -> Iterator[None]:
+    """Have SQLite not wait until each commit is on the disk: only a crash of the machine, which no
+    test causes, could lose one.
+    """
+    if "sqlalchemy" not in sys.modules:
+        yield
+        return
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def opened(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", opened)
+    yield
+    event.remove(Engine, "connect", opened)
+
+
 gc.disable()  # until all modules are imported
 
 

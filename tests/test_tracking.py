@@ -49,16 +49,8 @@ KEY = RunKey(
 )
 SAMPLES = 100
 
-# One server imports what this module does, once, and forks for every process of these tests.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    [
-        "ecgforge.model_versions.models",
-        "hypothesis",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "pytest",
-    ]
-)
+# Forks have all modules. They must not take along a connection to a database that they use.
+processes = multiprocessing.get_context("fork")
 
 
 def in_folder(folder: Path, work: Callable[..., None], *arguments: Any) -> None:
@@ -437,7 +429,8 @@ def train_until_killed(folder: Path, send_at: int) -> None:
                 time.sleep(60)
 
 
-def test_a_killed_run_resumes_without_gaps_or_duplicates(folder: Path, ready: MlflowClient) -> None:
+def test_a_killed_run_resumes_without_gaps_or_duplicates(folder: Path, database: Path) -> None:
+    shutil.copy(database, folder / "mlflow.db")
     process = processes.Process(target=in_folder, args=(folder, train_until_killed, folder, 40))
     process.start()
     while not (folder / "checkpoint").exists():
@@ -445,6 +438,7 @@ def test_a_killed_run_resumes_without_gaps_or_duplicates(folder: Path, ready: Ml
         time.sleep(0.05)
     process.kill()
     process.join()
+    ready = store.client()
     run_id = (folder / "id").read_text()
     assert ready.get_run(run_id).info.status == "RUNNING"
     assert max(step for step, _ in curve(ready, run_id, "loss")) == 40
@@ -548,8 +542,10 @@ def track_some(number: int) -> None:
                 run.flush()
 
 
-def test_four_processes_write_to_one_file_at_once(folder: Path, ready: MlflowClient) -> None:
+def test_four_processes_write_to_one_file_at_once(folder: Path, database: Path) -> None:
+    shutil.copy(database, folder / "mlflow.db")
     assert in_processes(folder, track_some, [(number,) for number in range(4)]) == [0] * 4
+    ready = store.client()
     found = ready.search_runs(
         [ready.get_experiment_by_name("ecgforge").experiment_id], max_results=100
     )
