@@ -1,5 +1,4 @@
-"""What all tests share: the order of the files, and one empty MLflow database that each worker
-makes once.
+"""What all tests share: the order of the files, and one empty MLflow database for all workers.
 
 The longest files come first, so that no worker is left with one of them alone at the end.
 """
@@ -25,15 +24,19 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 
 LONGEST = (
     "test_study",
+    "test_promotion",
     "test_generators",
     "test_lineage",
-    "test_promotion",
-    "test_tuning",
-    "test_sanity",
-    "test_quality",
-    "test_cells",
     "test_dag",
-    "test_serving",
+    "test_cells",
+    "test_quality",
+    "test_sanity",
+    "test_tuning",
+    "test_trust",
+    "test_cli",
+    "test_tracking",
+    "test_report",
+    "test_mlflow_browser",
 )
 
 
@@ -77,7 +80,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Have MLflow run its sixty migrations for the first database of this process alone, and copy
+    """Have MLflow run its sixty migrations for the first database of all workers alone, and copy
     the tables for those after it.
 
     Other processes, forked ones too, still make their own.
@@ -85,25 +88,26 @@ def tables_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     if "mlflow" not in sys.modules:
         yield
         return
+    from filelock import FileLock
     from mlflow.store.db import utils
 
-    template, create, here = (
-        tmp_path_factory.mktemp("mlflow") / "tables.db",
-        utils._initialize_tables,
-        os.getpid(),
-    )
+    folder, create, here = tmp_path_factory.getbasetemp(), utils._initialize_tables, os.getpid()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    template = shared / "tables.db"
 
     def initialise(engine: Any) -> None:
-        known = template.exists()
-        alike = (
+        if not (
             engine.dialect.name == "sqlite"
             and engine.url.database
             and utils._is_empty_database(engine)
             and os.getpid() == here
-        )
-        if not (known and alike):
+        ):
             create(engine)
-        if alike:
+            return
+        with FileLock(f"{template}.lock"):
+            known = template.exists()
+            if not known:
+                create(engine)
             with (
                 closing(sqlite3.connect(template)) as kept,
                 closing(sqlite3.connect(engine.url.database)) as new,

@@ -414,7 +414,7 @@ LEARNING = {
             "label_dropout": 0.1,
             "timestep_shift": 3.0,
         },
-        {"denoiser": 400},
+        {"denoiser": 220},
         {"steps": 12, "guidance": 2.0},
     ),
     "time_diffusion": (
