@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 ORDER ?= 2596167925 # seed of the random order of tests: the same on every machine; `make test ORDER=1` takes another
 INSTALLED := $(VENV)/.installed
+BENCHMARKS := 'prepare.py 100' 'fit.py demo 8 1' 'quality.py 300' 'cells.py' 'tracking.py' 'generators.py demo 1' 'gpu.py --toy'
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # containers set it, and each process would compile all files again
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast lint docs ui lock clean
+.PHONY: help repro test test-fast lint bench docs ui lock clean
 
 help: ## Show these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
 	ruff format --check .
 	mypy
 	lint-imports
+
+bench: $(INSTALLED) ## Measure core seconds against references, in ten minutes on two free cores.
+	@for one in $(BENCHMARKS); do echo "== benchmarks/$$one"; OMP_NUM_THREADS=1 python benchmarks/$$one || exit 1; done
 
 docs: $(INSTALLED) ## Build the documentation as a site in the folder site/; warnings are errors.
 	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
