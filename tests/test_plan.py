@@ -196,6 +196,7 @@ def test_the_plan_is_printed_before_anything_runs(
     assert "profile demo" in output
     assert "in parallel" in output
     assert "the expected sizes of the sources" in output
+    assert re.search(r"the largest training needs [\d.]+ [MG]B of memory", " ".join(output.split()))
     assert "the smallest gain in macro-F1 that the study can detect" in output
     assert "5 rounds of cross-fitting" in output
     assert "the smallest gain that each claim can detect" in output
@@ -210,6 +211,35 @@ def test_the_plan_is_printed_before_anything_runs(
     assert found["detectable_gains"][0]["study"] == "as planned"
     assert set(found["detectable_gains"][0]["macro_f1"]) == set(params.datasets)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_disk_is_that_of_the_record_sets(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prepared or synthetic record has 8 leads of 1,000 samples of 4 bytes, and its row."""
+    monkeypatch.chdir(tmp_path)
+    real = dict.fromkeys(params.record_sets, REAL)
+    found = stage._disk(params, real)
+    sizes = {name: params.source(name).records for name in ("ptbxl", "chapman")}
+    raw = {"ptbxl": 12 * 1000 * 2, "chapman": 12 * 5000 * 2}
+    raw_bytes = sum(sizes[name] * raw[name] for name in raw)
+    assert raw_bytes < found["raw"] < 1.2 * raw_bytes
+    of = {"merged": sum(sizes.values())} | sizes
+    prepared = sum(of[name.split("_")[0]] for name in params.record_sets)
+    assert found["prepared"] == pytest.approx(prepared * 32_000, rel=0.01)
+    drawn = params.active.synthesis
+    each = 3 * (drawn.train + drawn.validation + drawn.test)  # of three rhythms
+    sets = len(params.record_sets) * len(params.generators)
+    assert found["synthetic"] == pytest.approx(sets * each * 32_000, rel=0.01)
+    alone = params.model_copy(update={"generators": params.generators[:1]})
+    assert stage._disk(alone, real)["synthetic"] < found["synthetic"] / 2
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(2.5e6, "2 MB"), (999e6, "999 MB"), (1.26e9, "1.3 GB")]
+)
+def test_sizes_have_units(size: float, words: str) -> None:
+    assert stage._size(size) == words
 
 
 def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:

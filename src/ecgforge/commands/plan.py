@@ -1,9 +1,10 @@
-"""Estimate the work of a profile: cells, trainings, and their time on this machine; and the
-smallest gain that it can detect.
+"""Estimate the work of a profile: cells, trainings, their time on this machine, memory and disk;
+and the smallest gain that it can detect.
 """
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 
@@ -22,7 +24,7 @@ from ecgforge.commands import foresight, workload
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
-from ecgforge.records.leads import LEADS
+from ecgforge.records.leads import LEADS, STANDARD_LEADS
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.sources import folder
@@ -44,6 +46,9 @@ COMPARED = 1e-6  # s per pair of records, on one core
 PARTS = 3  # timed steps, after one to warm up
 FEW = 4  # records in a step that shows whether a whole batch would take long
 LONG = 10.0  # s: a step that takes longer is estimated from one with `FEW` records
+RECORD, ROW = 2000, 100  # bytes of a training record in memory, and of its row on disk; measured
+RAW_SECONDS, RAW_BYTES = 10, 2  # of a raw record and of a sample of it
+HEADER = 4096  # bytes of a header on disk: one block of the file system
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ def show(params: Params) -> None:
         "The longest chain of cells, each of which waits for the one before, takes "
         f"{duration(found.chain)}."
     )
+    console.out.print(_space(found))
     source = "the prepared datasets" if found.known else "the expected sizes of the sources"
     console.out.print(
         f"The numbers of records come from {source}. The steps were timed on this machine, on "
@@ -178,6 +184,8 @@ def _tree(found: Estimate, records: foresight.Records) -> dict[str, Any]:
         "parallel_seconds": found.parallel,
         "longest_chain_seconds": found.chain,
         "jobs": found.jobs,
+        "memory_bytes": _memory(found.counts),
+        "disk_bytes": _disk(params, found.counts),
         "records_from": "prepared" if found.known else "expected",
         "training_records": found.counts,
         "stages": [
@@ -195,6 +203,58 @@ def _tree(found: Estimate, records: foresight.Records) -> dict[str, Any]:
         ],
         "detectable_gains_of_claims": foresight.claim_gains(params, records),
     }
+
+
+def _space(found: Estimate) -> str:
+    """Describe the memory of the largest training, and the disk that the record sets need."""
+    memory, parts, jobs = _memory(found.counts), _disk(found.params, found.counts), found.jobs
+    listed = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+    gpu = (
+        f" The largest step took {_size(torch.cuda.max_memory_allocated())} on the GPU."
+        if torch.cuda.is_initialized()
+        else ""
+    )
+    return (
+        f"By estimate, the largest training needs {_size(memory)} of memory, and {jobs} in "
+        f"parallel {_size(jobs * memory)}.{gpu} Record sets need {_size(sum(parts.values()))} on "
+        f"disk ({listed}), and the same again in DVC's cache, unless the file system can share "
+        "blocks. Models, results and MLflow's files are not counted."
+    )
+
+
+def _memory(counts: workload.Counts) -> float:
+    """Return the memory of the largest training in bytes: the peak of this process, which has run a
+    step of each network, and the training records.
+    """
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak + RECORD * max(sum(one.values()) for one in counts.values())
+
+
+def _disk(params: Params, counts: workload.Counts) -> dict[str, float]:
+    """Return the bytes of the record sets that the study keeps, by kind.
+
+    Records of a folder of the user stay there, and those of sweeps are temporary.
+
+    Args:
+        counts: training records by dataset and rhythm.
+    """
+    preprocessing, raw = params.preprocessing, 0.0
+    for name in params.sources:
+        source = params.source(name)
+        if not isinstance(source, FolderSource):
+            low = source.layout == "ptbxl" and preprocessing.sampling_rate <= 100
+            samples = RAW_SECONDS * (100 if low else 500) * len(STANDARD_LEADS)
+            raw += _expected(source) * (RAW_BYTES * samples + HEADER)
+    samples = round(preprocessing.duration * preprocessing.sampling_rate)
+    record = np.dtype(np.float32).itemsize * len(LEADS) * samples + ROW
+    works = {work.stage: work for work in workload.workload(params, counts)}
+    prepared = sum(sum(_all_counts(params, name).values()) for name in params.record_sets)
+    synthetic = sum(works["synthesize"].records_generated.values())
+    return {"raw": raw, "prepared": record * prepared, "synthetic": record * synthetic}
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def _device(params: Params) -> str:
