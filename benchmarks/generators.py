@@ -81,7 +81,9 @@ def main() -> None:
         f"{'generator':16} {'train':>10} {'generate':>10} {'calls':>6} {'parameters':>11} "
         f"{'peak memory':>12}"
     )
-    for name in Params.read(Path("params.yaml")).profiles[profile].generators:
+    for name, settings in Params.read(Path("params.yaml")).profiles[profile].generators.items():
+        if not settings.training:
+            continue  # the simulator has no network
         command = [sys.executable, __file__, "measure", name, profile, threads]
         row = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         print(
