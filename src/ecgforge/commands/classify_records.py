@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,8 @@ from ecgforge.model_versions import history, signing, versions
 from ecgforge.preparation.prepare import CHUNK, prepared_chunks, report_cut
 from ecgforge.registry.serving import Predictor
 from ecgforge.report.classified import Answer, page
+from ecgforge.sources.own_table import headers
+from ecgforge.wfdb_io.formats import ENDINGS
 from ecgforge.workers import cores
 
 SHOWN = 40  # rows on the terminal
@@ -108,27 +109,16 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
     found = []
     for path in named:
         if not path.is_dir():
-            found.append((path.parent, path.name.removesuffix(".hea")))
+            ending = next((one for one in (".hea", *ENDINGS) if path.name.endswith(one)), "")
+            found.append((path.parent, path.name.removesuffix(ending)))
             continue
-        headers = sorted(_headers(path))
-        if not headers:
-            raise EcgforgeError(f"the folder {path} has no WFDB records: it has no .hea files")
-        found += [
-            (path, header.relative_to(path).as_posix().removesuffix(".hea")) for header in headers
-        ]
+        records = headers(path)
+        if not records:
+            raise EcgforgeError(
+                f"the folder {path} has no WFDB records: it has no .hea, .edf or .dcm files"
+            )
+        found += [(path, record) for record in records]
     return found
-
-
-def _headers(folder: Path) -> Iterator[Path]:
-    """Yield all headers below `folder`; follow links, but visit each folder once."""
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a circular link
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(place, name) for name in files if name.endswith(".hea"))
 
 
 def answers(

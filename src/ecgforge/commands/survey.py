@@ -20,7 +20,7 @@ from ecgforge.records.exclusions import DAMAGE, BadRecord, Reason
 from ecgforge.records.leads import LEADS
 from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.sources import folder, found, own_table
-from ecgforge.wfdb_io import header
+from ecgforge.wfdb_io import formats, header
 from ecgforge.wfdb_io.files import MILLIVOLTS
 from ecgforge.workers import cores
 
@@ -116,16 +116,17 @@ def survey(home: Path, table: str | None, preprocessing: Preprocessing) -> Surve
 
 def _header(home: Path, path: str) -> dict[str, object]:
     try:
-        parsed = header.parse(home / f"{path}.hea")
+        if file := formats.file_of(home, path):
+            other = formats.read(file, 1)
+            rate, named = other.sampling_rate, other.units
+        else:
+            parsed = header.parse(home / f"{path}.hea")
+            rate, named = parsed.sampling_rate, [signal.units for signal in parsed.signals]
     except (BadRecord, OSError):  # reading the record gives the reason
         return {"rate": 0.0, "leads": 0, "units": ""}
-    units = {signal.units for signal in parsed.signals}
-    other = units - set(MILLIVOLTS)
-    return {
-        "rate": parsed.sampling_rate,
-        "leads": len(parsed.signals),
-        "units": min(other or units, default=""),
-    }
+    units = set(named)
+    unusual = min(units - set(MILLIVOLTS), default="") or min(units, default="")
+    return {"rate": rate, "leads": len(named), "units": unusual}
 
 
 def _amplitude(rows: pd.DataFrame) -> str:

@@ -26,6 +26,7 @@ from ecgforge.sources.codes import rhythm_codes
 from ecgforge.sources.links import lead_out, refusal
 from ecgforge.sources.own_table import OTHER_RHYTHMS, RHYTHM_CODES, SEPARATOR
 from ecgforge.sources.tables import numbers
+from ecgforge.wfdb_io import formats
 from ecgforge.wfdb_io.header import LARGEST, decoded, file_names
 
 TABLE = "records.csv"  # the name of the CSV after `fetch`
@@ -263,9 +264,11 @@ def _relative(text: str, source: Path) -> str:
 
 def _files(source: Path, record: str) -> list[str]:
     """Return the header of `record`, if it exists in `source`, and its possible signal files,
-    existing or not.
+    existing or not; or its EDF or DICOM file.
     """
     header = f"{record}.hea"
+    if other := formats.file_of(source, record):
+        return [f"{record}{other.suffix}"]
     if not (source / header).is_file():
         return []
     folder = PurePosixPath(record).parent

@@ -73,7 +73,9 @@ def source(folder: Path, table: str | None) -> FolderSource:
         raise EcgforgeError(f"the folder of records {folder} does not exist")
     there = headers(folder)
     if not there:
-        raise EcgforgeError(f"the folder {folder} has no WFDB records: it has no .hea files")
+        raise EcgforgeError(
+            f"the folder {folder} has no WFDB records: it has no .hea, .edf or .dcm files"
+        )
     found = {file: _in_table(folder, folder / file, set(there)) for file in _tables(folder, table)}
     fitting = {file: one for file, one in found.items() if isinstance(one, FolderSource)}
     if len(fitting) > 1:
@@ -130,7 +132,7 @@ def _chosen(
 
     def known(column: str) -> int:
         cells = raw[column].head(SEEN).str.replace("\\", "/", regex=False).str.removeprefix("./")
-        return int(cells.str.replace(r"\.(hea|dat|mat)$", "", regex=True).isin(there).sum())
+        return int(cells.str.replace(r"\.(hea|dat|mat|edf|dcm)$", "", regex=True).isin(there).sum())
 
     record = max(raw, key=known)
     if not known(record):

@@ -14,6 +14,7 @@ from ecgforge.outputs import expanded
 from ecgforge.params import FolderSource
 from ecgforge.sources.codes import other_rhythms, rhythm_codes
 from ecgforge.sources.tables import read_table, visible
+from ecgforge.wfdb_io import formats
 from ecgforge.wfdb_io.header import LARGEST, decoded
 
 RHYTHM_CODES = rhythm_codes("scp", "snomed", "plain")
@@ -60,13 +61,17 @@ def read(source: Path, settings: FolderSource) -> pd.DataFrame:
 
 
 def _without_extension(source: Path, cell: str) -> str:
-    """Return the record of a signal file, if only this record has a header."""
-    record = cell.removesuffix(".dat").removesuffix(".mat")
+    """Return the record of a file, unless a record has the name of the file."""
+    record, dot, ending = cell.rpartition(".")
+    if f"{dot}{ending}" not in (".dat", ".mat", *formats.ENDINGS):
+        return cell
     try:
-        meant = not (source / f"{cell}.hea").exists() and (source / f"{record}.hea").exists()
+        if (source / f"{cell}.hea").exists():
+            return cell
+        exists = (source / f"{record}.hea").exists() or formats.file_of(source, record)
     except (OSError, ValueError):  # a name that no file can have
         return cell
-    return record if meant else cell
+    return record if exists else cell
 
 
 def codes(labels: pd.Series, chosen: Mapping[str, str | None]) -> pd.Series:
@@ -102,7 +107,7 @@ def form(label: str) -> str:
 
 
 def headers(source: Path) -> list[str]:
-    """Return all records below a folder: their headers' paths in it, without extension, sorted.
+    """Return all records below a folder: their paths in it, without extension, sorted.
 
     Links to folders are followed; each folder is visited once.
     """
@@ -113,15 +118,16 @@ def headers(source: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        names = (Path(place, name) for name in files if name.endswith(".hea"))
-        found += [name.relative_to(source).as_posix().removesuffix(".hea") for name in names]
-    return sorted(found)
+        names = (Path(place, name) for name in files if name.endswith((".hea", *formats.ENDINGS)))
+        found += [name.relative_to(source).with_suffix("").as_posix() for name in names]
+    return sorted(set(found))
 
 
 def _from_headers(source: Path) -> pd.DataFrame:
     rows = []
     for record in headers(source):
-        found = comments(source / f"{record}.hea")
+        other = formats.file_of(source, record)
+        found = formats.comments(other) if other else comments(source / f"{record}.hea")
         row = {name: _first(found, keys) for name, keys in KEYS.items()}
         rows.append({"record": record, **row, "patient": row["patient"] or record})
     if not any(row["rhythm"] for row in rows):

@@ -17,6 +17,7 @@ import numpy as np
 
 from ecgforge.records.exclusions import BadRecord, Reason
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, limb_residual
+from ecgforge.wfdb_io import formats
 from ecgforge.wfdb_io.header import SAMPLE_BYTES, Header, Signal, parse
 
 MILLIVOLTS = {"mV": 1.0, "mv": 1.0, "uV": 1e-3, "uv": 1e-3, "V": 1e3, "v": 1e3}
@@ -60,7 +61,7 @@ class Recording:
 
 def read(folder: Path, path: str, duration: float | None = None) -> Recording:
     """Read the eight independent leads of the record at `path`, relative to `folder` and without
-    extension, as WFDB names records.
+    extension, as WFDB names records. A record without a header can be an EDF or DICOM file.
 
     Leads are found by name, in any order, in upper or lower case. Paths cannot leave `folder`;
     links in it are followed.
@@ -76,6 +77,8 @@ def read(folder: Path, path: str, duration: float | None = None) -> Recording:
             record is not supported.
     """
     try:
+        if other := formats.file_of(folder, path):
+            return _other(formats.read(other, math.inf if duration is None else duration + 1))
         place = _inside(folder, path)
         header = parse(place)
         kept = (
@@ -98,6 +101,16 @@ def read(folder: Path, path: str, duration: float | None = None) -> Recording:
         found,
         limb_residual=_limb_residual(signals, names, units),
         seconds=frames / header.sampling_rate,
+    )
+
+
+def _other(leads: formats.Leads) -> Recording:
+    """Return the leads of an EDF or DICOM file as a recording."""
+    found = arranged(leads.signals, leads.sampling_rate, leads.names, leads.units)
+    return replace(
+        found,
+        limb_residual=_limb_residual(leads.signals, leads.names, leads.units),
+        seconds=leads.seconds,
     )
 
 
