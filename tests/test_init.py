@@ -175,6 +175,18 @@ def test_what_a_study_cannot_use_is_counted(home: Path, capsys: pytest.CaptureFi
     assert parameters.read(file).active.preparation.max_damaged == pytest.approx(0.05)
 
 
+def test_records_in_subfolders_are_found_by_their_names(home: Path, tmp_path: Path) -> None:
+    for number in range(18):
+        (home / f"ward{number % 3}").mkdir(exist_ok=True)
+        for ending in ("hea", "dat"):
+            name = f"r{number}.{ending}"
+            (home / name).rename(home / f"ward{number % 3}" / name)
+    folder.fetch(tmp_path / "raw", parameters.read(init(home)).source("mine"))  # type: ignore[arg-type]
+    assert folder.catalogue(tmp_path / "raw")["id"].tolist() == [
+        f"ward{number % 3}/r{number}" for number in range(18)
+    ]
+
+
 def test_a_folder_without_patients_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

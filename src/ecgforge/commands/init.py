@@ -73,8 +73,8 @@ def init(records: Path, name: str, table: str | None, out: Path | None, params: 
         raise EcgforgeError(f"{found.obstacle}; add records, or fill in `map` in {file}")
     time = plan.duration(plan.estimate(parameters.read(file)).parallel)
     console.out.print(
-        f"{file} has the parameters of a study. Run it, in about {time} on this machine: "
-        f"ecgforge repro --params {file}"
+        f"{file} has the parameters of a study. Commit it, so that its models can be promoted. "
+        f"Run it, in about {time} on this machine: ecgforge repro --params {file}"
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, get_args
 
 import pandas as pd
@@ -130,9 +130,11 @@ def _chosen(
 ) -> FolderSource | str:
     """Choose the columns of a table: that of the records by its cells, others by their names."""
 
+    names = there | {PurePosixPath(record).name for record in there}
+
     def known(column: str) -> int:
         cells = raw[column].head(SEEN).str.replace("\\", "/", regex=False).str.removeprefix("./")
-        return int(cells.str.replace(r"\.(hea|dat|mat|edf|dcm)$", "", regex=True).isin(there).sum())
+        return int(cells.str.replace(r"\.(hea|dat|mat|edf|dcm)$", "", regex=True).isin(names).sum())
 
     record = max(raw, key=known)
     if not known(record):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -54,10 +54,37 @@ def read(source: Path, settings: FolderSource) -> pd.DataFrame:
     cells = pd.DataFrame(
         {name: table[column] for name, column in known.items() if column in table}, dtype=str
     )
-    cells["record"] = [_without_extension(source, cell.strip()) for cell in cells["record"]]
+    cells["record"] = _named(source, [cell.strip() for cell in cells["record"]])
     if settings.separator == ";" and "age" in cells:  # the decimal comma of such files
         cells["age"] = cells["age"].str.replace(",", ".")
     return cells.assign(patient=cells["patient"].map(visible)).apply(lambda one: one.str.strip())
+
+
+def _named(source: Path, cells: list[str]) -> list[str]:
+    """Return the records that cells name: by their paths, or by their names alone, if no cell is a
+    path and each name is there once.
+    """
+    records = [_without_extension(source, cell) for cell in cells]
+    if any(_exists(source, record) for record in records):
+        return records
+    places: dict[str, list[str]] = {}
+    for record in headers(source):
+        places.setdefault(PurePosixPath(record).name, []).append(record)
+    stems = [re.sub(r"\.(hea|dat|mat|edf|dcm)$", "", record) for record in records]
+    found = [places.get(stem, []) for stem in stems]
+    return [
+        there[0] if len(there) == 1 else record
+        for record, there in zip(records, found, strict=True)
+    ]
+
+
+def _exists(source: Path, record: str) -> bool:
+    try:
+        return (source / f"{record.removesuffix('.hea')}.hea").exists() or bool(
+            formats.file_of(source, record)
+        )
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _without_extension(source: Path, cell: str) -> str:
@@ -65,13 +92,7 @@ def _without_extension(source: Path, cell: str) -> str:
     record, dot, ending = cell.rpartition(".")
     if f"{dot}{ending}" not in (".dat", ".mat", *formats.ENDINGS):
         return cell
-    try:
-        if (source / f"{cell}.hea").exists():
-            return cell
-        exists = (source / f"{record}.hea").exists() or formats.file_of(source, record)
-    except (OSError, ValueError):  # a name that no file can have
-        return cell
-    return record if exists else cell
+    return record if not _exists(source, cell) and _exists(source, record) else cell
 
 
 def codes(labels: pd.Series, chosen: Mapping[str, str | None]) -> pd.Series:
