@@ -114,7 +114,7 @@ def _in_table(folder: Path, file: Path, there: set[str]) -> FolderSource | str:
         return f"{file} is not UTF-8 text: save it as UTF-8"
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}"
-    separator = max(SEPARATORS, key=lambda one: len(next(csv.reader([line], delimiter=one), [])))
+    separator = max(SEPARATORS, key=lambda one: _cells(line, one))
     try:
         table = read_table(file, (), (), "", separator)
     except EcgforgeError as error:
@@ -125,11 +125,17 @@ def _in_table(folder: Path, file: Path, there: set[str]) -> FolderSource | str:
     return _chosen(file, raw, there, fields | {"separator": separator})
 
 
+def _cells(line: str, separator: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=separator), []))
+    except csv.Error:  # reading the table says what is wrong
+        return 0
+
+
 def _chosen(
     file: Path, raw: Mapping[str, pd.Series], there: set[str], asked: Mapping[str, object]
 ) -> FolderSource | str:
     """Choose the columns of a table: that of the records by its cells, others by their names."""
-
     names = there | {PurePosixPath(record).name for record in there}
 
     def known(column: str) -> int:
