@@ -227,6 +227,7 @@ def _table(text: str | bytes) -> Callable[[Path], None]:
         (lambda home: (home / "Liste.csv").unlink(), "has no CSV, and no header in .* names a"),
         (_table("record,patient,rhythm\nr0,M\xfcller,SR\n".encode("latin-1")), "not UTF-8 text"),
         (_table("record,patient,rhythm\nr0,1,SR,\n"), "line 2: 3 columns in the header, 4 cells"),
+        (_table(f"record,{'a' * 200_000}\n1,2\n"), "cannot be read as CSV: line 1: field larger"),
         (_table("a,b\n1,2\n"), "no column with records of the folder, such as r0: its columns are"),
         (_table("record,patient\nr0,1\n"), "no column with rhythms: its columns are record, pat"),
         (_table("record,patient,rhythm\nr0,,SR\n"), "data row 1 has no patient"),
