@@ -183,6 +183,11 @@ class Study:
         scale = Records(data.train).scale()
         classifier = classifiers.create(settings, real.about.rhythms, scale, own)
         curve: list[str] = []
+
+        def log(metrics: dict[str, float], _: int) -> None:
+            if "validation/f1_macro" in metrics:
+                curve.append(f"{metrics['validation/f1_macro']:.2f}")
+
         with tempfile.TemporaryDirectory() as scratch:
             fit(
                 classifier.objective(),
@@ -192,7 +197,7 @@ class Study:
                 self.plan.params.active.compute,
                 seed=own,
                 folder=Path(scratch),
-                log=lambda found, _: curve.append(f"{found['validation_macro_f1']:.2f}"),
+                log=log,
             )
         test, setting = real.split("test"), "TrRSTeR" if name != REAL else "TrRTeR"
         generator = "" if name == REAL else name

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ecgforge.classifiers.common import base, registry
 from ecgforge.files import md5
 from ecgforge.model_versions import models, versions
+from ecgforge.model_versions.lookup import BEST_F1
 from ecgforge.model_versions.pyfunc_signature import Service
 from ecgforge.params import StrictConfig
 from ecgforge.records.record_set import About, RecordSet, write_record_set
@@ -150,7 +151,7 @@ def register(
     inputs = record_inputs([*(("training", one) for one in learned), ("test", records)])
     os.environ["DVC_STAGE"] = "classify@ptbxl-diffwave" if synthetic else "classify_real@ptbxl"
     with runs.tracked(key, fingerprint=f"{seed:032x}", params={"seed": seed}, inputs=inputs) as run:
-        run.summary({"best_validation_macro_f1": validation})
+        run.summary({BEST_F1: validation})
         example = np.zeros((2, 8, records.about.samples), np.float32)
         number = models.log_classifier(
             run,

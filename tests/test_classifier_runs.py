@@ -83,7 +83,9 @@ def unfrozen(
     tuned = Experiment(
         "TrSTeR", "ptbxl", "resnet1d", seed, start="a classifier", method="gradual_unfreezing"
     )
-    run = SimpleNamespace(log=lambda _, step: steps.append(step))
+    run = SimpleNamespace(
+        log=lambda found, step: steps.append(step) if "loss/validation" in found else None
+    )
     opened = TrackedRun(run, "", folder)  # type: ignore[arg-type]
     data = TrainingData([watched], [records])
     outcome = classifier_runs._fit(classifier, tuned, data, PARAMS, training, opened)
@@ -160,15 +162,15 @@ def test_the_tuned_decision_is_that_of_validation_records_whatever_the_test_reco
     found, summary = trained(records, truth, tmp_path, monkeypatch)
     probabilities = found[["p_SR", "p_AFIB"]].to_numpy()
     likeliest = np.array(RHYTHMS)[probabilities.argmax(axis=1)]
-    assert summary["decision_tau"] > 0, "AFIB is rare, and decided for too rarely"
+    assert summary["decision/tau"] > 0, "AFIB is rare, and decided for too rarely"
     gained = (found["tuned"] == "AFIB") & (likeliest == "SR")
     assert gained.any()
     assert not ((found["tuned"] == "SR") & (likeliest == "AFIB")).any()
-    assert summary["test_tuned_f1"] == pytest.approx(
+    assert summary["test/f1_macro_tuned"] == pytest.approx(
         f1_score(found["truth"], found["tuned"], average="macro")
     )
     permuted = truth.sample(frac=1, random_state=0, ignore_index=True)
     again, others = trained(records, permuted, tmp_path, monkeypatch)
-    assert others["test_tuned_f1"] != summary["test_tuned_f1"]
-    assert others["decision_tau"] == summary["decision_tau"]
+    assert others["test_tuned_f1"] != summary["test/f1_macro_tuned"]
+    assert others["decision_tau"] == summary["decision/tau"]
     assert again["tuned"].tolist() == found["tuned"].tolist()

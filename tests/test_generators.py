@@ -1216,11 +1216,14 @@ def test_the_simulator_is_trained_without_a_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("diffwave", [("loss", 3)]),
-        ("beat_diffusion", [("rhythm_loss", 3), ("beat_loss", 1203), ("denoiser_loss", 2403)]),
+        ("diffwave", [("loss/train", 3)]),
+        (
+            "beat_diffusion",
+            [("loss/rhythm/train", 3), ("loss/beat/train", 1203), ("loss/denoiser/train", 2403)],
+        ),
     ],
 )
-def test_metrics_have_the_prefix_of_their_phase_if_there_are_several(
+def test_metrics_have_the_name_of_their_phase_if_there_are_several(
     name: str, expected: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = dict.fromkeys(generator_class(name).phases, 1200)
@@ -1229,7 +1232,9 @@ def test_metrics_have_the_prefix_of_their_phase_if_there_are_several(
         phase: settings.training[phase].model_copy(update={"steps": count})
         for phase, count in steps.items()
     }
-    monkeypatch.setattr(training_of_generators, "fit", lambda *_, log, **__: log({"loss": 0.5}, 3))
+    monkeypatch.setattr(
+        training_of_generators, "fit", lambda *_, log, **__: log({"loss/train": 0.5}, 3)
+    )
     logged: list[tuple[str, int]] = []
     training_of_generators.train(
         name,

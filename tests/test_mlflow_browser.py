@@ -43,8 +43,8 @@ def charts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     track("TrRTeR", 0, 0.2, sweep="backbones")
     for generator, (loss, accuracy) in OF_GENERATORS.items():
         for kind, metrics in (
-            ("generator", {"loss": loss}),
-            ("quality", {"c2st_accuracy": accuracy}),
+            ("generator", {"loss/validation": loss}),
+            ("quality", {"quality/c2st_accuracy": accuracy}),
         ):
             key = runs.RunKey(kind, "ptbxl", 0, True, generator=generator)
             with runs.tracked(key, fingerprint=f"{kind} {generator}", params={}, inputs=[]) as run:
@@ -91,7 +91,7 @@ def track(
         augmented=augmented,
     )
     with runs.tracked(key, fingerprint=key.name, params={"seed": seed}, inputs=[]) as run:
-        run.summary({"test_f1": value})
+        run.summary({"test/f1_macro": value})
 
 
 def until(browser, condition):  # noqa: F811
@@ -117,7 +117,7 @@ def shown(browser, selector: str, text: str):  # noqa: F811
     )
 
 
-def compared(browser, address: str, tag: str, metric: str = "test_f1") -> str:  # noqa: F811
+def compared(browser, address: str, tag: str, metric: str = "f1_macro") -> str:  # noqa: F811
     """Open a chart view that has a chart of `metric`, group its runs by a tag, and return the
     page's text.
     """
@@ -142,14 +142,14 @@ def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
     page = compared(browser, charts["Settings"], "setting")
     assert {name for name in F1 if f"Group: {name}" in page} == set(F1)
     assert "6 matching runs" in page  # neither the augmented one nor that of a sweep
-    chart = page[page.index("test_f1") :]
+    chart = page[page.index("f1_macro") :]
     values = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
     assert all(values), chart
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("chart", "metric", "place"), [("Generators", "loss", 0), ("Quality", "c2st_accuracy", 1)]
+    ("chart", "metric", "place"), [("Generators", "validation", 0), ("Quality", "c2st_accuracy", 1)]
 )
 def test_generators_are_compared_in_three_clicks(browser, charts, chart, metric, place):  # noqa: F811
     page = compared(browser, charts[chart], "generator", metric)

@@ -34,7 +34,7 @@ import registry_project as project
 from ecgforge.cli import app
 from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import md5
+from ecgforge.files import md5, read_csv
 from ecgforge.model_versions import history, lookup, models, signing, versions
 from ecgforge.params import Params
 from ecgforge.provenance import lineage, recorded
@@ -42,6 +42,7 @@ from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.provenance.lineage import Node
 from ecgforge.records.record_set import About, RecordSet
 from ecgforge.registry import promotion, serving
+from ecgforge.report import page
 from ecgforge.stages import quality as scoring
 from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import DatasetInput
@@ -1215,7 +1216,7 @@ def test_a_generators_card_has_intervals(content: DvcStore, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("content")
-def test_a_quality_run_has_the_intervals_of_its_scores(
+def test_a_quality_run_has_scores_with_baselines_and_a_table_of_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     columns = ["rhythm", "metric", "value", "low", "high", "baseline", "negative_control"]
@@ -1234,23 +1235,18 @@ def test_a_quality_run_has_the_intervals_of_its_scores(
     real = Path("data/prepared/ptbxl")
     scoring.quality(params(), "ptbxl", "diffwave", real, real, tmp_path, tmp_path / "quality")
     run = lookup.runs_by_fingerprint()[(tmp_path / "quality/fingerprint.txt").read_text().strip()]
-    ends = {
-        "coverage_low": 0.86,
-        "coverage_high": 0.93,
-        "coverage_baseline": 0.95,
-        "coverage_negative_control": 0.1,
+    client = store.client()
+    assert client.get_run(run.run_id).data.metrics == {
+        "quality/beyond_baseline_share": 0.5,
+        "quality/coverage": 0.9,
+        "baseline/coverage": 0.95,
+        "quality/mmd2": 0.02,
+        "baseline/mmd2": 0.01,
     }
-    assert (
-        store.client().get_run(run.run_id).data.metrics
-        == {
-            "beyond_baseline_share": 0.5,
-            "coverage": 0.9,
-            "mmd2": 0.02,
-            "mmd2_baseline": 0.01,
-            "mmd2_negative_control": 0.5,
-        }
-        | ends
-    )
+    table = read_csv(client.download_artifacts(run.run_id, "scores.csv"))
+    pd.testing.assert_frame_equal(table, found[0])
+    assert 2 * len(scoring.SHOWN) + 1 <= 40
+    assert set(scoring.SHOWN) <= set(page.SCORES), "a name that no score has"
 
 
 def test_a_generator_is_judged_by_records_with_its_own_sampling(content: DvcStore) -> None:

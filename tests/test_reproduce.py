@@ -17,7 +17,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.provenance.lineage import Rerun
 from ecgforge.tracking import store
 
-F1, LOSS = "best_validation_macro_f1", "prior_validation_loss"
+F1, LOSS = "validation/f1_macro_best", "loss/prior/validation"
 
 
 def compare(
@@ -50,10 +50,10 @@ def test_other_weights_of_a_cpu_are_an_error_whatever_the_figures(
 @pytest.mark.parametrize(
     ("before", "now"),
     [
-        ({F1: 0.8, "validation_loss": 1.0}, {F1: 0.76, "validation_loss": 2.0}),
+        ({F1: 0.8, "loss/validation": 1.0}, {F1: 0.76, "loss/validation": 2.0}),
         (
-            {LOSS: 2.0, "autoencoder_validation_loss": 1.0, "train_loss": 1.0},
-            {LOSS: 2.09, "autoencoder_validation_loss": 0.96, "train_loss": 2.0},
+            {LOSS: 2.0, "loss/autoencoder/validation": 1.0, "loss/prior/train": 1.0},
+            {LOSS: 2.09, "loss/autoencoder/validation": 0.96, "loss/prior/train": 2.0},
         ),
     ],
 )
@@ -80,8 +80,8 @@ def test_close_figures_of_a_gpu_are_enough(
         ({LOSS: 2.0}, {LOSS: 2.11}),
         ({LOSS: -2.0}, {LOSS: -2.11}),
         (
-            {LOSS: 2.0, "autoencoder_validation_loss": 1.0},
-            {LOSS: 2.0, "autoencoder_validation_loss": 1.06},
+            {LOSS: 2.0, "loss/autoencoder/validation": 1.0},
+            {LOSS: 2.0, "loss/autoencoder/validation": 1.06},
         ),
         ({"steps": 3.0}, {"steps": 3.0}),
     ],

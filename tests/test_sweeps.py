@@ -135,7 +135,7 @@ def test_classifiers_of_a_seed_share_one_pre_training_on_all_real_training_recor
     assert trainings == [
         one
         for seed in (0, 1)
-        for one in [("loss", seed, len(real.split("train")), 2)] + 2 * [("macro_f1", seed, few, 2)]
+        for one in [("loss", seed, len(real.split("train")), 2)] + 2 * [("f1_macro", seed, few, 2)]
     ]
     found = predictions.read([tmp_path / "one"])
     assert found.groupby(["seed", "augmented"]).size().eq(len(real.split("test"))).all()

@@ -110,7 +110,9 @@ def run(
 ) -> tuple[Outcome, bytes, list[int]]:
     network, steps = Network(), []
 
-    def log(_: dict[str, float], step: int) -> None:
+    def log(metrics: dict[str, float], step: int) -> None:
+        if "loss/validation" not in metrics:
+            return
         steps.append(step)
         if step == stop_at:
             raise RuntimeError("cut off")
@@ -548,10 +550,46 @@ def test_a_validation_that_is_not_finite_is_divergence(
             COMPUTE,
             seed=0,
             folder=tmp_path / "c",
-            log=lambda _, at: logged.append(at),
+            log=lambda found, at: logged.append(at) if "loss/validation" in found else None,
         )
     assert logged == [10]
     assert torch.load(tmp_path / "c" / "last.ckpt", weights_only=True)["global_step"] == 10
+
+
+@pytest.mark.parametrize(("steps", "every", "points"), [(200, 50, 40), (120, 60, 40), (30, 10, 30)])
+def test_training_losses_are_curves_also_of_short_trainings(
+    records: RecordSet, tmp_path: Path, steps: int, every: int, points: int
+) -> None:
+    network = Network()
+    seen: list[float] = []
+    logged: list[tuple[int, float]] = []
+
+    def loss(*batch: Any) -> dict[str, torch.Tensor]:
+        found = network.objective().loss(*batch)
+        if torch.is_grad_enabled():
+            seen.append(found["loss"].item())
+        return found
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        if "loss/train" in metrics:
+            logged.append((step, metrics["loss/train"]))
+
+    fit(
+        replace(network.objective(), loss=loss),
+        [records],
+        [records],
+        training(steps=steps, evaluate_every=every),
+        COMPUTE,
+        seed=0,
+        folder=tmp_path / "c",
+        log=log,
+    )
+    assert len(logged) == points
+    assert (logged[0][0], logged[-1][0]) == (steps // points, steps)
+    before = 0
+    for step, value in logged:
+        assert value == pytest.approx(np.mean(seen[before:step])), f"the mean up to step {step}"
+        before = step
 
 
 def test_batches_balance_rhythms_and_depend_on_seed_and_step_alone(records: RecordSet) -> None:

@@ -513,7 +513,7 @@ class Shown:
         value = 0.0
         for step in range(1, 5):
             value = step * (10 - attempt.number) / 40
-            log({"validation_macro_f1": value}, step)
+            log({"validation/f1_macro": value}, step)
             if attempt.number == 2:
                 raise TrialError("training diverged at step 1")
             attempt.report(value, step)
@@ -571,7 +571,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     assert children[7].data.tags["ecgforge.reason"].startswith("pruned, among the worst at step 2")
     assert [
         point.step
-        for point in client.get_metric_history(children[7].info.run_id, "validation_macro_f1")
+        for point in client.get_metric_history(children[7].info.run_id, "validation/f1_macro")
     ] == [1, 2]
     assert (
         [number for number, one in children.items() if one.data.tags.get("best") == "true"]
@@ -582,11 +582,11 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
         float(children[3].data.params["training.learning_rate"])
         == results[3].point["training.learning_rate"]
     )
-    assert parent.data.metrics["best_score"] == parent.data.metrics["default_score"] == 1.0
+    assert parent.data.metrics["best/score"] == parent.data.metrics["default/score"] == 1.0
     assert (
-        parent.data.metrics["complete"],
-        parent.data.metrics["pruned"],
-        parent.data.metrics["failed"],
+        parent.data.metrics["trials/complete"],
+        parent.data.metrics["trials/pruned"],
+        parent.data.metrics["trials/failed"],
     ) == (4, 3, 1)
     kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert kept >= {"history-score.png", "importances-score.png", "trials.csv"}
@@ -603,7 +603,7 @@ class Deadly:
     warmup: int | None = None
 
     def __call__(self, attempt: Attempt, folder: Path, log: Any) -> list[float]:
-        log({"validation_macro_f1": 0.5}, 1)
+        log({"validation/f1_macro": 0.5}, 1)
         if attempt.number == 1 and Path("deadly").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return [0.5]
@@ -799,7 +799,9 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(
     results = search.search(
         made,
         lambda attempt: objective(
-            attempt, tmp_path / f"trial-{attempt.number}", lambda _, step: curves.append(step)
+            attempt,
+            tmp_path / f"trial-{attempt.number}",
+            lambda found, step: curves.extend(step for name in found if name == "loss/validation"),
         ),
         3,
         [None],

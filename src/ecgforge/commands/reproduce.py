@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -30,9 +31,9 @@ from ecgforge.tracking.store import git, has_commit, inside
 
 # allowed commands, since the dvc.lock of a branch could have any other
 REGISTERING = ("train-generator", "train-classifier")
+LOSS = re.compile(r"loss/(\w+/)?validation")  # of the only phase of a training, or of one
 # of two trainings on a GPU, whose roundings differ: macro-F1, and a loss relative to the first one
 F1_TOLERANCE, LOSS_TOLERANCE = 0.05, 0.05
-BEST_F1 = "best_validation_macro_f1"
 
 
 def reproduce(reference: str) -> None:
@@ -263,12 +264,12 @@ def _compare_figures(label: str, gpu: str, before: dict[str, float], now: dict[s
     Raises:
         EcgforgeError: a figure is missing or differs by more, or there is none.
     """
-    losses = [name for name in before if name.endswith("validation_loss")]
-    names = [BEST_F1] if BEST_F1 in before else losses
+    losses = [name for name in before if LOSS.fullmatch(name)]
+    names = [lookup.BEST_F1] if lookup.BEST_F1 in before else losses
     shown: list[str] = []
     wrong = not names
     for name in names:
-        tolerance = F1_TOLERANCE if name == BEST_F1 else LOSS_TOLERANCE * abs(before[name])
+        tolerance = F1_TOLERANCE if name == lookup.BEST_F1 else LOSS_TOLERANCE * abs(before[name])
         again = now.get(name, math.nan)
         wrong |= not abs(again - before[name]) <= tolerance
         shown.append(f"{name} {before[name]:.4g} and {again:.4g}")

@@ -14,7 +14,7 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.training import devices
 from ecgforge.training.batches import Records
 from ecgforge.training.fit import Log, fit
-from ecgforge.training.objective import Objective, mean_losses
+from ecgforge.training.objective import Objective, in_phase, mean_losses
 
 
 def train(
@@ -33,8 +33,8 @@ def train(
         records: a record set with both splits.
         compute: devices, precision and threads.
         folder: for the checkpoints of each phase; a later call resumes from them.
-        log: receives the metrics. Steps count over all phases; the name of a metric starts with
-            its phase if there are several.
+        log: receives the metrics. Steps count over all phases; the name of a metric has its phase
+            if there are several, see `training.objective.in_phase`.
 
     Returns:
         The trained generator, in evaluation mode.
@@ -47,12 +47,12 @@ def train(
     )
     done = 0
     for number, phase in enumerate(generator.phases):
-        prefix = f"{phase}_" if len(generator.phases) > 1 else ""
 
         def log_phase(
-            metrics: dict[str, float], step: int, prefix: str = prefix, done: int = done
+            metrics: dict[str, float], step: int, phase: str = phase, done: int = done
         ) -> None:
-            log({prefix + key: value for key, value in metrics.items()}, done + step)
+            several = len(generator.phases) > 1
+            log(in_phase(metrics, phase) if several else metrics, done + step)
 
         seed = settings.seed * len(generator.phases) + number
         fit(

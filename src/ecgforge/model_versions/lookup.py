@@ -8,6 +8,8 @@ from ecgforge.model_versions.models import WEIGHTS
 from ecgforge.tracking import store
 from ecgforge.tracking.runs import FINGERPRINT, GPU, THREADS
 
+BEST_F1 = "validation/f1_macro_best"  # metric of a classifier: of the weights that it keeps
+
 
 def runs_by_fingerprint() -> dict[str, Any]:
     """Return MLflow's `RunInfo` of all finished runs by fingerprint; empty for a new store."""

@@ -81,7 +81,7 @@ def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Vers
     for version in current:
         setting, value = (
             version.tags.get("setting", ""),
-            lookup.metric(version.run_id, "best_validation_macro_f1"),
+            lookup.metric(version.run_id, lookup.BEST_F1),
         )
         if (
             value is not None

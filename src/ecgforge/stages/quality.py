@@ -18,6 +18,14 @@ from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.tracking import runs
 
+# the scores that MLflow shows as metrics, each with its baseline; scores.csv has all
+SHOWN = (
+    *("c2st_accuracy", "recall", "precision", "coverage", "density"),
+    *("heart_rate_w1", "rr_cv_w1", "qrs_duration_w1", "qtc_w1", "p_share_w1", "qrs_constancy"),
+    *("psd_db", "correlation_error", "frechet", "mmd2"),
+    *("copied_share", "authenticity", "membership_auc", "dcr_ratio"),
+)
+
 
 def quality(
     params: Params,
@@ -57,20 +65,7 @@ def quality(
             settings,
             features,
         )
-        overall = found[found["rhythm"] == ALL]
-        for row in overall.dropna(subset="value").to_dict("records"):
-            context = {
-                name: row[name]
-                for name in ("low", "high", "baseline", "negative_control")
-                if pd.notna(row[name])
-            }
-            run.summary(
-                {row["metric"]: row["value"]}
-                | {f"{row['metric']}_{name}": value for name, value in context.items()}
-            )
-        run.summary(
-            {"beyond_baseline_share": float(beyond_baseline(overall)[judged(overall)].mean())}
-        )
+        run.summary(_summary(found[found["rhythm"] == ALL]))
         run.text(found.to_csv(index=False, float_format="%.6g"), "scores.csv")
     with atomic_write(out) as scratch:
         scratch.mkdir()
@@ -81,3 +76,15 @@ def quality(
             ]
             keyed.to_csv(scratch / f"{name}.csv", index=False, float_format="%.6g")
     tracked_run.remove_checkpoints()
+
+
+def _summary(overall: pd.DataFrame) -> dict[str, float]:
+    """Return the metrics of a run: the shown scores over all rhythms, with their baselines."""
+    found = overall.set_index("metric").reindex(SHOWN)
+    values = {
+        f"{section}/{metric}": value
+        for section, column in (("quality", "value"), ("baseline", "baseline"))
+        for metric, value in found[column].dropna().items()
+    }
+    share = float(beyond_baseline(overall)[judged(overall)].mean())
+    return {"quality/beyond_baseline_share": share, **values}

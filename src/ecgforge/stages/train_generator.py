@@ -28,7 +28,7 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
         generator = training.train(name, settings, records, compute, opened.checkpoints, run.log)
         registry.save(generator, out)
         weights = sum(parameter.numel() for parameter in generator.parameters())
-        run.summary({"weights": weights})
+        run.summary({"training/weights": weights})
         if not key.fold:
             about = records.about
             described = models.sampling_file(settings.sampling, about.rhythms, about.units)

@@ -148,11 +148,11 @@ def _record(
         for state in ("complete", "pruned", "failed")
     }
     names = NAMES[: len(task.directions)]
-    values = {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
+    values = {f"best/{name}": value for name, value in zip(names, best.values, strict=True)}
     values |= {
-        f"default_{name}": value for name, value in zip(names, results[0].values, strict=False)
+        f"default/{name}": value for name, value in zip(names, results[0].values, strict=False)
     }
-    run.summary({**counts, **values})
+    run.summary({**values, **{f"trials/{state}": count for state, count in counts.items()}})
     run.tag("study", task.name)
     run.tag("best.trial", str(best.number))
 

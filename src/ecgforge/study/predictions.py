@@ -23,6 +23,17 @@ NUMBERS = ["augmented", "fold", "draw", "seed"]
 TEXTS = [key for key in KEYS if key not in NUMBERS]
 RUN_COLUMNS = [*KEYS, "fingerprint", "validation_f1"]
 TUNED = "tuned"  # the rhythm of `study.decision`; empty without
+SHOWN = {  # names in MLflow of the metrics over all rhythms, in the order of the report
+    "f1": "f1_macro",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "precision": "precision_macro",
+    "recall": "recall_macro",
+    "auroc": "auroc_macro",
+    "average_precision": "average_precision_macro",
+    "log_score": "log_score",
+    metrics.TUNED_F1: "f1_macro_tuned",
+}
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
 
@@ -97,26 +108,34 @@ def results(predictions: pd.DataFrame, keys: Sequence[str] = KEYS) -> pd.DataFra
     """
     parts = []
     for values, group in predictions.groupby(list(keys), sort=False):
-        found = _metrics(group, rhythms(group))
+        found = of_classifier(group, rhythms(group))
         keyed = found.assign(**dict(zip(keys, values, strict=True)))
         parts.append(keyed[[*keys, "rhythm", "metric", "value"]])
     return pd.concat(parts, ignore_index=True)
 
 
 def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    """Return the metrics of one classifier's predictions, named for MLflow: over all rhythms, and
-    the recall of each.
+    """Return the metrics of one classifier's predictions, named for MLflow: over all rhythms,
+    macro-F1 first, and the recall of each.
     """
-    values = {}
-    for row in _metrics(predictions, classes).to_dict("records"):
-        if row["rhythm"] == metrics.MACRO:
-            values[f"test_{row['metric']}"] = float(row["value"])
-        elif row["metric"] == "recall":
-            values[f"test_recall_{row['rhythm']}"] = float(row["value"])
-    return values
+    found = of_classifier(predictions, classes).set_index(["rhythm", "metric"])["value"]
+    overall = found[metrics.MACRO].to_dict()
+    values = {f"test/{name}": overall[key] for key, name in SHOWN.items() if key in overall}
+    recalls = {
+        f"test/recall/{rhythm}": value
+        for (rhythm, metric), value in found.items()
+        if metric == "recall" and rhythm != metrics.MACRO
+    }
+    return {key: float(value) for key, value in (values | recalls).items()}
 
 
-def _metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def of_classifier(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return `metrics.metrics` of one classifier's predictions, and macro-F1 of the tuned decision.
+
+    Args:
+        predictions: see `table`.
+        classes: the rhythms, in class order.
+    """
     truth = np.asarray(pd.Categorical(predictions["truth"], categories=list(classes)).codes)
     found = metrics.metrics(
         truth, predictions[[PROBABILITY + rhythm for rhythm in classes]].to_numpy(), classes

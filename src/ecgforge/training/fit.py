@@ -35,9 +35,11 @@ from ecgforge.params import Compute, Training
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training import checkpoints, devices
 from ecgforge.training.batches import Batch, DeviceRecords, Draws, Records, in_order, near
-from ecgforge.training.objective import Objective
+from ecgforge.training.objective import Objective, named
 
 Log = Callable[[dict[str, float], int], None]
+
+POINTS = 40  # points of a training loss, so that a training that stops early has a curve too
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class _Loop(lightning.LightningModule):
         self.module = objective.module
         self._objective, self._settings, self._compute = objective, settings, compute
         self._draws, self._seed, self._send = draws, seed, log
-        self._sums: dict[str, Tensor] = {}
+        self._losses: list[dict[str, Tensor]] = []  # of the steps since the last evaluation
         self._outputs: list[dict[str, Tensor]] = []
 
     def _step_seed(self, stream: int, step: int) -> int:
@@ -76,7 +78,7 @@ class _Loop(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._draws.step = self.global_step
-        self._sums = {}
+        self._losses = []
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         # dropout uses the global generator
@@ -90,15 +92,27 @@ class _Loop(lightning.LightningModule):
         # a GPU would stand idle while its result is read: `on_validation_epoch_start` checks there
         if not devices.is_asynchronous(self.device) and not torch.isfinite(loss):
             raise self._diverged("the loss", loss.item())
-        for key, value in losses.items():
-            value = value.detach().double()
-            self._sums[key] = self._sums[key] + value if key in self._sums else value
+        self._losses.append({key: value.detach() for key, value in losses.items()})
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        total = self._sums["loss"].item()
+        curves = {
+            key: torch.stack([one[key] for one in self._losses]).double().cpu().numpy()
+            for key in self._losses[0]
+        }
+        total = float(curves["loss"].sum())
         if not np.isfinite(total):
             raise self._diverged("the sum of the last losses", total)
+        for steps in np.array_split(np.arange(len(self._losses)), self._parts()):
+            means = {key: float(values[steps].mean()) for key, values in curves.items()}
+            done = self.global_step - len(self._losses) + int(steps[-1]) + 1
+            self._send(named(means, "train"), done)
+
+    def _parts(self) -> int:
+        """Return how many points of a training loss belong to an evaluation."""
+        settings = self._settings
+        wanted = -(-POINTS * settings.evaluate_every // settings.steps)
+        return min(wanted, settings.evaluate_every)
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self._outputs.append(self._objective.validate(*batch, self._noise(1, index)))
@@ -111,12 +125,7 @@ class _Loop(lightning.LightningModule):
             if not np.isfinite(value):
                 raise self._diverged(f"validation {key}", value)
         self.log(self._objective.monitor, metrics[self._objective.monitor])
-        curves = {
-            f"train_{key}": total.item() / self._settings.evaluate_every
-            for key, total in self._sums.items()
-        }
-        curves |= {f"validation_{key}": value for key, value in metrics.items()}
-        self._send(curves, self.global_step)
+        self._send(named(metrics, "validation"), self.global_step)
 
     def _diverged(self, name: str, value: float) -> EcgforgeError:
         return EcgforgeError(
@@ -211,7 +220,8 @@ def fit(
         seed: of batches and noise.
         folder: for checkpoints. The caller uses it for one set of inputs only, and removes it at
             the end.
-        log: receives (metrics, step) at every evaluation.
+        log: receives (metrics, step) at every evaluation: first about `POINTS` means of the losses
+            in all, each over some steps, then the metrics on validation records.
 
     Raises:
         EcgforgeError: the loss or a validation metric is not finite. The last valid checkpoint

@@ -17,6 +17,22 @@ def mean_losses(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
     }
 
 
+def named(metrics: dict[str, float], kind: str) -> dict[str, float]:
+    """Return metrics with their names in MLflow, which folds charts by what is before the last `/`.
+
+    The loss has a section of its own, `loss`, which is before the other sections.
+
+    Args:
+        kind: of records, `train` or `validation`.
+    """
+    return {f"loss/{kind}" if key == "loss" else f"{kind}/{key}": metrics[key] for key in metrics}
+
+
+def in_phase(metrics: dict[str, float], phase: str) -> dict[str, float]:
+    """Return metrics named by `named` with a phase of the training: `loss/<phase>/train`."""
+    return {key.replace("/", f"/{phase}/", 1): value for key, value in metrics.items()}
+
+
 @dataclass(frozen=True)
 class Objective:
     """A module with its losses and its evaluation.

@@ -69,9 +69,9 @@ class ClassifierObjective:
 
             def log_on(metrics: dict[str, float], step: int, done: int = done) -> None:
                 log(metrics, done + step)
-                attempt.report(
-                    float(np.mean([*found, metrics["validation_macro_f1"]])), done + step
-                )
+                if "validation/f1_macro" in metrics:
+                    f1 = float(np.mean([*found, metrics["validation/f1_macro"]]))
+                    attempt.report(f1, done + step)
 
             objective = classifiers.create(settings, records.about.rhythms, scale, seed).objective()
             place = folder / f"repeat-{number}"
@@ -159,7 +159,7 @@ class GeneratorObjective:
         digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
         model = folder.parent / f"weights-{digest[:16]}"
         phases = generator_class(self.name).phases
-        monitored = f"{phases[-1]}_validation_loss" if len(phases) > 1 else "validation_loss"
+        monitored = f"loss/{phases[-1]}/validation" if len(phases) > 1 else "loss/validation"
 
         def log_on(metrics: dict[str, float], step: int) -> None:
             log(metrics, step)

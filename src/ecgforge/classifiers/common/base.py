@@ -83,7 +83,7 @@ class Classifier(nn.Module, ABC):
 
         parameters = [parameter for part in moved for parameter in part.parameters()]
         return Objective(
-            self, parameters, loss, validate, _validation_metrics, "macro_f1", higher_is_better=True
+            self, parameters, loss, validate, _validation_metrics, "f1_macro", higher_is_better=True
         )
 
 
@@ -94,7 +94,7 @@ def _validation_metrics(outputs: list[dict[str, Tensor]]) -> dict[str, float]:
     logits = torch.cat([output["logits"] for output in outputs]).float()
     labels = torch.cat([output["labels"] for output in outputs])
     found = multiclass_f1_score(logits, labels, logits.shape[1], average="macro")
-    return {"loss": float(cross_entropy(logits, labels)), "macro_f1": float(found)}
+    return {"loss": float(cross_entropy(logits, labels)), "f1_macro": float(found)}
 
 
 @torch.inference_mode()

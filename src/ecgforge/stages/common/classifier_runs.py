@@ -17,6 +17,7 @@ from ecgforge.classifiers.common import augmentation, contrastive, registry
 from ecgforge.classifiers.common.base import Change, Classifier, probabilities
 from ecgforge.files import md5
 from ecgforge.model_versions import models
+from ecgforge.model_versions.lookup import BEST_F1
 from ecgforge.params import ClassifierSettings, Params, PreTraining, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
@@ -29,6 +30,7 @@ from ecgforge.study.settings import TrainingData
 from ecgforge.tracking import runs
 from ecgforge.training import devices, fit
 from ecgforge.training.batches import Records
+from ecgforge.training.objective import in_phase
 
 CLASSIFIERS = Path("classifiers")  # in the folder of models
 
@@ -102,8 +104,8 @@ class ClassifierRuns:
                 tuned, validation_f1 = _on_validation(classifier, tested_on)
                 found = _predicted(classifier, test, tuned)
             metrics = predictions.summary(found, rhythms)
-            metrics |= {"best_validation_macro_f1": outcome.best, "decision_tau": tuned.tau}
-            opened.run.summary({**metrics, "steps": outcome.steps})
+            metrics |= {BEST_F1: outcome.best, "decision/tau": tuned.tau}
+            opened.run.summary({**metrics, "training/steps": outcome.steps})
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
                 if not experiment.fold:
@@ -164,7 +166,7 @@ class ClassifierRuns:
             classifier = registry.create(settings, rhythms, Records([train]).scale(), seed)
 
             def log(metrics: dict[str, float], step: int) -> None:
-                opened.run.log({f"pretraining_{key}": one for key, one in metrics.items()}, step)
+                opened.run.log(in_phase(metrics, "pretraining"), step)
 
             fit.fit(
                 contrastive.objective(
