@@ -71,7 +71,9 @@ def ui(project: Path) -> Iterator[dict[str, str]]:
     )
     assert server.stdout
     try:
-        yield dict(server.stdout.readline().strip().split(": ", 1) for _ in runs.CHARTS)
+        yield dict(
+            server.stdout.readline().strip().split(": ", 1) for _ in (*runs.CHARTS, "Models")
+        )
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -117,7 +119,7 @@ def shown(browser, selector: str, text: str):  # noqa: F811
     )
 
 
-def compared(browser, address: str, tag: str, metric: str = "f1_macro") -> str:  # noqa: F811
+def compared(browser, address: str, tag: str, metric: str = "test/f1_macro") -> str:  # noqa: F811
     """Open a chart view that has a chart of `metric`, group its runs by a tag, and return the
     page's text.
     """
@@ -138,18 +140,20 @@ def compared(browser, address: str, tag: str, metric: str = "f1_macro") -> str: 
 
 @pytest.mark.slow
 def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
-    assert list(charts) == list(runs.CHARTS)
+    assert list(charts) == [*runs.CHARTS, "Models"]
     page = compared(browser, charts["Settings"], "setting")
     assert {name for name in F1 if f"Group: {name}" in page} == set(F1)
     assert "6 matching runs" in page  # neither the augmented one nor that of a sweep
-    chart = page[page.index("f1_macro") :]
+    chart = page[page.index("test/f1_macro") :]
     values = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
     assert all(values), chart
+    assert "Model registry" in page, "the part of the UI for training"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("chart", "metric", "place"), [("Generators", "validation", 0), ("Quality", "c2st_accuracy", 1)]
+    ("chart", "metric", "place"),
+    [("Generators", "loss/validation", 0), ("Quality", "quality/c2st_accuracy", 1)],
 )
 def test_generators_are_compared_in_three_clicks(browser, charts, chart, metric, place):  # noqa: F811
     page = compared(browser, charts[chart], "generator", metric)

@@ -808,11 +808,11 @@ def test_a_user_without_a_name_is_shown_by_number(monkeypatch: pytest.MonkeyPatc
         raise KeyError("getpwuid(): uid not found: 12345")
 
     project.git("config", "user.name", "")
-    known = history.author()
+    known = store.author()
     assert known not in ("", "Ada")
     try:
         history.move(NAME, GOOD, "", history.PROMOTED, "", "")
-        monkeypatch.setattr(history.getpass, "getuser", unknown)
+        monkeypatch.setattr(store.getpass, "getuser", unknown)
         history.move(NAME, BETTER, GOOD, history.PROMOTED, "", "")
     finally:
         project.git("config", "user.name", "Ada")

@@ -257,7 +257,8 @@ def test_run_carries_the_contract(
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
     for command in (
         ["init", "-q"],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"],
+        ["config", "user.name", "Ada"],
+        ["-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"],
     ):
         subprocess.run(["git", *command], check=True)
     (folder / ".gitignore").write_text("mlflow.db*\nmlruns\n.gitignore\n")
@@ -285,6 +286,7 @@ def test_run_carries_the_contract(
         "kind": "classifier",
         "simulated": "true",
         "ecgforge.fingerprint": "a",
+        "mlflow.user": "Ada",
         "mlflow.runName": "TrSTeR merged/diffwave resnet1d seed 1",
         "system.device": "cpu",
     }

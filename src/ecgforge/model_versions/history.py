@@ -9,9 +9,7 @@ server, at most one succeeds.
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -27,7 +25,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.model_versions import signing
 from ecgforge.model_versions.versions import Version, find, versions
 from ecgforge.tracking import store
-from ecgforge.tracking.store import client, git, tolerating, with_retry
+from ecgforge.tracking.store import client, tolerating, with_retry
 
 CHAMPION, FORMER = "champion", "former"
 # tag of a version that learned from a withdrawn patient; its value says from which record sets
@@ -140,14 +138,6 @@ def warn(name: str) -> None:
         )
 
 
-def author() -> str:
-    """Return the user name of git or of the operating system, or else the user's number."""
-    try:
-        return git(store.project_root(), "config", "user.name") or getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return f"uid {os.getuid()}"
-
-
 def champion(name: str) -> str:
     """Return the number of the champion; empty if there is none."""
     return str(dict(with_retry(client().get_registered_model, name).aliases).get(CHAMPION, ""))
@@ -215,7 +205,7 @@ def move(
     """
     signing.ready()
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-    entry = Entry(when, author(), action, number, expected, reason, evidence)
+    entry = Entry(when, store.author(), action, number, expected, reason, evidence)
     with _alone(name):
         _check(name, expected)
         known = _texts(name)

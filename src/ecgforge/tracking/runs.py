@@ -559,10 +559,11 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _origin() -> dict[str, str]:
-    """Return tags with the commit and the DVC stage and experiment of this process, if known."""
+    """Return tags with the user, and the commit, DVC stage and DVC experiment if known."""
     tags = {
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": os.environ.get("DVC_STAGE", "ecgforge"),
+        "mlflow.user": store.author(),
     }
     commit = git(Path.cwd(), "rev-parse", "HEAD")
     if commit:

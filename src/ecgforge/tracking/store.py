@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import os
 import re
 import socket
@@ -47,6 +48,7 @@ FULL = ("No space left on device", "database or disk is full", "Disk quota excee
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNADDRESSABLE = re.compile(r"\?|%[0-9A-Fa-f]{2}|[\ud800-\udfff]")
 
+TRAINING = {"workflowType": "machine_learning"}  # else, MLflow's UI is one for language models
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -135,6 +137,14 @@ def git_problem(root: Path | None = None) -> str:
         none = repository is None and "not a git repository" in words
         return "" if none else f"git refuses to work in {root}: {words}"
     return ""
+
+
+def author() -> str:
+    """Return the user name of git or of the operating system, or else the user's number."""
+    try:
+        return git(project_root(), "config", "user.name") or getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid {os.getuid()}"
 
 
 def has_commit(root: Path, commit: str) -> bool:
@@ -275,7 +285,8 @@ def client() -> MlflowClient:
 
 
 def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
-    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and print links to the charts.
+    """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and print links to the charts
+    and to the registered models.
 
     One worker without job processes is enough for one user; MLflow's default is four workers and
     eight job processes.
@@ -300,8 +311,10 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
     for title, words in charts.items() if found else ():
         console.out.print(
             f"{title}: {address}/#/experiments/{found.experiment_id}/runs?"
-            + urlencode({"searchFilter": words, "compareRunsMode": "CHART"})
+            + urlencode({**TRAINING, "searchFilter": words, "compareRunsMode": "CHART"})
         )
+    # The list of models ignores `TRAINING`: MLflow shows it with the menu for language models.
+    console.out.print(f"Models: {address}/#/models")
     console.out.print(
         "In a chart view, `Group by` with a tag such as setting, generator or backbone shows "
         "the mean of each group."
