@@ -165,6 +165,21 @@ def test_generators_are_compared_in_three_clicks(browser, charts, chart, metric,
     ), shown_values
 
 
+@pytest.mark.slow
+def test_a_run_shows_its_page_of_records(browser, charts):  # noqa: F811
+    origin, experiment = re.match(r"(.*)/#/experiments/(\d+)", charts["Settings"]).groups()
+    key = runs.RunKey("answers", "chapman", 3, True)
+    with runs.tracked(key, fingerprint="with files", params={}, inputs=[]) as run:
+        run.files({"test/rhythms.csv": "rhythm,recall\n", "records.html": "<h1>Two records</h1>"})
+    page = f"{origin}/#/experiments/{experiment}/runs/{run.id}/artifacts"
+    until(browser, lambda one: one.get(f"{page}/records.html") or True)
+    frame = until(browser, lambda one: one.find_element("css selector", "iframe"))
+    assert "rhythms.csv" not in browser.page_source, "folders are folded"
+    browser.switch_to.frame(frame)
+    shown(browser, "h1", "Two records")
+    browser.switch_to.default_content()
+
+
 def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]) -> None:
     origin = charts["Settings"].partition("/#")[0]
     experiment = re.search(r"experiments/(\d+)", charts["Settings"])[1]

@@ -671,7 +671,7 @@ def generate(
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Open MLflow's UI, and print links to charts of settings, generators and quality, and to the models."""
+    """Open MLflow's UI, and print links to charts of runs and to the registered models."""
     from ecgforge.tracking import runs, store
 
     store.serve(port, runs.EXPERIMENT, runs.CHARTS)

@@ -32,7 +32,7 @@ from ecgforge.model_versions.pyfunc_signature import (
     describe_graph,
 )
 from ecgforge.model_versions.versions import Version
-from ecgforge.tracking import mlflow_internals
+from ecgforge.tracking import mlflow_internals, store
 from ecgforge.tracking.runs import FINGERPRINT, Run
 from ecgforge.tracking.store import client, tolerating, with_retry
 
@@ -158,6 +158,19 @@ def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str |
     if not known or any(one.tags.get(SAMPLED) == tags[SAMPLED] for one in known):
         return None
     return _again(known[-1], described, tags)
+
+
+def run_of(name: str, weights: str) -> str | None:
+    """Return the run that registered a generator's weights; None if there is none.
+
+    Args:
+        name: the registered model.
+        weights: md5 of the generator's weights.
+    """
+    known = [one for one in versions.versions(name) if one.tags.get(WEIGHTS) == weights]
+    found = store.run(known[-1].run_id) if known else None
+    active = found is not None and found.info.lifecycle_stage == "active"
+    return known[-1].run_id if active else None
 
 
 def find_version(

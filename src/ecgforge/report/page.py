@@ -23,9 +23,8 @@ from ecgforge.analysis.comparisons import FEWEST
 from ecgforge.analysis.verdicts import Verdict
 from ecgforge.files import atomic_write
 from ecgforge.quality import flags
-from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import SPLITS, RecordSet
-from ecgforge.report import ecg_paper, evidence, figures, tables
+from ecgforge.report import evidence, examples, figures, tables
 from ecgforge.study.settings import AUGMENTED, SETTINGS
 
 RHYTHMS = {
@@ -107,7 +106,6 @@ TRAINED_ON = {
     "mixed": "real and synthetic records",
 }
 FEW_RECORDS, FEW_TESTED = 200, 10
-STRIP = 5.0  # s, what a strip shows of leads II and V1
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "baselines": list(tables.BASELINES),
         "costs": tables.COSTS,
         "rhythms": RHYTHMS,
-        "strip": STRIP,
+        "strip": examples.STRIP,
     }
     with atomic_write(out_html) as scratch:
         scratch.write_text(_template().render(context), encoding="utf-8")
@@ -284,7 +282,9 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
             {**cell, "runs": _runs(inputs.runs, "classifier", cell)}
             for cell in tables.confusions(inputs.confusions, rhythms)
         ],
-        "ecgs": [_ecgs(name, rhythm, {"": records, **synthetic}) for rhythm in rhythms],
+        "ecgs": [
+            examples.of_rhythm(name, rhythm, {"": records, **synthetic}) for rhythm in rhythms
+        ],
         "generator_runs": {
             generator: _runs(inputs.runs, "generator", {"generator": generator})
             for generator in synthetic
@@ -402,43 +402,3 @@ def _runs(runs: pd.DataFrame, kind: str, cell: Mapping[str, Any]) -> list[dict[s
         np.logical_and.reduce([runs["kind"] == kind, *(runs[key] == cell[key] for key in keys)])
     ]
     return found.sort_values("seed", kind="stable").to_dict("records")
-
-
-def _ecgs(dataset: str, rhythm: str, sets: Mapping[str, RecordSet]) -> dict[str, Any]:
-    """Return a record of a rhythm from the real set and from each generator's set, as a strip of
-    two leads and as a sheet of all leads.
-    """
-    ecgs = []
-    for generator, records in sets.items():
-        found = _example(records, rhythm)
-        if found is not None:
-            title = f"{dataset}, {rhythm}, {generator or found['origin']}: record {found['id']}"
-            ecgs.append(
-                {
-                    "generator": generator,
-                    "id": found["id"],
-                    "origin": found["origin"],
-                    **_drawings(records, found["signals"], title),
-                }
-            )
-    return {"rhythm": rhythm, "ecgs": ecgs}
-
-
-def _example(records: RecordSet, rhythm: str) -> dict[str, Any] | None:
-    """Return the first record of the rhythm, from the test split if it has one."""
-    of_rhythm = records.select((records.records["rhythm"] == rhythm).to_numpy())
-    tested = of_rhythm.split("test")
-    found = tested if len(tested) else of_rhythm
-    if not len(found):
-        return None
-    return {**found.records.iloc[0].to_dict(), "signals": found.signals(slice(0, 1))[0]}
-
-
-def _drawings(records: RecordSet, signals: np.ndarray, title: str) -> dict[str, str]:
-    rate, units = records.about.sampling_rate, records.about.units
-    leads = ("II", "V1")
-    part = signals[[LEADS.index(lead) for lead in leads], : int(STRIP * rate)]
-    return {
-        "strip": ecg_paper.draw(part, rate, leads, f"{title}, leads II and V1", units=units),
-        "sheet": ecg_paper.sheet(signals, rate, units, f"{title}, all leads"),
-    }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from ecgforge import artifacts
 from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.classifiers.common.base import embed
 from ecgforge.files import atomic_write, md5
@@ -66,7 +67,7 @@ def quality(
             features,
         )
         run.summary(_summary(found[found["rhythm"] == ALL]))
-        run.text(found.to_csv(index=False, float_format="%.6g"), "scores.csv")
+        run.files(artifacts.of_quality(found, views))
     with atomic_write(out) as scratch:
         scratch.mkdir()
         (scratch / "fingerprint.txt").write_text(tracked_run.fingerprint + "\n")

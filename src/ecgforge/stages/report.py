@@ -111,7 +111,7 @@ def _report(params: Params, out: Path, scratch: Path) -> None:
             )
         answers_file.write(answered, scratch / answers_file.NAME)
         page.write(inputs, scratch / "report.html")
-    _log(params, answered, judged)
+    _log(params, answered, judged, out / "report.html")
 
 
 def _each(
@@ -163,8 +163,10 @@ def _trainings(params: Params) -> dict[str, answers.Training]:
     return found
 
 
-def _log(params: Params, answered: list[answers.Answer], judged: list[verdicts.Verdict]) -> None:
-    """Log the answers and the verdicts as one run; the same ones go to the same run."""
+def _log(
+    params: Params, answered: list[answers.Answer], judged: list[verdicts.Verdict], page: Path
+) -> None:
+    """Log the answers, the verdicts and the page as one run; the same ones go to the same run."""
     sets = {dataset: RecordSet.open(PREPARED / dataset) for dataset in params.datasets}
     key = runs.RunKey(
         "answers",
@@ -180,7 +182,7 @@ def _log(params: Params, answered: list[answers.Answer], judged: list[verdicts.V
     inputs = [("test", records) for records in sets.values()]
     with tracked(stage, key, settings, inputs, decides) as opened:
         opened.run.summary(metrics)
-        opened.run.text(text, answers_file.NAME)
+        opened.run.files({answers_file.NAME: text, page.name: page.read_bytes()})
         for answer in answered:
             opened.run.tag(f"answer.{answer.dataset}", answer.sentence)
     opened.remove_checkpoints()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ecgforge import artifacts
 from ecgforge.files import md5
 from ecgforge.generators import synthesis
 from ecgforge.generators.common import registry
@@ -23,7 +24,8 @@ from ecgforge.training import saved
 
 def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path, out: Path) -> None:
     """Write synthetic records of the generator in `model`, shaped like those of `real`, to `out`,
-    and register a version of the generator with the same sampling parameters.
+    and register a version of the generator with the same sampling parameters. The run of the
+    generator's training gets a page with some of the records.
     """
     refuse(out, (model, real))
     store.ensure_reachable()
@@ -56,7 +58,12 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
         "generator", dataset, settings.seed, source.about.origin == "simulated", generator=name
     )
     described = models.sampling_file(sampling, source.about.rhythms, source.about.units)
-    version = models.log_sampling(key.model_name, md5(model / saved.WEIGHTS), described)
+    weights = md5(model / saved.WEIGHTS)
+    version = models.log_sampling(key.model_name, weights, described)
+    run_id = models.run_of(key.model_name, weights)
+    if run_id:
+        synthetic = RecordSet.open(out)
+        store.log_files(run_id, artifacts.of_generator(dataset, name, source, synthetic))
     if version:
         print(
             f"{key.model_name}/{version} is the same generator with the sampling of these records: "

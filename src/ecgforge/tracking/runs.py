@@ -299,6 +299,10 @@ class Run:
         """Store `text` as the artifact `file`."""
         with_retry(self.client.log_text, self.id, text, file)
 
+    def files(self, files: Mapping[str, str | bytes]) -> None:
+        """Store files as artifacts, contents by path."""
+        store.log_files(self.id, files)
+
     def figure(self, figure: Figure, file: str) -> None:
         """Store a matplotlib figure as the artifact `file`; its suffix selects the format."""
         with_retry(self.client.log_figure, self.id, figure, file)

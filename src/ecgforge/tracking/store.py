@@ -11,10 +11,11 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache
 from importlib import metadata
@@ -414,6 +415,20 @@ def runs(words: str = "") -> list[Any]:
     return with_retry(
         search_runs, search_all_experiments=True, filter_string=words, output_format="list"
     )
+
+
+def log_files(run_id: str, files: Mapping[str, str | bytes]) -> None:
+    """Store files as artifacts of a run.
+
+    Args:
+        files: contents by path.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            path = Path(scratch) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        with_retry(client().log_artifacts, run_id, scratch)
 
 
 def absent(uri: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ecgforge import artifacts
 from ecgforge.classifiers.common import augmentation, contrastive, registry
 from ecgforge.classifiers.common.base import Change, Classifier, probabilities
 from ecgforge.files import md5
@@ -106,6 +107,7 @@ class ClassifierRuns:
             metrics = predictions.summary(found, rhythms)
             metrics |= {BEST_F1: outcome.best, "decision/tau": tuned.tau}
             opened.run.summary({**metrics, "training/steps": outcome.steps})
+            opened.run.files(artifacts.of_classifier(found, rhythms))
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
                 if not experiment.fold:
@@ -125,6 +127,7 @@ class ClassifierRuns:
                 tuned, validation_f1 = _on_validation(classifier, tested_on)
                 found = _predicted(classifier, test, tuned)
             opened.run.summary(predictions.summary(found, test.about.rhythms))
+            opened.run.files(artifacts.of_classifier(found, test.about.rhythms))
             opened.run.tag("classifier.md5", weights)
         self._add(experiment, opened, found, validation_f1)
 
@@ -139,6 +142,7 @@ class ClassifierRuns:
         with tracked(self.stage, self._key(experiment), {}, _sets(data, test)) as opened:
             found = predictions.table(test, predict(data.train[0], test))
             opened.run.summary(predictions.summary(found, test.about.rhythms))
+            opened.run.files(artifacts.of_classifier(found, test.about.rhythms))
         self._add(experiment, opened, found)
 
     def finish(self, out: Path) -> None:

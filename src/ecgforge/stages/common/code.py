@@ -47,6 +47,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
 # Modules that a stage imports without depending on them, and why. What only they import does not
 # count either.
 EXCEPTIONS = {
+    "artifacts": "what MLflow shows of a run",
     "console": "progress on the terminal",
     "dvc": "drives DVC",
     "errors": "error classes and their texts",
