@@ -42,6 +42,7 @@ NETWORKS = {
         "timestep_shift": 3.0,
         "self_conditioning": False,
         "global_features": True,
+        "attention_heads": 2,
     },
     "time_diffusion": {
         "channels": [16, 24],
@@ -59,6 +60,8 @@ NETWORKS = {
         "high": {"channels": 16, "blocks": 1, "halvings": 2, "codes": 24, "code_size": 8},
         "low_prior": {"width": 16, "layers": 1, "heads": 2, "order": "autoregressive"},
         "high_prior": {"width": 16, "layers": 1, "heads": 2},
+        "patient_size": 4,
+        "time_shift": 4,
         "label_dropout": 0.1,
     },
     "beat_diffusion": {
@@ -541,15 +544,25 @@ def test_half_of_the_training_records_are_shown_a_prediction_and_all_in_an_evalu
         assert (second[shown] == 1).all()
 
 
-@pytest.mark.parametrize("global_features", [True, False])
-def test_global_features_carry_the_end_of_a_record_to_its_start(global_features: bool) -> None:
-    """A network of four layers of DiffWave sees only what is near."""
-    tree = NETWORKS["diffwave"] | {"global_features": global_features}
+@pytest.mark.parametrize(
+    ("changes", "carried"),
+    [
+        ({}, False),
+        ({"global_features": True}, True),
+        ({"attention_heads": 2}, True),
+        ({"attention_heads": 2, "layers": 2}, False),  # there is no full cycle of dilations
+    ],
+)
+def test_the_end_of_a_record_is_carried_to_its_start(
+    changes: dict[str, object], carried: bool
+) -> None:
+    """Four layers of DiffWave see only what is near, without global features and attention."""
+    tree = NETWORKS["diffwave"] | {"global_features": False, "attention_heads": 0} | changes
     shape = base.Shape(leads=8, samples=4000, rhythms=3, sampling_rate=50)
     denoiser = registry.create("diffwave", shape, tree, SCALE, 0).denoiser
     torch.manual_seed(0)
     for layer in denoiser.modules():  # those that begin at zero pass nothing on
-        if isinstance(layer, torch.nn.Linear | torch.nn.ConvTranspose1d):
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv1d | torch.nn.ConvTranspose1d):
             torch.nn.init.normal_(layer.weight, std=0.1)
     noisy = torch.randn(1, 8, 4000)
     other = noisy.clone()
@@ -558,7 +571,12 @@ def test_global_features_carry_the_end_of_a_record_to_its_start(global_features:
         one, changed = (
             denoiser(signals, torch.tensor([0.5]), torch.tensor([1])) for signals in (noisy, other)
         )
-    assert torch.equal(one[..., :400], changed[..., :400]) != global_features
+    assert torch.equal(one[..., :400], changed[..., :400]) != carried
+
+
+def test_diffwave_names_channels_that_its_attention_cannot_split() -> None:
+    with pytest.raises(EcgforgeError, match="channels must be a multiple of 8 and of the heads, 3"):
+        registry.create("diffwave", SHAPE, NETWORKS["diffwave"] | {"attention_heads": 3}, SCALE, 0)
 
 
 def test_the_schedule_runs_from_the_record_to_pure_noise() -> None:
@@ -844,6 +862,39 @@ def test_sampled_beats_with_too_little_variation_are_stretched_to_that_of_traini
         )
 
 
+def test_a_sinus_rhythm_can_get_the_beats_of_any_sinus_rhythm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, (signals, _) = build("beat_diffusion").eval(), records(40)
+    known = torch.tensor([0] * 30 + [1] * 5 + [2] * 5)
+    rhythms = ("SR", "AFIB", "ST")
+    generator.finish(record_set(tmp_path / "known", signals, known, rhythms).split("train"))
+    assert generator.sinus_counts.tolist() == [30, 0, 5]
+    asked: list[torch.Tensor] = []
+    sampled = generator._sampled_beats
+
+    def kept(white, labels, times, steps):
+        asked.append(labels)
+        return sampled(white, labels, times, steps)
+
+    monkeypatch.setattr(generator, "_sampled_beats", kept)
+    labels, seeds = torch.tensor([0, 1, 2] * 40), torch.arange(120)
+    made = {
+        mixed: generator.sample(
+            labels, seeds, sampling("beat_diffusion", steps=1, beat_steps=1, sinus_beats=mixed)
+        )
+        for mixed in (False, True)
+    }
+    own, mixed = asked
+    assert torch.equal(own, labels)
+    assert (mixed[labels == 1] == 1).all(), "AFIB keeps its beats"
+    for label in (0, 2):
+        assert 0.7 < (mixed[labels == label] == 0).float().mean() < 1, "30 of 35 are SR"
+    same = own == mixed
+    assert 0 < same.sum() < 120
+    assert torch.equal(made[False][same], made[True][same])
+
+
 def test_sampled_beats_with_enough_variation_or_few_records_are_not_stretched(
     tmp_path, monkeypatch
 ) -> None:
@@ -937,7 +988,7 @@ def test_high_tokens_see_the_low_tokens_of_their_own_moment() -> None:
         torch.tensor([0]),
         torch.randn(24, 8),
     )
-    context = torch.zeros(1, 13, 8)
+    context = torch.zeros(1, 13, 12)
     changed = context.clone()
     changed[0, 5] = 1
     prior(tokens, labels, codes, context)
@@ -975,10 +1026,10 @@ def test_the_gradient_passes_the_codebook_unchanged() -> None:
         band.encode = kept
         decode = band.decode
 
-        def decoded(quantised: torch.Tensor, decode=decode, key=key) -> torch.Tensor:
+        def decoded(quantised, patient, decode=decode, key=key) -> torch.Tensor:
             quantised.retain_grad()
             latents[f"{key}_decoded"] = quantised
-            return decode(quantised)
+            return decode(quantised, patient)
 
         band.decode = decoded
     losses = generator.loss(*records(4), "autoencoder", torch.Generator().manual_seed(0))
@@ -1091,9 +1142,10 @@ def test_a_causal_prior_sees_only_the_tokens_before() -> None:
 def test_tokens_one_after_the_other_are_those_of_the_whole_sequence(guidance: float) -> None:
     """Kept keys and values change nothing, in both bands."""
     generator, labels, low = autoregressive()
-    context = generator.low.codebook.latents(low)
+    patient = torch.randn(4, 4)
+    context = time_vqvae.with_patient(generator.low.codebook.latents(low), patient)
     for prior, band, given in (
-        (generator.low_prior, generator.low, None),
+        (generator.low_prior, generator.low, patient[:, None]),
         (generator.high_prior, generator.high, context),
     ):
         codes = band.codebook.codes
@@ -1104,6 +1156,89 @@ def test_tokens_one_after_the_other_are_those_of_the_whole_sequence(guidance: fl
         expected = below.sum(-1).clamp(max=len(codes) - 1)
         assert torch.equal(found, expected)
         assert len(found.unique()) > 3
+
+
+def test_records_are_moved_by_up_to_the_largest_shift_and_not_changed_otherwise() -> None:
+    signals = torch.arange(3 * 2 * 50).reshape(3, 2, 50).float().repeat(100, 1, 1)
+    moved = time_vqvae.moved(signals, 4, torch.Generator().manual_seed(0))
+    shifts = moved[:, 0, 20] - signals[:, 0, 20]
+    assert sorted(set(shifts.tolist())) == list(range(-4, 5))
+    inner = slice(10, 40)  # away from the reflected edges
+    assert torch.equal(moved[..., inner], signals[..., inner] + shifts[:, None, None])
+
+
+def test_the_divergence_is_that_of_normal_distributions() -> None:
+    generator = build("time_vqvae").eval()
+    low, high = generator.bands(records(5)[0] / generator.scale)
+    mean, log_variance = generator.patient(low, high).unbind(1)
+    vector, divergence = generator._patient(low, high, torch.Generator())
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (log_variance / 2).exp()),
+        torch.distributions.Normal(0.0, 1.0),
+    )
+    torch.testing.assert_close(divergence, expected.sum(1).mean())
+    assert torch.equal(vector, mean), "an evaluation draws nothing"
+
+
+def test_patients_of_a_rhythm_are_drawn_with_the_mean_and_spread_of_its_training_records(
+    tmp_path: Path,
+) -> None:
+    generator = build("time_vqvae").eval()
+    signals, labels = records(300)
+    labels = labels % 2  # no record of the last rhythm
+    signals = signals * (1 + 2 * labels[:, None, None])  # another mean vector
+    generator.finish(record_set(tmp_path / "set", signals, labels).split("train"))
+    with torch.no_grad():
+        low, high = generator.bands(signals / generator.scale)
+        means, log_variances = generator.patient(low, high).unbind(1)
+    for label in (0, 1):
+        torch.testing.assert_close(generator.patient_means[label], means[labels == label].mean(0))
+    torch.testing.assert_close(generator.patient_means[2], means.mean(0))
+    left = means - generator.patient_means[labels]
+    covariance = generator.patient_factor @ generator.patient_factor.T
+    expected = left.T @ left / 300 + torch.diag(log_variances.exp().mean(0) + time_vqvae.JITTER)
+    torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_patient_vector_carries_what_the_beats_of_a_record_share() -> None:
+    """Records of upright or inverted beats are decoded badly with a vector of the other kind."""
+    source = torch.Generator().manual_seed(0)
+
+    def drawn(signs: torch.Tensor) -> torch.Tensor:
+        times = torch.cumsum(torch.randint(28, 45, (len(signs), 8), generator=source), 1)
+        pulses = torch.zeros(len(signs), 400).scatter_(1, times, 1.0)
+        shape = torch.tensor([0.2, 0.7, 1.0, 0.7, 0.2])[None, None]
+        beats = torch.nn.functional.conv1d(pulses[:, None], shape, padding=2)[..., :200]
+        return signs[:, None, None] * beats * SCALE[:, None] * 3
+
+    tree = copy.deepcopy(NETWORKS["time_vqvae"])
+    for band in ("low", "high"):
+        tree[band]["codes"] = 8  # too few to have a shape of each kind at each position
+    generator = registry.create("time_vqvae", SHAPE, tree, SCALE, seed=0).train()
+    optimiser = torch.optim.Adam(generator.trainable("autoencoder"), lr=0.01)
+    rhythm = torch.zeros(16, dtype=torch.int64)
+    for _ in range(120):
+        signals = drawn(torch.randint(2, (16,), generator=source) * 2.0 - 1)
+        losses = generator.loss(signals, rhythm, "autoencoder", source)
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+    generator.eval()
+    signals = drawn(torch.tensor([1.0] * 8 + [-1.0] * 8))
+    with torch.no_grad():
+        low, high = generator.bands(signals / generator.scale)
+        tokens = [
+            band.codebook.tokens(band.encode(frames))
+            for band, frames in ((generator.low, low), (generator.high, high))
+        ]
+        patient = generator.patient(low, high)[:, 0]
+        own, other = (
+            (time_vqvae.Decoder(generator)(*tokens, vector) - signals / generator.scale)
+            .square()
+            .mean()
+            for vector in (patient, patient.flip(0))
+        )
+    assert own < 0.3 * other
 
 
 def test_sampling_goes_from_all_noise_to_none_in_equal_steps(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 from ecgforge.records.exclusions import BadRecord, Reason
 
 RHYTHMS = ("SR", "SB", "ST", "SA", "AFIB", "AFLT", "SVT")
+SINUS = ("SR", "SB", "ST", "SA")  # they differ in their intervals, and not in their beats
 
 
 def rhythm_of(

@@ -39,6 +39,7 @@ from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
 from ecgforge.params import Positive, StrictConfig
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
+from ecgforge.records.rhythms import SINUS
 from ecgforge.training.batches import in_order
 
 DRIFT = 0.5  # s, the moving average that separates drift from noise
@@ -64,12 +65,17 @@ class BeatDiffusionNetwork(UNetNetwork):
 
 
 class BeatDiffusionSampling(DiffusionSampling):
-    """Sampling parameters; `beat_steps` is the number of calls of the beat's network.
+    """Sampling parameters. Guidance and `eta` apply only to the records.
 
-    Guidance and `eta` apply only to the records.
+    Attributes:
+        beat_steps: number of calls of the beat's network.
+        sinus_beats: whether a record of a sinus rhythm gets a typical beat of any sinus rhythm, in
+            proportion to the training records. So a rare sinus rhythm gets beats as varied as
+            those of a frequent one.
     """
 
     beat_steps: Positive
+    sinus_beats: bool = False
 
 
 class TypicalBeats(Diffusion):
@@ -95,6 +101,7 @@ class BeatDiffusion(Diffusion):
     beat_means: Tensor
     beat_axes: Tensor
     beat_stretches: Tensor
+    sinus_counts: Tensor
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
@@ -106,6 +113,7 @@ class BeatDiffusion(Diffusion):
         self.register_buffer("beat_means", torch.zeros(shape.rhythms, size))
         self.register_buffer("beat_axes", torch.zeros(AXES, size))
         self.register_buffer("beat_stretches", torch.ones(AXES))
+        self.register_buffer("sinus_counts", torch.zeros(shape.rhythms))
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def build(self) -> nn.Module:
@@ -145,11 +153,16 @@ class BeatDiffusion(Diffusion):
 
     @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
-        """Measure the stretches: the ratio of the standard deviations of training beats and sampled
-        beats, along each principal axis of the training beats, around the means of their rhythms.
-        One beat is sampled for the rhythm and rate of each training record.
+        """Count the training records of sinus rhythms, and measure the stretches.
+
+        A stretch is the ratio of the standard deviations of training beats and sampled beats, along
+        a principal axis of the training beats, around the means of their rhythms. One beat is
+        sampled for the rhythm and rate of each training record.
         """
         device = self.scale.device
+        counts = np.bincount(records.labels, minlength=self.shape.rhythms)
+        sinus = np.isin(records.about.rhythms, SINUS)
+        self.sinus_counts.copy_(torch.from_numpy(counts * sinus))
         found, sampled = [], []
         for index in in_order(min(len(records), MEASURED), BATCH):
             clean = torch.from_numpy(records.signals(index)).to(device) / self.scale
@@ -208,12 +221,10 @@ class BeatDiffusion(Diffusion):
         times = intervals.cumsum(1) - intervals[:, :1] * uniform[:, :1].cpu().double().numpy()
         times = [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
         maps, shown = self._layout(times)
-        beat = self._stretched(
-            self._sampled_beats(
-                beat_noise.reshape(len(labels), leads, -1), labels, times, sampling.beat_steps
-            ),
-            labels,
-        )
+        white, kinds = beat_noise.reshape(len(labels), leads, -1), labels
+        if sampling.sinus_beats:
+            kinds = self._sinus_labels(labels, sources)
+        beat = self._stretched(self._sampled_beats(white, kinds, times, sampling.beat_steps), kinds)
         return self.denoise(
             chain([record_noise.reshape(len(labels), leads, -1)], self.noise(sources)),
             labels,
@@ -297,6 +308,13 @@ class BeatDiffusion(Diffusion):
         rate = self._rate(log_intervals(times).to(white.device))
         sampling = DiffusionSampling(steps=steps, guidance=1)
         return self.beat.denoise(iter([white]), labels, sampling, rate)
+
+    def _sinus_labels(self, labels: Tensor, sources: list[torch.Generator]) -> Tensor:
+        """Replace each sinus rhythm by a random one, in proportion to the training records."""
+        uniform = torch.cat([torch.rand(1, generator=source) for source in sources])
+        below = (self.sinus_counts / self.sinus_counts.sum()).cumsum(0).cpu() < uniform[:, None]
+        drawn = below.sum(1).clamp(max=self.shape.rhythms - 1).to(labels)
+        return torch.where(self.sinus_counts[labels] > 0, drawn, labels)
 
     def _stretched(self, beat: Tensor, labels: Tensor) -> Tensor:
         """Move beats and levels away from their rhythm's mean by the stretches of `finish`."""

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ecgforge.generators.diffusion.attention import GROUPS, Attention
 from ecgforge.generators.diffusion.diffusion import DiffusionNetwork, step_embedding
 from ecgforge.params import Positive
 
-GROUPS = 8  # of channels in group normalisation
 EMBEDDING = 256  # of time and rhythm together
 
 
@@ -77,28 +77,6 @@ class ResidualBlock(nn.Module):
         scale, shift = film[:, :, None].chunk(2, dim=1)
         inner = self.norm(inner) * (1 + scale) + shift
         return self.skip(hidden) + self.second(nn.functional.silu(inner))
-
-
-class Attention(nn.Module):
-    """Self-attention over all positions, with a skip."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(GROUPS, channels)
-        self.inputs = nn.Conv1d(channels, 3 * channels, 1)
-        self.output = nn.Conv1d(channels, channels, 1)
-        nn.init.zeros_(self.output.weight)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        batch, channels, positions = hidden.shape
-        split = (
-            self.inputs(self.norm(hidden))
-            .reshape(batch, 3, self.heads, channels // self.heads, positions)
-            .transpose(-1, -2)
-        )
-        mixed = nn.functional.scaled_dot_product_attention(*split.unbind(1))
-        return hidden + self.output(mixed.transpose(-1, -2).reshape(batch, channels, positions))
 
 
 class Level(nn.Module):

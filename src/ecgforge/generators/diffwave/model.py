@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ecgforge.generators.diffusion.attention import GROUPS, Attention
 from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionNetwork, step_embedding
 from ecgforge.params import Positive, StrictConfig
 
@@ -34,6 +35,14 @@ class DiffWaveNetwork(DiffusionNetwork):
     patch: Positive
     global_features: bool = True
     self_conditioning: bool = True
+    attention_heads: Annotated[int, Field(ge=0)] = 4
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        heads = self.attention_heads
+        if heads and self.channels % math.lcm(GROUPS, heads):
+            raise ValueError(f"channels must be a multiple of {GROUPS} and of the heads, {heads}")
+        return self
 
 
 class ResidualLayer(nn.Module):
@@ -93,6 +102,11 @@ class DiffWaveDenoiser(nn.Module):
             ResidualLayer(channels, 2 ** (i % network.dilation_cycle), network.global_features)
             for i in range(network.layers)
         )
+        self.cycle = network.dilation_cycle
+        cycles = network.layers // self.cycle if network.attention_heads else 0
+        self.attention = nn.ModuleList(
+            Attention(channels, network.attention_heads) for _ in range(cycles)
+        )
         self.skip = nn.Conv1d(channels, channels, 1)
         self.output = nn.ConvTranspose1d(channels, leads, network.patch, stride=network.patch)
         for layer in self.modules():
@@ -105,9 +119,11 @@ class DiffWaveDenoiser(nn.Module):
         hidden = torch.relu(self.input(nn.functional.pad(noisy, (0, -samples % self.patch))))
         step, label = self.step(step_embedding(times, STEP_EMBEDDING)), self.label(labels)
         skips = hidden
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             hidden, skip = layer(hidden, step, label)
             skips = skips + skip
+            if self.attention and (index + 1) % self.cycle == 0:
+                hidden = self.attention[index // self.cycle](hidden)
         return self.output(torch.relu(self.skip(skips / math.sqrt(len(self.layers)))))[
             ..., :samples
         ]

@@ -7,6 +7,12 @@ Each band has an autoencoder with its own codebook (stage 1). Two bidirectional 
 the distribution of the low tokens, and of the high tokens given the low ones (stage 2). Iterative
 decoding samples from them (Chang et al. 2022, MaskGIT).
 
+The patient vector is an addition to the paper. A third encoder maps the whole record to a Gaussian
+vector (Kingma & Welling 2014, "Auto-Encoding Variational Bayes"). It scales and shifts the hidden
+states of both decoders, and both priors are conditioned on it. It carries what the beats of a
+record have in common. Without it, the tokens of each beat carry all of its shape, and the beats of
+a sampled record look like those of several patients.
+
 There are two differences from the paper's text. First, frequencies and leads are channels of
 one-dimensional convolutions, so that a token covers a time span with all frequencies. Second, a
 high token gets the low token of the same time; the public code stretches low tokens over flattened
@@ -23,12 +29,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
 
-from ecgforge.generators.common.base import Generator, Shape, draw
+from ecgforge.generators.common.base import Generator, Shape, random_sources
 from ecgforge.params import Positive, Share, StrictConfig
+from ecgforge.records.record_set import RecordSet
 
 CODEBOOK_DECAY = 0.95  # of the running means of the codes
 REVIVAL = 0.05  # share of the uniform usage below which a code is dead
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
+DIVERGENCE = 1e-4  # weight of the patient vector's divergence from a standard normal, in nats
+CHUNK = 64  # records in memory at a time, when patient vectors are measured
+JITTER = 0.01  # added to the variances of the patient vectors, so that their factor exists
 
 
 class BandNetwork(StrictConfig):
@@ -48,6 +58,7 @@ class PriorNetwork(StrictConfig):
         width: of its hidden states.
         layers: their number.
         heads: attention heads.
+        dropout: share of hidden values that are set to 0 in training.
         order: `masked` is the paper's prior, which decodes many tokens at a time (MaskGIT).
             `autoregressive` samples one token after the other, so that each depends on all before.
     """
@@ -55,6 +66,7 @@ class PriorNetwork(StrictConfig):
     width: Positive
     layers: Positive
     heads: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     order: Literal["masked", "autoregressive"] = "masked"
 
     @model_validator(mode="after")
@@ -73,6 +85,9 @@ class TimeVQVAENetwork(StrictConfig):
         high: autoencoder of the high band.
         low_prior: transformer of the low band.
         high_prior: transformer of the high band.
+        patient_size: of the patient vector; 0 is the paper's network, without it.
+        time_shift: training records are moved by up to so many samples, so that the priors see
+            beats at all positions within a token. The edge is filled by reflection.
         label_dropout: share of training records whose rhythm is hidden from the priors.
     """
 
@@ -81,6 +96,8 @@ class TimeVQVAENetwork(StrictConfig):
     high: BandNetwork
     low_prior: PriorNetwork
     high_prior: PriorNetwork
+    patient_size: Annotated[int, Field(ge=0)] = 0
+    time_shift: Annotated[int, Field(ge=0)] = 0
     label_dropout: Share = 0.1
 
     @model_validator(mode="after")
@@ -222,12 +239,68 @@ class ResidualBlock(nn.Module):
         return hidden + self.layers(hidden)
 
 
+class BandDecoder(nn.Module):
+    """Maps latents of a band to frames. A patient vector scales and shifts the input of each layer
+    (FiLM; Perez et al. 2018, sec. 2).
+    """
+
+    def __init__(self, outputs: int, network: BandNetwork, patient_size: int) -> None:
+        super().__init__()
+        width = network.channels
+        self.input = nn.Conv1d(network.code_size, width, 1)
+        blocks: list[nn.Module] = [
+            ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)
+        ]
+        finer = [
+            nn.Sequential(nn.GELU(), nn.ConvTranspose1d(width, size, 4, 2, 1))
+            for size in [width] * (network.halvings - 1) + [outputs]
+        ]
+        self.layers = nn.ModuleList(blocks + finer)
+        self.film = nn.Linear(patient_size, 2 * width * len(self.layers)) if patient_size else None
+
+    def forward(self, latents: Tensor, patient: Tensor | None) -> Tensor:
+        """Map latents `[batch, code_size, positions]` and patients `[batch, patient_size]`."""
+        hidden = self.input(latents)
+        films = [None] * len(self.layers)
+        if self.film is not None and patient is not None:
+            films = self.film(patient)[..., None].chunk(len(self.layers), dim=1)
+        for layer, film in zip(self.layers, films, strict=True):
+            if film is not None:
+                scale, shift = film.chunk(2, dim=1)
+                hidden = hidden * (1 + scale) + shift
+            hidden = layer(hidden)
+        return hidden
+
+
+class PatientEncoder(nn.Module):
+    """Maps the frames of both bands to the mean and the logarithm of the variance of the patient
+    vector, `[batch, 2, patient_size]`: means and standard deviations of features over time.
+    """
+
+    def __init__(self, inputs: int, width: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.features = nn.Sequential(
+            nn.Conv1d(inputs, width, 4, 2, 1),
+            nn.GELU(),
+            nn.Conv1d(width, width, 4, 2, 1),
+            *(ResidualBlock(width, 2**i) for i in range(3)),
+            nn.GELU(),
+        )
+        self.output = nn.Linear(2 * width, 2 * size)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        features = self.features(torch.cat([low, high], dim=1))
+        pooled = torch.cat([features.mean(2), features.std(2)], dim=1)
+        return self.output(pooled).unflatten(1, (2, self.size))
+
+
 class Band(nn.Module):
     """The autoencoder of a band: frames `[batch, inputs, frames]` to tokens `[batch, positions]`
     and back.
     """
 
-    def __init__(self, inputs: int, network: BandNetwork) -> None:
+    def __init__(self, inputs: int, network: BandNetwork, patient_size: int) -> None:
         super().__init__()
         width, halvings = network.channels, network.halvings
         down = [
@@ -235,31 +308,18 @@ class Band(nn.Module):
             for i in range(halvings)
             for layer in (nn.Conv1d(width if i else inputs, width, 4, 2, 1), nn.GELU())
         ]
-        up = [
-            layer
-            for _ in range(halvings - 1)
-            for layer in (nn.ConvTranspose1d(width, width, 4, 2, 1), nn.GELU())
-        ]
-        before, after = (
-            [ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)] for _ in range(2)
-        )
-        self.encoder = nn.Sequential(*down, *before, nn.Conv1d(width, network.code_size, 1))
-        self.decoder = nn.Sequential(
-            nn.Conv1d(network.code_size, width, 1),
-            *after,
-            nn.GELU(),
-            *up,
-            nn.ConvTranspose1d(width, inputs, 4, 2, 1),
-        )
+        blocks = [ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)]
+        self.encoder = nn.Sequential(*down, *blocks, nn.Conv1d(width, network.code_size, 1))
+        self.decoder = BandDecoder(inputs, network, patient_size)
         self.codebook = Codebook(network.codes, network.code_size)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Return latents, `[batch, positions, code_size]`."""
         return self.encoder(frames).transpose(1, 2)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, patient: Tensor | None) -> Tensor:
         """Return frames from latents `[batch, positions, code_size]`."""
-        return self.decoder(latents.transpose(1, 2)).float()
+        return self.decoder(latents.transpose(1, 2), patient).float()
 
 
 class PriorLayer(nn.Module):
@@ -267,9 +327,10 @@ class PriorLayer(nn.Module):
     34). In a causal layer, a position sees itself and those before it.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, causal: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
+        self.dropout = nn.Dropout(dropout)
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.inputs, self.mixed = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.inner = nn.Sequential(
@@ -297,8 +358,8 @@ class PriorLayer(nn.Module):
             key, value = past
         causal = self.causal and past is None
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        hidden = hidden + self.mixed(mixed.transpose(1, 2).flatten(2))
-        return hidden + self.inner(self.second_norm(hidden))
+        hidden = hidden + self.dropout(self.mixed(mixed.transpose(1, 2).flatten(2)))
+        return hidden + self.dropout(self.inner(self.second_norm(hidden)))
 
 
 def rotate(vectors: Tensor, start: int = 0) -> Tensor:
@@ -323,7 +384,7 @@ class Prior(nn.Module):
     Args:
         codes: number of codes.
         code_size: of the band's codes.
-        context_size: of the other band's codes; 0 without another band.
+        context_size: of the context; 0 without one.
         positions: tokens of a record.
         rhythms: number of classes.
         network: parameters.
@@ -347,7 +408,8 @@ class Prior(nn.Module):
         self.label = nn.Embedding(rhythms + 1, width)
         self.context = nn.Linear(context_size, width) if context_size else None
         self.layers = nn.ModuleList(
-            PriorLayer(width, network.heads, self.causal) for _ in range(network.layers)
+            PriorLayer(width, network.heads, self.causal, network.dropout)
+            for _ in range(network.layers)
         )
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, code_size))
         self.bias = nn.Parameter(torch.zeros(codes))
@@ -362,8 +424,8 @@ class Prior(nn.Module):
                 each from those before it.
             labels: `[batch]`; the number of rhythms is a hidden rhythm.
             codes: `[codes, code_size]` of the band.
-            context: `[batch, fewer positions, context_size]`, codes of the other band at the same
-                times.
+            context: `[batch, fewer positions, context_size]`: the patient vector, and codes of the
+                other band at the same times.
         """
         codes = nn.functional.layer_norm(codes, codes.shape[1:])
         masked = (tokens == self.mask_token)[..., None]
@@ -429,9 +491,13 @@ class Decoder(nn.Module):
         self.spectrum, self.low, self.high = generator.spectrum, generator.low, generator.high
         self.shape, self.frames = generator.shape, generator.frames
 
-    def forward(self, low_tokens: Tensor, high_tokens: Tensor) -> Tensor:
-        low = self.low.decode(self.low.codebook.latents(low_tokens))[..., : self.frames]
-        high = self.high.decode(self.high.codebook.latents(high_tokens))[..., : self.frames]
+    def forward(
+        self, low_tokens: Tensor, high_tokens: Tensor, patient: Tensor | None = None
+    ) -> Tensor:
+        low, high = (
+            band.decode(band.codebook.latents(tokens), patient)[..., : self.frames]
+            for band, tokens in ((self.low, low_tokens), (self.high, high_tokens))
+        )
         samples = self.shape.samples
         return self.spectrum.low_records(low, samples) + self.spectrum.high_records(
             high, self.shape.leads, samples
@@ -449,32 +515,38 @@ class TimeVQVAE(Generator):
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
-        low, high = network.low, network.high
+        low, high, size = network.low, network.high, network.patient_size
         self.spectrum = Spectrum(network.fft)
         self.frames = 1 + shape.samples // self.spectrum.hop
-        self.low = Band(shape.leads, low)
-        self.high = Band(shape.leads * network.fft, high)
+        channels = shape.leads, shape.leads * network.fft
+        self.low, self.high = Band(channels[0], low, size), Band(channels[1], high, size)
+        self.patient = PatientEncoder(sum(channels), high.channels, size) if size else None
+        self.register_buffer("patient_means", torch.zeros(shape.rhythms, size))
+        self.register_buffer("patient_factor", torch.eye(size))
         positions = math.ceil(self.frames / 2**low.halvings)
         self.low_prior = Prior(
-            low.codes, low.code_size, 0, positions, shape.rhythms, network.low_prior
+            low.codes, low.code_size, size, positions, shape.rhythms, network.low_prior
         )
         positions *= 2 ** (low.halvings - high.halvings)
+        context = low.code_size + size
         self.high_prior = Prior(
-            high.codes, high.code_size, low.code_size, positions, shape.rhythms, network.high_prior
+            high.codes, high.code_size, context, positions, shape.rhythms, network.high_prior
         )
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
-        modules = (
-            (self.low, self.high) if phase == "autoencoder" else (self.low_prior, self.high_prior)
-        )
+        autoencoders = [self.low, self.high, *([self.patient] if self.patient else [])]
+        modules = autoencoders if phase == "autoencoder" else [self.low_prior, self.high_prior]
         return [parameter for module in modules for parameter in module.parameters()]
 
     def loss(
         self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator
     ) -> dict[str, Tensor]:
         """Return the loss of stage 1 (paper, sec. 3.1): the squared error of each band in the time
-        domain, and commitment; or of stage 2 (sec. 3.2): the cross-entropy of masked tokens.
+        domain, commitment, and the divergence of the patient vector; or of stage 2 (sec. 3.2): the
+        cross-entropy of masked tokens.
         """
+        if self.training and self.network.time_shift:
+            signals = moved(signals, self.network.time_shift, noise)
         bands = self.bands(signals / self.scale)
         return (
             self.autoencoder_loss(*bands, noise)
@@ -493,6 +565,7 @@ class TimeVQVAE(Generator):
     ) -> dict[str, Tensor]:
         samples, leads = self.shape.samples, self.shape.leads
         losses: dict[str, Tensor] = {}
+        patient, divergence = self._patient(low, high, noise)
         decoded = []
         for name, band, frames in (("low", self.low, low), ("high", self.high, high)):
             latents = band.encode(frames).float()
@@ -503,17 +576,61 @@ class TimeVQVAE(Generator):
             losses[f"{name}_commitment"] = mse_loss(latents, quantised)
             losses[f"{name}_perplexity"] = band.codebook.perplexity(tokens)
             decoded.append(
-                (band.decode(latents + (quantised - latents).detach()) - frames)[..., : self.frames]
+                (band.decode(latents + (quantised - latents).detach(), patient) - frames)[
+                    ..., : self.frames
+                ]
             )
         losses["low_error"] = self.spectrum.low_records(decoded[0], samples).square().mean()
         losses["high_error"] = (
             self.spectrum.high_records(decoded[1], leads, samples).square().mean()
         )
         commitment = losses["low_commitment"] + losses["high_commitment"]
+        losses["patient_divergence"] = divergence
         return {
-            "loss": losses["low_error"] + losses["high_error"] + COMMITMENT * commitment,
+            "loss": losses["low_error"]
+            + losses["high_error"]
+            + COMMITMENT * commitment
+            + DIVERGENCE * divergence,
             **losses,
         }
+
+    def _patient(
+        self, low: Tensor, high: Tensor, noise: torch.Generator
+    ) -> tuple[Tensor | None, Tensor]:
+        """Return the patient vectors of a batch, random in training, and the mean over the batch of
+        their Kullback-Leibler divergence from a standard normal, in nats.
+        """
+        if self.patient is None:
+            return None, low.new_zeros(())
+        mean, log_variance = self.patient(low, high).float().unbind(1)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        if self.training:
+            white = torch.randn(mean.shape, generator=noise, device=mean.device)
+            mean = mean + white * (log_variance / 2).exp()
+        return mean, divergence
+
+    @torch.no_grad()
+    def finish(self, records: RecordSet) -> None:
+        """Fit a normal distribution of patient vectors to training records: a mean for each rhythm,
+        and one covariance.
+        """
+        if self.patient is None:
+            return
+        vectors = torch.cat(
+            [
+                self.patient(*self.bands(signals.to(self.scale.device) / self.scale)).float()
+                for signals in torch.from_numpy(records.signals()).split(CHUNK)
+            ]
+        )
+        means, log_variances = vectors.unbind(1)
+        labels = torch.as_tensor(records.labels, device=means.device)
+        chosen = one_hot(labels, self.shape.rhythms).to(means)
+        counts = chosen.sum(0)[:, None]
+        centres = torch.where(counts > 0, chosen.T @ means / counts.clamp(min=1), means.mean(0))
+        left = means - centres[labels]
+        covariance = left.T @ left / len(left) + torch.diag(log_variances.exp().mean(0) + JITTER)
+        self.patient_means.copy_(centres)
+        self.patient_factor.copy_(torch.linalg.cholesky(covariance))
 
     def prior_loss(
         self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator
@@ -523,18 +640,23 @@ class TimeVQVAE(Generator):
                 band.codebook.tokens(band.encode(x))
                 for band, x in ((self.low, low), (self.high, high))
             )
+            patient, _ = self._patient(low, high, noise)
         drawn = torch.rand(len(labels), generator=noise, device=labels.device)
         hidden = drawn < self.network.label_dropout
         if self.training:
             labels = labels.masked_fill(hidden, self.shape.rhythms)
-        context = self.low.codebook.latents(low_tokens)
         losses = {
-            "low_loss": token_loss(
-                self.low_prior, low_tokens, labels, self.low.codebook.codes, None, noise
-            ),
-            "high_loss": token_loss(
-                self.high_prior, high_tokens, labels, self.high.codebook.codes, context, noise
-            ),
+            f"{name}_loss": token_loss(prior, tokens, labels, band.codebook.codes, context, noise)
+            for name, prior, tokens, band, context in (
+                ("low", self.low_prior, low_tokens, self.low, with_patient(None, patient)),
+                (
+                    "high",
+                    self.high_prior,
+                    high_tokens,
+                    self.high,
+                    with_patient(self.low.codebook.latents(low_tokens), patient),
+                ),
+            )
         }
         return {"loss": losses["low_loss"] + losses["high_loss"], **losses}
 
@@ -545,20 +667,27 @@ class TimeVQVAE(Generator):
         positions = (self.low_prior.positions, self.high_prior.positions)
         steps = (sampling.low_steps, sampling.high_steps)
         sizes = [2 * count * size for count, size in zip(steps, positions, strict=True)]
+        sources = random_sources(seeds)
         random = (
-            draw(seeds, lambda source: torch.rand(sum(sizes), generator=source))
+            torch.stack([torch.rand(sum(sizes), generator=source) for source in sources])
             .to(device)
             .split(sizes, dim=1)
         )
+        patient = None
+        if self.patient is not None:
+            size = self.network.patient_size
+            white = torch.stack([torch.randn(size, generator=source) for source in sources])
+            patient = self.patient_means[labels] + white.to(device) @ self.patient_factor.T
         low_random, high_random = (
             part.reshape(len(labels), 2, count, -1)
             for part, count in zip(random, steps, strict=True)
         )
         codes = self.low.codebook.codes, self.high.codebook.codes
-        low = self._tokens(self.low_prior, labels, codes[0], None, low_random, sampling)
-        context = self.low.codebook.latents(low)
+        context = with_patient(None, patient)
+        low = self._tokens(self.low_prior, labels, codes[0], context, low_random, sampling)
+        context = with_patient(self.low.codebook.latents(low), patient)
         high = self._tokens(self.high_prior, labels, codes[1], context, high_random, sampling)
-        return Decoder(self)(low, high) * self.scale
+        return Decoder(self)(low, high, patient) * self.scale
 
     def _tokens(
         self,
@@ -575,10 +704,30 @@ class TimeVQVAE(Generator):
         return decode_iteratively(prior, labels, codes, context, random, *settings)
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
-        return Decoder(self), tuple(
+        tokens = [
             torch.zeros(2, prior.positions, dtype=torch.int64)
             for prior in (self.low_prior, self.high_prior)
-        )
+        ]
+        patient = [torch.zeros(2, self.network.patient_size)] if self.patient else []
+        return Decoder(self), (*tokens, *patient)
+
+
+def moved(signals: Tensor, most: int, noise: torch.Generator) -> Tensor:
+    """Move each record of `[batch, leads, samples]` by a random number of samples, up to `most`."""
+    batch, leads, samples = signals.shape
+    starts = torch.randint(2 * most + 1, (batch,), generator=noise, device=signals.device)
+    chosen = starts[:, None] + torch.arange(samples, device=signals.device)
+    padded = pad(signals, (most, most), mode="reflect")
+    return padded.gather(2, chosen[:, None].expand(-1, leads, -1))
+
+
+def with_patient(context: Tensor | None, patient: Tensor | None) -> Tensor | None:
+    """Append patient vectors `[batch, size]` to each position of a context, if there is one."""
+    if patient is None:
+        return context
+    if context is None:
+        return patient[:, None]
+    return torch.cat([context, patient[:, None].expand(-1, context.shape[1], -1)], dim=2)
 
 
 def _drawn(probability: Tensor, uniform: Tensor) -> Tensor:
