@@ -1095,13 +1095,16 @@ def test_decoding_leaves_no_token_masked_and_settles_each_once(steps: int) -> No
     ]
 
 
-def test_decoding_draws_from_the_prior_s_distribution() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_decoding_draws_from_the_prior_s_distribution(temperature: float) -> None:
     prior = build("time_vqvae").low_prior.eval()
-    wanted = torch.linspace(1, 3, 16).softmax(0)
-    prior.forward = lambda tokens, *_: torch.log(wanted).expand(*tokens.shape, 16)
+    logits = torch.linspace(1, 3, 16)
+    wanted = (logits / temperature).softmax(0)
+    prior.forward = lambda tokens, *_: logits.expand(*tokens.shape, 16)
     random = torch.rand(2000, 2, 1, 13, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(2000, dtype=torch.int64)
     tokens = time_vqvae.decode_iteratively(
-        prior, torch.zeros(2000, dtype=torch.int64), torch.zeros(16, 8), None, random, 1.0, 1.0
+        prior, labels, torch.zeros(16, 8), None, random, 1.0, 1.0, temperature
     )
     torch.testing.assert_close(
         torch.bincount(tokens.flatten(), minlength=16) / tokens.numel(),
@@ -1137,9 +1140,11 @@ def test_a_causal_prior_sees_only_the_tokens_before() -> None:
     assert not torch.allclose(one[:, 6], other[:, 6])
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("guidance", "temperature"), [(1.0, 1.0), (2.0, 1.0), (2.0, 0.5)])
 @torch.no_grad()
-def test_tokens_one_after_the_other_are_those_of_the_whole_sequence(guidance: float) -> None:
+def test_tokens_one_after_the_other_are_those_of_the_whole_sequence(
+    guidance: float, temperature: float
+) -> None:
     """Kept keys and values change nothing, in both bands."""
     generator, labels, low = autoregressive()
     patient = torch.randn(4, 4)
@@ -1150,9 +1155,9 @@ def test_tokens_one_after_the_other_are_those_of_the_whole_sequence(guidance: fl
     ):
         codes = band.codebook.codes
         uniform = torch.rand(4, prior.positions)
-        found = prior.draw(labels, codes, given, uniform, guidance)
+        found = prior.draw(labels, codes, given, uniform, guidance, temperature)
         logits = time_vqvae.guided(prior, found, labels, codes, given, guidance)
-        below = logits.softmax(-1).cumsum(-1) < uniform[..., None]
+        below = (logits / temperature).softmax(-1).cumsum(-1) < uniform[..., None]
         expected = below.sum(-1).clamp(max=len(codes) - 1)
         assert torch.equal(found, expected)
         assert len(found.unique()) > 3

@@ -35,7 +35,7 @@ class DiffWaveNetwork(DiffusionNetwork):
     patch: Positive
     global_features: bool = True
     self_conditioning: bool = True
-    attention_heads: Annotated[int, Field(ge=0)] = 4
+    attention_heads: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

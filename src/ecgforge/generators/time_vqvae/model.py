@@ -110,7 +110,7 @@ class TimeVQVAENetwork(StrictConfig):
 
 
 class TimeVQVAESampling(StrictConfig):
-    """Sampling parameters.
+    """Sampling parameters; an autoregressive prior uses only the last two.
 
     Attributes:
         low_steps: decoding steps of the low band.
@@ -119,12 +119,15 @@ class TimeVQVAESampling(StrictConfig):
             tokens come first, which favours the flat segments between beats.
         guidance: weight of the conditional prediction against the unconditional one; 1 is the
             conditional prediction.
+        token_temperature: divides the logits of tokens. Below 1, likely tokens are sampled more
+            often, and regular rhythms get more regular.
     """
 
     low_steps: Positive
     high_steps: Positive
     temperature: Annotated[float, Field(ge=0)]
     guidance: Annotated[float, Field(ge=1, le=10)]
+    token_temperature: Annotated[float, Field(gt=0, le=4)] = 1.0
 
 
 class Spectrum(nn.Module):
@@ -449,13 +452,14 @@ class Prior(nn.Module):
         context: Tensor | None,
         random: Tensor,
         guidance: float,
+        token_temperature: float = 1.0,
     ) -> Tensor:
         """Sample tokens one after the other with a causal prior, `[batch, positions]`.
 
         Args:
             labels, codes, context: see `forward`.
             random: `[batch, positions]`, uniform numbers.
-            guidance: see `TimeVQVAESampling`.
+            guidance, token_temperature: see `TimeVQVAESampling`.
         """
         codes = nn.functional.layer_norm(codes, codes.shape[1:])
         copies = 1 if guidance == 1 else 2  # with and without the rhythm
@@ -478,7 +482,8 @@ class Prior(nn.Module):
             if copies == 2:
                 conditional, unconditional = logits.chunk(2)
                 logits = unconditional + guidance * (conditional - unconditional)
-            tokens.append(_drawn(logits.softmax(-1), random[:, place]))
+            probability = (logits / token_temperature).softmax(-1)
+            tokens.append(_drawn(probability, random[:, place]))
             last = self.token(codes[tokens[-1]])[:, None].repeat(copies, 1, 1)
         return torch.stack(tokens, dim=1)
 
@@ -698,10 +703,12 @@ class TimeVQVAE(Generator):
         random: Tensor,
         sampling: Any,
     ) -> Tensor:
+        settings = (sampling.guidance, sampling.token_temperature)
         if prior.causal:
-            return prior.draw(labels, codes, context, random[:, 0, 0], sampling.guidance)
-        settings = (sampling.temperature, sampling.guidance)
-        return decode_iteratively(prior, labels, codes, context, random, *settings)
+            return prior.draw(labels, codes, context, random[:, 0, 0], *settings)
+        return decode_iteratively(
+            prior, labels, codes, context, random, sampling.temperature, *settings
+        )
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         tokens = [
@@ -770,6 +777,7 @@ def decode_iteratively(
     random: Tensor,
     temperature: float,
     guidance: float,
+    token_temperature: float = 1.0,
 ) -> Tensor:
     """Sample tokens `[batch, positions]` in as many steps as `random` has (MaskGIT, sec. 3.2).
 
@@ -782,12 +790,13 @@ def decode_iteratively(
         random: `[batch, 2, steps, positions]` uniform numbers: for the tokens, and for the order.
         temperature: the weight of Gumbel noise in the confidence of a token; it falls to 0 over
             the steps.
-        guidance: see `TimeVQVAESampling`.
+        guidance, token_temperature: see `TimeVQVAESampling`.
     """
     batch, _, steps, positions = random.shape
     tokens = torch.full((batch, positions), prior.mask_token, device=labels.device)
     for step in range(steps):
-        probability = guided(prior, tokens, labels, codes, context, guidance).softmax(-1)
+        logits = guided(prior, tokens, labels, codes, context, guidance)
+        probability = (logits / token_temperature).softmax(-1)
         drawn = _drawn(probability, random[:, 0, step])
         gumbel = -torch.log(-torch.log(random[:, 1, step].clamp(1e-6, 1 - 1e-6)))
         surety = (
