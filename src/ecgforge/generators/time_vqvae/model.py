@@ -254,7 +254,7 @@ class BandDecoder(nn.Module):
         blocks: list[nn.Module] = [
             ResidualBlock(width, 2 ** (i % 3)) for i in range(network.blocks)
         ]
-        finer = [
+        finer: list[nn.Module] = [
             nn.Sequential(nn.GELU(), nn.ConvTranspose1d(width, size, 4, 2, 1))
             for size in [width] * (network.halvings - 1) + [outputs]
         ]
@@ -517,6 +517,8 @@ class TimeVQVAE(Generator):
     phases: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
     Network: ClassVar[type[StrictConfig]] = TimeVQVAENetwork
     Sampling: ClassVar[type[StrictConfig]] = TimeVQVAESampling
+    patient_means: Tensor
+    patient_factor: Tensor
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
