@@ -301,7 +301,10 @@ def test_the_answer_is_the_same_in_the_report_the_file_and_the_terminal(
     assert answer["sentence"].startswith("PTB-XL (simulated): ")
     assert (answer["dataset"], answer["generator"]) == ("ptbxl", "diffwave")
     assert answer["sentence"] in (study / "reports/report.html").read_text()
-    assert answer["sentence"] in run(study, "ecgforge", "repro").stdout
+    said = run(study, "ecgforge", "repro").stdout
+    assert answer["sentence"] in said
+    changed = run(study, "git", "status", "--porcelain", "--", "dvc.lock").stdout
+    assert ("git add dvc.lock" in said) == bool(changed)
     (found,) = [one for one in all_runs(client) if one.data.tags["kind"] == "answers"]
     assert found.data.tags["answer.ptbxl"] == answer["sentence"]
     assert found.data.metrics["ptbxl/synthetic"] == pytest.approx(answer["estimate"], abs=1e-5)

@@ -724,6 +724,11 @@ def repro(
             "metrics show, dvc plots show"
         )
         typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
+        if store.git(Path.cwd(), "status", "--porcelain", "--", lock.LOCK):
+            typer.echo(
+                f"Keep:    git add {lock.LOCK} && git commit -m 'A study'    records which outputs "
+                "belong to this commit"
+            )
     raise typer.Exit(code)
 
 
