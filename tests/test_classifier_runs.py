@@ -174,3 +174,18 @@ def test_the_tuned_decision_is_that_of_validation_records_whatever_the_test_reco
     assert others["test/f1_macro_tuned"] != summary["test/f1_macro_tuned"]
     assert others["decision/tau"] == summary["decision/tau"]
     assert again["tuned"].tolist() == found["tuned"].tolist()
+
+
+def test_a_version_names_its_training_records(records: RecordSet) -> None:
+    real = replace(records, folder=Path("data/prepared/ptbxl"))
+    made = replace(
+        records.split("train"),
+        folder=Path("data/synthetic/ptbxl/diffwave"),
+        about=replace(records.about, origin="synthetic"),
+    )
+    data = TrainingData([real, made], [real])
+    assert classifier_runs._facts(data, 0.84213) == {
+        "validation_f1_macro": "0.8421",
+        "data": f"{len(records)} of ptbxl, {len(made)} of diffwave",
+        "origin": f"{records.about.origin}, synthetic",
+    }

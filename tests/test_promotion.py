@@ -41,7 +41,7 @@ from ecgforge.provenance import lineage, recorded
 from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.provenance.lineage import Node
 from ecgforge.records.record_set import About, RecordSet
-from ecgforge.registry import promotion, serving
+from ecgforge.registry import challenger, promotion, serving
 from ecgforge.report import page
 from ecgforge.stages import quality as scoring
 from ecgforge.tracking import runs, store
@@ -321,6 +321,48 @@ def test_other_rhythms_are_an_error(content: DvcStore) -> None:
         match="classifies the rhythms SR, AFIB, SVT, but the test records .* have SR, AFIB, ST",
     ):
         judged(OTHERS, content)
+
+
+def test_the_challenger_is_the_best_version_unless_it_is_champion(content: DvcStore) -> None:
+    digest = content.digest("data/prepared/ptbxl")
+
+    def aliases() -> dict[str, str]:
+        found = store.client().get_registered_model(NAME).aliases
+        return {alias: str(number) for alias, number in found.items()}
+
+    challenger.update(NAME, digest)
+    assert aliases() == {"challenger": BETTER}
+    history.move(NAME, GOOD, "", history.PROMOTED, "", "")
+    assert aliases() == {"champion": GOOD, "challenger": BETTER}, "another champion"
+    history.move(NAME, BETTER, GOOD, history.PROMOTED, "", "")
+    assert aliases() == {"champion": BETTER, "former": GOOD}, "it is champion"
+    challenger.update(NAME, digest)
+    assert aliases() == {"champion": BETTER, "former": GOOD}, "no worse version"
+    history.move(NAME, GOOD, BETTER, history.ROLLED_BACK, "", "")
+    challenger.update(NAME, digest)
+    assert aliases()["challenger"] == BETTER
+    challenger.update(NAME, "0" * 32)
+    assert "challenger" not in aliases(), "of other records"
+
+
+@pytest.mark.usefixtures("content")
+def test_a_version_has_a_line_and_tags_for_people() -> None:
+    found = store.client().get_model_version(NAME, GOOD)
+    assert found.description == "TrRTeR on ptbxl, oracle, seed 1"
+    assert found.tags["user"] == "Ada"
+    about = store.client().get_registered_model(NAME).description
+    assert about.startswith("Classifies the rhythm of a 10 s, 12-lead ECG.")
+    assert f"ecgforge promote {NAME} --best" in about
+    tags = found.tags | {models.VALIDATED: "0.8449"}
+    assert models.summary(tags) == "TrRTeR on ptbxl, oracle, seed 1: validation macro-F1 .84"
+    mixed = tags | {"setting": "TrRSTeR", "generator": "diffwave", "augmented": "true"}
+    assert models.summary(mixed) == (
+        "TrRSTeR on ptbxl, records of diffwave, oracle, seed 1, augmented: validation macro-F1 .84"
+    )
+    assert models.summary(tags | {"setting": "TrSTeR"}).endswith(".84 (of synthetic records)")
+    generator = {"kind": "generator", "generator": "diffwave", "dataset": "ptbxl", "seed": "0"}
+    sampled = generator | {"sampling": '{"steps": 4}'}
+    assert models.summary(sampled) == 'diffwave on ptbxl, seed 0, sampling {"steps": 4}'
 
 
 def test_the_best_is_that_of_the_current_data_by_validation(content: DvcStore) -> None:

@@ -27,7 +27,7 @@ from ecgforge.model_versions.versions import Version, find, versions
 from ecgforge.tracking import store
 from ecgforge.tracking.store import client, tolerating, with_retry
 
-CHAMPION, FORMER = "champion", "former"
+CHAMPION, FORMER, CHALLENGER = "champion", "former", "challenger"
 # tag of a version that learned from a withdrawn patient; its value says from which record sets
 WITHDRAWN = "withdrawn"
 ENTRY = "history."
@@ -234,10 +234,14 @@ def _set_aliases(name: str, number: str) -> None:
     """Make `number` champion, and give the alias `former` to the champion before, if it exists and
     did not learn from a withdrawn patient.
 
+    The champion is no longer challenger.
+
     A process that is killed in between leaves no alias `former`, never a wrong one: `rollback` uses
     the entries.
     """
     registry = client()
+    if CHALLENGER in find(f"{name}/{number}").aliases:
+        with_retry(registry.delete_registered_model_alias, name, CHALLENGER)
     with_retry(registry.delete_registered_model_alias, name, FORMER)
     with_retry(registry.set_registered_model_alias, name, CHAMPION, number)
     before = former(name)

@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 
 # tag of a generator's version: the sampling parameters, the same as in its sampling.json
 SAMPLED = "sampling"
+VALIDATED = "validation_f1_macro"  # tag of a classifier's version: of the weights that it keeps
+USER = "user"
+ABOUT = {  # descriptions of registered models
+    "classifier": "Classifies the rhythm of a 10 s, 12-lead ECG. Trained on the dataset "
+    "{dataset}. `ecgforge promote {name} --best` makes a version champion.",
+    "generator": "Generates synthetic 10 s ECGs with {generator}. Trained on the dataset "
+    "{dataset}. `ecgforge promote {name} --version N` makes a version champion.",
+}
 LISTED = "mlflow.modelVersions"  # MLflow's own tag of a logged model
 
 
@@ -55,6 +63,7 @@ def log_classifier(
     name: str,
     files: Sequence[Path] = (),
     service: Service | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> str:
     """Register a classifier, and return its version.
 
@@ -68,6 +77,7 @@ def log_classifier(
         name: the registered model.
         files: stored with the model, in its folder extra_files.
         service: the pyfunc flavour; if None, MLflow serves `model` on its own inputs.
+        facts: further tags for people, such as `VALIDATED`.
     """
     if len(example) < 2:
         raise ValueError(
@@ -90,7 +100,7 @@ def log_classifier(
         service.files if service else {},
         partial(describe, service) if service else partial(describe_graph, example),
     )
-    return _register(run, save, name, weights, {"rhythms": ", ".join(rhythms)})
+    return _register(run, save, name, weights, {"rhythms": ", ".join(rhythms)}, facts or {})
 
 
 def log_generator(
@@ -101,6 +111,7 @@ def log_generator(
     *,
     name: str,
     described: Mapping[str, Any] | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> str:
     """Register a generator, and return its version.
 
@@ -114,6 +125,7 @@ def log_generator(
         folder: weights.safetensors and generator.json, as written by
             `ecgforge.generators.common.base.save`.
         described: JSON files to store with them, by name.
+        facts: further tags for people.
     """
     network = _for_export(network)
     with torch.no_grad():
@@ -122,9 +134,26 @@ def log_generator(
     signature = _signature([tensor.numpy() for tensor in example], arguments, output)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     save = partial(_save, network, example, signature, files, described or {}, None)
-    return _register(
-        run, save, name, md5(folder / "weights.safetensors"), _sampled(described or {})
-    )
+    weights, sampled = md5(folder / "weights.safetensors"), _sampled(described or {})
+    return _register(run, save, name, weights, sampled, facts or {})
+
+
+def summary(tags: Mapping[str, str]) -> str:
+    """Return a line about a version for people, from its tags."""
+    seed = f"seed {tags.get('seed', '?')}"
+    if tags.get("kind") == "generator":
+        sampling = f", sampling {tags[SAMPLED]}" if SAMPLED in tags else ""
+        return f"{tags.get('generator')} on {tags.get('dataset')}, {seed}{sampling}"
+    parts = [
+        f"{tags.get('setting')} on {tags.get('dataset')}",
+        *([f"records of {tags['generator']}"] if "generator" in tags else []),
+        tags.get("backbone", ""),
+        seed,
+        *(["augmented"] if tags.get("augmented") == "true" else []),
+    ]
+    value = f"{float(tags[VALIDATED]):.2f}".removeprefix("0") if VALIDATED in tags else ""
+    on = " (of synthetic records)" if tags.get("setting", "").startswith("TrS") else ""
+    return ", ".join(parts) + (f": validation macro-F1 {value}{on}" if value else "")
 
 
 def sampling_file(
@@ -254,7 +283,12 @@ def _sampled(described: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _register(
-    run: Run, save: Callable[[Model, Path], None], name: str, weights: str, tags: dict[str, str]
+    run: Run,
+    save: Callable[[Model, Path], None],
+    name: str,
+    weights: str,
+    tags: dict[str, str],
+    facts: Mapping[str, str],
 ) -> str:
     tags = {WEIGHTS: weights, **tags}
     existing = find_version(name, run.fingerprint, tags)
@@ -266,9 +300,10 @@ def _register(
         # The files are saved before the model is logged: a failed export leaves nothing in MLflow.
         saved, description = Path(scratch) / "model", Model(run_id=run.id)
         save(description, saved)
-        return _add(
-            run.client, run.experiment_id, name, {**run.provenance, **tags}, description, saved
-        )
+        # MLflow does not show its own tag of the user for a version.
+        user = {USER: run.provenance["mlflow.user"]}
+        tags = {**run.provenance, **tags, **facts, **user}
+        return _add(run.client, run.experiment_id, name, tags, description, saved)
 
 
 def _again(version: Version, described: Mapping[str, Any], tags: dict[str, str]) -> str:
@@ -327,13 +362,15 @@ def _add(
         }:
             with_retry(registry.log_outputs, run_id, [LoggedModelOutput(model.model_id, 0)])
     with tolerating("RESOURCE_ALREADY_EXISTS"):
-        registry.create_registered_model(name)
+        about = ABOUT.get(tags.get("kind", ""), "").format_map({**tags, "name": name})
+        registry.create_registered_model(name, description=about)
     made = with_retry(
         registry.create_model_version,
         name,
         f"models:/{model.model_id}",
         run_id,
         tags,
+        description=summary(tags),
         model_id=model.model_id,
     )
     return str(made.version)

@@ -40,10 +40,9 @@ from ecgforge.provenance.lineage import Node
 from ecgforge.provenance.recorded import Scored
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
-from ecgforge.registry import card, gates, serving, training_data, withdrawal
+from ecgforge.registry import card, challenger, gates, serving, training_data, withdrawal
 from ecgforge.registry.gates import Gate
 from ecgforge.registry.verdict import Verdict
-from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking.runs import FINGERPRINT, INPUT
 from ecgforge.tracking.store import git
 
@@ -68,7 +67,8 @@ def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Vers
     known = versions.versions(name)
     if not known:
         raise EcgforgeError(f"no model is registered as '{name}'")
-    rated, current = [], [version for version in known if _is_current(version, content)]
+    dataset = known[-1].tags.get("dataset", "")
+    current = challenger.current(known, content.digest(f"data/prepared/{dataset}"))
     if known[-1].tags.get("kind") == "generator":
         numbers = (
             ", ".join(version.number for version in current) or "none: run `dvc repro quality`"
@@ -78,28 +78,13 @@ def choose(name: str, number: str | None, best: bool, content: DvcStore) -> Vers
             "choose with --version N. Those trained on "
             f"the current data: {numbers}"
         )
-    for version in current:
-        setting, value = (
-            version.tags.get("setting", ""),
-            lookup.metric(version.run_id, lookup.BEST_F1),
-        )
-        if (
-            value is not None
-            and setting in SETTINGS
-            and SETTINGS[setting].trained_on != "synthetic"
-        ):
-            rated.append((value, int(version.number), version))
-    if not rated:
+    found = challenger.best(current)
+    if found is None:
         raise EcgforgeError(
             f"no version of '{name}' was trained on the current data and validated on real "
             "records: run `dvc repro classify`"
         )
-    return max(rated, key=lambda one: one[:2])[2]
-
-
-def _is_current(version: Version, content: DvcStore) -> bool:
-    dataset = version.tags.get("dataset", "")
-    return version.tags.get(f"{INPUT}{dataset}") == content.digest(f"data/prepared/{dataset}")
+    return found
 
 
 def check_tags(version: Version) -> None:

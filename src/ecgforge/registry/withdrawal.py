@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.model_versions.history import FORMER, WITHDRAWN
+from ecgforge.model_versions.history import CHALLENGER, FORMER, WITHDRAWN
 from ecgforge.model_versions.versions import Version, all_versions
 from ecgforge.params import Params
 from ecgforge.provenance import lineage
@@ -128,10 +128,10 @@ def refuse_marked(version: Version) -> None:
 
 
 def mark(found: Affected) -> None:
-    """Tag a version with the reason why it is affected. A former champion loses its alias, since it
-    cannot be rolled back to.
+    """Tag a version with the reason why it is affected. A former champion and a challenger lose
+    their alias, since they cannot be promoted.
     """
     version, registry, why = found.version, client(), found.why[:TAG_LENGTH]
     with_retry(registry.set_model_version_tag, version.name, version.number, WITHDRAWN, why)
-    if FORMER in version.aliases:
-        with_retry(registry.delete_registered_model_alias, version.name, FORMER)
+    for alias in {FORMER, CHALLENGER} & {*version.aliases}:
+        with_retry(registry.delete_registered_model_alias, version.name, alias)

@@ -19,10 +19,11 @@ from ecgforge.analysis import answers, comparisons, intervals, label_efficiency,
 from ecgforge.analysis.claims import claims, question
 from ecgforge.analysis.quality import over_rounds
 from ecgforge.analysis.score_utility import score_utility
-from ecgforge.files import atomic_write, stored_csv
+from ecgforge.files import atomic_write, cached_md5, stored_csv
 from ecgforge.model_versions import lookup
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.registry import challenger
 from ecgforge.report import answers as answers_file
 from ecgforge.report import figures, page, tables
 from ecgforge.stages.common.tracked import Stage, tracked
@@ -112,6 +113,7 @@ def _report(params: Params, out: Path, scratch: Path) -> None:
         answers_file.write(answered, scratch / answers_file.NAME)
         page.write(inputs, scratch / "report.html")
     _log(params, answered, judged, out / "report.html")
+    _mark_challengers(params)
 
 
 def _each(
@@ -186,6 +188,15 @@ def _log(
         for answer in answered:
             opened.run.tag(f"answer.{answer.dataset}", answer.sentence)
     opened.remove_checkpoints()
+
+
+def _mark_challengers(params: Params) -> None:
+    """Give the alias `challenger` to the best version of each model that is not champion."""
+    for dataset in params.datasets:
+        digest = cached_md5(PREPARED / dataset)
+        generators = [f"ecg-generator-{generator}-{dataset}" for generator in params.generators]
+        for name in (f"ecg-classifier-{dataset}", *generators):
+            challenger.update(name, digest)
 
 
 def _main(everything: pd.DataFrame) -> pd.DataFrame:

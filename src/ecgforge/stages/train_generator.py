@@ -34,6 +34,15 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
             described = models.sampling_file(settings.sampling, about.rhythms, about.units)
             network, example = generator.exportable()
             models.log_generator(
-                run, network, example, out, name=key.model_name, described=described
+                run,
+                network,
+                example,
+                out,
+                name=key.model_name,
+                described=described,
+                facts={
+                    "data": f"{len(records.split('train'))} of {dataset}",
+                    "origin": about.origin,
+                },
             )
     opened.remove_checkpoints()

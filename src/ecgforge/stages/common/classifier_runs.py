@@ -111,7 +111,8 @@ class ClassifierRuns:
             if folder:
                 registry.save(classifier, experiment.backbone, folder)
                 if not experiment.fold:
-                    _register(opened.run, classifier, test, rhythms, key.model_name, folder)
+                    facts = _facts(data, outcome.best)
+                    _register(opened.run, classifier, test, rhythms, key.model_name, folder, facts)
         self._add(experiment, opened, found, validation_f1)
 
     def test(self, experiment: Experiment, tested_on: RecordSet) -> None:
@@ -245,6 +246,7 @@ def _register(
     rhythms: tuple[str, ...],
     name: str,
     folder: Path,
+    facts: dict[str, str],
 ) -> None:
     """Register a saved classifier as a new version.
 
@@ -254,8 +256,17 @@ def _register(
     example = np.zeros((2, len(LEADS), test.about.samples), np.float32)
     service, files = serving.service(test.about), sorted(folder.iterdir())
     models.log_classifier(
-        run, classifier, example, rhythms, name=name, files=files, service=service
+        run, classifier, example, rhythms, name=name, files=files, service=service, facts=facts
     )
+
+
+def _facts(data: TrainingData, validated: float) -> dict[str, str]:
+    """Return tags of a version for people: its training records and validation macro-F1."""
+    return {
+        models.VALIDATED: f"{validated:.4f}",
+        "data": ", ".join(f"{len(one)} of {one.folder.name}" for one in data.train),
+        "origin": ", ".join(dict.fromkeys(one.about.origin for one in data.train)),
+    }
 
 
 def _tree(
