@@ -162,11 +162,11 @@ def client_of(project: Path) -> MlflowClient:
 
 
 def all_runs(client: MlflowClient) -> list[Any]:
-    """All runs of the study, without those of tuning."""
+    """All runs of the study, without those of tuning, and those that contain sweeps."""
     found = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()], max_results=1000
     )
-    return [one for one in found if one.data.tags.get("kind") not in ("tuning", "trial")]
+    return [one for one in found if one.data.tags.get("kind") not in ("tuning", "trial", "sweeps")]
 
 
 def of_no_sweep(tags: dict[str, str]) -> bool:

@@ -18,6 +18,7 @@ import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -664,6 +665,30 @@ def assert_nothing_executes(folder: Path) -> None:
 
 def register(run: Run, network: nn.Module) -> str:
     return models.log_classifier(run, network, EXAMPLE, ["SR", "SB", "ST"], name=KEY.model_name)
+
+
+@pytest.mark.usefixtures("folder")
+def test_sweeps_have_one_parent_for_each_dataset_and_generator(ready: MlflowClient) -> None:
+    def parent(sweep: str | None, dataset: str, generator: str | None, seed: int) -> str | None:
+        key = RunKey(
+            "classifier", dataset, seed, True, generator, "TrRSTeR", "resnet1d", sweep, "50"
+        )
+        name = f"{sweep} {dataset} {generator} {seed}"
+        with runs.tracked(key, fingerprint=name, params={}, inputs=[]) as run:
+            pass
+        return ready.get_run(run.id).data.tags.get("mlflow.parentRunId")
+
+    keys = [(sweep, "ptbxl", "diffwave", seed) for sweep in ("size", "mixture") for seed in (0, 1)]
+    with ThreadPoolExecutor() as pool:  # cells run in parallel
+        (one,) = set(pool.map(lambda key: parent(*key), keys))
+    assert one is not None
+    found = ready.get_run(one)
+    assert (found.info.run_name, found.info.status) == ("sweeps of diffwave on ptbxl", "FINISHED")
+    assert found.data.tags["kind"] == "sweeps"
+    assert parent("size", "ptbxl_2of5", "diffwave", 0) == one, "a round of the same dataset"
+    others = {parent("size", "ptbxl", None, 0), parent("size", "chapman", "diffwave", 0)}
+    assert len(others | {one}) == 3
+    assert parent(None, "ptbxl", "diffwave", 0) is None
 
 
 def test_classifier_is_a_version_that_serves_any_batch(folder: Path, ready: MlflowClient) -> None:

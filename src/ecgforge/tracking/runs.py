@@ -72,7 +72,8 @@ class RunKey:
 
     Attributes:
         kind: `generator`, `classifier`, `quality`, `answers`, or a tuning study or trial; the
-            number of a trial is its `point`.
+            number of a trial is its `point`. `sweeps` contains the runs of the sweeps of a dataset
+            and generator.
         dataset: that trains or tests it: `ptbxl`, `chapman`, `merged`, or a round of one; all
             datasets, separated by commas, for the answers.
         seed: of the training.
@@ -83,7 +84,7 @@ class RunKey:
         augmented, draw: of classifiers, see `study.experiment`.
     """
 
-    kind: Literal["generator", "classifier", "quality", "answers", "tuning", "trial"]
+    kind: Literal["generator", "classifier", "quality", "answers", "tuning", "trial", "sweeps"]
     dataset: str
     seed: int
     simulated: bool
@@ -108,6 +109,8 @@ class RunKey:
             return f"{self.generator} on {self.dataset}, seed {self.seed}"
         if self.kind == "answers":
             return self.kind
+        if self.kind == "sweeps":
+            return f"sweeps of {self.generator or 'real records'} on {self.dataset}"
         if self.kind == "quality":
             return f"quality of {self.generator} on {self.dataset}"
         if self.kind in ("tuning", "trial"):
@@ -140,7 +143,7 @@ class RunKey:
             # MLflow's filters cannot test for an absent tag.
             "sweep": self.sweep or (NO_SWEEP if self.kind == "classifier" else None),
             "point": self.point,
-            "seed": str(self.seed),
+            "seed": str(self.seed) if self.kind != "sweeps" else None,
             "simulated": str(self.simulated).lower(),
         }
         if self.fold or self.kind == "classifier":
@@ -518,7 +521,8 @@ def _find_or_create(client: MlflowClient, key: RunKey, fingerprint: str, parent:
         f"tags.`{FINGERPRINT}` = '{fingerprint}'",
         max_results=1,
     )
-    parent = _parent() if parent is None else parent
+    if parent is None:
+        parent = _of_sweeps(client, experiment, key) if key.sweep else _parent()
     tags = {"mlflow.parentRunId": parent} if parent else {}
     if not found:
         return client.create_run(
@@ -526,6 +530,45 @@ def _find_or_create(client: MlflowClient, key: RunKey, fingerprint: str, parent:
         )
     with_retry(client.log_batch, found[0].info.run_id, tags=_tags(tags))
     return found[0]
+
+
+def _of_sweeps(client: MlflowClient, experiment: str, key: RunKey) -> str:
+    """Return the run that contains the sweeps of a dataset and generator; create it if needed.
+
+    Cells run in parallel, so a lock lets one of them create it. On several machines, the oldest run
+    counts, and a later one is deleted.
+    """
+    whole = RunKey("sweeps", rounds.base(key.dataset), 0, key.simulated, generator=key.generator)
+    found = _oldest(client, experiment, whole.name)
+    if found:
+        return found
+    lock = store.project_root() / AT_WORK.parent / "sweeps.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        found = _oldest(client, experiment, whole.name)
+        if found:
+            return found
+        parent = _parent()
+        tags = {FINGERPRINT: whole.name, **whole.tags, **_origin()}
+        tags |= {"mlflow.parentRunId": parent} if parent else {}
+        made = client.create_run(experiment, tags=tags, run_name=whole.name).info.run_id
+        with_retry(client.set_terminated, made, "FINISHED")
+        first = _oldest(client, experiment, whole.name)
+        if first and first != made:
+            with_retry(client.delete_run, made)
+        return first or made
+
+
+def _oldest(client: MlflowClient, experiment: str, fingerprint: str) -> str | None:
+    """Return the first run with a fingerprint."""
+    found = with_retry(
+        client.search_runs,
+        [experiment],
+        f"tags.`{FINGERPRINT}` = '{fingerprint}'",
+        max_results=1,
+        order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+    )
+    return found[0].info.run_id if found else None
 
 
 def _parent() -> str | None:
