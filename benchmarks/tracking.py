@@ -86,6 +86,7 @@ def main() -> None:
 
 def classifiers() -> None:
     """Train, test and register classifiers of the demo, and print what tracking adds."""
+    from ecgforge import artifacts
     from ecgforge.params import Params
     from ecgforge.pipeline.cells import SLOW
     from ecgforge.stages.common import classifier_runs
@@ -107,19 +108,24 @@ def classifiers() -> None:
     data = TrainingData([records.split("train")], [records.split("validation")])
     spent: dict[str, float] = defaultdict(float)
     watch(classifier_runs, "_register", spent)
-    for name in ("_start", "_end"):
+    for name in ("_start", "_end", "files"):
         watch(runs.Run, name, spent)
+    watch(artifacts, "of_classifier", spent)
     at_work = classifier_runs.ClassifierRuns(Alone("classify", params, {}), True, Path("models"))
-    print(f"{'a classifier of the demo, in core seconds':<58} {'run':>8} open, end     register")
+    print(
+        f"{'a classifier of the demo, in core seconds':<58} {'run':>8} open, end        files      "
+        "register"
+    )
     for seed in range(CLASSIFIERS):
         spent.clear()
         started = time.process_time()
         experiment = Experiment("TrRTeR", "merged", settings.backbone, seed)
         at_work.train(experiment, data, records, settings, Path(f"models/{seed}"))
         total, registered = time.process_time() - started, spent["_register"]
-        opened = spent["_start"] + spent["_end"]
+        opened, files = spent["_start"] + spent["_end"], spent["files"] + spent["of_classifier"]
         print(
             f"{f'seed {seed}':<58} {total:8.2f} {opened:5.2f} {opened / total:6.1%} "
+            f"{files:5.2f} {files / total:6.1%} "
             f"{registered:5.2f} {registered / total:6.1%}"
         )
 

@@ -668,6 +668,26 @@ def register(run: Run, network: nn.Module) -> str:
 
 
 @pytest.mark.usefixtures("folder")
+def test_mlflow_records_the_use_of_the_machine_by_long_trainings(
+    ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used(name: str, seconds: float) -> set[str]:
+        with opened(name=name) as run:
+            time.sleep(seconds)
+        return {key for key in ready.get_run(run.id).data.metrics if key.startswith("system/")}
+
+    assert used("short", 0.3) == set()
+    monkeypatch.setattr(runs, "MONITOR_AFTER", 0.0)
+    monkeypatch.setattr(runs, "MONITOR_EVERY", 0.1)
+    expected = {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"}
+    deadline = time.monotonic() + 30  # on a busy machine
+    seconds = 0.5
+    while not expected <= used(f"{seconds} s", seconds):
+        assert time.monotonic() < deadline
+        seconds *= 2
+
+
+@pytest.mark.usefixtures("folder")
 def test_sweeps_have_one_parent_for_each_dataset_and_generator(ready: MlflowClient) -> None:
     def parent(sweep: str | None, dataset: str, generator: str | None, seed: int) -> str | None:
         key = RunKey(

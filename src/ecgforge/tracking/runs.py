@@ -63,6 +63,7 @@ PARAM_LENGTH = 6000  # largest length of a parameter in MLflow, in characters
 BATCH = 1000  # largest number of metrics in one request
 PARAMS_BATCH = 100
 SEND_EVERY = 10.0  # s, shortest interval between two requests
+MONITOR_AFTER, MONITOR_EVERY = 60.0, 30.0  # s, of a training, until the use of CPU is recorded
 SHARE = 0.02  # largest share of a run's time for sending curves
 
 
@@ -407,8 +408,41 @@ def tracked(
             raise EcgforgeError(
                 f"MLflow refused the run '{key.name}' ({reason(error)}); nothing was started"
             ) from error
-        with _ended(run):
+        with _ended(run), _monitored(run, key.kind):
             yield run
+
+
+@contextmanager
+def _monitored(run: Run, kind: str) -> Iterator[None]:
+    """Have MLflow record the use of CPU, memory and GPU during the block, if it is a long training.
+
+    Short trainings, as in the demo, start no thread of the monitor.
+    """
+    if kind not in ("generator", "classifier"):
+        yield
+        return
+    monitors = []
+
+    def start() -> None:
+        from mlflow.system_metrics import system_metrics_monitor
+
+        logging.getLogger(system_metrics_monitor.__name__).setLevel(logging.WARNING)
+        monitor = system_metrics_monitor.SystemMetricsMonitor(
+            run.id, MONITOR_EVERY, resume_logging=True
+        )
+        monitor.start()
+        monitors.append(monitor)
+
+    timer = threading.Timer(MONITOR_AFTER, start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for monitor in monitors:
+            monitor.finish()
 
 
 @contextmanager
