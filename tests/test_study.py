@@ -620,7 +620,7 @@ def test_a_stopped_training_resumes_as_the_same_run(
     study, client = copied, client_of(copied)
     params = small_params()
     training = params["profiles"]["demo"]["generators"]["diffwave"]["training"]["denoiser"]
-    training |= {"steps": 400 if number == signal.SIGKILL else 300, "evaluate_every": 10}
+    training |= {"steps": 200, "evaluate_every": 10}
     (study / "params.yaml").write_text(yaml.safe_dump(params))
     before = {one.info.run_id for one in all_runs(client)}
     stage = ("dvc", "repro", "train_generator@ptbxl-diffwave")
