@@ -349,7 +349,7 @@ def test_the_challenger_is_the_best_version_unless_it_is_champion(content: DvcSt
 def test_a_version_has_a_line_and_tags_for_people() -> None:
     found = store.client().get_model_version(NAME, GOOD)
     assert found.description == "TrRTeR on ptbxl, oracle, seed 1"
-    assert found.tags["user"] == "Ada"
+    assert found.tags["mlflow.user"] == "Ada"
     about = store.client().get_registered_model(NAME).description
     assert about.startswith("Classifies the rhythm of a 10 s, 12-lead ECG.")
     assert f"ecgforge promote {NAME} --best" in about

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 # tag of a generator's version: the sampling parameters, the same as in its sampling.json
 SAMPLED = "sampling"
 VALIDATED = "validation_f1_macro"  # tag of a classifier's version: of the weights that it keeps
-USER = "user"
 ABOUT = {  # descriptions of registered models
     "classifier": "Classifies the rhythm of a 10 s, 12-lead ECG. Trained on the dataset "
     "{dataset}. `ecgforge promote {name} --best` makes a version champion.",
@@ -300,9 +299,8 @@ def _register(
         # The files are saved before the model is logged: a failed export leaves nothing in MLflow.
         saved, description = Path(scratch) / "model", Model(run_id=run.id)
         save(description, saved)
-        # MLflow does not show its own tag of the user for a version.
-        user = {USER: run.provenance["mlflow.user"]}
-        tags = {**run.provenance, **tags, **facts, **user}
+        # MLflow shows tags in this order: those for people first, digests last.
+        tags = {**facts, **run.provenance, **tags}
         return _add(run.client, run.experiment_id, name, tags, description, saved)
 
 
