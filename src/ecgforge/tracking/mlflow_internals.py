@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,17 @@ def save_environment(packages: list[str], folder: Path) -> None:
     (folder / "requirements.txt").write_text("\n".join(packages))
     python = private("mlflow.utils.environment:_PythonEnv").current()
     python.to_yaml(str(folder / "python_env.yaml"))
+
+
+def monitor(run_id: str, every: float) -> Any:
+    """Return MLflow's monitor of CPU, memory and GPU for a run, which `start` and `finish` control.
+
+    Args:
+        every: s, the interval of its samples.
+    """
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    made = private("mlflow.system_metrics.system_metrics_monitor:SystemMetricsMonitor")
+    return made(run_id, every, resume_logging=True)
 
 
 def leave_checks_to_model(signature: ModelSignature) -> None:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from ecgforge import rounds
 from ecgforge.errors import EcgforgeError, PrunedError
 from ecgforge.files import atomic_write
-from ecgforge.tracking import store
+from ecgforge.tracking import mlflow_internals, store
 from ecgforge.tracking.store import git, reason, with_retry
 
 if TYPE_CHECKING:
@@ -424,12 +424,7 @@ def _monitored(run: Run, kind: str) -> Iterator[None]:
     monitors = []
 
     def start() -> None:
-        from mlflow.system_metrics import system_metrics_monitor
-
-        logging.getLogger(system_metrics_monitor.__name__).setLevel(logging.WARNING)
-        monitor = system_metrics_monitor.SystemMetricsMonitor(
-            run.id, MONITOR_EVERY, resume_logging=True
-        )
+        monitor = mlflow_internals.monitor(run.id, MONITOR_EVERY)
         monitor.start()
         monitors.append(monitor)
 
