@@ -127,6 +127,7 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
     matrix.write(Params.read(folder / "params.yaml"), folder / "matrix.yaml")
     run(folder, "git", "init", "--quiet")
     run(folder, "dvc", "init", "--quiet")
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     run(folder, "git", "add", ".")
     run(folder, "git", "commit", "--quiet", "-m", "the project")
     return folder
@@ -197,7 +198,11 @@ def test_the_results_have_every_setting_and_seed(study: Path) -> None:
     }
     assert {"logistic_regression_rr", "majority"} <= set(results["backbone"])
     metrics = json.loads((study / "reports/metrics.json").read_text())
-    assert set(metrics) == {"ptbxl"}
+    assert set(metrics["macro_f1"]["ptbxl"]) == {"real", "diffwave", "real+diffwave"}
+    real = metrics["macro_f1"]["ptbxl"]["real"]
+    seeds = main[main["setting"] == "TrRTeR"]["value"].astype(float)
+    assert real["value"] == pytest.approx(seeds.mean(), abs=1e-4)
+    assert real["low"] < real["value"] < real["high"]
     report = (study / "reports/report.html").read_text()
     assert "simulated" in report.lower()
 
@@ -312,9 +317,12 @@ def test_the_answer_is_the_same_in_the_report_the_file_and_the_terminal(
 
 def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -> None:
     assert "up to date" in run(study, "dvc", "repro").stdout
-    assert "TrRTeR" in run(study, "dvc", "metrics", "show").stdout
+    assert "macro_f1.ptbxl.real.value" in run(study, "dvc", "metrics", "show").stdout
     run(study, "dvc", "plots", "show", "--out", "plots_page")
     assert list((study / "plots_page").rglob("*.svg"))
+    page = (study / "plots_page/index.html").read_text()
+    assert "ptbxl diffwave: pre-trained, all fine-tuned" in page
+    assert "<DVC_METRIC" not in page, "the template is filled in"
     shutil.rmtree(study / "plots_page")
 
 

@@ -67,6 +67,10 @@ HOLD = {
         "metrics.json",
         "report.html",
         "*.svg",
+        "mixtures.csv",
+        "fine_tuning.csv",
+        "sizes.csv",
+        "confusion_*.csv",
     ),
 }
 

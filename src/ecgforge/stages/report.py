@@ -25,7 +25,7 @@ from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import challenger
 from ecgforge.report import answers as answers_file
-from ecgforge.report import figures, page, tables
+from ecgforge.report import figures, page, series, tables
 from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.study import predictions
 from ecgforge.study.experiment import KEYS, POOLED_KEYS
@@ -45,6 +45,8 @@ RUN_COLUMNS = [
     "run_id",
     "url",
 ]
+# settings in metrics.json: their training records
+METRICS = {"TrRTeR": "real", "TrSTeR": "{}", "TrRSTeR": "real+{}"}
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
@@ -110,10 +112,20 @@ def _report(params: Params, out: Path, scratch: Path) -> None:
             (scratch / "plots" / f"{dataset}.svg").write_text(
                 figures.macro_f1(rows, list(tables.SETTINGS), tables.BASELINES)
             )
+        _write_series(inputs, backbone, scratch / "series")
         answers_file.write(answered, scratch / answers_file.NAME)
         page.write(inputs, scratch / "report.html")
     _log(params, answered, judged, out / "report.html")
     _mark_challengers(params)
+
+
+def _write_series(inputs: page.ReportInputs, backbone: str, folder: Path) -> None:
+    """Write the points of curves and confusion matrices, which `dvc plots` draws."""
+    folder.mkdir()
+    points = inputs.sweeps[inputs.sweeps["metric"] == "f1"]
+    counts = inputs.confusions[inputs.confusions["backbone"] == backbone]
+    for name, table in (*series.curves(points), *series.confusions(counts)):
+        table.to_csv(folder / name, index=False, float_format="%.6f")
 
 
 def _each(
@@ -267,19 +279,17 @@ def _scores(pairs: list[tuple[str, str]], name: str) -> pd.DataFrame:
 
 
 def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return macro-F1 on real test records, few metrics for `dvc metrics` and `dvc exp show`:
-    dataset -> setting, of the best generator where there is one.
+    """Return macro-F1 on real test records with its interval, few metrics for `dvc metrics` and
+    `dvc exp show`: "macro_f1" -> dataset -> training records -> value, low, high.
     """
     tree: dict[str, Any] = {}
     shown = summary[(summary["metric"] == "f1") & ~summary["backbone"].isin(list(tables.BASELINES))]
-    for dataset, rows in shown.groupby("dataset", sort=False):
-        best = rows.groupby("setting")["mean"].max()
-        tree[str(dataset)] = {
-            setting: round(float(best[setting]), 4)
-            for setting in ("TrRTeR", "TrSTeR", "TrRSTeR")
-            if setting in best
-        }
-    return tree
+    for row in shown[shown["setting"].isin(METRICS)].to_dict("records"):
+        training = METRICS[row["setting"]].format(row["generator"])
+        ends = {"value": row["mean"], "low": row["low"], "high": row["high"]}
+        numbers = {name: round(float(value), 4) for name, value in ends.items()}
+        tree.setdefault(row["dataset"], {})[training] = numbers
+    return {"macro_f1": tree}
 
 
 def _runs(
