@@ -118,7 +118,9 @@ def test_equal_answers_are_one_run(params: Params) -> None:
     store.initialise()
 
     def log(answer: Answer) -> None:
-        report._log(params, [answer], [verdict("It helps, in all.", "supported")])
+        page = Path("report.html")
+        page.write_text("<p>the report</p>")
+        report._log(params, [answer], [verdict("It helps, in all.", "supported")], page)
 
     log(answered("ptbxl"))
     log(answered("ptbxl"))

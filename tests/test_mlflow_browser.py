@@ -119,6 +119,29 @@ def shown(browser, selector: str, text: str):  # noqa: F811
     )
 
 
+def _loaded(browser, metric: str) -> None:  # noqa: F811
+    """Load the view again until it has its charts and its buttons: at times, MLflow's page stops
+    half-way.
+    """
+    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    redrawn = (StaleElementReferenceException,)
+
+    def complete(one) -> bool:
+        texts = {found.text.strip() for found in one.find_elements("css selector", "h4, button")}
+        return {metric, "Group by"} <= texts
+
+    for _ in range(3):
+        browser.refresh()
+        try:
+            WebDriverWait(browser, WAIT / 3, ignored_exceptions=redrawn).until(complete)
+            return
+        except TimeoutException:
+            continue
+    raise AssertionError(f"the view has no chart of {metric}, or no button to group its runs")
+
+
 def compared(browser, address: str, tag: str, metric: str = "test/f1_macro") -> str:  # noqa: F811
     """Open a chart view that has a chart of `metric`, group its runs by a tag, and return the
     page's text.
@@ -126,8 +149,7 @@ def compared(browser, address: str, tag: str, metric: str = "test/f1_macro") -> 
     resize(browser, 1600, 1600)  # MLflow draws the charts that are in sight
     until(browser, lambda one: one.get(address) or True)
     browser.execute_script("localStorage.clear()")  # MLflow remembers how another view was grouped
-    browser.refresh()
-    shown(browser, "h4", metric)
+    _loaded(browser, metric)
     shown(browser, "button", "Group by").click()
     shown(browser, "[role^=menuitem]", tag).click()
     return until(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgforge.report import page
+from ecgforge.report import examples, page
 from test_report import a_prepared_set, study_inputs
 
 FLAGS = (
@@ -113,7 +113,7 @@ def test_ecgs_have_their_true_size(opened):
         "const trace = document.querySelector('svg.ecg path[data-lead=II]'); return "
         "trace.getBBox().width * trace.getScreenCTM().a"
     )
-    assert width == pytest.approx((page.STRIP - 0.01) * 25 * MM, rel=0.001)
+    assert width == pytest.approx((examples.STRIP - 0.01) * 25 * MM, rel=0.001)
     assert opened.execute_script(
         "return [...document.querySelectorAll('svg.ecg')].every(svg => "
         "svg.getAttribute('aria-label').length > 10)"
