@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.table import Table
 
 from ecgforge import __version__, cli, console
 from ecgforge.params import SimulatedSource
@@ -175,6 +176,16 @@ def test_a_document_has_no_numbers_that_json_lacks(capsys: pytest.CaptureFixture
     with console.document(False):
         console.report(a=1)
     assert capsys.readouterr().out == ""
+
+
+def test_a_wide_table_in_a_file_is_not_truncated_and_changes_no_other_width(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table, before = Table("name"), console.out.width
+    table.add_row("x" * 300)
+    console.print_table(table)
+    assert "x" * 300 in capsys.readouterr().out
+    assert console.out.width == before
 
 
 def test_version_is_shown(tmp_path: Path) -> None:

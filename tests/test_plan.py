@@ -191,7 +191,6 @@ def test_the_plan_is_printed_before_anything_runs(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")  # rows of narrow tables are wrapped
     stage.show(params)
     output = capsys.readouterr().out
     assert "profile demo" in output

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 T = TypeVar("T")
 
@@ -56,6 +57,14 @@ class _PlainConsole(Console):
 
 out = _PlainConsole()
 err = _PlainConsole(stderr=True)
+WIDEST = 10_000  # columns of a table in a file
+
+
+def print_table(table: Table) -> None:
+    """Print a table to stdout; in a file, long cells are not truncated."""
+    wide = _PlainConsole(width=WIDEST)
+    target = out if out.is_terminal else _PlainConsole(width=wide.measure(table).maximum)
+    target.print(table)
 
 
 def progress(**options: Any) -> Progress:

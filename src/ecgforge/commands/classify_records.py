@@ -23,7 +23,6 @@ from ecgforge.wfdb_io.formats import ENDINGS
 from ecgforge.workers import cores
 
 SHOWN = 40  # rows on the terminal
-WIDEST = 10_000  # columns of a table in a file
 PLOTTED = 20  # records in a plot
 # records per further process: a process needs 4 s to start, the time to prepare some 400 records
 FILES_PER_PROCESS = 1000
@@ -151,11 +150,7 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
             else [""] * len(rhythms)
         )
         table.add_row(answer.record, answer.rhythm(rhythms), *values, answer.reason)
-    if not console.out.is_terminal:
-        console.out.width = WIDEST
-        # in a file, long names are not truncated
-        console.out.width = console.out.measure(table).maximum
-    console.out.print(table)
+    console.print_table(table)
     counts = {
         rhythm: sum(answer.rhythm(rhythms) == rhythm for answer in found) for rhythm in rhythms
     }
