@@ -126,19 +126,22 @@ def test_patients_come_from_the_command_and_a_file_and_add_up() -> None:
     assert called("ptbxl", "40", "--file", "list.txt")[0] == 0
     code, said = called("ptbxl", "41", "39")
     assert code == 0
-    assert "1 patients of ptbxl added to `withdrawn`; 1 were in it before" in said
+    assert "1 patients of ptbxl added to `withdrawn`; 1 were already in it" in said
     assert Params.read(Path("params.yaml")).withdrawn == {"ptbxl": ["39", "40", "41"]}
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ptbxl", "3", "x"], "ptbxl has no patient x; one that it has is 0. Nothing was changed"),
+        (
+            ["ptbxl", "3", "x"],
+            "ptbxl has no patient x; an example of its patients is 0. Nothing was changed",
+        ),
         (["elsewhere", "3"], "'elsewhere' is not a source: use one of ptbxl, chapman"),
         (["ptbxl"], "name a patient, or give a file"),
         (["ptbxl", "--file", "none.txt"], "none.txt cannot be read"),
-        (["ptbxl", "3", "--check"], "or give --check alone"),
-        ([], "or give --check alone"),
+        (["ptbxl", "3", "--check"], "or give only --check"),
+        ([], "or give only --check"),
     ],
 )
 @pytest.mark.usefixtures("withdrawn")

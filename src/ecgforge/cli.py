@@ -67,7 +67,7 @@ Tuned = Annotated[
 PARAMS = Path("params.yaml")
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON document on stdout, and all else on stderr."),
+    typer.Option("--json", help="Print one JSON document on stdout, and all other text on stderr."),
 ]
 
 
@@ -126,13 +126,13 @@ def check(params: ParamsFile = PARAMS, as_json: Json = False) -> None:
 @app.command()
 def init(
     records: Annotated[
-        Path, typer.Option(help="A folder of WFDB files, with a CSV or with labels in the headers.")
+        Path, typer.Option(help="A folder of records, with a CSV or with labels in the headers.")
     ],
     name: Annotated[
         str, typer.Option(help="The name of the new source, dataset and profile.")
     ] = "mine",
     table: Annotated[
-        str | None, typer.Option(help="The CSV in the folder, if it has several.")
+        str | None, typer.Option(help="The CSV in the folder, if several tables fit.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The new parameter file [default: NAME.yaml].")
@@ -585,7 +585,7 @@ def withdraw(
         list[str] | None, typer.Argument(metavar="PATIENT...", help="Patients of the source.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="A text file with a patient in each line.")
+        Path | None, typer.Option(help="A text file with one patient per line.")
     ] = None,
     check: Annotated[
         bool,
@@ -593,14 +593,14 @@ def withdraw(
     ] = False,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Withdraw patients: exclude their records, and list and mark all that learned from them.
+    """Withdraw patients: exclude their records, and mark the versions that learned from them.
 
-    The next `ecgforge repro` makes again what depends on their records.
+    The next `ecgforge repro` runs the cells that depend on their records again.
     """
     from ecgforge.commands import withdraw as stage
 
     if check == bool(source):
-        raise EcgforgeError("name a source and its patients, or give --check alone")
+        raise EcgforgeError("name a source and its patients, or give only --check")
     if check:
         stage.check(params)
     else:
@@ -698,8 +698,8 @@ def repro(
         Path,
         typer.Option(
             "--params",
-            help="A parameter file with `base: params.yaml`, as `ecgforge init` writes it: its "
-            "keys are first taken over into params.yaml.",
+            help="A parameter file with `base: params.yaml`, such as `ecgforge init` writes. Its "
+            "keys are first copied into params.yaml.",
         ),
     ] = PARAMS,
 ) -> None:
@@ -712,7 +712,7 @@ def repro(
         from ecgforge.stages import taken_over
 
         if taken_over.take_over(params, PARAMS):
-            typer.echo(f"{PARAMS} has the parameters of {params} now.", err=True)
+            typer.echo(f"The keys of {params} were copied into {PARAMS}.", err=True)
     store.initialise()
     runs.end_killed()
     code = cells.repro(targets or [], jobs)

@@ -29,7 +29,7 @@ def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None)
         file: params.yaml.
         source: the source of the patients.
         named: patients.
-        listed: a text file with a patient in each line.
+        listed: a text file with one patient per line.
 
     Raises:
         EcgforgeError: the source is unknown, no patient is given, or the source has no such
@@ -48,7 +48,7 @@ def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None)
     again = len(given) - len(new)
     console.out.print(
         f"{file}: {len(new)} patients of {source} added to `{KEY}`"
-        + (f"; {again} were in it before" if again else "")
+        + (f"; {again} were already in it" if again else "")
         + "."
     )
     affected = _affected(parameters.read(file))
@@ -70,7 +70,8 @@ def check(file: Path) -> None:
     if reached:
         _print(reached)
         raise EcgforgeError(
-            f"{len(reached)} versions with an alias learned from a withdrawn patient, or may have: "
+            f"{len(reached)} versions with an alias learned from a withdrawn patient, or their "
+            "patients are unknown: "
             "run `ecgforge repro`, and promote versions that it trained"
         )
     console.out.print(f"No version with an alias learned from one of {count} withdrawn patients.")
@@ -85,7 +86,9 @@ def _lines(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EcgforgeError(f"{file} cannot be read: give a text file, a patient a line") from error
+        raise EcgforgeError(
+            f"{file} cannot be read: give a text file with one patient per line"
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -96,8 +99,8 @@ def _check(params: Params, source: str, given: set[str]) -> None:
     if unknown := sorted(given - known):
         more = f" and {len(unknown) - 3} others" if len(unknown) > 3 else ""
         raise EcgforgeError(
-            f"{source} has no patient {', '.join(unknown[:3])}{more}; one that it has is "
-            f"{min(known, default='none')}. Nothing was changed."
+            f"{source} has no patient {', '.join(unknown[:3])}{more}; an example of its "
+            f"patients is {min(known, default='none')}. Nothing was changed."
         )
 
 
