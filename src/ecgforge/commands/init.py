@@ -31,7 +31,7 @@ sweep_targets: {{datasets: [], generators: [diffwave], sweeps: [], real_sweeps: 
     generator_seeds: [], cross_dataset: [], equal_size: []}}
 profiles:
   {name}:
-    base: demo # small networks and short trainings; `sample` has larger ones, for hours
+    base: demo # small networks and short trainings; `sample` has larger ones, and takes hours
     sources:
       {name}:
         kind: folder
@@ -44,7 +44,7 @@ profiles:
 
 
 def init(records: Path, name: str, table: str | None, out: Path | None, params: Path) -> None:
-    """Print what a folder of WFDB files has, and write the parameters of a study to a new file.
+    """Print a survey of a folder of WFDB files, and write the parameters of a study to a new file.
 
     Args:
         records: the folder.

@@ -195,7 +195,7 @@ def lines(survey: Survey, duration: float) -> Iterator[str]:
     for reason, part in rows[rows["reason"] != ""].groupby("reason", sort=False):
         yield f"excluded, {reason}: {len(part)} ({_words(part['record'])})"
     kept = ", ".join(f"{number} {rhythm}" for rhythm, number in survey.kept.items())
-    yield f"for a study: {kept or 'none'}; a rhythm needs {survey.least} records"
+    yield f"records of the study: {kept or 'none'}; a rhythm needs {survey.least} records"
 
 
 def _labels(labels: Sequence[found.Label]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Take over the keys of a parameter file with a `base` into params.yaml, which DVC reads."""
+"""Copy the keys of a parameter file with a `base` into params.yaml, which DVC reads."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def take_over(file: Path, params: Path) -> bool:
     named = read_yaml(file, "")
     if "base" not in named or (file.parent / named["base"]).resolve() != params.resolve():
         raise EcgforgeError(
-            f"{file} cannot be taken over: it needs the line `base: {params.name}`, and a place "
-            f"in the folder of {params.name}"
+            f"{file} cannot be copied into {params}: its key `base` must name {params}, as in "
+            f"`base: {params.name}`"
         )
     if read_yaml(params, "") == wanted:
         return False
@@ -47,9 +47,7 @@ def take_over(file: Path, params: Path) -> bool:
         text = merged(params.read_text(encoding="utf-8"), file.read_text(encoding="utf-8"))
         scratch.write_text(text, encoding="utf-8")
         if read_yaml(scratch, "") != wanted:
-            raise EcgforgeError(
-                f"{file} cannot be taken over into {params}: copy its keys there by hand"
-            )
+            raise EcgforgeError(f"{file} cannot be copied into {params}: copy its keys by hand")
     return True
 
 
