@@ -315,9 +315,10 @@ PYTHON = """# Python API
 
 These classes and functions work without DVC and MLflow. Arrays are NumPy arrays or torch tensors.
 
-The functions of the first section are names of `ecgforge`, such as `ecgforge.load_records`. They
-load PyTorch at their first use. `ecgforge.RecordSet` and `ecgforge.EcgforgeError` are there, too.
-The notebook `docs/notebooks/first_study.ipynb` shows all of them, in ten minutes:
+The functions of the first section are names of `ecgforge`, such as `ecgforge.load_records`. So are
+`ecgforge.RecordSet` and `ecgforge.EcgforgeError`. The first use of a name loads PyTorch. The
+notebook `docs/notebooks/first_study.ipynb` shows the functions in a small study of some minutes. A
+shorter example:
 
 ```python
 import ecgforge

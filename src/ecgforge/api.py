@@ -1,8 +1,9 @@
-"""The public Python API: load records, train a generator, generate records, score them, and ask
+"""The public Python API: load records, train a generator, generate records, score them, and test
 whether they help a classifier. It needs neither DVC nor MLflow.
 
 Signals are in mV, or in standard deviations of each lead, as `RecordSet.about.units` says. They
-have the leads I, II and V1 to V6. Functions raise `EcgforgeError` with one line for a wrong input.
+have the leads I, II and V1 to V6. For a wrong input, functions raise `EcgforgeError` with a message
+of one line.
 """
 
 from __future__ import annotations
@@ -75,19 +76,20 @@ def load_records(
     params: Params | None = None,
     out: str | Path | None = None,
 ) -> RecordSet:
-    """Load a folder of WFDB files as a record set, split by patient; or open a record set.
+    """Load a folder of WFDB, EDF or DICOM files as a record set, split by patient. Or open a folder
+    that is a record set already; then the other arguments have no effect.
 
     The rhythms and patients are in a CSV of the folder, or in the comments of the headers, as for
     `ecgforge init`. Records that cannot be used are in `excluded.csv` of the set's folder.
 
     Args:
-        folder: the WFDB files, or a record set that a function or a stage wrote.
-        table: the CSV in the folder, if it has several.
-        labels: the rhythm or code of each label that is not known; None ignores a label.
+        folder: the files, or a record set that a function or a stage wrote.
+        table: the CSV in the folder, if several tables fit.
+        labels: the rhythm or code of each label that ecgforge does not know; None ignores a label.
         units: `mV`, or `per_lead_std` to divide each lead by its standard deviation.
         min_records: rhythms with fewer records are left out.
         params: of the preprocessing; by default `load_params()`.
-        out: a new folder for the set; by default a temporary one, removed at the end of Python.
+        out: a new folder for the set; by default a temporary one, removed when Python ends.
 
     Returns:
         The set. `signals()` is float32 `[records, 8, samples]`, at `about.sampling_rate` Hz.
@@ -117,7 +119,7 @@ def simulate_records(
     params: Params | None = None,
     out: str | Path | None = None,
 ) -> RecordSet:
-    """Return a record set of simulated patients, to try the other functions without own records.
+    """Return a record set of simulated patients, to try the other functions without your records.
 
     Args:
         count: the number of simulated records.
@@ -191,7 +193,8 @@ def synthesize(
 
     Args:
         generator: a trained generator.
-        records: the set that trained it; the synthetic set has its rhythms, units and length.
+        records: the set that trained the generator. The synthetic set has the same rhythms, units
+            and length of records.
         count: records of each rhythm. All are in the training split.
         sampling: parameters of the sampling that differ from `params`.
         seed: the same seed gives the same records; a larger set contains the smaller one.
@@ -226,7 +229,7 @@ def draw(records: RecordSet, number: int = 0, title: str | None = None) -> Svg:
 
     Args:
         records: a set, or a part of one.
-        number: the position of the record in it.
+        number: the position of the record in `records`, from 0.
         title: above the drawing; by default the rhythm and the id.
 
     Raises:
@@ -372,9 +375,9 @@ def compare(
     """Return how much better the second classifiers are than the first, on the same test records.
 
     Args:
-        first: such as classifiers of real records; several seeds make the interval hold for more
-            than these trainings.
-        second: such as classifiers of real and synthetic records.
+        first: such as classifiers that were trained on real records. With several seeds, the
+            interval includes the variation between trainings.
+        second: such as classifiers that were trained on real and synthetic records.
         records: real records; their test split is used.
         confidence: of the intervals.
         resamples: of the bootstrap over patients and seeds.
@@ -399,7 +402,7 @@ def compare(
 
 
 def save(model: Generator | Classifier, folder: str | Path) -> None:
-    """Write a generator or a classifier to a folder: its weights, without code, and a description.
+    """Write a generator or a classifier to a folder: its weights and a description, but no code.
 
     Raises:
         EcgforgeError: the folder exists and has other files.
