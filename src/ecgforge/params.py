@@ -83,7 +83,7 @@ class PhysionetSource(StrictConfig):
 
 
 class FolderSource(StrictConfig):
-    """Your own WFDB records: a folder, and a CSV table or labels in the headers.
+    """Your own records in WFDB, EDF or DICOM: a folder, and a CSV table or labels in the headers.
 
     The table has the columns record, patient and rhythm, and may have age and sex. `ecgforge init`
     finds the values of these parameters.
@@ -91,13 +91,13 @@ class FolderSource(StrictConfig):
 
     kind: Literal["folder"]  # type of the source
     layout: Literal["folder"]  # file layout of the records
-    path: str  # folder of the WFDB records
+    path: str  # folder of the records
     table: str | None  # CSV file in that folder; null reads the comments of the headers
     separator: Literal[",", ";", "\t", "|"] = ","  # between the cells of the CSV file
     # the column of the CSV file for each of these, if it has another name; `patient: record` if
-    # each record is from another patient
+    # each record is its own patient
     columns: dict[Literal["record", "patient", "rhythm", "age", "sex"], str] = {}
-    # label of the records -> rhythm or code; null for a label that says nothing about the rhythm
+    # label of the records -> rhythm or code; null ignores a label
     map: dict[str, str | None] = {}
 
 
@@ -536,7 +536,7 @@ class Params(StrictConfig):
     preprocessing: Preprocessing  # steps applied to every record
     gates: Gates  # conditions for promotion
     signing: Signing = Signing()  # keys that sign champions
-    # patients by source whose records are excluded; `ecgforge withdraw` writes them
+    # patients whose records are excluded, by source; `ecgforge withdraw` writes them
     withdrawn: dict[Name, list[Annotated[str, Field(min_length=1)]]] = {}
     profiles: dict[Name, Profile]  # by name
 

@@ -218,8 +218,8 @@ def _patients(survey: Survey) -> Iterator[str]:
     rows, columns = survey.table, survey.settings.columns
     if survey.settings.table and columns.get("patient") == columns.get("record", "record"):
         yield (
-            "no column names the patients, so each record counts as a patient of its own: add a "
-            "column `patient` if a patient has several records, or results are too good"
+            "no column names the patients, so each record counts as its own patient: add a column "
+            "`patient` if a patient has several records, or the results will be too good"
         )
         return
     shared = rows.groupby("patient")["record"].apply(list)

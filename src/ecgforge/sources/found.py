@@ -81,7 +81,7 @@ def source(folder: Path, table: str | None) -> FolderSource:
     if len(fitting) > 1:
         raise EcgforgeError(
             f"several tables of {folder} name its records: {', '.join(fitting)}; choose one with "
-            "--table"
+            "--table (`table` in Python)"
         )
     if fitting:
         return next(iter(fitting.values()))
