@@ -223,7 +223,7 @@ def _table(text: str | bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_empty, "has no WFDB records: it has no .hea, .edf or .dcm files$"),
+        (_empty, "has no records: it has no .hea, .edf or .dcm files$"),
         (lambda home: (home / "Liste.csv").unlink(), "has no CSV, and no header in .* names a"),
         (_table("record,patient,rhythm\nr0,M\xfcller,SR\n".encode("latin-1")), "not UTF-8 text"),
         (_table("record,patient,rhythm\nr0,1,SR,\n"), "line 2: 3 columns in the header, 4 cells"),

@@ -232,7 +232,7 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
             "has no challenger: it has versions 1 to 1 and the aliases champion",
         ),
         (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is not a classifier"),
-        (("classifier",), "the folder classifier has no WFDB records"),
+        (("classifier",), "the folder classifier has no records"),
         (("raw", "--out", "raw"), "raw cannot be written: name a file that ends in .csv"),
         (
             ("raw", "--plot", "page.png"),

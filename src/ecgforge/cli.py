@@ -211,7 +211,7 @@ def acquire(
     out: Out = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Simulate, download or copy the raw WFDB records of a source."""
+    """Simulate, download or copy the raw records of a source."""
     from ecgforge.sources import registry
     from ecgforge.stages import parameters
 
@@ -623,7 +623,7 @@ def classify(
     records: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RECORD...", help="WFDB records, or folders that are searched for them."
+            metavar="RECORD...", help="WFDB, EDF or DICOM records, or folders with them."
         ),
     ],
     model: Annotated[

@@ -114,7 +114,7 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
         records = headers(path)
         if not records:
             raise EcgforgeError(
-                f"the folder {path} has no WFDB records: it has no .hea, .edf or .dcm files"
+                f"the folder {path} has no records: it has no .hea, .edf or .dcm files"
             )
         found += [(path, record) for record in records]
     return found

@@ -74,7 +74,7 @@ def source(folder: Path, table: str | None) -> FolderSource:
     there = headers(folder)
     if not there:
         raise EcgforgeError(
-            f"the folder {folder} has no WFDB records: it has no .hea, .edf or .dcm files"
+            f"the folder {folder} has no records: it has no .hea, .edf or .dcm files"
         )
     found = {file: _in_table(folder, folder / file, set(there)) for file in _tables(folder, table)}
     fitting = {file: one for file, one in found.items() if isinstance(one, FolderSource)}
