@@ -229,10 +229,6 @@ def _patients(survey: Survey) -> Iterator[str]:
     yield f"{rows['patient'].nunique()} patients{also}{_words(groups)}"
 
 
-def _also(texts: Sequence[str]) -> str:
-    return f", from {_words([repr(text) for text in texts])}" if texts else ""
-
-
 def _counts(values: pd.Series, unit: str) -> str:
     counts = Counter(values)
     return ", ".join(f"{value:g} {unit} ({counts[value]})" for value in sorted(counts)) or "unknown"
