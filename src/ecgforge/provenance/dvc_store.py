@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -334,7 +334,7 @@ class DvcStore:
             for file in (Path(self._cache.path).parents[1] / "runs").glob("*/*/*"):
                 yield f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace")
 
-    def _read(self, where: str, text: str) -> list[Step]:
+    def _read(self, where: str, text: str) -> tuple[Step, ...]:
         """Return the stages in a dvc.lock; for a damaged file of another commit, print a warning.
 
         Raises:
@@ -350,7 +350,7 @@ class DvcStore:
             if where not in self._damaged:
                 console.err.print(f"warning: {where} is damaged and was skipped")
             self._damaged.add(where)
-            return []
+            return ()
 
     def _names(self, digest: str, path: str) -> list[str]:
         if self.digest(path) != digest:
@@ -439,14 +439,15 @@ class DvcStore:
             return None
 
 
-def _steps(text: str) -> list[Step]:
+@lru_cache(maxsize=4096)  # a search of all versions reads each record many times
+def _steps(text: str) -> tuple[Step, ...]:
     """Parse the stages of a dvc.lock, or the single one of a record in DVC's run cache.
 
     A damaged file raises errors of many classes.
     """
     tree = load(text) or {}
     stages = tree.get("stages", {"": tree} if "cmd" in tree else {})
-    return [_step(str(name), record) for name, record in stages.items()]
+    return tuple(_step(str(name), record) for name, record in stages.items())
 
 
 def _step(name: str, record: dict[str, Any]) -> Step:
