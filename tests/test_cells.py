@@ -231,8 +231,8 @@ def test_an_interruption_starts_no_more_cells_and_reports_the_running_ones(proje
     }
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     code = (
-        "from pathlib import Path; pass_on = cells._interrupt_stages\n"
-        "cells._interrupt_stages = lambda: (pass_on(), Path('interrupted').touch())\n"
+        "from pathlib import Path; pool = cells.local.LocalPool; pass_on = pool.interrupt\n"
+        "pool.interrupt = lambda self: (pass_on(self), Path('interrupted').touch())\n"
         "cells.repro([], 1)"
     )
     command = subprocess.Popen(

@@ -680,7 +680,7 @@ def test_the_garbage_collector_removes_nothing_without_a_record_of_the_stages(
 def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(
     classifier: versions.Version,
 ) -> None:
-    from ecgforge.stages.common.tracked import UNFINISHED
+    from ecgforge import folders
     from ecgforge.tracking.runs import FINGERPRINT, RunKey, tracked
 
     with (
@@ -689,11 +689,15 @@ def test_checkpoints_go_when_their_run_has_ended_and_no_sooner(
     ):  # type: ignore[arg-type]
         raise ZeroDivisionError
     for fingerprint in ("f" * 32, "e" * 32, classifier.tags[FINGERPRINT]):
-        (UNFINISHED / fingerprint).mkdir(parents=True)
+        (folders.unfinished() / fingerprint).mkdir(parents=True)
     store.client().set_registered_model_alias(NAME, "champion", classifier.number)
-    names = {path.name for path in collect.plan(DvcStore()).files if UNFINISHED.name in path.parts}
+    names = {
+        path.name
+        for path in collect.plan(DvcStore()).files
+        if folders.unfinished().name in path.parts
+    }
     store.client().delete_registered_model_alias(NAME, "champion")
-    shutil.rmtree(UNFINISHED)
+    shutil.rmtree(folders.unfinished())
     assert names == {classifier.tags[FINGERPRINT]}, "the second one's run may be in another store"
 
 
@@ -734,13 +738,13 @@ def test_results_of_an_unfinished_stage_are_kept(status: str) -> None:
     """Its versions are in no dvc.lock before all of its cells have ended; it goes on from the
     checkpoints of them all.
     """
-    from ecgforge.stages.common.tracked import UNFINISHED
+    from ecgforge import folders
     from ecgforge.tracking.runs import FINGERPRINT
 
     records = RecordSet.open(Path("data/prepared/ptbxl"))
     version = project.register(records, 0.9, 1, rhythms=records.about.rhythms)
     store.client().update_run(version.run_id, status)
-    checkpoint = UNFINISHED / version.tags[FINGERPRINT]
+    checkpoint = folders.unfinished() / version.tags[FINGERPRINT]
     checkpoint.mkdir(parents=True)
     found = collect.plan(DvcStore())
     assert (found.stale.versions, found.stale.runs) == ([], [])

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -691,9 +691,16 @@ def repro(
         typer.Option(
             min=1,
             show_default="number of GPUs in use, or else of CPU cores",
-            help="Cells to run in parallel.",
+            help="Cells to run in parallel on this machine.",
         ),
     ] = None,
+    on: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="Where cells run: on this machine, or on the nodes of the Ray cluster at "
+            "RAY_ADDRESS (docs/how-to/cluster.md)."
+        ),
+    ] = "local",
     params: Annotated[
         Path,
         typer.Option(
@@ -715,7 +722,7 @@ def repro(
             typer.echo(f"The keys of {params} were copied into {PARAMS}.", err=True)
     store.initialise()
     runs.end_killed()
-    code = cells.repro(targets or [], jobs)
+    code = cells.repro(targets or [], jobs, on)
     if not code and (not targets or "report" in targets):
         _print_answers()
     if not code and not targets:
@@ -730,6 +737,31 @@ def repro(
                 "belong to this commit"
             )
     raise typer.Exit(code)
+
+
+@app.command()
+def cell(
+    name: Annotated[str, typer.Argument(help="A cell, such as classify@ptbxl-diffwave.")],
+    above: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file as dvc.lock, with the entries of the cells that this one depends on; "
+            "they are added to dvc.lock here."
+        ),
+    ] = None,
+    entry: Annotated[
+        Path | None, typer.Option(help="File for the cell's entry, in the form of dvc.lock.")
+    ] = None,
+) -> None:
+    """Run one cell in a clone of its own, as a job of a scheduler.
+
+    It pulls its inputs from DVC's remote, runs the stage, and pushes its outputs. `ecgforge repro
+    --on ray` runs this on the nodes. In the study's folder, add the entry to dvc.lock with
+    `ecgforge cell NAME --above FILE` or commit the clone's dvc.lock.
+    """
+    from ecgforge.pipeline import remote
+
+    raise typer.Exit(remote.run_alone(name, above, entry))
 
 
 def _print_answers() -> None:

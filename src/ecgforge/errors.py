@@ -27,6 +27,10 @@ class PrunedError(TrialError):
     """A trial of tuning was pruned."""
 
 
+class SupersededError(EcgforgeError):
+    """Another process has taken up the run of this one."""
+
+
 def explained(error: Exception) -> str:
     """Return an error as one line.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 DATA, MODELS, RESULTS = Path("data"), Path("models"), Path("results")
@@ -10,3 +11,12 @@ GENERATORS, CLASSIFIERS = MODELS / "generators", MODELS / "classifiers"
 TUNED = MODELS / "tuning"
 RESOLVED, REPORTS = Path("resolved"), Path("reports")
 REAL = "real"  # the classifiers and results of a dataset that need no generator
+STATE = "ECGFORGE_STATE"  # folder of what cells need to resume; several machines can share it
+
+
+def unfinished() -> Path:
+    """Return the folder of the checkpoints of unfinished trainings.
+
+    It is outside of the stages' outputs, which DVC clears before it starts them.
+    """
+    return Path(os.environ.get(STATE) or ".ecgforge") / "unfinished"

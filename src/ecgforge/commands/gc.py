@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from filelock import Timeout
 
-from ecgforge import console
+from ecgforge import console, folders
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
@@ -24,7 +24,6 @@ from ecgforge.provenance import gc as garbage
 from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.provenance.gc import Stale
 from ecgforge.stages.common.temporary import LOCK, TEMPORARY, held
-from ecgforge.stages.common.tracked import UNFINISHED
 from ecgforge.tracking import store
 
 # folders in which a killed process can leave partial files of `files.atomic_write`
@@ -172,7 +171,7 @@ def _inside(path: Path, root: Path) -> bool:
 
 
 def _unfinished(root: Path) -> list[Path]:
-    folder = root / UNFINISHED
+    folder = root / folders.unfinished()
     return sorted(folder.iterdir()) if folder.exists() else []
 
 

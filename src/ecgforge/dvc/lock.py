@@ -39,6 +39,22 @@ def keep(root: Path) -> None:
         write_copy(root, text)
 
 
+def write_entries(root: Path, entries: Stages) -> None:
+    """Add the entries of stages, by name, to the dvc.lock in `root`; call this under DVC's lock.
+
+    Raises:
+        EcgforgeError: dvc.lock is damaged.
+    """
+    found = stages(_text(root / LOCK)) if (root / LOCK).exists() else {}
+    if found is None:
+        raise EcgforgeError(f"{LOCK} is damaged: run this again, `ecgforge repro` restores it")
+    merged = io.StringIO()
+    dump({"schema": "2.0", "stages": found | entries}, merged)
+    with atomic_write(root / LOCK) as scratch:
+        scratch.write_text(merged.getvalue(), encoding="utf-8")
+    write_copy(root, merged.getvalue())
+
+
 def write_copy(root: Path, text: str) -> None:
     """Write `text`, a complete dvc.lock of the project in `root`, to `KEPT`."""
     with atomic_write(root / KEPT) as scratch:

@@ -301,6 +301,7 @@ def _register(
         save(description, saved)
         # MLflow shows tags in this order: those for people first, digests last.
         tags = {**facts, **run.provenance, **tags}
+        run.check_attempt()
         return _add(run.client, run.experiment_id, name, tags, description, saved)
 
 

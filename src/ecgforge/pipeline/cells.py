@@ -1,36 +1,36 @@
 """Run DVC's stages in parallel; DVC itself runs one at a time.
 
-Each stage is a `dvc repro` of its own in a worker process that loads DVC once. It starts when the
-stages before it are done. DVC decides which stages are up to date, and holds its locks; this module
-only decides the order.
+A cell is a stage of dvc.yaml with the values of its matrix. An engine runs each cell as a `dvc
+repro` of its own, when the cells before it are done. DVC decides which cells are up to date, and
+holds its locks; this module only decides the order.
 """
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
 from ecgforge import console, workers
 from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
-from ecgforge.pipeline import warm
+from ecgforge.params import Params
+from ecgforge.pipeline import local, remote, warm
+from ecgforge.pipeline.engine import Cell, Ended, Engine, needs
+from ecgforge.pipeline.progress import Progress
 from ecgforge.tracking import mlflow_internals
 
+LOCAL, RAY = "local", "ray"  # engines
+LOOK_EVERY = 1.0  # s, longest wait for the end of a cell until the engine's news are shown
 # modules that most stages import, which takes 12 s in total
 SLOW = (
     "mlflow.pytorch",
@@ -47,49 +47,70 @@ SLOW = (
 RESOLVE = "resolve"  # the stage that writes parameters and code digests for the others
 
 
-def repro(targets: list[str], jobs: int | None = None) -> int:
+def repro(targets: list[str], jobs: int | None = None, on: str = LOCAL) -> int:
     """Bring `targets`, or all stages, up to date with all that they need.
 
     Args:
         targets: stages or cells; empty for all.
-        jobs: cells to run in parallel, each with a GPU of its own if there are enough. None is the
-            number of GPUs in use, or else of CPU cores.
+        jobs: cells to run in parallel on this machine, each with a GPU of its own if there are
+            enough. None is the number of GPUs in use, or else of CPU cores.
+        on: the engine: `LOCAL` or `RAY`.
 
     Returns:
         The exit code.
 
     Raises:
-        EcgforgeError: a target is not a stage or cell, DVC cannot read the stages, or another
-            process runs them.
+        EcgforgeError: a target is not a stage or cell, DVC cannot read the stages, another process
+            runs them, or the engine cannot be used.
     """
     from dvc.exceptions import DvcException
 
-    from ecgforge.params import Params
     from ecgforge.stages import matrix, parameters
 
     if matrix.write(Params.read(Path("params.yaml"))):
         console.err.print("matrix.yaml now fits params.yaml: commit it with your results.")
     lock.mend_list_of_users(Path())
+    if on == RAY:
+        remote.check(Path())
     try:
-        stages = _stale_stages(targets)
-        if stages:
+        cells = _stale_cells(targets, on != LOCAL)
+        if cells:
             # reports a bad value before anything runs
-            compute = parameters.read(Path("params.yaml")).active.compute
-        if RESOLVE in stages:  # DVC can tell which other stages are stale only after this one
-            if not _repro_one(RESOLVE):
+            params = parameters.read(Path("params.yaml"))
+        if RESOLVE in cells:  # DVC can tell which other stages are stale only after this one
+            if not local.repro_one(RESOLVE):
                 return 1
-            stages = _stale_stages(targets)
+            cells = _stale_cells(targets, on != LOCAL)
     except DvcException as error:
         raise EcgforgeError(" ".join(str(error).split())) from None
-    if not stages:
+    if not cells:
         console.err.print("Data and pipelines are up to date.")
         return 0
+    with _temporary_files(), _engine(on, jobs, params, cells) as engine:
+        return _run(cells, engine, params)
+
+
+@contextmanager
+def _engine(
+    on: str, jobs: int | None, params: Params, cells: Mapping[str, Cell]
+) -> Iterator[Engine]:
+    compute = params.active.compute
     visible = [] if compute.accelerator == "cpu" else workers.gpus()
     jobs = jobs or len(visible) or workers.cores()
     # More threads than cores slow each other down; compute.threads sets the threads of torch.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, workers.cores() // jobs)))
-    with _temporary_files(), warm.server(SLOW, "ecgforge.cli:main"):
-        return _run(stages, workers.assign_gpus(jobs, visible))
+    with warm.server(SLOW, "ecgforge.cli:main"):
+        if on == LOCAL:
+            with local.pool(workers.assign_gpus(jobs, visible), local.repro_one) as engine:
+                yield engine
+            return
+        from ecgforge.pipeline import ray_cluster
+
+        with (
+            local.pool([None] * jobs, remote.run_here) as home,
+            ray_cluster.connected(params, cells, home) as cluster,
+        ):
+            yield cluster
 
 
 @contextmanager
@@ -115,27 +136,47 @@ def _temporary_files() -> Iterator[None]:
             os.environ |= {"TMPDIR": before} if before else {}
 
 
-def _stale_stages(targets: list[str]) -> dict[str, set[str]]:
-    """Return the stages to run, each with those of them that it depends on."""
+def _stale_cells(targets: list[str], missing: bool) -> dict[str, Cell]:
+    """Return the cells to run.
+
+    Args:
+        missing: whether a cell is up to date if its outputs are missing here, but nothing that they
+            depend on has changed.
+    """
     with internals.each_file_once(), internals.locked_repo() as repo:
         if mended := lock.mend(Path(repo.root_dir)):
             console.err.print(mended, style="yellow")
         lock.keep(Path(repo.root_dir))
         lock.mend_run_cache(Path(repo.stage_cache.cache_dir))
         _check_targets(targets, [stage.addressing for stage in repo.index.stages])
-        stale = set(repo.status())
+        stale = _changed(repo.index.graph) if missing else set(repo.status())
         if not stale:
             return {}
         graph = repo.index.graph
         wanted = (
             _with_ancestors(graph, targets) if targets else {stage.addressing for stage in graph}
         )
-        waiting = {
-            stage.addressing: {up.addressing for up in graph.successors(stage)}
+        above = {
+            stage.addressing: frozenset(up.addressing for up in graph.successors(stage))
             for stage in graph
             if stage.addressing in wanted
         }
-    return _downstream(waiting, wanted & stale)
+    waiting = _downstream(above, wanted & stale)
+    return {name: Cell(name, above[name], waits) for name, waits in waiting.items()}
+
+
+def _changed(graph: Any) -> set[str]:
+    """Return the stages whose recorded inputs, command or outputs have changed.
+
+    Outputs may be missing here, except those of `RESOLVE`, which others are compared with.
+    """
+    return {
+        stage.addressing
+        for stage in graph
+        if stage.changed(
+            allow_missing=stage.addressing != RESOLVE, upstream=list(graph.successors(stage))
+        )
+    }
 
 
 def _check_targets(targets: list[str], cells: list[str]) -> None:
@@ -163,9 +204,11 @@ def _with_ancestors(graph: Any, targets: list[str]) -> set[str]:
     return found
 
 
-def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[str]]:
+def _downstream(
+    waiting: Mapping[str, frozenset[str]], stale: set[str]
+) -> dict[str, frozenset[str]]:
     """Return the stages that are stale or depend on a stale one."""
-    kept: dict[str, set[str]] = {}
+    kept: dict[str, frozenset[str]] = {}
     for name in TopologicalSorter(waiting).static_order():
         needed = waiting[name] & kept.keys()
         if name in stale or needed:
@@ -173,112 +216,58 @@ def _downstream(waiting: dict[str, set[str]], stale: set[str]) -> dict[str, set[
     return kept
 
 
-def _run(waiting: dict[str, set[str]], places: list[str | None]) -> int:
-    """Run the stages in as many workers as there are `places`, see `workers.assign_gpus`."""
-    jobs = len(places)
-    sorter = TopologicalSorter(waiting)
+def _print_failure(name: str, ended: Ended) -> None:
+    """Print what a failed cell printed on another machine, and what to do."""
+    if ended.output:
+        console.err.print(ended.output, markup=False)
+    console.err.print(
+        f"{name} failed{f' on {ended.place}' if ended.place else ''}, its error is above; finished "
+        "stages are kept: correct the error and run this again",
+        style="red",
+    )
+
+
+def _run(cells: Mapping[str, Cell], engine: Engine, params: Params) -> int:
+    """Run the cells by an engine, each after those that it waits for."""
+    sorter = TopologicalSorter({cell.name: cell.waits for cell in cells.values()})
     sorter.prepare()
     ready: list[str] = []
-    running: dict[Future[bool], str] = {}
-    done, failed, started = 0, False, time.monotonic()
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    )
-    # A stage receives an interruption itself; its worker stays to record how it ended.
-    context = multiprocessing.get_context("spawn")
-    free = context.SimpleQueue()
-    for place in places:
-        free.put(place)
-    with ProcessPoolExecutor(jobs, context, initializer=_init_worker, initargs=(free,)) as pool:
-        try:
-            while running or (sorter.is_active() and not failed):
-                ready += sorter.get_ready()
-                # Not more than there are workers: a pool would start queued stages even after a
-                # failure or an interruption.
-                while ready and len(running) < jobs and not failed:
-                    name = ready.pop(0)
-                    running[pool.submit(_repro_one, name)] = name
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    name = running.pop(future)
-                    if future.result():
-                        done += 1
-                        console.err.print(f"[{done}/{len(waiting)}] {name}")
-                        sorter.done(name)
-                    else:
-                        failed = True
-                        console.err.print(
-                            f"{name} failed, its error is above; finished stages are kept: "
-                            "correct the error and run this again",
-                            style="red",
-                        )
-        except KeyboardInterrupt:
-            _interrupt_stages()
-            raise
-        except BrokenProcessPool:
-            _kill_stages()
-            names = ", ".join([name, *running.values()])
-            raise EcgforgeError(
-                "a worker process was killed, perhaps for lack of memory, while these ran: "
-                f"{names}; run this again (with a lower --jobs if memory is short): finished "
-                "stages are kept"
-            ) from None
-    console.err.print(
-        f"{done} of {len(waiting)} cells in {timedelta(seconds=round(time.monotonic() - started))}"
-    )
-    return int(failed)
-
-
-def _init_worker(free: SimpleQueue[str | None]) -> None:
-    """Set up a worker, and take one of the GPUs."""
-    workers.init_worker()
-    workers.use_gpu(free.get())
-
-
-def _repro_one(name: str) -> bool:
-    """Bring one stage up to date; return whether it succeeded.
-
-    The stage prints its own errors.
-    """
-    import logging
-
-    from dvc.exceptions import DvcException
-
-    logging.getLogger("dvc").setLevel(logging.ERROR)
+    running: dict[Future[Ended], tuple[str, float]] = {}
+    failed, name, progress = False, "", Progress(cells)
     try:
-        with (
-            internals.parameters_read_once(),
-            internals.atomic_writes(),
-            internals.waiting_repo() as repo,
-        ):
-            repo.reproduce([name], single_item=True)
-    except DvcException as error:
-        reasons = [str(one) for one in (error, error.__cause__) if one]
-        console.err.print(f"{name}: {': '.join(reasons)}", style="red")
-        return False
-    return True
-
-
-def _interrupt_stages() -> None:
-    """Pass an interruption on to the running stages; a terminal sends it to them directly."""
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        if "ecgforge" in " ".join(process.cmdline()[:2]):
-            process.send_signal(signal.SIGINT)
-
-
-def _kill_stages() -> None:
-    """Kill the stages of dead workers: nothing would record their end, so they would run again."""
-    import psutil
-
-    address = os.environ.get(warm.ADDRESS)
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            ours = (
-                address
-                and process.pid != os.getpid()
-                and process.environ().get(warm.ADDRESS) == address
-            )
-            # the pool ends its own processes
-            if ours and "multiprocessing" not in " ".join(process.cmdline()):
-                process.kill()
+        while running or (sorter.is_active() and not failed):
+            ready += sorter.get_ready()
+            # Not more than the engine has slots: a pool would start queued cells even after a
+            # failure or an interruption.
+            while ready and not failed and (engine.slots is None or len(running) < engine.slots):
+                cell = cells[ready.pop(0)]
+                name = cell.name
+                running[engine.submit(cell, needs(cell, params))] = (name, time.monotonic())
+            done = wait(running, LOOK_EVERY, FIRST_COMPLETED).done
+            for line in engine.news():
+                console.err.print(line)
+            for future in done:
+                name, started = running.pop(future)
+                ended = future.result()
+                if ended.succeeded:
+                    if ended.entry:
+                        lock.write_entries(Path(), {name: ended.entry})
+                    console.err.print(progress.line(name, ended.place, started, len(running)))
+                    sorter.done(name)
+                else:
+                    failed = True
+                    engine.start_no_more()
+                    _print_failure(name, ended)
+    except KeyboardInterrupt:
+        engine.interrupt()
+        raise
+    except BrokenProcessPool:
+        local.kill_stages()
+        names = ", ".join([name, *(other for other, _ in running.values())])
+        raise EcgforgeError(
+            "a worker process was killed, perhaps for lack of memory, while these ran: "
+            f"{names}; run this again (with a lower --jobs if memory is short): finished "
+            "stages are kept"
+        ) from None
+    console.err.print(progress.summary())
+    return int(failed)

@@ -3,6 +3,9 @@
 A fingerprint is a digest of all that decides a run's result. Points of curves are buffered and sent
 in batches, each point once. Buffered points are also written next to the checkpoint, so that a
 killed process does not lose them.
+
+A machine that seems to be dead can come back after another one has taken up its run. So each
+process that opens a run tags it with its attempt, and stops when the tag names a later one.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -25,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from filelock import FileLock, Timeout
 
 from ecgforge import rounds
-from ecgforge.errors import EcgforgeError, PrunedError
+from ecgforge.errors import EcgforgeError, PrunedError, SupersededError
 from ecgforge.files import atomic_write
 from ecgforge.tracking import mlflow_internals, store
 from ecgforge.tracking.store import git, reason, with_retry
@@ -53,6 +57,9 @@ CHARTS = {  # title -> filter of runs
 # prefixes of a record set's name: its digest, and the weights of its generator
 INPUT, GENERATED_BY = "input.", "generated_by."
 REASON = "ecgforge.reason"
+# number, node and process of the latest process that opened a run, such as 2:node-a:123
+ATTEMPT = "ecgforge.attempt"
+NODE = "ECGFORGE_NODE"  # the name of this machine, if it is not its host name
 WAS_KILLED = "its process was killed"
 THREADS, GPU = "system.threads", "system.gpu"
 # one lock file per run, locked by its process; the operating system unlocks it if the process dies
@@ -214,6 +221,7 @@ class Run:
         self.fingerprint = fingerprint
         self.provenance = provenance
         self.client = client
+        self._attempt = _next_attempt(run.data.tags.get(ATTEMPT, ""))
         self._metrics: dict[str, float] = dict(run.data.metrics)
         self._had_reason = REASON in run.data.tags
         self._last_steps: dict[str, int] = {}
@@ -239,6 +247,8 @@ class Run:
         if time.monotonic() - self._sent_at >= self._wait:
             try:
                 self.flush()
+            except SupersededError:
+                raise
             except Exception as error:
                 # The points stay in the buffer: the restart of a server must not abort a training
                 # of hours.
@@ -265,6 +275,7 @@ class Run:
         It keeps the share of the time that requests take below `SHARE`.
         """
         started = time.monotonic()
+        self.check_attempt()
         try:
             while self._points:
                 with_retry(self.client.log_batch, self.id, metrics=self._points[:BATCH])
@@ -274,6 +285,18 @@ class Run:
         finally:
             self._sent_at = time.monotonic()
             self._wait = max(SEND_EVERY, (self._sent_at - started) / SHARE)
+
+    def check_attempt(self) -> None:
+        """Check that no other process has taken up this run; call it before results are written.
+
+        Raises:
+            SupersededError: another one has.
+        """
+        latest = with_retry(self.client.get_run, self.id).data.tags.get(ATTEMPT)
+        if latest != self._attempt:
+            raise SupersededError(
+                f"another process has taken up the run '{self.name}' ({latest}): this one stops"
+            )
 
     def summary(self, metrics: dict[str, float]) -> None:
         """Log final metrics; values that the run already has are not sent again.
@@ -331,7 +354,8 @@ class Run:
         known = with_retry(self.client.get_run, self.id).data.params
         new = [Param(key, value) for key, value in flatten(params).items() if key not in known]
         with_retry(self.client.update_run, self.id, status="RUNNING")
-        with_retry(self.client.log_batch, self.id, tags=_tags(self.provenance))
+        tags = self.provenance | {ATTEMPT: self._attempt}
+        with_retry(self.client.log_batch, self.id, tags=_tags(tags))
         for start in range(0, len(new), PARAMS_BATCH):
             with_retry(self.client.log_batch, self.id, params=new[start : start + PARAMS_BATCH])
         self.text(json.dumps(params, indent=2, sort_keys=True) + "\n", "params.json")
@@ -451,7 +475,8 @@ def _ended(run: Run) -> Iterator[None]:
     except BaseException as error:
         status, words = _ending(error)
         try:
-            run._end(status, words)
+            if not isinstance(error, SupersededError):
+                run._end(status, words)
         except Exception as second:
             if not store.out_of_space(error):  # reported below
                 logger.warning(
@@ -515,10 +540,26 @@ def end_killed(run_ids: Iterable[str] = ()) -> None:
         mark = _mark(run_id)
         with suppress(Timeout), FileLock(mark, timeout=0):
             found = store.run(run_id)
-            if found and found.info.status == "RUNNING":
+            if found and found.info.status == "RUNNING" and not _elsewhere(found.data.tags):
                 with_retry(store.client().log_batch, run_id, tags=_tags({REASON: WAS_KILLED}))
                 with_retry(store.client().set_terminated, run_id, "KILLED")
             mark.unlink(missing_ok=True)
+
+
+def _next_attempt(before: str) -> str:
+    """Return the `ATTEMPT` of this process, after that of an earlier one or ""."""
+    number = before.partition(":")[0]
+    return f"{int(number) + 1 if number.isdigit() else 1}:{node_name()}:{os.getpid()}"
+
+
+def node_name() -> str:
+    """Return the name of this machine, or of this node of a cluster."""
+    return os.environ.get(NODE) or platform.node()
+
+
+def _elsewhere(tags: Mapping[str, str]) -> bool:
+    """Return whether another machine has taken up a run."""
+    return ATTEMPT in tags and tags[ATTEMPT].partition(":")[2].rpartition(":")[0] != node_name()
 
 
 def end_lost(fingerprint: str, reason: str) -> None:
@@ -678,6 +719,7 @@ def _system() -> dict[str, str]:
         return {}
     found = {
         "system.torch": torch.__version__,
+        "system.node": node_name(),
         "system.device": "cpu",
         THREADS: str(torch.get_num_threads()),
     }

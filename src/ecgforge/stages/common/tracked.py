@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ecgforge import folders
 from ecgforge.files import cached_md5, remove
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
@@ -15,8 +16,6 @@ from ecgforge.stages.common import code
 from ecgforge.tracking import runs
 from ecgforge.tracking.runs import DatasetInput
 
-# Outside the stages' outputs, which DVC clears before it starts them.
-UNFINISHED = Path(".ecgforge/unfinished")
 CURVES = "curves.jsonl"
 
 Sets = Iterable[tuple[str, RecordSet]]
@@ -73,7 +72,7 @@ def tracked(
     inputs = record_inputs(sets)
     digests = {f"{item.context} {item.name}": item.digest for item in inputs} | {**(decides or {})}
     fingerprint = runs.fingerprint(key, params, digests, stage.code())
-    folder = UNFINISHED / fingerprint
+    folder = folders.unfinished() / fingerprint
     opened = runs.tracked(
         key, fingerprint=fingerprint, params=params, inputs=inputs, resume_file=folder / CURVES
     )
