@@ -173,7 +173,9 @@ def _changed(graph: Any) -> set[str]:
     return {
         stage.addressing
         for stage in graph
-        if stage.changed(
+        # DVC takes an output that was never made for a missing one.
+        if not all(output.hash_info for output in stage.outs)
+        or stage.changed(
             allow_missing=stage.addressing != RESOLVE, upstream=list(graph.successors(stage))
         )
     }

@@ -64,9 +64,8 @@ class RayCluster:
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1}
         self._board = ray.remote(Board).options(**options, max_task_retries=-1).remote()
         self._bundle = ray.put(_bundle())
-        self._work = ray.remote(_work).options(
-            max_retries=RETRIES, retry_exceptions=[node.PreemptedError]
-        )
+        retried = {"max_retries": RETRIES, "retry_exceptions": [node.PreemptedError]}
+        self._work = ray.remote(**retried)(_work)
         nodes = [one["Resources"] for one in ray.nodes() if one["Alive"]]
         self._most_cores = int(max(one.get("CPU", 1) for one in nodes))
         self._gpus = any(one.get("GPU") for one in nodes)
