@@ -6,7 +6,8 @@
 Each node has a home, clones and a DVC cache of its own. They exchange outputs by a folder as DVC
 remote, and write to an MLflow server with PostgreSQL (Debian's package `postgresql`; it is not run
 as root). Nodes get signals: SIGKILL and SIGSTOP to all of their processes. Prints a table of the
-cases, and exits with 1 if one fails. Local runs in FOLDER are used again. It takes about half an hour on two cores.
+cases, and exits with 1 if one fails. Local runs in FOLDER are used again. It takes
+about half an hour on two cores.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -69,7 +71,7 @@ class RayCluster:
         nodes = [one["Resources"] for one in ray.nodes() if one["Alive"]]
         self._most_cores = int(max(one.get("CPU", 1) for one in nodes))
         self._gpus = any(one.get("GPU") for one in nodes)
-        self._refs: dict[Any, str] = {}
+        self._refs: list[Any] = []
 
     def submit(self, cell: Cell, needs: Needs) -> Future[Ended]:
         if short(cell, self._params):
@@ -81,8 +83,10 @@ class RayCluster:
             num_cpus=min(needs.cores, self._most_cores),
             num_gpus=needs.gpus if self._gpus else 0,
         ).remote(self._study, cell.name, entries, [self._bundle], self._board)
-        self._refs[ref] = cell.name
-        return ref.future()
+        self._refs.append(ref)
+        ended: Future[Ended] = Future()
+        ref.future().add_done_callback(lambda found: ended.set_result(_end(found)))
+        return ended
 
     def news(self) -> Iterable[str]:
         return [*self._home.news(), *self._ray.get(self._board.news.remote())]
@@ -95,7 +99,13 @@ class RayCluster:
         self.start_no_more()
         for ref in self._refs:
             self._ray.cancel(ref)
-        self._ray.wait(list(self._refs), num_returns=len(self._refs), timeout=GRACE)
+        self._ray.wait(self._refs, num_returns=len(self._refs), timeout=GRACE)
+
+
+def _end(future: Future[Ended]) -> Ended:
+    """Return the end of a cell, also if Ray gave up."""
+    error = future.exception()
+    return Ended(False, output=f"Ray ended the cell: {error}") if error else future.result()
 
 
 def _work(
@@ -104,10 +114,17 @@ def _work(
     """Run a cell on the node that Ray has chosen."""
     import ray
 
+    # Ray's setting for the end of child processes ignores this signal. Exit codes would be lost.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     place = _node_name(ray)
     if not ray.get(board.start.remote(cell, place)):
         return Ended(False, place, "not started, because another cell failed")
-    return node.work(study, cell, entries, lambda: ray.get(bundle[0]), place)
+    try:
+        return node.work(study, cell, entries, lambda: ray.get(bundle[0]), place)
+    except node.PreemptedError:
+        raise
+    except Exception:
+        return Ended(False, place, traceback.format_exc())
 
 
 def _node_name(ray: Any) -> str:
