@@ -5,6 +5,7 @@ processes take up. `benchmarks/cluster.py` runs a study on real Ray nodes.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -136,6 +137,20 @@ def test_cells_on_two_nodes_give_the_outputs_of_a_local_run(
     with Repo() as repo:
         repo.reproduce()
     assert digests(study) == spread
+
+    # the folder of two outputs is missing, so its digest cannot be compared
+    text = (study / "dvc.yaml").read_text()
+    listing = {"cmd": "ls out > listing", "deps": ["out"], "outs": ["listing"]}
+    both = {f"part{i}": {"cmd": f"echo {i} > out/{i}", "outs": [f"out/{i}"]} for i in range(2)}
+    tree = {"stages": STAGES | both | {"listing": listing}}
+    (study / "dvc.yaml").write_text(yaml.safe_dump(tree))
+    (study / "out").mkdir()
+    with Repo() as repo:
+        repo.reproduce()
+    assert cells._stale_cells([], missing=True) == {}
+    shutil.rmtree(study / "out")
+    assert set(cells._stale_cells([], missing=True)) == {"listing"}
+    (study / "dvc.yaml").write_text(text)
 
     # a change of one cell runs this one and those that depend on it
     text = (study / "dvc.yaml").read_text().replace("cat x y", "cat y x")

@@ -756,8 +756,8 @@ def cell(
     """Run one cell in a clone of its own, as a job of a scheduler.
 
     It pulls its inputs from DVC's remote, runs the stage, and pushes its outputs. `ecgforge repro
-    --on ray` runs this on the nodes. In the study's folder, add the entry to dvc.lock with
-    `ecgforge cell NAME --above FILE` or commit the clone's dvc.lock.
+    --on ray` runs this on the nodes. `--above` gives it the entries of finished cells, and
+    `--entry` writes its own for the cells after it.
     """
     from ecgforge.pipeline import remote
 

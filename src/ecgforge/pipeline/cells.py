@@ -170,15 +170,19 @@ def _changed(graph: Any) -> set[str]:
 
     Outputs may be missing here, except those of `RESOLVE`, which others are compared with.
     """
-    return {
-        stage.addressing
-        for stage in graph
-        # DVC takes an output that was never made for a missing one.
-        if not all(output.hash_info for output in stage.outs)
-        or stage.changed(
-            allow_missing=stage.addressing != RESOLVE, upstream=list(graph.successors(stage))
-        )
-    }
+    found = set()
+    for stage in graph:
+        upstream = list(graph.successors(stage))
+        made = {output.fs_path for one in upstream for output in one.outs}
+        if (
+            # DVC takes an output that was never made for a missing one,
+            not all(output.hash_info for output in stage.outs)
+            # and a missing folder of several stages' outputs for an unchanged one.
+            or any(not dep.exists and dep.fs_path not in made for dep in stage.deps)
+            or stage.changed(allow_missing=stage.addressing != RESOLVE, upstream=upstream)
+        ):
+            found.add(stage.addressing)
+    return found
 
 
 def _check_targets(targets: list[str], cells: list[str]) -> None:

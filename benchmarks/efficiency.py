@@ -1,0 +1,131 @@
+"""Simulate a study on many workers: the efficiency by their number.
+
+    python benchmarks/efficiency.py [--profile paper] [--overhead 10] [--all-sweeps]
+
+The cells and their order come from dvc.yaml. A cell takes as long as `ecgforge plan` estimates for
+its stage on this machine, plus the overhead of a cell on a node (`benchmarks/cluster.py` measures
+it). A free worker takes the waiting cell with the longest chain after it. The efficiency is the sum
+of all cells without overhead, divided by the duration of the study times the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from ecgforge.commands import plan
+from ecgforge.params import Params
+from ecgforge.stages import matrix
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKERS = (1, 2, 4, 8, 16, 32, 64, 128)
+# stages of dvc.yaml whose work `plan` lists under another name
+LISTED = {"prepare": "prepare, merge", "merge": "prepare, merge"}
+MATRIX_SWEEPS = ("sweep", "sweep_real")  # their first value is the name of the sweep
+
+
+def dag(params: Params) -> dict[str, set[str]]:
+    """Return the cells of dvc.yaml for these parameters, each with those that it waits for."""
+    from dvc.repo import Repo
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        shutil.copy(ROOT / "dvc.yaml", folder)
+        shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
+        tree = params.model_dump(mode="json", exclude={"profiles"})
+        (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+        matrix.write(params, folder / "matrix.yaml")
+        (folder / "src/ecgforge").mkdir(parents=True)
+        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            with Repo.init(".") as repo:
+                graph = repo.index.graph
+                return {
+                    stage.addressing: {up.addressing for up in graph.successors(stage)}
+                    for stage in graph
+                }
+        finally:
+            os.chdir(before)
+
+
+def listed(cell: str) -> str:
+    """Return the name under which `plan` lists the stage of a cell."""
+    stage, _, values = cell.partition("@")
+    return values.partition("-")[0] if stage in MATRIX_SWEEPS else LISTED.get(stage, stage)
+
+
+def simulate(
+    waits: Mapping[str, set[str]], seconds: Mapping[str, float], workers: int, overhead: float
+) -> float:
+    """Return the duration of a study by list scheduling, in s."""
+    after: dict[str, set[str]] = {name: set() for name in waits}
+    for name, needed in waits.items():
+        for one in needed:
+            after[one].add(name)
+    chains: dict[str, float] = {}
+
+    def chain(name: str) -> float:
+        if name not in chains:
+            chains[name] = seconds[name] + max(map(chain, after[name]), default=0.0)
+        return chains[name]
+
+    missing = {name: len(needed) for name, needed in waits.items()}
+    ready = [(-chain(name), name) for name, count in missing.items() if not count]
+    heapq.heapify(ready)
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < workers:
+            _, name = heapq.heappop(ready)
+            heapq.heappush(running, (now + seconds[name] + overhead, name))
+        now, ended = heapq.heappop(running)
+        for name in after[ended]:
+            missing[name] -= 1
+            if not missing[name]:
+                heapq.heappush(ready, (-chain(name), name))
+    return now
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", default="paper")
+    parser.add_argument("--overhead", type=float, default=10.0, help="s for each cell")
+    parser.add_argument("--all-sweeps", action="store_true", help="for all datasets and generators")
+    options = parser.parse_args()
+    params = Params.read(ROOT / "params.yaml").model_copy(update={"profile": options.profile})
+    if options.all_sweeps:
+        targets = {
+            "datasets": params.datasets,
+            "generators": params.generators,
+            "generator_seeds": params.generators,
+        }
+        targets = params.sweep_targets.model_copy(update=targets)
+        params = params.model_copy(update={"sweep_targets": targets})
+    found = plan.estimate(params)
+    waits = dag(params)
+    share = {work.stage: total / work.cells for work, total in found.stages if work.cells}
+    seconds = {name: share.get(listed(name), plan.STAGE) for name in waits}
+    total = sum(seconds.values())
+    print(f"{options.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence", flush=True)
+    print("| workers | efficiency | hours |\n| --- | --- | --- |")
+    for workers in WORKERS:
+        took = simulate(waits, seconds, workers, options.overhead)
+        print(f"| {workers} | {total / took / workers:.0%} | {took / 3600:.1f} |", flush=True)
+    slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:5]
+    print("longest cells: " + ", ".join(f"{one} {seconds[one] / 3600:.1f} h" for one in slowest))
+
+
+if __name__ == "__main__":
+    main()
