@@ -254,6 +254,7 @@ def repro(where: Path, address: str, nodes: Nodes, log: str = "driver") -> subpr
     environ = environment() | {
         "MLFLOW_TRACKING_URI": address,
         "RAY_ADDRESS": nodes.address,
+        "ECGFORGE_STATE": str(where.parent / "state"),
         "PYTHONPATH": str(where / "src"),
         MARK: f"{nodes.port}-driver",
     }
@@ -277,9 +278,12 @@ def outputs(where: Path) -> dict[str, str]:
 
 
 def differing(where: Path, reference: Path) -> list[str]:
+    """Return the outputs with other digests, without the report: it names its runs and commit."""
     ours, theirs = outputs(where), outputs(reference)
     assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
-    return sorted(path for path in ours if ours[path] != theirs[path])
+    return sorted(
+        path for path in ours if ours[path] != theirs[path] and path != "reports/report.html"
+    )
 
 
 def runs_and_versions(address: str) -> tuple[int, int, int, int]:
@@ -295,6 +299,16 @@ def runs_and_versions(address: str) -> tuple[int, int, int, int]:
     return len(found), len(prints), open_ones, versions
 
 
+def attempts(address: str) -> str:
+    """Return the attempt at the run of the generator, such as 2:n2:123."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(address, address)
+    ids = [one.experiment_id for one in client.search_experiments()]
+    [found] = client.search_runs(ids, "tags.kind = 'generator'")
+    return str(found.data.tags["ecgforge.attempt"])
+
+
 Case = Callable[[Path, str, Nodes, Path], str]
 
 
@@ -306,7 +320,7 @@ def same(where: Path, reference: Path, address: str) -> str:
     assert (where / csv).read_bytes() == (reference / csv).read_bytes()
     runs, prints, unfinished, versions = runs_and_versions(address)
     assert (runs, unfinished) == (prints, 0), (runs, prints, unfinished)
-    return f"{len(outputs(where))} outputs equal, {runs} runs, {versions} versions"
+    return f"{len(outputs(where))} outputs, equal digests, {runs} runs, {versions} versions"
 
 
 def equal(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
@@ -322,22 +336,20 @@ def equal(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
 
 
 def dead(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
-    """(b) A node is killed during the training of the generator."""
+    """(b) A node is killed during the training of the generator; another one resumes it."""
     where = project(folder, twelve_cells(400))
     driver = repro(where, address, nodes)
     train = "train_generator@ptbxl-diffwave"
     name = until(lambda: nodes.of_cell(train), PATIENCE, "the training starts")
-    until(lambda: _steps(nodes, name) > 0, 120, "a checkpoint is written")
+    until(lambda: _checkpoint(folder), 300, "a checkpoint is written")
     nodes.signal(name, signal.SIGKILL)
     finished(driver, where)
-    starts = (folder / "driver.log").read_text().count(f"{train} starts on")
     nodes.start(name)
-    return f"{same(where, reference, address)}; the training started {starts} times"
+    return f"{same(where, reference, address)}; attempt {attempts(address)}, killed on {name}"
 
 
-def _steps(nodes: Nodes, name: str) -> int:
-    state = nodes.folder / name / ".cache/ecgforge/clones"
-    return len(list(state.glob("*/state/unfinished/*/*")))
+def _checkpoint(folder: Path) -> object:
+    return list((folder / "state").rglob("*.ckpt"))
 
 
 def driver(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
@@ -362,7 +374,7 @@ def zombie(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     process = repro(where, address, nodes)
     train = "train_generator@ptbxl-diffwave"
     name = until(lambda: nodes.of_cell(train), PATIENCE, "the training starts")
-    until(lambda: _steps(nodes, name) > 0, 120, "a checkpoint is written")
+    until(lambda: _checkpoint(folder), 300, "a checkpoint is written")
     nodes.signal(name, signal.SIGSTOP)
     log = folder / "driver.log"
     until(lambda: log.read_text().count(f"{train} starts on") > 1, 240, "a retry starts")
@@ -371,7 +383,7 @@ def zombie(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     finished(process, where)
     until(lambda: not nodes.processes(name), 120, "the stopped node ends")
     nodes.start(name)
-    return same(where, reference, address)
+    return f"{same(where, reference, address)}; attempt {attempts(address)}, stopped on {name}"
 
 
 def failure(folder: Path, address: str, nodes: Nodes, _: Path) -> str:
