@@ -101,11 +101,15 @@ def atomic_writes() -> Iterator[None]:
 
 
 @contextmanager
-def locked_repo() -> Iterator[Any]:
-    """Open DVC's project in the current folder, and hold its lock during the block."""
+def locked_repo(wait: bool = False) -> Iterator[Any]:
+    """Open DVC's project in the current folder, and hold its lock during the block.
+
+    Args:
+        wait: for the end of another process that holds the lock; an error otherwise.
+    """
     from dvc.repo import Repo
 
-    with Repo() as repo, private("dvc.repo:lock_repo")(repo):
+    with Repo(_wait_for_lock=wait) as repo, private("dvc.repo:lock_repo")(repo):
         yield repo
 
 

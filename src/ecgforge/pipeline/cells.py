@@ -257,7 +257,8 @@ def _run(cells: Mapping[str, Cell], engine: Engine, params: Params) -> int:
                 ended = future.result()
                 if ended.succeeded:
                     if ended.entry:
-                        lock.write_entries(Path(), {name: ended.entry})
+                        with internals.locked_repo(wait=True):
+                            lock.write_entries(Path(), {name: ended.entry})
                     console.err.print(progress.line(name, ended.place, started, len(running)))
                     sorter.done(name)
                 else:
