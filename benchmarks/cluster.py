@@ -1,7 +1,7 @@
 """Run a small study on two Ray nodes of this machine, and compare it with a local run.
 
     pip install -e '.[dev,ray]'
-    python benchmarks/cluster.py FOLDER [--cases equal dead driver zombie failure writers]
+    python benchmarks/cluster.py FOLDER [--cases equal dead driver zombie failure writers overhead]
 
 Each node has a home, clones and a DVC cache of its own. They exchange outputs by a folder as DVC
 remote, and write to an MLflow server with PostgreSQL (Debian's package `postgresql`; it is not run
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from ecgforge.dvc import lock  # noqa: E402
+from ecgforge.pipeline import cells, local, node, ray_cluster  # noqa: E402
 from test_study import environment, make_project, run, small_params  # noqa: E402
 
 MARK = "ECGFORGE_TEST_NODE"  # environment variable of all processes of a node
@@ -433,8 +434,40 @@ def writers(folder: Path, address: str, _: Nodes, __: Path) -> str:
     return f"40 runs of 50 points, none lost or twice, {seconds:.0f} s"
 
 
+def cpu(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of a function and its processes."""
+    before = os.times()
+    work()
+    return sum(os.times()[:4]) - sum(before[:4])
+
+
+def overhead(folder: Path, address: str, _: Nodes, __: Path) -> str:
+    """(f) CPU seconds of a cell that does nothing: on a node, here, and with a cold start."""
+    stages = {f"none{i}": {"cmd": f"echo {i} > none{i}", "outs": [f"none{i}"]} for i in range(6)}
+    where = project(folder, twelve_cells())
+    (where / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    run(where, "git", "commit", "--quiet", "--all", "--message", "cells that do nothing")
+    os.chdir(where)
+    os.environ |= {"MLFLOW_TRACKING_URI": address, "ECGFORGE_CLONES": str(folder / "clones")}
+    study, first = ray_cluster._study(), ray_cluster._bundle()
+
+    def on_node(number: int) -> None:
+        assert node.work(study, f"none{number}", {}, lambda: first, "n1").succeeded
+
+    on_node(0)  # makes the clone
+    there = min(cpu(lambda i=i: on_node(i)) for i in (1, 2, 3))  # type: ignore[misc]
+    local.repro_one("none0")
+    here = min(cpu(lambda i=i: local.repro_one(f"none{i}")) for i in (4, 5))  # type: ignore[misc]
+    modules = "; ".join(f"import {name}" for name in cells.SLOW)
+    cold = cpu(lambda: subprocess.run([sys.executable, "-c", modules], check=True))
+    return (
+        f"on a node {there:.1f} s, here {here:.1f} s; imports of a stage {cold:.1f} s; "
+        f"the commit has {len(first) / 1e6:.1f} MB"
+    )
+
+
 CASES: dict[str, Case] = {
-    one.__name__: one for one in (equal, dead, driver, zombie, failure, writers)
+    one.__name__: one for one in (equal, dead, driver, zombie, failure, writers, overhead)
 }
 
 
