@@ -618,6 +618,33 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove the items.")] = F
     stage.collect(yes)
 
 
+@app.command("export")
+def export_study(
+    file: Annotated[Path, typer.Argument(help="The new file; its name ends in .zip.")],
+) -> None:
+    """Write all runs, models, versions and histories of MLflow to one file, for another clone.
+
+    DVC carries data and results: `dvc push` here, and `dvc pull` in the other clone.
+    """
+    from ecgforge.commands import transfer
+
+    transfer.export(file)
+
+
+@app.command("import")
+def import_study(
+    file: Annotated[Path, typer.Argument(help="A file that `ecgforge export` wrote.")],
+) -> None:
+    """Take over the runs, models, versions and histories of another clone.
+
+    Nothing is merged: this clone must not have runs yet. Then `verify`, `promote` and `repro` work
+    as in the other clone.
+    """
+    from ecgforge.commands import transfer
+
+    transfer.import_(file)
+
+
 @app.command()
 def classify(
     records: Annotated[

@@ -83,15 +83,31 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def follow(database: Path) -> None:
-    """Update the addresses of files after the database was moved or copied, and print a message.
+    """Update the addresses of files after the database was moved or copied, and print a message."""
+    folder, former = database.parent, relocate(database)
+    if former is None:
+        return
+    missing = not _holds_files(folder) and _holds_files(former)
+    console.err.print(
+        f"{database.name} came from {former}: the files of its runs and models are now "
+        f"expected in {folder / ARTIFACTS}"
+        + (f", which does not exist yet: copy {former / ARTIFACTS} to it" if missing else "")
+    )
+
+
+def relocate(database: Path) -> Path | None:
+    """Update the addresses of files to the folder of the database.
 
     Only addresses below the former folder change; experiments with their own location keep it.
+
+    Returns:
+        The former folder; None if it is the same.
     """
     folder = database.parent
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         former = Path(_noted(connection))
         if _same(former, folder):
-            return
+            return None
 
         def moved(address: str) -> str:
             path = local(address)
@@ -111,12 +127,18 @@ def follow(database: Path) -> None:
             )
         connection.execute(f"UPDATE {NOTE} SET folder = ?", [str(folder)])
         connection.execute("COMMIT")
-    missing = not _holds_files(folder) and _holds_files(former)
-    console.err.print(
-        f"{database.name} came from {former}: the files of its runs and models are now "
-        f"expected in {folder / ARTIFACTS}"
-        + (f", which does not exist yet: copy {former / ARTIFACTS} to it" if missing else "")
-    )
+    return former
+
+
+def elsewhere(database: Path) -> list[str]:
+    """Return the folders of runs and models on this machine that are not next to the database."""
+    with closing(sqlite3.connect(database)) as connection:
+        folder = Path(_noted(connection)) / ARTIFACTS
+        addresses = connection.execute(
+            "SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM logged_models"
+        ).fetchall()
+    paths = [path for (address,) in addresses if (path := local(address or ""))]
+    return [str(path) for path in paths if not path.is_relative_to(folder)]
 
 
 def _holds_files(folder: Path) -> bool:

@@ -241,6 +241,13 @@ def initialise() -> None:
         raise _unusable(database, error) from error
 
 
+def adopt(database: Path) -> None:
+    """Upgrade a database that another project wrote, and update its addresses to its folder."""
+    if not _current(database):
+        _upgrade(database, database.parent)
+    home.relocate(database)
+
+
 def ensure_reachable() -> None:
     """Check within seconds that the tracking store answers; call it before long work starts.
 
@@ -268,7 +275,7 @@ def ensure_reachable() -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise EcgforgeError(
-            f"MLflow's tracking server at {_without_password(uri)} cannot be reached "
+            f"MLflow's tracking server at {without_password(uri)} cannot be reached "
             f"({reason}): start it, correct MLFLOW_TRACKING_URI, or unset it to keep runs in "
             f"{DATABASE}"
         ) from None
@@ -346,7 +353,7 @@ def check_active(experiment: Any) -> None:
     if experiment is not None and experiment.lifecycle_stage != "active":
         raise EcgforgeError(
             f"MLflow's experiment '{experiment.name}' was deleted: "
-            f"`MLFLOW_TRACKING_URI='{_without_password(configure())}' mlflow experiments restore "
+            f"`MLFLOW_TRACKING_URI='{without_password(configure())}' mlflow experiments restore "
             f"-x {experiment.experiment_id}` restores it"
         )
 
@@ -526,7 +533,8 @@ def _check_health(uri: str) -> None:
             raise
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """Return an address of a store for display."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
