@@ -101,8 +101,7 @@ def test_another_clone_verifies_and_promotes_and_has_nothing_to_run(
     study: Path, clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.is_file()}
-    with dvc() as repo:
-        repo.pull()
+    transfer.pull()
     transfer.import_(study.parent / "study.zip")
     assert "mlflow.db has 2 runs and 2 versions." in capsys.readouterr().out
     lineage.verify([f"{NAME}/2"])
@@ -122,6 +121,30 @@ def test_another_clone_verifies_and_promotes_and_has_nothing_to_run(
     assert run.info.artifact_uri.startswith(f"{clone}/mlruns/")
     after = {path: path.stat().st_mtime_ns for path in study.rglob("*") if path.is_file()}
     assert after == before, "the first clone is not touched"
+
+
+def test_a_pull_that_cannot_work_is_one_line(
+    clone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = (clone / ".dvc/config").read_text()
+    lock = clone / "dvc.lock"
+    ways: dict[str, Callable[[], Any]] = {
+        "no DVC remote: name the one .*`dvc remote add -d": lambda: with_config("[core]\n"),
+        "lacks 2 outputs of this commit, such as data/prepared/ptbxl: run `dvc push`": lambda: (
+            with_config(config.replace("/remote", "/nowhere"))
+        ),
+        "no dvc.lock": lambda: lock.rename(tmp_path / "lock"),
+    }
+    for words, way in ways.items():
+        way()
+        with pytest.raises(EcgforgeError, match=words) as refusal:
+            transfer.pull()
+        assert "\n" not in str(refusal.value)
+    assert "md5" not in "".join(capfd.readouterr())
+
+
+def with_config(text: str) -> None:
+    Path(".dvc/config").write_text(text)
 
 
 def kept(folder: Path) -> dict[str, bytes]:

@@ -618,13 +618,25 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove the items.")] = F
     stage.collect(yes)
 
 
+@app.command()
+def pull() -> None:
+    """Fetch data, models and results of this commit from DVC's remote, so that `repro` need not run
+    their stages.
+
+    The same as `dvc pull`, with one line if there is no remote or if it lacks outputs.
+    """
+    from ecgforge.commands import transfer
+
+    transfer.pull()
+
+
 @app.command("export")
 def export_study(
     file: Annotated[Path, typer.Argument(help="The new file; its name ends in .zip.")],
 ) -> None:
     """Write all runs, models, versions and histories of MLflow to one file, for another clone.
 
-    DVC carries data and results: `dvc push` here, and `dvc pull` in the other clone.
+    DVC carries data and results: `dvc push` here, and `ecgforge pull` in the other clone.
     """
     from ecgforge.commands import transfer
 

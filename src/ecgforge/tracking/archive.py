@@ -61,8 +61,8 @@ def write(file: Path, database: Path) -> tuple[About, list[str]]:
     """Write the content of a SQLite store to a new archive.
 
     Returns:
-        What the archive has, and folders of runs or models elsewhere on this machine, which it
-        lacks.
+        What the archive has, and the addresses of runs and models whose files it lacks, as they
+        are not next to the database.
     """
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / DATABASE

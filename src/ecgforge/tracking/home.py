@@ -131,14 +131,17 @@ def relocate(database: Path) -> Path | None:
 
 
 def elsewhere(database: Path) -> list[str]:
-    """Return the folders of runs and models on this machine that are not next to the database."""
+    """Return the addresses of runs and models whose files are not next to the database."""
     with closing(sqlite3.connect(database)) as connection:
         folder = Path(_noted(connection)) / ARTIFACTS
         addresses = connection.execute(
             "SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM logged_models"
         ).fetchall()
-    paths = [path for (address,) in addresses if (path := local(address or ""))]
-    return [str(path) for path in paths if not path.is_relative_to(folder)]
+    return [
+        address
+        for (address,) in addresses
+        if address and not ((path := local(address)) and path.is_relative_to(folder))
+    ]
 
 
 def _holds_files(folder: Path) -> bool:
