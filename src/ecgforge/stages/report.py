@@ -8,6 +8,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ RUN_COLUMNS = [
     "url",
 ]
 # settings in metrics.json: their training records
-METRICS = {"TrRTeR": "real", "TrSTeR": "{}", "TrRSTeR": "real+{}"}
+METRICS = {"TrRTeR": "real", "TrRSTeR": "real+{}"}
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
@@ -106,7 +107,9 @@ def _report(params: Params, out: Path, scratch: Path) -> None:
         inputs.utility.to_csv(scratch / "score_utility.csv", index=False, float_format="%.6f")
         inputs.confusions.to_csv(scratch / "confusions.csv", index=False)
         _table(judged).to_csv(scratch / "verdicts.csv", index=False, float_format="%.6f")
-        (scratch / "metrics.json").write_text(json.dumps(_metrics(summary), indent=2) + "\n")
+        (scratch / "metrics.json").write_text(
+            json.dumps(_metrics(summary, answered), indent=2) + "\n"
+        )
         (scratch / "plots").mkdir()
         for dataset, rows in summary[summary["metric"] == "f1"].groupby("dataset", sort=False):
             (scratch / "plots" / f"{dataset}.svg").write_text(
@@ -278,18 +281,26 @@ def _scores(pairs: list[tuple[str, str]], name: str) -> pd.DataFrame:
     )
 
 
-def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
-    """Return macro-F1 on real test records with its interval, few metrics for `dvc metrics` and
-    `dvc exp show`: "macro_f1" -> dataset -> training records -> value, low, high.
+def _metrics(summary: pd.DataFrame, answered: list[answers.Answer]) -> dict[str, Any]:
+    """Return the numbers of the answers, few metrics for `dvc metrics` and `dvc exp show`.
+
+    Returns:
+        "gain" -> dataset -> generator -> value, low, high: the gain of the answer, in macro-F1.
+        "macro_f1" -> dataset -> training records: the mean over seeds, on real test records.
     """
-    tree: dict[str, Any] = {}
+    gains: dict[str, Any] = {}
+    for answer in answered:
+        if answer.gain:
+            ends = asdict(answer.gain)
+            numbers = {name: round(ends[name], 4) for name in ("estimate", "low", "high")}
+            known = {name: number for name, number in numbers.items() if number == number}
+            gains[answer.dataset] = {answer.generator: known}
+    scores: dict[str, Any] = {}
     shown = summary[(summary["metric"] == "f1") & ~summary["backbone"].isin(list(tables.BASELINES))]
     for row in shown[shown["setting"].isin(METRICS)].to_dict("records"):
         training = METRICS[row["setting"]].format(row["generator"])
-        ends = {"value": row["mean"], "low": row["low"], "high": row["high"]}
-        numbers = {name: round(float(value), 4) for name, value in ends.items()}
-        tree.setdefault(row["dataset"], {})[training] = numbers
-    return {"macro_f1": tree}
+        scores.setdefault(row["dataset"], {})[training] = round(float(row["mean"]), 4)
+    return {"gain": gains, "macro_f1": scores}
 
 
 def _runs(
