@@ -114,7 +114,11 @@ def test_labels_of_headers_are_read(tmp_path: Path) -> None:
         dx = "426783006,39732003" if number < 10 else "426177001"
         comments = [f"Patient: {number % 14}", "Age: 50", "Sex: Male", f"Dx: {dx}"]
         record(tmp_path / "ecgs/deep", f"b{number}", number, comments=comments)
-    source = parameters.read(init(tmp_path / "ecgs")).source("mine")
+    file = init(tmp_path / "ecgs")
+    assert len(file.read_text().splitlines()) == 13
+    params = parameters.read(file)
+    assert (params.datasets, params.merged, params.sweep_targets.sweeps) == (["mine"], [], [])
+    source = params.source("mine")
     assert isinstance(source, FolderSource)
     assert (source.table, source.map) == (None, {})
     folder.fetch(tmp_path / "raw", source)

@@ -90,7 +90,7 @@ class FolderSource(StrictConfig):
     """
 
     kind: Literal["folder"]  # type of the source
-    layout: Literal["folder"]  # file layout of the records
+    layout: Literal["folder"] = "folder"  # file layout of the records
     path: str  # folder of the records
     table: str | None  # CSV file in that folder; null reads the comments of the headers
     separator: Literal[",", ";", "\t", "|"] = ","  # between the cells of the CSV file
@@ -715,7 +715,8 @@ class Params(StrictConfig):
 def read_tree(path: Path, missing: str) -> Any:
     """Return the content of a parameter file on top of its `base`, another parameter file.
 
-    Each key of the file replaces the same key of the base. Its profiles are added by name.
+    Each key of the file replaces the same key of the base. Its profiles are added by name. If it
+    names sources, the keys of the base that name datasets do not count.
 
     Args:
         path: the file; `base` is relative to its folder.
@@ -737,7 +738,17 @@ def read_tree(path: Path, missing: str) -> Any:
     both = {
         name: profile for one in profiles if isinstance(one, dict) for name, profile in one.items()
     }
-    return {**base, **tree, "profiles": both}
+    return {**base, **_of_own_sources(tree), **tree, "profiles": both}
+
+
+def _of_own_sources(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys that name datasets, for a file with its own sources: each source is a
+    dataset, and nothing is merged, cross-fitted or swept.
+    """
+    if "sources" not in tree:
+        return {}
+    no_sweeps: dict[str, Any] = {name: [] for name in SweepTargets.model_fields}
+    return {"datasets": tree["sources"], "merged": [], "folds": {}, "sweep_targets": no_sweeps}
 
 
 def read_yaml(path: Path, missing: str) -> Any:

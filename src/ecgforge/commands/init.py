@@ -22,21 +22,13 @@ TEXT = """\
 # Written by `ecgforge init`. Run the study: ecgforge repro --params {file}
 base: {base} # all other parameters
 profile: {name}
-sources: [{name}]
-datasets: [{name}]
-merged: []
+sources: [{name}] # each source is a dataset; without `sweep_targets`, there are no sweeps
 folds: {{{name}: 5}} # rounds of cross-fitting: each record is a test record once
 generators: [diffwave]
-sweep_targets: {{datasets: [], generators: [diffwave], sweeps: [], real_sweeps: [], backbones: [],
-    generator_seeds: [], cross_dataset: [], equal_size: []}}
 profiles:
   {name}:
     base: demo # small networks and short trainings; `sample` has larger ones, and takes hours
-    sources:
-      {name}:
-        kind: folder
-        layout: folder
-{source}
+    sources: {{{name}: {{kind: folder, {source}}}}}
     preparation: {{{preparation}}}
     synthesis: {{train: match_real}} # as many synthetic records as real ones
     study: {{synthetic_share: 0.5}} # half of the records of TrRSTeR
@@ -99,7 +91,7 @@ def _write(content: str, file: Path) -> None:
 def text(found: Survey, name: str, file: Path, base: str) -> str:
     """Return the parameters of a study of the surveyed records, as YAML."""
     settings = found.settings
-    source = [f"path: {_quoted(settings.path)}", f"table: {_quoted(settings.table)}"]
+    source = [f"path: {_quoted(settings.path)}, table: {_quoted(settings.table)}"]
     if settings.separator != ",":
         source.append(f"separator: {_quoted(settings.separator)}")
     if settings.columns:
@@ -107,7 +99,8 @@ def text(found: Survey, name: str, file: Path, base: str) -> str:
         source.append(f"columns: {{{columns}}}")
     known = [label for label in found.labels if label.code and not label.is_code]
     named = [*known, *[label for label in found.labels if not label.code][:ASKED]]
-    source += ["map: # label of the records: rhythm, or null to ignore it"] if named else []
+    if named:
+        source.append("map: { # label of the records: rhythm, or null to ignore it")
     preparation = f"min_records: {found.least}, amplitude: {found.amplitude}"
     if found.damaged:
         preparation += f", max_damaged: {math.ceil(100 * found.damaged) / 100:g}"
@@ -115,14 +108,16 @@ def text(found: Survey, name: str, file: Path, base: str) -> str:
         file=file,
         base=_quoted(base) if not re.fullmatch(r"[\w./-]+", base) else base,
         name=name,
-        source="\n".join(" " * 8 + line for line in [*source, *map(_mapped, named)]),
+        source=f",\n{' ' * 6}".join(source)
+        + "".join(f"\n{' ' * 8}{_mapped(label)}" for label in named)
+        + ("\n      }" if named else ""),
         preparation=preparation,
     )
 
 
 def _mapped(label: Label) -> str:
     comment = f" # {label.records} records: {label.question}" if not label.code else ""
-    return f"  {_quoted(label.text)}: {label.code or 'null'}{comment}"
+    return f"{_quoted(label.text)}: {label.code or 'null'},{comment}"
 
 
 def _quoted(text: str | None) -> str:

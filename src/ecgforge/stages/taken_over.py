@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.params import read_tree, read_yaml
@@ -15,7 +17,8 @@ Parts = list[tuple[str, list[str]]]
 
 
 def take_over(file: Path, params: Path) -> bool:
-    """Replace the keys of `params` that `file` has, and add its profiles; keep all other lines.
+    """Replace the keys of `params` that `file` has or implies, and add its profiles; keep all
+    other lines.
 
     Args:
         file: a parameter file whose `base` is `params`.
@@ -35,7 +38,8 @@ def take_over(file: Path, params: Path) -> bool:
             f"{file} cannot be copied into {params}: its key `base` must name {params}, as in "
             f"`base: {params.name}`"
         )
-    if read_yaml(params, "") == wanted:
+    before = read_yaml(params, "")
+    if before == wanted:
         return False
     if git(params.resolve().parent, "status", "--porcelain", "--", params.name):
         raise EcgforgeError(
@@ -43,8 +47,12 @@ def take_over(file: Path, params: Path) -> bool:
             f"some of them: run `git commit {params}`, or `git checkout {params}`, and then this "
             "again"
         )
+    implied = {
+        key: value for key, value in wanted.items() if key not in named and before[key] != value
+    }
+    patch = f"{file.read_text(encoding='utf-8')}\n{yaml.safe_dump(implied)}"
     with atomic_write(params) as scratch:
-        text = merged(params.read_text(encoding="utf-8"), file.read_text(encoding="utf-8"))
+        text = merged(params.read_text(encoding="utf-8"), patch)
         scratch.write_text(text, encoding="utf-8")
         if read_yaml(scratch, "") != wanted:
             raise EcgforgeError(f"{file} cannot be copied into {params}: copy its keys by hand")
