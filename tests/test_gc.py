@@ -217,7 +217,12 @@ def test_a_run_without_a_process_is_set_to_killed() -> None:
 
 
 def test_incomplete_outputs_are_removed_unless_they_are_the_only_copy(study: Path) -> None:
-    left = ["data/prepared/.a.partial", "models/x/.b.former.partial", "reports/.c.partial"]
+    left = [
+        "data/prepared/.a.partial",
+        "models/x/.b.former.partial",
+        "reports/.c.partial",
+        ".mlflow.db.partial",
+    ]
     kept = ["data/prepared/.gone.former.partial", "models/x/b", "notes/.d.partial"]
     for path in (*left, *kept):
         (study / path).mkdir(parents=True)

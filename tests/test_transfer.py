@@ -243,8 +243,8 @@ def test_what_export_did_not_write_is_one_line(study: Path, clone: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {"second", "key.pem", "key.pub"}
 
 
-def test_a_server_and_a_run_in_progress_are_not_exported(
-    study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_is_not_exported_is_said(
+    study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
     file = tmp_path / "new.zip"
     monkeypatch.chdir(study)
@@ -261,8 +261,12 @@ def test_a_server_and_a_run_in_progress_are_not_exported(
         pytest.raises(EcgforgeError, match="is in progress: export when it has ended"),
     ):
         transfer.export(file)
+    assert not file.exists()
+    client = store.client()
+    client.create_run(client.create_experiment("other", artifact_location="s3://bucket/x"))
+    transfer.export(file)
+    assert "lacks the files of 1 runs or models, which are at other" in capsys.readouterr().err
     for call in (transfer.export, transfer.import_):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@example.org")
         with pytest.raises(EcgforgeError, match=r"server http://me:\*\*\*@example.org"):
             call(file)
-    assert not file.exists()

@@ -187,6 +187,7 @@ def _scratch(root: Path) -> list[Path]:
     no new one replaced it.
     """
     found = [path for folder in SCRATCH for path in (root / folder).rglob(".*.partial")]
+    found += root.glob(".ml*.partial")  # of MLflow's database and its files
     lone = [
         path
         for path in found

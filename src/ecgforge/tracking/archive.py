@@ -72,7 +72,10 @@ def write(file: Path, database: Path) -> tuple[About, list[str]]:
         ):
             whole.backup(target)
         about, folder = _about(copy), database.parent / ARTIFACTS
-        with atomic_write(file) as partial, ZipFile(partial, "w", ZIP_DEFLATED) as archive:
+        with (
+            atomic_write(file) as partial,
+            ZipFile(partial, "w", ZIP_DEFLATED, strict_timestamps=False) as archive,
+        ):
             archive.writestr(ABOUT, json.dumps(asdict(about)))
             archive.write(copy, DATABASE)
             paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -90,6 +93,8 @@ def read(file: Path, database: Path) -> About:
     Raises:
         EcgforgeError: the archive is damaged, a newer MLflow wrote it, or the store has content.
     """
+    if database.exists():
+        store.initialise()  # a damaged database has its own message
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock"), _opened(file) as archive:
         about = _checked(file, archive)
