@@ -707,6 +707,60 @@ def generate(
 
 
 @app.command()
+def publish(
+    dataset: Dataset,
+    generator: Generator,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="A new folder [default: published/DATASET-GENERATOR]."),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--license",
+            help="Licence of the set, as a URL [default: the licence of the source data, if "
+            "ecgforge knows it].",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Publish records of which too many are copies of training records; the data "
+            "card says so.",
+        ),
+    ] = False,
+    params: ParamsFile = PARAMS,
+) -> None:
+    """Write a synthetic set for readers without this project.
+
+    The folder has WFDB files, labels, a data card, a description in Croissant format, and
+    checksums. Nothing is uploaded. Records of patients are never written.
+    """
+    from ecgforge.commands import publish as stage
+    from ecgforge.stages import parameters
+
+    folder = to or folders.PUBLISHED / f"{dataset}-{generator}"
+    stage.publish(parameters.read(params), dataset, generator, folder, force, licence)
+
+
+@app.command()
+def card(
+    dataset: Dataset,
+    out: Annotated[
+        Path | None, typer.Option(help="A Markdown file [default: print the card].")
+    ] = None,
+) -> None:
+    """Print the data card of a prepared set: sources, licences, counts and limits.
+
+    The card has no records. For synthetic sets, `publish` writes a card; for models, `promote`.
+    """
+    from ecgforge.commands import publish as stage
+
+    stage.card(dataset, out)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:

@@ -10,6 +10,7 @@ RAW, PREPARED, SYNTHETIC = DATA / "raw", DATA / "prepared", DATA / "synthetic"
 GENERATORS, CLASSIFIERS = MODELS / "generators", MODELS / "classifiers"
 TUNED = MODELS / "tuning"
 RESOLVED, REPORTS = Path("resolved"), Path("reports")
+PUBLISHED = Path("published")  # synthetic sets for readers without the project
 REAL = "real"  # the classifiers and results of a dataset that need no generator
 STATE = "ECGFORGE_STATE"  # folder of what cells need to resume; several machines can share it
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import wfdb
 from pydantic import Field
 
 from ecgforge import console
@@ -18,12 +16,10 @@ from ecgforge.generators.common import registry
 from ecgforge.model_versions import history, signing, versions
 from ecgforge.model_versions.pyfunc_signature import SAMPLING
 from ecgforge.params import Compute, StrictConfig, checked
-from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.sources.folder import SYNTHETIC, TABLE
+from ecgforge.wfdb_io import synthetic as wfdb_files
 
 CHUNK = 32  # records generated at a time
-GAIN = 1000  # steps of a WFDB sample per unit
-LARGEST = 32.767  # units: samples have 16 bits, and the lowest value marks an invalid sample
 # One thread, so that the order of sums, and thus the bytes, do not depend on the number of cores.
 COMPUTE = Compute(accelerator="auto", devices=1, precision="auto", threads=1)
 
@@ -77,6 +73,9 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
     rows = synthesis.plan(tuple(kept.rhythms), {"train": {rhythm: count}}, seed)
     names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
     starts = range(0, count, CHUNK)
+    simulated = version.tags.get("simulated") == "true"
+    notes = partial(wfdb_files.comments, version.label, simulated, rhythm, kept.units, seed)
+    rate = generator.shape.sampling_rate
     with atomic_write(out) as scratch:
         scratch.mkdir()
         for start in console.track(starts, f"generating {rhythm}"):
@@ -84,8 +83,7 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             for name, record_seed, signals in zip(
                 names[start:], chunk["seed"], sampler.sample(chunk), strict=False
             ):
-                comments = _comments(version, kept.units, rhythm, seed, record_seed)
-                _write(scratch, name, signals, kept.units, generator.shape.sampling_rate, comments)
+                wfdb_files.write(scratch, name, signals, kept.units, rate, notes(record_seed))
         (scratch / TABLE).write_text(
             "record,patient,rhythm\n" + "".join(f"{name},{name},{rhythm}\n" for name in names)
         )
@@ -96,58 +94,4 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
     console.out.print(
         f"{count} synthetic records of {rhythm} are in {out}, generated with {version.label} and "
         f"seed {seed}."
-    )
-
-
-def _comments(
-    version: versions.Version, units: str, rhythm: str, seed: int, record_seed: int
-) -> list[str]:
-    patients = (
-        "simulated patients" if version.tags.get("simulated") == "true" else "recorded patients"
-    )
-    scale = {
-        "mV": "mV; III, aVR, aVL and aVF follow from I and II",
-        "per_lead_std": "each lead in its standard deviations, not in mV",
-    }
-    return [
-        "SYNTHETIC ECG: made by a generator, not a recording of a patient",
-        f"generator: {version.label}, trained on {patients}",
-        f"requested rhythm: {rhythm}",
-        f"seed: {seed}, seed of this record: {record_seed}",
-        f"units: {scale[units]}",
-    ]
-
-
-def _write(
-    folder: Path,
-    name: str,
-    signals: np.ndarray,
-    units: str,
-    sampling_rate: int,
-    comments: Sequence[str],
-) -> None:
-    if not np.abs(signals).max() <= LARGEST:  # also true for NaN
-        raise EcgforgeError(
-            f"the generated signals are not finite, or exceed {LARGEST} {units}: train the "
-            "generator longer"
-        )
-    leads, rows = (
-        (STANDARD_LEADS, twelve_leads(signals, units)) if units == "mV" else (LEADS, signals)
-    )
-    layout: dict[str, Any] = {
-        "fmt": ["16"] * len(leads),
-        "adc_gain": [GAIN] * len(leads),
-        "baseline": [0] * len(leads),
-    }
-    samples = np.clip(rows, -LARGEST, LARGEST).T.astype(np.float64)
-    kinds = [units] * len(leads)
-    wfdb.wrsamp(
-        name,
-        sampling_rate,
-        kinds,
-        list(leads),
-        samples,
-        comments=list(comments),
-        write_dir=str(folder),
-        **layout,
     )

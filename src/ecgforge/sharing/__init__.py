@@ -1,0 +1,1 @@
+"""Data sets and models for readers without this project: data cards, Croissant, RO-Crate."""
