@@ -541,6 +541,13 @@ def lineage(
     out: Annotated[
         Path | None, typer.Option(help="A file .mmd for the lineage as a Mermaid flowchart.")
     ] = None,
+    crate: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder for the provenance of a version, and the verdict of its promotion, "
+            "as an RO-Crate: other programs can read it, and it has a page for a browser."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the lineage of a model or a record set, down to the source.
@@ -550,7 +557,7 @@ def lineage(
     from ecgforge.commands import lineage as stage
 
     with console.document(as_json):
-        stage.show(reference, out)
+        stage.show(reference, out, crate)
 
 
 @app.command()

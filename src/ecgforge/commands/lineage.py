@@ -22,20 +22,42 @@ ITEM = ("kind", "name", "digest", "found", "verified")  # what `verify` says of 
 SUFFIX, WRITTEN = ".mmd", re.compile(rb"%% Lineage of ")  # of a flowchart file, and its first bytes
 
 
-def show(reference: str, out: Path | None) -> None:
-    """Print the lineage of a version, run, file or folder as a tree, and write it to `out` as a
-    Mermaid flowchart.
+def show(reference: str, out: Path | None, crate: Path | None = None) -> None:
+    """Print the lineage of a version, run, file or folder as a tree.
+
+    Args:
+        reference: the version, run, file or folder.
+        out: a file for the lineage as a Mermaid flowchart.
+        crate: a new folder for the provenance of a version as an RO-Crate.
+
+    Raises:
+        EcgforgeError: there is no such thing, or an output cannot be written; see `sharing.crate`.
     """
     if out:
         outputs.check_file(out, SUFFIX, WRITTEN)
+    if crate:
+        outputs.refuse(crate)
+    if crate and crate.exists():
+        raise EcgforgeError(f"{crate} exists already: name a new folder")
     store.ensure_reachable()
-    node = lineage.trace(reference, DvcStore())
+    content = DvcStore()
+    node = lineage.trace(reference, content)
+    if crate and not node.version:
+        raise EcgforgeError(
+            f"{reference} is not a version, and --crate describes one: name@alias or name/number"
+        )
     console.out.print(_branch(Tree(_words("", node), guide_style="dim"), node, {id(node)}))
     console.report(reference=reference, nodes=_nodes(node))
     if out:
         with atomic_write(out) as scratch:
             scratch.write_text(mermaid(node), encoding="utf-8")
         console.out.print(f"Flowchart written to {out}")
+    if crate:
+        from ecgforge.sharing import crate as ro_crate
+
+        with atomic_write(crate) as scratch:
+            ro_crate.write(node, content.root, scratch)
+        console.out.print(f"RO-Crate written to {crate}")
 
 
 def _branch(tree: Tree, node: Node, shown: set[int]) -> Tree:

@@ -438,6 +438,19 @@ def log_files(run_id: str, files: Mapping[str, str | bytes]) -> None:
         with_retry(client().log_artifacts, run_id, scratch)
 
 
+def read_file(run_id: str, path: str) -> bytes | None:
+    """Return an artifact of a run; None if the run or the artifact does not exist."""
+    if run(run_id) is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            return Path(client().download_artifacts(run_id, path, scratch)).read_bytes()
+        except (OSError, MlflowException):
+            return None
+
+
 def absent(uri: str) -> bool:
     """Return whether `uri` is a SQLite file that does not exist.
 
