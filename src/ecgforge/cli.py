@@ -545,7 +545,7 @@ def lineage(
         Path | None,
         typer.Option(
             help="A new folder for the provenance of a version, and the verdict of its promotion, "
-            "as an RO-Crate: other programs can read it, and it has a page for a browser."
+            "as an RO-Crate, which other programs can read."
         ),
     ] = None,
     as_json: Json = False,

@@ -56,7 +56,7 @@ def show(reference: str, out: Path | None, crate: Path | None = None) -> None:
         from ecgforge.sharing import crate as ro_crate
 
         with atomic_write(crate) as scratch:
-            ro_crate.write(node, content.root, scratch)
+            ro_crate.write(node, content.root, mermaid(node), scratch)
         console.out.print(f"RO-Crate written to {crate}")
 
 

@@ -30,7 +30,8 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
 LICENCE = "https://spdx.org/licenses/Apache-2.0"  # of the workflow
-WORKFLOW, PARAMETERS, VERDICT, CARD = "dvc.yaml", "params.yaml", "verdict.json", "model_card.md"
+WORKFLOW, PARAMETERS = "dvc.yaml", "params.yaml"
+README, VERDICT, CARD = "README.md", "verdict.json", "model_card.md"
 DIGEST_OF_DVC = (
     "MD5 of the file; with the suffix .dir, MD5 of DVC's JSON list of the files of the folder"
 )
@@ -75,12 +76,13 @@ def promotion(version: Version) -> Promotion | None:
     return Promotion(entry, verdict, card)
 
 
-def write(traced: Node, root: Path, folder: Path) -> None:
+def write(traced: Node, root: Path, flowchart: str, folder: Path) -> None:
     """Write the crate of a version to `folder`.
 
     Args:
         traced: lineage of the version.
         root: of the project.
+        flowchart: of the lineage, in Mermaid.
         folder: to write; its parent exists.
 
     Raises:
@@ -94,7 +96,27 @@ def write(traced: Node, root: Path, folder: Path) -> None:
             "'ecgforge[sharing]'`"
         ) from None
     assert traced.version, "the command checks this"
-    _Writer(ROCrate(gen_preview=True, version="1.1"), traced, traced.version, root).write(folder)
+    writer = _Writer(ROCrate(version="1.1"), traced, traced.version, root)
+    writer.write(flowchart, folder)
+
+
+PAGE = """# Provenance of {label}
+
+This folder is an [RO-Crate](https://w3id.org/ro/crate): programs read `ro-crate-metadata.json`.
+That file lists the stages that made the model, with inputs, parameters, code and metrics{verdict}.
+It has the digests of data and weights; these files themselves are not in the folder.
+
+| file | content |
+| --- | --- |
+| `{WORKFLOW}`, `{PARAMETERS}` | stages and parameters of the study, at commit {commit} |
+{files}
+{promoted}## Lineage
+
+Each arrow points from an artefact to one of its inputs.
+
+```mermaid
+{flowchart}```
+"""
 
 
 class _Writer:
@@ -103,8 +125,9 @@ class _Writer:
         self.commit = version.tags.get("git.commit", "")
         self.promotion = promotion(version)
 
-    def write(self, folder: Path) -> None:
+    def write(self, flowchart: str, folder: Path) -> None:
         self._describe()
+        self._file(README, self._readme(flowchart).encode(), about={"@id": "./"})
         workflow, parameters = self._workflow(), self._file(PARAMETERS, self._at_commit(PARAMETERS))
         program = self._program()
         actions = [
@@ -133,6 +156,23 @@ class _Writer:
             for address, name in PROFILES.items()
         ]
         self.crate.metadata.append_to("conformsTo", root["conformsTo"][-1])
+
+    def _readme(self, flowchart: str) -> str:
+        found, files = self.promotion, ""
+        if found and found.verdict:
+            files += f"| `{VERDICT}` | gates with values and bounds, metrics with intervals |\n"
+        if found and found.card:
+            files += f"| `{CARD}` | model card: use, limits, metrics, gates |\n"
+        return PAGE.format(
+            label=self.version.label,
+            verdict=", and its promotion" if found else "",
+            WORKFLOW=WORKFLOW,
+            PARAMETERS=PARAMETERS,
+            commit=self.commit,
+            files=files,
+            promoted=f"## Promotion\n\n{_words(found.entry)}\n\n" if found else "",
+            flowchart=flowchart,
+        )
 
     def _add(self, identifier: str, kind: str | list[str], /, **properties: Any) -> Any:
         from rocrate.model.contextentity import ContextEntity
@@ -322,7 +362,6 @@ class _Writer:
             results.append(self._file(VERDICT, self.promotion.verdict, description=about))
         if self.promotion.card:
             results.append(self._file(CARD, self.promotion.card, description="The model card."))
-        reason = f"; reason: {entry.reason}" if entry.reason else ""
         return self._add(
             "#promotion",
             "CreateAction",
@@ -332,8 +371,14 @@ class _Writer:
             result=results,
             agent=self._person(entry.who),
             endTime=f"{entry.when.replace(' ', 'T')}+00:00",
-            description=f"after {f'version {entry.former}' if entry.former else 'nobody'}{reason}",
+            description=_words(entry),
         )
+
+
+def _words(entry: history.Entry) -> str:
+    former = f"version {entry.former}" if entry.former else "no champion"
+    reason = f" Reason: {entry.reason}" if entry.reason else ""
+    return f"{entry.when} UTC: {entry.action} by {entry.who}, after {former}.{reason}"
 
 
 def _plain(value: Any) -> Any:
