@@ -15,8 +15,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlcroissant
 import mlflow
+import numpy as np
 import pytest
+import wfdb
 import yaml
 from click.testing import CliRunner
 from dvc.cli import main as dvc
@@ -27,19 +30,23 @@ from ecgforge.commands import lineage as stage
 from ecgforge.commands import reproduce
 from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
-from ecgforge.files import md5
+from ecgforge.files import md5, read_csv
 from ecgforge.model_versions import versions
 from ecgforge.model_versions.models import SAMPLED, WEIGHTS
 from ecgforge.model_versions.pyfunc_signature import SAMPLING
 from ecgforge.params import Params
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.records.leads import STANDARD_LEADS, twelve_leads
 from ecgforge.records.record_set import RecordSet
 from ecgforge.registry import promotion
+from ecgforge.sharing import code, source_data
+from ecgforge.sharing.source_data import SourceData
 from ecgforge.stages import matrix
 from ecgforge.stages.common.temporary import TEMPORARY
 from ecgforge.tracking import store
 from registry_project import NAME
+from test_cli import Found, ecgforge, last_line
 
 pytestmark = pytest.mark.slow
 
@@ -939,3 +946,162 @@ def test_a_version_made_by_other_means_has_no_run(classifier: versions.Version) 
             stage.verify([f"{classifier.name}/{made.version}"])
     finally:
         store.client().delete_model_version(classifier.name, made.version)
+
+
+QUALITY = "results/quality/ptbxl/diffwave"
+SCORES = """dataset,generator,rhythm,metric,value,low,high,baseline,negative_control
+ptbxl,diffwave,all,copied_share,{copied},0,0.1,0.01,0
+ptbxl,diffwave,all,dcr_ratio,1.02,0.9,1.1,1,1.1
+ptbxl,diffwave,all,authenticity,0.7,0.6,0.8,0.75,0.9
+ptbxl,diffwave,all,membership_auc,0.52,0.45,0.58,0.5,0.5
+ptbxl,diffwave,all,c2st_accuracy,0.97,0.96,1,0.5,1
+ptbxl,diffwave,all,recall,0.1,0.05,0.2,0.8,0.1
+ptbxl,diffwave,all,qrs_constancy,0.97,0.9,1,0.99,0.1
+"""
+
+
+@pytest.fixture
+def scored(study: Path) -> Iterator[None]:
+    """Scores of the study's synthetic records, as the stage `quality` leaves them."""
+    lock = Path("dvc.lock").read_bytes()
+    score(0.02)
+    yield
+    Path("dvc.lock").write_bytes(lock)
+    shutil.rmtree(study / "results")
+
+
+def score(copied: float) -> None:
+    folder, lock = Path(QUALITY), Path("dvc.lock")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.csv").write_text(SCORES.format(copied=copied))
+    sets = ["data/synthetic/ptbxl/diffwave", "data/prepared/ptbxl"]
+    tree = yaml.safe_load(lock.read_text())
+    found = {"deps": sets, "outs": [QUALITY]}
+    sums = {
+        kind: [{"path": path, "hash": "md5", "md5": md5(Path(path))} for path in paths]
+        for kind, paths in found.items()
+    }
+    tree["stages"]["quality@ptbxl-diffwave"] = {"cmd": "ecgforge quality", **sums}
+    lock.write_text(yaml.safe_dump(tree))
+
+
+def publish(out: Path, *more: str) -> Found:
+    return ecgforge(Path.cwd(), "publish", "ptbxl", "diffwave", "--to", str(out), *more)
+
+
+@pytest.mark.usefixtures("scored")
+def test_a_synthetic_set_is_published(tmp_path: Path) -> None:
+    out, records = tmp_path / "out", RecordSet.open(Path("data/synthetic/ptbxl/diffwave"))
+    done = publish(out)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=out, check=True)
+    listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    files = {one.relative_to(out).as_posix() for one in out.rglob("*") if one.is_file()}
+    assert listed == files - {"SHA256SUMS"}
+    assert len(files) == 2 * len(records) + 5
+
+    labels = read_csv(out / "records.csv")
+    assert list(labels["rhythm"]) == list(records.records["rhythm"])
+    assert list(labels["split"]) == list(records.records["split"])
+    last = wfdb.rdrecord(str(out / labels["record"].iloc[-1]))
+    signals = twelve_leads(records.signals()[-1], "mV")
+    np.testing.assert_allclose(last.p_signal.T, signals, atol=0.000501)
+    assert last.sig_name == list(STANDARD_LEADS)
+    assert set(last.units) == {"mV"}
+    assert f"requested rhythm: {labels['rhythm'].iloc[-1]}" in last.comments
+    assert f"seed: 100, seed of this record: {labels['seed'].iloc[-1]}" in last.comments
+
+    described = mlcroissant.Dataset(str(out / "croissant.json"))
+    rows = [row["records/record"].decode() for row in described.records("records")]
+    assert rows == list(labels["record"])
+    card = (out / "README.md").read_text()
+    commit = versions.find(f"{GENERATOR}/1").tags["git.commit"]
+    for words in (
+        *(f"{GENERATOR}/1", md5(Path("data/prepared/ptbxl")), f"commit {commit}"),
+        *("90 simulated records", "| 0.02 (0 to 0.1) | 0.01 | 0 |", "at most 0.05"),
+        "**Unlike real records:",
+        *("Do not use it", "creativecommons.org/publicdomain", "arXiv:2411.18456"),
+    ):
+        assert words in card
+    assert "despite" not in card
+    assert last_line(publish(out)).endswith("exists already: name a new folder")
+
+
+@pytest.mark.usefixtures("scored")
+def test_sets_that_may_not_be_published_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    for arguments, words in (
+        (["nowhere", "diffwave"], "'nowhere' is not a dataset: use one of ptbxl"),
+        (["ptbxl", "nothing"], "'nothing' is not a generator"),
+        (["ptbxl", "time_vqvae"], "has no records yet: run `ecgforge repro quality@ptbxl-time_vq"),
+    ):
+        assert words in last_line(ecgforge(Path.cwd(), "publish", *arguments, "--to", str(out)))
+    (Path(QUALITY) / "scores.csv").write_text(SCORES.format(copied=0.01))
+    assert "has no scores of the records in data/synthetic" in last_line(publish(out))
+    score(0.5)
+    assert "the share is 0.5, and not at most 0.05; --force" in last_line(publish(out))
+
+    params = Path("params.yaml").read_text()
+    patient = RecordSet.open(Path("data/prepared/ptbxl")).split("train").records["patient"][0]
+    Path("params.yaml").write_text(f"{params}\nwithdrawn: {{ptbxl: ['{patient}']}}\n")
+    said = last_line(publish(out, "--force"))
+    assert "cannot be published (1 withdrawn patient in ptbxl" in said
+    Path("params.yaml").write_text(params)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "mlcroissant", None)
+        assert "pip install 'ecgforge[sharing]'" in last_line(publish(out))
+    assert not out.exists()
+
+    done = publish(out, "--force", "--license", "CC-BY-4.0")
+    assert done.returncode == 0, done.stderr
+    card = (out / "README.md").read_text()
+    assert "> **Published despite a failed check.** The share of copied records is 0.5" in card
+    assert "Licence of this set: CC-BY-4.0" in card
+
+
+@pytest.mark.usefixtures("study")
+def test_a_prepared_set_has_a_card_without_records(tmp_path: Path) -> None:
+    records = RecordSet.open(Path("data/prepared/ptbxl"))
+    done = ecgforge(Path.cwd(), "card", "ptbxl", "--out", str(tmp_path / "card.md"))
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "card.md").read_text()
+    count, patients = len(records), records.records["patient"].nunique()
+    assert f"{count} ECGs of {patients} patients, each with one of" in card
+    assert f"{90 - count} excluded" in card
+    assert md5(records.folder) in card
+    (tmp_path / "notes.md").write_text("mine")
+    found = ecgforge(Path.cwd(), "card", "ptbxl", "--out", str(tmp_path / "notes.md"))
+    assert "was not written by this command" in last_line(found)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("git@example.org:team/study.git", "https://example.org/team/study.git"),
+        ("https://me:secret@example.org/study.git", "https://example.org/study.git"),
+        ("/home/me/study", ""),
+        ("file:///home/me/study", ""),
+        ("", ""),
+    ],
+)
+def test_readers_see_no_password_and_no_folder(
+    address: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code, "git", lambda *_: address)
+    assert code.remote(Path()) == shown
+
+
+def test_a_derived_set_has_the_licence_of_its_sources() -> None:
+    one = SourceData("a", "", source_data.CC_BY, ())
+    own, free = SourceData("b", "", "", ()), SourceData("c", "", source_data.CC0, ())
+    assert source_data.licence([one, one], None) == source_data.CC_BY
+    assert source_data.licence([one, own], "CC-BY-4.0") == "CC-BY-4.0"
+    for sources, words in (
+        ([one, own], "the licence of b is unknown"),
+        ([one, free], "a, c have different licences"),
+        ([], "the licence of the source is unknown"),
+    ):
+        with pytest.raises(EcgforgeError, match=words):
+            source_data.licence(sources, None)

@@ -9,13 +9,16 @@ import multiprocessing
 import os
 import re
 import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import product
 from multiprocessing.synchronize import Barrier
@@ -27,6 +30,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from dvc.cli import main as dvc
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -47,6 +51,7 @@ from ecgforge.stages import quality as scoring
 from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import DatasetInput
 from registry_project import NAME
+from test_cli import ecgforge, last_line
 
 pytestmark = pytest.mark.slow
 PREPROCESSING = {
@@ -1427,3 +1432,148 @@ def test_a_description_or_scores_that_are_gone_or_damaged_do_not_count(
         ), (name, text)
     given = {}
     assert judged_generator().failed == []
+
+
+def test_the_provenance_of_a_champion_is_a_crate(content: DvcStore, tmp_path: Path) -> None:
+    version = promoted(GOOD, content, reason="the first").version
+    crate = tmp_path / "crate"
+    called = ("lineage", f"{NAME}@champion", "--crate", str(crate))
+    found = ecgforge(Path.cwd(), *called)
+    assert found.returncode == 0, found.stderr
+    tree = json.loads((crate / "ro-crate-metadata.json").read_text())
+    graph = {entity["@id"]: entity for entity in tree["@graph"]}
+    profiles = [one["@id"] for one in graph["./"]["conformsTo"]]
+    assert "https://w3id.org/ro/wfrun/workflow/0.5" in profiles
+    assert {one["@id"] for one in graph["./"]["hasPart"]} == {
+        *("README.md", "dvc.yaml", "params.yaml", "verdict.json", "model_card.md")
+    }
+    commit = version.tags["git.commit"]
+    assert graph["dvc.yaml"]["version"] == commit
+    assert (crate / "dvc.yaml").read_text().strip() == project.git("show", f"{commit}:dvc.yaml")
+    verdict = json.loads((crate / "verdict.json").read_text())
+    assert (verdict["version"], verdict["passed"]) == (version.label, True)
+    actions = [graph[one["@id"]] for one in graph["./"]["mentions"]]
+    ends = [action.get(key, []) for action in actions for key in ("object", "result")]
+    entities = [graph[one["@id"]] for end in ends for one in listed(end)]
+    identifiers = [one["identifier"]["@id"] for one in entities if "identifier" in one]
+    digests = {graph[name]["value"] for name in identifiers}
+    records = content.digest("data/prepared/ptbxl")
+    assert digests == {records, version.tags["weights_md5"]}
+    values = {one["name"]: one["value"] for one in entities if one["@type"] == "PropertyValue"}
+    assert values["seed"] == "1"
+    assert values["validation/f1_macro_best"] == 0.8
+    assert graph["#promotion"]["agent"] == {"@id": "#person-Ada"}
+    assert "Reason: the first" in (crate / "README.md").read_text()
+    assert last_line(ecgforge(Path.cwd(), *called)).endswith("exists already: name a new folder")
+    store.client().log_text(version.run_id, "{}", str(crate_evidence(version)))
+    called = (*called[:-1], str(tmp_path / "other"))
+    assert "the verdict on" in last_line(ecgforge(Path.cwd(), *called))
+    assert not (tmp_path / "other").exists()
+
+
+def listed(value: Any) -> list[Any]:
+    """RO-Crate unpacks lists of one item."""
+    return value if isinstance(value, list) else [value]
+
+
+def crate_evidence(version: versions.Version) -> str:
+    """Where the run of a version has its verdict."""
+    return history.entries(version.name)[-1].evidence.split(", ")[1].split(";")[0]
+
+
+WORKFLOW = project.ROOT / "docs/how-to/promotion_workflow.yml"
+# Calls the command of its own name in the process of the test, which has imported all libraries.
+CALL = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as connection:
+    connection.connect(os.environ["CALLS"])
+    file = connection.makefile("rw")
+    print(json.dumps([os.path.basename(sys.argv[0]), os.getcwd(), sys.argv[1:]]), file=file)
+    file.flush()
+    code, out, err = json.loads(file.readline())
+print(out, end="")
+print(err, end="", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.usefixtures("content")
+def test_a_pull_request_is_judged_and_its_merge_promotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps of the workflow that the documentation offers, in a clone of the repository."""
+    clone, central = tmp_path / "clone", Path.cwd()
+    shutil.copytree(".dvc/cache", tmp_path / "remote")
+    Path(".dvc/config").write_text(
+        f"[core]\n    remote = shared\n['remote \"shared\"']\n    url = {tmp_path}/remote\n"
+    )
+    project.git("commit", "-q", "-am", "a remote")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{central}/mlflow.db")
+    project.git("clone", "-q", str(central), str(clone))
+    monkeypatch.chdir(clone)
+    base = project.git("rev-parse", "HEAD")
+    for wanted in ({NAME: LEAKING, "ecg-classifier-nowhere": "1"}, {NAME: BETTER}):
+        project.git("checkout", "-q", "-B", "change", base)
+        Path("champions").mkdir(exist_ok=True)
+        for model, number in wanted.items():
+            Path("champions", model).write_text(f"{number}\n")
+        project.git("add", "champions")
+        project.git("-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "-qm", "a better one")
+        (tmp_path / "comments").unlink(missing_ok=True)
+        code, said = steps(tmp_path, "pull_request", BASE=base, PULL_REQUEST="7")
+        assert code == (0 if len(wanted) == 1 else 1), said
+        comments = (tmp_path / "comments").read_text()
+        assert comments.count("pr comment 7 --body-file -\n```\n") == len(wanted)
+        assert f"{NAME}/{wanted[NAME]} against the baselines" in comments
+        assert ("no model is registered as 'ecg-classifier-nowhere'" in comments) is bool(code)
+        assert history.champion(NAME) == ""
+    code, said = steps(tmp_path, "push", BASE=base, REASON="a better one", PERSON="Eve")
+    assert code == 0, said
+    assert history.champion(NAME) == BETTER
+    entry = history.entries(NAME)[-1]
+    assert (entry.who, entry.reason) == ("Eve", "a better one")
+    assert (clone / "models/cards" / f"{NAME}-{BETTER}.md").exists()
+
+
+def steps(folder: Path, event: str, **environment: str) -> tuple[int, str]:
+    """Run the steps of the workflow for an event; return the exit code and what was printed."""
+    tree = yaml.load(WORKFLOW.read_text(), yaml.CSafeLoader)
+    named = [step for step in tree["jobs"]["promotion"]["steps"] if step.get("name")]
+    chosen = [
+        step for step in named if event in step.get("if", event) and step["name"] != "Install"
+    ]
+    assert len(chosen) == 2
+    declared = {name for step in (tree, *chosen) for name in step.get("env", {})}
+    assert declared - {"GH_TOKEN", "MLFLOW_TRACKING_URI"} == {*environment}
+    commands = folder / "bin"
+    commands.mkdir(exist_ok=True)
+    for name in ("ecgforge", "dvc"):
+        (commands / name).write_text(CALL.format(python=sys.executable))
+    (commands / "gh").write_text(f'#!/bin/sh\n{{ echo "$@"; cat; }} >> {folder}/comments\n')
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    environment |= {"PATH": f"{commands}:{os.environ['PATH']}", "CALLS": str(folder / "calls")}
+    lines = "\n".join(f"( {step['run']} )" for step in chosen)
+    with (folder / "said").open("w") as said, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(environment["CALLS"])
+        listener.listen()
+        listener.settimeout(0.05)
+        process = subprocess.Popen(
+            ["bash", "-e", "-c", lines], env=os.environ | environment, stdout=said, stderr=said
+        )
+        while process.poll() is None:
+            with suppress(TimeoutError):
+                answer(listener.accept()[0])
+    Path(environment["CALLS"]).unlink()
+    return process.returncode, (folder / "said").read_text()
+
+
+def answer(connection: socket.socket) -> None:
+    """Run the command that a script calls, and return its exit code and output to the script."""
+    with connection, connection.makefile("rw") as file:
+        name, where, arguments = json.loads(file.readline())
+        if name == "ecgforge":
+            found = ecgforge(Path(where), *arguments)
+            print(json.dumps([found.returncode, found.stdout, found.stderr]), file=file)
+        else:
+            print(json.dumps([dvc(arguments), "", ""]), file=file)

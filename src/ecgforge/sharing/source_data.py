@@ -106,9 +106,13 @@ def licence(sources: list[SourceData], given: str | None) -> str:
     known = {source.licence for source in sources}
     if given or (len(known) == 1 and "" not in known):
         return given or known.pop()
-    names = ", ".join(source.name for source in sources) or "the source"
-    why = "have different licences" if len(known - {""}) > 1 else "is unknown"
-    subject = names if "different" in why else f"the licence of {names}"
+    unknown = ", ".join(source.name for source in sources if not source.licence)
+    names = ", ".join(source.name for source in sources)
+    why = (
+        f"{names} have different licences"
+        if sources and not unknown
+        else f"the licence of {unknown or 'the source'} is unknown"
+    )
     raise EcgforgeError(
-        f"{subject} {why}: give the licence of the published set with --license, such as {CC_BY}"
+        f"{why}: give the licence of the published set with --license, such as {CC_BY}"
     )
