@@ -1458,7 +1458,7 @@ def test_the_provenance_of_a_champion_is_a_crate(content: DvcStore, tmp_path: Pa
     identifiers = [one["identifier"]["@id"] for one in entities if "identifier" in one]
     digests = {graph[name]["value"] for name in identifiers}
     records = content.digest("data/prepared/ptbxl")
-    assert digests == {records, version.tags["weights_md5"]}
+    assert digests == {records, version.tags[models.WEIGHTS]}
     values = {one["name"]: one["value"] for one in entities if one["@type"] == "PropertyValue"}
     assert values["seed"] == "1"
     assert values["validation/f1_macro_best"] == 0.8
