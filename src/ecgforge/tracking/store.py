@@ -53,6 +53,7 @@ TRAINING = {"workflowType": "machine_learning"}  # else, MLflow's UI is one for 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Loading a model can then not execute code: MLflow rejects pickled models.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # With MLflow's own limits, 120 s and 7 retries, a training waits minutes for a server that is
