@@ -111,8 +111,7 @@ def card(dataset: str, out: Path | None) -> None:
     records, content = RecordSet.open(folders.PREPARED / dataset), DvcStore()
     traced = lineage.trace(records.folder.as_posix(), content)
     program = code.described(content.root, store.git(content.root, "rev-parse", "HEAD"))
-    excluded = len(stored_csv(records.folder / "excluded.csv", ["reason"]))
-    text = data_card.real(records, traced, source_data.of(traced), program, excluded)
+    text = data_card.real(records, traced, source_data.of(traced), program)
     if out is None:
         console.out.print(text, end="")
         return

@@ -103,14 +103,8 @@ def synthetic(
     )
 
 
-def real(
-    records: RecordSet, traced: Node, sources: Sequence[SourceData], code: str, excluded: int
-) -> str:
-    """Return the card of a prepared set; it shows counts only.
-
-    Args:
-        excluded: the number of excluded records.
-    """
+def real(records: RecordSet, traced: Node, sources: Sequence[SourceData], code: str) -> str:
+    """Return the card of a prepared set; it shows counts only. Arguments as for `synthetic`."""
     made, table = records.about.made, records.records
     patients = table.drop_duplicates("patient")
     by_reason = made.get("by_reason", {})
@@ -126,8 +120,8 @@ def real(
         sexes=_sexes(patients["sex"]),
         preprocessing=json.dumps(made.get("preprocessing", {})),
         preparation=json.dumps(made.get("preparation", {})),
-        catalogue=len(records) + excluded,
-        excluded=excluded,
+        catalogue=made.get("catalogue", len(records)),
+        excluded=made.get("excluded", 0),
         reasons=", ".join(f"{reason} {count}" for reason, count in by_reason.items()),
         stage=traced.facts.get("stage", "unknown"),
         digest=traced.digest,
