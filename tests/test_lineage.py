@@ -986,7 +986,14 @@ def score(copied: float) -> None:
 
 
 def publish(out: Path, *more: str) -> Found:
-    return ecgforge(Path.cwd(), "publish", "ptbxl", "diffwave", "--to", str(out), *more)
+    return by_hand("publish", "ptbxl", "diffwave", "--to", str(out), *more)
+
+
+def by_hand(*arguments: str) -> Found:
+    """Run a command as a person does: a stage of DVC would keep dvc.lock for the collector."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DVC_STAGE")
+        return ecgforge(Path.cwd(), *arguments)
 
 
 @pytest.mark.usefixtures("scored")
@@ -1037,7 +1044,7 @@ def test_sets_that_may_not_be_published_are_refused(
         (["ptbxl", "nothing"], "'nothing' is not a generator"),
         (["ptbxl", "time_vqvae"], "has no records yet: run `ecgforge repro quality@ptbxl-time_vq"),
     ):
-        assert words in last_line(ecgforge(Path.cwd(), "publish", *arguments, "--to", str(out)))
+        assert words in last_line(by_hand("publish", *arguments, "--to", str(out)))
     (Path(QUALITY) / "scores.csv").write_text(SCORES.format(copied=0.01))
     assert "has no scores of the records in data/synthetic" in last_line(publish(out))
     score(0.5)
@@ -1064,7 +1071,7 @@ def test_sets_that_may_not_be_published_are_refused(
 @pytest.mark.usefixtures("study")
 def test_a_prepared_set_has_a_card_without_records(tmp_path: Path) -> None:
     records = RecordSet.open(Path("data/prepared/ptbxl"))
-    done = ecgforge(Path.cwd(), "card", "ptbxl", "--out", str(tmp_path / "card.md"))
+    done = by_hand("card", "ptbxl", "--out", str(tmp_path / "card.md"))
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "card.md").read_text()
     count, patients = len(records), records.records["patient"].nunique()
@@ -1072,7 +1079,7 @@ def test_a_prepared_set_has_a_card_without_records(tmp_path: Path) -> None:
     assert f"{90 - count} excluded" in card
     assert md5(records.folder) in card
     (tmp_path / "notes.md").write_text("mine")
-    found = ecgforge(Path.cwd(), "card", "ptbxl", "--out", str(tmp_path / "notes.md"))
+    found = by_hand("card", "ptbxl", "--out", str(tmp_path / "notes.md"))
     assert "was not written by this command" in last_line(found)
 
 

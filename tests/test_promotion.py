@@ -1434,7 +1434,10 @@ def test_a_description_or_scores_that_are_gone_or_damaged_do_not_count(
     assert judged_generator().failed == []
 
 
-def test_the_provenance_of_a_champion_is_a_crate(content: DvcStore, tmp_path: Path) -> None:
+def test_the_provenance_of_a_champion_is_a_crate(
+    content: DvcStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_STAGE")
     version = promoted(GOOD, content, reason="the first").version
     crate = tmp_path / "crate"
     called = ("lineage", f"{NAME}@champion", "--crate", str(crate))
@@ -1503,6 +1506,7 @@ def test_a_pull_request_is_judged_and_its_merge_promotes(
 ) -> None:
     """The steps of the workflow that the documentation offers, in a clone of the repository."""
     clone, central = tmp_path / "clone", Path.cwd()
+    monkeypatch.delenv("DVC_STAGE")
     shutil.copytree(".dvc/cache", tmp_path / "remote")
     Path(".dvc/config").write_text(
         f"[core]\n    remote = shared\n['remote \"shared\"']\n    url = {tmp_path}/remote\n"
