@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from dvc import rwlock
 from dvc.repo import Repo
 
 from ecgforge import workers
@@ -304,6 +305,24 @@ def test_a_torn_lock_is_restored_and_nothing_runs_again(
         assert "dvc.lock was damaged" in capfd.readouterr().err
         assert (project / "dvc.lock").read_text() == whole
     assert (project / "ran").read_text().count("x") == 3
+
+
+def test_a_run_without_changes_is_fast(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {name: {"cmd": f"touch {name}", "outs": [name]} for name in ("one", "two", "three")}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    opened, edit = [], rwlock._edit_rwlock
+    monkeypatch.setattr(rwlock, "_edit_rwlock", lambda *place: opened.append(1) or edit(*place))
+    assert set(cells._stale_stages([])) == set(stages)
+    assert len(opened) == 1, "DVC's list of readers and writers is read once"
+    for name in stages:
+        assert cells._repro_one(name)
+    code = (
+        "import sys; from ecgforge.report import answers; assert cells.repro([]) == 0\n"
+        "print({name for name in ('torch', 'mlflow', 'pandas', 'scipy') if name in sys.modules})"
+    )
+    found = subprocess.run(program(code), capture_output=True, text=True, check=True)
+    assert "up to date" in found.stderr
+    assert found.stdout == "set()\n"
 
 
 @pytest.mark.timeout(120)

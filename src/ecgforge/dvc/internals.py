@@ -6,9 +6,11 @@ that the installed DVC has the private names.
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -104,13 +106,45 @@ def atomic_writes() -> Iterator[None]:
 def locked_repo(wait: bool = False) -> Iterator[Any]:
     """Open DVC's project in the current folder, and hold its lock during the block.
 
+    The block may run no stage.
+
     Args:
         wait: for the end of another process that holds the lock; an error otherwise.
     """
     from dvc.repo import Repo
 
-    with Repo(_wait_for_lock=wait) as repo, private("dvc.repo:lock_repo")(repo):
+    with (
+        Repo(_wait_for_lock=wait) as repo,
+        private("dvc.repo:lock_repo")(repo),
+        _users_read_once(),
+    ):
         yield repo
+
+
+@contextmanager
+def _users_read_once() -> Iterator[None]:
+    """Make DVC read its list of readers and writers only once during the block.
+
+    DVC would read and write the file twice for every stage. Other processes change it under DVC's
+    lock, and so not while this one holds the lock.
+    """
+    rwlock = private("dvc.rwlock")
+    edit = private("dvc.rwlock:_edit_rwlock")
+
+    @functools.cache
+    def read(*place: Any) -> Any:
+        with edit(*place) as users:
+            return copy.deepcopy(users)
+
+    @contextmanager
+    def shared(*place: Any) -> Iterator[Any]:
+        users = read(*place)
+        for mode, empty in (("read", list), ("write", dict)):  # DVC deletes one without entries
+            users.setdefault(mode, defaultdict(empty))
+        yield users
+
+    with patch.object(rwlock, "_edit_rwlock", shared):
+        yield
 
 
 def waiting_repo() -> Any:

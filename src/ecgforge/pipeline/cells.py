@@ -65,7 +65,7 @@ def repro(targets: list[str], jobs: int | None = None, on: str = LOCAL) -> int:
     """
     from dvc.exceptions import DvcException
 
-    from ecgforge.stages import matrix, parameters
+    from ecgforge.stages import matrix
 
     if matrix.write(Params.read(Path("params.yaml"))):
         console.err.print("matrix.yaml now fits params.yaml: commit it with your results.")
@@ -75,6 +75,8 @@ def repro(targets: list[str], jobs: int | None = None, on: str = LOCAL) -> int:
     try:
         cells = _stale_cells(targets, on != LOCAL)
         if cells:
+            from ecgforge.stages import parameters  # imports pandas
+
             # reports a bad value before anything runs
             params = parameters.read(Path("params.yaml"))
         if RESOLVE in cells:  # DVC can tell which other stages are stale only after this one

@@ -6,10 +6,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ecgforge.analysis.answers import Answer, Gain
-from ecgforge.analysis.verdicts import Verdict
 from ecgforge.files import damaged
+
+if TYPE_CHECKING:  # the analysis imports scipy.stats, which takes longer than the sentences
+    from ecgforge.analysis.answers import Answer, Gain
+    from ecgforge.analysis.verdicts import Verdict
 
 NAME = "answers.json"
 # a claim that was not tested has no number
