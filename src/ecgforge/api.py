@@ -39,7 +39,7 @@ from ecgforge.stages import parameters
 from ecgforge.tracking.store import checkout
 from ecgforge.training import fit
 from ecgforge.training.batches import Records
-from ecgforge.workers import cores
+from ecgforge.workers import for_records
 
 T = TypeVar("T", bound=Training)
 Log = Callable[[dict[str, float], int], None]
@@ -458,7 +458,7 @@ def _prepared(
     folder = _folder(out, "prepared")
     settings = Preparation(min_records=min_records, amplitude=units)
     used = params or load_params()
-    workers = min(cores(), 1 + len(source.catalogue) // 1000)
+    workers = for_records(len(source.catalogue))
     prepare({name: source}, folder, used.preprocessing, settings, workers)
     return RecordSet.open(folder)
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+# a process needs 4 s to start, the time to prepare some 400 records
+RECORDS_PER_PROCESS = 1000
 
 
 def cores() -> int:
@@ -21,6 +23,11 @@ def cores() -> int:
 
     found: int = cpu_count()
     return found
+
+
+def for_records(count: int) -> int:
+    """Return how many processes to read so many records with."""
+    return min(cores(), 1 + count // RECORDS_PER_PROCESS)
 
 
 def gpus() -> list[str]:

@@ -20,12 +20,10 @@ from ecgforge.registry.serving import Predictor
 from ecgforge.report.classified import Answer, page
 from ecgforge.sources.own_table import headers
 from ecgforge.wfdb_io.formats import ENDINGS
-from ecgforge.workers import cores
+from ecgforge.workers import for_records
 
 SHOWN = 40  # rows on the terminal
 PLOTTED = 20  # records in a plot
-# records per further process: a process needs 4 s to start, the time to prepare some 400 records
-FILES_PER_PROCESS = 1000
 
 
 def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Path | None) -> None:
@@ -125,7 +123,7 @@ def answers(
 ) -> Iterator[Answer]:
     """Classify records from `records_in`, in order; further processes prepare many records."""
     chunks = [list(files[start : start + CHUNK]) for start in range(0, len(files), CHUNK)]
-    workers = workers or min(cores(), 1 + len(files) // FILES_PER_PROCESS)
+    workers = workers or for_records(len(files))
     prepared = prepared_chunks(chunks, predictor.preprocessing, predictor.amplitude, workers)
     for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
         good = (

@@ -22,12 +22,11 @@ from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.sources import folder, found, own_table
 from ecgforge.wfdb_io import formats, header
 from ecgforge.wfdb_io.files import MILLIVOLTS
-from ecgforge.workers import cores
+from ecgforge.workers import for_records
 
 PATIENTS = 3  # of a rhythm: one for each split
 # records of a rhythm: a twentieth of all records, from 5 to the 15 of the profile `sample`
 LEAST, MOST, SHARE = 5, 15, 20
-PER_PROCESS = 1000  # records for which another process is worth its start
 NAMED = 5  # records, labels or patients in a line
 
 
@@ -137,7 +136,7 @@ def _read(home: Path, rows: pd.DataFrame, preprocessing: Preprocessing) -> None:
     """Set reason, detail and seconds of the rows, in place; find records that are the same."""
     chunks = [rows.index[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     files = ([(home, path) for path in rows.loc[chunk, "record"]] for chunk in chunks)
-    workers = min(cores(), 1 + len(rows) // PER_PROCESS)
+    workers = for_records(len(rows))
     rows["seconds"] = np.nan
     usable: list[int] = []
     with tempfile.TemporaryFile() as spool:

@@ -15,7 +15,7 @@ from ecgforge.preparation.prepare import prepare as prepare_records
 from ecgforge.records.record_set import SPLITS, About
 from ecgforge.sources.folder import MARKS
 from ecgforge.sources.layouts import LAYOUTS
-from ecgforge.workers import cores
+from ecgforge.workers import for_records
 
 
 def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
@@ -41,7 +41,9 @@ def prepare(params: Params, raw: Sequence[Path], out: Path) -> None:
             params.withdrawn.get(folder.name, ()),
         )
     accept = partial(_refuse_useless, ", ".join(raws), params.active.preparation.min_records)
-    prepare_records(raws, out, params.preprocessing, params.active.preparation, cores(), accept)
+    records = sum(len(source.catalogue) for source in raws.values())
+    preparation, workers = params.active.preparation, for_records(records)
+    prepare_records(raws, out, params.preprocessing, preparation, workers, accept)
 
 
 def _refuse_useless(names: str, min_records: int, about: About) -> None:
