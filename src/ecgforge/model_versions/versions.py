@@ -67,21 +67,34 @@ def find(reference: str) -> Version:
             f"'{reference}' is not a model version: write name@alias or name/number, as in "
             "ecg-classifier-merged@champion"
         )
+    if found := _only(**words.groupdict()):
+        return found
     known = versions(words["name"])
     if not known:
         raise EcgforgeError(
             f"no model is registered as '{words['name']}': "
             f"{_registered_models() or 'run `dvc repro` first'}"
         )
-    for version in known:
-        if words["alias"] in version.aliases or words["version"] == version.number:
-            return version
     aliases = sorted({alias for version in known for alias in version.aliases})
     raise EcgforgeError(
         f"'{words['name']}' has no {words['alias'] or 'version ' + words['version']}: it has "
         f"versions 1 to {known[-1].number} "
         f"and the aliases {', '.join(aliases) or '(none yet: `ecgforge promote` sets champion)'}"
     )
+
+
+def _only(name: str, alias: str | None, version: str | None) -> Version | None:
+    """Return one version without reading the others; None if it does not exist."""
+    registry = client()
+    with tolerating("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if alias:
+            found = with_retry(registry.get_model_version_by_alias, name, alias)
+        else:
+            found = with_retry(registry.get_model_version, name, version)
+        # MLflow also takes 01 for 1, and knows an alias `latest` of its own
+        if version == str(found.version) or alias in found.aliases:
+            return _version(found, tuple(sorted(found.aliases)))
+    return None
 
 
 def _registered_models() -> str:

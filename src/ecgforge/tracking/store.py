@@ -17,7 +17,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -283,8 +283,12 @@ def ensure_reachable() -> None:
 
 
 def client() -> MlflowClient:
-    """Return a client of the configured store, ready for use."""
-    initialise()
+    """Return a client of the configured store, ready for use.
+
+    A database that was checked for the last client is not checked again.
+    """
+    file = _file(configure())
+    _check_once(file) if file else initialise()
     from mlflow import MlflowClient, set_tracking_uri
 
     _quieten()
@@ -463,6 +467,22 @@ def absent(uri: str) -> bool:
 
 def _database(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+@lru_cache(maxsize=1)
+def _check_once(_: tuple[Path, int, int]) -> None:
+    """Prepare the database, unless the last call was for the same file."""
+    initialise()
+
+
+def _file(uri: str) -> tuple[Path, int, int] | None:
+    """Return the path, device and inode of the SQLite file; None if there is no such file."""
+    database = _database(uri)
+    try:
+        found = database.stat() if database else None
+    except OSError:
+        return None
+    return (database, found.st_dev, found.st_ino) if database and found else None
 
 
 def _stamp() -> int:
