@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import butter, find_peaks, sosfiltfilt
 
 # Hz; in this band, the QRS is largest relative to P, T and flutter waves and muscle noise
 BAND = (8.0, 20.0)
@@ -49,6 +47,8 @@ def _energy(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     """Return the energy in the QRS band, `[records, samples]`: the mean over leads, each relative
     to its own mean.
     """
+    from scipy.signal import butter, sosfiltfilt  # slow to import, and not needed for parameters
+
     band = sosfiltfilt(
         butter(2, BAND, btype="bandpass", fs=sampling_rate, output="sos"), signals, axis=-1
     )
@@ -59,6 +59,9 @@ def _energy(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
 
 def _peaks(energies: np.ndarray, sampling_rate: float) -> Iterator[np.ndarray]:
     """Yield the R peaks of each record, from the energies `[records, samples]`."""
+    from scipy.ndimage import uniform_filter1d
+    from scipy.signal import find_peaks
+
     heights = np.sqrt(uniform_filter1d(energies, round(WINDOW * sampling_rate)))
     samples = heights.shape[-1]
     seconds = np.array_split(heights, max(1, round(samples / sampling_rate / 2)), axis=-1)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import Preprocessing, StrictConfig
-from ecgforge.preparation.preprocessing import prepare_signal
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.records.rhythms import RHYTHMS
@@ -169,6 +168,8 @@ class Simulator(Generator):
         recorded = self._recorder(sampling.noise).record(ecg.signals, moments, SIMULATED_AT)
         signals = recorded[..., round(MARGIN * rate) :][..., :samples]
         if self.band.any():
+            from ecgforge.preparation.preprocessing import prepare_signal  # slow to import
+
             band = (float(self.band[0]), float(self.band[1]))
             prepared = Preprocessing(
                 sampling_rate=rate, duration=samples / rate, band=band, max_amplitude=1
