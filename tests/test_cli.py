@@ -10,6 +10,7 @@ import functools
 import getpass
 import io
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -413,27 +414,37 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
     assert [path.name for path in project.iterdir() if "set" in path.name] == []
 
 
+def forked(folder: Path, arguments: tuple[str, ...]) -> None:
+    """Run the command line in a fork of this process, with its errors in the file `error`."""
+    os.chdir(folder)
+    os.dup2(os.open("error", os.O_CREAT | os.O_WRONLY), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    sys.argv = ["ecgforge", *arguments]
+    cli.main()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.slow
 def test_a_stage_that_was_stopped_leaves_nothing_and_runs_again(
     project: Path, number: signal.Signals
 ) -> None:
     edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=3000))
-    command = [str(Path(sys.executable).with_name("ecgforge")), "acquire", "ptbxl", "--out", "raw"]
-    process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True)
-    while not list(project.glob(".raw.partial/records100")):
-        assert process.poll() is None
+    arguments = ("acquire", "ptbxl", "--out", "raw")
+    process = multiprocessing.get_context("fork").Process(target=forked, args=(project, arguments))
+    process.start()
+    while not list(project.glob(".*.partial/records100")):
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode != 0
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode not in (None, 0)
+    error = (project / "error").read_text()
     assert not (project / "raw").exists()
     if number != signal.SIGKILL:
         assert error.strip().split("\n")[-1].startswith("ecgforge: interrupted")
-        assert not (project / ".raw.partial").exists()
+        assert not list(project.glob(".*.partial"))
     edit(project, lambda tree: tree["profiles"]["demo"]["sources"]["ptbxl"].update(records=10))
     assert ecgforge(project, "acquire", "ptbxl", "--out", "raw").returncode == 0
-    assert not (project / ".raw.partial").exists()
+    assert not list(project.glob(".*.partial"))
 
 
 @pytest.mark.parametrize(
