@@ -417,7 +417,7 @@ LEARNING = {
             "label_dropout": 0.1,
             "timestep_shift": 3.0,
         },
-        {"denoiser": 220},
+        {"denoiser": 130},
         {"steps": 12, "guidance": 2.0},
     ),
     "time_diffusion": (
@@ -429,7 +429,7 @@ LEARNING = {
             "label_dropout": 0.1,
             "timestep_shift": 3.0,
         },
-        {"denoiser": 300},
+        {"denoiser": 190},
         {"steps": 12, "guidance": 2.0},
     ),
     "time_vqvae": (
@@ -441,7 +441,7 @@ LEARNING = {
             "high_prior": {"width": 64, "layers": 2, "heads": 4},
             "label_dropout": 0.1,
         },
-        {"autoencoder": 200, "prior": 200},
+        {"autoencoder": 120, "prior": 120},
         {"low_steps": 8, "high_steps": 8, "temperature": 10.0, "guidance": 2.0},
     ),
     "beat_diffusion": (
@@ -462,7 +462,7 @@ LEARNING = {
                 "timestep_shift": 1.0,
             },
         },
-        {"rhythm": 500, "beat": 150, "denoiser": 300},
+        {"rhythm": 400, "beat": 120, "denoiser": 240},
         {"steps": 12, "guidance": 2.0, "beat_steps": 12},
     ),
     "simulator": ({}, {}, {}),

@@ -33,7 +33,7 @@ DEMO = Params.model_validate(
     yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
 ).profiles["demo"]
 SHARE = 0.12  # of the training records: few
-STEPS = 120
+STEPS = 80
 SEEDS = (0, 1, 2)
 
 
