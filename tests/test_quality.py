@@ -4,12 +4,14 @@ one.
 
 from __future__ import annotations
 
+import importlib
 import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -839,8 +841,13 @@ def test_beyond_the_floor_is_what_chance_does_not_explain() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # numba compiles for half a minute, and for minutes on a busy machine
-def test_umap_is_computed_on_request(laws: dict[str, np.ndarray]) -> None:
+@pytest.mark.timeout(900)  # numba compiles for ten seconds, and for minutes on a busy machine
+def test_umap_is_computed_on_request(
+    laws: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # UMAP imports a search that so few records do not need
+        patch.setattr(numba.config, "DISABLE_JIT", 1)
+        importlib.import_module("pynndescent")
     features = np.concatenate([laws["first"], laws["noise"]])
     flat = views.flatten(features, seed=0, views=("umap", "pca"))
     assert flat.groupby("view").size().to_dict() == {"pca": 120, "umap": 120}
