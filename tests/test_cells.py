@@ -22,6 +22,7 @@ from dvc.repo import Repo
 from ecgforge import workers
 from ecgforge.errors import EcgforgeError
 from ecgforge.pipeline import cells, warm
+from ecgforge.tracking import store
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # No stage here is one of ecgforge's, so none would use the server that loads torch for them.
     monkeypatch.setenv(warm.ADDRESS, str(tmp_path / "no-server"))
     return tmp_path
+
+
+@pytest.fixture
+def database(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's database of the project; the command line would take seconds to make it."""
+    assert Path.cwd() == project
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    store.initialise()
 
 
 def with_a_server() -> dict[str, str]:
@@ -326,6 +335,7 @@ def test_a_run_without_changes_is_fast(project: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.usefixtures("database")
 def test_a_worker_that_is_killed_ends_all_in_one_line_and_takes_its_stage_along(
     project: Path,
 ) -> None:
@@ -383,6 +393,7 @@ def test_temporary_files_of_a_killed_study_are_removed_by_its_next_run(
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.usefixtures("database")
 def test_two_runs_at_once_lose_nothing(project: Path) -> None:
     """One that wants a stage of the other ends and says so, or both do."""
     stages = {
