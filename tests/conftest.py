@@ -19,6 +19,9 @@ import pytest
 # Tests interrupt what they start; a shell that runs them in the background would have that ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A test process takes one core. The forks of a process that used more threads could wait for ever.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Each command of DVC's would start a process that reports it to DVC's makers.
 os.environ["DVC_NO_ANALYTICS"] = "1"
 

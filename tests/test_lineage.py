@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from dvc.cli import main as dvc
 
 import registry_project as project
+import warm_stages
 from ecgforge.commands import gc as collect
 from ecgforge.commands import lineage as stage
 from ecgforge.commands import reproduce
@@ -550,7 +551,9 @@ def test_a_version_of_an_experiment_is_clean_and_made_again(
     """
     changed = ("generators.diffwave.training.denoiser.steps=6", "compute.threads=2")
     settings = [word for one in changed for word in ("-S", f"profiles.demo.{one}")]
-    assert dvc(["exp", "run", "-q", *settings, "--single-item", "resolve", "train_generator"]) == 0
+    with warm_stages.server():
+        command = ["exp", "run", "-q", *settings, "--single-item", "resolve", "train_generator"]
+        assert dvc(command) == 0
     project.git("checkout", "-q", "params.yaml", "dvc.lock")
     (version,) = versions.versions(GENERATOR)
     found = {

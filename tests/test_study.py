@@ -23,11 +23,12 @@ import wfdb
 import yaml
 from mlflow import MlflowClient
 
+import warm_stages
 from ecgforge.files import md5, read_csv
 from ecgforge.generators import train
 from ecgforge.generators.common import registry
 from ecgforge.params import Params
-from ecgforge.pipeline import cells, warm
+from ecgforge.pipeline import warm
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages import matrix
 from ecgforge.study.experiment import KEYS
@@ -134,9 +135,9 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def warm_stages() -> Iterator[None]:
+def server() -> Iterator[None]:
     """Stages of these tests start from loaded libraries, as those of `ecgforge repro` do."""
-    with warm.server(cells.SLOW, "ecgforge.cli:main"):
+    with warm_stages.server():
         yield
 
 
