@@ -27,19 +27,19 @@ os.environ["DVC_NO_ANALYTICS"] = "1"
 
 LONGEST = (
     "test_study",
+    "test_mlflow_browser",
     "test_promotion",
     "test_generators",
     "test_lineage",
     "test_dag",
-    "test_cells",
     "test_quality",
+    "test_cells",
     "test_sanity",
     "test_tuning",
     "test_trust",
-    "test_cli",
     "test_tracking",
     "test_report",
-    "test_mlflow_browser",
+    "test_cli",
 )
 
 
