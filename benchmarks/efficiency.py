@@ -1,6 +1,6 @@
 """Simulate a study on many workers: the efficiency by their number.
 
-    python benchmarks/efficiency.py [--profile paper] [--overhead 10] [--all-sweeps]
+    python benchmarks/efficiency.py [--profile paper] [--overhead 10]
 
 The cells and their order come from dvc.yaml. A cell takes as long as `ecgforge plan` estimates for
 its stage on this machine, plus the overhead of a cell on a node (`benchmarks/cluster.py` measures
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from ecgforge.commands import plan
+from ecgforge.commands import plan, workload
 from ecgforge.params import Params
 from ecgforge.stages import matrix
 
@@ -39,7 +39,6 @@ def dag(params: Params) -> dict[str, set[str]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         shutil.copy(ROOT / "dvc.yaml", folder)
-        shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
         tree = params.model_dump(mode="json", exclude={"profiles"})
         (folder / "params.yaml").write_text(yaml.safe_dump(tree))
         matrix.write(params, folder / "matrix.yaml")
@@ -48,7 +47,9 @@ def dag(params: Params) -> dict[str, set[str]]:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            with Repo.init(".") as repo:
+            Repo.init(".").close()
+            shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
+            with Repo() as repo:
                 graph = repo.index.graph
                 return {
                     stage.addressing: {up.addressing for up in graph.successors(stage)}
@@ -102,26 +103,37 @@ def main() -> None:
     )
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--overhead", type=float, default=10.0, help="s for each cell")
-    parser.add_argument("--all-sweeps", action="store_true", help="for all datasets and generators")
     options = parser.parse_args()
     params = Params.read(ROOT / "params.yaml").model_copy(update={"profile": options.profile})
-    if options.all_sweeps:
-        targets = {
+    swept = params.sweep_targets.model_copy(
+        update={
             "datasets": params.datasets,
             "generators": params.generators,
             "generator_seeds": params.generators,
         }
-        targets = params.sweep_targets.model_copy(update=targets)
-        params = params.model_copy(update={"sweep_targets": targets})
+    )
+    plan.PARTS = 1  # the large networks of `paper` take minutes for a step on a CPU
     found = plan.estimate(params)
+    show(params, found.stages, options.overhead)
+    params = params.model_copy(update={"sweep_targets": swept})
+    counts = {dataset: plan._counts(params, dataset) for dataset in params.record_sets}
+    works = list(workload.workload(params, counts))
+    print("\nall sweeps on all datasets and generators:")
+    show(
+        params, [(one, plan._seconds(params, one, found.speeds)) for one in works], options.overhead
+    )
+
+
+def show(params: Params, stages: list[tuple[workload.Work, float]], overhead: float) -> None:
+    """Print the efficiency of a study by the number of workers."""
     waits = dag(params)
-    share = {work.stage: total / work.cells for work, total in found.stages if work.cells}
+    share = {work.stage: total / work.cells for work, total in stages if work.cells}
     seconds = {name: share.get(listed(name), plan.STAGE) for name in waits}
     total = sum(seconds.values())
-    print(f"{options.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence", flush=True)
+    print(f"{params.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence", flush=True)
     print("| workers | efficiency | hours |\n| --- | --- | --- |")
     for workers in WORKERS:
-        took = simulate(waits, seconds, workers, options.overhead)
+        took = simulate(waits, seconds, workers, overhead)
         print(f"| {workers} | {total / took / workers:.0%} | {took / 3600:.1f} |", flush=True)
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:5]
     print("longest cells: " + ", ".join(f"{one} {seconds[one] / 3600:.1f} h" for one in slowest))

@@ -321,10 +321,10 @@ def test_a_run_without_changes_is_fast(project: Path, monkeypatch: pytest.Monkey
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     opened, edit = [], rwlock._edit_rwlock
     monkeypatch.setattr(rwlock, "_edit_rwlock", lambda *place: opened.append(1) or edit(*place))
-    assert set(cells._stale_stages([])) == set(stages)
+    assert set(cells._stale_cells([], missing=False)) == set(stages)
     assert len(opened) == 1, "DVC's list of readers and writers is read once"
     for name in stages:
-        assert cells._repro_one(name)
+        assert cells.local.repro_one(name)
     code = (
         "import sys; from ecgforge.report import answers; assert cells.repro([]) == 0\n"
         "print({name for name in ('torch', 'mlflow', 'pandas', 'scipy') if name in sys.modules})"

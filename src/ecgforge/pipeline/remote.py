@@ -8,8 +8,8 @@ distributes the cells writes the study's dvc.lock.
 
 from __future__ import annotations
 
-import os
 import signal
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -201,6 +201,6 @@ def end_with_sigterm() -> None:
         for child in children:
             child.terminate()
         psutil.wait_procs(children, timeout=GRACE)
-        os._exit(PREEMPTED)
+        sys.exit(PREEMPTED)
 
     signal.signal(signal.SIGTERM, terminate)
