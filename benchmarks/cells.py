@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
-from ecgforge.pipeline import cells
+from ecgforge.pipeline import cells, local
 
 SIZES = (15, 60)  # cells
 DEPENDENCIES = 5
@@ -97,13 +97,13 @@ def line(name: str, ours: float, reference: float) -> None:
 def main() -> None:
     logging.getLogger("dvc").setLevel(logging.ERROR)
     sizes = [int(one) for one in sys.argv[1:]] or SIZES
-    ways = {"ours": cells._repro_one, "plain": plain}
+    ways = {"ours": local.repro_one, "plain": plain}
     idle: dict[int, list[float]] = {}
     print("| core s a cell | ours | plain DVC | ratio |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as scratch:
         (name,) = project(Path(scratch) / "first", 1)
         with chdir(Path(scratch) / "first"):  # imports
-            core_seconds(cells._repro_one, name)
+            core_seconds(local.repro_one, name)
             core_seconds(nothing)
         for count in sizes:
             found = {}
