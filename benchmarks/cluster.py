@@ -38,7 +38,7 @@ from test_study import environment, make_project, run, small_params  # noqa: E40
 
 MARK = "ECGFORGE_TEST_NODE"  # environment variable of all processes of a node
 POSTGRESQL = Path("/usr/lib/postgresql")
-NODES = ("n1", "n2")
+NODES = {"n1": "127.0.0.2", "n2": "127.0.0.3"}  # the driver is not on one of them
 PATIENCE = 900  # s, for one study
 
 
@@ -161,6 +161,7 @@ class Nodes:
         home.mkdir(exist_ok=True)
         ray = [str(Path(sys.executable).parent / "ray"), "start", "--node-name", name, "--block"]
         ray += ["--disable-usage-stats", "--temp-dir", f"/tmp/ray-{self.port}"]
+        ray += ["--node-ip-address", NODES.get(name, "127.0.0.1")]
         ray += (
             ["--head", "--port", str(self.port), "--num-cpus", "0", "--include-dashboard", "false"]
             if name == "head"

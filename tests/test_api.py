@@ -133,8 +133,10 @@ def test_models_are_saved_and_loaded(
 
 
 def test_the_second_classifier_is_compared_with_the_first(
-    records: RecordSet, classifier: Classifier, params: Params
+    params: Params,
 ) -> None:
+    # Fewer test records would give a difference by chance, which varies between machines.
+    records = ecgforge.simulate_records(500, seed=1, params=params)
     trained = ecgforge.train_classifier(records, steps=60, params=params)
     worse = ecgforge.train_classifier(records, steps=1, params=params)
     macro = "rhythm == 'macro' and metric == 'f1'"
@@ -144,8 +146,8 @@ def test_the_second_classifier_is_compared_with_the_first(
     gain = ecgforge.compare(worse, trained, records).query(macro).iloc[0]
     assert gain["estimate"] == pytest.approx(both[1] - both[0])
     assert gain["low"] < gain["estimate"] < gain["high"]
-    assert gain["estimate"] > 0.2
-    several = ecgforge.evaluate([classifier, trained], records)
+    assert gain["estimate"] > 0.3
+    several = ecgforge.evaluate([worse, trained], records)
     assert set(several["seeds"]) == {2}
     classifier_of_others = ecgforge.train_classifier(_two_rhythms(records), steps=1, params=params)
     with pytest.raises(EcgforgeError, match="the classifier knows SR, SB, and the records have"):

@@ -26,7 +26,7 @@ from test_report_browser import browser, pytestmark, resize  # noqa: F401  # the
 F1 = {"TrRTeR": (0.8, 0.9), "TrSTeR": (0.4, 0.5), "TrRSTeR": (0.7, 0.9)}  # of two seeds
 # loss of training, and accuracy of telling its records
 OF_GENERATORS = {"diffwave": (0.31, 0.97), "time_vqvae": (0.22, 0.88)}
-WAIT = 60  # s, on a busy machine
+WAIT = 120  # s, on a busy machine
 
 
 @pytest.fixture(scope="module")
