@@ -120,8 +120,10 @@ def shown(browser, selector: str, text: str):  # noqa: F811
 
 
 def _loaded(browser, metric: str) -> None:  # noqa: F811
-    """Load the view again until it has its charts and its buttons: at times, MLflow's page stops
-    half-way.
+    """Load the view until it has its charts and its buttons, as a first visitor sees it.
+
+    At times, MLflow's page stops half-way. It also stores the charts of an experiment in the
+    browser, so a view that loaded slowly, or the view of another test, could stay.
     """
     from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
@@ -133,6 +135,7 @@ def _loaded(browser, metric: str) -> None:  # noqa: F811
         return {metric, "Group by"} <= texts
 
     for _ in range(3):
+        browser.execute_script("localStorage.clear(); sessionStorage.clear()")
         browser.refresh()
         try:
             WebDriverWait(browser, WAIT / 3, ignored_exceptions=redrawn).until(complete)
