@@ -39,6 +39,7 @@ from test_study import environment, make_project, run, small_params  # noqa: E40
 MARK = "ECGFORGE_TEST_NODE"  # environment variable of all processes of a node
 POSTGRESQL = Path("/usr/lib/postgresql")
 NODES = {"n1": "127.0.0.2", "n2": "127.0.0.3"}  # the driver is not on one of them
+TRAIN = "train_generator@ptbxl-diffwave"
 PATIENCE = 900  # s, for one study
 
 
@@ -341,17 +342,18 @@ def dead(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     """(b) A node is killed during the training of the generator; another one resumes it."""
     where = project(folder, twelve_cells(400))
     driver = repro(where, address, nodes)
-    train = "train_generator@ptbxl-diffwave"
-    name = until(lambda: nodes.of_cell(train), PATIENCE, "the training starts")
-    until(lambda: _checkpoint(folder), 300, "a checkpoint is written")
+    name = at_work(folder, nodes)
     nodes.signal(name, signal.SIGKILL)
     finished(driver, where)
     nodes.start(name)
     return f"{same(where, reference, address)}; attempt {attempts(address)}, killed on {name}"
 
 
-def _checkpoint(folder: Path) -> object:
-    return list((folder / "state").rglob("*.ckpt"))
+def at_work(folder: Path, nodes: Nodes) -> str:
+    """Return the node that trains the generator, once there is a checkpoint."""
+    name = str(until(lambda: nodes.of_cell(TRAIN), PATIENCE, "the training starts"))
+    until(lambda: list((folder / "state").rglob("*.ckpt")), 300, "a checkpoint is written")
+    return name
 
 
 def driver(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
@@ -374,13 +376,11 @@ def zombie(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     """(d) A node is stopped until its cell was retried elsewhere, and then continues."""
     where = project(folder, twelve_cells(400))
     process = repro(where, address, nodes)
-    train = "train_generator@ptbxl-diffwave"
-    name = until(lambda: nodes.of_cell(train), PATIENCE, "the training starts")
-    until(lambda: _checkpoint(folder), 300, "a checkpoint is written")
+    name = at_work(folder, nodes)
     nodes.signal(name, signal.SIGSTOP)
     log = folder / "driver.log"
-    until(lambda: log.read_text().count(f"{train} starts on") > 1, 240, "a retry starts")
-    until(lambda: f"] {train}" in log.read_text(), PATIENCE, "the retry ends")
+    until(lambda: log.read_text().count(f"{TRAIN} starts on") > 1, 240, "a retry starts")
+    until(lambda: f"] {TRAIN}" in log.read_text(), PATIENCE, "the retry ends")
     nodes.signal(name, signal.SIGCONT)
     finished(process, where)
     until(lambda: not nodes.processes(name), 120, "the stopped node ends")

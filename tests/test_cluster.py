@@ -253,6 +253,11 @@ def test_what_other_machines_cannot_do_is_refused_before_work_starts(
         remote.check(study)
 
 
+def test_an_unknown_cell_is_named(study: Path) -> None:
+    with pytest.raises(EcgforgeError, match="'train@z' is not a cell of this study"):
+        remote.run("train@z")
+
+
 def test_a_shared_cache_needs_no_remote(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with Repo() as repo, repo.config.edit("repo") as config:

@@ -109,7 +109,7 @@ def _engine(
         from ecgforge.pipeline import ray_cluster
 
         with (
-            local.pool([None] * jobs, remote.run_here) as home,
+            local.pool([None] * jobs, remote.run) as home,
             ray_cluster.connected(params, cells, home) as cluster,
         ):
             yield cluster

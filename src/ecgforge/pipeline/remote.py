@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,13 +90,6 @@ def shared_cache(config: Any) -> str:
     return str(config["cache"].get("dir") or "")
 
 
-def run_here(name: str) -> bool:
-    """Run a cell in the study's own folder, with inputs from other machines; return whether it
-    succeeded.
-    """
-    return run(name, above(name))
-
-
 def run_alone(name: str, given: Path | None, entry: Path | None) -> int:
     """Run a cell in this clone, as the only one, and return the exit code.
 
@@ -111,7 +103,7 @@ def run_alone(name: str, given: Path | None, entry: Path | None) -> int:
         if found is None:
             raise EcgforgeError(f"{given} is not complete: write it again from dvc.lock")
         lock.write_entries(Path(), found)
-    if not run(name, above(name)):
+    if not run(name):
         return 1
     if entry:
         ended = (lock.stages(Path(lock.LOCK).read_text(encoding="utf-8")) or {})[name]
@@ -121,17 +113,23 @@ def run_alone(name: str, given: Path | None, entry: Path | None) -> int:
 
 
 def above(name: str) -> list[str]:
-    """Return the cells whose outputs a cell reads."""
+    """Return the cells whose outputs a cell reads.
+
+    Raises:
+        EcgforgeError: there is no such cell.
+    """
     from dvc.repo import Repo
 
     with Repo() as repo:
         graph = repo.index.graph
-        stage = next(one for one in graph if one.addressing == name)
-        return [up.addressing for up in graph.successors(stage)]
+        for stage in graph:
+            if stage.addressing == name:
+                return [up.addressing for up in graph.successors(stage)]
+    raise EcgforgeError(f"'{name}' is not a cell of this study: `dvc stage list` lists them")
 
 
-def run(name: str, inputs: Iterable[str]) -> bool:
-    """Pull the outputs of the cells `inputs`, run the cell, and push its outputs.
+def run(name: str) -> bool:
+    """Pull the inputs of a cell, run it, and push its outputs.
 
     Returns:
         Whether the cell succeeded; its error is printed.
@@ -139,7 +137,7 @@ def run(name: str, inputs: Iterable[str]) -> bool:
     from dvc.exceptions import DvcException
 
     try:
-        pull(list(inputs))
+        pull(above(name))
         if not local.repro_one(name):
             return False
         push([name])
