@@ -253,7 +253,8 @@ def test_what_other_machines_cannot_do_is_refused_before_work_starts(
         remote.check(study)
 
 
-def test_an_unknown_cell_is_named(study: Path) -> None:
+@pytest.mark.usefixtures("study")
+def test_an_unknown_cell_is_named() -> None:
     with pytest.raises(EcgforgeError, match="'train@z' is not a cell of this study"):
         remote.run("train@z")
 
