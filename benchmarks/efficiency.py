@@ -1,6 +1,6 @@
 """Simulate a study on many workers: the efficiency by their number.
 
-    python benchmarks/efficiency.py [--profile paper] [--overhead 10]
+    python benchmarks/efficiency.py [--profile paper] [--parts 1 10] [--overhead 10]
 
 The cells and their order come from dvc.yaml. A cell takes as long as `ecgforge plan` estimates for
 its stage on this machine, plus the overhead of a cell on a node (`benchmarks/cluster.py` measures
@@ -102,29 +102,30 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", default="paper")
+    parser.add_argument("--parts", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--overhead", type=float, default=10.0, help="s for each cell")
     options = parser.parse_args()
     params = Params.read(ROOT / "params.yaml").model_copy(update={"profile": options.profile})
-    swept = params.sweep_targets.model_copy(
-        update={
-            "datasets": params.datasets,
-            "generators": params.generators,
-            "generator_seeds": params.generators,
-        }
-    )
+    swept = {
+        "datasets": params.datasets,
+        "generators": params.generators,
+        "generator_seeds": params.generators,
+    }
     plan.PARTS = 1  # the large networks of `paper` take minutes for a step on a CPU
-    found = plan.estimate(params)
-    show(params, found.stages, options.overhead)
-    params = params.model_copy(update={"sweep_targets": swept})
-    counts = {dataset: plan._counts(params, dataset) for dataset in params.record_sets}
-    works = list(workload.workload(params, counts))
-    print("\nall sweeps on all datasets and generators:")
-    show(
-        params, [(one, plan._seconds(params, one, found.speeds)) for one in works], options.overhead
-    )
+    speeds = plan.estimate(params).speeds
+    for title, update in (("sweeps as in params.yaml", {}), ("all datasets and generators", swept)):
+        for parts in options.parts:
+            targets = params.sweep_targets.model_copy(update=update | {"parts": parts})
+            one = params.model_copy(update={"sweep_targets": targets})
+            counts = {dataset: plan._counts(one, dataset) for dataset in one.record_sets}
+            works = workload.workload(one, counts)
+            print(f"\n{title}, sweeps in up to {parts} parts:")
+            show(one, [(work, plan._seconds(one, work, speeds)) for work in works], options)
 
 
-def show(params: Params, stages: list[tuple[workload.Work, float]], overhead: float) -> None:
+def show(
+    params: Params, stages: list[tuple[workload.Work, float]], options: argparse.Namespace
+) -> None:
     """Print the efficiency of a study by the number of workers."""
     waits = dag(params)
     share = {work.stage: total / work.cells for work, total in stages if work.cells}
@@ -133,7 +134,7 @@ def show(params: Params, stages: list[tuple[workload.Work, float]], overhead: fl
     print(f"{params.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence", flush=True)
     print("| workers | efficiency | hours |\n| --- | --- | --- |")
     for workers in WORKERS:
-        took = simulate(waits, seconds, workers, overhead)
+        took = simulate(waits, seconds, workers, options.overhead)
         print(f"| {workers} | {total / took / workers:.0%} | {took / 3600:.1f} |", flush=True)
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:5]
     print("longest cells: " + ", ".join(f"{one} {seconds[one] / 3600:.1f} h" for one in slowest))

@@ -378,6 +378,10 @@ def sweep(
         str | None,
         typer.Option(help="The dataset of the training records, in the sweep `cross_dataset`."),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="A part of the experiments, such as 2of5; see sweep_targets.parts."),
+    ] = None,
     out: Out = None,
     data: Annotated[
         Path, typer.Option(help="The folder with the record sets, in prepared/ and synthetic/.")
@@ -389,9 +393,9 @@ def sweep(
     params: ParamsFile = PARAMS,
 ) -> None:
     """Run one cell of a sweep; `dvc stage list` lists the cells."""
-    from ecgforge import grid
     from ecgforge.stages import ablation
     from ecgforge.stages import sweep as stage
+    from ecgforge.sweeps.common import cells
     from ecgforge.sweeps.common.registry import get
 
     given = {
@@ -399,10 +403,11 @@ def sweep(
         "dataset": dataset,
         "generator": generator,
         "backbone": backbone,
+        "part": part,
     }
     item = {key: value for key, value in given.items() if value is not None}
     get(name).check(item)
-    results = _out("sweep", out, grid.results(name, item))
+    results = _out("sweep", out, cells.results(name, item))
     generators = [generator] if generator and not trained_on else []
     found = _read(params, tuned, trained_on or dataset, "classifier", *generators)
     if name == "ablation":

@@ -16,6 +16,7 @@ from ecgforge import folders
 from ecgforge.params import Params
 from ecgforge.study import settings
 from ecgforge.study.experiment import KEYS, Experiment
+from ecgforge.sweeps.common import cells as sweep_cells
 from ecgforge.sweeps.common.base import Item, Source, Sweep
 from ecgforge.sweeps.common.registry import get
 
@@ -42,7 +43,7 @@ class Cell:
         if self.sweep is None:
             place = self.item.get("generator", folders.REAL)
             return folders.RESULTS / "classify" / self.item["dataset"] / place
-        return results(self.sweep.name, self.item)
+        return sweep_cells.results(self.sweep.name, self.item)
 
     @property
     def experiments(self) -> list[Experiment]:
@@ -58,48 +59,15 @@ def cells(params: Params) -> Iterator[Cell]:
     for item in _pairs(params.record_sets, params.generators):
         rows = list(settings.on_synthetic(params, item["dataset"], item["generator"]))
         yield Cell("classify", item, [Source(rows, item["generator"])])
-    targets, swept = params.sweep_targets, params.sweep_record_sets
-    for dataset in swept:
-        yield _cell(params, "scratch", "scratch", {"dataset": dataset})
-    for dataset in swept:
-        for backbone in targets.backbones:
-            item = {"dataset": dataset, "backbone": backbone}
-            yield _cell(params, "backbones", "backbones", item)
-    for name in targets.sweeps:
-        for item in _pairs(swept, targets.generators):
-            yield _cell(params, "sweep", name, {"sweep": name, **item})
-    for name in targets.real_sweeps:
-        for dataset in swept:
-            yield _cell(params, "sweep_real", name, {"sweep": name, "dataset": dataset})
-    for item in _pairs(swept, params.ablated):
-        yield _cell(params, "ablation", "ablation", item)
-    for item in _pairs(swept, targets.generator_seeds):
-        yield _cell(params, "generator_seeds", "generator_seeds", item)
-    for pair in targets.cross_dataset:
-        for generator in targets.generators:
-            item = {"trained_on": pair.train, "dataset": pair.test, "generator": generator}
-            yield _cell(params, "cross_dataset", "cross_dataset", item)
-    for pair in params.equal_size_pairs:
-        item = {"trained_on": pair.train, "dataset": pair.test}
-        yield _cell(params, "equal_size", "equal_size", item)
-
-
-def results(sweep: str, item: Item) -> Path:
-    """Return the folder of a sweep's predictions in one cell, as dvc.yaml names it."""
-    dataset = "-".join(item[key] for key in ("trained_on", "dataset") if key in item)
-    names = (item[key] for key in ("generator", "backbone") if key in item)
-    return folders.RESULTS.joinpath(sweep, dataset, *names)
+    for stage, name, item in sweep_cells.cells(params):
+        sweep = get(name)
+        yield Cell(stage, item, sweep.sources_of(params, item), sweep)
 
 
 def table(params: Params) -> pd.DataFrame:
     """Return the grid, a row for each experiment with the columns `KEYS`."""
     rows = [row.keys for cell in cells(params) for row in cell.experiments]
     return pd.DataFrame(rows, columns=KEYS)
-
-
-def _cell(params: Params, stage: str, name: str, item: Item) -> Cell:
-    sweep = get(name)
-    return Cell(stage, item, list(sweep.sources(params, item)), sweep)
 
 
 def _pairs(datasets: list[str], generators: list[str]) -> Iterator[dict[str, str]]:

@@ -469,6 +469,8 @@ class SweepTargets(StrictConfig):
         list[DatasetPair], distinct(lambda pair: f"{pair.train} to {pair.test}")
     ]
     equal_size: Names = []  # sources to compare with as many records of the merged dataset
+    # most cells for each sweep of a dataset and generator; more cells use more machines
+    parts: Positive = 1
 
 
 class ClassifierGates(StrictConfig):

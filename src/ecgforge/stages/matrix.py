@@ -1,7 +1,7 @@
 """matrix.yaml: lists for the matrices in dvc.yaml that follow from params.yaml.
 
-DVC's templates cannot compute, so the rounds of cross-fitting and the sources of the merged dataset
-are listed in a file of their own.
+DVC's templates cannot compute, so the rounds of cross-fitting, the sources of the merged dataset
+and the cells of the sweeps are listed in a file of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.folders import RAW
 from ecgforge.params import MOST_MERGED, Params
+from ecgforge.sweeps.common import cells
 
 MATRIX = Path("matrix.yaml")
 HEADING = "# Lists for dvc.yaml, written by `ecgforge matrix` from params.yaml. Do not edit.\n"
@@ -25,13 +26,12 @@ def text(params: Params) -> str:
         "merges": {"merged": _merge(params.merged)} if params.merged else {},
         "rounds": {one.name: one.dataset for one in params.rounds},
         "record_sets": params.record_sets,
-        "sweep_record_sets": params.sweep_record_sets,
-        "ablated": params.ablated,
+        "sweep_cells": cells.in_dvc(params),
         "equal_size": {
             f"{pair.train}-{pair.test}": pair.model_dump() for pair in params.equal_size_pairs
         },
     }
-    return HEADING + yaml.safe_dump(lists, sort_keys=False, width=100)
+    return HEADING + yaml.safe_dump(lists, sort_keys=False, width=1000, default_flow_style=None)
 
 
 def _merge(sources: list[str]) -> dict[str, object]:

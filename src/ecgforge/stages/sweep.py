@@ -43,7 +43,7 @@ def sweep(
     """Run the experiments of the sweep `name` in one cell and write their predictions to `out`.
 
     Args:
-        item: the cell: dataset, and generator, backbone or trained_on.
+        item: the cell: dataset, and generator, backbone, trained_on or part.
         data: the folder of prepared/ and synthetic/ record sets.
         models: the folder of generators/ and classifiers/.
         score: measures the records of each source, for `out`/variations.csv.
@@ -57,7 +57,7 @@ def sweep(
     cell = _Cell(chosen, params, item, stage, data, models)
     classifiers = ClassifierRuns(stage, cell.simulated, models)
     variations = []
-    for source in chosen.sources(params, item):
+    for source in chosen.sources_of(params, item):
         with cell.records(source) as (synthetic, cost):
             if score and synthetic is not None:
                 variations.append(cell.scored(source, synthetic, cost, score))
@@ -183,8 +183,9 @@ class _Cell:
         seeded = profile.synthesis.model_copy(update={"seed": profile.synthesis.seed + further})
         wanted = self.sweep.wanted(self.params, self.real.split("train").counts(), source)
         made = {"sampling": sampling, "wanted": json.loads(json.dumps(wanted))}
-        names = (self.dataset, source.generator, self.sweep.name, source.point)
-        folder = TEMPORARY / "-".join(names).replace(" ", "-").rstrip("-")
+        part = self.item.get("part", "")
+        names = (self.dataset, source.generator, self.sweep.name, source.point, part)
+        folder = TEMPORARY / "-".join(filter(None, names)).replace(" ", "-")
         with held(folder):
             try:
                 started = time.perf_counter()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import (
@@ -27,7 +29,7 @@ OPTIONS = {  # of the command line, by key of an item
     "backbone": "--backbone",
     "trained_on": "--trained-on",
 }
-Item = Mapping[str, str]  # the cell of DVC: dataset, and generator, backbone or trained_on
+Item = Mapping[str, str]  # the cell of DVC: dataset, and generator, backbone, trained_on or part
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,31 @@ class Sweep(ABC):
     def sources(self, params: Params, item: Item) -> Iterator[Source]:
         """Yield the synthetic records of a cell with the experiments that train on them."""
 
+    def parts(self, params: Params, item: Item) -> int:
+        """Return into how many cells a cell is split: `sweep_targets.parts`, or fewer."""
+        return min(params.sweep_targets.parts, len(_parts([*self.sources(params, item)], params)))
+
+    def sources_of(self, params: Params, item: Item) -> list[Source]:
+        """Return the sources of a cell, which may be one part of a split cell.
+
+        Raises:
+            EcgforgeError: there is no such part.
+        """
+        sources = list(self.sources(params, item))
+        if "part" not in item:
+            return sources
+        parts = _parts(sources, params)
+        number, _, count = item["part"].partition("of")
+        if not (number.isdecimal() and count.isdecimal()) or not (
+            1 <= int(number) <= int(count) <= len(parts)
+        ):
+            raise EcgforgeError(
+                f"--part {item['part']}: use one such as 1of{len(parts)}; this cell has at most "
+                f"{len(parts)} parts"
+            )
+        chosen = np.array_split(np.arange(len(parts)), int(count))[int(number) - 1]
+        return [source for index in chosen for source in parts[index]]
+
     def wanted(
         self, params: Params, real: Mapping[str, int], source: Source
     ) -> Mapping[str, Mapping[str, int]]:
@@ -153,3 +180,18 @@ class Sweep(ABC):
     def experiments(self, params: Params, item: Item) -> list[Experiment]:
         """Return the rows of the grid in a cell."""
         return [row for source in self.sources(params, item) for row in source.experiments]
+
+
+def _parts(sources: list[Source], params: Params) -> list[list[Source]]:
+    """Return the smallest parts of a cell: single sources, or the seeds of its only source.
+
+    Parts never share the training of a generator.
+    """
+    if len(sources) > 1 or sources[0].needs_training(params):
+        return [[source] for source in sources]
+    only = sources[0]
+    seeds = dict.fromkeys(row.seed for row in only.experiments)
+    return [
+        [replace(only, experiments=[row for row in only.experiments if row.seed == seed])]
+        for seed in seeds
+    ] or [sources]

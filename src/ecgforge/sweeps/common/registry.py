@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
+from typing import TYPE_CHECKING
 
 import ecgforge.sweeps
 from ecgforge import plugins
 from ecgforge.errors import EcgforgeError
-from ecgforge.sweeps.common.base import Sweep
+
+if TYPE_CHECKING:
+    from ecgforge.sweeps.common.base import Sweep
 
 SWEEPS = [
     found.name for found in pkgutil.iter_modules(ecgforge.sweeps.__path__) if found.name != "common"
@@ -19,6 +22,8 @@ OWN_STAGE = (
 )
 # Sweeps of the stage `sweep_real`: a cell for each dataset.
 ON_REAL = ("balanced_sampling", "self_supervised")
+# Stages whose cells are split into `sweep_targets.parts`.
+SPLIT = ("scratch", "backbones", "sweep", "sweep_real", "ablation", "generator_seeds")
 # Sweeps of the stage `sweep`: a cell for each dataset and generator.
 OF_GENERATORS = [name for name in SWEEPS if name not in (*OWN_STAGE, *ON_REAL)]
 

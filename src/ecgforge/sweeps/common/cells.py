@@ -1,0 +1,96 @@
+"""The cells of the sweeps: a dataset, a generator or backbone, and a part where cells are split.
+
+A study on many machines takes as long as its longest cell. With `sweep_targets.parts`, each cell is
+split into parts with some of its experiments each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ecgforge import folders
+from ecgforge.params import Params
+from ecgforge.sweeps.common import registry
+
+Item = dict[str, str]
+IN_PLACE = ("trained_on", "dataset")  # keys of an item whose values name one folder together
+IN_NAME = ("sweep", "dataset", "generator", "backbone", "part")
+
+
+def cells(params: Params) -> Iterator[tuple[str, str, Item]]:
+    """Yield stage, sweep and item of each cell, in the order of the stages in dvc.yaml."""
+    for stage, sweep, item in _unsplit(params):
+        parts = _parts(params, sweep, item)
+        if parts == 1:
+            yield stage, sweep, item
+            continue
+        for number in range(1, parts + 1):
+            yield stage, sweep, item | {"part": f"{number}of{parts}"}
+
+
+def results(sweep: str, item: Mapping[str, str]) -> Path:
+    """Return the folder of a sweep's predictions in one cell, as dvc.yaml names it."""
+    place = "-".join(item[key] for key in IN_PLACE if key in item)
+    names = [item[key] for key in ("generator", "backbone") if key in item]
+    folder = folders.RESULTS.joinpath(sweep, place, *names)
+    return folder.with_name(f"{folder.name}-{item['part']}") if "part" in item else folder
+
+
+def in_dvc(params: Params) -> dict[str, dict[str, Item]]:
+    """Return the cells by stage and name, with the values that dvc.yaml reads.
+
+    The stages `cross_dataset` and `equal_size` list their pairs themselves.
+    """
+    found: dict[str, dict[str, Item]] = {stage: {} for stage in registry.SPLIT}
+    for stage, sweep, item in cells(params):
+        if stage in registry.SPLIT:
+            name = "-".join(item[key] for key in IN_NAME if key in item)
+            folder = results(sweep, item).as_posix()
+            found[stage][name] = {**item, "command": _command(sweep, item), "results": folder}
+    return found
+
+
+def _command(sweep: str, item: Item) -> str:
+    """Return the arguments of `ecgforge sweep`."""
+    words = [sweep, item["dataset"], *([item["generator"]] if "generator" in item else [])]
+    for key in ("backbone", "part"):
+        words += [f"--{key}", item[key]] if key in item else []
+    return " ".join(words)
+
+
+def _parts(params: Params, sweep: str, item: Item) -> int:
+    if params.sweep_targets.parts == 1 or registry.stage(sweep) not in registry.SPLIT:
+        return 1
+    return registry.get(sweep).parts(params, item)
+
+
+def _unsplit(params: Params) -> Iterator[tuple[str, str, Item]]:
+    targets, swept = params.sweep_targets, params.sweep_record_sets
+    for dataset in swept:
+        yield "scratch", "scratch", {"dataset": dataset}
+    for dataset in swept:
+        for backbone in targets.backbones:
+            yield "backbones", "backbones", {"dataset": dataset, "backbone": backbone}
+    for name in targets.sweeps:
+        for item in _pairs(swept, targets.generators):
+            yield "sweep", name, {"sweep": name, **item}
+    for name in targets.real_sweeps:
+        for dataset in swept:
+            yield "sweep_real", name, {"sweep": name, "dataset": dataset}
+    for item in _pairs(swept, params.ablated):
+        yield "ablation", "ablation", item
+    for item in _pairs(swept, targets.generator_seeds):
+        yield "generator_seeds", "generator_seeds", item
+    for pair in targets.cross_dataset:
+        for generator in targets.generators:
+            item = {"trained_on": pair.train, "dataset": pair.test, "generator": generator}
+            yield "cross_dataset", "cross_dataset", item
+    for pair in params.equal_size_pairs:
+        yield "equal_size", "equal_size", {"trained_on": pair.train, "dataset": pair.test}
+
+
+def _pairs(datasets: list[str], generators: list[str]) -> Iterator[Item]:
+    for dataset in datasets:
+        for generator in generators:
+            yield {"dataset": dataset, "generator": generator}

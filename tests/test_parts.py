@@ -1,0 +1,133 @@
+"""Sweeps in parts, for many machines: the parts make up the whole, and compute the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import registry_project as project
+from ecgforge import grid
+from ecgforge.errors import EcgforgeError
+from ecgforge.params import Params
+from ecgforge.stages import matrix, sweep
+from ecgforge.study import predictions
+from ecgforge.sweeps.common import cells
+from ecgforge.sweeps.common.registry import ON_REAL, SPLIT, SWEEPS, get, stage
+
+ROOT = Path(__file__).parents[1]
+ITEM = {"dataset": "ptbxl", "generator": "diffwave"}
+
+
+def study(parts: int, seeds: list[int], percents: list[int]) -> Params:
+    """Return the demo with all sweeps, in parts."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["sweep_targets"] |= {"parts": parts, "real_sweeps": [*ON_REAL], "equal_size": ["ptbxl"]}
+    demo = tree["profiles"]["demo"]
+    demo["study"]["seeds"] = demo["sweeps"]["seeds"] = seeds
+    demo["sweeps"]["generator_seeds"]["seeds"] = seeds
+    for name in ("size", "mixture", "transfer"):
+        demo["sweeps"][name]["percents"] = percents
+    return Params.model_validate(tree)
+
+
+def whole(cell: grid.Cell) -> str:
+    """Return the name of a cell without its part."""
+    return str([cell.stage, *(value for key, value in cell.item.items() if key != "part")])
+
+
+@given(
+    parts=st.integers(2, 7),
+    seeds=st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True),
+    percents=st.lists(st.sampled_from([5, 10, 40, 80]), min_size=1, max_size=3, unique=True),
+)
+@settings(max_examples=12, deadline=None)
+def test_parts_are_a_partition_of_the_unsplit_cells(
+    parts: int, seeds: list[int], percents: list[int]
+) -> None:
+    def gathered(params: Params) -> dict[str, list[grid.Cell]]:
+        found: dict[str, list[grid.Cell]] = {}
+        for cell in grid.cells(params):
+            found.setdefault(whole(cell), []).append(cell)
+        return found
+
+    split, unsplit = (gathered(study(count, seeds, percents)) for count in (parts, 1))
+    assert split.keys() == unsplit.keys()
+    counts = set()
+    for name, (one,) in unsplit.items():
+        pieces = split[name]
+        counts.add(len(pieces))
+        assert [row for cell in pieces for row in cell.experiments] == one.experiments
+        assert len({cell.results for cell in pieces}) == len(pieces) <= parts
+        params = study(parts, seeds, percents)
+        trained = [
+            (source.generator, source.point)
+            for cell in pieces
+            for source in cell.sources
+            if source.needs_training(params)
+        ]
+        assert len(set(trained)) == len(trained)  # no training of a generator in two parts
+    # `backbones` has the real records and those of diffwave; others are split by seed
+    assert max(counts) == min(parts, max(2, len(seeds), len(percents)))
+
+
+def test_every_stage_with_parts_is_in_dvc() -> None:
+    params = study(2, [0, 1], [10, 40])
+    listed = yaml.safe_load(matrix.text(params))["sweep_cells"]
+    assert set(listed) == set(SPLIT)
+    assert [*listed["sweep"]][:2] == [f"mixture-ptbxl-diffwave-{one}of2" for one in (1, 2)]
+    assert listed["backbones"]["ptbxl-xresnet1d-2of2"] == {
+        "dataset": "ptbxl",
+        "backbone": "xresnet1d",
+        "part": "2of2",
+        "command": "backbones ptbxl --backbone xresnet1d --part 2of2",
+        "results": "results/backbones/ptbxl/xresnet1d-2of2",
+    }
+    folders = [cell["results"] for one in listed.values() for cell in one.values()]
+    of_grid = [cell.results.as_posix() for cell in grid.cells(params) if cell.stage in SPLIT]
+    assert folders == of_grid
+    assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"cross_dataset", "equal_size"}
+
+
+def test_a_part_that_does_not_exist_is_named() -> None:
+    params = study(3, [0, 1], [10])
+    assert get("transfer").parts(params, ITEM) == 2
+    for wrong in ("0of2", "3of2", "1of3", "2", "aofb", "-1of2"):
+        with pytest.raises(EcgforgeError, match=f"--part {wrong}: use one such as 1of2"):
+            get("transfer").sources_of(params, {**ITEM, "part": wrong})
+
+
+@pytest.mark.slow
+def test_parts_have_the_predictions_of_the_unsplit_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    project.make(tmp_path)
+    params = study(2, [1], [25, 50])
+    demo = params.active
+    short = {"steps": 2, "evaluate_every": 1, "warmup_steps": 1, "batch_size": 4}
+    diffwave = demo.generators["diffwave"]
+    diffwave.network.update(layers=1, channels=8)
+    diffwave.training["denoiser"] = diffwave.training["denoiser"].model_copy(update=short)
+    diffwave.sampling.update(steps=1)
+    demo.generators["diffwave"] = diffwave
+    resnet = demo.classifiers["resnet1d"]
+    resnet.network.update(widths=[4])
+    training = resnet.training.model_copy(update=short)
+    demo.classifiers["resnet1d"] = resnet.model_copy(update={"training": training})
+    small = demo.synthesis.model_copy(update={"train": 12, "validation": 2, "test": 2})
+    study_ = demo.study.model_copy(update={"synthetic_share": 0.5})
+    profiles = {"demo": demo.model_copy(update={"synthesis": small, "study": study_})}
+    params = params.model_copy(update={"profiles": profiles})
+    items = [ITEM, *({**ITEM, "part": part} for part in ("1of2", "2of2"))]
+    for item in items:
+        folders = (Path("data"), Path("models"), cells.results("size", item))
+        sweep.sweep(params, "size", item, *folders)
+    one, *pieces = (predictions.read([cells.results("size", item)]) for item in items)
+    assert [piece["point"].unique().tolist() for piece in pieces] == [["25"], ["50"]]
+    together = pd.concat(pieces, ignore_index=True)
+    pd.testing.assert_frame_equal(together, one, check_exact=True, check_categorical=False)
