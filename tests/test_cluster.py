@@ -253,6 +253,22 @@ def test_what_other_machines_cannot_do_is_refused_before_work_starts(
         remote.check(study)
 
 
+def test_trials_on_several_machines_need_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    cells = [Cell("train_generator@ptbxl-diffwave"), Cell("tune_generator@ptbxl-diffwave")]
+    monkeypatch.delenv("ECGFORGE_TUNING_STORAGE", raising=False)
+    remote.check_tuning(cells, Params(**tree))  # no trials
+    tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["n_trials"] = 2
+    params = Params(**tree)
+    remote.check_tuning(cells[:1], params)
+    for url in ("", "sqlite:///tuning.db"):
+        monkeypatch.setenv("ECGFORGE_TUNING_STORAGE", url)
+        with pytest.raises(EcgforgeError, match=r"tune_generator@ptbxl-diffwave has trials"):
+            remote.check_tuning(cells, params)
+    monkeypatch.setenv("ECGFORGE_TUNING_STORAGE", "postgresql+psycopg://host/studies")
+    remote.check_tuning(cells, params)
+
+
 @pytest.mark.usefixtures("study")
 def test_an_unknown_cell_is_named() -> None:
     with pytest.raises(EcgforgeError, match="'train@z' is not a cell of this study"):

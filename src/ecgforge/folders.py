@@ -13,6 +13,8 @@ RESOLVED, REPORTS = Path("resolved"), Path("reports")
 PUBLISHED = Path("published")  # synthetic sets for readers without the project
 REAL = "real"  # the classifiers and results of a dataset that need no generator
 STATE = "ECGFORGE_STATE"  # folder of what cells need to resume; several machines can share it
+# the URL of a database for trials of tuning, as SQLAlchemy writes it; several machines can reach it
+TUNING_STORAGE = "ECGFORGE_TUNING_STORAGE"
 
 
 def unfinished() -> Path:

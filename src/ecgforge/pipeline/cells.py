@@ -88,6 +88,8 @@ def repro(targets: list[str], jobs: int | None = None, on: str = LOCAL) -> int:
     if not cells:
         console.err.print("Data and pipelines are up to date.")
         return 0
+    if on == RAY:
+        remote.check_tuning(cells.values(), params)
     with _temporary_files(), _engine(on, jobs, params, cells) as engine:
         return _run(cells, engine, params)
 

@@ -32,7 +32,7 @@ CLONES = "ECGFORGE_CLONES"  # folder of the clones, if other than the user's cac
 PASSED_ON = (  # prefixes of environment variables
     "MLFLOW_",
     "ECGFORGE_PARENT_RUN",
-    "ECGFORGE_TUNING_STORAGE",
+    folders.TUNING_STORAGE,
     folders.STATE,
     "DVC_EXP_NAME",
 )

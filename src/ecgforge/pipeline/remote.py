@@ -8,21 +8,26 @@ distributes the cells writes the study's dvc.lock.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from ecgforge import console
+from ecgforge import console, folders
 from ecgforge.dvc import internals, lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
+from ecgforge.params import Params
 from ecgforge.pipeline import local
+from ecgforge.pipeline.engine import Cell, short
 from ecgforge.tracking import store
 
 TRIES = 4  # of a transfer
+TUNES = ("tune_classifier", "tune_generator")
 GRACE = 30.0  # s, for a stage to end its run
 PREEMPTED = 128 + signal.SIGTERM  # exit code of a cell that was terminated and can resume
 
@@ -65,6 +70,20 @@ def _check_exchange(root: Path) -> None:
         raise EcgforgeError(
             f"machines exchange outputs by a DVC remote that they can write, and {reason}: run "
             "`dvc remote add --default NAME URL` with a bucket or a shared folder"
+        )
+
+
+def check_tuning(cells: Iterable[Cell], params: Params) -> None:
+    """Check that machines can share the trials of tuning, if any cell has some.
+
+    Raises:
+        EcgforgeError: they cannot.
+    """
+    tuned = [cell.name for cell in cells if cell.stage in TUNES and not short(cell, params)]
+    if tuned and (os.environ.get(folders.TUNING_STORAGE) or "sqlite").startswith("sqlite"):
+        raise EcgforgeError(
+            f"{tuned[0]} has trials, and machines cannot share a SQLite file of trials: set "
+            f"{folders.TUNING_STORAGE} to a PostgreSQL database"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ecgforge import console
+from ecgforge import console, folders
 from ecgforge.files import remove
 from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params
 from ecgforge.records.record_set import RecordSet
@@ -19,8 +19,6 @@ from ecgforge.tuning import objectives, search, space
 from ecgforge.tuning.plots import figures
 from ecgforge.workers import assign_gpus, gpus
 
-# the URL of a database, as SQLAlchemy writes it, for studies that several machines can reach
-STORAGE = "ECGFORGE_TUNING_STORAGE"
 DATABASE = "tuning.db"
 NAMES = ("score", "ms_a_record")  # of the objectives
 
@@ -180,7 +178,10 @@ def storage() -> str:
     """Return the URL of the studies' database: a SQLite file in the project unless the environment
     says otherwise.
     """
-    return os.environ.get(STORAGE) or f"{search.SQLITE}{store.project_root() / DATABASE}"
+    return (
+        os.environ.get(folders.TUNING_STORAGE)
+        or f"{search.SQLITE}{store.project_root() / DATABASE}"
+    )
 
 
 def _shown(url: str) -> str:
