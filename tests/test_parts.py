@@ -71,8 +71,8 @@ def test_parts_are_a_partition_of_the_unsplit_cells(
             if source.needs_training(params)
         ]
         assert len(set(trained)) == len(trained)  # no training of a generator in two parts
-    # `backbones` has the real records and those of diffwave; others are split by seed
-    assert max(counts) == min(parts, max(2, len(seeds), len(percents)))
+    # `backbones` has the real records and those of diffwave, both with each seed
+    assert max(counts) == min(parts, max(2 * len(seeds), len(percents)))
 
 
 def test_every_stage_with_parts_is_in_dvc() -> None:

@@ -183,15 +183,19 @@ class Sweep(ABC):
 
 
 def _parts(sources: list[Source], params: Params) -> list[list[Source]]:
-    """Return the smallest parts of a cell: single sources, or the seeds of its only source.
+    """Return the smallest parts of a cell: the seeds of each source, or whole sources.
 
-    Parts never share the training of a generator.
+    Parts share neither the training of a generator nor, if there are several sources, the records
+    that a generator draws for one of them.
     """
-    if len(sources) > 1 or sources[0].needs_training(params):
-        return [[source] for source in sources]
-    only = sources[0]
-    seeds = dict.fromkeys(row.seed for row in only.experiments)
+    return [[part] for source in sources for part in _by_seed(source, len(sources), params)]
+
+
+def _by_seed(source: Source, sources: int, params: Params) -> list[Source]:
+    if source.needs_training(params) or (source.settings and sources > 1):
+        return [source]
+    seeds = dict.fromkeys(row.seed for row in source.experiments)
     return [
-        [replace(only, experiments=[row for row in only.experiments if row.seed == seed])]
+        replace(source, experiments=[row for row in source.experiments if row.seed == seed])
         for seed in seeds
-    ] or [sources]
+    ] or [source]
