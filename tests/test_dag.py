@@ -11,8 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from contextlib import chdir, redirect_stdout
-from io import StringIO
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from ecgforge.params import Params
 from ecgforge.stages import matrix, resolve
 from ecgforge.stages.common import code
 from ecgforge.tuning import space
+from in_process import dvc
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +42,6 @@ PAIRS = [
 
 STAGES = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 SWEEPS = yaml.safe_load((ROOT / "params.yaml").read_text())["sweep_targets"]["sweeps"]
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    """Run DVC's command line in this process: starting one costs more than most commands."""
-    from dvc.cli import main
-
-    with chdir(folder), redirect_stdout(StringIO()) as output:
-        assert main(list(arguments)) == 0, output.getvalue()
-    return output.getvalue()
 
 
 def outputs(folder: Path) -> list[str]:

@@ -462,7 +462,7 @@ LEARNING = {
                 "timestep_shift": 1.0,
             },
         },
-        {"rhythm": 400, "beat": 120, "denoiser": 240},
+        {"rhythm": 400, "beat": 40, "denoiser": 60},
         {"steps": 12, "guidance": 2.0, "beat_steps": 12},
     ),
     "simulator": ({}, {}, {}),

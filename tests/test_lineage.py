@@ -452,14 +452,6 @@ def test_a_run_of_no_commit_is_not_verified(capsys: pytest.CaptureFixture[str]) 
     )
 
 
-def test_a_version_is_made_again_byte_for_byte(
-    study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert study.exists()
-    reproduce.reproduce(f"{GENERATOR}/1")
-    assert f"{GENERATOR}/1: identical" in " ".join(capsys.readouterr().out.split())
-
-
 def test_a_version_of_an_unknown_commit_is_not_made_again(classifier: versions.Version) -> None:
     client = store.client()
     commit = classifier.tags["git.commit"]

@@ -34,6 +34,7 @@ from ecgforge.stages import matrix
 from ecgforge.study.experiment import KEYS
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking import runs
+from in_process import dvc
 from test_mlflow_browser import compared, ui
 from test_report_browser import CHROMIUM, DRIVER, browser  # noqa: F401  # the fixture
 from test_serving import ask, served
@@ -127,7 +128,7 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     matrix.write(Params.read(folder / "params.yaml"), folder / "matrix.yaml")
     run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "init", "--quiet")
+    dvc(folder, "init", "--quiet")
     shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     run(folder, "git", "add", ".")
     run(folder, "git", "commit", "--quiet", "-m", "the project")
@@ -317,9 +318,9 @@ def test_the_answer_is_the_same_in_the_report_the_file_and_the_terminal(
 
 
 def test_dvc_finds_nothing_more_to_do_and_shows_metrics_and_plots(study: Path) -> None:
-    assert "up to date" in run(study, "dvc", "repro").stdout
-    assert "gain.ptbxl.diffwave.estimate" in run(study, "dvc", "metrics", "show").stdout
-    run(study, "dvc", "plots", "show", "--out", "plots_page")
+    assert "up to date" in dvc(study, "repro")
+    assert "gain.ptbxl.diffwave.estimate" in dvc(study, "metrics", "show")
+    dvc(study, "plots", "show", "--out", "plots_page")
     assert list((study / "plots_page").rglob("*.svg"))
     page = (study / "plots_page/index.html").read_text()
     assert "ptbxl diffwave: pre-trained, all fine-tuned" in page
@@ -409,27 +410,18 @@ def test_a_clone_gets_the_study_without_running_it(copied: Path, tmp_path: Path)
     study = copied
     run(study, "git", "add", "dvc.lock")
     run(study, "git", "commit", "--quiet", "-m", "results")
-    run(
-        study,
-        "dvc",
-        "remote",
-        "add",
-        "--local",
-        "--default",
-        "--force",
-        "shelf",
-        str(tmp_path / "shelf"),
-    )
-    run(study, "dvc", "push")
+    remote = ("remote", "add", "--local", "--default", "--force", "shelf", str(tmp_path / "shelf"))
+    dvc(study, *remote)
+    dvc(study, "push")
     run(tmp_path, "git", "clone", "--quiet", str(study), "clone")
     clone = tmp_path / "clone"
-    run(clone, "dvc", "remote", "add", "--local", "--default", "shelf", str(tmp_path / "shelf"))
-    run(clone, "dvc", "pull")
+    dvc(clone, *remote)
+    dvc(clone, "pull")
     assert md5(clone / "data/synthetic") == md5(study / "data/synthetic")
     assert (clone / "reports/results.csv").read_bytes() == (
         study / "reports/results.csv"
     ).read_bytes()
-    assert "up to date" in run(clone, "dvc", "repro").stdout
+    assert "up to date" in dvc(clone, "repro")
 
 
 CLASSIFIER = "ecg-classifier-ptbxl"
