@@ -95,8 +95,27 @@ def test_every_stage_of_dvc_names_its_code() -> None:
         files = [one for one in stage["params"] if isinstance(one, dict)]
         (key,) = next(one["resolved/code.json"] for one in files if "resolved/code.json" in one)
         used.add(key.split(".")[0])
-        assert isinstance(resolved[key.split(".")[0]], dict)
+        value = resolved[key.split(".")[0]]
+        for _ in range(key.replace("item.", "").count(".")):
+            assert isinstance(value, dict)
+            value = next(iter(value.values()), "")
+        assert isinstance(value, str), "one column of `dvc exp show`"
     assert used == set(code.ROOTS) == set(resolved)
+
+
+def test_a_digest_changes_with_each_file() -> None:
+    before = code.digest("prepare", PARAMS, {})
+    assert before == code.digest("prepare", PARAMS, {}) != code.digest("acquire", PARAMS, {})
+    for name, digest in code.files("prepare", PARAMS, {}).items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                code,
+                "_digest",
+                lambda file, name=name, real=code._digest: (
+                    "another" if file == code.PACKAGE / name else real(file)
+                ),
+            )
+            assert code.digest("prepare", PARAMS, {}) != before, (name, digest)
 
 
 def test_readers_of_catalogues_are_code_of_prepare() -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import ecgforge
 from ecgforge.params import Params
@@ -79,38 +81,39 @@ def files(stage: str, params: Params, item: Mapping[str, str]) -> dict[str, str]
     return {file.relative_to(PACKAGE).as_posix(): _digest(file) for file in _closure(roots)}
 
 
-def resolved(params: Params) -> dict[str, dict[str, dict[str, str] | dict[str, dict[str, str]]]]:
-    """Return `files` of all cells: by stage, then by those values of its matrix that matter."""
+def digest(stage: str, params: Params, item: Mapping[str, str]) -> str:
+    """Return one digest of `files`."""
+    found = json.dumps(files(stage, params, item), sort_keys=True)
+    return hashlib.md5(found.encode()).hexdigest()
+
+
+def resolved(params: Params) -> dict[str, Any]:
+    """Return `digest` of all cells: by stage, then by those values of its matrix that matter.
+
+    `dvc exp show` has a column for each digest, and dvc.lock has the digests of each cell.
+    """
     generators, targets = params.generators, params.sweep_targets
-    tree: dict[str, object] = {}
-    for stage in (
-        "acquire",
-        "prepare",
-        "cross_fit",
-        "tune_classifier",
-        "classify",
-        "quality",
-        "scratch",
-    ):
-        tree[stage] = files(stage, params, {})
-    for stage in ("cross_dataset", "equal_size", "report"):
-        tree[stage] = files(stage, params, {})
+    alone = ("acquire", "prepare", "cross_fit", "tune_classifier", "classify", "quality")
+    tree: dict[str, Any] = {}
+    for stage in (*alone, "scratch", "cross_dataset", "equal_size", "report"):
+        tree[stage] = digest(stage, params, {})
     by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
     for stage in (*by_generator, "generator_seeds"):
-        tree[stage] = {name: files(stage, params, {"generator": name}) for name in generators}
+        tree[stage] = {name: digest(stage, params, {"generator": name}) for name in generators}
     tree["backbones"] = {
-        name: files("backbones", params, {"backbone": name}) for name in targets.backbones
+        name: digest("backbones", params, {"backbone": name}) for name in targets.backbones
     }
     tree["sweep"] = {
         sweep: {
-            name: files("sweep", params, {"sweep": sweep, "generator": name}) for name in generators
+            name: digest("sweep", params, {"sweep": sweep, "generator": name})
+            for name in generators
         }
         for sweep in targets.sweeps
     }
     tree["sweep_real"] = {
-        sweep: files("sweep_real", params, {"sweep": sweep}) for sweep in targets.real_sweeps
+        sweep: digest("sweep_real", params, {"sweep": sweep}) for sweep in targets.real_sweeps
     }
-    return tree  # type: ignore[return-value]
+    return tree
 
 
 def _closure(roots: tuple[str, ...]) -> list[Path]:
