@@ -13,26 +13,33 @@ from hypothesis import strategies as st
 import registry_project as project
 from ecgforge import grid
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Params
+from ecgforge.params import Params, Sweeps
 from ecgforge.stages import matrix, sweep
 from ecgforge.study import predictions
 from ecgforge.sweeps.common import cells
 from ecgforge.sweeps.common.registry import ON_REAL, SPLIT, SWEEPS, get, stage
 
-ROOT = Path(__file__).parents[1]
+DEMO = Params.read(Path(__file__).parents[1] / "params.yaml")
 ITEM = {"dataset": "ptbxl", "generator": "diffwave"}
 
 
 def study(parts: int, seeds: list[int], percents: list[int]) -> Params:
     """Return the demo with all sweeps, in parts."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree["sweep_targets"] |= {"parts": parts, "real_sweeps": [*ON_REAL], "equal_size": ["ptbxl"]}
-    demo = tree["profiles"]["demo"]
-    demo["study"]["seeds"] = demo["sweeps"]["seeds"] = seeds
-    demo["sweeps"]["generator_seeds"]["seeds"] = seeds
+    demo = DEMO.active
+    tree = {"seeds": seeds, **demo.sweeps.sections} | {"generator_seeds": {"seeds": seeds}}
     for name in ("size", "mixture", "transfer"):
-        demo["sweeps"][name]["percents"] = percents
-    return Params.model_validate(tree)
+        tree[name] = {**tree[name], "percents": percents}
+    update = {
+        "sweeps": Sweeps.model_validate(tree),
+        "study": demo.study.model_copy(update={"seeds": seeds}),
+    }
+    real = {"parts": parts, "real_sweeps": [*ON_REAL], "equal_size": ["ptbxl"]}
+    return DEMO.model_copy(
+        update={
+            "sweep_targets": DEMO.sweep_targets.model_copy(update=real),
+            "profiles": {"demo": demo.model_copy(update=update)},
+        }
+    )
 
 
 def whole(cell: grid.Cell) -> str:
@@ -55,7 +62,8 @@ def test_parts_are_a_partition_of_the_unsplit_cells(
             found.setdefault(whole(cell), []).append(cell)
         return found
 
-    split, unsplit = (gathered(study(count, seeds, percents)) for count in (parts, 1))
+    params = study(parts, seeds, percents)
+    split, unsplit = gathered(params), gathered(study(1, seeds, percents))
     assert split.keys() == unsplit.keys()
     counts = set()
     for name, (one,) in unsplit.items():
@@ -63,7 +71,6 @@ def test_parts_are_a_partition_of_the_unsplit_cells(
         counts.add(len(pieces))
         assert [row for cell in pieces for row in cell.experiments] == one.experiments
         assert len({cell.results for cell in pieces}) == len(pieces) <= parts
-        params = study(parts, seeds, percents)
         trained = [
             (source.generator, source.point)
             for cell in pieces
