@@ -749,7 +749,7 @@ def _of_own_sources(tree: dict[str, Any]) -> dict[str, Any]:
     """
     if "sources" not in tree:
         return {}
-    no_sweeps: dict[str, Any] = {name: [] for name in SweepTargets.model_fields}
+    no_sweeps: dict[str, Any] = {name: [] for name in SweepTargets.model_fields.keys() - {"parts"}}
     return {"datasets": tree["sources"], "merged": [], "folds": {}, "sweep_targets": no_sweeps}
 
 
