@@ -749,7 +749,8 @@ def _of_own_sources(tree: dict[str, Any]) -> dict[str, Any]:
     """
     if "sources" not in tree:
         return {}
-    no_sweeps: dict[str, Any] = {name: [] for name in SweepTargets.model_fields.keys() - {"parts"}}
+    lists = [name for name in SweepTargets.model_fields if name != "parts"]
+    no_sweeps: dict[str, Any] = {name: [] for name in lists}
     return {"datasets": tree["sources"], "merged": [], "folds": {}, "sweep_targets": no_sweeps}
 
 
