@@ -26,6 +26,12 @@ from ecgforge.tracking import runs, store
 
 RETRIES = 3  # of a cell whose node died or was preempted
 GRACE = 60.0  # s, for interrupted cells to end their runs
+# Ray retries the cells of a node that does not answer when their connections end. By default, it
+# asks for an answer every five minutes, and waits for two.
+KEEPALIVE = {
+    "RAY_grpc_client_keepalive_time_ms": "30000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
+}
 
 
 class Board:
@@ -62,7 +68,7 @@ class RayCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray, self._study, self._params, self._home = ray, study, params, home
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1}
         self._board = ray.remote(Board).options(**options, max_task_retries=-1).remote()
         self._bundle = ray.put(_bundle())
@@ -143,6 +149,8 @@ def connected(params: Params, cells: Mapping[str, Cell], home: Engine) -> Iterat
         EcgforgeError: Ray is not installed, there is no cluster, or MLflow's server keeps files in
             a folder.
     """
+    for name, milliseconds in KEEPALIVE.items():
+        os.environ.setdefault(name, milliseconds)
     try:
         import ray
     except ImportError:
