@@ -17,7 +17,15 @@ from ecgforge.params import Params, Sweeps
 from ecgforge.stages import matrix, sweep
 from ecgforge.study import predictions
 from ecgforge.sweeps.common import cells
-from ecgforge.sweeps.common.registry import ON_REAL, SPLIT, SWEEPS, get, stage
+from ecgforge.sweeps.common.registry import (
+    OF_GENERATORS,
+    ON_REAL,
+    SPLIT,
+    SWEEPS,
+    WITHOUT_CLASSIFIERS,
+    get,
+    stage,
+)
 
 DEMO = Params.read(Path(__file__).parents[1] / "params.yaml")
 ITEM = {"dataset": "ptbxl", "generator": "diffwave"}
@@ -98,6 +106,20 @@ def test_every_stage_with_parts_is_in_dvc() -> None:
     of_grid = [cell.results.as_posix() for cell in grid.cells(params) if cell.stage in SPLIT]
     assert folders == of_grid
     assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"cross_dataset", "equal_size"}
+
+
+def test_sweeps_that_read_classifiers_wait_for_them() -> None:
+    params = study(1, [0], [10])
+    listed = yaml.safe_load(matrix.text(params))["sweep_cells"]["sweep"]
+    for name in OF_GENERATORS:
+        rows = get(name).experiments(params, ITEM)
+        reads = {f"models/classifiers/{row.start.rpartition('/synthetic/')[0]}" for row in rows}
+        waits_for = listed[f"{name}-ptbxl-diffwave"]["starts_from"]
+        if any(row.start for row in rows):
+            assert reads == {waits_for}, name
+        else:
+            assert name in WITHOUT_CLASSIFIERS, "it could start earlier"
+            assert waits_for == "models/generators/ptbxl/diffwave"
 
 
 def test_a_part_that_does_not_exist_is_named() -> None:

@@ -48,7 +48,16 @@ def in_dvc(params: Params) -> dict[str, dict[str, Item]]:
             name = "-".join(item[key] for key in IN_NAME if key in item)
             folder = results(sweep, item).as_posix()
             found[stage][name] = {**item, "command": _command(sweep, item), "results": folder}
+            if stage == "sweep":
+                found[stage][name]["starts_from"] = _starts_from(sweep, item)
     return found
+
+
+def _starts_from(sweep: str, item: Item) -> str:
+    """Return the models that a cell of the stage `sweep` waits for."""
+    without = sweep in registry.WITHOUT_CLASSIFIERS
+    folder = folders.GENERATORS if without else folders.CLASSIFIERS
+    return (folder / item["dataset"] / item["generator"]).as_posix()
 
 
 def _command(sweep: str, item: Item) -> str:
