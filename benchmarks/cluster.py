@@ -1,7 +1,7 @@
 """Run a small study on two Ray nodes of this machine, and compare it with a local run.
 
     pip install -e '.[dev,ray]'
-    python benchmarks/cluster.py FOLDER [--cases equal dead driver zombie failure writers overhead]
+    python benchmarks/cluster.py FOLDER [--cases equal dead driver zombie interrupt failure writers overhead]
 
 Each node has a home, clones and a DVC cache of its own. They exchange outputs by a folder as DVC
 remote, and write to an MLflow server with PostgreSQL (Debian's package `postgresql`; it is not run
@@ -302,14 +302,24 @@ def runs_and_versions(address: str) -> tuple[int, int, int, int]:
     return len(found), len(prints), open_ones, versions
 
 
-def attempts(address: str) -> str:
-    """Return the attempt at the run of the generator, such as 2:n2:123."""
+def of_generator(address: str) -> Any:
+    """Return the only run of the generator."""
     from mlflow import MlflowClient
 
     client = MlflowClient(address, address)
     ids = [one.experiment_id for one in client.search_experiments()]
     [found] = client.search_runs(ids, "tags.kind = 'generator'")
-    return str(found.data.tags["ecgforge.attempt"])
+    return found
+
+
+def attempts(address: str) -> str:
+    """Return the attempt at the run of the generator, such as 2:n2:123."""
+    return str(of_generator(address).data.tags["ecgforge.attempt"])
+
+
+def status(address: str) -> str:
+    """Return the status of the run of the generator."""
+    return str(of_generator(address).info.status)
 
 
 Case = Callable[[Path, str, Nodes, Path], str]
@@ -386,6 +396,26 @@ def zombie(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     until(lambda: not nodes.processes(name), 120, "the stopped node ends")
     nodes.start(name)
     return f"{same(where, reference, address)}; attempt {attempts(address)}, stopped on {name}"
+
+
+def interrupt(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
+    """Ctrl-C during the training of the generator ends everything; the next start resumes it."""
+    where = project(folder, twelve_cells(400))
+    first = repro(where, address, nodes)
+    at_work(folder, nodes)
+    started = time.monotonic()
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait(120) not in (None, 0)
+    seconds = time.monotonic() - started
+    until(lambda: not nodes.of_cell(TRAIN), 60, "the training ends")
+    words = (folder / "driver.log").read_text()
+    assert "Traceback" not in words, words[-2000:]
+    *_, unfinished, _ = runs_and_versions(address)
+    assert unfinished == 1, f"{unfinished} unfinished runs"
+    assert status(address) == "KILLED"
+    second = repro(where, address, nodes, "second")
+    finished(second, where, "second")
+    return f"all ended after {seconds:.0f} s, as KILLED; then {same(where, reference, address)}"
 
 
 def failure(folder: Path, address: str, nodes: Nodes, _: Path) -> str:
@@ -468,11 +498,12 @@ def overhead(folder: Path, address: str, _: Nodes, __: Path) -> str:
 
 
 CASES: dict[str, Case] = {
-    one.__name__: one for one in (equal, dead, driver, zombie, failure, writers, overhead)
+    one.__name__: one
+    for one in (equal, dead, driver, zombie, interrupt, failure, writers, overhead)
 }
 
 
-LONG = {"dead", "zombie"}  # cases with a longer training
+LONG = {"dead", "zombie", "interrupt"}  # cases with a longer training
 
 
 def local_run(folder: Path, params: dict[str, Any]) -> Path:
