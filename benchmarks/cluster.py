@@ -1,7 +1,7 @@
 """Run a small study on two Ray nodes of this machine, and compare it with a local run.
 
     pip install -e '.[dev,ray]'
-    python benchmarks/cluster.py FOLDER [--cases equal dead driver zombie interrupt failure writers overhead]
+    python benchmarks/cluster.py FOLDER [--cases equal dead driver zombie interrupt failure ...]
 
 Each node has a home, clones and a DVC cache of its own. They exchange outputs by a folder as DVC
 remote, and write to an MLflow server with PostgreSQL (Debian's package `postgresql`; it is not run
