@@ -362,7 +362,7 @@ def dead(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
 def at_work(folder: Path, nodes: Nodes) -> str:
     """Return the node that trains the generator, once there is a checkpoint."""
     name = str(until(lambda: nodes.of_cell(TRAIN), PATIENCE, "the training starts"))
-    until(lambda: list((folder / "state").rglob("*.ckpt")), 300, "a checkpoint is written")
+    until(lambda: list((folder / "state").rglob("denoiser/*.ckpt")), 300, "a checkpoint is written")
     return name
 
 
