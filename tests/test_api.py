@@ -132,6 +132,7 @@ def test_models_are_saved_and_loaded(
     assert (table["rhythm"] == probabilities.idxmax(axis=1)).all()
 
 
+@pytest.mark.slow
 def test_the_second_classifier_is_compared_with_the_first(
     params: Params,
 ) -> None:

@@ -220,6 +220,7 @@ def test_training_is_a_function_of_its_seed(
     assert not torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.slow
 def test_it_exports_for_any_batch(backbone: str, records: RecordSet, tmp_path: Path) -> None:
     classifier, _ = trained(backbone, records, tmp_path, steps=4, evaluate_every=4, seed=0)
     network = classifier.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

@@ -40,6 +40,7 @@ def patients(rhythms: list[str], folds: list[float] | None = None) -> pd.DataFra
     st.integers(3, 10),
     st.randoms(use_true_random=False),
 )
+@pytest.mark.slow
 def test_groups_have_equally_many_of_each_rhythm_in_any_order(rhythms, count, random):
     table = patients(rhythms)
     groups = splits.deal(table, count)

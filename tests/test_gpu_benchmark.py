@@ -25,6 +25,7 @@ def gpu() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_it_measures_trainings_and_sampling_which_repeat_on_a_cpu(gpu: ModuleType) -> None:
     lines = list(gpu.tables(gpu.TOY, ["time_vqvae", "resnet1d"]))
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]

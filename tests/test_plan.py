@@ -267,6 +267,7 @@ def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:
 
 
 @pytest.mark.parametrize("visible", [[], ["a", "b", "c"]])
+@pytest.mark.slow
 def test_the_time_in_parallel_is_that_of_the_gpus_in_use_or_of_the_cores(
     params: Params,
     visible: list[str],

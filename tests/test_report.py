@@ -500,6 +500,7 @@ def test_small_sets_are_cautioned_and_sufficient_ones_are_not(report):
     assert "Fewer than 10 test records of SR (3), AFIB (3)" in cautions[0][1]
 
 
+@pytest.mark.slow
 def test_the_rounds_of_cross_fitting_test_on_all_records(inputs, tmp_path):
     crossed = [
         replace(one, training=replace(one.training, records=[30, 30])) for one in inputs.answers
@@ -739,6 +740,7 @@ def test_a_single_point_is_plotted_in_its_panel_with_its_interval():
     )
 
 
+@pytest.mark.slow
 def test_self_supervised_pre_training_is_a_curve_next_to_that_on_synthetic_records():
     points = tables.models(pd.DataFrame(sweeps("ptbxl", "diffwave")))
     scratch = points[points["sweep"] == "scratch"]
@@ -816,6 +818,7 @@ def test_rank_correlations_are_shown_with_their_intervals_the_largest_first(repo
     assert section.index("<small>recall</small>") < section.index("<small>frechet</small>")
 
 
+@pytest.mark.slow
 def test_rank_correlations_without_intervals_have_their_reason_and_no_figure(inputs, tmp_path):
     few = utility_of({"recall": (0.9, 0.2)}, "too few record sets")
     for table, expected in ((few, "too few record sets"), (few.iloc[:0], "No record set has")):
@@ -832,6 +835,7 @@ def test_the_figure_of_rank_correlations_has_every_score_and_setting():
         assert f">{text}<" in svg
 
 
+@pytest.mark.slow
 def test_scores_beyond_their_floor_are_counted_by_rhythm(report):
     table = Tables(report).tables["ptbxl: scores beyond their baseline"]
     judged = len(page.SCORES) - len(flags.UNMARKED)
@@ -1036,6 +1040,7 @@ def test_titles_cannot_break_the_drawing():
     assert ElementTree.fromstring(svg).attrib["aria-label"] == '<script>"&'
 
 
+@pytest.mark.slow
 def test_the_report_says_what_would_decide_an_open_answer(inputs, tmp_path):
     words = "To decide it: about 4 times as many test patients."
     first, *others = inputs.answers

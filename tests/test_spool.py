@@ -56,6 +56,7 @@ def test_other_keys_of_selected_experiments_are_those_of_their_rows(tmp_path):
     assert table["seed"].tolist() == [0] * 6 + [1] * 6
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_cells(tmp_path):
     cells = [
         write_cell(tmp_path / str(number), ["SR", "ST", "AFIB"], 300, dataset=f"d{number}")

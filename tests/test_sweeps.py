@@ -104,6 +104,7 @@ def test_pre_training_without_labels_is_compared_with_fine_tuning_point_by_point
     assert own.settings(params, found[0]) == transfer.settings(params, tuned[0])
 
 
+@pytest.mark.slow
 def test_classifiers_of_a_seed_share_one_pre_training_on_all_real_training_records(
     params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

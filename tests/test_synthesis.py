@@ -120,6 +120,7 @@ def test_a_gpu_samples_with_the_precision_of_its_training(
     assert (rounded - exact).std() < 0.02 * exact.std()
 
 
+@pytest.mark.slow
 def test_several_processes_draw_the_same_bytes(real: RecordSet, tmp_path: Path) -> None:
     generated(real, tmp_path / "one")
     generated(real, tmp_path / "two", devices=2)

@@ -251,6 +251,7 @@ def test_plain_folders_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
 # One fingerprint, one run
 
 
+@pytest.mark.slow
 def test_run_carries_the_contract(
     folder: Path, ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,6 +546,7 @@ def track_some(number: int) -> None:
                 run.flush()
 
 
+@pytest.mark.slow
 def test_four_processes_write_to_one_file_at_once(folder: Path, database: Path) -> None:
     shutil.copy(database, folder / "mlflow.db")
     assert in_processes(folder, track_some, [(number,) for number in range(4)]) == [0] * 4
@@ -688,6 +690,7 @@ def test_mlflow_records_the_use_of_the_machine_by_long_trainings(
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.slow
 def test_sweeps_have_one_parent_for_each_dataset_and_generator(ready: MlflowClient) -> None:
     def parent(sweep: str | None, dataset: str, generator: str | None, seed: int) -> str | None:
         key = RunKey(

@@ -475,6 +475,7 @@ def test_synthetic_records_are_compared_with_balanced_sampling(mixed: float, exp
     assert word(found, "Synthetic records help more than balanced sampling") == expected
 
 
+@pytest.mark.slow
 def test_other_datasets_are_compared_with_the_same_without_synthetic_records() -> None:
     there = {
         condition("TrRTeR", dataset="chapman"): 0.9,
