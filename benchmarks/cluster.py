@@ -533,6 +533,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     options = parser.parse_args()
+    # A shell that runs this in the background would have Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
