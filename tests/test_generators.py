@@ -215,7 +215,8 @@ def test_added_noise_depends_on_the_seed_of_its_record_alone(
     if not isinstance(trained, diffusion.Diffusion):
         assert "eta" not in type(trained).Sampling.model_fields
         return
-    labels, seeds, added = torch.tensor([0, 1, 2, 1]), torch.arange(4), sampling(name, eta=1.0)
+    labels, seeds = torch.tensor([0, 1, 2, 1]), torch.arange(4)
+    added = sampling(name, eta=1.0, second_order=True)
     whole = trained.sample(labels, seeds, added)
     torch.manual_seed(99)
     assert torch.equal(whole, trained.sample(labels, seeds, added))
@@ -625,9 +626,10 @@ def test_the_sampler_follows_the_exact_flow_of_gaussian_data() -> None:
 GAUSSIAN = torch.linspace(-0.6, 0.8, 8)[:, None], 0.3  # means by lead, and standard deviation
 
 
-def gaussian_denoiser(generator: base.Generator) -> base.Generator:
-    """Replace the network by the best prediction of records from `GAUSSIAN`."""
-    mean, spread = GAUSSIAN
+def gaussian_denoiser(
+    generator: base.Generator, mean: torch.Tensor = GAUSSIAN[0], spread: float = GAUSSIAN[1]
+) -> base.Generator:
+    """Replace the network by the best prediction of Gaussian records."""
 
     def predict(noisy: torch.Tensor, times: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
         alpha, sigma = generator.process(times[:, None, None])
@@ -638,14 +640,16 @@ def gaussian_denoiser(generator: base.Generator) -> base.Generator:
     return generator
 
 
-def gaussian_sample(generator: base.Generator, eta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean by lead and standard deviation of 16 records, in the units of the network, after so many
-    steps that their size does not count.
+def gaussian_sample(
+    generator: base.Generator, eta: float, steps: int = 2000, second_order: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean by lead and standard deviation of 16 records, in the units of the network. The number of
+    steps is so large by default that their size does not count.
     """
     made = generator.sample(
         torch.zeros(16, dtype=torch.int64),
         torch.arange(16),
-        sampling("diffwave", steps=2000, guidance=1.0, eta=eta),
+        sampling("diffwave", steps=steps, guidance=1.0, eta=eta, second_order=second_order),
     )
     made = made / SCALE[:, None]
     mean = made.mean(dim=(0, 2))
@@ -658,6 +662,20 @@ def test_gaussian_records_have_their_mean_and_spread_with_any_added_noise(eta: f
     mean, spread = gaussian_sample(gaussian_denoiser(build("diffwave")), eta)
     torch.testing.assert_close(mean, GAUSSIAN[0], rtol=0, atol=0.02)
     assert spread.item() == pytest.approx(GAUSSIAN[1], rel=0.025)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
+def test_few_steps_of_second_order_keep_the_spread_of_gaussian_data(
+    spread: float, eta: float
+) -> None:
+    """First order loses a twentieth to more than a half of it."""
+    generator = gaussian_denoiser(build("diffwave"), GAUSSIAN[0], spread)
+    first, second = (
+        gaussian_sample(generator, eta, 24, order)[1].item() / spread for order in (False, True)
+    )
+    assert first < 0.96
+    assert abs(second - 1) < min(0.15, 1 - first)
 
 
 def test_the_noise_of_a_record_has_the_same_bytes_in_any_batch_and_is_new_at_each_step() -> None:
