@@ -154,6 +154,8 @@ class Nodes:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
+        for name in ("head", *NODES):  # an earlier run's cache has the outputs of all cells
+            shutil.rmtree(folder / name, ignore_errors=True)
         self.address = f"127.0.0.1:{self.port}"
 
     def start(self, name: str) -> None:
