@@ -35,8 +35,9 @@ RECORDS = {"ptbxl": 21_837, "chapman": 45_152}
 # Records with each rhythm: in PTB-XL 1.0.3, and in both parts of Chapman by the list of diagnoses
 # of the PhysioNet Challenge 2021.
 RHYTHMS = {
-    "ptbxl": dict(SR=16_748, SB=637, ST=826, SA=772, AFIB=1_514, AFLT=73, SVT=51),
-    "chapman": dict(SR=8_125, SB=16_559, ST=7_255, SA=2_550, AFIB=1_780, AFLT=8_060, SVT=766),
+    "ptbxl": {"SR": 16748, "SB": 637, "ST": 826, "SA": 772, "AFIB": 1514, "AFLT": 73, "SVT": 51},
+    "chapman": {"SR": 8125, "SB": 16559, "ST": 7255, "SA": 2550, "AFIB": 1780, "AFLT": 8060}
+    | {"SVT": 766},
 }
 SYNTHETIC = 10_000  # training records of each rhythm
 HELD_OUT = 0.1  # validation records, and test records, for each training record

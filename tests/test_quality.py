@@ -41,6 +41,7 @@ from ecgforge.quality.assess import assess, overall
 from ecgforge.quality.flags import beyond_baseline, flags
 from ecgforge.quality.samples import Samples
 from ecgforge.quality.scores import compare
+from ecgforge.quality.stored import Stored
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.report import page
@@ -676,9 +677,13 @@ def test_an_attack_as_counted_by_hand() -> None:
     assert attack(training, held_out, synthetic[:1]) == 0.75
 
 
-def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
+def test_many_records_are_compared_part_by_part_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module, name in ((distances, "ROWS"), (distances, "COLUMNS"), (memorisation, "PART")):
+        monkeypatch.setattr(module, name, 256)
     rng = np.random.default_rng(0)
-    training, synthetic = rng.standard_normal((2, 3 * distances.PART + 5, 4))
+    training, synthetic = rng.standard_normal((2, 773, 4))
     between, own = cdist(synthetic, training), cdist(training, training)
     np.fill_diagonal(own, np.inf)
     nearest, places, back = distances.nearest(synthetic, training)
@@ -687,10 +692,25 @@ def test_many_records_are_compared_part_by_part_with_the_same_result() -> None:
     np.testing.assert_array_equal(back, between.min(axis=0))
     authentic = between.min(axis=1) > own.min(axis=1)[between.argmin(axis=1)]
     assert authenticity(training, synthetic) == authentic.mean()
+    stored = distances.nearest(Stored([synthetic[:300], synthetic[300:]]), Stored([training]))
+    for one, other in zip(stored, (nearest, places, back), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_stored_rows_are_those_of_an_array() -> None:
+    rows = np.random.default_rng(0).standard_normal((7, 3))
+    stored = Stored([rows[:2], rows[2:2], rows[2:]])
+    assert (len(stored), stored.shape) == (7, (7, 3))
+    for index in (slice(1, 5), slice(5, 99), np.array([6, 0, 6]), rows[:, 0] > 0):
+        np.testing.assert_array_equal(stored[index], rows[index])
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_training_times_synthetic_records() -> None:
+def test_memory_does_not_grow_with_training_times_synthetic_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("ROWS", "COLUMNS"):
+        monkeypatch.setattr(distances, name, 512)
     training, held_out, synthetic = np.random.default_rng(0).standard_normal((3, 4000, 2))
     tracemalloc.start()
     memorised(training, held_out, synthetic)

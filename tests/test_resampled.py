@@ -160,9 +160,11 @@ def test_shrunk_covariances_equal_scikit_learn(
 
 
 @often
-@given(seeds, st.integers(1, 30), sizes, st.integers(1, 5), st.booleans(), st.booleans())
+@given(
+    seeds, st.integers(1, 30), sizes, st.integers(1, 5), st.booleans(), st.booleans(), st.booleans()
+)
 def test_nearest_records_equal_scipy(
-    seed: int, size: int, others: int, features: int, tied: bool, far: bool
+    seed: int, size: int, others: int, features: int, tied: bool, far: bool, single: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     # Far from the origin, a matrix product alone has no digit of these distances right.
@@ -170,15 +172,18 @@ def test_nearest_records_equal_scipy(
     known = values(rng, (others, features), tied) + shift
     records = values(rng, (size, features), tied) + shift
     records[rng.random(size) < 0.3] = known[0]
-    between = cdist(records, known)
-    found, places, back = distances.nearest(records, known)
+    between, own = cdist(records, known), cdist(known, known)
+    np.fill_diagonal(own, np.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "MANY", float(single))
+        patch.setattr(distances, "ROWS", 7)
+        patch.setattr(distances, "COLUMNS", 5)
+        found, places, back = distances.nearest(records, known)
+        other, _, _ = distances.nearest(known, known, own=np.arange(others))
     np.testing.assert_allclose(found, between.min(axis=1), rtol=1e-12)
     np.testing.assert_allclose(back, between.min(axis=0), rtol=1e-12)
     if tied:
         np.testing.assert_array_equal(places, between.argmin(axis=1))
-    own = cdist(known, known)
-    np.fill_diagonal(own, np.inf)
-    other, _, _ = distances.nearest(known, known, own=np.arange(others))
     np.testing.assert_allclose(other, own.min(axis=1), rtol=1e-12)
 
 
@@ -211,7 +216,8 @@ def test_parts_change_no_distance(part: int, monkeypatch: pytest.MonkeyPatch) ->
     records, others = np.random.default_rng(0).standard_normal((2, 20, 3))
     strata = np.zeros(20)
     whole = distances.nearest(records, others), manifold.scores(records, others, strata)
-    monkeypatch.setattr(distances, "PART", part)
+    for name in ("PART", "ROWS", "COLUMNS"):
+        monkeypatch.setattr(distances, name, part)
     monkeypatch.setattr(distances, "PAIRS", 7)
     np.testing.assert_array_equal(distances.nearest(records, others), whole[0])
     assert manifold.scores(records, others, strata) == whole[1]

@@ -8,6 +8,8 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binomtest
 
+PART = 2**20  # records of resamples in memory at a time
+
 
 def bootstrap(
     value: float, draws: np.ndarray, confidence: float, most: float = np.inf
@@ -48,11 +50,17 @@ def percentile(
         seed: of the resamples.
     """
     rng = np.random.default_rng(seed)
-    drawn = zip(
-        *([rng.choice(sample, len(sample)) for sample in samples] for _ in range(resamples)),
-        strict=True,
-    )
-    draws = statistic(*map(np.stack, drawn))
+    draws: list[float] = []
+    step = max(1, PART // sum(map(len, samples)))
+    for start in range(0, resamples, step):
+        drawn = zip(
+            *(
+                [rng.choice(sample, len(sample)) for sample in samples]
+                for _ in range(min(step, resamples - start))
+            ),
+            strict=True,
+        )
+        draws.extend(statistic(*map(np.stack, drawn)))
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

@@ -11,10 +11,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from ecgforge.quality.distances import nearest
+from ecgforge.quality.stored import Rows
 
 NEAR_QUANTILE = 0.01  # quantile of held-out records that defines a near record
 # features `[records, features]`, which do not depend on the positions of beats; rhythms `[records]`
-Embedded = tuple[np.ndarray, np.ndarray]
+Embedded = tuple[Rows, np.ndarray]
+PART = 4096  # records in memory
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def nearness(
         rhythm: np.median(holdout[holdout_rhythms == rhythm])
         for rhythm in np.unique(holdout_rhythms)
     }
-    return distances / np.array([usual.get(rhythm, np.median(holdout)) for rhythm in rhythms])
+    other = np.median(holdout)
+    return distances / np.array([usual.get(rhythm, other) for rhythm in rhythms])
 
 
 def ratio(query: np.ndarray, holdout: np.ndarray) -> np.ndarray:
@@ -152,7 +155,7 @@ def ratio(query: np.ndarray, holdout: np.ndarray) -> np.ndarray:
     return np.asarray(np.median(query, axis=-1) / np.median(holdout, axis=-1))
 
 
-def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -> np.ndarray:
+def authentic(distances: np.ndarray, places: np.ndarray, training: Rows) -> np.ndarray:
     """Return which synthetic records are authentic, `[records]` bool; their share is the
     authenticity.
 
@@ -166,7 +169,8 @@ def authentic(distances: np.ndarray, places: np.ndarray, training: np.ndarray) -
         training: embedded training records, `[records, features]`, two or more.
     """
     copied, place = np.unique(places, return_inverse=True)
-    other, _, _ = nearest(training[copied], training, own=copied)
+    parts = [copied[start : start + PART] for start in range(0, len(copied), PART)]
+    other = np.concatenate([nearest(training[part], training, own=part)[0] for part in parts])
     return distances > other[place]
 
 

@@ -18,6 +18,7 @@ from ecgforge.params import Quality
 from ecgforge.quality import coherence, distribution, physiology, spectrum, waves
 from ecgforge.quality.flags import ALL
 from ecgforge.quality.memorisation import Embedded
+from ecgforge.quality.stored import Stored
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 
@@ -249,7 +250,5 @@ def _load(sets: list[RecordSet], table: pd.DataFrame) -> np.ndarray:
 def _embedded(records: RecordSet, embedding: distribution.Embedding) -> Embedded:
     """Embed all records, in parts; return features and rhythms."""
     starts = range(0, len(records), PART)
-    features = np.concatenate(
-        [embedding(records.signals(slice(start, start + PART))) for start in starts]
-    )
-    return features, records.records["rhythm"].to_numpy()
+    parts = (embedding(records.signals(slice(start, start + PART))) for start in starts)
+    return Stored(parts), records.records["rhythm"].to_numpy()
