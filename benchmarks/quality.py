@@ -134,7 +134,7 @@ def plain_nearest(records: np.ndarray, others: np.ndarray) -> None:
 
 
 def plain_memorisation(samples: Samples) -> None:
-    made, train, test = samples.made[0], samples.train[0], samples.test[0]
+    made, train, test = (one[0][:] for one in (samples.made, samples.train, samples.test))
     for pair in ((made, train), (train, train), (test, train), (test, made)):
         plain_nearest(*pair)
 

@@ -249,17 +249,17 @@ def _spool_signals(
         for chunk in chunks
     )
     prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
+    found: list[Verdict] = []
     with console.progress() as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
         for chunk, (signals, verdicts) in zip(chunks, prepared, strict=True):
             spool.write(signals.data)
-            table.loc[chunk, ["reason", "detail"]] = [
-                (verdict.reason, verdict.detail) for verdict in verdicts
-            ]
-            table.loc[chunk, ["residual", "seconds"]] = [
-                (verdict.residual, verdict.seconds) for verdict in verdicts
-            ]
+            found.extend(verdicts)
             progress.advance(task, len(chunk))
+    # once, since pandas takes longer for a part of a larger table
+    if found:
+        table.loc[todo, ["reason", "detail"]] = [verdict[:2] for verdict in found]
+        table.loc[todo, ["residual", "seconds"]] = [verdict[2:] for verdict in found]
 
 
 def prepared_chunks(
