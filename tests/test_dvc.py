@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecgforge.dvc import internals, lock
+from ecgforge.dvc import internals, lock, unchanged
 from ecgforge.errors import EcgforgeError
 
 NAMES = [f"stage{i}@{data}" for i in range(4) for data in ("a", "b")]
@@ -241,3 +241,54 @@ def test_the_private_names_that_are_changed_are_those_that_dvc_uses() -> None:
     assert "load_path(" in inspect.getsource(param)
     assert "dpath.get(" in inspect.getsource(param)
     assert "self.get_hash()" in inspect.getsource(Output)
+
+
+def test_a_folder_is_read_again_only_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.output import Output
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Repo.init().close()
+    stage = {"cmd": "exit 1", "outs": [{"raw": {"persist": True}}]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"acquire": stage}}))
+    Path("raw/inner").mkdir(parents=True)
+    files = [Path(name) for name in ("raw/a", "raw/inner/b")]
+    for file in files:
+        file.write_text("one")
+    with Repo() as repo:
+        repo.commit(force=True)
+    read: list[str] = []
+    build = Output._build
+
+    def counted(output: Output, *arguments: Any, **options: Any) -> Any:
+        read.append(str(output))
+        return build(output, *arguments, **options)
+
+    monkeypatch.setattr(Output, "_build", counted)
+
+    def status() -> tuple[bool, int]:
+        """Return whether the folder has changed, and how often it was read."""
+        read.clear()
+        with internals.each_file_once(), Repo() as repo:
+            return bool(repo.status()), len(read)
+
+    assert [status(), status()] == [(False, 1), (False, 0)]
+    for file in files:
+        file.write_text("two")
+        assert [status(), status()] == [(True, 1), (True, 0)]
+        file.write_text("one")
+        assert [status(), status()] == [(False, 1), (False, 0)]
+    files[1].rename("raw/inner/c")
+    assert [status(), status()] == [(True, 1), (True, 0)]
+    Path("raw/inner/c").rename(files[1])
+    assert status() == (False, 1)
+    Path(".dvcignore").write_text("b\n")  # it decides which files count
+    assert [status(), status()] == [(True, 1), (True, 0)]
+    Path(".dvcignore").write_text("")
+    assert status() == (False, 1)
+    for damaged in ("", "[]", '{"raw": 1}', '{"raw": ["", {}'):
+        unchanged.KEPT.write_text(damaged)
+        assert [status(), status()] == [(False, 1), (False, 0)]

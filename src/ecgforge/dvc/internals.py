@@ -10,6 +10,7 @@ import copy
 import functools
 import io
 import operator
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ecgforge.dvc import lock
+from ecgforge.dvc import lock, unchanged
 from ecgforge.files import atomic_write
 from ecgforge.private_names import private
 
@@ -27,19 +28,33 @@ def each_file_once() -> Iterator[None]:
     """Make DVC read each file and list each folder only once during the block.
 
     DVC would do so for every stage that names them. This is most of the time of a run without
-    changes.
+    changes. A folder that has not changed since an earlier run is not read at all.
     """
     output_class = private("dvc.output:Output")
+    digest_class = private("dvc_data.hashfile.hash_info:HashInfo")
     known: dict[str, Any] = {}
     get_hash = output_class.get_hash
 
-    def cached(output: Any) -> Any:
-        if output.fs_path not in known:
-            known[output.fs_path] = get_hash(output)
-        return known[output.fs_path]
+    with unchanged.kept(Path()) as folders:
 
-    with patch.object(output_class, "get_hash", cached), parameters_read_once():
-        yield
+        def found(output: Any) -> Any:
+            path = os.path.relpath(output.fs_path)
+            if not Path(path).is_dir():
+                return get_hash(output)
+            now = unchanged.state(path)
+            before, digest = folders.get(path, ("", {}))
+            if now != before:
+                digest = get_hash(output).to_dict()
+                folders[path] = now, digest
+            return digest_class.from_dict(digest)
+
+        def cached(output: Any) -> Any:
+            if output.fs_path not in known:
+                known[output.fs_path] = found(output)
+            return known[output.fs_path]
+
+        with patch.object(output_class, "get_hash", cached), parameters_read_once():
+            yield
 
 
 @contextmanager
