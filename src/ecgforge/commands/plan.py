@@ -42,7 +42,7 @@ STAGE = 2.0  # s of overhead per stage, mostly of DVC
 LOOP = 1.5
 # s for all quality scores of a record set: constant, and for each record of a sample
 SCORED, SCORED_RECORD = 3.0, 0.025
-COMPARED = 1e-6  # s per pair of records, on one core
+EMBEDDED, COMPARED = 6e-4, 4e-8  # s per record, and per pair of records, on one core
 PARTS = 3  # timed steps, after one to warm up
 FEW = 4  # records in a step that shows whether a whole batch would take long
 LONG = 10.0  # s: a step that takes longer is estimated from one with `FEW` records
@@ -285,7 +285,8 @@ def _speeds(params: Params, rhythms: int) -> _Speeds:
 def _seconds(params: Params, work: workload.Work, speeds: _Speeds) -> float:
     """Return the seconds of all cells of a stage, one after the other."""
     scoring = SCORED + SCORED_RECORD * params.active.quality.records
-    seconds = STAGE * work.cells + scoring * work.scored + COMPARED * work.compared
+    seconds = STAGE * work.cells + scoring * work.scored
+    seconds += EMBEDDED * work.embedded + COMPARED * work.compared
     seconds += sum(LOOP * speeds.step[name] * steps for name, steps in work.steps.items())
     seconds += sum(LOOP * speeds.training[name] * count for name, count in work.trainings.items())
     return seconds + sum(

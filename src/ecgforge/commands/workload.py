@@ -26,6 +26,7 @@ class Work:
     trainings: Counter[str] = field(default_factory=Counter)  # of generators and their variations
     records_generated: Counter[str] = field(default_factory=Counter)  # by generator
     scored: float = 0.0  # record sets with quality scores; one without intervals is a third
+    embedded: int = 0  # synthetic and real records, for the search of copies
     compared: int = 0  # pairs of a synthetic and a real record, for the search of copies
 
 
@@ -75,7 +76,9 @@ def _generators(params: Params, real: Counts) -> Iterator[Work]:
             train.trainings[generator] += 1
             synthesize.records_generated[generator] += _total(wanted)
             score.scored += 1
-            score.compared += sum(wanted["train"].values()) * sum(known.values())
+            made, there = sum(wanted["train"].values()), sum(known.values())
+            score.embedded += made + there
+            score.compared += made * there
     yield from (train, synthesize, score)
 
 
