@@ -239,16 +239,12 @@ def _spool_signals(
     """
     todo = table.index[table["reason"] == ""]
     table["residual"] = table["seconds"] = np.nan
-    chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
     folders = {dataset: raw.folder for dataset, raw in raws.items()}
-    files = (
-        [
-            (folders[dataset], path)
-            for dataset, path in table.loc[chunk, ["dataset", "path"]].to_numpy()
-        ]
-        for chunk in chunks
-    )
-    prepared = prepared_chunks(files, preprocessing, amplitude, min(workers, len(chunks)))
+    # the table is read and written once, since pandas takes longer for a part of a larger table
+    paths = table.loc[todo, ["dataset", "path"]].to_numpy()
+    files = [(folders[dataset], path) for dataset, path in paths]
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    prepared = prepared_chunks(chunks, preprocessing, amplitude, min(workers, len(chunks)))
     found: list[Verdict] = []
     with console.progress() as progress:
         task = progress.add_task(f"preparing {', '.join(raws)}", total=len(todo))
@@ -256,7 +252,6 @@ def _spool_signals(
             spool.write(signals.data)
             found.extend(verdicts)
             progress.advance(task, len(chunk))
-    # once, since pandas takes longer for a part of a larger table
     if found:
         table.loc[todo, ["reason", "detail"]] = [verdict[:2] for verdict in found]
         table.loc[todo, ["residual", "seconds"]] = [verdict[2:] for verdict in found]
