@@ -1,6 +1,7 @@
 import json
 import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecgforge.errors import EcgforgeError
+from ecgforge.records import rows as rows_on_disk
 from ecgforge.records.leads import LEADS, STANDARD_LEADS, twelve_leads
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 
@@ -236,3 +238,21 @@ def test_limb_leads_obey_einthoven_and_goldberger(seed):
 def test_limb_leads_are_refused_where_leads_have_scales_of_their_own():
     with pytest.raises(ValueError, match="per_lead_std"):
         twelve_leads(the_signals(1), "per_lead_std")
+
+
+def test_records_are_read_in_any_order(tmp_path: Path) -> None:
+    signals = np.random.default_rng(0).standard_normal((7, 8, SAMPLES)).astype(np.float32)
+    with write_record_set(tmp_path / "set", ABOUT) as writer:
+        writer.append(signals, a_table(7))
+    records = RecordSet.open(tmp_path / "set")
+    for index in ([0, 1, 2], [6, 0, 6, 3, 4], [], [5]):
+        rows = np.array(index, dtype=int)
+        np.testing.assert_array_equal(records.signals(rows), signals[rows])
+        np.testing.assert_array_equal(records.select(rows).signals(), signals[rows])
+    np.testing.assert_array_equal(records.signals(slice(2, 9)), signals[2:])
+    file = tmp_path / "set/signals.npy"
+    np.save(file, np.asfortranarray(signals))
+    with pytest.raises(EcgforgeError, match="not in C order"):
+        RecordSet.open(tmp_path / "set")
+    with file.open("rb") as opened, pytest.raises(EOFError, match="ends before row 9"):
+        rows_on_disk.read(opened, np.load(file, mmap_mode="r"), np.array([2, 9]))

@@ -158,10 +158,11 @@ class Samples:
 
     def _features(self, table: pd.DataFrame) -> np.ndarray:
         """Return the features of the real records of `table`, in its order."""
-        sets = self.test[0], self.train[0]
-        return np.stack(
-            [sets[number][row] for number, row in zip(table["set"], table["row"], strict=True)]
-        )
+        found = np.empty((len(table), self.train[0].shape[1]))
+        for number, (features, _) in enumerate((self.test, self.train)):
+            chosen = (table["set"] == number).to_numpy()
+            found[chosen] = features[table["row"].to_numpy()[chosen]]
+        return found
 
     def _measured(
         self,

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ecgforge.records import rows as rows_on_disk
+
 
 class Stored:
     """Rows in a temporary file, `[rows, columns]` float64; an index reads some of them.
@@ -26,13 +28,14 @@ class Stored:
             rows, columns = rows + len(part), part.shape[1]
         self._file.flush()
         self.shape = (rows, columns)
+        self._array = np.memmap(self._file, float, "r", shape=self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        """Return rows as an array; the pages of the file do not stay in the memory."""
-        return np.array(np.memmap(self._file, float, "r", shape=self.shape)[index])
+        """Return rows as an array."""
+        return rows_on_disk.read(self._file, self._array, np.arange(len(self))[index])
 
 
 Rows = np.ndarray | Stored

@@ -25,6 +25,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write, read_csv
 from ecgforge.outputs import foreign, refuse
 from ecgforge.params import Preprocessing, checked
+from ecgforge.records import rows
 from ecgforge.records.leads import LEADS
 
 T = TypeVar("T")
@@ -122,9 +123,10 @@ class RecordSet:
         """Return signals of the selection, or of its part at `index`: `[records, 8, samples]`
         float32 in `about.units`.
         """
-        rows = self.rows if index is None else self.rows[index]
-        packed = np.load(self.folder / "signals.npy", mmap_mode="r", allow_pickle=False)
-        return np.asarray(packed[rows])
+        file = self.folder / "signals.npy"
+        packed = np.load(file, mmap_mode="r", allow_pickle=False)
+        with file.open("rb") as opened:
+            return rows.read(opened, packed, self.rows if index is None else self.rows[index])
 
     @property
     def labels(self) -> np.ndarray:
@@ -205,6 +207,8 @@ def _shape(file: Path) -> tuple[int, ...]:
     packed = np.load(file, mmap_mode="r", allow_pickle=False)
     if packed.dtype != np.dtype("<f4"):
         raise EcgforgeError(f"{file.name} has the type {packed.dtype}, not float32")
+    if not packed.flags.c_contiguous:
+        raise EcgforgeError(f"{file.name} is not in C order")
     shape: tuple[int, ...] = packed.shape
     return shape
 
