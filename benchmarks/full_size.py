@@ -12,7 +12,7 @@ proportion. Networks are small and trainings short, since their time does not de
 
 Each stage is a process, with the command of dvc.yaml, but without DVC. Times include the start of
 the process. The memory is that of its largest process. "Written" also counts temporary files and
-the tracking store. 67 thousand records need 20 GB of disk.
+the tracking store. 67 thousand records need 25 GB of disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def stage(arguments: list[str]) -> None:
     from ecgforge.sources import simulated
 
     for name, site in simulated._SITES.items():
-        simulated._SITES[name] = replace(site, mix=RHYTHMS[name])
+        site.mix.update(RHYTHMS[name])
     cli.app(arguments)
 
 

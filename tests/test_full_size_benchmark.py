@@ -80,6 +80,7 @@ def test_a_stage_has_the_published_rhythms(full_size: ModuleType, tmp_path: Path
     cost = full_size.measured("acquire ptbxl", tmp_path)
     table = pd.read_csv(tmp_path / "data/raw/ptbxl/ptbxl_database.csv")  # noqa: TID251
     assert len(table) == 65
+    assert table["filename_lr"].str.startswith("records100/").all()
     assert table["scp_codes"].str.contains("'SR'").mean() > 0.7
     assert cost.memory > 100
     with pytest.raises(SystemExit, match="acquire nowhere failed"):

@@ -42,7 +42,7 @@ STAGE = 2.0  # s of overhead per stage, mostly of DVC
 LOOP = 1.5
 # s for all quality scores of a record set: constant, and for each record of a sample
 SCORED, SCORED_RECORD = 3.0, 0.025
-EMBEDDED, COMPARED = 6e-4, 4e-8  # s per record, and per pair of records, on one core
+EMBEDDED, COMPARED = 6e-4, 2e-8  # s per record, and per pair of records, on one core
 PARTS = 3  # timed steps, after one to warm up
 FEW = 4  # records in a step that shows whether a whole batch would take long
 LONG = 10.0  # s: a step that takes longer is estimated from one with `FEW` records
