@@ -4,8 +4,10 @@ processes take up. `benchmarks/cluster.py` runs a study on real Ray nodes.
 
 from __future__ import annotations
 
+import _thread
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -15,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from dvc.repo import Repo
@@ -176,8 +179,6 @@ def test_a_failed_cell_returns_its_output_and_a_terminated_one_can_resume(
     assert "exit code 1" in ended.output
 
     def terminate() -> None:
-        import psutil
-
         while True:
             for child in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
@@ -189,6 +190,36 @@ def test_a_failed_cell_returns_its_output_and_a_terminated_one_can_resume(
     threading.Thread(target=terminate).start()
     with pytest.raises(node.PreemptedError, match="long was terminated on n0"):
         node.work(described(study), "long", {}, bundle, "n0")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_interruption_reaches_the_stage_where_ray_blocks_its_signal(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = STAGES | {"long": {"cmd": "sleep 300", "outs": ["long"]}}
+    (study / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    commit(study)
+    monkeypatch.setenv(node.CLONES, str(study.parent / "n0"))
+    found: list[psutil.Process] = []
+
+    def interrupt() -> None:
+        while not found:
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    found.extend([child] if child.cmdline() == ["sleep", "300"] else [])
+            time.sleep(0.1)
+        _thread.interrupt_main()  # as Ray cancels a task
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            node.work(described(study), "long", {}, bundle, "n0")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    psutil.wait_procs(found, timeout=10)
+    assert not any(one.is_running() for one in found)
 
 
 def test_a_clone_has_only_the_files_of_its_commit_and_is_not_used_twice(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -120,6 +122,26 @@ def test_sweeps_that_read_classifiers_wait_for_them() -> None:
         else:
             assert name in WITHOUT_CLASSIFIERS, "it could start earlier"
             assert waits_for == "models/generators/ptbxl/diffwave"
+
+
+def test_commands_that_start_at_once_write_one_matrix(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        file = tmp_path / str(attempt) / "matrix.yaml"
+        file.parent.mkdir()
+        written = processes.SimpleQueue()
+
+        def write(file: Path = file, put: Callable[[bool], None] = written.put) -> None:
+            put(matrix.write(DEMO, file))
+
+        writers = [processes.Process(target=write) for _ in range(4)]
+        for one in writers:
+            one.start()
+        for one in writers:
+            one.join()
+        assert [one.exitcode for one in writers] == [0] * 4
+        assert sorted(written.get() for _ in writers) == [False] * 3 + [True]
+        matrix.check(DEMO, file)
 
 
 def test_a_part_that_does_not_exist_is_named() -> None:

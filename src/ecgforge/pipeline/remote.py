@@ -117,6 +117,7 @@ def run_alone(name: str, given: Path | None, entry: Path | None) -> int:
         entry: where to write the entry of the cell.
     """
     end_with_sigterm()
+    end_with_sigint()
     if given:
         found = lock.stages(given.read_text(encoding="utf-8"))
         if found is None:
@@ -206,6 +207,16 @@ def push(cells: list[str]) -> None:
         with internals.waiting_repo() as repo:
             if repo.config["core"].get("remote"):
                 repo.push(cells)
+
+
+def end_with_sigint() -> None:
+    """Let SIGINT interrupt this process and its stages.
+
+    Ray blocks this signal in the processes of nodes, and a shell ignores it in the background. Both
+    settings are inherited.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def end_with_sigterm() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
@@ -17,6 +18,7 @@ from ecgforge.params import MOST_MERGED, Params
 from ecgforge.sweeps.common import cells
 
 MATRIX = Path("matrix.yaml")
+LOCK = Path(".ecgforge/matrix.lock")
 HEADING = "# Lists for dvc.yaml, written by `ecgforge matrix` from params.yaml. Do not edit.\n"
 
 
@@ -46,11 +48,20 @@ def _merge(sources: list[str]) -> dict[str, object]:
 
 def write(params: Params, file: Path = MATRIX) -> bool:
     """Write matrix.yaml where it differs from the parameters; return whether it did."""
-    if file.exists() and file.read_text(encoding="utf-8") == text(params):
+    if _fits(params, file):
         return False
-    with atomic_write(file) as scratch:
-        scratch.write_text(text(params), encoding="utf-8")
-    return True
+    lock = file.parent / LOCK
+    lock.parent.mkdir(exist_ok=True)
+    with FileLock(lock):  # two commands that start at once would write the same temporary file
+        if _fits(params, file):
+            return False
+        with atomic_write(file) as scratch:
+            scratch.write_text(text(params), encoding="utf-8")
+        return True
+
+
+def _fits(params: Params, file: Path) -> bool:
+    return file.exists() and file.read_text(encoding="utf-8") == text(params)
 
 
 def check(params: Params, file: Path = MATRIX) -> None:
@@ -59,7 +70,7 @@ def check(params: Params, file: Path = MATRIX) -> None:
     Raises:
         EcgforgeError: it does not, or it is missing.
     """
-    if not file.exists() or file.read_text(encoding="utf-8") != text(params):
+    if not _fits(params, file):
         raise EcgforgeError(
             f"{file} does not fit the parameters: run `ecgforge matrix`, then `dvc repro` again "
             "(`ecgforge repro` does both)"
