@@ -417,7 +417,7 @@ def interrupt(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     words = (folder / "driver.log").read_text()
     assert "Traceback" not in words, words[-2000:]
     assert of_generator(address).info.status == "KILLED"
-    assert statuses(address) == {"FINISHED", "KILLED"}, statuses(address)
+    assert statuses(address) <= {"FINISHED", "KILLED"}, statuses(address)
     second = repro(where, address, nodes, "second")
     finished(second, where, "second")
     return f"all ended after {seconds:.0f} s, as KILLED; then {same(where, reference, address)}"
