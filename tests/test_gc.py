@@ -34,6 +34,8 @@ from ecgforge.study.experiment import Experiment
 from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import FINGERPRINT, RunKey, tracked
 
+pytestmark = pytest.mark.slow
+
 NAME = project.NAME
 CLASSIFIER = RunKey("classifier", "ptbxl", 1, True, setting="TrRTeR", backbone="resnet1d")
 
@@ -124,7 +126,6 @@ def test_a_copy_frees_its_own_files_and_none_of_the_originals(
     assert files(study) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["the original", "data/prepared", "a link"])
 def test_files_that_do_not_lie_in_the_store_are_left_alone(
     study: Path, tmp_path: Path, place: str, capsys: Any
@@ -277,7 +278,6 @@ def test_a_run_that_results_in_a_commit_name_is_kept(study: Path, file: str) -> 
     assert sorted(run.data.tags[FINGERPRINT] for run in store.runs()) == ["first", "third"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("study")
 @pytest.mark.parametrize("other", [{"augmented": True}, {"dataset": "ptbxl_1of3"}, {"draw": 1}])
 def test_another_point_of_the_study_supersedes_no_run(other: dict[str, Any]) -> None:
@@ -408,7 +408,6 @@ def test_a_study_in_a_folder_of_a_larger_repository(study: Path, tmp_path: Path)
     assert (folder / "params.yaml").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("study")
 def test_what_a_damaged_entry_of_the_history_could_name_is_kept() -> None:
     """A former champion has no alias and is known by its entry alone."""

@@ -30,6 +30,8 @@ from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.simulator import heart, population
 
+pytestmark = pytest.mark.slow
+
 SHAPE = base.Shape(leads=8, samples=200, rhythms=3, sampling_rate=50)
 SCALE = torch.linspace(0.1, 0.8, 8)
 NETWORKS = {
@@ -177,7 +179,6 @@ def trained(name: str, tmp_path_factory: pytest.TempPathFactory) -> base.Generat
     return generator
 
 
-@pytest.mark.slow
 def test_records_have_the_shape_and_are_finite(name: str, trained: base.Generator) -> None:
     made = trained.sample(torch.tensor([0, 1, 2]), torch.tensor([5, 6, 7]), sampling(name))
     assert made.shape == (3, 8, 200)
@@ -195,7 +196,6 @@ def test_amplitudes_follow_the_scale(name: str, trained: base.Generator) -> None
     trained.scale.div_(10)
 
 
-@pytest.mark.slow
 def test_a_record_depends_on_its_seed_and_label_alone(name: str, trained: base.Generator) -> None:
     labels, seeds = torch.tensor([0, 1, 2, 1, 1]), torch.tensor([3, 1, 4, 1, 5])
     whole = trained.sample(labels, seeds, sampling(name))
@@ -274,7 +274,6 @@ def test_the_same_noise_gives_the_same_loss(trained: base.Generator) -> None:
         )
 
 
-@pytest.mark.slow
 def test_noise_of_a_training_step_is_drawn_on_the_device_of_its_records(
     trained: base.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +313,6 @@ def test_gradients_reach_all_that_a_phase_trains_and_nothing_else(trained: base.
     assert sum(map(len, phases)) == len(list(trained.parameters())) == len(set().union(*phases))
 
 
-@pytest.mark.slow
 def test_bf16_autocast_gives_finite_losses_and_records(name: str, trained: base.Generator) -> None:
     signals, labels = records(8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -333,7 +331,6 @@ def test_bf16_autocast_gives_finite_losses_and_records(name: str, trained: base.
     assert made.dtype == torch.float32
 
 
-@pytest.mark.slow
 def test_evaluation_leaves_the_state_alone(trained: base.Generator) -> None:
     before = {key: value.clone() for key, value in trained.state_dict().items()}
     signals, labels = records(8)
@@ -344,7 +341,6 @@ def test_evaluation_leaves_the_state_alone(trained: base.Generator) -> None:
         assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.slow
 def test_the_exportable_network_exports_for_any_batch(trained: base.Generator) -> None:
     network, example = trained.exportable()
     batch = torch.export.Dim("batch", min=1, max=64)
@@ -475,7 +471,6 @@ LEARNING = {
 }
 
 
-@pytest.mark.slow
 def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str, tmp_path: Path) -> None:
     network, steps, settings = LEARNING[name]
     signals, labels = simulated(80)
@@ -657,7 +652,6 @@ def gaussian_sample(
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.slow
 def test_gaussian_records_have_their_mean_and_spread_with_any_added_noise(eta: float) -> None:
     mean, spread = gaussian_sample(gaussian_denoiser(build("diffwave")), eta)
     torch.testing.assert_close(mean, GAUSSIAN[0], rtol=0, atol=0.02)
@@ -689,7 +683,6 @@ def test_the_noise_of_a_record_has_the_same_bytes_in_any_batch_and_is_new_at_eac
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
-@pytest.mark.slow
 def test_added_noise_of_another_size_gives_another_spread(
     factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -948,7 +941,6 @@ def test_history_holds_nothing_of_what_comes_next() -> None:
     assert torch.equal(rhythm_model.history(changed)[0, :3], past[0, :3])
 
 
-@pytest.mark.slow
 def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
     rng = np.random.default_rng(0)
     labels = torch.tensor(rng.integers(0, 2, 400))
@@ -1230,7 +1222,6 @@ def test_patients_of_a_rhythm_are_drawn_with_the_mean_and_spread_of_its_training
     torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_the_patient_vector_carries_what_the_beats_of_a_record_share() -> None:
     """Records of upright or inverted beats are decoded badly with a vector of the other kind."""
     source = torch.Generator().manual_seed(0)
@@ -1294,7 +1285,6 @@ def test_sampling_goes_from_all_noise_to_none_in_equal_steps(
 # Simulator
 
 
-@pytest.mark.slow
 def test_the_simulator_has_the_heart_rates_of_training_records(tmp_path: Path) -> None:
     """Records at 48, 78 and 108 bpm, whatever the simulator's population has for these names."""
     signals, labels = records(120)
@@ -1323,7 +1313,6 @@ def test_a_rhythm_with_few_training_records_keeps_the_published_rates(tmp_path: 
 
 
 @pytest.mark.parametrize("units", ["mV", "per_lead_std"])
-@pytest.mark.slow
 def test_simulated_records_have_the_units_and_the_band_of_training_records(
     units: str, tmp_path: Path
 ) -> None:

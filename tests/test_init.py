@@ -22,6 +22,8 @@ from ecgforge.sources import folder, found
 from ecgforge.sources.own_table import codes, parts
 from ecgforge.stages import parameters, taken_over
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
 

@@ -26,6 +26,8 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.tracking import home, runs, store
 from ecgforge.tracking.runs import RunKey, tracked
 
+pytestmark = pytest.mark.slow
+
 KEY = RunKey("quality", "ptbxl", 1, simulated=True, generator="diffwave")
 
 
@@ -469,7 +471,6 @@ def left_by_a_kill(name: str = "killed") -> str:
 
 
 @pytest.mark.usefixtures("study")
-@pytest.mark.slow
 def test_a_run_whose_process_was_killed_is_ended_by_the_next_one() -> None:
     killed = left_by_a_kill()
     with opened("b") as run:

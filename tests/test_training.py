@@ -29,6 +29,8 @@ from ecgforge.training.batches import Draws, Records
 from ecgforge.training.fit import Outcome, fit
 from ecgforge.training.objective import Objective, mean_losses
 
+pytestmark = pytest.mark.slow
+
 COMPUTE = Compute(accelerator="cpu", devices=1, precision="auto", threads=1)
 SAMPLES = 40
 
@@ -141,7 +143,6 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
 @pytest.mark.parametrize("left", [0, 100, 0.5, -1, None])
-@pytest.mark.slow
 def test_a_torn_checkpoint_is_trained_over(
     records: RecordSet, tmp_path: Path, name: str, left: float | None
 ) -> None:
@@ -442,7 +443,6 @@ def test_it_learns(records: RecordSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-@pytest.mark.slow
 def test_it_trains_in_mixed_precision_as_on_a_gpu(
     records: RecordSet, tmp_path: Path, ema_decay: float
 ) -> None:
