@@ -34,6 +34,8 @@ from ecgforge import __version__, cli, console
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import simulated
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -395,7 +397,6 @@ def test_a_damaged_record_within_the_allowed_share_is_set_aside_with_its_reason(
     assert (project / "set/excluded.csv").read_text().count("truncated file") == 1
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(project: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("ecgforge")),

@@ -39,6 +39,8 @@ from ecgforge.model_versions import models, versions
 from ecgforge.tracking import runs, store
 from ecgforge.tracking.runs import DatasetInput, Run, RunKey, fingerprint, tracked
 
+pytestmark = pytest.mark.slow
+
 KEY = RunKey(
     "classifier",
     "merged",
@@ -230,7 +232,6 @@ def test_unreachable_server_is_reported_quickly(uri: str, monkeypatch: pytest.Mo
     assert "secret" not in str(refusal.value)
 
 
-@pytest.mark.slow
 def test_silent_server_is_reported_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -251,7 +252,6 @@ def test_plain_folders_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch
 # One fingerprint, one run
 
 
-@pytest.mark.slow
 def test_run_carries_the_contract(
     folder: Path, ready: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -546,7 +546,6 @@ def track_some(number: int) -> None:
                 run.flush()
 
 
-@pytest.mark.slow
 def test_four_processes_write_to_one_file_at_once(folder: Path, database: Path) -> None:
     shutil.copy(database, folder / "mlflow.db")
     assert in_processes(folder, track_some, [(number,) for number in range(4)]) == [0] * 4
@@ -690,7 +689,6 @@ def test_mlflow_records_the_use_of_the_machine_by_long_trainings(
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.slow
 def test_sweeps_have_one_parent_for_each_dataset_and_generator(ready: MlflowClient) -> None:
     def parent(sweep: str | None, dataset: str, generator: str | None, seed: int) -> str | None:
         key = RunKey(
@@ -767,7 +765,6 @@ def test_same_weights_keep_their_version_and_others_get_their_own(ready: MlflowC
     assert len(ready.search_logged_models([run.experiment_id])) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_in",
     ["log_model_artifacts", "finalize_logged_model", "log_outputs", "create_model_version"],
