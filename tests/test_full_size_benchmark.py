@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmark_module import load
 from ecgforge.stages import parameters
 
 ROOT = Path(__file__).parents[1]
@@ -21,13 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def full_size() -> ModuleType:
-    file = ROOT / "benchmarks/full_size.py"
-    spec = importlib.util.spec_from_file_location("full_size", file)
-    assert spec
-    assert spec.loader
-    module = sys.modules["full_size"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("full_size")
 
 
 def test_its_parameters_are_valid_and_grow_with_the_records(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,18 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark_module import load
 from ecgforge.params import Params
 
 
 @pytest.fixture(scope="module")
 def gpu() -> ModuleType:
-    file = Path(__file__).parents[1] / "benchmarks/gpu.py"
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", file)
-    assert spec
-    assert spec.loader
-    module = sys.modules["gpu_benchmark"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("gpu")
 
 
 @pytest.mark.slow

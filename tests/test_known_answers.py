@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmark_module import load
 from ecgforge.files import read_csv
-
-FILE = Path(__file__).parents[1] / "benchmarks/known_answers.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("known_answers", FILE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["known_answers"] = module  # dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
+    return load("known_answers")
 
 
 def rows(**findings: list[str]) -> pd.DataFrame:

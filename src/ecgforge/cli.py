@@ -185,7 +185,7 @@ def plan(
 
 @app.command()
 def matrix(params: ParamsFile = PARAMS) -> None:
-    """Write matrix.yaml, the lists for dvc.yaml; run it after a change of `folds` or datasets."""
+    """Write matrix.yaml, the lists for dvc.yaml; run it after other `folds`, datasets or sweeps."""
     from ecgforge.params import Params
     from ecgforge.stages import matrix as lists
 

@@ -56,7 +56,7 @@ def cells(params: Params) -> Iterator[Cell]:
     for dataset in params.record_sets:
         rows = list(settings.on_real(params, dataset))
         yield Cell("classify_real", {"dataset": dataset}, [Source(rows)])
-    for item in _pairs(params.record_sets, params.generators):
+    for item in sweep_cells.pairs(params.record_sets, params.generators):
         rows = list(settings.on_synthetic(params, item["dataset"], item["generator"]))
         yield Cell("classify", item, [Source(rows, item["generator"])])
     for stage, name, item in sweep_cells.cells(params):
@@ -68,9 +68,3 @@ def table(params: Params) -> pd.DataFrame:
     """Return the grid, a row for each experiment with the columns `KEYS`."""
     rows = [row.keys for cell in cells(params) for row in cell.experiments]
     return pd.DataFrame(rows, columns=KEYS)
-
-
-def _pairs(datasets: list[str], generators: list[str]) -> Iterator[dict[str, str]]:
-    for dataset in datasets:
-        for generator in generators:
-            yield {"dataset": dataset, "generator": generator}

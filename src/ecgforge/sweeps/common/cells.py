@@ -82,14 +82,14 @@ def _unsplit(params: Params) -> Iterator[tuple[str, str, Item]]:
         for backbone in targets.backbones:
             yield "backbones", "backbones", {"dataset": dataset, "backbone": backbone}
     for name in targets.sweeps:
-        for item in _pairs(swept, targets.generators):
+        for item in pairs(swept, targets.generators):
             yield "sweep", name, {"sweep": name, **item}
     for name in targets.real_sweeps:
         for dataset in swept:
             yield "sweep_real", name, {"sweep": name, "dataset": dataset}
-    for item in _pairs(swept, params.ablated):
+    for item in pairs(swept, params.ablated):
         yield "ablation", "ablation", item
-    for item in _pairs(swept, targets.generator_seeds):
+    for item in pairs(swept, targets.generator_seeds):
         yield "generator_seeds", "generator_seeds", item
     for pair in targets.cross_dataset:
         for generator in targets.generators:
@@ -99,7 +99,8 @@ def _unsplit(params: Params) -> Iterator[tuple[str, str, Item]]:
         yield "equal_size", "equal_size", {"trained_on": pair.train, "dataset": pair.test}
 
 
-def _pairs(datasets: list[str], generators: list[str]) -> Iterator[Item]:
+def pairs(datasets: list[str], generators: list[str]) -> Iterator[Item]:
+    """Yield an item for each dataset and generator."""
     for dataset in datasets:
         for generator in generators:
             yield {"dataset": dataset, "generator": generator}
