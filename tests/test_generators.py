@@ -21,7 +21,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.generators import train as training_of_generators
 from ecgforge.generators.beat_diffusion import beat_layout, rhythm_model
 from ecgforge.generators.beat_diffusion import model as beat_model
-from ecgforge.generators.common import base, registry
+from ecgforge.generators.common import base, patients, registry
 from ecgforge.generators.common.registry import GENERATORS, generator_class, generator_name
 from ecgforge.generators.diffusion import diffusion
 from ecgforge.generators.time_vqvae import model as time_vqvae
@@ -45,6 +45,7 @@ NETWORKS = {
         "self_conditioning": False,
         "global_features": True,
         "attention_heads": 2,
+        "patient_size": 4,
     },
     "time_diffusion": {
         "channels": [16, 24],
@@ -55,6 +56,7 @@ NETWORKS = {
         "timestep_shift": 3.0,
         "self_conditioning": True,
         "global_features": True,
+        "patient_size": 4,
     },
     "time_vqvae": {
         "fft": 8,
@@ -159,6 +161,10 @@ def record_set(
 
 def build(name: str) -> base.Generator:
     return registry.create(name, SHAPE, NETWORKS[name], SCALE, seed=0)
+
+
+def without_vector(name: str) -> base.Generator:
+    return registry.create(name, SHAPE, NETWORKS[name] | {"patient_size": 0}, SCALE, seed=0)
 
 
 def sampling(name: str, **changes: object) -> object:
@@ -570,7 +576,8 @@ def test_the_end_of_a_record_is_carried_to_its_start(
     other[..., -400:] *= 3
     with torch.no_grad():
         one, changed = (
-            denoiser(signals, torch.tensor([0.5]), torch.tensor([1])) for signals in (noisy, other)
+            denoiser(signals, torch.tensor([0.5]), torch.tensor([1]), torch.zeros(1, 4))
+            for signals in (noisy, other)
         )
     assert torch.equal(one[..., :400], changed[..., :400]) != carried
 
@@ -581,7 +588,7 @@ def test_diffwave_names_channels_that_its_attention_cannot_split() -> None:
 
 
 def test_the_schedule_runs_from_the_record_to_pure_noise() -> None:
-    alpha, sigma = build("diffwave").process(torch.linspace(0, 1, 101))
+    alpha, sigma = without_vector("diffwave").process(torch.linspace(0, 1, 101))
     assert (alpha[0], sigma[0]) == (1, 0)
     assert (alpha[-1], sigma[-1]) == (0, 1)
     torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(101))
@@ -590,7 +597,7 @@ def test_the_schedule_runs_from_the_record_to_pure_noise() -> None:
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_sampler_recovers_what_a_perfect_network_predicts(guidance: float) -> None:
-    generator, truth = build("diffwave"), records(2)[0] / SCALE[:, None]
+    generator, truth = without_vector("diffwave"), records(2)[0] / SCALE[:, None]
     generator.denoiser.forward = lambda noisy, _times, _labels: truth.repeat(len(noisy) // 2, 1, 1)
     made = generator.sample(
         torch.tensor([0, 1]), torch.tensor([8, 9]), sampling("diffwave", steps=7, guidance=guidance)
@@ -602,7 +609,7 @@ def test_the_sampler_follows_the_exact_flow_of_gaussian_data() -> None:
     """Of records from N(0, s^2), the best prediction is known, and the noiseless flow maps noise z
     to s z.
     """
-    generator, spread = build("diffwave"), 0.3
+    generator, spread = without_vector("diffwave"), 0.3
 
     def posterior_mean(
         noisy: torch.Tensor, times: torch.Tensor, _labels: torch.Tensor
@@ -653,7 +660,7 @@ def gaussian_sample(
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_gaussian_records_have_their_mean_and_spread_with_any_added_noise(eta: float) -> None:
-    mean, spread = gaussian_sample(gaussian_denoiser(build("diffwave")), eta)
+    mean, spread = gaussian_sample(gaussian_denoiser(without_vector("diffwave")), eta)
     torch.testing.assert_close(mean, GAUSSIAN[0], rtol=0, atol=0.02)
     assert spread.item() == pytest.approx(GAUSSIAN[1], rel=0.025)
 
@@ -664,7 +671,7 @@ def test_few_steps_of_second_order_keep_the_spread_of_gaussian_data(
     spread: float, eta: float
 ) -> None:
     """First order loses a twentieth to more than a half of it."""
-    generator = gaussian_denoiser(build("diffwave"), GAUSSIAN[0], spread)
+    generator = gaussian_denoiser(without_vector("diffwave"), GAUSSIAN[0], spread)
     first, second = (
         gaussian_sample(generator, eta, 24, order)[1].item() / spread for order in (False, True)
     )
@@ -673,7 +680,7 @@ def test_few_steps_of_second_order_keep_the_spread_of_gaussian_data(
 
 
 def test_the_noise_of_a_record_has_the_same_bytes_in_any_batch_and_is_new_at_each_step() -> None:
-    generator, seeds = build("diffwave"), torch.tensor([3, 1, 4])
+    generator, seeds = without_vector("diffwave"), torch.tensor([3, 1, 4])
     steps = list(islice(generator.noise(base.random_sources(seeds)), 3))
     for place in range(3):
         alone = generator.noise(base.random_sources(seeds[[place]]))
@@ -686,7 +693,7 @@ def test_the_noise_of_a_record_has_the_same_bytes_in_any_batch_and_is_new_at_eac
 def test_added_noise_of_another_size_gives_another_spread(
     factor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = gaussian_denoiser(build("diffwave"))
+    generator = gaussian_denoiser(without_vector("diffwave"))
     noise = generator.noise
 
     def scaled(sources: list[torch.Generator]) -> Iterator[torch.Tensor]:
@@ -699,7 +706,7 @@ def test_added_noise_of_another_size_gives_another_spread(
 
 
 def test_without_added_noise_the_sampler_is_plain_ddim_to_the_bit() -> None:
-    generator = build("diffwave")
+    generator = without_vector("diffwave")
     generator.denoiser.forward = lambda noisy, times, _labels: (
         torch.tanh(noisy.roll(1, 2)) * times[:, None, None].cos()
     )
@@ -725,7 +732,7 @@ def test_the_noise_of_each_step_is_that_of_the_forward_process(
     Ancestral sampling reverses a Markov process: the covariance with the next time is alpha /
     alpha' sigma'^2. Without added noise, both are the same noise: sigma sigma'.
     """
-    generator, truth, seen = build("diffwave"), 0.5, []
+    generator, truth, seen = without_vector("diffwave"), 0.5, []
 
     def predict(current: torch.Tensor, now: torch.Tensor, *_: object) -> torch.Tensor:
         alpha, sigma = generator.process(now[0])
@@ -747,7 +754,7 @@ def test_the_noise_of_each_step_is_that_of_the_forward_process(
 
 
 def test_the_diffusion_loss_is_the_error_of_v_where_noise_is_strong() -> None:
-    generator = build("diffwave").eval()
+    generator = without_vector("diffwave").eval()
     guess = torch.full((1, 8, 200), 0.25)
     generator.denoiser.forward = lambda noisy, _times, _labels: guess.expand(len(noisy), -1, -1)
     signals, labels = records(64)
@@ -1189,11 +1196,23 @@ def test_records_are_moved_by_up_to_the_largest_shift_and_not_changed_otherwise(
     assert torch.equal(moved[..., inner], signals[..., inner] + shifts[:, None, None])
 
 
+WITH_PATIENTS = ("diffwave", "time_diffusion", "time_vqvae")
+
+
+def encoded(generator: Any, signals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and logarithms of variances of the patient vectors of records."""
+    clean = signals / generator.scale
+    if isinstance(generator, time_vqvae.TimeVQVAE):
+        clean = torch.cat(generator.bands(clean), dim=1)
+    means, log_variances = generator.patients.encoder(clean).unbind(1)
+    return means, log_variances
+
+
 def test_the_divergence_is_that_of_normal_distributions() -> None:
-    generator = build("time_vqvae").eval()
-    low, high = generator.bands(records(5)[0] / generator.scale)
-    mean, log_variance = generator.patient(low, high).unbind(1)
-    vector, divergence = generator._patient(low, high, torch.Generator())
+    vectors = patients.Patients(8, 16, 4, 3).eval()
+    signals = records(5)[0] / SCALE[:, None]
+    mean, log_variance = vectors.encoder(signals).unbind(1)
+    vector, divergence = vectors(signals, torch.Generator())
     expected = torch.distributions.kl_divergence(
         torch.distributions.Normal(mean, (log_variance / 2).exp()),
         torch.distributions.Normal(0.0, 1.0),
@@ -1202,65 +1221,106 @@ def test_the_divergence_is_that_of_normal_distributions() -> None:
     assert torch.equal(vector, mean), "an evaluation draws nothing"
 
 
+@pytest.mark.parametrize("name", WITH_PATIENTS)
+@torch.no_grad()
 def test_patients_of_a_rhythm_are_drawn_with_the_mean_and_spread_of_its_training_records(
-    tmp_path: Path,
+    name: str, tmp_path: Path
 ) -> None:
-    generator = build("time_vqvae").eval()
+    generator: Any = build(name).eval()
     signals, labels = records(300)
     labels = labels % 2  # no record of the last rhythm
     signals = signals * (1 + 2 * labels[:, None, None])  # another mean vector
     generator.finish(record_set(tmp_path / "set", signals, labels).split("train"))
-    with torch.no_grad():
-        low, high = generator.bands(signals / generator.scale)
-        means, log_variances = generator.patient(low, high).unbind(1)
+    means, log_variances = encoded(generator, signals)
+    found = generator.patients
     for label in (0, 1):
-        torch.testing.assert_close(generator.patient_means[label], means[labels == label].mean(0))
-    torch.testing.assert_close(generator.patient_means[2], means.mean(0))
-    left = means - generator.patient_means[labels]
-    covariance = generator.patient_factor @ generator.patient_factor.T
-    expected = left.T @ left / 300 + torch.diag(log_variances.exp().mean(0) + time_vqvae.JITTER)
-    torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found.means[label], means[labels == label].mean(0))
+    torch.testing.assert_close(found.means[2], means.mean(0))
+    left = means - found.means[labels]
+    expected = left.T @ left / 300 + torch.diag(log_variances.exp().mean(0) + patients.JITTER)
+    torch.testing.assert_close(found.factor @ found.factor.T, expected, rtol=1e-3, atol=1e-4)
+    sources = base.random_sources(torch.arange(2000))
+    drawn = found.draw(torch.ones(2000, dtype=torch.int64), sources)
+    torch.testing.assert_close(drawn.mean(0), found.means[1], rtol=0, atol=0.1)
+    torch.testing.assert_close(drawn.T.cov(), expected, rtol=0.2, atol=0.1)
 
 
-def test_the_patient_vector_carries_what_the_beats_of_a_record_share() -> None:
-    """Records of upright or inverted beats are decoded badly with a vector of the other kind."""
-    source = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("name", WITH_PATIENTS[:2])
+def test_a_patient_vector_leaves_all_other_initial_weights_as_they_are(name: str) -> None:
+    plain, more = without_vector(name), build(name)
+    assert not any("patient" in key for key in plain.state_dict())
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, more.state_dict()[key]), key
 
-    def drawn(signs: torch.Tensor) -> torch.Tensor:
-        times = torch.cumsum(torch.randint(28, 45, (len(signs), 8), generator=source), 1)
-        pulses = torch.zeros(len(signs), 400).scatter_(1, times, 1.0)
-        shape = torch.tensor([0.2, 0.7, 1.0, 0.7, 0.2])[None, None]
-        beats = torch.nn.functional.conv1d(pulses[:, None], shape, padding=2)[..., :200]
-        return signs[:, None, None] * beats * SCALE[:, None] * 3
 
-    tree = copy.deepcopy(NETWORKS["time_vqvae"])
-    for band in ("low", "high"):
-        tree[band]["codes"] = 8  # too few to have a shape of each kind at each position
-    generator = registry.create("time_vqvae", SHAPE, tree, SCALE, seed=0).train()
-    optimiser = torch.optim.Adam(generator.trainable("autoencoder"), lr=0.01)
-    rhythm = torch.zeros(16, dtype=torch.int64)
-    for _ in range(120):
-        signals = drawn(torch.randint(2, (16,), generator=source) * 2.0 - 1)
-        losses = generator.loss(signals, rhythm, "autoencoder", source)
+def upright_or_inverted(signs: torch.Tensor, source: torch.Generator) -> torch.Tensor:
+    """Beats at random times; all beats of a record have its sign."""
+    times = torch.cumsum(torch.randint(28, 45, (len(signs), 8), generator=source), 1)
+    pulses = torch.zeros(len(signs), 400).scatter_(1, times, 1.0)
+    shape = torch.tensor([0.2, 0.7, 1.0, 0.7, 0.2])[None, None]
+    beats = torch.nn.functional.conv1d(pulses[:, None], shape, padding=2)[..., :200]
+    return signs[:, None, None] * beats * SCALE[:, None] * 3
+
+
+def trained_on_signs(
+    name: str, tree: dict[str, Any], phase: str, steps: int, source: torch.Generator
+) -> Any:
+    generator = registry.create(name, SHAPE, tree, SCALE, seed=0).train()
+    optimiser = torch.optim.Adam(generator.trainable(phase), lr=0.01)
+    for _ in range(steps):
+        signs = torch.randint(2, (16,), generator=source) * 2.0 - 1
+        signals = upright_or_inverted(signs, source)
+        losses = generator.loss(signals, torch.zeros(16, dtype=torch.int64), phase, source)
         optimiser.zero_grad()
         losses["loss"].backward()
         optimiser.step()
-    generator.eval()
-    signals = drawn(torch.tensor([1.0] * 8 + [-1.0] * 8))
-    with torch.no_grad():
-        low, high = generator.bands(signals / generator.scale)
-        tokens = [
-            band.codebook.tokens(band.encode(frames))
-            for band, frames in ((generator.low, low), (generator.high, high))
-        ]
-        patient = generator.patient(low, high)[:, 0]
-        own, other = (
-            (time_vqvae.Decoder(generator)(*tokens, vector) - signals / generator.scale)
-            .square()
-            .mean()
-            for vector in (patient, patient.flip(0))
-        )
+    return generator.eval()
+
+
+SIGNS = torch.tensor([1.0] * 8 + [-1.0] * 8)
+
+
+@torch.no_grad()
+def test_the_patient_vector_carries_what_the_beats_of_a_record_share() -> None:
+    """Records of upright or inverted beats are decoded badly with a vector of the other kind."""
+    source = torch.Generator().manual_seed(0)
+    tree = copy.deepcopy(NETWORKS["time_vqvae"])
+    for band in ("low", "high"):
+        tree[band]["codes"] = 8  # too few to have a shape of each kind at each position
+    with torch.enable_grad():
+        generator = trained_on_signs("time_vqvae", tree, "autoencoder", 120, source)
+    signals = upright_or_inverted(SIGNS, source)
+    low, high = generator.bands(signals / generator.scale)
+    tokens = [
+        band.codebook.tokens(band.encode(frames))
+        for band, frames in ((generator.low, low), (generator.high, high))
+    ]
+    patient, _ = encoded(generator, signals)
+    own, other = (
+        (time_vqvae.Decoder(generator)(*tokens, vector) - signals / generator.scale).square().mean()
+        for vector in (patient, patient.flip(0))
+    )
     assert own < 0.3 * other
+
+
+@pytest.mark.parametrize("name", WITH_PATIENTS[:2])
+@torch.no_grad()
+def test_a_diffusion_record_has_the_shape_of_its_patient_vector(name: str, tmp_path: Path) -> None:
+    """The sign of the beats follows the vector, with any noise. Drawn vectors have both signs."""
+    source = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        generator = trained_on_signs(name, NETWORKS[name], "denoiser", 150, source)
+    signals, labels = upright_or_inverted(SIGNS, source), torch.zeros(16, dtype=torch.int64)
+    vectors, _ = encoded(generator, signals)
+    steps = sampling(name, steps=8, guidance=1.0, second_order=True)
+    for seed in (0, 1):
+        noise = torch.randn(1, 8, 200, generator=torch.Generator().manual_seed(seed))
+        made = generator.denoise(iter([noise.repeat(16, 1, 1)]), labels, steps, patient=vectors)
+        skew = made.pow(3).mean(dim=(1, 2))
+        assert (skew * SIGNS > 0).sum() >= 15, skew
+    generator.finish(record_set(tmp_path / "set", signals, labels).split("train"))
+    skew = generator.sample(labels, torch.arange(16), steps).pow(3).mean(dim=(1, 2))
+    assert 2 <= (skew > 0).sum() <= 14, skew
 
 
 def test_sampling_goes_from_all_noise_to_none_in_equal_steps(

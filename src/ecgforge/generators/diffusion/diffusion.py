@@ -27,7 +27,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ecgforge.generators.common.base import Generator, Shape, random_sources
+from ecgforge.generators.common.patients import DIVERGENCE, Patients
 from ecgforge.params import Positive, Share, StrictConfig
+from ecgforge.records.record_set import RecordSet
 
 MAX_WEIGHT = (
     # of a record's squared error; without it, small sigmas would dominate the loss (Hang et al.
@@ -35,6 +37,7 @@ MAX_WEIGHT = (
     6.0
 )
 ESTIMATED = 0.5  # share of training records that are shown a prediction, as in Chen et al.
+PATIENT_WIDTH = 64  # channels of the encoder of patient vectors
 
 
 class DiffusionSampling(StrictConfig):
@@ -72,6 +75,16 @@ class DiffusionNetwork(StrictConfig):
     self_conditioning: bool = False
 
 
+class PatientNetwork(DiffusionNetwork):
+    """Parameters of diffusion networks that see a patient vector.
+
+    Attributes:
+        patient_size: of the patient vector; 0 is a network without it.
+    """
+
+    patient_size: Annotated[int, Field(ge=0)] = 0
+
+
 class Diffusion(Generator):
     """A generator that learns to remove noise; subclasses build the network."""
 
@@ -84,10 +97,10 @@ class Diffusion(Generator):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Return the network: (x_t `[batch, leads, samples]`, t `[batch]`, labels `[batch]`) ->
-        x_0, of the shape of x_t. The label `shape.rhythms` is a hidden rhythm. The channels of a
-        context, if any, follow the leads of x_t, and then those of the last prediction, see
-        `estimate_channels`.
+        """Return the network: (x_t `[batch, leads, samples]`, t `[batch]`, labels `[batch]`, and
+        vectors of patients `[batch, size]`, if it sees them) -> x_0, of the shape of x_t. The label
+        `shape.rhythms` is a hidden rhythm. The channels of a context, if any, follow the leads of
+        x_t, and then those of the last prediction, see `estimate_channels`.
         """
 
     @property
@@ -104,7 +117,12 @@ class Diffusion(Generator):
         return self.denoising_loss(signals, labels, noise)
 
     def denoising_loss(
-        self, signals: Tensor, labels: Tensor, noise: torch.Generator, context: Tensor | None = None
+        self,
+        signals: Tensor,
+        labels: Tensor,
+        noise: torch.Generator,
+        context: Tensor | None = None,
+        patient: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the mean squared error of v as "loss", and that of the record as "clean".
 
@@ -118,16 +136,16 @@ class Diffusion(Generator):
         hidden = torch.rand(batch, generator=noise, device=device) < self.network.label_dropout
         if self.training:
             labels = labels.masked_fill(hidden, self.shape.rhythms)
-        clean = signals / self.scale
+        clean, seen = signals / self.scale, () if patient is None else (patient,)
         alpha, sigma = self.process(times[:, None, None])
         inputs = concat_channels(alpha * clean + sigma * white, context)
         if self.network.self_conditioning:
-            inputs = self._with_estimate(inputs, times, labels, noise)
-        error = (self.denoiser(inputs, times, labels).float() - clean).square()
+            inputs = self._with_estimate(inputs, (times, labels, *seen), noise)
+        error = (self.denoiser(inputs, times, labels, *seen).float() - clean).square()
         return {"loss": (error * sigma.pow(-2).clamp(max=MAX_WEIGHT)).mean(), "clean": error.mean()}
 
     def _with_estimate(
-        self, inputs: Tensor, times: Tensor, labels: Tensor, noise: torch.Generator
+        self, inputs: Tensor, conditions: tuple[Tensor, ...], noise: torch.Generator
     ) -> Tensor:
         """Append the network's own prediction of the record; zeros for half of the training
         records, as in the first step of sampling.
@@ -139,7 +157,8 @@ class Diffusion(Generator):
         if chosen.any():
             with torch.no_grad():
                 first = torch.cat([inputs, blank], dim=1)[chosen]
-                estimate[chosen] = self.denoiser(first, times[chosen], labels[chosen]).float()
+                shown = [condition[chosen] for condition in conditions]
+                estimate[chosen] = self.denoiser(first, *shown).float()
         return torch.cat([inputs, estimate], dim=1)
 
     def process(self, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,6 +189,7 @@ class Diffusion(Generator):
         labels: Tensor,
         sampling: Any,
         context: Tensor | None = None,
+        patient: Tensor | None = None,
     ) -> Tensor:
         """Turn noise into records, `[batch, leads, samples]`, in the units of the record set.
 
@@ -187,6 +207,7 @@ class Diffusion(Generator):
             labels: `[batch]` int64.
             sampling: parameters.
             context: additional channels of the network's input.
+            patient: vectors of the patients, `[batch, size]`, if the network sees them.
         """
         current = next(noise)
         last = torch.zeros_like(current)
@@ -199,7 +220,8 @@ class Diffusion(Generator):
             (alpha, sigma), (next_alpha, next_sigma) = self.process(now), self.process(then)
             estimate = last if self.network.self_conditioning else None
             inputs = concat_channels(current, context, estimate)
-            predicted = self.predict(inputs, now.expand(len(labels)), labels, sampling.guidance)
+            spread = now.expand(len(labels))
+            predicted = self.predict(inputs, spread, labels, sampling.guidance, patient)
             clean = predicted + weight * (predicted - last)
             last = predicted
             added = sampling.eta * next_sigma / sigma * (1 - (alpha / next_alpha) ** 2).sqrt()
@@ -225,17 +247,28 @@ class Diffusion(Generator):
         weights[1:-1] = sizes[1:-1] / (2 * sizes[:-2])
         return weights
 
-    def predict(self, current: Tensor, times: Tensor, labels: Tensor, guidance: float) -> Tensor:
+    def predict(
+        self,
+        current: Tensor,
+        times: Tensor,
+        labels: Tensor,
+        guidance: float,
+        patient: Tensor | None = None,
+    ) -> Tensor:
         """Return the predicted records, `[batch, leads, samples]`, from one network call.
 
         Classifier-free guidance doubles the batch (Ho & Salimans 2022, eq. 6; our guidance is
-        their w + 1).
+        their w + 1). Both predictions see the same patient vector.
         """
+        seen = () if patient is None else (patient,)
         if guidance == 1:
-            return self.denoiser(current, times, labels).float()
+            return self.denoiser(current, times, labels, *seen).float()
         hidden = torch.full_like(labels, self.shape.rhythms)
         both = self.denoiser(
-            torch.cat([current, current]), torch.cat([times, times]), torch.cat([labels, hidden])
+            torch.cat([current, current]),
+            torch.cat([times, times]),
+            torch.cat([labels, hidden]),
+            *(torch.cat([vector, vector]) for vector in seen),
         ).float()
         conditional, unconditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
@@ -248,6 +281,52 @@ class Diffusion(Generator):
             torch.tensor([0.0, 1.0]),
             torch.tensor([0, self.shape.rhythms]),
         )
+
+
+class PatientDiffusion(Diffusion):
+    """Diffusion whose network also sees a vector of the patient, see `generators.common.patients`.
+
+    The vector says what all beats of a record have in common, so that the network needs not guess
+    it from noise. Training takes it from the record (Preechakul et al. 2022, "Diffusion
+    Autoencoders"), and sampling from a small model of its own (Li, Katabi & He 2024, "Return of
+    Unconditional Generation").
+    """
+
+    def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
+        super().__init__(shape, network, scale)
+        size = network.patient_size
+        self.patients = Patients(shape.leads, PATIENT_WIDTH, size, shape.rhythms) if size else None
+
+    def trainable(self, phase: str) -> list[nn.Parameter]:
+        return list(self.parameters())
+
+    def loss(
+        self, signals: Tensor, labels: Tensor, phase: str, noise: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return `denoising_loss`; the weighted divergence of the patient vector is added to it."""
+        if self.patients is None:
+            return self.denoising_loss(signals, labels, noise)
+        patient, divergence = self.patients(signals / self.scale, noise)
+        losses = self.denoising_loss(signals, labels, noise, patient=patient)
+        total = losses["loss"] + DIVERGENCE * divergence
+        return losses | {"loss": total, "patient_divergence": divergence}
+
+    @torch.no_grad()
+    def finish(self, records: RecordSet) -> None:
+        """Fit the distribution of patient vectors to training records."""
+        if self.patients is not None:
+            self.patients.fit(records, lambda signals: signals / self.scale)
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
+        labels, sources = labels.to(self.scale.device), random_sources(seeds)
+        patient = None if self.patients is None else self.patients.draw(labels, sources)
+        return self.denoise(self.noise(sources), labels, sampling, patient=patient)
+
+    def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        network, inputs = super().exportable()
+        patient = [torch.zeros(2, self.network.patient_size)] if self.patients else []
+        return network, (*inputs, *patient)
 
 
 def concat_channels(noisy: Tensor, *others: Tensor | None) -> Tensor:

@@ -99,9 +99,17 @@ class UNet(nn.Module):
         rhythms: number of classes.
         network: parameters.
         context: additional input channels.
+        patient_size: of the vector of the patient; 0 without it.
     """
 
-    def __init__(self, leads: int, rhythms: int, network: UNetNetwork, context: int = 0) -> None:
+    def __init__(
+        self,
+        leads: int,
+        rhythms: int,
+        network: UNetNetwork,
+        context: int = 0,
+        patient_size: int = 0,
+    ) -> None:
         super().__init__()
         widths, depth = network.channels, len(network.channels)
         heads = [
@@ -132,12 +140,16 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.ConvTranspose1d(widths[0], leads, network.patch, stride=network.patch),
         )
+        self.patient = nn.Linear(patient_size, EMBEDDING) if patient_size else None
 
-    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, times: Tensor, labels: Tensor, patient: Tensor | None = None
+    ) -> Tensor:
         samples = noisy.shape[-1]
-        condition = nn.functional.silu(
-            self.time(step_embedding(times, EMBEDDING)) + self.label(labels)
-        )
+        condition = self.time(step_embedding(times, EMBEDDING)) + self.label(labels)
+        if self.patient is not None:
+            condition = condition + self.patient(patient)
+        condition = nn.functional.silu(condition)
         hidden = self.input(nn.functional.pad(noisy, (0, -samples % self.patch)))
         kept = []
         for depth, level in enumerate(self.down):

@@ -10,13 +10,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ecgforge.generators.diffusion.attention import GROUPS, Attention
-from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionNetwork, step_embedding
+from ecgforge.generators.diffusion.diffusion import (
+    PatientDiffusion,
+    PatientNetwork,
+    step_embedding,
+)
 from ecgforge.params import Positive, StrictConfig
 
 STEP_EMBEDDING, STEP_HIDDEN, LABEL_EMBEDDING = 128, 512, 128  # the paper's sizes
 
 
-class DiffWaveNetwork(DiffusionNetwork):
+class DiffWaveNetwork(PatientNetwork):
     """Parameters of the network.
 
     Attributes:
@@ -113,11 +117,17 @@ class DiffWaveDenoiser(nn.Module):
             if isinstance(layer, nn.Conv1d):
                 nn.init.kaiming_normal_(layer.weight)
         nn.init.zeros_(self.output.weight)
+        size = network.patient_size
+        self.patient = nn.Linear(size, LABEL_EMBEDDING) if size else None
 
-    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, times: Tensor, labels: Tensor, patient: Tensor | None = None
+    ) -> Tensor:
         samples = noisy.shape[-1]
         hidden = torch.relu(self.input(nn.functional.pad(noisy, (0, -samples % self.patch))))
         step, label = self.step(step_embedding(times, STEP_EMBEDDING)), self.label(labels)
+        if self.patient is not None:
+            label = label + self.patient(patient)
         skips = hidden
         for index, layer in enumerate(self.layers):
             hidden, skip = layer(hidden, step, label)
@@ -129,7 +139,7 @@ class DiffWaveDenoiser(nn.Module):
         ]
 
 
-class DiffWave(Diffusion):
+class DiffWave(PatientDiffusion):
     """Class-conditional DiffWave, with guidance and a schedule that ends in pure noise. The
     schedule of the public code ends at alpha 0.28 (50 steps) or 0.13 (200).
     """

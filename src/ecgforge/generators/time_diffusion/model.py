@@ -12,19 +12,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from ecgforge.generators.diffusion.diffusion import Diffusion
+from ecgforge.generators.diffusion.diffusion import PatientDiffusion, PatientNetwork
 from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
 from ecgforge.params import StrictConfig
 
 
-class TimeDiffusionNetwork(UNetNetwork):
+class TimeDiffusionNetwork(PatientNetwork, UNetNetwork):
     """Parameters of the U-Net, whose beats come from one patient by default."""
 
     self_conditioning: bool = True
     global_features: bool = True
 
 
-class TimeDiffusion(Diffusion):
+class TimeDiffusion(PatientDiffusion):
     """A class-conditional 1-D U-Net with FiLM by time and rhythm, attention at the coarse levels,
     guidance and DDIM.
     """
@@ -33,4 +33,6 @@ class TimeDiffusion(Diffusion):
 
     def build(self) -> nn.Module:
         shape = (self.shape.leads, self.shape.rhythms)
-        return UNet(*shape, self.network, context=self.estimate_channels)
+        return UNet(
+            *shape, self.network, self.estimate_channels, patient_size=self.network.patient_size
+        )

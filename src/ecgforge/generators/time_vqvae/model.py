@@ -30,15 +30,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
 
 from ecgforge.generators.common.base import Generator, Shape, random_sources
+from ecgforge.generators.common.patients import DIVERGENCE, Patients, ResidualBlock
 from ecgforge.params import Positive, Share, StrictConfig
 from ecgforge.records.record_set import RecordSet
 
 CODEBOOK_DECAY = 0.95  # of the running means of the codes
 REVIVAL = 0.05  # share of the uniform usage below which a code is dead
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
-DIVERGENCE = 1e-4  # weight of the patient vector's divergence from a standard normal, in nats
-CHUNK = 64  # records in memory at a time, when patient vectors are measured
-JITTER = 0.01  # added to the variances of the patient vectors, so that their factor exists
 
 
 class BandNetwork(StrictConfig):
@@ -226,22 +224,6 @@ class Codebook(nn.Module):
         return torch.exp(-torch.xlogy(share, share).sum())
 
 
-class ResidualBlock(nn.Module):
-    """A dilated convolution of width 3 and a pointwise one, with a skip."""
-
-    def __init__(self, channels: int, dilation: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.GELU(),
-            nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation),
-            nn.GELU(),
-            nn.Conv1d(channels, channels, 1),
-        )
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.layers(hidden)
-
-
 class BandDecoder(nn.Module):
     """Maps latents of a band to frames. A patient vector scales and shifts the input of each layer
     (FiLM; Perez et al. 2018, sec. 2).
@@ -273,29 +255,6 @@ class BandDecoder(nn.Module):
                 hidden = hidden * (1 + scale) + shift
             hidden = layer(hidden)
         return hidden
-
-
-class PatientEncoder(nn.Module):
-    """Maps the frames of both bands to the mean and the logarithm of the variance of the patient
-    vector, `[batch, 2, patient_size]`: means and standard deviations of features over time.
-    """
-
-    def __init__(self, inputs: int, width: int, size: int) -> None:
-        super().__init__()
-        self.size = size
-        self.features = nn.Sequential(
-            nn.Conv1d(inputs, width, 4, 2, 1),
-            nn.GELU(),
-            nn.Conv1d(width, width, 4, 2, 1),
-            *(ResidualBlock(width, 2**i) for i in range(3)),
-            nn.GELU(),
-        )
-        self.output = nn.Linear(2 * width, 2 * size)
-
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        features = self.features(torch.cat([low, high], dim=1))
-        pooled = torch.cat([features.mean(2), features.std(2)], dim=1)
-        return self.output(pooled).unflatten(1, (2, self.size))
 
 
 class Band(nn.Module):
@@ -517,8 +476,6 @@ class TimeVQVAE(Generator):
     phases: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
     Network: ClassVar[type[StrictConfig]] = TimeVQVAENetwork
     Sampling: ClassVar[type[StrictConfig]] = TimeVQVAESampling
-    patient_means: Tensor
-    patient_factor: Tensor
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
@@ -527,9 +484,8 @@ class TimeVQVAE(Generator):
         self.frames = 1 + shape.samples // self.spectrum.hop
         channels = shape.leads, shape.leads * network.fft
         self.low, self.high = Band(channels[0], low, size), Band(channels[1], high, size)
-        self.patient = PatientEncoder(sum(channels), high.channels, size) if size else None
-        self.register_buffer("patient_means", torch.zeros(shape.rhythms, size))
-        self.register_buffer("patient_factor", torch.eye(size))
+        inputs = sum(channels), high.channels
+        self.patients = Patients(*inputs, size, shape.rhythms) if size else None
         positions = math.ceil(self.frames / 2**low.halvings)
         self.low_prior = Prior(
             low.codes, low.code_size, size, positions, shape.rhythms, network.low_prior
@@ -541,7 +497,7 @@ class TimeVQVAE(Generator):
         )
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
-        autoencoders = [self.low, self.high, *([self.patient] if self.patient else [])]
+        autoencoders = [self.low, self.high, *([self.patients] if self.patients else [])]
         modules = autoencoders if phase == "autoencoder" else [self.low_prior, self.high_prior]
         return [parameter for module in modules for parameter in module.parameters()]
 
@@ -604,40 +560,18 @@ class TimeVQVAE(Generator):
     def _patient(
         self, low: Tensor, high: Tensor, noise: torch.Generator
     ) -> tuple[Tensor | None, Tensor]:
-        """Return the patient vectors of a batch, random in training, and the mean over the batch of
-        their Kullback-Leibler divergence from a standard normal, in nats.
-        """
-        if self.patient is None:
+        """Return the patient vectors of a batch, if there are any, and their mean divergence."""
+        if self.patients is None:
             return None, low.new_zeros(())
-        mean, log_variance = self.patient(low, high).float().unbind(1)
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        if self.training:
-            white = torch.randn(mean.shape, generator=noise, device=mean.device)
-            mean = mean + white * (log_variance / 2).exp()
-        return mean, divergence
+        return self.patients(torch.cat([low, high], dim=1), noise)
 
     @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
-        """Fit a normal distribution of patient vectors to training records: a mean for each rhythm,
-        and one covariance.
-        """
-        if self.patient is None:
-            return
-        vectors = torch.cat(
-            [
-                self.patient(*self.bands(signals.to(self.scale.device) / self.scale)).float()
-                for signals in torch.from_numpy(records.signals()).split(CHUNK)
-            ]
-        )
-        means, log_variances = vectors.unbind(1)
-        labels = torch.as_tensor(records.labels, device=means.device)
-        chosen = one_hot(labels, self.shape.rhythms).to(means)
-        counts = chosen.sum(0)[:, None]
-        centres = torch.where(counts > 0, chosen.T @ means / counts.clamp(min=1), means.mean(0))
-        left = means - centres[labels]
-        covariance = left.T @ left / len(left) + torch.diag(log_variances.exp().mean(0) + JITTER)
-        self.patient_means.copy_(centres)
-        self.patient_factor.copy_(torch.linalg.cholesky(covariance))
+        """Fit the distribution of patient vectors to training records."""
+        if self.patients is not None:
+            self.patients.fit(
+                records, lambda signals: torch.cat(self.bands(signals / self.scale), dim=1)
+            )
 
     def prior_loss(
         self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator
@@ -680,11 +614,7 @@ class TimeVQVAE(Generator):
             .to(device)
             .split(sizes, dim=1)
         )
-        patient = None
-        if self.patient is not None:
-            size = self.network.patient_size
-            white = torch.stack([torch.randn(size, generator=source) for source in sources])
-            patient = self.patient_means[labels] + white.to(device) @ self.patient_factor.T
+        patient = None if self.patients is None else self.patients.draw(labels, sources)
         low_random, high_random = (
             part.reshape(len(labels), 2, count, -1)
             for part, count in zip(random, steps, strict=True)
@@ -717,7 +647,7 @@ class TimeVQVAE(Generator):
             torch.zeros(2, prior.positions, dtype=torch.int64)
             for prior in (self.low_prior, self.high_prior)
         ]
-        patient = [torch.zeros(2, self.network.patient_size)] if self.patient else []
+        patient = [torch.zeros(2, self.network.patient_size)] if self.patients else []
         return Decoder(self), (*tokens, *patient)
 
 

@@ -1,0 +1,118 @@
+"""Patient vectors: what all beats of a record have in common, as a few numbers.
+
+An encoder maps a record to a normal distribution over its vector, and learns together with the
+network that sees the vector, as in a variational autoencoder (Kingma & Welling 2014, "Auto-Encoding
+Variational Bayes"). After training, a normal distribution is fitted to the vectors of the training
+records: a mean for each rhythm, and one covariance. Sampling draws vectors from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from ecgforge.records.record_set import RecordSet
+
+DIVERGENCE = 1e-4  # weight in the loss of the vector's divergence from a standard normal, in nats
+CHUNK = 64  # records in memory at a time, when vectors are measured
+JITTER = 0.01  # added to the variances of the vectors, so that their factor exists
+
+
+class ResidualBlock(nn.Module):
+    """A dilated convolution of width 3 and a pointwise one, with a skip."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 3, padding=dilation, dilation=dilation),
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 1),
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.layers(hidden)
+
+
+class PatientEncoder(nn.Module):
+    """Maps signals `[batch, inputs, positions]` to the mean and the logarithm of the variance of
+    the patient vector, `[batch, 2, size]`: means and standard deviations of features over time.
+    """
+
+    def __init__(self, inputs: int, width: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.features = nn.Sequential(
+            nn.Conv1d(inputs, width, 4, 2, 1),
+            nn.GELU(),
+            nn.Conv1d(width, width, 4, 2, 1),
+            *(ResidualBlock(width, 2**i) for i in range(3)),
+            nn.GELU(),
+        )
+        self.output = nn.Linear(2 * width, 2 * size)
+
+    def forward(self, signals: Tensor) -> Tensor:
+        features = self.features(signals)
+        pooled = torch.cat([features.mean(2), features.std(2)], dim=1)
+        return self.output(pooled).unflatten(1, (2, self.size))
+
+
+class Patients(nn.Module):
+    """The encoder of patient vectors, and the distribution that sampling draws them from.
+
+    Args:
+        inputs: channels of the encoder's signals.
+        width: channels of the encoder's features.
+        size: of the vector.
+        rhythms: number of classes.
+    """
+
+    means: Tensor
+    factor: Tensor
+
+    def __init__(self, inputs: int, width: int, size: int, rhythms: int) -> None:
+        super().__init__()
+        self.encoder = PatientEncoder(inputs, width, size)
+        self.register_buffer("means", torch.zeros(rhythms, size))
+        self.register_buffer("factor", torch.eye(size))
+
+    def forward(self, signals: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the vectors of a batch, `[batch, size]`, random in training, and the mean over the
+        batch of their Kullback-Leibler divergence from a standard normal, in nats.
+        """
+        mean, log_variance = self.encoder(signals).float().unbind(1)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
+        if self.training:
+            white = torch.randn(mean.shape, generator=noise, device=mean.device)
+            mean = mean + white * (log_variance / 2).exp()
+        return mean, divergence
+
+    @torch.no_grad()
+    def fit(self, records: RecordSet, inputs: Callable[[Tensor], Tensor]) -> None:
+        """Fit the distribution to training records. A rhythm without records gets the common mean.
+
+        Args:
+            records: the training records.
+            inputs: maps records, `[batch, leads, samples]`, to the signals of the encoder.
+        """
+        device = self.means.device
+        parts = torch.from_numpy(records.signals()).split(CHUNK)
+        encoded = torch.cat([self.encoder(inputs(part.to(device))).float() for part in parts])
+        vectors, log_variances = encoded.unbind(1)
+        labels = torch.as_tensor(records.labels, device=device)
+        chosen = one_hot(labels, len(self.means)).to(vectors)
+        counts = chosen.sum(0)[:, None]
+        centres = torch.where(counts > 0, chosen.T @ vectors / counts.clamp(min=1), vectors.mean(0))
+        left = vectors - centres[labels]
+        covariance = left.T @ left / len(left) + torch.diag(log_variances.exp().mean(0) + JITTER)
+        self.means.copy_(centres)
+        self.factor.copy_(torch.linalg.cholesky(covariance))
+
+    def draw(self, labels: Tensor, sources: list[torch.Generator]) -> Tensor:
+        """Draw a vector for each record from its own random generator, `[batch, size]`."""
+        size = len(self.factor)
+        white = torch.stack([torch.randn(size, generator=source) for source in sources])
+        return self.means[labels] + white.to(labels.device) @ self.factor.T
