@@ -1231,18 +1231,72 @@ def test_patients_of_a_rhythm_are_drawn_with_the_mean_and_spread_of_its_training
     labels = labels % 2  # no record of the last rhythm
     signals = signals * (1 + 2 * labels[:, None, None])  # another mean vector
     generator.finish(record_set(tmp_path / "set", signals, labels).split("train"))
-    means, log_variances = encoded(generator, signals)
+    rows, log_variances = encoded(generator, signals)
+    variances = log_variances.exp().mean(0)
+    if name in WITH_PATIENTS[:2]:  # the level of noise in each lead is drawn with the vector
+        rows = torch.cat([rows, diffusion.noise_level(signals / generator.scale).log()], dim=1)
+        variances = torch.cat([variances, torch.zeros(8)])
     found = generator.patients
     for label in (0, 1):
-        torch.testing.assert_close(found.means[label], means[labels == label].mean(0))
-    torch.testing.assert_close(found.means[2], means.mean(0))
-    left = means - found.means[labels]
-    expected = left.T @ left / 300 + torch.diag(log_variances.exp().mean(0) + patients.JITTER)
+        torch.testing.assert_close(found.means[label], rows[labels == label].mean(0))
+    torch.testing.assert_close(found.means[2], rows.mean(0))
+    left = rows - found.means[labels]
+    expected = left.T @ left / 300 + torch.diag(variances + patients.JITTER)
     torch.testing.assert_close(found.factor @ found.factor.T, expected, rtol=1e-3, atol=1e-4)
-    sources = base.random_sources(torch.arange(2000))
-    drawn = found.draw(torch.ones(2000, dtype=torch.int64), sources)
+    asked, sources = torch.ones(2000, dtype=torch.int64), base.random_sources(torch.arange(2000))
+    drawn = found.draw(asked, sources)
     torch.testing.assert_close(drawn.mean(0), found.means[1], rtol=0, atol=0.1)
     torch.testing.assert_close(drawn.T.cov(), expected, rtol=0.2, atol=0.1)
+    wider = found.draw(asked, base.random_sources(torch.arange(2000)), spread=1.5)
+    torch.testing.assert_close(wider - found.means[1], 1.5 * (drawn - found.means[1]))
+
+
+@torch.no_grad()
+def test_a_spread_of_zero_draws_the_mean_patient_of_each_rhythm(tmp_path: Path) -> None:
+    generator: Any = build("diffwave").eval()
+    generator.finish(record_set(tmp_path / "set", *records(30)).split("train"))
+    seen: list[torch.Tensor] = []
+    predict = generator.denoiser.forward
+
+    def watched(*inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(inputs[-1])
+        return predict(*inputs)
+
+    generator.denoiser.forward = watched
+    labels = torch.tensor([0, 2])
+    generator.sample(labels, torch.arange(2), sampling("diffwave", guidance=1.0, patient_spread=0))
+    for vectors in seen:
+        torch.testing.assert_close(vectors, generator.patients.means[labels, :4])
+
+
+def test_the_level_of_noise_is_found_next_to_beats() -> None:
+    clean = records(40)[0] / SCALE[:, None]
+    white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    assert diffusion.noise_level(0 * clean).eq(diffusion.QUIET).all()
+    for level in (0.2, 0.5):
+        found = diffusion.noise_level(clean + level * white)
+        assert found.median() == pytest.approx(level, rel=0.15)
+
+
+@torch.no_grad()
+def test_records_get_the_noise_that_they_lack_with_the_spectrum_of_training_records(
+    tmp_path: Path,
+) -> None:
+    generator: Any = build("time_diffusion").eval()
+    white = torch.randn((60, 8, 200), generator=torch.Generator().manual_seed(0))
+    spectrum = torch.fft.rfft(white)
+    spectrum[..., 80:] = 0  # as by a filter: no noise above four fifths of half the rate
+    known = torch.fft.irfft(spectrum, 200) * 0.2 * SCALE[:, None]
+    labels = torch.arange(60) % 3
+    generator.finish(record_set(tmp_path / "set", known, labels).split("train"))
+    clean = torch.sin(torch.arange(200) / 10).expand(60, 8, 200)  # far below the noise's frequencies
+    levels = torch.full((60, 8), 0.1)
+    noise = generator.lacking_noise(clean, levels, white)
+    found = diffusion.noise_level(clean + noise)
+    assert found.median() == pytest.approx(0.1, rel=0.1)
+    power = torch.fft.rfft(noise).abs().square().mean((0, 1))
+    assert power[85:].max() < 0.01 * power[20:75].min()
+    assert not generator.lacking_noise(clean + 10 * noise, levels, white).any()
 
 
 @pytest.mark.parametrize("name", WITH_PATIENTS[:2])
@@ -1326,7 +1380,7 @@ def test_a_diffusion_record_has_the_shape_of_its_patient_vector(name: str, tmp_p
 def test_sampling_goes_from_all_noise_to_none_in_equal_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    generator = registry.create("diffwave", SHAPE, NETWORKS["diffwave"], SCALE, seed=0)
+    generator = without_vector("diffwave")
     times: list[float] = []
 
     def predict(current: torch.Tensor, now: torch.Tensor, *_: object) -> torch.Tensor:

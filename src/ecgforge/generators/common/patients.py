@@ -8,16 +8,11 @@ records: a mean for each rhythm, and one covariance. Sampling draws vectors from
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
-
-from ecgforge.records.record_set import RecordSet
+from torch.nn.functional import one_hot, pad
 
 DIVERGENCE = 1e-4  # weight in the loss of the vector's divergence from a standard normal, in nats
-CHUNK = 64  # records in memory at a time, when vectors are measured
 JITTER = 0.01  # added to the variances of the vectors, so that their factor exists
 
 
@@ -68,16 +63,17 @@ class Patients(nn.Module):
         width: channels of the encoder's features.
         size: of the vector.
         rhythms: number of classes.
+        measured: further numbers of a record that are drawn together with its vector.
     """
 
     means: Tensor
     factor: Tensor
 
-    def __init__(self, inputs: int, width: int, size: int, rhythms: int) -> None:
+    def __init__(self, inputs: int, width: int, size: int, rhythms: int, measured: int = 0) -> None:
         super().__init__()
         self.encoder = PatientEncoder(inputs, width, size)
-        self.register_buffer("means", torch.zeros(rhythms, size))
-        self.register_buffer("factor", torch.eye(size))
+        self.register_buffer("means", torch.zeros(rhythms, size + measured))
+        self.register_buffer("factor", torch.eye(size + measured))
 
     def forward(self, signals: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the vectors of a batch, `[batch, size]`, random in training, and the mean over the
@@ -91,28 +87,31 @@ class Patients(nn.Module):
         return mean, divergence
 
     @torch.no_grad()
-    def fit(self, records: RecordSet, inputs: Callable[[Tensor], Tensor]) -> None:
+    def fit(self, encoded: Tensor, labels: Tensor, measured: Tensor | None = None) -> None:
         """Fit the distribution to training records. A rhythm without records gets the common mean.
 
         Args:
-            records: the training records.
-            inputs: maps records, `[batch, leads, samples]`, to the signals of the encoder.
+            encoded: their means and logarithms of variances, `[records, 2, size]`.
+            labels: `[records]`.
+            measured: their further numbers, `[records, measured]`.
         """
-        device = self.means.device
-        parts = torch.from_numpy(records.signals()).split(CHUNK)
-        encoded = torch.cat([self.encoder(inputs(part.to(device))).float() for part in parts])
-        vectors, log_variances = encoded.unbind(1)
-        labels = torch.as_tensor(records.labels, device=device)
-        chosen = one_hot(labels, len(self.means)).to(vectors)
+        rows, log_variances = encoded.unbind(1)
+        variances = log_variances.exp().mean(0)
+        if measured is not None:
+            rows = torch.cat([rows, measured], dim=1)
+            variances = pad(variances, (0, measured.shape[1]))
+        chosen = one_hot(labels, len(self.means)).to(rows)
         counts = chosen.sum(0)[:, None]
-        centres = torch.where(counts > 0, chosen.T @ vectors / counts.clamp(min=1), vectors.mean(0))
-        left = vectors - centres[labels]
-        covariance = left.T @ left / len(left) + torch.diag(log_variances.exp().mean(0) + JITTER)
+        centres = torch.where(counts > 0, chosen.T @ rows / counts.clamp(min=1), rows.mean(0))
+        left = rows - centres[labels]
+        covariance = left.T @ left / len(left) + torch.diag(variances + JITTER)
         self.means.copy_(centres)
         self.factor.copy_(torch.linalg.cholesky(covariance))
 
-    def draw(self, labels: Tensor, sources: list[torch.Generator]) -> Tensor:
-        """Draw a vector for each record from its own random generator, `[batch, size]`."""
+    def draw(self, labels: Tensor, sources: list[torch.Generator], spread: float = 1.0) -> Tensor:
+        """Draw the vector of each record, and its further numbers, from its own random generator:
+        `[batch, size + measured]`. `spread` multiplies the standard deviations.
+        """
         size = len(self.factor)
         white = torch.stack([torch.randn(size, generator=source) for source in sources])
-        return self.means[labels] + white.to(labels.device) @ self.factor.T
+        return self.means[labels] + spread * white.to(labels.device) @ self.factor.T

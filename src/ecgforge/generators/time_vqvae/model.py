@@ -36,6 +36,7 @@ from ecgforge.records.record_set import RecordSet
 
 CODEBOOK_DECAY = 0.95  # of the running means of the codes
 REVIVAL = 0.05  # share of the uniform usage below which a code is dead
+CHUNK = 64  # records in memory at a time, when patient vectors are measured
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
 
 
@@ -568,10 +569,15 @@ class TimeVQVAE(Generator):
     @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
         """Fit the distribution of patient vectors to training records."""
-        if self.patients is not None:
-            self.patients.fit(
-                records, lambda signals: torch.cat(self.bands(signals / self.scale), dim=1)
-            )
+        if self.patients is None:
+            return
+        device = self.scale.device
+        encoded = [
+            self.patients.encoder(torch.cat(self.bands(signals.to(device) / self.scale), dim=1))
+            for signals in torch.from_numpy(records.signals()).split(CHUNK)
+        ]
+        labels = torch.as_tensor(records.labels, device=device)
+        self.patients.fit(torch.cat(encoded).float(), labels)
 
     def prior_loss(
         self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator
