@@ -33,8 +33,7 @@ from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
 from ecgforge.model_versions import versions
-from ecgforge.model_versions.pyfunc_signature import SAMPLED, WEIGHTS
-from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.pyfunc_signature import SAMPLED, SAMPLING, WEIGHTS
 from ecgforge.params import Params
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore

@@ -38,7 +38,7 @@ def works(params: Params) -> dict[str, workload.Work]:
     }
 
 
-@pytest.mark.parametrize("profile", ["demo", "sample", "paper", "paper_10000", "gpu"])
+@pytest.mark.parametrize("profile", ["demo", "small", "sample", "paper", "paper_10000", "gpu"])
 def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
     tree, lists = (
         yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"],

@@ -40,6 +40,7 @@ from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
 from ecgforge.model_versions import history, lookup, models, signing, versions
+from ecgforge.model_versions.pyfunc_signature import VALIDATED
 from ecgforge.params import Params
 from ecgforge.provenance import lineage, recorded
 from ecgforge.provenance.dvc_store import DvcStore

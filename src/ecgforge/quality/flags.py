@@ -62,8 +62,8 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
     # With few records, the quantile of 1 % is inaccurate, and held-out records exceed it too.
     if low["copied_share"] - overall["baseline"]["copied_share"] > COPIED:
         near = (
-            f"{overall['value']['copied_share'] * 100:.0f} % of the records are nearer to a training "
-            "record than the nearest 1 % of held-out records"
+            f"{overall['value']['copied_share'] * 100:.0f} % of the records are nearer to a "
+            "training record than the nearest 1 % of held-out records"
         )
         # Copies are near only to training records; blurred records are near to all records.
         if low["membership_auc"] > CHANCE:

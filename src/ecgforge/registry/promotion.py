@@ -29,8 +29,7 @@ from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write, md5, read_csv
 from ecgforge.model_versions import history, lookup, signing, versions
-from ecgforge.model_versions.pyfunc_signature import DIGEST, WEIGHTS
-from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.pyfunc_signature import DIGEST, SAMPLING, WEIGHTS
 from ecgforge.model_versions.versions import Version
 from ecgforge.params import Params
 from ecgforge.preparation import twins

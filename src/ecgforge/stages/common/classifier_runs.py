@@ -18,8 +18,8 @@ from ecgforge.classifiers.common import augmentation, contrastive, registry
 from ecgforge.classifiers.common.base import Change, Classifier, probabilities
 from ecgforge.files import md5
 from ecgforge.model_versions import models
-from ecgforge.model_versions.pyfunc_signature import VALIDATED
 from ecgforge.model_versions.lookup import BEST_F1
+from ecgforge.model_versions.pyfunc_signature import VALIDATED
 from ecgforge.params import ClassifierSettings, Params, PreTraining, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
