@@ -330,8 +330,11 @@ def places(classifier: versions.Version) -> dict[str, str]:
     }
 
 
-def test_verify_reports_where_everything_is(classifier: versions.Version) -> None:
+def test_verify_reports_where_everything_is(
+    classifier: versions.Version, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage.verify([classifier.label])
+    assert capsys.readouterr().out.splitlines()[-1] == "All 9 match."
     assert set(places(classifier).values()) == {"in the working tree"}
     with Gone(Path("data/prepared/ptbxl")):
         assert places(classifier)["ptbxl"] == "in DVC's cache"

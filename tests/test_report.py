@@ -645,6 +645,19 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     assert "−0.500 to −0.031" in report, "the same comparison by AUROC"
 
 
+def test_limits_beyond_the_largest_difference_end_there(inputs, tmp_path):
+    supported, untested = inputs.verdicts
+    wide = supported.primary.assign(low=-1.25, high=1.5)
+    by_metric = pd.concat([wide, wide.assign(metric="log_score")])
+    page.write(
+        replace(inputs, verdicts=[replace(supported, primary=by_metric), untested]),
+        tmp_path / "report.html",
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("−1.000 to +1.000") == len(wide)
+    assert text.count("−1.250 to +1.500") == len(wide), "a log score has no largest difference"
+
+
 def test_sweeps_have_curves_and_tables(report):
     found = Tables(report).tables
     assert found[f"Other classifiers, ptbxl, {GENERATORS[0]}"][1:] == [
@@ -806,7 +819,7 @@ def test_every_score_is_shown_with_its_baseline_and_negative_control(report):
             # interval.
             judged = name not in (*flags.UNMARKED, *flags.MORE_IS_BETTER, "mmd2")
             assert row == [
-                page.SCORES[name],
+                page.SCORES[name] + " (mV)" * (name in page.AMPLITUDES),
                 "7.25 0 to 9 1.5 … 99.5",
                 f"8.25{' ▲' if judged else ''} 7.25 to 9 1.5 … 99.5",
             ]
@@ -832,8 +845,16 @@ def test_rank_correlations_without_intervals_have_their_reason_and_no_figure(inp
 
 
 def test_the_figure_of_rank_correlations_has_every_score_and_setting():
-    svg = figures.utility(utility_of({"recall": (0.9, 0.2), "frechet": (0.1, -0.4)}))
-    for text in ("recall", "frechet", "TrSTeR", "TrRSTeR"):
+    names = ("recall", "frechet", "copied_share", "mine")
+    svg = figures.utility(utility_of(dict.fromkeys(names, (0.9, 0.2))), page.SCORES)
+    for text in (
+        "recall",
+        "Fréchet distance, random convolutions",
+        "share nearer to a training record than the nearest …",
+        "mine",
+        "TrSTeR",
+        "TrRSTeR",
+    ):
         assert f">{text}<" in svg
 
 
