@@ -20,7 +20,7 @@ import yaml
 
 from ecgforge.classifiers.common.registry import CLASSIFIERS
 from ecgforge.commands.workload import workload
-from ecgforge.dvc.internals import each_file_once
+from ecgforge.dvc.internals import each_file_once, locked_repo
 from ecgforge.errors import EcgforgeError
 from ecgforge.generators.common.registry import GENERATORS
 from ecgforge.params import Params
@@ -89,10 +89,8 @@ def resolved(folder: Path) -> None:
 def status(folder: Path) -> set[str]:
     """Return the stages that DVC would run once `resolve` has run, before it knows whether those
     before them come out differently."""
-    from dvc.repo import Repo
-
     resolved(folder)
-    with chdir(folder), each_file_once(), Repo() as repo:
+    with chdir(folder), each_file_once(), locked_repo() as repo:
         return set(repo.status()) - {"resolve"}
 
 

@@ -79,17 +79,13 @@ def small_params() -> dict[str, Any]:
     }
     demo["synthesis"] |= {"train": 24, "validation": 3, "test": 4}
     demo["classifiers"]["resnet1d"]["network"] |= {"widths": [8, 16]}
-    demo["classifiers"]["resnet1d"]["training"] |= {
-        "steps": 40,
-        "evaluate_every": 20,
-        "warmup_steps": 2,
-    }
+    short = {"steps": 12, "evaluate_every": 6, "warmup_steps": 2}
+    demo["classifiers"]["resnet1d"]["training"] |= short
     demo["study"] |= {"seeds": [0, 1], "resamples": 50}
-    short = {"steps": 20, "evaluate_every": 10, "warmup_steps": 2}
     for other in ("xresnet1d", "transformer"):
         demo["classifiers"][other]["training"] |= short
     demo["classifiers"]["xresnet1d"]["network"] |= {"widths": [4, 8], "depths": [1, 1]}
-    demo["sweeps"]["transfer"]["training"] |= short | {"steps": 30}
+    demo["sweeps"]["transfer"]["training"] |= short
     for name, percent in {"mixture": 50, "transfer": 25, "size": 50}.items():
         demo["sweeps"][name]["percents"] = [percent]
     demo["quality"] |= {"records": 20, "permutations": 20}
