@@ -254,7 +254,7 @@ def test_a_new_seed_touches_no_data_and_no_generator(study: Path) -> None:
 def test_a_new_generator_runs_its_cells_alone(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["generators"].append("flow")
-        for profile in list(tree["profiles"].values())[:3]:
+        for profile in (tree["profiles"][name] for name in ("demo", "sample", "paper")):
             profile["generators"]["flow"] = profile["generators"]["diffwave"]
 
     edit(study, change)
@@ -270,7 +270,7 @@ def test_a_new_generator_runs_its_cells_alone(study: Path, monkeypatch: pytest.M
 def test_a_new_backbone_runs_its_cells_alone(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(tree: dict[str, Any]) -> None:
         tree["sweep_targets"]["backbones"].append("mlp")
-        for profile in list(tree["profiles"].values())[:3]:
+        for profile in (tree["profiles"][name] for name in ("demo", "sample", "paper")):
             profile["classifiers"]["mlp"] = profile["classifiers"]["transformer"]
 
     edit(study, change)
