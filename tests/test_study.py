@@ -79,7 +79,7 @@ def small_params() -> dict[str, Any]:
     }
     demo["synthesis"] |= {"train": 24, "validation": 3, "test": 4}
     demo["classifiers"]["resnet1d"]["network"] |= {"widths": [8, 16]}
-    short = {"steps": 12, "evaluate_every": 6, "warmup_steps": 2}
+    short = {"steps": 18, "evaluate_every": 6, "warmup_steps": 2}  # a third is unfrozen at a time
     demo["classifiers"]["resnet1d"]["training"] |= short
     demo["study"] |= {"seeds": [0, 1], "resamples": 50}
     for other in ("xresnet1d", "transformer"):
