@@ -294,7 +294,7 @@ def test_the_report_judges_every_claim(study: Path) -> None:
     assert len(judged["claim"].unique()) >= 7
     report = (study / "reports/report.html").read_text()
     assert all(claim.replace("'", "&#39;") in report for claim in judged["claim"])
-    assert "not tested" in report, "there is no merged dataset in this study"
+    assert "Not tested in this study" in report, "there is no merged dataset in this study"
 
 
 def test_the_answer_is_the_same_in_the_report_the_file_and_the_terminal(
