@@ -193,6 +193,8 @@ def test_the_plan_is_printed_before_anything_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "PARTS", 1)  # this test does not check the speeds
+    speeds = stage._speeds(params, len(REAL))
+    monkeypatch.setattr(stage, "_speeds", lambda *_: speeds)  # measured once for both plans
     stage.show(params)
     output = capsys.readouterr().out
     assert "profile demo" in output
