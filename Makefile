@@ -8,10 +8,12 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # containers set it, and each process would compile all files again
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-fast lint bench docs ui lock clean
+.PHONY: help install repro test test-fast lint bench docs ui lock clean
 
 help: ## Show these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Set up the environment in .venv; all other targets do this, too.
 
 repro: $(INSTALLED) ## Set up, then run the study of the profile named in params.yaml, and say where the results are.
 	@ecgforge repro

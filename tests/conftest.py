@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import diskcache
 import pytest
 
 # Tests interrupt what they start; a shell that runs them in the background would have that ignored.
@@ -52,23 +53,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def databases_do_not_wait_for_the_disk() -> Iterator[None]:
-    """Have SQLite not wait until each commit is on the disk: only a crash of the machine, which no
-    test causes, could lose one.
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Have no write wait until it is on the disk, in this process and its forks: only a crash of
+    the machine, which no test causes, could lose one. SQLite's databases are MLflow's and Optuna's
+    (by SQLAlchemy, which they import later), and DVC's (by diskcache).
     """
-    if "sqlalchemy" not in sys.modules:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setitem(diskcache.DEFAULT_SETTINGS, "sqlite_synchronous", 0)
+        if not {"mlflow", "optuna"} & sys.modules.keys():
+            yield
+            return
+        from sqlalchemy import event
+        from sqlalchemy.engine import Engine
+
+        def opened(connection: object, _: object) -> None:
+            if isinstance(connection, sqlite3.Connection):
+                connection.execute("PRAGMA synchronous = OFF")
+
+        event.listen(Engine, "connect", opened)
         yield
-        return
-    from sqlalchemy import event
-    from sqlalchemy.engine import Engine
-
-    def opened(connection: object, _: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", opened)
-    yield
-    event.remove(Engine, "connect", opened)
+        event.remove(Engine, "connect", opened)
 
 
 gc.disable()  # until all modules are imported

@@ -102,6 +102,11 @@ def test_rounded_numbers_never_contradict_the_words(gain: Gain, numbers: str) ->
     assert numbers in an_answer(gain).sentence
 
 
+def test_limits_of_an_answer_end_at_the_largest_difference() -> None:
+    row = {"estimate": 0.1, "low": -1.3, "high": 1.5, "finding": "undecided"}
+    assert answers._gain(row) == Gain(0.1, -1.0, 1.0, "undecided")
+
+
 def test_simulated_records_and_rounds_are_named() -> None:
     none = an_answer(Gain(0.0, -0.01, 0.01, "does not help enough"))
     crossed = replace(none, training=Training([744, 745, 746, 745, 745], simulated=True))

@@ -117,7 +117,7 @@ def test_labels_of_headers_are_read(tmp_path: Path) -> None:
         comments = [f"Patient: {number % 14}", "Age: 50", "Sex: Male", f"Dx: {dx}"]
         record(tmp_path / "ecgs/deep", f"b{number}", number, comments=comments)
     file = init(tmp_path / "ecgs")
-    assert len(file.read_text().splitlines()) == 13
+    assert len(file.read_text().splitlines()) == 10
     params = parameters.read(file)
     assert (params.datasets, params.merged, params.sweep_targets.sweeps) == (["mine"], [], [])
     source = params.source("mine")
@@ -304,8 +304,7 @@ def test_parameters_are_taken_over_and_other_lines_stay(project: Path) -> None:
     assert after[after.index(before[start]) : after.index("  mine:")] == before[start:]
     assert before[:5] == after[:5]
     assert not taken_over.take_over(mine, params)  # they are there
-    text = mine.read_text().replace("min_records: 5", "min_records: 6")
-    mine.write_text(text)
+    mine.write_text(mine.read_text() + "    preparation: {min_records: 6}\n")
     with pytest.raises(EcgforgeError, match="changes that are not committed"):
         taken_over.take_over(mine, params)
     subprocess.run(["git", "checkout", "-q", "params.yaml"], cwd=project, check=True)

@@ -33,8 +33,7 @@ from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
 from ecgforge.model_versions import versions
-from ecgforge.model_versions.models import SAMPLED, WEIGHTS
-from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.pyfunc_signature import SAMPLED, SAMPLING, WEIGHTS
 from ecgforge.params import Params
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore
@@ -331,8 +330,11 @@ def places(classifier: versions.Version) -> dict[str, str]:
     }
 
 
-def test_verify_reports_where_everything_is(classifier: versions.Version) -> None:
+def test_verify_reports_where_everything_is(
+    classifier: versions.Version, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage.verify([classifier.label])
+    assert capsys.readouterr().out.splitlines()[-1] == "All 9 match."
     assert set(places(classifier).values()) == {"in the working tree"}
     with Gone(Path("data/prepared/ptbxl")):
         assert places(classifier)["ptbxl"] == "in DVC's cache"

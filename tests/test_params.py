@@ -42,7 +42,7 @@ def write(tree: dict[str, Any], folder: Path) -> Path:
 def test_every_profile_is_valid_as_a_whole() -> None:
     params = parameters.read(ROOT / "params.yaml")
     assert params.profile == "demo"
-    assert set(params.profiles) == {"demo", "sample", "paper", "paper_10000", "gpu"}
+    assert set(params.profiles) == {"demo", "small", "sample", "paper", "paper_10000", "gpu"}
 
 
 def test_large_profiles_search_sampling_parameters_alone_which_share_one_training() -> None:

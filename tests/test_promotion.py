@@ -40,6 +40,7 @@ from ecgforge.commands import promote as stage
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5, read_csv
 from ecgforge.model_versions import history, lookup, models, signing, versions
+from ecgforge.model_versions.pyfunc_signature import VALIDATED
 from ecgforge.params import Params
 from ecgforge.provenance import lineage, recorded
 from ecgforge.provenance.dvc_store import DvcStore
@@ -358,7 +359,7 @@ def test_a_version_has_a_line_and_tags_for_people() -> None:
     about = store.client().get_registered_model(NAME).description
     assert about.startswith("Classifies the rhythm of a 10 s, 12-lead ECG.")
     assert f"ecgforge promote {NAME} --best" in about
-    tags = found.tags | {models.VALIDATED: "0.8449"}
+    tags = found.tags | {VALIDATED: "0.8449"}
     assert models.summary(tags) == "TrRTeR on ptbxl, oracle, seed 1: validation macro-F1 .84"
     mixed = tags | {"setting": "TrRSTeR", "generator": "diffwave", "augmented": "true"}
     assert models.summary(mixed) == (

@@ -444,7 +444,7 @@ def test_the_answer_of_each_dataset_stands_before_all_results(report):
     assert report.index('id="answers-chapman"') < report.index('id="results"')
     answers = report[report.index('id="answers"') : report.index('id="results"')]
     assert answers.count("<img") == 2
-    assert "synthetic alone: &lt;time_vqvae&gt; hurts. The numbers are in the table" in answers
+    assert "synthetic alone: &lt;time_vqvae&gt; hurts. The numbers are in a table" in answers
 
 
 def test_the_differences_from_real_records_are_in_a_table(report):
@@ -638,9 +638,24 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
         "To decide it: more test patients.",
     ):
         assert part in text
-    assert ["It also sings.", "not tested", "–"] in table
+    assert "It also sings." not in {row[0] for row in table}
+    assert "Not tested in this study: 1 claim<" in report
+    assert "<li>It also sings.</li>" in report
     assert "+0.000 to +0.200" in report
     assert "−0.500 to −0.031" in report, "the same comparison by AUROC"
+
+
+def test_limits_beyond_the_largest_difference_end_there(inputs, tmp_path):
+    supported, untested = inputs.verdicts
+    wide = supported.primary.assign(low=-1.25, high=1.5)
+    by_metric = pd.concat([wide, wide.assign(metric="log_score")])
+    page.write(
+        replace(inputs, verdicts=[replace(supported, primary=by_metric), untested]),
+        tmp_path / "report.html",
+    )
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("−1.000 to +1.000") == len(wide)
+    assert text.count("−1.250 to +1.500") == len(wide), "a log score has no largest difference"
 
 
 def test_sweeps_have_curves_and_tables(report):
@@ -804,7 +819,7 @@ def test_every_score_is_shown_with_its_baseline_and_negative_control(report):
             # interval.
             judged = name not in (*flags.UNMARKED, *flags.MORE_IS_BETTER, "mmd2")
             assert row == [
-                page.SCORES[name],
+                page.SCORES[name] + " (mV)" * (name in page.AMPLITUDES),
                 "7.25 0 to 9 1.5 … 99.5",
                 f"8.25{' ▲' if judged else ''} 7.25 to 9 1.5 … 99.5",
             ]
@@ -830,8 +845,16 @@ def test_rank_correlations_without_intervals_have_their_reason_and_no_figure(inp
 
 
 def test_the_figure_of_rank_correlations_has_every_score_and_setting():
-    svg = figures.utility(utility_of({"recall": (0.9, 0.2), "frechet": (0.1, -0.4)}))
-    for text in ("recall", "frechet", "TrSTeR", "TrRSTeR"):
+    names = ("recall", "frechet", "copied_share", "mine")
+    svg = figures.utility(utility_of(dict.fromkeys(names, (0.9, 0.2))), page.SCORES)
+    for text in (
+        "recall",
+        "Fréchet distance, random convolutions",
+        "share nearer to a training record than the nearest …",
+        "mine",
+        "TrSTeR",
+        "TrRSTeR",
+    ):
         assert f">{text}<" in svg
 
 

@@ -136,11 +136,21 @@ def test_a_telephone_shows_the_answer_and_its_figure_in_full_size(opened):
     assert answer.is_displayed()
     assert answer.text.startswith("PTB-XL (simulated): no.")
     shown, own = opened.execute_script(
-        "const image = document.querySelector('main p.answer ~ figure img'); "
+        "const image = document.querySelector('main .answered figure img'); "
         "return [image.getBoundingClientRect().width, image.naturalWidth]"
     )
     resize(opened, 1280)
     assert shown >= own - 1
+
+
+def test_a_wide_window_shows_each_answer_next_to_its_figure(opened):
+    resize(opened, 1280)
+    sentence, image = opened.execute_script(
+        "const part = document.querySelector('main .answered'); "
+        "return ['.answer', 'figure'].map(name => part.querySelector(name).getBoundingClientRect())"
+    )
+    assert sentence["right"] <= image["left"]
+    assert sentence["top"] < image["bottom"]
 
 
 def test_tables_sort_by_value_within_a_dataset(opened):

@@ -155,7 +155,7 @@ def value(scores: pd.DataFrame, metric: str, column: str = "value") -> float:
 
 def test_copies_are_flagged_as_memorised(scores: dict[str, pd.DataFrame]) -> None:
     near, leaked = flags(scores["copies"])
-    assert near.startswith("Memorised: 100% of the records are nearer")
+    assert near.startswith("Memorised: 100 % of the records are nearer")
     assert leaked.startswith("Memorised: the records reveal the training patients")
     assert value(scores["copies"], "dcr_ratio") == pytest.approx(0, abs=1e-6)
 

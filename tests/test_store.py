@@ -388,7 +388,7 @@ def test_a_deleted_experiment_is_named_with_the_way_back() -> None:
     ):
         pass
     with pytest.raises(EcgforgeError, match="was deleted"):
-        store.serve(5000, runs.EXPERIMENT, runs.CHARTS)
+        store.serve(0, runs.EXPERIMENT, runs.CHARTS)  # 0: any free port
     client.restore_experiment(experiment)
     with opened("c"):
         pass

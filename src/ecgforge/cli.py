@@ -216,7 +216,7 @@ def acquire(
     from ecgforge.stages import parameters
 
     folder = _out("acquire", out, folders.RAW / source)
-    found = parameters.read(params)
+    found = parameters.of_sources(params)
     registry.acquire(found.source(source), folder, found.preprocessing.sampling_rate)
 
 

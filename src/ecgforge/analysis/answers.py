@@ -269,7 +269,9 @@ def _parts(condition: Condition) -> Iterator[str]:
 
 
 def _gain(row: Mapping[Any, Any]) -> Gain:
-    return Gain(float(row["estimate"]), float(row["low"]), float(row["high"]), row["finding"])
+    # no difference of macro-F1 is larger than 1, and with two seeds the limits can lie beyond
+    low, high = np.clip([row["low"], row["high"]], -1, 1)
+    return Gain(float(row["estimate"]), float(low), float(high), row["finding"])
 
 
 def _numbers(gain: Gain, smallest_gain: float) -> str:

@@ -13,7 +13,7 @@ from ecgforge.commands import plan
 from ecgforge.commands.survey import Survey, lines, survey
 from ecgforge.errors import EcgforgeError
 from ecgforge.outputs import expanded
-from ecgforge.params import Params
+from ecgforge.params import Params, Preparation
 from ecgforge.sources.found import Label
 from ecgforge.stages import parameters
 
@@ -27,12 +27,10 @@ folds: {{{name}: 5}} # rounds of cross-fitting: each record is a test record onc
 generators: [diffwave]
 profiles:
   {name}:
-    base: demo # small networks and short trainings; `sample` has larger ones, and takes hours
+    base: {profile} # small networks and short trainings; `sample` has larger ones, and takes hours
     sources: {{{name}: {{kind: folder, {source}}}}}
-    preparation: {{{preparation}}}
-    synthesis: {{train: match_real}} # as many synthetic records as real ones
-    study: {{synthetic_share: 0.5}} # half of the records of TrRSTeR
 """
+PROFILE = "small"  # that the study builds on
 
 
 def init(records: Path, name: str, table: str | None, out: Path | None, params: Path) -> None:
@@ -60,7 +58,13 @@ def init(records: Path, name: str, table: str | None, out: Path | None, params: 
     found = survey(expanded(str(records)).absolute(), table, base.preprocessing)
     for line in lines(found, base.preprocessing.duration):
         console.out.print(line)
-    _write(text(found, name, file, os.path.relpath(params, file.parent)), file)
+    if PROFILE not in base.profiles:
+        raise EcgforgeError(
+            f"{params} has no profile `{PROFILE}`, on which the study builds: copy it from the "
+            "params.yaml of this version of ecgforge"
+        )
+    content = text(found, name, file, os.path.relpath(params, file.parent))
+    _write(content + _preparation(found, base.profiles[PROFILE].preparation), file)
     if found.obstacle:
         raise EcgforgeError(f"{found.obstacle}; add records, or fill in `map` in {file}")
     time = plan.duration(plan.estimate(parameters.read(file)).parallel)
@@ -89,7 +93,7 @@ def _write(content: str, file: Path) -> None:
 
 
 def text(found: Survey, name: str, file: Path, base: str) -> str:
-    """Return the parameters of a study of the surveyed records, as YAML."""
+    """Return the parameters of a study of the surveyed records, as YAML, without `preparation`."""
     settings = found.settings
     source = [f"path: {_quoted(settings.path)}, table: {_quoted(settings.table)}"]
     if settings.separator != ",":
@@ -101,18 +105,24 @@ def text(found: Survey, name: str, file: Path, base: str) -> str:
     named = [*known, *[label for label in found.labels if not label.code][:ASKED]]
     if named:
         source.append("map: { # label of the records: rhythm, or null to ignore it")
-    preparation = f"min_records: {found.least}, amplitude: {found.amplitude}"
-    if found.damaged:
-        preparation += f", max_damaged: {math.ceil(100 * found.damaged) / 100:g}"
     return TEXT.format(
         file=file,
         base=_quoted(base) if not re.fullmatch(r"[\w./-]+", base) else base,
         name=name,
+        profile=PROFILE,
         source=f",\n{' ' * 6}".join(source)
         + "".join(f"\n{' ' * 8}{_mapped(label)}" for label in named)
         + ("\n      }" if named else ""),
-        preparation=preparation,
     )
+
+
+def _preparation(found: Survey, before: Preparation) -> str:
+    """Return the line with what the records need, if that differs from the profile's."""
+    needed: dict[str, object] = {"min_records": found.least, "amplitude": found.amplitude}
+    if found.damaged:
+        needed["max_damaged"] = f"{math.ceil(100 * found.damaged) / 100:g}"
+    changed = [f"{key}: {one}" for key, one in needed.items() if one != getattr(before, key)]
+    return f"    preparation: {{{', '.join(changed)}}}\n" if changed else ""
 
 
 def _mapped(label: Label) -> str:

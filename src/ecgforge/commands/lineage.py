@@ -178,6 +178,7 @@ def verify(references: list[str]) -> None:
         raise EcgforgeError(
             f"{len(lost)} of {len(seen)} do not match or are no longer available: {', '.join(lost)}"
         )
+    console.out.print(f"All {len(seen)} match.")
 
 
 def _found(node: Node, content: DvcStore) -> tuple[str, bool]:

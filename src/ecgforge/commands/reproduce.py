@@ -21,7 +21,7 @@ from ecgforge import console
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import md5
 from ecgforge.model_versions import lookup, versions
-from ecgforge.model_versions.models import WEIGHTS
+from ecgforge.model_versions.pyfunc_signature import WEIGHTS
 from ecgforge.model_versions.versions import Version
 from ecgforge.params import Profile
 from ecgforge.provenance import lineage

@@ -15,7 +15,6 @@ from ecgforge.provenance.dvc_store import DvcStore
 from ecgforge.registry import withdrawal
 from ecgforge.registry.withdrawal import Affected
 from ecgforge.sources.layouts import LAYOUTS
-from ecgforge.stages import parameters
 from ecgforge.tracking import store
 
 KEY = "withdrawn"  # of params.yaml
@@ -35,7 +34,7 @@ def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None)
         EcgforgeError: the source is unknown, no patient is given, or the source has no such
             patient. Then nothing is changed.
     """
-    params = parameters.read(file)
+    params = Params.read(file)
     given = {*named, *(_lines(listed) if listed else [])}
     if not given:
         raise EcgforgeError("name a patient, or give a file of patients with --file")
@@ -51,7 +50,7 @@ def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None)
         + (f"; {again} were already in it" if again else "")
         + "."
     )
-    affected = _affected(parameters.read(file))
+    affected = _affected(Params.read(file))
     for one in affected:
         withdrawal.mark(one)
     _print(affected)
@@ -64,7 +63,7 @@ def check(file: Path) -> None:
     Raises:
         EcgforgeError: a version did, or this is unknown.
     """
-    params = parameters.read(file)
+    params = Params.read(file)
     count = len(withdrawal.patients(params))
     reached = [one for one in _affected(params) if one.version.aliases]
     if reached:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecgforge.model_versions.models import WEIGHTS
+from ecgforge.model_versions.pyfunc_signature import WEIGHTS
 from ecgforge.tracking import store
 from ecgforge.tracking.runs import FINGERPRINT, GPU, THREADS
 

@@ -25,9 +25,12 @@ from ecgforge.model_versions.pyfunc_signature import (
     DIGEST,
     FILES,
     GRAPH,
+    SAMPLED,
     SAMPLING,
+    VALIDATED,
     WEIGHTS,
     Service,
+    canonical_json,
     describe,
     describe_graph,
 )
@@ -41,9 +44,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.models import Model, ModelSignature
 
-# tag of a generator's version: the sampling parameters, the same as in its sampling.json
-SAMPLED = "sampling"
-VALIDATED = "validation_f1_macro"  # tag of a classifier's version: of the weights that it keeps
 ABOUT = {  # descriptions of registered models
     "classifier": "Classifies the rhythm of a 10 s, 12-lead ECG. Trained on the dataset "
     "{dataset}. `ecgforge promote {name} --best` makes a version champion.",
@@ -160,11 +160,6 @@ def sampling_file(
 ) -> dict[str, Any]:
     """Return the JSON file of a generator's version that describes its sampling, by file name."""
     return {SAMPLING: {"sampling": sampling, "rhythms": rhythms, "units": units}}
-
-
-def canonical_json(sampling: Mapping[str, Any]) -> str:
-    """Return sampling parameters as canonical JSON, for comparison."""
-    return json.dumps(sampling, sort_keys=True)
 
 
 def log_sampling(name: str, weights: str, described: Mapping[str, Any]) -> str | None:

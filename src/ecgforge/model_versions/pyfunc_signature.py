@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ FILES = "extra_files"  # MLflow's folder for the files that ecgforge reads
 SAMPLING = "sampling.json"
 WEIGHTS = "weights.md5"  # tag of a version: md5 of its file `WEIGHTS_FILE`
 WEIGHTS_FILE = "weights.safetensors"
+# tag of a generator's version: the sampling parameters, the same as in its sampling.json
+SAMPLED = "sampling"
+VALIDATED = "validation_f1_macro"  # tag of a classifier's version: of the weights that it keeps
 GRAPH = "data/model.pt2"  # the file that MLflow's own loader reads
 LOADER = "ecgforge.registry.serving"  # the only loader module that ecgforge allows in a version
 
@@ -39,6 +44,11 @@ class Service:
     loader: str
     example: list[dict[str, Any]]
     files: dict[str, Any]
+
+
+def canonical_json(sampling: Mapping[str, Any]) -> str:
+    """Return sampling parameters as canonical JSON, for comparison."""
+    return json.dumps(sampling, sort_keys=True)
 
 
 ENVIRONMENT = {"conda_env": "conda.yaml", "python_env": "python_env.yaml"}

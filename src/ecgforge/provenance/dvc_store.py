@@ -60,6 +60,8 @@ class DvcStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or project_root()
         self._digests: dict[Path, str] = {}
+        self._listings: dict[str, dict[str, str]] = {}
+        self._commits: dict[str, list[str]] = {}
         self._damaged: set[str] = set()
         problem = git_problem(self.root)
         if problem:
@@ -74,12 +76,18 @@ class DvcStore:
         Returns:
             The content; None if it is no longer available.
         """
+        # the cache first: to know the digest of a folder, the working tree is hashed as a whole
+        found = self._object(self._held(digest, name, remote=False), remote=False)
+        if found is not None:
+            return found
         if path and self.digest(path) == digest:
             file = self.root / path / name
             return file.read_bytes() if file.is_file() else None
-        if not name:
-            return self._object(digest)
-        return self._object(self.listing(digest).get(name, ""))
+        return self._object(self._held(digest, name))
+
+    def _held(self, digest: str, name: str, *, remote: bool = True) -> str:
+        """Return the md5 of the file `name` of a folder, or of the file with this digest itself."""
+        return self.listing(digest, remote=remote).get(name, "") if name else digest
 
     def local(self, digest: str, name: str, path: str = "") -> Path | None:
         """Return the local path of the file `name` of the folder with this digest.
@@ -97,20 +105,24 @@ class DvcStore:
             file = Path(self._cache.oid_to_path(held))
         return file if file.is_file() else None
 
-    def listing(self, digest: str) -> dict[str, str]:
+    def listing(self, digest: str, *, remote: bool = True) -> dict[str, str]:
         """Return the md5 of each file of a folder by relative path.
 
-        Empty if DVC no longer has it.
+        Empty if DVC no longer has it. A listing is kept, since its digest states its content.
+
+        Args:
+            remote: also ask DVC's remote.
         """
-        found = self._object(digest) if digest.endswith(".dir") else None
-        try:
-            return (
-                {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(found)}
-                if found
-                else {}
-            )
-        except (ValueError, TypeError, KeyError):
-            return {}
+        if digest not in self._listings:
+            found = self._object(digest, remote=remote) if digest.endswith(".dir") else None
+            try:
+                listed = {str(one["relpath"]): str(one["md5"]) for one in json.loads(found or "[]")}
+            except (ValueError, TypeError, KeyError):
+                listed = {}
+            if not listed:
+                return {}
+            self._listings[digest] = listed
+        return self._listings[digest]
 
     def digest(self, path: str) -> str:
         """Return the digest of `path` in the working tree, empty if nothing is there; cached."""
@@ -326,13 +338,25 @@ class DvcStore:
         lock = self.root / LOCK
         if lock.is_file():
             yield "", lock.read_text(errors="replace")
-        for commit in git(
-            self.root, "log", "--all", "--format=%H", f"-S{text}", "--", LOCK
-        ).split():
+        if text not in self._commits:
+            words = ("log", "--all", "--format=%H", f"-S{text}", "--", LOCK)
+            self._commits[text] = git(self.root, *words).split()
+        for commit in self._commits[text]:
             yield f"{LOCK} of commit {commit[:8]}", git(self.root, "show", f"{commit}:./{LOCK}")
-        if self._cache is not None:
-            for file in (Path(self._cache.path).parents[1] / "runs").glob("*/*/*"):
-                yield f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace")
+        yield from self._runs
+
+    @cached_property
+    def _runs(self) -> list[tuple[str, str]]:
+        """The records of DVC's run cache, with their origin; a search of all versions reads each
+        many times.
+        """
+        if self._cache is None:
+            return []
+        files = (Path(self._cache.path).parents[1] / "runs").glob("*/*/*")
+        return [
+            (f"DVC's record {file.name[:8]} of a run", file.read_text(errors="replace"))
+            for file in files
+        ]
 
     def _read(self, where: str, text: str) -> tuple[Step, ...]:
         """Return the stages in a dvc.lock; for a damaged file of another commit, print a warning.
@@ -378,10 +402,12 @@ class DvcStore:
             == wanted
         )
 
-    def _object(self, digest: str) -> bytes | None:
+    def _object(self, digest: str, *, remote: bool = True) -> bytes | None:
         """Return a file of the cache or of the remote, if its content matches its digest."""
-        for database in (self._cache, self._remote):
-            if database is None or not DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
+            return None
+        for database in (self._cache, self._remote if remote else None):
+            if database is None:
                 continue
             try:
                 content = self._from_remote(

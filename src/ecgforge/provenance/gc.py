@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ecgforge.model_versions import history, orphans
-from ecgforge.model_versions.models import WEIGHTS
+from ecgforge.model_versions.pyfunc_signature import WEIGHTS
 from ecgforge.model_versions.versions import Version, all_versions, versions
 from ecgforge.provenance import lineage
 from ecgforge.provenance.dvc_store import DvcStore

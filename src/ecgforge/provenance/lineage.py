@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.model_versions.models import SAMPLED, WEIGHTS, canonical_json
+from ecgforge.model_versions.pyfunc_signature import SAMPLED, WEIGHTS, canonical_json
 from ecgforge.model_versions.versions import FILES, Version, all_versions, find
 from ecgforge.provenance.dvc_store import DIGEST, DvcStore, Step
 from ecgforge.tracking import store
@@ -127,6 +127,7 @@ class Walker:
     def __init__(self, content: DvcStore) -> None:
         self.content = content
         self._nodes: dict[str, Node] = {}
+        self._lost: dict[str, str] = {}
 
     def version(self, version: Version) -> Node:
         key = version.label
@@ -356,20 +357,18 @@ class Walker:
         commit = tags.get("git.commit", "")
         if not commit:
             return UNKNOWN
-        there = has_commit(self.content.root, commit)
+        if commit not in self._lost:
+            self._lost[commit] = self._why_lost(commit)
         changes = ", with uncommitted changes" if tags.get("git.dirty") == "true" else ""
-        repository = git(self.content.root, "rev-parse", "--git-dir")
-        return (
-            commit
-            + changes
-            + (
-                ""
-                if there
-                else f", {GONE} from git"
-                if repository
-                else f", {GONE}: there is no git repository here"
-            )
-        )
+        return commit + changes + self._lost[commit]
+
+    def _why_lost(self, commit: str) -> str:
+        """Return the words for a commit that git does not have; empty if it has it."""
+        if has_commit(self.content.root, commit):
+            return ""
+        if git(self.content.root, "rev-parse", "--git-dir"):
+            return f", {GONE} from git"
+        return f", {GONE}: there is no git repository here"
 
 
 def _tree(text: str | bytes) -> dict[str, Any]:

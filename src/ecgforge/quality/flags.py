@@ -62,12 +62,12 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
     # With few records, the quantile of 1 % is inaccurate, and held-out records exceed it too.
     if low["copied_share"] - overall["baseline"]["copied_share"] > COPIED:
         near = (
-            f"{overall['value']['copied_share']:.0%} of the records are nearer to a training "
-            "record than the nearest 1 % of held-out records"
+            f"{overall['value']['copied_share'] * 100:.0f} % of the records are nearer to a "
+            "training record than the nearest 1 % of held-out records"
         )
         # Copies are near only to training records; blurred records are near to all records.
         if low["membership_auc"] > CHANCE:
-            yield f"Memorised: {near}; for copies, it is 100%."
+            yield f"Memorised: {near}; for copies, it is 100 %."
         else:
             yield (
                 f"Crowded: {near}, but they do not reveal the training patients. The records are "

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from ecgforge.model_versions import lookup, versions
 from ecgforge.model_versions.history import CHALLENGER, CHAMPION
-from ecgforge.model_versions.models import VALIDATED
+from ecgforge.model_versions.pyfunc_signature import VALIDATED
 from ecgforge.model_versions.versions import Version
 from ecgforge.study.settings import SETTINGS
 from ecgforge.tracking.runs import INPUT

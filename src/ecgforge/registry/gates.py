@@ -91,7 +91,8 @@ def _macro_f1(test: Test, name: str, margin: float, confidence: float, resamples
         seed=0,
     )
     row = table[(table["rhythm"] == metrics.MACRO) & (table["metric"] == "f1")].iloc[0]
-    value = f"{row['estimate']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+    low, high = np.clip([row["low"], row["high"]], -1, 1)  # no difference is larger than 1
+    value = f"{row['estimate']:+.3f} ({low:+.3f} to {high:+.3f})"
     gate = "macro_f1" if test.champion else f"macro_f1.{name}"
     detail = f"macro-F1 difference to {name}, {confidence:.0%} interval over test patients"
     return Gate(
@@ -203,8 +204,10 @@ def leakage(
     )
 
 
-def at_most(name: str, value: float, bound: float, detail: str = "") -> Gate:
-    return Gate(name, f"{value:.3g}", f"at most {bound:g}", bool(value <= bound), detail)
+def at_most(name: str, value: float, bound: float, detail: str = "", unit: str = "") -> Gate:
+    """Return a gate that a value passes up to its bound; the unit starts with a space."""
+    passed = bool(value <= bound)
+    return Gate(name, f"{value:.3g}{unit}", f"at most {bound:g}{unit}", passed, detail)
 
 
 def generator_gates(scores: Mapping[str, float], bounds: GeneratorGates) -> list[Gate]:

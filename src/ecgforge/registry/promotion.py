@@ -29,8 +29,7 @@ from ecgforge.classifiers.common import base, registry
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write, md5, read_csv
 from ecgforge.model_versions import history, lookup, signing, versions
-from ecgforge.model_versions.models import DIGEST, WEIGHTS
-from ecgforge.model_versions.pyfunc_signature import SAMPLING
+from ecgforge.model_versions.pyfunc_signature import DIGEST, SAMPLING, WEIGHTS
 from ecgforge.model_versions.versions import Version
 from ecgforge.params import Params
 from ecgforge.preparation import twins
@@ -206,10 +205,11 @@ def _classifier(
             "latency",
             taken,
             bounds.latency,
-            f"ms of CPU time per record, on one thread, median of {REPEATS}",
+            f"CPU time per record, on one thread, median of {REPEATS}",
+            " ms",
         )
     )
-    found.append(gates.at_most("size", size, bounds.size, "MB of weights"))
+    found.append(gates.at_most("size", size, bounds.size, "weights", " MB"))
     values = statistics.interval(
         comparison.truth,
         own[None],

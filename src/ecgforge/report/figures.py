@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,30 +142,32 @@ def _gain(axes: Axes, number: int, row: dict[Any, Any]) -> None:
     axes.plot(limits, [number] * 2, color=colour, linewidth=3.5, alpha=0.5)
     marker = "D" if primary else "o"
     axes.plot([row["estimate"]], [number], marker=marker, color=colour, markersize=5)
-    axes.text(
-        0,
-        number - 0.2,
-        row["name"],
-        transform=axes.get_yaxis_transform(),
-        va="bottom",
-        fontsize=8,
-        fontweight="bold" if primary else "normal",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-    )
+    _above(axes, number - 0.2, row["name"], fontweight="bold" if primary else "normal")
 
 
-def utility(table: pd.DataFrame) -> str:
+def _above(axes: Axes, position: float, words: str, **look: Any) -> None:
+    """Write the name of a row at its left end."""
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    place = axes.get_yaxis_transform()
+    axes.text(0, position, words, transform=place, va="bottom", fontsize=8, bbox=box, **look)
+
+
+NAME_LENGTH = 52  # characters; longer names do not fit the width of a telephone
+
+
+def utility(table: pd.DataFrame, words: Mapping[str, str]) -> str:
     """Plot the rank correlation of each quality score with the gain of a set, a row for each score.
 
     Args:
         table: rows of `analysis.score_utility.COLUMNS` with intervals, in the order of the rows.
+        words: names of the scores, for display; what follows a colon is left out.
 
     Returns:
         An SVG image.
     """
     names, settings = (list(dict.fromkeys(table[key])) for key in ("metric", "setting"))
     with matplotlib.rc_context(STYLE):
-        height = 0.21 * len(names) + 1.1
+        height = GAIN_ROW * len(names) + 1.1
         figure = Figure(figsize=(GAIN_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color="#444", linewidth=1.2)
@@ -173,7 +176,7 @@ def utility(table: pd.DataFrame) -> str:
             place = [names.index(name) for name in rows["metric"]]
             axes.errorbar(
                 rows["rho"],
-                np.array(place) + 0.3 * (number - (len(settings) - 1) / 2),
+                np.array(place) + 0.2 * (number - (len(settings) - 1) / 2),
                 xerr=[rows["rho"] - rows["low"], rows["high"] - rows["rho"]],
                 fmt=MARKERS[number],
                 color=COLOURS[number],
@@ -181,9 +184,13 @@ def utility(table: pd.DataFrame) -> str:
                 linewidth=1,
                 label=setting,
             )
-        axes.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.4, -0.6), xlabel="rank correlation")
-        axes.set_yticks(range(len(names)), names, fontsize=7)
-        axes.grid(axis="both", color="#ddd")
+        for number, name in enumerate(names):
+            shown = words.get(name, name).partition(":")[0]
+            _above(axes, number - 0.26, textwrap.shorten(shown, NAME_LENGTH, placeholder=" …"))
+        axes.set(xlim=(-1.02, 1.02), ylim=(len(names) - 0.4, -0.9), xlabel="rank correlation")
+        axes.set(yticks=[])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color="#ddd")
         figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
         return svg(figure)
 

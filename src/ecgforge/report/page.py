@@ -74,7 +74,7 @@ SCORES = {
     "correlation_error": "correlations between leads, error of their means",
     "correlation_w1": "correlations between leads, W1",
     "correlation_spread": "correlations between leads, spread over records relative to real ones",
-    "limb_residual": "limb leads, error against I and II (recorders: 0)",
+    "limb_residual": "limb leads, error against I and II: 0 for recorders",
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
     "frechet": "Fréchet distance, random convolutions",
@@ -87,8 +87,9 @@ SCORES = {
     "dcr_ratio": "DCR ratio: distance to the closest training record, relative to held-out ones",
     "copied_share": "share nearer to a training record than the nearest 1 % of held-out ones",
     "authenticity": "authenticity: share of records that are not copies",
-    "membership_auc": "AUC of membership inference (0.5: nothing leaks)",
+    "membership_auc": "AUC of membership inference: 0.5 if nothing leaks",
 }
+AMPLITUDES = ("r_amplitude_w1", "t_amplitude_w1")  # in the unit of the records
 TABLES = (
     "results",
     "summary",
@@ -193,6 +194,7 @@ def write(inputs: ReportInputs, out_html: Path) -> None:
         "utility": _utility(inputs.utility),
         "metrics": METRICS,
         "scores": SCORES,
+        "amplitudes": AMPLITUDES,
         "of_backbones": tables.OF_BACKBONES,
         "baselines": list(tables.BASELINES),
         "costs": tables.COSTS,
@@ -331,7 +333,7 @@ def _utility(table: pd.DataFrame) -> dict[str, Any]:
     """
     shown = tables.ranked_utility(table)
     sure = shown.dropna(subset="low")
-    image = figures.utility(sure) if len(sure) else ""
+    image = figures.utility(sure, SCORES) if len(sure) else ""
     return {
         "rows": tables.utility(shown),
         "settings": list(dict.fromkeys(shown["setting"])),

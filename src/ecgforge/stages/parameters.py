@@ -41,8 +41,7 @@ def read(path: Path, tuned: Sequence[Path] | None = None, profile: str | None = 
     Raises:
         EcgforgeError: an unknown key, a bad value, an unknown generator or backbone; names the key.
     """
-    params = Params.read(path).with_profile(profile)
-    _refuse_own_outputs(params, path)
+    params = of_sources(path).with_profile(profile)
     if tuned:
         tree = expanded(read_tree(path, "it was there a moment ago"))
         for file in tuned:
@@ -58,6 +57,18 @@ def read(path: Path, tuned: Sequence[Path] | None = None, profile: str | None = 
         for name, profile in params.profiles.items()
     }
     return params.model_copy(update={"profiles": profiles})
+
+
+def of_sources(path: Path) -> Params:
+    """Read params.yaml as far as sources need it, without the torch that `read` imports.
+
+    Raises:
+        EcgforgeError: an unknown key, a bad value, or a source where the study writes; names the
+            key.
+    """
+    params = Params.read(path)
+    _refuse_own_outputs(params, path)
+    return params
 
 
 def _sweeps(params: Params, path: Path) -> set[str]:

@@ -14,6 +14,7 @@ from ecgforge.files import md5
 from ecgforge.generators import synthesis
 from ecgforge.generators.common import registry
 from ecgforge.model_versions import models
+from ecgforge.model_versions.pyfunc_signature import canonical_json
 from ecgforge.outputs import refuse
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
@@ -67,5 +68,5 @@ def synthesize(params: Params, dataset: str, name: str, model: Path, real: Path,
     if version:
         print(
             f"{key.model_name}/{version} is the same generator with the sampling of these records: "
-            f"{models.canonical_json(sampling)}"
+            f"{canonical_json(sampling)}"
         )

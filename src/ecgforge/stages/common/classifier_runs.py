@@ -19,6 +19,7 @@ from ecgforge.classifiers.common.base import Change, Classifier, probabilities
 from ecgforge.files import md5
 from ecgforge.model_versions import models
 from ecgforge.model_versions.lookup import BEST_F1
+from ecgforge.model_versions.pyfunc_signature import VALIDATED
 from ecgforge.params import ClassifierSettings, Params, PreTraining, Training
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
@@ -263,7 +264,7 @@ def _register(
 def _facts(data: TrainingData, validated: float) -> dict[str, str]:
     """Return tags of a version for people: its training records and validation macro-F1."""
     return {
-        models.VALIDATED: f"{validated:.4f}",
+        VALIDATED: f"{validated:.4f}",
         "data": ", ".join(f"{len(one)} of {one.folder.name}" for one in data.train),
         "origin": ", ".join(dict.fromkeys(one.about.origin for one in data.train)),
     }
