@@ -71,6 +71,7 @@ class Patients(nn.Module):
 
     def __init__(self, inputs: int, width: int, size: int, rhythms: int, measured: int = 0) -> None:
         super().__init__()
+        self.size = size
         self.encoder = PatientEncoder(inputs, width, size)
         self.register_buffer("means", torch.zeros(rhythms, size + measured))
         self.register_buffer("factor", torch.eye(size + measured))
@@ -110,8 +111,10 @@ class Patients(nn.Module):
 
     def draw(self, labels: Tensor, sources: list[torch.Generator], spread: float = 1.0) -> Tensor:
         """Draw the vector of each record, and its further numbers, from its own random generator:
-        `[batch, size + measured]`. `spread` multiplies the standard deviations.
+        `[batch, size + measured]`. `spread` multiplies the standard deviations of the vector.
         """
-        size = len(self.factor)
-        white = torch.stack([torch.randn(size, generator=source) for source in sources])
-        return self.means[labels] + spread * white.to(labels.device) @ self.factor.T
+        count = len(self.factor)
+        white = torch.stack([torch.randn(count, generator=source) for source in sources])
+        left = white.to(labels.device) @ self.factor.T
+        left[:, : self.size] *= spread
+        return self.means[labels] + left
