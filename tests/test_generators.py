@@ -1290,7 +1290,9 @@ def test_records_get_the_noise_that_they_lack_with_the_spectrum_of_training_reco
     known = torch.fft.irfft(spectrum, 200) * 0.2 * SCALE[:, None]
     labels = torch.arange(60) % 3
     generator.finish(record_set(tmp_path / "set", known, labels).split("train"))
-    clean = torch.sin(torch.arange(200) / 10).expand(60, 8, 200)  # far below the noise's frequencies
+    clean = torch.sin(torch.arange(200) / 10).expand(
+        60, 8, 200
+    )  # far below the noise's frequencies
     levels = torch.full((60, 8), 0.1)
     noise = generator.lacking_noise(clean, levels, white)
     found = diffusion.noise_level(clean + noise)
