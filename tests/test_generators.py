@@ -1274,7 +1274,7 @@ def test_the_level_of_noise_is_found_next_to_beats() -> None:
     clean = records(40)[0] / SCALE[:, None]
     white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     assert diffusion.noise_level(0 * clean).eq(diffusion.QUIET).all()
-    for level in (0.2, 0.5):
+    for level in (0.3, 0.6):
         found = diffusion.noise_level(clean + level * white)
         assert found.median() == pytest.approx(level, rel=0.15)
 
@@ -1290,9 +1290,7 @@ def test_records_get_the_noise_that_they_lack_with_the_spectrum_of_training_reco
     known = torch.fft.irfft(spectrum, 200) * 0.2 * SCALE[:, None]
     labels = torch.arange(60) % 3
     generator.finish(record_set(tmp_path / "set", known, labels).split("train"))
-    clean = torch.sin(torch.arange(200) / 10).expand(
-        60, 8, 200
-    )  # far below the noise's frequencies
+    clean = torch.sin(torch.arange(200) / 10).expand(60, 8, 200)
     levels = torch.full((60, 8), 0.1)
     noise = generator.lacking_noise(clean, levels, white)
     found = diffusion.noise_level(clean + noise)
