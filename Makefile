@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # containers set it, and each process would compile all files again
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-fast lint bench docs ui lock clean
+.PHONY: help install repro test pytest test-fast lint style types bench docs ui lock clean
 
 help: ## Show these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,17 +18,24 @@ install: $(INSTALLED) ## Set up the environment in .venv; all other targets do t
 repro: $(INSTALLED) ## Set up, then run the study of the profile named in params.yaml, and say where the results are.
 	@ecgforge repro
 
-test: $(INSTALLED) lint ## Set up, then lint, check types, and run all tests.
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --randomly-seed=$(strip $(ORDER)) --durations 15 # as many threads as cores in each of two workers wait for each other
+test: $(INSTALLED) style ## Set up, then lint, check types, and run all tests.
+	@$(MAKE) --no-print-directory --jobs 2 types pytest
+
+pytest: $(INSTALLED)
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --randomly-seed=$(strip $(ORDER)) --durations 15 # one thread each; a third worker uses the time in which others wait
 
 test-fast: $(INSTALLED) ## Run the tests that take no more than a moment each, in a minute or two; `make test` runs them all.
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --randomly-seed=$(strip $(ORDER)) -m "not slow and not browser"
 
-lint: $(INSTALLED) ## Lint, formatting, types, and the direction of imports.
+lint: style types ## Lint, formatting, the direction of imports, and types.
+
+style: $(INSTALLED)
 	ruff check .
 	ruff format --check .
-	mypy
 	lint-imports
+
+types: $(INSTALLED)
+	mypy
 
 bench: $(INSTALLED) ## Measure core seconds against references, in ten minutes on two free cores.
 	@for one in $(BENCHMARKS); do echo "== benchmarks/$$one"; OMP_NUM_THREADS=1 python benchmarks/$$one || exit 1; done
