@@ -21,7 +21,8 @@ rhythm of real patients.
 The output has one line per rhythm: number of records; share of each answer; `rule`, the share that
 openecg's separate rule on RR intervals classifies as fibrillation; medians of heart rate
 (beats/min) and of the coefficient of variation of RR intervals, from its QRS detector; and detected
-P waves per QRS complex.
+P waves per QRS complex. A last line has the shares of AFIB and of all sinus rhythms (SR, SB, ST,
+SA) that are read as fibrillation.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from ecgforge.params import SimulatedSource
 from ecgforge.records.exclusions import BadRecord
 from ecgforge.records.leads import LEADS
 from ecgforge.records.record_set import RecordSet
-from ecgforge.records.rhythms import RHYTHMS, rhythm_of
+from ecgforge.records.rhythms import RHYTHMS, SINUS, rhythm_of
 from ecgforge.sources import simulated
 from ecgforge.sources.layouts import LAYOUTS
 from ecgforge.wfdb_io import files as wfdb_files
@@ -119,6 +120,16 @@ def table(readings: pd.DataFrame) -> pd.DataFrame:
     ).round(2)
 
 
+def fibrillation(readings: pd.DataFrame) -> str:
+    """Return the shares that are read as fibrillation, of AFIB and of all sinus rhythms."""
+    read = readings["reading"] == "afib"
+    shares = [
+        f"{'/'.join(names)} {read[readings['rhythm'].isin(names)].mean():.2f}"
+        for names in (["AFIB"], SINUS)
+    ]
+    return f"read as fibrillation: {', '.join(shares)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -164,7 +175,7 @@ def main() -> None:
                 readings = pd.DataFrame([read(record, codec) for record in records(folder)])
             except EcgforgeError as error:
                 raise SystemExit(str(error)) from None
-            print(f"\n{name}\n{table(readings).to_string()}", flush=True)
+            print(f"\n{name}\n{table(readings).to_string()}\n{fibrillation(readings)}", flush=True)
 
 
 if __name__ == "__main__":
