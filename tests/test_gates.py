@@ -177,13 +177,13 @@ TEST = records(["7", "8"], ["test", "test"], ["p7", "p8"])
     ("trained_on", "value"),
     [
         ({"a": records(["1", "7"], ["train", "test"], ["p1", "p7"])}, None),
-        ({"a": records(["1", "7"], ["train", "train"], ["p1", "p7"])}, "1 records, 1 patients"),
+        ({"a": records(["1", "7"], ["train", "train"], ["p1", "p7"])}, "1 record, 1 patient"),
         (
             {"a": records(["1", "7"], ["train", "validation"], ["p1", "p7"])},
-            "1 records, 1 patients",
+            "1 record, 1 patient",
         ),
-        ({"a": records(["1", "9"], ["train", "train"], ["p1", "p8"])}, "0 records, 1 patients"),
-        ({"a": records(["ptbxl-8"], ["train"], ["ptbxl-p8"])}, "1 records, 1 patients"),
+        ({"a": records(["1", "9"], ["train", "train"], ["p1", "p8"])}, "0 records, 1 patient"),
+        ({"a": records(["ptbxl-8"], ["train"], ["ptbxl-p8"])}, "1 record, 1 patient"),
         ({"a": records(["8"], ["train"], ["p8"], dataset="chapman")}, None),
         ({"a": records(["1"], ["train"]), "b": None}, "unknown"),
         ({}, "unknown"),
@@ -218,7 +218,7 @@ def test_leakage_is_found_by_the_signals() -> None:
     assert "signals were not compared" in gates.leakage(TEST, seen).detail
     assert (
         gates.leakage(TEST, {"a": records(["7"], ["train"], ["p7"])}, np.array([True, False])).value
-        == "1 records, 1 patients"
+        == "1 record, 1 patient"
     )
 
 

@@ -165,11 +165,11 @@ def test_what_a_study_cannot_use_is_counted(home: Path, capsys: pytest.CaptureFi
     file = init(home)
     output = capsys.readouterr().out
     assert "1 rows name a record of an earlier row" in output
-    assert "1 records of the folder are not in the table" in output
-    assert "18 patients; 1 have several records: P0 (r0, short, few, fast, gone" in output
+    assert "ignored, not in the table: 1 record of the folder" in output
+    assert "18 patients; 1 of them with several records: P0 (r0, short, few, fast, gone" in output
     assert "sampling rates: 100 Hz (21), 500 Hz (1)" in output
     assert "leads: 3 leads (1), 12 leads (21)" in output
-    assert "1 records are cut: their first 10 s are used" in output
+    assert "cut to the first 10 s: 1 record" in output
     reasons = surveyed(home)["reason"]
     assert reasons[reasons != ""].to_dict() == {
         "short": "wrong length",

@@ -1287,9 +1287,9 @@ def test_a_quality_run_has_scores_with_baselines_and_a_table_of_all(
     assert client.get_run(run.run_id).data.metrics == {
         "quality/beyond_baseline_share": 0.5,
         "quality/coverage": 0.9,
-        "baseline/coverage": 0.95,
+        "quality_baseline/coverage": 0.95,
         "quality/mmd2": 0.02,
-        "baseline/mmd2": 0.01,
+        "quality_baseline/mmd2": 0.01,
     }
     table = read_csv(client.download_artifacts(run.run_id, "scores.csv"))
     pd.testing.assert_frame_equal(table, found[0])

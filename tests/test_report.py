@@ -638,6 +638,7 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
         "To decide it: more test patients.",
     ):
         assert part in text
+    assert "Tested claims: 1</b>: 1 supported, 0 contradicted, 0 undecided." in report
     assert "It also sings." not in {row[0] for row in table}
     assert "Not tested in this study: 1 claim<" in report
     assert "<li>It also sings.</li>" in report

@@ -344,9 +344,7 @@ def looked_at(reference: str) -> dict[str, str]:
             use()
             messages[way] = ""
         except EcgforgeError as error:
-            messages[way] = (
-                "" if "none of the 1 records can be classified" in str(error) else str(error)
-            )
+            messages[way] = "" if "cannot classify the record" in str(error) else str(error)
     return messages
 
 

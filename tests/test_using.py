@@ -105,7 +105,7 @@ def test_classes_are_a_json_document(project: Path) -> None:
     assert bad["reason"].startswith("missing file")
     found = ecgforge(project, "classify", "nowhere", "--json")
     assert found.returncode == 1
-    assert "none of the 1 records can be classified" in json.loads(found.stdout)["error"]
+    assert "cannot classify the record" in json.loads(found.stdout)["error"]
 
 
 def test_records_of_another_site_rate_and_format_are_classified(
@@ -165,7 +165,7 @@ def test_a_bad_record_has_its_reason_and_the_others_are_classified(
     assert "3 records: 1 " in found.stdout
     assert "2 cannot be used" in found.stdout
     none = ecgforge(project, "classify", str(tmp_path / "absent"), "--out", str(tmp_path / "b.csv"))
-    assert last_line(none).startswith("ecgforge: none of the 1 records can be classified; ")
+    assert last_line(none).startswith("ecgforge: cannot classify the record; ")
     assert "missing file" in (tmp_path / "b.csv").read_text()
 
 
@@ -251,7 +251,7 @@ def test_what_cannot_be_classified_is_one_line(
 
 
 def test_synthetic_records_say_so_and_are_read_back(project: Path, tmp_path: Path) -> None:
-    assert f"3 synthetic records of AFIB are in {tmp_path}/generated" in generate(
+    assert f"{tmp_path}/generated: 3 synthetic records of AFIB" in generate(
         project, tmp_path / "generated", "-n", "3", "--seed", "5"
     )
     assert len(list((tmp_path / "generated").glob("*.hea"))) == 3

@@ -60,6 +60,11 @@ err = _PlainConsole(stderr=True)
 WIDEST = 10_000  # columns of a table in a file
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 record`, `2 records`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def print_table(table: Table) -> None:
     """Print a table to stdout; in a file, long cells are not truncated."""
     wide = _PlainConsole(width=WIDEST)

@@ -68,10 +68,8 @@ def classify(named: Sequence[Path], reference: str, table: Path | None, plot: Pa
     console.report(model=version.label, records=[_tree(answer, rhythms) for answer in found])
     report_cut([answer.seconds for answer in found], predictor.preprocessing.duration)
     if not any(answer.probabilities for answer in found):
-        raise EcgforgeError(
-            f"none of the {len(found)} records can be classified; {found[0].record}: "
-            f"{found[0].reason}"
-        )
+        which = "the record" if len(found) == 1 else f"any of the {len(found)} records"
+        raise EcgforgeError(f"cannot classify {which}; {found[0].record}: {found[0].reason}")
     if plot:
         with atomic_write(plot) as scratch:
             drawing = page(
@@ -155,7 +153,7 @@ def _show(found: Sequence[Answer], rhythms: Sequence[str], label: str) -> None:
     summary = ", ".join(f"{count} {rhythm}" for rhythm, count in counts.items() if count)
     bad = len(found) - sum(counts.values())
     console.out.print(
-        f"{len(found)} records: {summary or 'none classified'}"
+        f"{console.counted(len(found), 'record')}: {summary or 'none classified'}"
         + (f"; {bad} cannot be used" if bad else "")
     )
     if len(found) > SHOWN:

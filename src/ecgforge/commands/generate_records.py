@@ -92,6 +92,6 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             "not recordings of patients.\n"
         )
     console.out.print(
-        f"{count} synthetic records of {rhythm} are in {out}, generated with {version.label} and "
-        f"seed {seed}."
+        f"{out}: {console.counted(count, 'synthetic record')} of {rhythm}, generated with "
+        f"{version.label} and seed {seed}."
     )

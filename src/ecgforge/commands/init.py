@@ -126,7 +126,9 @@ def _preparation(found: Survey, before: Preparation) -> str:
 
 
 def _mapped(label: Label) -> str:
-    comment = f" # {label.records} records: {label.question}" if not label.code else ""
+    comment = (
+        f" # {console.counted(label.records, 'record')}: {label.question}" if not label.code else ""
+    )
     return f"{_quoted(label.text)}: {label.code or 'null'},{comment}"
 
 

@@ -95,7 +95,8 @@ def publish(
         )
         _write_sums(scratch)
     console.out.print(
-        f"{len(records)} synthetic records are in {out}. Read {out / CARD} before you publish them."
+        f"{out}: {console.counted(len(records), 'synthetic record')}. Read {out / CARD} before you "
+        "publish it."
     )
 
 

@@ -173,14 +173,16 @@ def lines(survey: Survey, duration: float) -> Iterator[str]:
     """Yield what the folder has, for display."""
     rows, settings = survey.table, survey.settings
     used = f"the table {settings.table}" if settings.table else "the comments of the headers"
-    yield f"{len(rows)} records in {settings.path}, described by {used}"
+    yield f"{console.counted(len(rows), 'record')} in {settings.path}, described by {used}"
     if settings.columns:
         columns = ", ".join(f"{name}: '{column}'" for name, column in settings.columns.items())
         yield f"columns: {columns}"
     if survey.repeated:
-        yield f"{survey.repeated} rows name a record of an earlier row, and are ignored"
+        repeated = console.counted(survey.repeated, "row")
+        yield f"ignored, the record of an earlier row: {repeated}"
     if survey.unlisted:
-        yield f"{survey.unlisted} records of the folder are not in the table, and are ignored"
+        unlisted = console.counted(survey.unlisted, "record")
+        yield f"ignored, not in the table: {unlisted} of the folder"
     yield from _patients(survey)
     yield from _labels(survey.labels)
     yield f"sampling rates: {_counts(rows.loc[rows['rate'] > 0, 'rate'], 'Hz')}"
@@ -190,7 +192,7 @@ def lines(survey: Survey, duration: float) -> Iterator[str]:
     if len(seconds):
         yield f"lengths: {seconds.min():g} s to {seconds.max():g} s"
     if longer := int((seconds >= duration + 1).sum()):
-        yield f"{longer} records are cut: their first {duration:g} s are used"
+        yield f"cut to the first {duration:g} s: {console.counted(longer, 'record')}"
     for reason, part in rows[rows["reason"] != ""].groupby("reason", sort=False):
         yield f"excluded, {reason}: {len(part)} ({_words(part['record'])})"
     kept = ", ".join(f"{number} {rhythm}" for rhythm, number in survey.kept.items())
@@ -205,12 +207,14 @@ def _labels(labels: Sequence[found.Label]) -> Iterator[str]:
     for rhythm, group in known.items():
         outside = "" if rhythm in RHYTHMS else ", outside the study"
         texts = _words([repr(label.text) for label in group])
-        yield f"{rhythm}{outside}: {sum(label.records for label in group)} records, from {texts}"
+        records = console.counted(sum(label.records for label in group), "record")
+        yield f"{rhythm}{outside}: {records}, from {texts}"
     unknown = [label for label in labels if not label.code]
     for label in unknown[: 2 * NAMED]:
-        yield f"unknown label {label.text!r}: {label.records} records; {label.question}"
+        records = console.counted(label.records, "record")
+        yield f"unknown label {label.text!r}: {records}; {label.question}"
     if len(unknown) > 2 * NAMED:
-        yield f"{len(unknown) - 2 * NAMED} more unknown labels"
+        yield console.counted(len(unknown) - 2 * NAMED, "more unknown label")
 
 
 def _patients(survey: Survey) -> Iterator[str]:
@@ -223,9 +227,9 @@ def _patients(survey: Survey) -> Iterator[str]:
         return
     shared = rows.groupby("patient")["record"].apply(list)
     shared = shared[shared.map(len) > 1]
-    also = f"; {len(shared)} have several records: " if len(shared) else ""
+    also = f"; {len(shared)} of them with several records: " if len(shared) else ""
     groups = [f"{patient} ({_words(records)})" for patient, records in shared.items()]
-    yield f"{rows['patient'].nunique()} patients{also}{_words(groups)}"
+    yield f"{console.counted(rows['patient'].nunique(), 'patient')}{also}{_words(groups)}"
 
 
 def _counts(values: pd.Series, unit: str) -> str:

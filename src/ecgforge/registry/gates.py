@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ecgforge.analysis import statistics
+from ecgforge.console import counted
 from ecgforge.params import ClassifierGates, GeneratorGates
 from ecgforge.registry import training_data
 from ecgforge.study import metrics
@@ -181,7 +182,7 @@ def leakage(
         if same is None
         else len(training_data.keys(test[same], "id") - training_data.keys(seen, "id"))
     )
-    found = f"{records} records, {patients} patients" + (
+    found = f"{counted(records, 'record')}, {counted(patients, 'patient')}" + (
         f", {renamed} recordings under other names" if renamed else ""
     )
     value = found if not lost else UNKNOWN

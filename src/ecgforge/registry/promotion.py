@@ -26,6 +26,7 @@ import torch
 from ecgforge.analysis import statistics
 from ecgforge.classifiers.baselines import BASELINES
 from ecgforge.classifiers.common import base, registry
+from ecgforge.console import counted
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write, md5, read_csv
 from ecgforge.model_versions import history, lookup, signing, versions
@@ -177,7 +178,7 @@ def _locked(test: RecordSet, digest: str, champion: Version | None, content: Dvc
     real = test.about.origin != "synthetic" and len(test) > 0
     return Gate(
         "test_set",
-        f"{digest[:8]}, {len(test)} records",
+        f"{digest[:8]}, {counted(len(test), 'record')}",
         "not synthetic, known to DVC",
         known and real,
         detail,

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ecgforge.analysis.answers import Answer
 from ecgforge.analysis.comparisons import FEWEST
 from ecgforge.analysis.verdicts import Verdict
+from ecgforge.console import counted
 from ecgforge.files import atomic_write
 from ecgforge.quality import flags
 from ecgforge.records.record_set import SPLITS, RecordSet
@@ -387,10 +388,11 @@ def _cautions(records: int, tested: Mapping[str, int]) -> Iterator[str]:
         tested: the number of tested records by rhythm.
     """
     if records < FEW_RECORDS:
-        yield f"{records} records in all: far too few for a reliable result."
+        yield f"{counted(records, 'record')} in all: far too few for a reliable result."
     rare = [f"{rhythm} ({count})" for rhythm, count in tested.items() if count < FEW_TESTED]
     if rare:
-        whose = "any rhythm" if len(rare) == len(tested) else "these rhythms"
+        whose = "these rhythms" if len(rare) > 1 else "this rhythm"
+        whose = "any rhythm" if len(rare) == len(tested) else whose
         yield (
             f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too few for a "
             f"reliable result for {whose}."

@@ -84,7 +84,7 @@ def _summary(overall: pd.DataFrame) -> dict[str, float]:
     found = overall.set_index("metric").reindex(SHOWN)
     values = {
         f"{section}/{metric}": value
-        for section, column in (("quality", "value"), ("baseline", "baseline"))
+        for section, column in (("quality", "value"), ("quality_baseline", "baseline"))
         for metric, value in found[column].dropna().items()
     }
     share = float(beyond_baseline(overall)[judged(overall)].mean())

@@ -106,7 +106,7 @@ class ClassifierRuns:
                 tuned, validation_f1 = _on_validation(classifier, tested_on)
                 found = _predicted(classifier, test, tuned)
             metrics = predictions.summary(found, rhythms)
-            metrics |= {BEST_F1: outcome.best, "decision/tau": tuned.tau}
+            metrics |= {BEST_F1: outcome.best, "validation/tau": tuned.tau}
             opened.run.summary({**metrics, "training/steps": outcome.steps})
             opened.run.files(artifacts.of_classifier(found, rhythms))
             if folder:
