@@ -1269,6 +1269,46 @@ def test_a_spread_of_zero_draws_the_mean_patient_of_each_rhythm(tmp_path: Path) 
         torch.testing.assert_close(vectors, generator.patients.means[labels, :4])
 
 
+@torch.no_grad()
+def test_the_spread_of_patients_acts_only_on_decoders_and_each_band_has_its_temperature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, labels, _ = autoregressive()
+    signals = records(30)[0] + torch.randn(30, 8, 200, generator=torch.Generator().manual_seed(0))
+    generator.finish(record_set(tmp_path / "set", signals, torch.arange(30) % 3).split("train"))
+    assert generator.patients is not None
+    means = generator.patients.means[labels, :4]
+    decoded, given, temperatures = [], [], []
+    decode, draw = time_vqvae.BandDecoder.forward, time_vqvae.Prior.draw
+
+    def decoding(self: Any, latents: Any, patient: Any) -> Any:
+        decoded.append(patient)
+        return decode(self, latents, patient)
+
+    def drawing(self: Any, *arguments: Any) -> Any:
+        given.append(arguments[2][:, 0, -4:])
+        temperatures.append(arguments[-1])
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(time_vqvae.BandDecoder, "forward", decoding)
+    monkeypatch.setattr(time_vqvae.Prior, "draw", drawing)
+    settings: Any = {"token_temperature": 0.8, "high_token_temperature": 0.2}
+    made = [
+        generator.sample(
+            labels, torch.arange(4), sampling("time_vqvae", patient_spread=spread, **settings)
+        )
+        for spread in (0.0, 1.5)
+    ]
+    assert temperatures == [0.8, 0.2] * 2
+    assert len(decoded) == len(given) == 4
+    for seen in given:
+        assert torch.equal(seen, given[0])
+    torch.testing.assert_close(decoded[0], means)
+    torch.testing.assert_close(decoded[2], means + 1.5 * (given[0] - means))
+    levels = [patients.noise_level(one / generator.scale).median() for one in (signals, *made)]
+    assert levels[1] > 0.8 * levels[0], "records of random networks get the noise of the training"
+
+
 def test_the_level_of_noise_is_found_next_to_beats() -> None:
     clean = records(40)[0] / SCALE[:, None]
     white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
