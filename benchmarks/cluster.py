@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from ecgforge.dvc import lock  # noqa: E402
-from ecgforge.pipeline import cells, local, node, ray_cluster  # noqa: E402
+from ecgforge.pipeline import local, node, ray_cluster  # noqa: E402
 from test_study import environment, make_project, run, small_params  # noqa: E402
 
 MARK = "ECGFORGE_TEST_NODE"  # environment variable of all processes of a node
@@ -494,8 +494,8 @@ def overhead(folder: Path, address: str, _: Nodes, __: Path) -> str:
     there = min(cpu(lambda i=i: on_node(i)) for i in (1, 2, 3))  # type: ignore[misc]
     local.repro_one("none0")
     here = min(cpu(lambda i=i: local.repro_one(f"none{i}")) for i in (4, 5))  # type: ignore[misc]
-    modules = "; ".join(f"import {name}" for name in cells.SLOW)
-    cold = cpu(lambda: subprocess.run([sys.executable, "-c", modules], check=True))
+    load = "from ecgforge.pipeline import cells, warm; warm.load(cells.SLOW)"
+    cold = cpu(lambda: subprocess.run([sys.executable, "-c", load], check=True))
     return (
         f"on a node {there:.1f} s, here {here:.1f} s; imports of a stage {cold:.1f} s; "
         f"the commit has {len(first) / 1e6:.1f} MB"

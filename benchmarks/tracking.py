@@ -11,7 +11,6 @@ later ones reuse its graph, also those of other stages of the same `ecgforge rep
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
 import time
@@ -88,7 +87,7 @@ def classifiers() -> None:
     """Train, test and register classifiers of the demo, and print what tracking adds."""
     from ecgforge import artifacts
     from ecgforge.params import Params
-    from ecgforge.pipeline.cells import SLOW
+    from ecgforge.pipeline import cells, warm
     from ecgforge.stages.common import classifier_runs
     from ecgforge.stages.common.tracked import Stage
     from ecgforge.study.experiment import Experiment
@@ -101,8 +100,7 @@ def classifiers() -> None:
         def code(self) -> dict[str, str]:
             return {}
 
-    for module in SLOW:
-        importlib.import_module(module)
+    warm.load(cells.SLOW)
     params = Params.read(ROOT / "params.yaml")
     records, settings = prepared(params), params.classifier
     data = TrainingData([records.split("train")], [records.split("validation")])

@@ -79,6 +79,18 @@ def test_repro_ends_with_the_answers_of_a_report_that_is_up_to_date(
     assert (answered("chapman").sentence in found.stdout) == printed
 
 
+def test_metrics_of_dvc_have_each_gain_with_the_known_limits() -> None:
+    unknown = Gain(0.1, float("nan"), float("nan"), "undecided")
+    few = replace(answered("chapman"), gain=unknown)
+    nothing = pd.DataFrame(columns=["metric", "backbone", "setting"])
+    assert report._metrics(nothing, [answered("ptbxl"), few]) == {
+        "gain": {"ptbxl": {"diffwave": -0.01}, "chapman": {"diffwave": 0.1}},
+        "gain_low": {"ptbxl": {"diffwave": -0.03}},
+        "gain_high": {"ptbxl": {"diffwave": 0.01}},
+        "macro_f1": {},
+    }
+
+
 def test_metrics_have_each_gain_and_each_tested_claim() -> None:
     unknown = Gain(0.1, float("nan"), float("nan"), "undecided")
     few = replace(answered("chapman"), gain=unknown, augmentation=None)

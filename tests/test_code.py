@@ -103,6 +103,14 @@ def test_every_stage_of_dvc_names_its_code() -> None:
     assert used == set(code.ROOTS) == set(resolved)
 
 
+def test_a_stage_parses_no_file_that_its_server_has_parsed() -> None:
+    code._read.cache_clear()
+    code.read_all()
+    before = code._read.cache_info().misses
+    code.resolved(PARAMS)
+    assert code._read.cache_info().misses == before > 100
+
+
 def test_a_digest_changes_with_each_file() -> None:
     before = code.digest("prepare", PARAMS, {})
     assert before == code.digest("prepare", PARAMS, {}) != code.digest("acquire", PARAMS, {})

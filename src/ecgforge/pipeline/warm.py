@@ -39,7 +39,7 @@ def server(modules: Sequence[str], entry: str) -> Iterator[None]:
     Linux only.
 
     Args:
-        modules: to import in advance.
+        modules: to import in advance; "module:function" is also called.
         entry: "module:function" of the command line.
     """
     if ADDRESS in os.environ or not sys.platform.startswith("linux"):
@@ -111,11 +111,9 @@ def _deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 def serve(address: str, entry: str, modules: Sequence[str]) -> None:
-    """Import `modules`, then fork a child for every command, until the parent process ends."""
-    for module in modules:
-        importlib.import_module(module)
-    name, function = entry.split(":")
-    main = getattr(importlib.import_module(name), function)
+    """Load `modules`, then fork a child for every command, until the parent process ends."""
+    load(modules)
+    main = _function(entry)
     gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # children need no wait: they send their exit codes
@@ -132,6 +130,21 @@ def serve(address: str, entry: str, modules: Sequence[str]) -> None:
                 listener.close()
                 _work(connection, main)
             connection.close()
+
+
+def load(modules: Iterable[str]) -> None:
+    """Import `modules`, and call the function of each "module:function"."""
+    for name in modules:
+        if ":" in name:
+            _function(name)()
+        else:
+            importlib.import_module(name)
+
+
+def _function(name: str) -> Callable[[], object]:
+    module, function = name.split(":")
+    found: Callable[[], object] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _work(connection: socket.socket, main: Callable[[], object]) -> NoReturn:

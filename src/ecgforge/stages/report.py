@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ RUN_COLUMNS = [
 ]
 # settings in metrics.json: their training records
 METRICS = {"TrRTeR": "real", "TrRSTeR": "real+{}"}
+GAINS = {"gain": "estimate", "gain_low": "low", "gain_high": "high"}  # in metrics.json
 COMMANDS = {
     "results": "dvc repro classify_real classify",
     "ecgs": "dvc repro synthesize",
@@ -285,22 +287,23 @@ def _metrics(summary: pd.DataFrame, answered: list[answers.Answer]) -> dict[str,
     """Return the numbers of the answers, few metrics for `dvc metrics` and `dvc exp show`.
 
     Returns:
-        "gain" -> dataset -> generator -> value, low, high: the gain of the answer, in macro-F1.
+        "gain" -> dataset -> generator: the gain of the answer, in macro-F1.
+        "gain_low", "gain_high" -> dataset -> generator: the limits of its interval.
         "macro_f1" -> dataset -> training records: the mean over seeds, on real test records.
+        The gains of all datasets come first, since `dvc exp show` keeps this order.
     """
-    gains: dict[str, Any] = {}
+    gains: dict[str, Any] = {name: {} for name in GAINS}
     for answer in answered:
-        if answer.gain:
-            ends = asdict(answer.gain)
-            numbers = {name: round(ends[name], 4) for name in ("estimate", "low", "high")}
-            known = {name: number for name, number in numbers.items() if number == number}
-            gains[answer.dataset] = {answer.generator: known}
+        ends = asdict(answer.gain) if answer.gain else {}
+        for name, end in GAINS.items():
+            if end in ends and not math.isnan(ends[end]):
+                gains[name][answer.dataset] = {answer.generator: round(ends[end], 4)}
     scores: dict[str, Any] = {}
     shown = summary[(summary["metric"] == "f1") & ~summary["backbone"].isin(list(tables.BASELINES))]
     for row in shown[shown["setting"].isin(METRICS)].to_dict("records"):
         training = METRICS[row["setting"]].format(row["generator"])
         scores.setdefault(row["dataset"], {})[training] = round(float(row["mean"]), 4)
-    return {"gain": gains, "macro_f1": scores}
+    return {**gains, "macro_f1": scores}
 
 
 def _runs(

@@ -116,6 +116,14 @@ def resolved(params: Params) -> dict[str, Any]:
     return tree
 
 
+def read_all() -> None:
+    """Parse all code that stages can depend on, once for all forks of this process."""
+    for file in PACKAGE.rglob("*.py"):
+        module = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+        if _file(module.removesuffix(".__init__")):
+            _read(file.read_bytes())
+
+
 def _closure(roots: tuple[str, ...]) -> list[Path]:
     """Return the files of some modules and of all that they import, with the data next to them."""
     waiting, known, found = list(roots), set(roots), set[Path]()
@@ -126,7 +134,8 @@ def _closure(roots: tuple[str, ...]) -> list[Path]:
             new = set(_imports(file)) - known
             known |= new
             waiting += new
-    data = {path for file in found for path in file.parent.iterdir() if path.suffix in DATA}
+    folders = {file.parent for file in found}
+    data = {path for folder in folders for path in folder.iterdir() if path.suffix in DATA}
     return sorted(found | data)
 
 
