@@ -14,7 +14,9 @@ The row also has the scores of `ecgforge.quality`. "Balanced" is TrRSTeR with th
 other records, which balance the rhythms. Values are means over seeds, with standard deviations.
 
 Use `--judged validation` for all choices; the test records are for the final table only. Trained
-generators are kept in the folder and reused, and an interrupted training resumes.
+generators, their records and classifiers are kept in the folder and reused, whatever the parameters
+are now. An interrupted training resumes. Costs are CPU times, and count only one thread if
+`compute.threads` of the profile is 1.
 """
 
 from __future__ import annotations
@@ -146,6 +148,7 @@ def generated(
         len(wanted), np.uint64
     ) >> np.uint64(1)
     names = [f"synthetic-{number}" for number in range(len(wanted))]
+    spent = time.process_time()
     table = wanted.records.assign(id=names, patient=names, origin="synthetic")
     with write_record_set(out, replace(wanted.about, origin="synthetic")) as writer:
         for index in track(in_order(len(wanted), CHUNK), description=out.parent.name):
@@ -155,6 +158,8 @@ def generated(
                 chosen,
             )
             writer.append(made.numpy(), table.iloc[index])
+    per_record = 1000 * (time.process_time() - spent) / len(wanted)
+    out.with_name(f"{out.name}_ms.json").write_text(json.dumps(per_record))
     return RecordSet.open(out)
 
 
@@ -314,7 +319,7 @@ def rows(
             if name == "baseline":
                 yield {"set": name, **judge.quality(judge.train, seed)}
                 continue
-            made, filling = sets(params, real, name, seed, place)
+            made = other(params, real, name, seed, place, "records")
             if schedules and name not in REMADE:
                 sampling = longer(params.generator(name).sampling)
                 many = generated(
@@ -325,41 +330,44 @@ def rows(
                     **judge.quality(many.split("train"), seed),
                 }
             synthetic = made.split("train")
-            if not with_classifiers:
-                yield {"set": name, **judge.quality(synthetic, seed)}
-                continue
-            alone = (
-                judge.f1([synthetic], made.split("validation"), seed, f"{name}-{seed}-alone")
-                / real_f1
-            )
-            mixed = (
-                judge.f1([judge.train, synthetic], judge.validation, seed, f"{name}-{seed}-mixed")
-                / real_f1
-            )
-            filled = (
-                judge.f1([judge.train, filling], judge.validation, seed, f"{name}-{seed}-filled")
-                / real_f1
-            )
-            yield {
-                "set": name,
-                **dict(zip(SHARES, [*alone, *mixed, *filled], strict=True)),
-                **judge.quality(synthetic, seed),
-            }
+            row = {"set": name, **costs(place), **judge.quality(synthetic, seed)}
+            if with_classifiers:
+                filling = other(params, real, name, seed, place, "filling")
+                compared = {
+                    "alone": ([synthetic], made.split("validation")),
+                    "mixed": ([judge.train, synthetic], judge.validation),
+                    "filled": ([judge.train, filling], judge.validation),
+                }
+                found = [
+                    judge.f1(*sets, seed, f"{name}-{seed}-{kind}") / real_f1
+                    for kind, sets in compared.items()
+                ]
+                row |= dict(zip(SHARES, np.concatenate(found), strict=True))
+            yield row
 
 
-def sets(params: Params, real: RecordSet, name: str, seed: int, place: Path) -> list[RecordSet]:
-    """Return two sets: rhythms as in the real training records, and rhythms that balance them.
+WANTED = {"records": learned, "filling": rare}
 
-    They come from a generator, or from `REMADE`.
+
+def other(
+    params: Params, real: RecordSet, name: str, seed: int, place: Path, purpose: str
+) -> RecordSet:
+    """Return a set with the rhythms of the real records, or with those that balance them.
+
+    It comes from a generator, or from `REMADE`.
     """
-    wanted = {"records": learned(real, seed), "filling": rare(real, seed)}
+    wanted, out = WANTED[purpose](real, seed), place / purpose
     if name in REMADE:
-        return [remade(records, name, seed, place / purpose) for purpose, records in wanted.items()]
-    model, sampling = trained(params, name, seed, real, place), params.generator(name).sampling
-    return [
-        generated(model, sampling, records, place / purpose, seed)
-        for purpose, records in wanted.items()
-    ]
+        return remade(wanted, name, seed, out)
+    model = trained(params, name, seed, real, place)
+    return generated(model, params.generator(name).sampling, wanted, out, seed)
+
+
+def costs(place: Path) -> dict[str, float]:
+    """Return the CPU minutes of training, and the milliseconds for each record, of a generator."""
+    files = {"CPU min": "cpu_minutes.json", "ms per record": "records_ms.json"}
+    known = {cost: place / file for cost, file in files.items()}
+    return {cost: json.loads(file.read_text()) for cost, file in known.items() if file.exists()}
 
 
 def main() -> None:
@@ -401,8 +409,6 @@ def main() -> None:
     groups = table.groupby(level=0, sort=False)
     shown = groups.mean().round(3).astype(str) + " ± " + groups.std().round(3).astype(str)
     print(shown.T.to_string(na_rep="-"))
-    for cost in sorted(options.folder.glob("*/cpu_minutes.json")):
-        print(f"{cost.parent.name}: {json.loads(cost.read_text()):.1f} CPU minutes of training")
 
 
 if __name__ == "__main__":

@@ -1209,7 +1209,7 @@ def encoded(generator: Any, signals: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def test_the_divergence_is_that_of_normal_distributions() -> None:
-    vectors = patients.Patients(8, 16, 4, 3).eval()
+    vectors = patients.Patients(8, 16, 4, SHAPE).eval()
     signals = records(5)[0] / SCALE[:, None]
     mean, log_variance = vectors.encoder(signals).unbind(1)
     vector, divergence = vectors(signals, torch.Generator())
@@ -1232,10 +1232,9 @@ def test_patients_of_a_rhythm_are_drawn_with_the_mean_and_spread_of_its_training
     signals = signals * (1 + 2 * labels[:, None, None])  # another mean vector
     generator.finish(record_set(tmp_path / "set", signals, labels).split("train"))
     rows, log_variances = encoded(generator, signals)
-    variances = log_variances.exp().mean(0)
-    if name in WITH_PATIENTS[:2]:  # the level of noise in each lead is drawn with the vector
-        rows = torch.cat([rows, diffusion.noise_level(signals / generator.scale).log()], dim=1)
-        variances = torch.cat([variances, torch.zeros(8)])
+    # the level of noise in each lead is drawn with the vector
+    rows = torch.cat([rows, patients.noise_level(signals / generator.scale).log()], dim=1)
+    variances = torch.cat([log_variances.exp().mean(0), torch.zeros(8)])
     found = generator.patients
     for label in (0, 1):
         torch.testing.assert_close(found.means[label], rows[labels == label].mean(0))
@@ -1244,12 +1243,12 @@ def test_patients_of_a_rhythm_are_drawn_with_the_mean_and_spread_of_its_training
     expected = left.T @ left / 300 + torch.diag(variances + patients.JITTER)
     torch.testing.assert_close(found.factor @ found.factor.T, expected, rtol=1e-3, atol=1e-4)
     asked, sources = torch.ones(2000, dtype=torch.int64), base.random_sources(torch.arange(2000))
-    drawn = found.draw(asked, sources)
+    vectors, levels = found.draw(asked, sources)
+    drawn = torch.cat([vectors, levels.log()], dim=1)
     torch.testing.assert_close(drawn.mean(0), found.means[1], rtol=0, atol=0.1)
     torch.testing.assert_close(drawn.T.cov(), expected, rtol=0.2, atol=0.1)
-    wider = found.draw(asked, base.random_sources(torch.arange(2000)), spread=1.5)
-    factor = torch.ones(len(variances)).index_fill(0, torch.arange(4), 1.5)  # not of noise levels
-    torch.testing.assert_close(wider - found.means[1], factor * (drawn - found.means[1]))
+    wider, centre = found.spread(vectors, asked, 1.5), found.means[1, :4]
+    torch.testing.assert_close(wider - centre, 1.5 * (vectors - centre))
 
 
 @torch.no_grad()
@@ -1270,12 +1269,52 @@ def test_a_spread_of_zero_draws_the_mean_patient_of_each_rhythm(tmp_path: Path) 
         torch.testing.assert_close(vectors, generator.patients.means[labels, :4])
 
 
+@torch.no_grad()
+def test_the_spread_of_patients_acts_only_on_decoders_and_each_band_has_its_temperature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, labels, _ = autoregressive()
+    signals = records(30)[0] + torch.randn(30, 8, 200, generator=torch.Generator().manual_seed(0))
+    generator.finish(record_set(tmp_path / "set", signals, torch.arange(30) % 3).split("train"))
+    assert generator.patients is not None
+    means = generator.patients.means[labels, :4]
+    decoded, given, temperatures = [], [], []
+    decode, draw = time_vqvae.BandDecoder.forward, time_vqvae.Prior.draw
+
+    def decoding(self: Any, latents: Any, patient: Any) -> Any:
+        decoded.append(patient)
+        return decode(self, latents, patient)
+
+    def drawing(self: Any, *arguments: Any) -> Any:
+        given.append(arguments[2][:, 0, -4:])
+        temperatures.append(arguments[-1])
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(time_vqvae.BandDecoder, "forward", decoding)
+    monkeypatch.setattr(time_vqvae.Prior, "draw", drawing)
+    settings: Any = {"token_temperature": 0.8, "high_token_temperature": 0.2}
+    made = [
+        generator.sample(
+            labels, torch.arange(4), sampling("time_vqvae", patient_spread=spread, **settings)
+        )
+        for spread in (0.0, 1.5)
+    ]
+    assert temperatures == [0.8, 0.2] * 2
+    assert len(decoded) == len(given) == 4
+    for seen in given:
+        assert torch.equal(seen, given[0])
+    torch.testing.assert_close(decoded[0], means)
+    torch.testing.assert_close(decoded[2], means + 1.5 * (given[0] - means))
+    levels = [patients.noise_level(one / generator.scale).median() for one in (signals, *made)]
+    assert levels[1] > 0.8 * levels[0], "records of random networks get the noise of the training"
+
+
 def test_the_level_of_noise_is_found_next_to_beats() -> None:
     clean = records(40)[0] / SCALE[:, None]
     white = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    assert diffusion.noise_level(0 * clean).eq(diffusion.QUIET).all()
+    assert patients.noise_level(0 * clean).eq(patients.QUIET).all()
     for level in (0.3, 0.6):
-        found = diffusion.noise_level(clean + level * white)
+        found = patients.noise_level(clean + level * white)
         assert found.median() == pytest.approx(level, rel=0.15)
 
 
@@ -1292,12 +1331,12 @@ def test_records_get_the_noise_that_they_lack_with_the_spectrum_of_training_reco
     generator.finish(record_set(tmp_path / "set", known, labels).split("train"))
     clean = torch.sin(torch.arange(200) / 10).expand(60, 8, 200)
     levels = torch.full((60, 8), 0.1)
-    noise = generator.lacking_noise(clean, levels, white)
-    found = diffusion.noise_level(clean + noise)
+    noise = generator.patients.lacking_noise(clean, levels, white)
+    found = patients.noise_level(clean + noise)
     assert found.median() == pytest.approx(0.1, rel=0.1)
     power = torch.fft.rfft(noise).abs().square().mean((0, 1))
     assert power[85:].max() < 0.01 * power[20:75].min()
-    assert not generator.lacking_noise(clean + 10 * noise, levels, white).any()
+    assert not generator.patients.lacking_noise(clean + 10 * noise, levels, white).any()
 
 
 @pytest.mark.parametrize("name", WITH_PATIENTS[:2])

@@ -4,16 +4,43 @@ An encoder maps a record to a normal distribution over its vector, and learns to
 network that sees the vector, as in a variational autoencoder (Kingma & Welling 2014, "Auto-Encoding
 Variational Bayes"). After training, a normal distribution is fitted to the vectors of the training
 records: a mean for each rhythm, and one covariance. Sampling draws vectors from it.
+
+Records also have noise of muscles and electrodes, and patients differ in its level. Networks that
+map many samples to one position, or to one token, cannot carry it. So the level of noise in each
+lead is drawn together with the vector, and the noise that a record lacks is added to it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
+from ecgforge.generators.common.base import Shape
+from ecgforge.params import StrictConfig
+from ecgforge.records.record_set import RecordSet
+
+CHUNK = 64  # records in memory at a time, when patient vectors are measured
+TYPICAL = 0.6745  # median size of normal numbers with a standard deviation of 1
+QUIET = 1e-3  # least level of noise, in standard deviations of the lead
 DIVERGENCE = 1e-4  # weight in the loss of the vector's divergence from a standard normal, in nats
 JITTER = 0.01  # added to the variances of the vectors, so that their factor exists
+
+
+class PatientSampling(StrictConfig):
+    """Sampling parameters of generators with a patient vector.
+
+    Attributes:
+        patient_spread: multiplies the deviation of patient vectors from the mean of their rhythm.
+            1 is the spread of training records; larger values give more varied records.
+    """
+
+    patient_spread: Annotated[float, Field(ge=0, le=3)] = 1.0
 
 
 class ResidualBlock(nn.Module):
@@ -56,25 +83,27 @@ class PatientEncoder(nn.Module):
 
 
 class Patients(nn.Module):
-    """The encoder of patient vectors, and the distribution that sampling draws them from.
+    """The encoder of patient vectors, and the distribution that sampling draws them from, together
+    with the level of noise in each lead.
 
     Args:
         inputs: channels of the encoder's signals.
         width: channels of the encoder's features.
         size: of the vector.
-        rhythms: number of classes.
-        measured: further numbers of a record that are drawn together with its vector.
+        shape: of the records.
     """
 
     means: Tensor
     factor: Tensor
+    noise_spectrum: Tensor
 
-    def __init__(self, inputs: int, width: int, size: int, rhythms: int, measured: int = 0) -> None:
+    def __init__(self, inputs: int, width: int, size: int, shape: Shape) -> None:
         super().__init__()
         self.size = size
         self.encoder = PatientEncoder(inputs, width, size)
-        self.register_buffer("means", torch.zeros(rhythms, size + measured))
-        self.register_buffer("factor", torch.eye(size + measured))
+        self.register_buffer("means", torch.zeros(shape.rhythms, size + shape.leads))
+        self.register_buffer("factor", torch.eye(size + shape.leads))
+        self.register_buffer("noise_spectrum", torch.ones(shape.samples // 2 + 1))
 
     def forward(self, signals: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the vectors of a batch, `[batch, size]`, random in training, and the mean over the
@@ -88,33 +117,72 @@ class Patients(nn.Module):
         return mean, divergence
 
     @torch.no_grad()
-    def fit(self, encoded: Tensor, labels: Tensor, measured: Tensor | None = None) -> None:
-        """Fit the distribution to training records. A rhythm without records gets the common mean.
+    def fit(self, records: RecordSet, scale: Tensor, inputs: Callable[[Tensor], Tensor]) -> None:
+        """Fit the distribution of vectors and of levels of noise, and the spectrum of noise, to
+        training records. A rhythm without records gets the common mean.
 
         Args:
-            encoded: their means and logarithms of variances, `[records, 2, size]`.
-            labels: `[records]`.
-            measured: their further numbers, `[records, measured]`.
+            records: training records.
+            scale: standard deviation of each lead, `[leads, 1]`.
+            inputs: maps records `[batch, leads, samples]`, divided by the scale, to the encoder's
+                signals.
         """
-        rows, log_variances = encoded.unbind(1)
-        variances = log_variances.exp().mean(0)
-        if measured is not None:
-            rows = torch.cat([rows, measured], dim=1)
-            variances = pad(variances, (0, measured.shape[1]))
-        chosen = one_hot(labels, len(self.means)).to(rows)
+        encoded, levels, power = [], [], []
+        for signals in torch.from_numpy(records.signals()).split(CHUNK):
+            clean = signals.to(scale.device) / scale
+            encoded.append(self.encoder(inputs(clean)).float())
+            levels.append(noise_level(clean))
+            power.append(torch.fft.rfft(clean / levels[-1][..., None]).abs().square().mean(1))
+        vectors, log_variances = torch.cat(encoded).unbind(1)
+        rows = torch.cat([vectors, torch.cat(levels).log()], dim=1)
+        chosen = one_hot(torch.as_tensor(records.labels), len(self.means)).to(rows)
         counts = chosen.sum(0)[:, None]
         centres = torch.where(counts > 0, chosen.T @ rows / counts.clamp(min=1), rows.mean(0))
-        left = rows - centres[labels]
+        left = rows - chosen @ centres
+        variances = pad(log_variances.exp().mean(0), (0, rows.shape[1] - self.size))
         covariance = left.T @ left / len(left) + torch.diag(variances + JITTER)
         self.means.copy_(centres)
         self.factor.copy_(torch.linalg.cholesky(covariance))
+        spectrum = torch.cat(power).median(0).values.sqrt()
+        flat = len(spectrum) // 2  # waves have lower frequencies
+        spectrum[:flat] = spectrum[flat]
+        self.noise_spectrum.copy_(spectrum / spectrum[flat])
 
-    def draw(self, labels: Tensor, sources: list[torch.Generator], spread: float = 1.0) -> Tensor:
-        """Draw the vector of each record, and its further numbers, from its own random generator:
-        `[batch, size + measured]`. `spread` multiplies the standard deviations of the vector.
+    def draw(self, labels: Tensor, sources: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Draw the vector of each record, `[batch, size]`, and its levels of noise, `[batch,
+        leads]`, from its own random generator.
         """
         count = len(self.factor)
         white = torch.stack([torch.randn(count, generator=source) for source in sources])
-        left = white.to(labels.device) @ self.factor.T
-        left[:, : self.size] *= spread
-        return self.means[labels] + left
+        drawn = self.means[labels] + white.to(labels.device) @ self.factor.T
+        vectors, levels = drawn.tensor_split([self.size], dim=1)
+        return vectors, levels.exp()
+
+    def spread(self, vectors: Tensor, labels: Tensor, factor: float) -> Tensor:
+        """Multiply the deviation of vectors, `[batch, size]`, from the mean of their rhythm."""
+        means = self.means[labels, : self.size]
+        return means + factor * (vectors - means)
+
+    def lacking_noise(self, clean: Tensor, levels: Tensor, white: Tensor) -> Tensor:
+        """Return noise that brings records to their levels `[batch, leads]`, of the shape of the
+        records. Its spectrum is flat up to a quarter of the sampling rate, and that of the training
+        records above.
+
+        Args:
+            clean: records, divided by the scale.
+            levels: from `draw`.
+            white: white noise, of the shape of the records.
+        """
+        noise = torch.fft.irfft(torch.fft.rfft(white) * self.noise_spectrum, white.shape[-1])
+        lacking = (levels.square() - noise_level(clean).square()).clamp(min=0).sqrt()
+        return (lacking / noise_level(noise))[..., None] * noise
+
+
+def noise_level(records: Tensor) -> Tensor:
+    """Return the standard deviation of the white noise in records, `[..., samples]` to `[...]`.
+
+    Its estimate is the median size of second differences, where most waves are small. It has a
+    minimum, since its logarithm is used.
+    """
+    median = records.diff(n=2).abs().median(-1).values
+    return (median / (TYPICAL * math.sqrt(6))).clamp(min=QUIET)

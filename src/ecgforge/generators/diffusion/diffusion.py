@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ecgforge.generators.common.base import Generator, Shape, random_sources
-from ecgforge.generators.common.patients import DIVERGENCE, Patients
+from ecgforge.generators.common.patients import DIVERGENCE, Patients, PatientSampling
 from ecgforge.params import Positive, Share, StrictConfig
 from ecgforge.records.record_set import RecordSet
 
@@ -38,9 +38,6 @@ MAX_WEIGHT = (
 )
 ESTIMATED = 0.5  # share of training records that are shown a prediction, as in Chen et al.
 PATIENT_WIDTH = 64  # channels of the encoder of patient vectors
-CHUNK = 64  # records in memory at a time, when patient vectors are measured
-TYPICAL = 0.6745  # median size of normal numbers with a standard deviation of 1
-QUIET = 1e-3  # least level of noise, in standard deviations of the lead
 
 
 class DiffusionSampling(StrictConfig):
@@ -88,15 +85,8 @@ class PatientNetwork(DiffusionNetwork):
     patient_size: Annotated[int, Field(ge=0)] = 0
 
 
-class PatientSampling(DiffusionSampling):
-    """Sampling parameters of diffusion generators with a patient vector.
-
-    Attributes:
-        patient_spread: multiplies the deviation of patient vectors from the mean of their rhythm.
-            1 is the spread of training records; larger values give more varied records.
-    """
-
-    patient_spread: Annotated[float, Field(ge=0, le=3)] = 1.0
+class PatientDiffusionSampling(DiffusionSampling, PatientSampling):
+    """Sampling parameters of diffusion generators with a patient vector."""
 
 
 class Diffusion(Generator):
@@ -304,23 +294,15 @@ class PatientDiffusion(Diffusion):
     it from noise. Training takes it from the record (Preechakul et al. 2022, "Diffusion
     Autoencoders"), and sampling from a small model of its own (Li, Katabi & He 2024, "Return of
     Unconditional Generation").
-
-    Records also have noise of muscles and electrodes, and patients differ in its level. The network
-    cannot carry it, since its stem maps many samples to one position. `finish` measures the levels
-    of training records. Sampling draws them together with the vector, and adds the noise that a
-    record lacks.
     """
 
-    Sampling: ClassVar[type[StrictConfig]] = PatientSampling
-    noise_spectrum: Tensor
+    Sampling: ClassVar[type[StrictConfig]] = PatientDiffusionSampling
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)
         self.patients: Patients | None = None
         if network.patient_size:
-            sizes = network.patient_size, shape.rhythms, shape.leads
-            self.patients = Patients(shape.leads, PATIENT_WIDTH, *sizes)
-            self.register_buffer("noise_spectrum", torch.ones(shape.samples // 2 + 1))
+            self.patients = Patients(shape.leads, PATIENT_WIDTH, network.patient_size, shape)
 
     def trainable(self, phase: str) -> list[nn.Parameter]:
         return list(self.parameters())
@@ -336,24 +318,9 @@ class PatientDiffusion(Diffusion):
         total = losses["loss"] + DIVERGENCE * divergence
         return losses | {"loss": total, "patient_divergence": divergence}
 
-    @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
-        """Fit the distribution of patient vectors and levels of noise to training records."""
-        if self.patients is None:
-            return
-        device = self.scale.device
-        encoded, levels, power = [], [], []
-        for signals in torch.from_numpy(records.signals()).split(CHUNK):
-            clean = signals.to(device) / self.scale
-            encoded.append(self.patients.encoder(clean).float())
-            levels.append(noise_level(clean))
-            power.append(torch.fft.rfft(clean / levels[-1][..., None]).abs().square().mean(1))
-        labels = torch.as_tensor(records.labels, device=device)
-        self.patients.fit(torch.cat(encoded), labels, torch.cat(levels).log())
-        spectrum = torch.cat(power).median(0).values.sqrt()
-        flat = len(spectrum) // 2  # waves have lower frequencies
-        spectrum[:flat] = spectrum[flat]
-        self.noise_spectrum.copy_(spectrum / spectrum[flat])
+        if self.patients is not None:
+            self.patients.fit(records, self.scale, lambda clean: clean)
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
@@ -361,35 +328,16 @@ class PatientDiffusion(Diffusion):
         noise = self.noise(sources)
         if self.patients is None:
             return self.denoise(noise, labels, sampling)
-        drawn = self.patients.draw(labels, sources, sampling.patient_spread)
-        patient, levels = drawn.split([self.network.patient_size, self.shape.leads], dim=1)
+        drawn, levels = self.patients.draw(labels, sources)
+        patient = self.patients.spread(drawn, labels, sampling.patient_spread)
         white = next(noise)
         made = self.denoise(noise, labels, sampling, patient=patient)
-        return made + self.scale * self.lacking_noise(made / self.scale, levels.exp(), white)
-
-    def lacking_noise(self, clean: Tensor, levels: Tensor, white: Tensor) -> Tensor:
-        """Return noise that brings records to their levels `[batch, leads]`, of the shape of the
-        records. Its spectrum is flat up to a quarter of the sampling rate, and that of the training
-        records above.
-        """
-        noise = torch.fft.irfft(torch.fft.rfft(white) * self.noise_spectrum, white.shape[-1])
-        lacking = (levels.square() - noise_level(clean).square()).clamp(min=0).sqrt()
-        return (lacking / noise_level(noise))[..., None] * noise
+        return made + self.scale * self.patients.lacking_noise(made / self.scale, levels, white)
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         network, inputs = super().exportable()
         patient = [torch.zeros(2, self.network.patient_size)] if self.patients else []
         return network, (*inputs, *patient)
-
-
-def noise_level(records: Tensor) -> Tensor:
-    """Return the standard deviation of the white noise in records, `[..., samples]` to `[...]`.
-
-    Its estimate is the median size of second differences, where most waves are small. It has a
-    minimum, since its logarithm is used.
-    """
-    median = records.diff(n=2).abs().median(-1).values
-    return (median / (TYPICAL * math.sqrt(6))).clamp(min=QUIET)
 
 
 def concat_channels(noisy: Tensor, *others: Tensor | None) -> Tensor:

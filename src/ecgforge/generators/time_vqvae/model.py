@@ -30,13 +30,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, one_hot, pad
 
 from ecgforge.generators.common.base import Generator, Shape, random_sources
-from ecgforge.generators.common.patients import DIVERGENCE, Patients, ResidualBlock
+from ecgforge.generators.common.patients import (
+    DIVERGENCE,
+    Patients,
+    PatientSampling,
+    ResidualBlock,
+)
 from ecgforge.params import Positive, Share, StrictConfig
 from ecgforge.records.record_set import RecordSet
 
 CODEBOOK_DECAY = 0.95  # of the running means of the codes
 REVIVAL = 0.05  # share of the uniform usage below which a code is dead
-CHUNK = 64  # records in memory at a time, when patient vectors are measured
 COMMITMENT = 0.25  # weight of the commitment loss (van den Oord et al. 2017, sec. 3.2)
 
 
@@ -108,8 +112,11 @@ class TimeVQVAENetwork(StrictConfig):
         return self
 
 
-class TimeVQVAESampling(StrictConfig):
-    """Sampling parameters; an autoregressive prior uses only the last two.
+class TimeVQVAESampling(PatientSampling):
+    """Sampling parameters; an autoregressive prior does not use the first three.
+
+    The spread of patient vectors applies only to the decoders. The priors see vectors like those of
+    training records; others would make their rhythms irregular.
 
     Attributes:
         low_steps: decoding steps of the low band.
@@ -118,8 +125,9 @@ class TimeVQVAESampling(StrictConfig):
             tokens come first, which favours the flat segments between beats.
         guidance: weight of the conditional prediction against the unconditional one; 1 is the
             conditional prediction.
-        token_temperature: divides the logits of tokens. Below 1, likely tokens are sampled more
-            often, and regular rhythms get more regular.
+        token_temperature: divides the logits of tokens of the low band. Below 1, likely tokens are
+            sampled more often, and regular rhythms get more regular.
+        high_token_temperature: that of the high band. Below 1, the beats of a record differ less.
     """
 
     low_steps: Positive
@@ -127,6 +135,7 @@ class TimeVQVAESampling(StrictConfig):
     temperature: Annotated[float, Field(ge=0)]
     guidance: Annotated[float, Field(ge=1, le=10)]
     token_temperature: Annotated[float, Field(gt=0, le=4)] = 1.0
+    high_token_temperature: Annotated[float, Field(gt=0, le=4)] = 1.0
 
 
 class Spectrum(nn.Module):
@@ -486,7 +495,7 @@ class TimeVQVAE(Generator):
         channels = shape.leads, shape.leads * network.fft
         self.low, self.high = Band(channels[0], low, size), Band(channels[1], high, size)
         inputs = sum(channels), high.channels
-        self.patients = Patients(*inputs, size, shape.rhythms) if size else None
+        self.patients = Patients(*inputs, size, shape) if size else None
         positions = math.ceil(self.frames / 2**low.halvings)
         self.low_prior = Prior(
             low.codes, low.code_size, size, positions, shape.rhythms, network.low_prior
@@ -566,18 +575,11 @@ class TimeVQVAE(Generator):
             return None, low.new_zeros(())
         return self.patients(torch.cat([low, high], dim=1), noise)
 
-    @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
-        """Fit the distribution of patient vectors to training records."""
-        if self.patients is None:
-            return
-        device = self.scale.device
-        encoded = [
-            self.patients.encoder(torch.cat(self.bands(signals.to(device) / self.scale), dim=1))
-            for signals in torch.from_numpy(records.signals()).split(CHUNK)
-        ]
-        labels = torch.as_tensor(records.labels, device=device)
-        self.patients.fit(torch.cat(encoded).float(), labels)
+        if self.patients is not None:
+            self.patients.fit(
+                records, self.scale, lambda clean: torch.cat(self.bands(clean), dim=1)
+            )
 
     def prior_loss(
         self, low: Tensor, high: Tensor, labels: Tensor, noise: torch.Generator
@@ -620,28 +622,32 @@ class TimeVQVAE(Generator):
             .to(device)
             .split(sizes, dim=1)
         )
-        patient = None if self.patients is None else self.patients.draw(labels, sources)
+        patient = shown = levels = None
+        if self.patients is not None:
+            patient, levels = self.patients.draw(labels, sources)
+            shown = self.patients.spread(patient, labels, sampling.patient_spread)
         low_random, high_random = (
             part.reshape(len(labels), 2, count, -1)
             for part, count in zip(random, steps, strict=True)
         )
-        codes = self.low.codebook.codes, self.high.codebook.codes
         context = with_patient(None, patient)
-        low = self._tokens(self.low_prior, labels, codes[0], context, low_random, sampling)
+        low = self._tokens("low", labels, context, low_random, sampling)
         context = with_patient(self.low.codebook.latents(low), patient)
-        high = self._tokens(self.high_prior, labels, codes[1], context, high_random, sampling)
-        return Decoder(self)(low, high, patient) * self.scale
+        high = self._tokens("high", labels, context, high_random, sampling)
+        made = Decoder(self)(low, high, shown)
+        if self.patients is not None and levels is not None:
+            white = [torch.randn(made.shape[1:], generator=source) for source in sources]
+            made = made + self.patients.lacking_noise(made, levels, torch.stack(white).to(device))
+        return made * self.scale
 
     def _tokens(
-        self,
-        prior: Prior,
-        labels: Tensor,
-        codes: Tensor,
-        context: Tensor | None,
-        random: Tensor,
-        sampling: Any,
+        self, band: str, labels: Tensor, context: Tensor | None, random: Tensor, sampling: Any
     ) -> Tensor:
-        settings = (sampling.guidance, sampling.token_temperature)
+        prior, codes, token_temperature = {
+            "low": (self.low_prior, self.low.codebook.codes, sampling.token_temperature),
+            "high": (self.high_prior, self.high.codebook.codes, sampling.high_token_temperature),
+        }[band]
+        settings = (sampling.guidance, token_temperature)
         if prior.causal:
             return prior.draw(labels, codes, context, random[:, 0, 0], *settings)
         return decode_iteratively(
