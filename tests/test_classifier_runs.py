@@ -172,7 +172,7 @@ def test_the_tuned_decision_is_that_of_validation_records_whatever_the_test_reco
     permuted = truth.sample(frac=1, random_state=0, ignore_index=True)
     again, others = trained(records, permuted, tmp_path, monkeypatch)
     assert others["test/f1_macro_tuned"] != summary["test/f1_macro_tuned"]
-    assert others["validation/tau"] == summary["decision/tau"]
+    assert others["validation/tau"] == summary["validation/tau"]
     assert again["tuned"].tolist() == found["tuned"].tolist()
 
 
