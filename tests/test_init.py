@@ -164,7 +164,7 @@ def test_what_a_study_cannot_use_is_counted(home: Path, capsys: pytest.CaptureFi
     add(home, "r1;P1;SB;;")
     file = init(home)
     output = capsys.readouterr().out
-    assert "1 rows name a record of an earlier row" in output
+    assert "ignored, the record of an earlier row: 1 row\n" in output
     assert "ignored, not in the table: 1 record of the folder" in output
     assert "18 patients; 1 of them with several records: P0 (r0, short, few, fast, gone" in output
     assert "sampling rates: 100 Hz (21), 500 Hz (1)" in output
