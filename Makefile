@@ -35,7 +35,7 @@ style: $(INSTALLED)
 	lint-imports
 
 types: $(INSTALLED)
-	mypy
+	nice mypy # in the time in which tests wait
 
 bench: $(INSTALLED) ## Measure core seconds against references, in ten minutes on two free cores.
 	@for one in $(BENCHMARKS); do echo "== benchmarks/$$one"; OMP_NUM_THREADS=1 python benchmarks/$$one || exit 1; done

@@ -1403,7 +1403,7 @@ def test_a_diffusion_record_has_the_shape_of_its_patient_vector(name: str, tmp_p
     """The sign of the beats follows the vector, with any noise. Drawn vectors have both signs."""
     source = torch.Generator().manual_seed(0)
     with torch.enable_grad():
-        generator = trained_on_signs(name, NETWORKS[name], "denoiser", 150, source)
+        generator = trained_on_signs(name, NETWORKS[name], "denoiser", 100, source)
     signals, labels = upright_or_inverted(SIGNS, source), torch.zeros(16, dtype=torch.int64)
     vectors, _ = encoded(generator, signals)
     steps = sampling(name, steps=8, guidance=1.0, second_order=True)

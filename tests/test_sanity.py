@@ -126,7 +126,7 @@ def f1(
     found = {}
     for name, train in mixed.items():
         probabilities = []
-        for seed in SEEDS:
+        for seed in SEEDS[:2]:  # gains are larger than the differences between seeds
             classifier = registry.create(
                 DEMO.classifiers["resnet1d"], real.about.rhythms, Records(train).scale(), seed
             )

@@ -98,11 +98,11 @@ def test_what_learned_from_a_patient_is_listed_marked_and_not_promoted() -> None
 
     code, said = called("--check")
     assert code
-    assert "1 versions with an alias learned from a withdrawn patient" in said
+    assert "1 version with an alias learned from a withdrawn patient" in said
     history.move(NAME, OTHERS, BOTH, history.PROMOTED, "", "")
     code, said = called("--check")
     assert code == 0
-    assert "No version with an alias learned from one of 1 withdrawn patients." in said
+    assert "No version with an alias learned from a withdrawn patient (1 patient)." in said
 
     params = Params.read(Path("params.yaml"))
     with pytest.raises(EcgforgeError, match="cannot be promoted \\(1 withdrawn patient in ptbxl"):
@@ -126,7 +126,7 @@ def test_patients_come_from_the_command_and_a_file_and_add_up() -> None:
     assert called("ptbxl", "40", "--file", "list.txt")[0] == 0
     code, said = called("ptbxl", "41", "39")
     assert code == 0
-    assert "1 patients of ptbxl added to `withdrawn`; 1 were already in it" in said
+    assert "1 patient of ptbxl added to `withdrawn`; already in it: 1" in said
     assert Params.read(Path("params.yaml")).withdrawn == {"ptbxl": ["39", "40", "41"]}
 
 

@@ -46,8 +46,8 @@ def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None)
         _write(file, kept)
     again = len(given) - len(new)
     console.out.print(
-        f"{file}: {len(new)} patients of {source} added to `{KEY}`"
-        + (f"; {again} were already in it" if again else "")
+        f"{file}: {console.counted(len(new), 'patient')} of {source} added to `{KEY}`"
+        + (f"; already in it: {again}" if again else "")
         + "."
     )
     affected = _affected(Params.read(file))
@@ -69,11 +69,14 @@ def check(file: Path) -> None:
     if reached:
         _print(reached)
         raise EcgforgeError(
-            f"{len(reached)} versions with an alias learned from a withdrawn patient, or their "
-            "patients are unknown: "
-            "run `ecgforge repro`, and promote versions that it trained"
+            f"{console.counted(len(reached), 'version')} with an alias learned from a withdrawn "
+            "patient, or from unknown patients: run `ecgforge repro`, and promote versions that it "
+            "trained"
         )
-    console.out.print(f"No version with an alias learned from one of {count} withdrawn patients.")
+    console.out.print(
+        "No version with an alias learned from a withdrawn patient "
+        f"({console.counted(count, 'patient')})."
+    )
 
 
 def _affected(params: Params) -> list[Affected]:
@@ -160,6 +163,6 @@ def _print_next(affected: Sequence[Affected]) -> None:
         console.out.print("No version learned from a withdrawn patient.")
         return
     console.out.print(
-        f"{len(affected)} versions are marked: they cannot be promoted. Next, run `ecgforge "
-        "repro`, promote the new versions, and run `ecgforge withdraw --check`."
+        f"{console.counted(len(affected), 'version')} marked, which cannot be promoted. Next, run "
+        "`ecgforge repro`, promote the new versions, and run `ecgforge withdraw --check`."
     )
