@@ -391,8 +391,8 @@ def _cautions(records: int, tested: Mapping[str, int]) -> Iterator[str]:
         yield f"{counted(records, 'record')} in all: far too few for a reliable result."
     rare = [f"{rhythm} ({count})" for rhythm, count in tested.items() if count < FEW_TESTED]
     if rare:
-        whose = "these rhythms" if len(rare) > 1 else "this rhythm"
-        whose = "any rhythm" if len(rare) == len(tested) else whose
+        some = "these rhythms" if len(rare) > 1 else "this rhythm"
+        whose = "any rhythm" if len(rare) == len(tested) else some
         yield (
             f"Fewer than {FEW_TESTED} test records of {', '.join(rare)}: far too few for a "
             f"reliable result for {whose}."
