@@ -534,6 +534,8 @@ def test_records_have_the_heart_rate_that_is_asked_for(
             continue
         generate_records.generate("it/1", rhythm, 24, 0, out, rate)
         made = [wfdb_files.read(out, f"synthetic_{rhythm}_{i:05d}").signals for i in range(24)]
+        header = (out / f"synthetic_{rhythm}_00000.hea").read_text()
+        assert f"# requested rhythm: {rhythm} at {rate} beats/min\n" in header
         rates = [_rate(peaks) for peaks in beats.detect(np.stack(made), 50)]
         assert np.median(rates) == pytest.approx(rate, rel=0.05), rates
 

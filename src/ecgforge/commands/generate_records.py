@@ -74,7 +74,9 @@ def generate(
             f"{', '.join(kept.rhythms)}"
         )
     sampling = checked(type(generator).Sampling, kept.sampling, f"{version.label}, {SAMPLING}")
+    asked = rhythm
     if rate is not None:
+        asked = f"{rhythm} at {rate:g} beats/min"
         synthesis.check_rate(generator, version.label, kept.rhythms, [rhythm], rate)
         sampling = sampling.model_copy(update={"heart_rate": rate})
     sampler = synthesis.Sampler(generator, sampling, COMPUTE, 0)
@@ -82,7 +84,7 @@ def generate(
     names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
     starts = range(0, count, CHUNK)
     simulated = version.tags.get("simulated") == "true"
-    notes = partial(wfdb_files.comments, version.label, simulated, rhythm, kept.units, seed)
+    notes = partial(wfdb_files.comments, version.label, simulated, asked, kept.units, seed)
     rate = generator.shape.sampling_rate
     with atomic_write(out) as scratch:
         scratch.mkdir()
@@ -100,6 +102,6 @@ def generate(
             "not recordings of patients.\n"
         )
     console.out.print(
-        f"{out}: {console.counted(count, 'synthetic record')} of {rhythm}, generated with "
+        f"{out}: {console.counted(count, 'synthetic record')} of {asked}, generated with "
         f"{version.label} and seed {seed}."
     )
