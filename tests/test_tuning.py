@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 import yaml
 
+from ecgforge.classifiers.resnet1d import ResNet1d
 from ecgforge.errors import EcgforgeError, TrialError
-from ecgforge.params import Float, Int, Params
+from ecgforge.params import Float, Int, Params, nested
 from ecgforge.stages.common.tracked import Stage
 from ecgforge.tuning import search, space
 from ecgforge.tuning.search import Attempt, Task, TrialResult
@@ -169,6 +170,11 @@ def one_of(*choices: Any) -> dict[str, Any]:
             "diffwave.tuning.space: .*guidance = 0.5",
         ),
         (
+            "generators.simulator",
+            {},
+            "simulator.tuning.space: trials need at least one parameter to vary",
+        ),
+        (
             "generators.diffwave",
             {"training.prior.steps": floats(5, 9)},
             "space.training.prior.steps: .* have no such parameter",
@@ -189,7 +195,8 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
     branch = tree["profiles"]["paper" if "kernel" in message else "demo"]
     for part in where.split("."):
         branch = branch[part]
-    branch["tuning"]["space"] = change
+    branch.setdefault("tuning", {})["space"] = change
+    branch["tuning"]["n_trials"] = 3
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(EcgforgeError, match=message) as caught:
         parameters.read(tmp_path / "params.yaml")
@@ -222,7 +229,7 @@ def test_tuned_parameters_replace_the_given_ones(tmp_path: Path) -> None:
     from ecgforge.stages import parameters, tune
 
     best = {"training.prior.learning_rate": 0.0123, "sampling.guidance": 3.5}
-    tune.write({"generators": {"time_vqvae": space.patch(best)}}, tmp_path / "g.yaml")
+    tune.write({"generators": {"time_vqvae": nested(best)}}, tmp_path / "g.yaml")
     tune.write({"classifiers": {"resnet1d": {"network": {"dropout": 0.33}}}}, tmp_path / "c.yaml")
     before = parameters.read(ROOT / "params.yaml")
     params = parameters.read(ROOT / "params.yaml", [tmp_path / "g.yaml", tmp_path / "c.yaml"])
@@ -533,7 +540,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     key = runs.RunKey("tuning", "ptbxl", 1, True, backbone="resnet1d")
     inputs = stage.record_inputs([("training", records)])
     defaults = {"training.learning_rate": 0.01, "network.dropout": 0.2}
-    chosen = {key: settings.tuning.space[key] for key in defaults}
+    chosen = {key: ResNet1d.space[key] for key in defaults}
     shown = task(tmp_path, space=chosen, defaults=defaults, directions=("maximize",), warmup=2)
     with runs.tracked(key, fingerprint="study", params={}, inputs=inputs) as run:
         trials = stage.Trials(
@@ -720,7 +727,14 @@ def small(tree: dict[str, Any]) -> dict[str, Any]:
         "evaluate_every": 10,
         "warmup_steps": 2,
     }
-    demo["classifiers"]["resnet1d"]["tuning"] |= {"n_trials": 3, "repeats": 2}
+    demo["classifiers"]["resnet1d"]["tuning"] |= {
+        "n_trials": 3,
+        "repeats": 2,
+        "space": {
+            "training.learning_rate": {"low": 0.001, "high": 0.05, "log": True},
+            "network.kernel": {"choices": [5, 9, 17]},
+        },
+    }
     diffwave = demo["generators"]["diffwave"]
     diffwave["network"] |= {"layers": 2, "channels": 8}
     diffwave["training"]["denoiser"] |= {
@@ -729,11 +743,14 @@ def small(tree: dict[str, Any]) -> dict[str, Any]:
         "warmup_steps": 2,
         "batch_size": 8,
     }
-    diffwave["tuning"] |= {"n_trials": 3, "records": 8, "fast": True}
-    diffwave["tuning"]["space"] = {
-        key: value
-        for key, value in diffwave["tuning"]["space"].items()
-        if key.startswith("sampling.")
+    diffwave["tuning"] |= {
+        "n_trials": 3,
+        "records": 8,
+        "fast": True,
+        "space": {
+            "sampling.guidance": {"low": 1.0, "high": 4.0},
+            "sampling.steps": {"kind": "int", "low": 2, "high": 16},
+        },
     }
     return tree
 
@@ -828,13 +845,16 @@ def test_losses_that_do_not_compare_prune_nothing() -> None:
     from ecgforge.tuning.objectives import GeneratorObjective
 
     params = Params.read(ROOT / "params.yaml")
-    compute = params.active.compute
-    assert (
-        GeneratorObjective("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
+
+    def warmup(name: str, varied: str = "sampling.guidance") -> int | None:
+        settings = params.generator(name)
+        tuning = settings.tuning.model_copy(update={"space": {varied: Float(low=0.001, high=0.02)}})
+        settings = settings.model_copy(update={"tuning": tuning})
+        return GeneratorObjective(name, settings, Path(), params.active.compute).warmup
+
+    assert warmup("diffwave") == warmup("diffwave", "training.denoiser.learning_rate") == 60
+    assert warmup("time_vqvae", "training.prior.learning_rate") == 60 + 50
+    assert warmup("time_vqvae", "training.autoencoder.learning_rate") is None, (
+        "other codes, other losses"
     )
-    assert (
-        GeneratorObjective("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup
-        is None
-    ), "other codes, other losses"
-    simulator = GeneratorObjective("simulator", params.generator("simulator"), Path(), compute)
-    assert simulator.warmup is None, "no phase, no losses"
+    assert warmup("simulator") is None, "no phase, no losses"

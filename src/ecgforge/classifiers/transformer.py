@@ -91,7 +91,7 @@ class Transformer(Classifier):
         patch: Positive
         width: Annotated[int, Field(ge=2, multiple_of=2)]
         layers: Positive
-        heads: Positive
+        heads: Positive = 4
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
         @model_validator(mode="after")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ecgforge import console, folders
 from ecgforge.files import remove
-from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params
+from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params, nested
 from ecgforge.records.record_set import RecordSet
 from ecgforge.stages.common.tracked import CURVES, Stage, record_inputs, tracked
 from ecgforge.tracking import runs, store
@@ -125,7 +125,7 @@ def _study(
         "parameters as they are"
     )
     console.err.print(f"{task.name}: {outcome}")
-    return space.patch(best.point)
+    return nested(best.point)
 
 
 def _values(result: search.TrialResult) -> str:
