@@ -580,3 +580,18 @@ def test_a_value_outside_of_the_search_space_of_the_class_counts_only_with_trial
     resnet1d["tuning"]["n_trials"] = 3
     with pytest.raises(EcgforgeError, match=r"space\.training\.weight_decay: the value without"):
         parameters.read(write(tree, tmp_path))
+
+
+@pytest.mark.parametrize("profile", ["demo", "sample", "paper"])
+def test_tuning_needs_only_a_number_of_trials(
+    tree: dict[str, Any], tmp_path: Path, profile: str
+) -> None:
+    tree["profile"] = profile
+    own = tree["profiles"][profile]
+    tuned = [own["generators"][name] for name in own["generators"] if name != "simulator"]
+    for entry in (*tuned, *own["classifiers"].values()):
+        entry.setdefault("tuning", {})["n_trials"] = 1
+    found = parameters.read(write(tree, tmp_path)).active
+    spaces = {name: one.tuning.space for name, one in found.generators.items()}
+    assert [name for name, space in spaces.items() if not space] == ["simulator"]
+    assert all(one.tuning.space for one in found.classifiers.values())

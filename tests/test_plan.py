@@ -18,6 +18,7 @@ from torch import nn
 from ecgforge import console, workers
 from ecgforge.commands import foresight, workload
 from ecgforge.commands import plan as stage
+from ecgforge.commands.chain import longest_chain
 from ecgforge.params import Compute, Params
 from ecgforge.records.record_set import About, write_record_set
 from ecgforge.sweeps.common.registry import get
@@ -254,7 +255,7 @@ def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:
         def of(work: workload.Work) -> float:
             return work.cells * seconds.get(work.stage, 1.0)
 
-        return workload.longest_chain(changed, real, of)
+        return longest_chain(changed, real, of)
 
     stages = ["resolve", "acquire", "prepare", "tune_generator", "train_generator", "synthesize"]
     assert chain(params) == len([*stages, "classify", "transfer", "report"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
-from ecgforge.params import Categorical, Dimension, Positive, StrictConfig
+from ecgforge.params import Categorical, Dimension, Float, Positive, StrictConfig
 
 
 class _Block(nn.Module):
@@ -55,6 +55,7 @@ class ResNet1d(Classifier):
 
     space: ClassVar[Mapping[str, Dimension]] = {
         **Classifier.space,
+        "network.dropout": Float(low=0, high=0.6),
         "network.kernel": Categorical(choices=[5, 9, 17]),
     }
 

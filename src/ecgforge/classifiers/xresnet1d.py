@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
-from ecgforge.params import Categorical, Dimension, Positive, StrictConfig
+from ecgforge.params import Categorical, Dimension, Float, Positive, StrictConfig
 
 EXPANSION = 4  # output channels of a bottleneck per inner channel
 
@@ -81,6 +81,7 @@ class XResNet1d(Classifier):
 
     space: ClassVar[Mapping[str, Dimension]] = {
         **Classifier.space,
+        "network.dropout": Float(low=0, high=0.6),
         "network.kernel": Categorical(choices=[5, 9, 17]),
     }
 

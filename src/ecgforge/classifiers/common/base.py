@@ -40,7 +40,6 @@ class Classifier(nn.Module, ABC):
         "training.learning_rate": Float(low=0.0001, high=0.05, log=True),
         "training.weight_decay": Float(low=0.0001, high=0.3, log=True),
         "training.class_balance_power": Float(low=0, high=1),
-        "network.dropout": Float(low=0, high=0.6),
     }
     head: nn.Module
 
