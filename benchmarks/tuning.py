@@ -29,6 +29,7 @@ from ecgforge.generators.common import registry as generators
 from ecgforge.generators.train import train
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.stages import parameters
 from ecgforge.training.batches import Records
 from ecgforge.training.fit import fit
 from ecgforge.tuning import objectives, search, space
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    params = Params.read(options.params).with_profile(options.profile)
+    params = parameters.read(options.params, profile=options.profile)
     real = with_splits(RecordSet.open(options.records), options.folder / "real")
     options.folder = options.folder / options.what
     options.folder.mkdir(parents=True, exist_ok=True)
