@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import yaml
 
+from ecgforge import folders
 from ecgforge.classifiers.resnet1d import ResNet1d
 from ecgforge.errors import EcgforgeError, TrialError
 from ecgforge.params import Float, Int, Params, nested
@@ -796,15 +797,60 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(
     assert after == before, "a study that is done is one result"
 
 
+def curve(client: Any, name: str) -> list[tuple[int, float]]:
+    """The validation losses of a generator's run."""
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.kind = 'generator' and tags.dataset = '{name}'")
+    points = client.get_metric_history(run.info.run_id, "loss/validation")
+    return [(point.step, point.value) for point in points]
+
+
+@pytest.mark.slow
+def test_the_training_of_the_best_trial_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecgforge.generators.diffwave.model import DiffWave
+    from ecgforge.stages import parameters, train_generator, tune
+    from ecgforge.tracking import store
+
+    tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    rates = {"training.denoiser.learning_rate": {"low": 0.001, "high": 0.02, "log": True}}
+    tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["space"] |= rates
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    waves(tmp_path / "set", 0)
+    tune.tune(Path("params.yaml"), "ptbxl", "diffwave", Path("set"), Path("tuned.yaml"))
+    params = parameters.read(Path("params.yaml"), [Path("tuned.yaml")])
+    (kept,) = Path(".ecgforge/unfinished").iterdir()
+
+    def train(dataset: str) -> bytes:
+        train_generator.train(params, dataset, "diffwave", Path("set"), Path(dataset))
+        return next(Path(dataset).glob("*.safetensors")).read_bytes()
+
+    afresh = train("chapman")
+    with monkeypatch.context() as patched:
+        patched.setattr(DiffWave, "loss", None)
+        assert train("ptbxl") == afresh, "the weights of the trial, without a training step"
+    assert not kept.exists()
+    assert curve(store.client(), "ptbxl") == curve(store.client(), "chapman") != []
+
+
 @pytest.mark.slow
 def test_trials_that_differ_in_sampling_alone_share_a_training(
-    records: RecordSet, tmp_path: Path
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ecgforge.stages.trials_of_tuning import Trainings
     from ecgforge.tuning.objectives import GeneratorObjective, macro_f1_of_synthetic
 
+    monkeypatch.setenv(folders.STATE, str(tmp_path))
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
     objective = GeneratorObjective(
-        "diffwave", params.generator("diffwave"), records.folder, params.active.compute
+        "diffwave",
+        params.generator("diffwave"),
+        records.folder,
+        params.active.compute,
+        Trainings(params, "ptbxl", "diffwave", records.folder),
     )
     curves: list[int] = []
     made = task(
@@ -842,6 +888,7 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(
 
 
 def test_losses_that_do_not_compare_prune_nothing() -> None:
+    from ecgforge.stages.trials_of_tuning import Trainings
     from ecgforge.tuning.objectives import GeneratorObjective
 
     params = Params.read(ROOT / "params.yaml")
@@ -850,7 +897,8 @@ def test_losses_that_do_not_compare_prune_nothing() -> None:
         settings = params.generator(name)
         tuning = settings.tuning.model_copy(update={"space": {varied: Float(low=0.001, high=0.02)}})
         settings = settings.model_copy(update={"tuning": tuning})
-        return GeneratorObjective(name, settings, Path(), params.active.compute).warmup
+        trainings = Trainings(params, "ptbxl", name, Path())
+        return GeneratorObjective(name, settings, Path(), params.active.compute, trainings).warmup
 
     assert warmup("diffwave") == warmup("diffwave", "training.denoiser.learning_rate") == 60
     assert warmup("time_vqvae", "training.prior.learning_rate") == 60 + 50

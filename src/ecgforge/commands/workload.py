@@ -69,7 +69,8 @@ def _count_generator(works: _Works, params: Params, name: str, real: Mapping[str
     shared = all(key.startswith("sampling.") for key in tuning.space)
     tuned.trainings[name] += min(tuning.n_trials, 1) if shared else tuning.n_trials
     tuned.records_generated[name] += tuning.n_trials * tuning.records * len(RHYTHMS)
-    works.cell("train_generator").trainings[name] += 1
+    # The stage takes up the training of the best trial.
+    works.cell("train_generator").trainings[name] += not tuning.n_trials
     there = sum(real.values())
     wanted = mixtures.requested(tuple(real), params.active.synthesis, there)
     works.cell("synthesize").records_generated[name] += _total(wanted)

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -808,6 +808,20 @@ def _ending(error: BaseException) -> tuple[str, str]:
     return "FAILED", reason(error) if isinstance(
         error, EcgforgeError
     ) else f"{type(error).__name__}: {reason(error)}"
+
+
+def keep_curves(file: Path, fingerprint: str) -> Callable[[dict[str, float], int], None]:
+    """Return a function that logs to a file, from which the run with this fingerprint takes the
+    points when it is opened; see `resume_file` of `tracked`.
+    """
+    unsent = _Unsent(file, fingerprint)
+    unsent.read()
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        unsent.append([(key, float(value), step, now) for key, value in metrics.items()])
+
+    return log
 
 
 class _Unsent:
