@@ -127,6 +127,15 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     }
 
 
+def test_a_tuned_generator_is_trained_in_its_trials(params: Params) -> None:
+    tuned, plain = works(params.with_profile("paper")), works(params.with_profile("gpu"))
+    sets = len(params.record_sets)
+    assert tuned["tune_generator"].trainings == dict.fromkeys(params.generators, sets)
+    assert not sum(tuned["train_generator"].trainings.values())
+    assert plain["train_generator"].trainings == dict.fromkeys(params.generators, sets)
+    assert not sum(plain["tune_generator"].trainings.values())
+
+
 def test_a_pre_training_without_labels_counts_once_for_each_seed(params: Params) -> None:
     targets = params.sweep_targets.model_copy(update={"real_sweeps": ["self_supervised"]})
     params = params.with_profile("sample").model_copy(update={"sweep_targets": targets})
