@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgforge.tracking import runs
+from ecgforge.tracking import runs, store
 from test_report_browser import browser, pytestmark, resize  # noqa: F401  # the fixture, and where there is no browser
 
 F1 = {"TrRTeR": (0.8, 0.9), "TrSTeR": (0.4, 0.5), "TrRSTeR": (0.7, 0.9)}  # of two seeds
@@ -93,7 +93,7 @@ def track(
         augmented=augmented,
     )
     with runs.tracked(key, fingerprint=key.name, params={"seed": seed}, inputs=[]) as run:
-        run.summary({"test/f1_macro": value})
+        run.summary({"f1_macro/test": value, "loss/train": 0.1, "test/accuracy": 0.6})
 
 
 def until(browser, condition):  # noqa: F811
@@ -145,7 +145,7 @@ def _loaded(browser, metric: str) -> None:  # noqa: F811
     raise AssertionError(f"the view has no chart of {metric}, or no button to group its runs")
 
 
-def compared(browser, address: str, tag: str, metric: str = "test/f1_macro") -> str:  # noqa: F811
+def compared(browser, address: str, tag: str, metric: str = "f1_macro/test") -> str:  # noqa: F811
     """Open a chart view that has a chart of `metric`, group its runs by a tag, and return the
     page's text.
     """
@@ -169,7 +169,8 @@ def test_settings_are_compared_in_three_clicks(browser, charts):  # noqa: F811
     page = compared(browser, charts["Settings"], "setting")
     assert {name for name in F1 if f"Group: {name}" in page} == set(F1)
     assert "6 matching runs" in page  # neither the augmented one nor that of a sweep
-    chart = page[page.index("test/f1_macro") :]
+    assert page.index("f1_macro/test") < page.index("loss/train"), "the first chart"
+    chart = page[page.index("f1_macro/test") :]
     values = [re.search(rf"\b{mean}\b", chart) for mean in ("0.85", "0.45", "0.80")]
     assert all(values), chart
     assert "Model registry" in page, "the part of the UI for training"
@@ -203,6 +204,17 @@ def test_a_run_shows_its_page_of_records(browser, charts):  # noqa: F811
     browser.switch_to.frame(frame)
     shown(browser, "h1", "Two records")
     browser.switch_to.default_content()
+
+
+@pytest.mark.slow
+def test_a_run_of_the_report_opens_in_the_part_of_the_ui_for_training(browser, charts):  # noqa: F811
+    origin, experiment = re.match(r"(.*)/#/experiments/(\d+)", charts["Settings"]).groups()
+    run = store.client().search_runs([experiment], "tags.kind = 'quality'")[0]
+    page = store.run_page(experiment, run.info.run_id)
+    page = page.replace(f"http://127.0.0.1:{store.UI_PORT}", origin)
+    until(browser, lambda one: one.get(page) or True)
+    shown(browser, "h2", run.info.run_name)
+    shown(browser, "a", "Model registry")
 
 
 def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]) -> None:

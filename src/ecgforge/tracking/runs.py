@@ -113,8 +113,11 @@ class RunKey:
     @property
     def name(self) -> str:
         """The name of the run, for display."""
+        place = (
+            ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
+        )
         if self.kind == "generator":
-            return f"{self.generator} on {self.dataset}, seed {self.seed}"
+            return f"{self.generator} on {self.dataset}, seed {self.seed}{place}"
         if self.kind == "answers":
             return self.kind
         if self.kind == "sweeps":
@@ -125,9 +128,6 @@ class RunKey:
             which = f"trial {self.point}" if self.kind == "trial" else "tuning"
             return f"{which}: {self.generator or self.backbone} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
-        place = (
-            ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
-        )
         augmented = ", augmented" if self.augmented else ""
         return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}{augmented}"
 
