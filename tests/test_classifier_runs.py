@@ -166,12 +166,12 @@ def test_the_tuned_decision_is_that_of_validation_records_whatever_the_test_reco
     gained = (found["tuned"] == "AFIB") & (likeliest == "SR")
     assert gained.any()
     assert not ((found["tuned"] == "SR") & (likeliest == "AFIB")).any()
-    assert summary["f1_macro/test_tuned"] == pytest.approx(
+    assert summary["test/f1_macro_tuned"] == pytest.approx(
         f1_score(found["truth"], found["tuned"], average="macro")
     )
     permuted = truth.sample(frac=1, random_state=0, ignore_index=True)
     again, others = trained(records, permuted, tmp_path, monkeypatch)
-    assert others["f1_macro/test_tuned"] != summary["f1_macro/test_tuned"]
+    assert others["test/f1_macro_tuned"] != summary["test/f1_macro_tuned"]
     assert others["validation/tau"] == summary["validation/tau"]
     assert again["tuned"].tolist() == found["tuned"].tolist()
 

@@ -62,7 +62,7 @@ def test_the_tuned_decision_is_judged_where_there_is_one() -> None:
     ]
     table = intervals.intervals(found, 0.9, 20).set_index("metric")["mean"]
     assert table["tuned_f1"] == 1 > table["f1"]
-    assert predictions.summary(found[found["seed"] == 0], ["SR", "SB"])["f1_macro/test_tuned"] == 1
+    assert predictions.summary(found[found["seed"] == 0], ["SR", "SB"])["test/f1_macro_tuned"] == 1
     for none in (decided(2, tuned=""), found.drop(columns="tuned")):
         assert "tuned_f1" not in set(intervals.intervals(none, 0.9, 20)["metric"])
         assert "tuned_f1" not in set(predictions.results(none)["metric"])

@@ -23,18 +23,16 @@ NUMBERS = ["augmented", "fold", "draw", "seed"]
 TEXTS = [key for key in KEYS if key not in NUMBERS]
 RUN_COLUMNS = [*KEYS, "fingerprint", "validation_f1"]
 TUNED = "tuned"  # the rhythm of `study.decision`; empty without
-# Names in MLflow of the metrics over all rhythms, in the order of the report. MLflow sorts its
-# charts by these names, so the first one is that of macro-F1.
-SHOWN = {
-    "f1": "f1_macro/test",
-    "accuracy": "test/accuracy",
-    "balanced_accuracy": "test/balanced_accuracy",
-    "precision": "test/precision_macro",
-    "recall": "test/recall_macro",
-    "auroc": "test/auroc_macro",
-    "average_precision": "test/average_precision_macro",
-    "log_score": "test/log_score",
-    metrics.TUNED_F1: "f1_macro/test_tuned",
+SHOWN = {  # names in MLflow of the metrics over all rhythms, in the order of the report
+    "f1": "f1_macro",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "precision": "precision_macro",
+    "recall": "recall_macro",
+    "auroc": "auroc_macro",
+    "average_precision": "average_precision_macro",
+    "log_score": "log_score",
+    metrics.TUNED_F1: "f1_macro_tuned",
 }
 PROBABILITY = "p_"  # before a rhythm's name: the column of its probability
 
@@ -122,7 +120,7 @@ def summary(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, floa
     """
     found = of_classifier(predictions, classes).set_index(["rhythm", "metric"])["value"]
     overall = found[metrics.MACRO].to_dict()
-    values = {name: overall[key] for key, name in SHOWN.items() if key in overall}
+    values = {f"test/{name}": overall[key] for key, name in SHOWN.items() if key in overall}
     recalls = {
         f"test/recall/{rhythm}": value
         for (rhythm, metric), value in found.items()
