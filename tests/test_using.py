@@ -366,6 +366,10 @@ def test_a_folder_source_reads_generated_records_and_marks_them_as_synthetic(
         ),
         (("--model", f"{GENERATOR}/9", "--rhythm", "SR", "--out", "new"), "has no version 9"),
         (
+            ("--model", CHAMPION, "--rhythm", "SR", "--out", "new", "--rate", "70"),
+            f"{GENERATOR}/1 takes no heart rate: leave it out",
+        ),
+        (
             ("--model", CHAMPION, "--rhythm", "SR", "--out", "raw"),
             "raw exists already: name a new folder",
         ),

@@ -78,6 +78,9 @@ class Generator(nn.Module, ABC):
             noise: the only random generator of the step, on the device of `signals`.
         """
 
+    def start(self, records: RecordSet) -> None:
+        """Prepare for training on these records, before all phases."""
+
     def finish(self, records: RecordSet) -> None:
         """Measure values that sampling needs on training records, after all phases."""
 
@@ -93,6 +96,12 @@ class Generator(nn.Module, ABC):
         Returns:
             `[batch, leads, samples]`, in the units of the record set.
         """
+
+    def heart_rates(self, label: int) -> tuple[float, float] | None:
+        """Return the range of mean heart rates, beats/min, that `sampling.heart_rate` can ask of a
+        rhythm. None if the generator has no such parameter.
+        """
+        return None
 
     @abstractmethod
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
