@@ -42,6 +42,7 @@ version = cache(metadata.version)  # reads and parses a file, and each client ne
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
 BUSY = 30  # s, waiting time for a lock of the database
+UI_PORT = 5000  # the default of `ecgforge ui`
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 TIMEOUT = 3  # s, waiting time for a server's answer
 DAMAGED = ("database disk image is malformed", "file is not a database", "disk I/O error")
@@ -347,6 +348,12 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
     code = subprocess.run([*command, "--backend-store-uri", configure()], check=False).returncode
     if code > 0:
         raise EcgforgeError(f"MLflow's server ended with exit code {code}, see above")
+
+
+def run_page(experiment_id: str, run_id: str) -> str:
+    """Return the address of a run in the UI that `ecgforge ui` starts."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(TRAINING)}"
+    return f"http://127.0.0.1:{UI_PORT}/{page}"
 
 
 def check_active(experiment: Any) -> None:

@@ -20,7 +20,7 @@ measured once, after training.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any, ClassVar
 
@@ -40,7 +40,7 @@ from ecgforge.generators.beat_diffusion.rhythm_model import (
 from ecgforge.generators.common.base import Shape, draw, random_sources
 from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionSampling
 from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
-from ecgforge.params import Positive, StrictConfig
+from ecgforge.params import Dimension, Int, Positive, StrictConfig
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
 from ecgforge.records.rhythms import BY_RATE, SINUS
@@ -105,6 +105,10 @@ class BeatDiffusion(Diffusion):
     phases: ClassVar[tuple[str, ...]] = ("rhythm", "beat", "denoiser")
     Network: ClassVar[type[StrictConfig]] = BeatDiffusionNetwork
     Sampling: ClassVar[type[StrictConfig]] = BeatDiffusionSampling
+    space: ClassVar[Mapping[str, Dimension]] = {
+        **Diffusion.space,
+        "sampling.beat_steps": Int(kind="int", low=2, high=100, log=True),
+    }
     beat_means: Tensor
     beat_axes: Tensor
     beat_stretches: Tensor
