@@ -350,6 +350,13 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         Params.read(path)
 
 
+@pytest.mark.parametrize("text", ["", "- demo\n"])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(EcgforgeError, match="has no keys: it is not a file of parameters"):
+        Params.read(tmp_path / "params.yaml")
+
+
 def test_a_missing_key_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
     del tree["profiles"]["demo"]["synthesis"]["chunk"]
     with pytest.raises(EcgforgeError, match="profiles.demo.synthesis.chunk: missing"):

@@ -229,7 +229,7 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
         ),
         (
             ("raw", "--model", f"{CLASSIFIER}@challenger"),
-            "has no challenger: it has versions 1 to 1 and the aliases champion",
+            "has no alias challenger: it has version 1, and the alias champion",
         ),
         (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is not a classifier"),
         (("classifier",), "the folder classifier has no records"),

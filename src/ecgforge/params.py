@@ -706,6 +706,8 @@ class Params(StrictConfig):
                 message names each.
         """
         tree = read_tree(path, "run this in the project's folder, or name the file with --params")
+        if not isinstance(tree, dict):
+            raise EcgforgeError(f"{path} has no keys: it is not a file of parameters")
         return checked(cls, tree, str(path))
 
 

@@ -156,6 +156,14 @@ def resolved(params: Params) -> dict[str, Any]:
     return shared | {"withdrawn": withdrawn, "selected": selected} | tree
 
 
+def replaced(folder: Path, source: str, project: Path) -> Path | None:
+    """Return an output of the study that overlaps the folder of a source, relative to the project;
+    None if there is none.
+    """
+    outputs = (RAW / source, *WRITTEN)
+    return next((one for one in outputs if overlap(project / folder, project / one)), None)
+
+
 def _refuse_own_outputs(params: Params, path: Path) -> None:
     """Refuse a source that is read from where the study writes: its records would be replaced by
     what is made of them.
@@ -163,11 +171,8 @@ def _refuse_own_outputs(params: Params, path: Path) -> None:
     for profile_name, profile in params.profiles.items():
         for name, source in profile.sources.items():
             for key, folder in read_from(source).items():
-                for written in (RAW / name, *WRITTEN):
-                    if any(
-                        overlap(home / folder, home / written)
-                        for home in {Path.cwd(), path.parent.resolve()}
-                    ):
+                for home in {Path.cwd(), path.parent.resolve()}:
+                    if written := replaced(folder, name, home):
                         raise EcgforgeError(
                             f"{path}: profiles.{profile_name}.sources.{name}.{key} = "
                             f"{str(folder)!r} overlaps {written}, which the study "
