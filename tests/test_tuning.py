@@ -204,6 +204,14 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
     assert "\n" not in str(caught.value)
 
 
+def test_a_dataset_that_the_study_does_not_have_is_refused(tmp_path: Path) -> None:
+    from ecgforge.stages import tune
+
+    with pytest.raises(EcgforgeError, match="no dataset 'ptbx': use one of ptbxl, chapman"):
+        tune.tune(ROOT / "params.yaml", "ptbx", None, Path("none"), tmp_path / "c.yaml")
+    assert not (tmp_path / "c.yaml").exists()
+
+
 def test_without_trials_the_parameters_stay_and_nothing_is_loaded(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from ecgforge.stages import tune; "
