@@ -15,6 +15,7 @@ tuned minus default, by the study's bootstrap over seeds and test patients.
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from on_records import generated, learned, with_splits
 
+from ecgforge import folders
 from ecgforge.analysis import statistics
 from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.classifiers.common.base import probabilities
@@ -29,6 +31,8 @@ from ecgforge.generators.common import registry as generators
 from ecgforge.generators.train import train
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
+from ecgforge.stages import parameters
+from ecgforge.stages.trials_of_tuning import Trainings
 from ecgforge.training.batches import Records
 from ecgforge.training.fit import fit
 from ecgforge.tuning import objectives, search, space
@@ -104,7 +108,13 @@ def generator(
 ) -> dict[str, list[np.ndarray]]:
     settings = params.generator(name)
     best = best_of(
-        objectives.GeneratorObjective(name, settings, real.folder, params.active.compute),
+        objectives.GeneratorObjective(
+            name,
+            settings,
+            real.folder,
+            params.active.compute,
+            Trainings(params, real.folder.name, name, real.folder),
+        ),
         options.trials,
         options.folder,
     )
@@ -150,10 +160,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    params = Params.read(options.params).with_profile(options.profile)
+    params = parameters.read(options.params, profile=options.profile)
     real = with_splits(RecordSet.open(options.records), options.folder / "real")
     options.folder = options.folder / options.what
     options.folder.mkdir(parents=True, exist_ok=True)
+    os.environ[folders.STATE] = str(options.folder)  # trainings of trials
     work = classifier if options.what == "classifier" else partial(generator, name=options.what)
     found = {name: np.stack(one) for name, one in work(params, real, options).items()}
     test, rhythms = real.split("test"), real.about.rhythms

@@ -105,6 +105,12 @@ def test_records_are_generated_by_rhythm_and_seed(
     first = [*range(0, 2), *range(3, 5)]  # of two rhythms, in both sets
     np.testing.assert_allclose(made.signals()[:4], more.signals()[first], atol=1e-4)
     assert not np.allclose(made.signals(), other.signals(), atol=1e-2)
+    last = records.about.rhythms[-1]
+    alone = ecgforge.synthesize(generator, records, {last: 2}, params=params)
+    assert set(alone.records["rhythm"]) == {last}
+    np.testing.assert_allclose(made.signals()[-2:], alone.signals(), atol=1e-4)
+    with pytest.raises(EcgforgeError, match="no rhythm X: use SR"):
+        ecgforge.synthesize(generator, records, {"X": 1}, params=params)
     with pytest.raises(EcgforgeError, match=r"sampling.*unknown key"):
         ecgforge.synthesize(generator, records, 1, sampling={"magic": 1}, params=params)
 

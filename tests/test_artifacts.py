@@ -38,11 +38,14 @@ def test_a_classifiers_run_shows_confusions_curves_rhythms_and_predictions() -> 
     shown = texts(files["test/confusion.svg"])
     assert shown.count("1") == 4, "one record of each true rhythm was taken for each"
     assert shown.count("0.50") == 4
+    assert shown.count("true") == shown.count("predicted") == 2
     assert "&lt;x&gt;" in shown, "a rhythm's name is text"
     assert texts(files["test/roc.svg"])[-4:-2] == ["SR", "AFIB"], "no curve without records"
     by_rhythm = read_csv(io.StringIO(str(files["test/rhythms.csv"]))).set_index("rhythm")
     assert by_rhythm.loc["AFIB", "recall"] == by_rhythm.loc["macro", "f1"] == 0.5
     assert by_rhythm.loc["SR", "support"] == 2
+    empty = by_rhythm.isna().any().tolist()
+    assert empty == sorted(empty), "the columns that rhythms do not have are the last ones"
     assert len(read_csv(io.StringIO(str(files["test/predictions.csv"])))) == 4
     assert files == artifacts.of_classifier(found, RHYTHMS), "equal predictions, equal bytes"
 

@@ -31,6 +31,7 @@ import yaml
 from rich.table import Table
 
 from ecgforge import __version__, cli, console
+from ecgforge.errors import explained
 from ecgforge.params import SimulatedSource
 from ecgforge.sources import simulated
 
@@ -571,6 +572,16 @@ def test_a_port_that_cannot_be_used_is_one_line(
         taken.listen()
         found = ecgforge(project, "ui", "--port", port or str(taken.getsockname()[1]))
     assert message in last_line(found)
+
+
+def test_a_file_where_a_folder_is_needed_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file") as error:
+        (tmp_path / "file/folder").mkdir(parents=True, exist_ok=True)
+    assert "a part of this path is a file" in explained(error.value)
+    with pytest.raises(OSError, match="file") as error:
+        (tmp_path / "file").mkdir(exist_ok=True)
+    assert explained(error.value) == f"File exists ({tmp_path}/file): name another path"
 
 
 @pytest.mark.parametrize("name", ["", "[/]", "x:y", "../x", "a'b", "a b"])

@@ -214,3 +214,25 @@ def test_quality_over_rounds_has_rounds_as_clusters() -> None:
     assert found.loc["mmd_p", "value"] < 0.01, "three small p-values are more than one"
     assert set(found["dataset"]) == {"ptbxl"}
     pd.testing.assert_frame_equal(over_rounds([one], 0.95), one)
+
+
+@pytest.mark.parametrize(
+    ("metric", "least", "most"),
+    [
+        ("recall", 0, 1),
+        ("heart_rate_ks", 0, 1),
+        ("heart_rate_w1", 0, 2.75135),
+        ("qrs_constancy", -1.55135, 2.75135),
+    ],
+)
+def test_limits_over_rounds_stay_in_the_range_of_the_score(
+    metric: str, least: float, most: float
+) -> None:
+    keys = {"generator": "diffwave", "rhythm": "all", "metric": metric}
+    known = {"low": 0.1, "high": 0.9, "baseline": 0.9, "negative_control": 0.0}
+    each = [
+        pd.DataFrame([{"dataset": f"ptbxl_{n}of3", **keys, "value": value, **known}])
+        for n, value in ((1, 0.1), (2, 0.1), (3, 1.6))
+    ]
+    found = over_rounds(each, 0.95).iloc[0]
+    assert (found["low"], found["high"]) == pytest.approx((least, most), abs=1e-4)

@@ -137,6 +137,14 @@ def test_files_of_several_formats_are_one_source(tmp_path: Path, signals: np.nda
     assert records_in([home]) == [(home, path) for path in paths]
 
 
+def test_a_record_can_be_named_by_each_of_its_files(tmp_path: Path) -> None:
+    record(tmp_path, "a")
+    assert records_in([tmp_path / name for name in ("a", "a.hea", "a.dat")]) == [(tmp_path, "a")]
+    (tmp_path / "a.dat.hea").touch()
+    assert records_in([tmp_path / "a.dat"]) == [(tmp_path, "a.dat")]
+    assert records_in([tmp_path / "b.dat"]) == [(tmp_path, "b.dat")], "its reason names the file"
+
+
 def test_a_wfdb_record_comes_before_others(tmp_path: Path, signals: np.ndarray) -> None:
     write_edf(tmp_path / "a.edf", signals, STANDARD_LEADS)
     record(tmp_path, "a", rate=250)

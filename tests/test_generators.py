@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ import pytest
 import torch
 from scipy.signal import resample_poly
 
+from ecgforge.commands import generate_records
 from ecgforge.errors import EcgforgeError
+from ecgforge.generators import synthesis
 from ecgforge.generators import train as training_of_generators
 from ecgforge.generators.beat_diffusion import beat_layout, rhythm_model
 from ecgforge.generators.beat_diffusion import model as beat_model
@@ -29,6 +32,7 @@ from ecgforge.params import Compute, GeneratorSettings, Params
 from ecgforge.records import beats
 from ecgforge.records.record_set import About, RecordSet, write_record_set
 from ecgforge.simulator import heart, population
+from ecgforge.wfdb_io import files as wfdb_files
 
 pytestmark = pytest.mark.slow
 
@@ -180,8 +184,10 @@ def name(request: pytest.FixtureRequest) -> str:
 def trained(name: str, tmp_path_factory: pytest.TempPathFactory) -> base.Generator:
     """A generator after a few steps, so that no layer is still at its zero initialisation."""
     generator, known = build(name), records(256)
+    known_set = record_set(tmp_path_factory.mktemp("known") / "set", *known)
+    generator.start(known_set)
     generator.curves = train(generator, *known, dict.fromkeys(generator.phases, 80), 5e-3)  # type: ignore[assignment]
-    generator.finish(record_set(tmp_path_factory.mktemp("known") / "set", *known))
+    generator.finish(known_set)
     return generator
 
 
@@ -414,6 +420,7 @@ def simulated(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(signals, dtype=torch.float32), torch.arange(3).repeat_interleave(count)
 
 
+SIMULATED = ("SB", "SR", "ST")
 # network, steps of each phase, sampling: enough to learn what a rate is, in well under a minute
 LEARNING = {
     "diffwave": (
@@ -477,16 +484,26 @@ LEARNING = {
 }
 
 
-def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str, tmp_path: Path) -> None:
-    network, steps, settings = LEARNING[name]
+@pytest.fixture(scope="module")
+def learned(name: str, tmp_path_factory: pytest.TempPathFactory) -> base.Generator:
+    """A generator that has learned from `simulated` records what a rate is."""
+    network, steps, _ = LEARNING[name]
     signals, labels = simulated(80)
     shape = base.Shape(leads=8, samples=400, rhythms=3, sampling_rate=50)
     generator = registry.create(name, shape, network, signals.std(dim=(0, 2)), seed=0)
+    known = record_set(tmp_path_factory.mktemp("known") / "set", signals, labels, SIMULATED)
+    generator.start(known)
     train(generator, signals, labels, steps, 5e-3)
-    generator.finish(record_set(tmp_path / "known", signals, labels, ("SB", "SR", "ST")))
+    generator.finish(known)
+    return generator
+
+
+def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(
+    name: str, learned: base.Generator
+) -> None:
     asked = torch.arange(3).repeat_interleave(24)
-    made = generator.sample(
-        asked, torch.arange(len(asked)), generator_class(name).Sampling(**settings)
+    made = learned.sample(
+        asked, torch.arange(len(asked)), generator_class(name).Sampling(**LEARNING[name][2])
     )
     peaks = beats.detect(made.numpy(), 50)
     slow, usual, fast = (
@@ -494,6 +511,47 @@ def test_it_learns_that_bradycardia_is_slow_and_tachycardia_fast(name: str, tmp_
         for label in range(3)
     )
     assert slow + 5 < usual < fast - 5, (slow, usual, fast)
+
+
+def test_records_have_the_heart_rate_that_is_asked_for(
+    name: str, learned: base.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.save(learned, tmp_path / "model")
+    described = {"sampling": LEARNING[name][2], "rhythms": SIMULATED, "units": "mV"}
+    (tmp_path / "model/sampling.json").write_text(json.dumps(described))
+    version = SimpleNamespace(label="it/1", aliases=(), tags={})
+    monkeypatch.setattr(generate_records.versions, "find", lambda _: version)
+    monkeypatch.setattr(
+        generate_records.signing, "files", lambda _: nullcontext(tmp_path / "model")
+    )
+    takes = "heart_rate" in generator_class(name).Sampling.model_fields
+    assert takes == (learned.heart_rates(0) is not None)
+    for rhythm, rate in (("SR", 60), ("ST", 110)):
+        out = tmp_path / rhythm
+        if not takes:
+            with pytest.raises(EcgforgeError, match="^it/1 takes no heart rate: leave it out"):
+                generate_records.generate("it/1", rhythm, 24, 0, out, rate)
+            continue
+        generate_records.generate("it/1", rhythm, 24, 0, out, rate)
+        made = [wfdb_files.read(out, f"synthetic_{rhythm}_{i:05d}").signals for i in range(24)]
+        header = (out / f"synthetic_{rhythm}_00000.hea").read_text()
+        assert f"# requested rhythm: {rhythm} at {rate} beats/min\n" in header
+        rates = [_rate(peaks) for peaks in beats.detect(np.stack(made), 50)]
+        assert np.median(rates) == pytest.approx(rate, rel=0.05), rates
+
+
+def test_a_rate_without_training_records_is_refused_in_one_line(learned: base.Generator) -> None:
+    if learned.heart_rates(0) is None:
+        return
+    slowest, fastest = learned.heart_rates(2)
+    assert 90 < slowest < fastest
+    synthesis.check_rate(learned, "it/1", SIMULATED, ["ST"], fastest)
+    with pytest.raises(EcgforgeError) as error:
+        synthesis.check_rate(learned, "it/1", SIMULATED, ["ST"], 50)
+    assert str(error.value) == (
+        f"it/1 learned ST from records of {math.ceil(slowest)} to {math.floor(fastest)} beats/min, "
+        "so it has no ST of 50: ask for a rate in this range"
+    )
 
 
 def _rate(peaks: np.ndarray) -> float:
@@ -948,33 +1006,99 @@ def test_history_holds_nothing_of_what_comes_next() -> None:
     assert torch.equal(rhythm_model.history(changed)[0, :3], past[0, :3])
 
 
-def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
-    rng = np.random.default_rng(0)
-    labels = torch.tensor(rng.integers(0, 2, 400))
-    # of patients, about the typical one; logarithms, as all of these
-    rates = rng.normal(0, 0.2, (400, 1))
-    spread = np.where(labels[:, None] == 0, 0.01, 0.2)
-    intervals = torch.tensor(rates + spread * rng.standard_normal((400, 12)), dtype=torch.float32)
+def rhythm_model_of(
+    intervals: torch.Tensor, labels: torch.Tensor, rhythms: int, shared: list[int]
+) -> rhythm_model.RhythmModel:
+    """A model of these intervals, `[records, intervals]`."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = rhythm_model.RhythmModel(2, rhythm_model.RhythmNetwork(width=32, parts=3))
+        network = rhythm_model.RhythmNetwork(width=32, parts=3)
+        model = rhythm_model.RhythmModel(rhythms, network)
+    model.share(shared)
     optimiser = torch.optim.AdamW(model.parameters(), 0.01)
     for step in range(400):
-        index = torch.randint(400, (64,), generator=torch.Generator().manual_seed(step))
+        source = torch.Generator().manual_seed(step)
+        index = torch.randint(len(labels), (64,), generator=source)
         optimiser.zero_grad()
-        model.loss(intervals[index], labels[index]).backward()
+        model.loss(intervals[index], labels[index], source).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+    model.measure(intervals, labels)
+    return model
+
+
+def patients_of(spread: np.ndarray) -> torch.Tensor:
+    """Twelve intervals of patients whose rates differ: logarithms about the typical interval."""
+    rng = np.random.default_rng(0)
+    rates = rng.normal(0, 0.2, (len(spread), 1))
+    variation = spread[:, None] * rng.standard_normal((len(spread), 12))
+    return torch.tensor(rates + variation, dtype=torch.float32)
+
+
+@torch.no_grad()
+def sampled_intervals(
+    model: rhythm_model.RhythmModel, labels: torch.Tensor, means: torch.Tensor | None = None
+) -> torch.Tensor:
     source = torch.Generator().manual_seed(0)
-    asked = torch.arange(2).repeat_interleave(200)
-    with torch.no_grad():
-        sampled = model.draw(
-            asked, torch.rand(400, 12, generator=source), torch.randn(400, 12, generator=source)
-        )
+    if means is None:
+        means = model.draw_means(labels, torch.rand(len(labels), generator=source))
+    uniform = torch.rand(len(labels), 12, generator=source)
+    return model.draw(labels, means, uniform, torch.randn(len(labels), 12, generator=source))
+
+
+def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
+    labels = torch.arange(2).repeat(200)
+    intervals = patients_of(np.where(labels == 0, 0.01, 0.2))
+    model = rhythm_model_of(intervals, labels, 2, shared=[])
+    sampled = sampled_intervals(model, torch.arange(2).repeat_interleave(200))
     variation = 100 * sampled.std(1) / sampled.mean(1)
     assert 0.5 < variation[:200].median() < 2
     assert 14 < variation[200:].median() < 27
     assert torch.log(sampled[:200].mean(1)).std() == pytest.approx(0.2, abs=0.08), "patients differ"
+
+
+def test_a_rhythm_without_records_is_as_regular_as_the_rhythm_whose_law_it_shares() -> None:
+    labels = torch.arange(2).repeat(200)
+    model = rhythm_model_of(patients_of(np.where(labels == 0, 0.01, 0.2)), labels, 3, [0, 2])
+    assert model.laws.tolist() == [0, 1, 0]
+    for seconds in (0.55, 1.0):
+        means = torch.full((100,), math.log(seconds) - rhythm_model.TYPICAL)
+        sampled = sampled_intervals(model, torch.full((100,), 2), means)
+        assert 0.5 < (100 * sampled.std(1) / sampled.mean(1)).median() < 2
+        assert ((sampled.mean(1) / seconds - 1).abs() < 0.05).float().mean() > 0.95
+
+
+def test_mean_intervals_are_drawn_from_those_of_the_rhythm() -> None:
+    model = rhythm_model.RhythmModel(3, rhythm_model.RhythmNetwork(width=8, parts=2))
+    intervals = torch.tensor([[-0.2, -0.4], [0.1, torch.nan], [0.3, 0.3], [torch.nan, torch.nan]])
+    model.measure(intervals, torch.tensor([0, 1, 1, 1]))
+    labels = torch.tensor([0, 1, 1, 1, 2, 2])
+    drawn = model.draw_means(labels, torch.tensor([0.4, 0.0, 0.5, 1.0, 0.0, 1.0]))
+    # The last rhythm has no intervals, and gets those of all records.
+    torch.testing.assert_close(drawn, torch.tensor([-0.3, 0.1, 0.2, 0.3, -0.3, 0.3]))
+
+
+def test_a_bootstrap_sample_has_the_mean_of_the_intervals_on_average() -> None:
+    intervals = torch.tensor([[0.1, 0.1, torch.nan], [0.0, 0.3, 0.6], [torch.nan] * 3])
+    source = torch.Generator().manual_seed(0)
+    drawn = torch.stack([rhythm_model.resampled_means(intervals, source) for _ in range(2000)])
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([0.1, 0.3, 0.0]), atol=0.02, rtol=0)
+    assert drawn[:, 1].std() == pytest.approx(math.sqrt(0.06 / 3), rel=0.1)
+    assert drawn[:, 0].std() < 1e-6
+
+
+@pytest.mark.parametrize(("shared", "laws"), [(True, [0, 1, 1, 3, 1]), (False, [0, 1, 2, 3, 4])])
+def test_rhythms_that_differ_only_in_their_rate_share_a_law(
+    shared: bool, laws: list[int], tmp_path: Path
+) -> None:
+    shape = base.Shape(leads=8, samples=200, rhythms=5, sampling_rate=50)
+    network = NETWORKS["beat_diffusion"] | {
+        "rhythm": {"width": 8, "parts": 2, "shared_law": shared}
+    }
+    generator = registry.create("beat_diffusion", shape, network, SCALE, seed=0)
+    rhythms = ("AFIB", "ST", "SR", "SA", "SB")
+    generator.start(record_set(tmp_path / "set", *records(5), rhythms))
+    assert generator.rhythm.laws.tolist() == laws
 
 
 # Time-VQVAE

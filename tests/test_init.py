@@ -165,6 +165,7 @@ def test_what_a_study_cannot_use_is_counted(home: Path, capsys: pytest.CaptureFi
     file = init(home)
     output = capsys.readouterr().out
     assert "ignored, the record of an earlier row: 1 row\n" in output
+    assert "\nSB: 6 records, from" in output, "without the row that is ignored"
     assert "ignored, not in the table: 1 record of the folder" in output
     assert "18 patients; 1 of them with several records: P0 (r0, short, few, fast, gone" in output
     assert "sampling rates: 100 Hz (21), 500 Hz (1)" in output
@@ -238,6 +239,7 @@ def _table(text: str | bytes) -> Callable[[Path], None]:
         (_table("record,patient\nr0,1\n"), "no column with rhythms: its columns are record, pat"),
         (_table("record,patient,rhythm\nr0,,SR\n"), "data row 1 has no patient"),
         (_table("record,patient,rhythm\nr0,1,SR\n../x,1,SR\n"), "data row 2, column record: "),
+        (_table("record,patient,rhythm\n"), "Liste.csv has no rows: write one for each record"),
         (
             lambda home: (home / "b.csv").write_text("record,patient,rhythm\nr0,1,SR\n") and None,
             "several tables of .*: Liste.csv, b.csv; choose one with --table",
@@ -250,6 +252,17 @@ def test_bad_input_is_one_line(home: Path, change: Callable[[Path], None], says:
         init(home)
     assert "\n" not in str(error.value)
     assert not (home.parent / "mine.yaml").exists()
+
+
+def test_a_folder_that_the_study_would_replace_is_refused_before_it_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "survey", None)
+    with pytest.raises(EcgforgeError, match="is in the folder of records .*: name a file elsewh"):
+        init(home, home / "mine.yaml")
+    monkeypatch.chdir(home)
+    with pytest.raises(EcgforgeError, match="overlaps data/raw/mine, which the study replaces"):
+        init(home, home.parent / "mine.yaml")
 
 
 @pytest.mark.parametrize("name", ["Mine", "1st", "a-b", ""])

@@ -1075,6 +1075,7 @@ def test_a_prepared_set_has_a_card_without_records(tmp_path: Path) -> None:
     assert f"{count} ECGs of {patients} patients, each with one of" in card
     assert f"{90 - count} excluded" in card
     assert md5(records.folder) in card
+    assert "data/prepared has no set 'nope': use one of " in last_line(by_hand("card", "nope"))
     (tmp_path / "notes.md").write_text("mine")
     found = by_hand("card", "ptbxl", "--out", str(tmp_path / "notes.md"))
     assert "was not written by this command" in last_line(found)

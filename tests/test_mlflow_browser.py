@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgforge.tracking import runs
+from ecgforge.tracking import runs, store
 from test_report_browser import browser, pytestmark, resize  # noqa: F401  # the fixture, and where there is no browser
 
 F1 = {"TrRTeR": (0.8, 0.9), "TrSTeR": (0.4, 0.5), "TrRSTeR": (0.7, 0.9)}  # of two seeds
@@ -203,6 +203,17 @@ def test_a_run_shows_its_page_of_records(browser, charts):  # noqa: F811
     browser.switch_to.frame(frame)
     shown(browser, "h1", "Two records")
     browser.switch_to.default_content()
+
+
+@pytest.mark.slow
+def test_a_run_of_the_report_opens_in_the_part_of_the_ui_for_training(browser, charts):  # noqa: F811
+    origin, experiment = re.match(r"(.*)/#/experiments/(\d+)", charts["Settings"]).groups()
+    run = store.client().search_runs([experiment], "tags.kind = 'quality'")[0]
+    page = store.run_page(experiment, run.info.run_id)
+    page = page.replace(f"http://127.0.0.1:{store.UI_PORT}", origin)
+    until(browser, lambda one: one.get(page) or True)
+    shown(browser, "h2", run.info.run_name)
+    shown(browser, "a", "Model registry")
 
 
 def test_an_open_ui_and_a_training_do_not_stop_each_other(charts: dict[str, str]) -> None:

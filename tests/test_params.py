@@ -46,7 +46,7 @@ def test_every_profile_is_valid_as_a_whole() -> None:
 
 
 def test_large_profiles_search_sampling_parameters_alone_which_share_one_training() -> None:
-    params = Params.read(ROOT / "params.yaml").with_profile("paper")
+    params = parameters.read(ROOT / "params.yaml").with_profile("paper")
     spaces = [params.generator(name).tuning.space for name in GENERATORS if name != "simulator"]
     assert all(key.startswith("sampling.") for space in spaces for key in space)
     assert all(spaces)
@@ -116,11 +116,6 @@ def test_equal_sizes_need_the_merged_dataset(tree: dict[str, Any], tmp_path: Pat
             "sweep_targets.backbones",
             ["resnet1d"],
             "sweep_targets.backbones: resnet1d is the study's classifier",
-        ),
-        (
-            "profiles.demo.classifiers.resnet1d.tuning",
-            {"n_trials": 3},
-            "resnet1d.tuning = .*: space: trials need at least one",
         ),
         (
             "generators",
@@ -194,8 +189,18 @@ def test_equal_sizes_need_the_merged_dataset(tree: dict[str, Any], tmp_path: Pat
             "profiles.demo.sweeps.size: percent: unknown key",
         ),
         (
-            "profiles.demo.generators.diffwave.ablations.guidance 3",
+            "profiles.demo.generators.diffwave.ablations.guidance_3",
             {"sampling": {"guidance": 3.0}},
+            "guidance_3 = .*: sampling: a change has a dotted key, such as sampling.guidance",
+        ),
+        (
+            "profiles.demo.generators.diffwave.ablations.both",
+            {"network.low": 1, "network.low.codes": 2},
+            "ablations.both = .*: network.low.codes: low has a value of its own",
+        ),
+        (
+            "profiles.demo.generators.diffwave.ablations.guidance 3",
+            {"sampling.guidance": 3.0},
             "ablations.guidance 3 = 'guidance 3': a name starts with a lower-case letter",
         ),
         ("sources", ["ptbxl", "chapman", "ptbxl"], "sources = .*: ptbxl is there twice"),
@@ -345,6 +350,13 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         Params.read(path)
 
 
+@pytest.mark.parametrize("text", ["", "- demo\n"])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(EcgforgeError, match="has no keys: it is not a file of parameters"):
+        Params.read(tmp_path / "params.yaml")
+
+
 def test_a_missing_key_is_named(tree: dict[str, Any], tmp_path: Path) -> None:
     del tree["profiles"]["demo"]["synthesis"]["chunk"]
     with pytest.raises(EcgforgeError, match="profiles.demo.synthesis.chunk: missing"):
@@ -385,7 +397,7 @@ def test_a_profile_states_what_differs_from_its_base(tree: dict[str, Any]) -> No
         "sweeps": {"seeds": [5]},
         "generators": {
             "diffwave": {
-                "ablations": {"guidance_2": None, "guidance_3": {"sampling": {"guidance": 3.0}}}
+                "ablations": {"guidance_2": None, "guidance_3": {"sampling.guidance": 3.0}}
             }
         },
     }
@@ -563,3 +575,30 @@ def test_check_looks_at_all_profiles(tmp_path: Path) -> None:
 def test_a_range_must_rise(bounds: dict[str, float]) -> None:
     with pytest.raises(EcgforgeError, match="low must be below high"):
         checked(Float, bounds | {"kind": "float"}, "space")
+
+
+def test_a_value_outside_of_the_search_space_of_the_class_counts_only_with_trials(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    resnet1d = tree["profiles"]["demo"]["classifiers"]["resnet1d"]
+    resnet1d["training"]["weight_decay"] = 0.0
+    found = parameters.read(write(tree, tmp_path))
+    assert found.classifier.training.weight_decay == 0, "no trials, no space"
+    resnet1d["tuning"]["n_trials"] = 3
+    with pytest.raises(EcgforgeError, match=r"space\.training\.weight_decay: the value without"):
+        parameters.read(write(tree, tmp_path))
+
+
+@pytest.mark.parametrize("profile", ["demo", "sample", "paper"])
+def test_tuning_needs_only_a_number_of_trials(
+    tree: dict[str, Any], tmp_path: Path, profile: str
+) -> None:
+    tree["profile"] = profile
+    own = tree["profiles"][profile]
+    tuned = [own["generators"][name] for name in own["generators"] if name != "simulator"]
+    for entry in (*tuned, *own["classifiers"].values()):
+        entry.setdefault("tuning", {})["n_trials"] = 1
+    found = parameters.read(write(tree, tmp_path)).active
+    spaces = {name: one.tuning.space for name, one in found.generators.items()}
+    assert [name for name, space in spaces.items() if not space] == ["simulator"]
+    assert all(one.tuning.space for one in found.classifiers.values())

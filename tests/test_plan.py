@@ -18,6 +18,7 @@ from torch import nn
 from ecgforge import console, workers
 from ecgforge.commands import foresight, workload
 from ecgforge.commands import plan as stage
+from ecgforge.commands.chain import longest_chain
 from ecgforge.params import Compute, Params
 from ecgforge.records.record_set import About, write_record_set
 from ecgforge.sweeps.common.registry import get
@@ -122,8 +123,17 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     }
     varied = params.generator("diffwave").ablations
     assert found["ablation"].trainings == {
-        "diffwave": sum("network" in change.model_fields_set for change in varied.values())
+        "diffwave": sum(key.startswith("network.") for change in varied.values() for key in change)
     }
+
+
+def test_a_tuned_generator_is_trained_in_its_trials(params: Params) -> None:
+    tuned, plain = works(params.with_profile("paper")), works(params.with_profile("gpu"))
+    sets = len(params.record_sets)
+    assert tuned["tune_generator"].trainings == dict.fromkeys(params.generators, sets)
+    assert not sum(tuned["train_generator"].trainings.values())
+    assert plain["train_generator"].trainings == dict.fromkeys(params.generators, sets)
+    assert not sum(plain["tune_generator"].trainings.values())
 
 
 def test_a_pre_training_without_labels_counts_once_for_each_seed(params: Params) -> None:
@@ -254,7 +264,7 @@ def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:
         def of(work: workload.Work) -> float:
             return work.cells * seconds.get(work.stage, 1.0)
 
-        return workload.longest_chain(changed, real, of)
+        return longest_chain(changed, real, of)
 
     stages = ["resolve", "acquire", "prepare", "tune_generator", "train_generator", "synthesize"]
     assert chain(params) == len([*stages, "classify", "transfer", "report"])

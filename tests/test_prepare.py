@@ -626,6 +626,9 @@ def test_absurd_amplitude_is_reported_for_the_median_and_in_millivolts_only():
     with pytest.raises(BadRecord, match="V2: 30 mV") as bad:
         prepare_recording(Recording(signals, 100.0, "mV"), PREPROCESSING, "mV")
     assert bad.value.reason == Reason.ABSURD_AMPLITUDE
+    signals[3, 500] = 4200  # as with a header in V of values in mV
+    with pytest.raises(BadRecord, match="V2: 4,200 mV, at most 20 mV allowed"):
+        prepare_recording(Recording(signals, 100.0, "mV"), PREPROCESSING, "mV")
     assert prepare_recording(
         Recording(signals, 100.0, "NU"), PREPROCESSING, "per_lead_std"
     ).shape == (8, 1000)

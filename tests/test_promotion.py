@@ -401,7 +401,7 @@ def test_rollback_goes_back_step_by_step(content: DvcStore) -> None:
     assert history.champion(NAME) == GOOD
     with pytest.raises(EcgforgeError, match="no former champion to roll back to"):
         promotion.rollback(NAME, "")
-    with pytest.raises(EcgforgeError, match="has no former"):
+    with pytest.raises(EcgforgeError, match="has no alias former"):
         versions.find(f"{NAME}@former")
     assert [entry.action for entry in history.entries(NAME)] == [
         "promoted",
@@ -453,6 +453,8 @@ def test_rollback_starts_at_the_current_champion(content: DvcStore) -> None:
 def test_history_shows_that_the_alias_was_moved(
     content: DvcStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stage.show(NAME)
+    assert capsys.readouterr().out == f"No version of {NAME} has been promoted.\n"
     promoted(GOOD, content)
     promoted(BETTER, content)
     client = store.client()
@@ -736,7 +738,7 @@ def test_rollback_past_a_version_that_was_removed(content: DvcStore) -> None:
     store.client().delete_model_version(NAME, GOOD)
     assert promotion.rollback(NAME, "") == (WORSE, BETTER)
     assert history.champion(NAME) == BETTER
-    with pytest.raises(EcgforgeError, match="has no former"):
+    with pytest.raises(EcgforgeError, match="has no alias former"):
         versions.find(f"{NAME}@former")
     with pytest.raises(EcgforgeError, match=f"version {GOOD}, the former champion, was removed"):
         promotion.rollback(NAME, "")
@@ -755,7 +757,7 @@ def test_champion_and_former_are_never_one(
     with pytest.raises(KeyboardInterrupt):
         history.move(NAME, GOOD, BETTER, history.ROLLED_BACK, "", "")
     assert versions.find(f"{NAME}@champion").number == GOOD
-    with pytest.raises(EcgforgeError, match="has no former"):
+    with pytest.raises(EcgforgeError, match="has no alias former"):
         versions.find(f"{NAME}@former")
 
 

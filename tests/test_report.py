@@ -349,7 +349,7 @@ def study_inputs(folder: Path, prepared: dict[str, Path]) -> page.ReportInputs:
         "dirty": True,
         "commands": {"results": "dvc repro evaluate", "ui": "make ui"},
         "versions": {"torch": "2.13.0"},
-        "parameters": {"study": {"seeds": [0, 1]}},
+        "parameters": {"study": {"seeds": [0, 1], "patience": None}},
     }
     return page.ReportInputs(
         **study_tables(list(prepared)),
@@ -826,6 +826,14 @@ def test_every_score_is_shown_with_its_baseline_and_negative_control(report):
             ]
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(-0.01234, "−0.0123"), (999.4, "999"), (999.7, "1,000"), (12345.6, "12,346"), (np.nan, "–")],
+)
+def test_scores_have_three_digits_and_no_exponent(value, shown):
+    assert page._number(value, ".3g") == shown
+
+
 def test_rank_correlations_are_shown_with_their_intervals_the_largest_first(report):
     section = report[report.index('id="score-utility"') :]
     assert "+0.900" in section
@@ -851,7 +859,7 @@ def test_the_figure_of_rank_correlations_has_every_score_and_setting():
     for text in (
         "recall",
         "Fréchet distance, random convolutions",
-        "share nearer to a training record than the nearest …",
+        "share near training records",
         "mine",
         "TrSTeR",
         "TrRSTeR",
@@ -898,6 +906,7 @@ def test_the_report_states_what_was_run(report):
         "dvc repro evaluate",
         "make ui",
         "study.seeds",
+        "<td>null</td>",
     ):
         assert part in report
 

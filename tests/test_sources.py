@@ -1133,6 +1133,9 @@ def test_a_source_next_to_what_the_study_writes_is_read(
 def test_folder_of_records_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(EcgforgeError, match="nowhere does not exist"):
         folder.fetch(tmp_path / "raw", own(tmp_path / "nowhere"))
+    (tmp_path / "table.csv").touch()
+    with pytest.raises(EcgforgeError, match=r"table.csv is a file: correct `path`"):
+        folder.fetch(tmp_path / "raw", own(tmp_path / "table.csv"))
 
 
 def test_sources_are_distinguished_by_their_kind(

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -392,6 +393,35 @@ def test_a_deleted_experiment_is_named_with_the_way_back() -> None:
     client.restore_experiment(experiment)
     with opened("c"):
         pass
+
+
+def test_the_ui_of_a_server_is_the_servers_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Client:
+        def get_experiment_by_name(self, name: str) -> SimpleNamespace:
+            return SimpleNamespace(name=name, experiment_id="7", lifecycle_stage="active")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org/mlflow/")
+    monkeypatch.setattr(store, "ensure_reachable", lambda: None)
+    monkeypatch.setattr(store, "client", Client)
+    store.serve(0, runs.EXPERIMENT, {"Settings": "tags.a = 'b'"})
+    settings, models, _ = capsys.readouterr().out.splitlines()
+    start = (
+        "Settings: https://example.org/mlflow/#/experiments/7/runs?workflowType=machine_learning"
+    )
+    assert settings.startswith(start)
+    assert models == "Models: https://example.org/mlflow/#/models"
+
+
+def test_the_ui_does_not_start_outside_of_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(EcgforgeError, match=r"neither params.yaml nor mlflow.db: run this in the"):
+        store.serve(0, runs.EXPERIMENT, runs.CHARTS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("study")

@@ -27,6 +27,7 @@ from ecgforge.study.experiment import Experiment
 from ecgforge.study.fine_tuning import Method
 from ecgforge.study.settings import training_data
 from ecgforge.sweeps.common.registry import ON_REAL, SWEEPS, get
+from ecgforge.tracking import runs, store
 from ecgforge.training.batches import Records
 from ecgforge.training.fit import Outcome
 from ecgforge.training.objective import Objective
@@ -76,6 +77,24 @@ def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
     columns = [name for name in found.columns if name.startswith(predictions.PROBABILITY)]
     own = found.loc[found["setting"] == "TrRTeR", columns].to_numpy()
     np.testing.assert_array_equal(own, runs.tested[0].predictions[columns].to_numpy())
+
+
+def test_a_generator_that_a_sweep_trains_has_a_page_of_its_records(params: Params) -> None:
+    size, item = get("size"), {"sweep": "size", **ITEM}
+    cell = sweep._Cell(
+        size, params, item, Stage("sweep", params, item), Path("data"), Path("models")
+    )
+    (source,) = size.sources(params, item)
+    with cell.records(source) as (synthetic, _):
+        assert synthetic is not None
+    key = "tags.kind = 'generator' and tags.sweep = 'size'"
+    experiment = store.client().get_experiment_by_name(runs.EXPERIMENT)
+    (run,) = store.client().search_runs([experiment.experiment_id], key)
+    page = (store.read_file(run.info.run_id, "records.html") or b"").decode()
+    for rhythm in cell.real.about.rhythms:
+        assert f"<h2>{rhythm}</h2>" in page
+    assert page.count("<h3>diffwave, ") == len(cell.real.about.rhythms)
+    assert page.count("<h3>simulated, ") == len(cell.real.about.rhythms)
 
 
 def test_balanced_sampling_draws_all_rhythms_equally_often() -> None:

@@ -321,6 +321,10 @@ def test_names_are_for_people() -> None:
         RunKey("generator", "merged", 0, simulated=False, generator="diffwave").name
         == "diffwave on merged, seed 0"
     )
+    of_sweep = RunKey(
+        "generator", "merged", 0, False, generator="diffwave", sweep="size", point="25"
+    )
+    assert of_sweep.name == "diffwave on merged, seed 0, size 25"
     assert (
         RunKey("generator", "merged", 0, simulated=False, generator="diffwave").model_name
         == "ecg-generator-diffwave-merged"

@@ -240,6 +240,8 @@ def test_what_export_did_not_write_is_one_line(study: Path, clone: Path, tmp_pat
             transfer.import_(file)
         assert "\n" not in str(refusal.value)
         assert not kept(clone)
+    with pytest.raises(EcgforgeError, match="is a folder: name a file"):
+        transfer.import_(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"second", "key.pem", "key.pub"}
 
 

@@ -23,8 +23,10 @@ import numpy as np
 import pytest
 import yaml
 
+from ecgforge import folders
+from ecgforge.classifiers.resnet1d import ResNet1d
 from ecgforge.errors import EcgforgeError, TrialError
-from ecgforge.params import Float, Int, Params
+from ecgforge.params import Float, Int, Params, nested
 from ecgforge.stages.common.tracked import Stage
 from ecgforge.tuning import search, space
 from ecgforge.tuning.search import Attempt, Task, TrialResult
@@ -169,6 +171,11 @@ def one_of(*choices: Any) -> dict[str, Any]:
             "diffwave.tuning.space: .*guidance = 0.5",
         ),
         (
+            "generators.simulator",
+            {},
+            "simulator.tuning.space: trials need at least one parameter to vary",
+        ),
+        (
             "generators.diffwave",
             {"training.prior.steps": floats(5, 9)},
             "space.training.prior.steps: .* have no such parameter",
@@ -189,11 +196,20 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
     branch = tree["profiles"]["paper" if "kernel" in message else "demo"]
     for part in where.split("."):
         branch = branch[part]
-    branch["tuning"]["space"] = change
+    branch.setdefault("tuning", {})["space"] = change
+    branch["tuning"]["n_trials"] = 3
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(EcgforgeError, match=message) as caught:
         parameters.read(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_the_study_does_not_have_is_refused(tmp_path: Path) -> None:
+    from ecgforge.stages import tune
+
+    with pytest.raises(EcgforgeError, match="no dataset 'ptbx': use one of ptbxl, chapman"):
+        tune.tune(ROOT / "params.yaml", "ptbx", None, Path("none"), tmp_path / "c.yaml")
+    assert not (tmp_path / "c.yaml").exists()
 
 
 def test_without_trials_the_parameters_stay_and_nothing_is_loaded(tmp_path: Path) -> None:
@@ -222,7 +238,7 @@ def test_tuned_parameters_replace_the_given_ones(tmp_path: Path) -> None:
     from ecgforge.stages import parameters, tune
 
     best = {"training.prior.learning_rate": 0.0123, "sampling.guidance": 3.5}
-    tune.write({"generators": {"time_vqvae": space.patch(best)}}, tmp_path / "g.yaml")
+    tune.write({"generators": {"time_vqvae": nested(best)}}, tmp_path / "g.yaml")
     tune.write({"classifiers": {"resnet1d": {"network": {"dropout": 0.33}}}}, tmp_path / "c.yaml")
     before = parameters.read(ROOT / "params.yaml")
     params = parameters.read(ROOT / "params.yaml", [tmp_path / "g.yaml", tmp_path / "c.yaml"])
@@ -533,7 +549,7 @@ def test_mlflow_has_a_run_for_the_study_and_one_below_it_for_each_trial(
     key = runs.RunKey("tuning", "ptbxl", 1, True, backbone="resnet1d")
     inputs = stage.record_inputs([("training", records)])
     defaults = {"training.learning_rate": 0.01, "network.dropout": 0.2}
-    chosen = {key: settings.tuning.space[key] for key in defaults}
+    chosen = {key: ResNet1d.space[key] for key in defaults}
     shown = task(tmp_path, space=chosen, defaults=defaults, directions=("maximize",), warmup=2)
     with runs.tracked(key, fingerprint="study", params={}, inputs=inputs) as run:
         trials = stage.Trials(
@@ -720,7 +736,14 @@ def small(tree: dict[str, Any]) -> dict[str, Any]:
         "evaluate_every": 10,
         "warmup_steps": 2,
     }
-    demo["classifiers"]["resnet1d"]["tuning"] |= {"n_trials": 3, "repeats": 2}
+    demo["classifiers"]["resnet1d"]["tuning"] |= {
+        "n_trials": 3,
+        "repeats": 2,
+        "space": {
+            "training.learning_rate": {"low": 0.001, "high": 0.05, "log": True},
+            "network.kernel": {"choices": [5, 9, 17]},
+        },
+    }
     diffwave = demo["generators"]["diffwave"]
     diffwave["network"] |= {"layers": 2, "channels": 8}
     diffwave["training"]["denoiser"] |= {
@@ -729,11 +752,14 @@ def small(tree: dict[str, Any]) -> dict[str, Any]:
         "warmup_steps": 2,
         "batch_size": 8,
     }
-    diffwave["tuning"] |= {"n_trials": 3, "records": 8, "fast": True}
-    diffwave["tuning"]["space"] = {
-        key: value
-        for key, value in diffwave["tuning"]["space"].items()
-        if key.startswith("sampling.")
+    diffwave["tuning"] |= {
+        "n_trials": 3,
+        "records": 8,
+        "fast": True,
+        "space": {
+            "sampling.guidance": {"low": 1.0, "high": 4.0},
+            "sampling.steps": {"kind": "int", "low": 2, "high": 16},
+        },
     }
     return tree
 
@@ -779,15 +805,60 @@ def test_a_stage_writes_the_same_bytes_whatever_the_test_records_are(
     assert after == before, "a study that is done is one result"
 
 
+def curve(client: Any, name: str) -> list[tuple[int, float]]:
+    """The validation losses of a generator's run."""
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.kind = 'generator' and tags.dataset = '{name}'")
+    points = client.get_metric_history(run.info.run_id, "loss/validation")
+    return [(point.step, point.value) for point in points]
+
+
+@pytest.mark.slow
+def test_the_training_of_the_best_trial_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecgforge.generators.diffwave.model import DiffWave
+    from ecgforge.stages import parameters, train_generator, tune
+    from ecgforge.tracking import store
+
+    tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    rates = {"training.denoiser.learning_rate": {"low": 0.001, "high": 0.02, "log": True}}
+    tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["space"] |= rates
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    waves(tmp_path / "set", 0)
+    tune.tune(Path("params.yaml"), "ptbxl", "diffwave", Path("set"), Path("tuned.yaml"))
+    params = parameters.read(Path("params.yaml"), [Path("tuned.yaml")])
+    (kept,) = Path(".ecgforge/unfinished").iterdir()
+
+    def train(dataset: str) -> bytes:
+        train_generator.train(params, dataset, "diffwave", Path("set"), Path(dataset))
+        return next(Path(dataset).glob("*.safetensors")).read_bytes()
+
+    afresh = train("chapman")
+    with monkeypatch.context() as patched:
+        patched.setattr(DiffWave, "loss", None)
+        assert train("ptbxl") == afresh, "the weights of the trial, without a training step"
+    assert not kept.exists()
+    assert curve(store.client(), "ptbxl") == curve(store.client(), "chapman") != []
+
+
 @pytest.mark.slow
 def test_trials_that_differ_in_sampling_alone_share_a_training(
-    records: RecordSet, tmp_path: Path
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from ecgforge.stages.trials_of_tuning import Trainings
     from ecgforge.tuning.objectives import GeneratorObjective, macro_f1_of_synthetic
 
+    monkeypatch.setenv(folders.STATE, str(tmp_path))
     params = Params.model_validate(small(yaml.safe_load((ROOT / "params.yaml").read_text())))
     objective = GeneratorObjective(
-        "diffwave", params.generator("diffwave"), records.folder, params.active.compute
+        "diffwave",
+        params.generator("diffwave"),
+        records.folder,
+        params.active.compute,
+        Trainings(params, "ptbxl", "diffwave", records.folder),
     )
     curves: list[int] = []
     made = task(
@@ -825,16 +896,21 @@ def test_trials_that_differ_in_sampling_alone_share_a_training(
 
 
 def test_losses_that_do_not_compare_prune_nothing() -> None:
+    from ecgforge.stages.trials_of_tuning import Trainings
     from ecgforge.tuning.objectives import GeneratorObjective
 
     params = Params.read(ROOT / "params.yaml")
-    compute = params.active.compute
-    assert (
-        GeneratorObjective("diffwave", params.generator("diffwave"), Path(), compute).warmup == 60
+
+    def warmup(name: str, varied: str = "sampling.guidance") -> int | None:
+        settings = params.generator(name)
+        tuning = settings.tuning.model_copy(update={"space": {varied: Float(low=0.001, high=0.02)}})
+        settings = settings.model_copy(update={"tuning": tuning})
+        trainings = Trainings(params, "ptbxl", name, Path())
+        return GeneratorObjective(name, settings, Path(), params.active.compute, trainings).warmup
+
+    assert warmup("diffwave") == warmup("diffwave", "training.denoiser.learning_rate") == 60
+    assert warmup("time_vqvae", "training.prior.learning_rate") == 60 + 50
+    assert warmup("time_vqvae", "training.autoencoder.learning_rate") is None, (
+        "other codes, other losses"
     )
-    assert (
-        GeneratorObjective("time_vqvae", params.generator("time_vqvae"), Path(), compute).warmup
-        is None
-    ), "other codes, other losses"
-    simulator = GeneratorObjective("simulator", params.generator("simulator"), Path(), compute)
-    assert simulator.warmup is None, "no phase, no losses"
+    assert warmup("simulator") is None, "no phase, no losses"

@@ -229,7 +229,7 @@ def test_odd_names_and_links_are_classified_and_shown(project: Path, tmp_path: P
         ),
         (
             ("raw", "--model", f"{CLASSIFIER}@challenger"),
-            "has no challenger: it has versions 1 to 1 and the aliases champion",
+            "has no alias challenger: it has version 1, and the alias champion",
         ),
         (("raw", "--model", CHAMPION), f"{GENERATOR}/1 is not a classifier"),
         (("classifier",), "the folder classifier has no records"),
@@ -365,6 +365,10 @@ def test_a_folder_source_reads_generated_records_and_marks_them_as_synthetic(
             f"{CLASSIFIER}/1 is not a generator",
         ),
         (("--model", f"{GENERATOR}/9", "--rhythm", "SR", "--out", "new"), "has no version 9"),
+        (
+            ("--model", CHAMPION, "--rhythm", "SR", "--out", "new", "--rate", "70"),
+            f"{GENERATOR}/1 takes no heart rate: leave it out",
+        ),
         (
             ("--model", CHAMPION, "--rhythm", "SR", "--out", "raw"),
             "raw exists already: name a new folder",

@@ -70,7 +70,10 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
             "ecg-classifier-mergde@champion",
             "no model is registered as 'ecg-classifier-mergde': there are ecg-classifier-merged$",
         ),
-        ("ecg-classifier-merged@chapmion", "it has versions 1 to 2 and the aliases champion"),
+        (
+            "ecg-classifier-merged@chapmion",
+            "has no alias chapmion: it has versions 1 to 2, and the alias champion$",
+        ),
         ("ecg-classifier-merged/7", "has no version 7"),
     ],
 )
@@ -78,6 +81,18 @@ def test_a_version_is_found_by_alias_and_by_number(words: str) -> None:
 def test_words_that_mean_no_version_are_reported(words: str, message: str) -> None:
     with pytest.raises(EcgforgeError, match=message):
         versions.find(words)
+
+
+def test_outside_of_a_project_the_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(EcgforgeError, match=r"has no params.yaml: run this in the project's"):
+        versions.find("ecg-classifier-merged@champion")
+    (tmp_path / "params.yaml").touch()
+    with pytest.raises(EcgforgeError, match="run `dvc repro` first"):
+        versions.find("ecg-classifier-merged@champion")
 
 
 def test_files_are_those_that_were_saved(registry: Path) -> None:

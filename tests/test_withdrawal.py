@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,7 +140,9 @@ def test_patients_come_from_the_command_and_a_file_and_add_up() -> None:
         ),
         (["elsewhere", "3"], "'elsewhere' is not a source: use one of ptbxl, chapman"),
         (["ptbxl"], "name a patient, or give a file"),
+        (["ptbxl", ""], "name a patient, or give a file"),
         (["ptbxl", "--file", "none.txt"], "none.txt cannot be read"),
+        (["ptbxl", "--file", os.devnull], "/dev/null is empty: write one patient per line"),
         (["ptbxl", "3", "--check"], "or give only --check"),
         ([], "or give only --check"),
     ],

@@ -182,7 +182,7 @@ def train_generator(
 def synthesize(
     generator: Generator,
     records: RecordSet,
-    count: int,
+    count: int | Mapping[str, int],
     *,
     sampling: Mapping[str, Any] | None = None,
     seed: int = SEED,
@@ -195,8 +195,10 @@ def synthesize(
         generator: a trained generator.
         records: the set that trained the generator. The synthetic set has the same rhythms, units
             and length of records.
-        count: records of each rhythm. All are in the training split.
-        sampling: parameters of the sampling that differ from `params`.
+        count: records of each rhythm, or a mapping from rhythms to their numbers of records. All
+            are in the training split.
+        sampling: parameters of the sampling that differ from `params`. For Beat-Diffusion,
+            `{"heart_rate": 120}` asks for 120 beats/min.
         seed: the same seed gives the same records; a larger set contains the smaller one.
         params: with the sampling of the generator; by default `load_params()`.
         out: a new folder for the set; by default a temporary one.
@@ -205,8 +207,15 @@ def synthesize(
         The synthetic set.
 
     Raises:
-        EcgforgeError: a sampling parameter is invalid, or a signal is not finite.
+        EcgforgeError: a rhythm is unknown or cannot have the heart rate, a sampling parameter is
+            invalid, or a signal is not finite.
     """
+    rhythms = records.about.rhythms
+    wanted = dict(count) if isinstance(count, Mapping) else dict.fromkeys(rhythms, count)
+    if unknown := [rhythm for rhythm in wanted if rhythm not in rhythms]:
+        raise EcgforgeError(
+            f"the records have no rhythm {', '.join(unknown)}: use {', '.join(rhythms)}"
+        )
     used, name = params or load_params(), generators.generator_name(type(generator))
     chosen = {**used.generator(name).sampling, **(sampling or {})}
     folder = _folder(out, "synthetic")
@@ -214,7 +223,7 @@ def synthesize(
         generator,
         name,
         chosen,
-        {"train": dict.fromkeys(records.about.rhythms, count)},
+        {"train": wanted},
         used.active.synthesis.model_copy(update={"seed": seed}),
         used.active.compute,
         records,

@@ -30,6 +30,8 @@ def of_classifier(found: pd.DataFrame, rhythms: Sequence[str]) -> Files:
     probabilities = found[[predictions.PROBABILITY + rhythm for rhythm in rhythms]].to_numpy()
     scores = predictions.of_classifier(found, rhythms)
     by_rhythm = scores.pivot_table(index="rhythm", columns="metric", values="value", sort=False)
+    whole = by_rhythm.columns[by_rhythm.isna().any()]  # metrics over all rhythms alone
+    by_rhythm = by_rhythm[[*by_rhythm.columns.difference(whole, sort=False), *whole]]
     return {
         "test/confusion.svg": tested.confusion(truth, probabilities.argmax(axis=1), rhythms),
         "test/roc.svg": tested.roc(truth, probabilities, rhythms),

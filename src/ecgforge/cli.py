@@ -711,11 +711,15 @@ def generate(
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed: the same seed gives the same records.")
     ] = 0,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Mean heart rate of the records, beats/min; only for Beat-Diffusion."),
+    ] = None,
 ) -> None:
     """Generate WFDB records with a registered generator; they are marked as synthetic."""
     from ecgforge.commands import generate_records as stage
 
-    stage.generate(model, rhythm, number, seed, out)
+    stage.generate(model, rhythm, number, seed, out, rate)
 
 
 @app.command()

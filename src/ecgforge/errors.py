@@ -13,6 +13,14 @@ from pathlib import Path
 LOG = Path(".ecgforge/traceback.txt")
 NEARLY_FULL = 2**23  # bytes; a disk with less free space counts as full
 REMEDY = ": free some space and run this again; finished stages are kept"
+REMEDIES = {
+    errno.ENOSPC: REMEDY,
+    errno.EDQUOT: REMEDY,
+    errno.EEXIST: ": name another path",
+    errno.ENOTDIR: ": a part of this path is a file, and a folder is needed; name another path",
+    errno.EACCES: ": change its permissions, or name another path",
+    errno.EROFS: ": name a path on a disk that can be written",
+}
 
 
 class EcgforgeError(Exception):
@@ -45,9 +53,7 @@ def explained(error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}" + (
-            REMEDY if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        )
+        return f"{error.strerror}{where}{REMEDIES.get(error.errno or 0, '')}"
     if full := _full():  # libraries in C report a failed write with errors of any kind
         return f"{os.strerror(errno.ENOSPC)} ({full}){REMEDY}"
     frame = traceback.extract_tb(error.__traceback__)[-1]

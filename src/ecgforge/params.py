@@ -149,7 +149,7 @@ class Training(StrictConfig):
     """
 
     steps: Positive  # optimiser steps
-    batch_size: Positive  # records in a batch
+    batch_size: Positive = 32  # records in a batch
     learning_rate: Annotated[float, Field(gt=0, le=1)]  # peak learning rate
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the AdamW optimiser
     warmup_steps: Annotated[int, Field(ge=0)]  # optimiser steps of linear warm-up
@@ -256,14 +256,8 @@ class Tuning(StrictConfig):
     n_trials: Annotated[int, Field(ge=0)] = 0  # trials of the whole study; 0 turns tuning off
     workers: Positive = 1  # trials that run in parallel
     seed: Seed = 100  # random seed of the search
-    # range of each parameter, by dotted key
+    # range of each parameter, by dotted key; without any, that of the class
     space: dict[str, Dimension] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _has_a_space(self) -> Self:
-        if self.n_trials and not self.space:
-            raise ValueError("space: trials need at least one parameter to vary")
-        return self
 
 
 class ClassifierTuning(Tuning):
@@ -286,11 +280,16 @@ class GeneratorTuning(Tuning):
     fast: bool = False  # also minimise the generation time
 
 
-class Ablation(StrictConfig):
-    """Changes of a generator's network and sampling, merged by `merge_patch`."""
+def _below_network_or_sampling(changes: dict[str, Any]) -> dict[str, Any]:
+    for key in changes:
+        if not key.startswith(("network.", "sampling.")):
+            raise ValueError(f"{key}: a change has a dotted key, such as sampling.guidance")
+    nested(changes)
+    return changes
 
-    network: dict[str, Any] = Field(default_factory=dict)  # changes of the network
-    sampling: dict[str, Any] = Field(default_factory=dict)  # changes of the sampling
+
+# values by dotted key
+Ablation = Annotated[dict[str, Any], AfterValidator(_below_network_or_sampling)]
 
 
 class GeneratorSettings(StrictConfig):
@@ -300,20 +299,16 @@ class GeneratorSettings(StrictConfig):
     network: dict[str, Any] = Field(default_factory=dict)  # declared by the generator
     training: dict[Name, Training] = Field(default_factory=dict)  # training loop of each phase
     sampling: dict[str, Any] = Field(default_factory=dict)  # declared by the generator
-    ablations: dict[Name, Ablation] = Field(default_factory=dict)  # by name; for a sweep
+    ablations: dict[Name, Ablation] = Field(default_factory=dict)  # values by dotted key, by name
     # excluded from the parameters of a training: results do not depend on the search
     tuning: Annotated[GeneratorTuning, Field(exclude=True)] = GeneratorTuning()
 
     def variations(self) -> dict[str, GeneratorSettings]:
         """Return the settings of each ablation, by name."""
+        tree = {"network": self.network, "sampling": self.sampling}
         return {
-            name: self.model_copy(
-                update={
-                    "network": merge_patch(self.network, change.network),
-                    "sampling": merge_patch(self.sampling, change.sampling),
-                }
-            )
-            for name, change in self.ablations.items()
+            name: self.model_copy(update=merge_patch(tree, nested(changes)))
+            for name, changes in self.ablations.items()
         }
 
 
@@ -711,6 +706,8 @@ class Params(StrictConfig):
                 message names each.
         """
         tree = read_tree(path, "run this in the project's folder, or name the file with --params")
+        if not isinstance(tree, dict):
+            raise EcgforgeError(f"{path} has no keys: it is not a file of parameters")
         return checked(cls, tree, str(path))
 
 
@@ -782,6 +779,24 @@ def merge_patch(tree: Any, patch: Any) -> Any:
         return patch
     merged = tree | {key: merge_patch(tree.get(key), value) for key, value in patch.items()}
     return {key: value for key, value in merged.items() if key not in patch or value is not None}
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values by dotted key as a tree.
+
+    Raises:
+        ValueError: a key is below a key that has a value of its own.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, last = key.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{key}: {part} has a value of its own")
+        branch[last] = value
+    return tree
 
 
 def expanded(tree: Any) -> Any:

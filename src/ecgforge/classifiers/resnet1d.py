@@ -6,8 +6,8 @@ form for time series Wang, Yan and Oates 2017 (arXiv 1611.06455).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
-from ecgforge.params import Positive, StrictConfig
+from ecgforge.params import Categorical, Dimension, Float, Positive, StrictConfig
 
 
 class _Block(nn.Module):
@@ -49,9 +49,15 @@ class ResNet1d(Classifier):
         """
 
         widths: Annotated[list[Positive], Field(min_length=1)]
-        stem_stride: Annotated[int, Field(ge=1, le=8)]
-        kernel: Kernel
-        dropout: Annotated[float, Field(ge=0, lt=1)]
+        stem_stride: Annotated[int, Field(ge=1, le=8)] = 4
+        kernel: Kernel = 9
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+
+    space: ClassVar[Mapping[str, Dimension]] = {
+        **Classifier.space,
+        "network.dropout": Float(low=0, high=0.6),
+        "network.kernel": Categorical(choices=[5, 9, 17]),
+    }
 
     def __init__(self, network: ResNet1d.Network, rhythms: Sequence[str], scale: Tensor) -> None:
         super().__init__(network, rhythms, scale)

@@ -5,8 +5,8 @@ This is ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) in one dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ecgforge.classifiers.common.base import Classifier
-from ecgforge.params import Positive, StrictConfig
+from ecgforge.params import Dimension, Float, Positive, StrictConfig
 
 
 class _Layer(nn.Module):
@@ -91,7 +91,7 @@ class Transformer(Classifier):
         patch: Positive
         width: Annotated[int, Field(ge=2, multiple_of=2)]
         layers: Positive
-        heads: Positive
+        heads: Positive = 4
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
         @model_validator(mode="after")
@@ -99,6 +99,11 @@ class Transformer(Classifier):
             if self.width % self.heads:
                 raise ValueError(f"width must be a multiple of heads, {self.heads}")
             return self
+
+    space: ClassVar[Mapping[str, Dimension]] = {
+        **Classifier.space,
+        "network.dropout": Float(low=0, high=0.6),
+    }
 
     def __init__(self, network: Transformer.Network, rhythms: Sequence[str], scale: Tensor) -> None:
         super().__init__(network, rhythms, scale)

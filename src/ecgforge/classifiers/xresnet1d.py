@@ -7,8 +7,8 @@ Tricks"), over time instead of images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.classifiers.common.convolution import Kernel, convolution
-from ecgforge.params import Positive, StrictConfig
+from ecgforge.params import Categorical, Dimension, Float, Positive, StrictConfig
 
 EXPANSION = 4  # output channels of a bottleneck per inner channel
 
@@ -65,9 +65,9 @@ class XResNet1d(Classifier):
 
         widths: Annotated[list[Positive], Field(min_length=1)]
         depths: list[Positive]
-        stem_stride: Annotated[int, Field(ge=1, le=8)]
-        kernel: Kernel
-        dropout: Annotated[float, Field(ge=0, lt=1)]
+        stem_stride: Annotated[int, Field(ge=1, le=8)] = 4
+        kernel: Kernel = 9
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
 
         @model_validator(mode="after")
         def _fits(self) -> Self:
@@ -78,6 +78,12 @@ class XResNet1d(Classifier):
                     f"stem_stride must not be above kernel ({self.kernel}), or samples are skipped"
                 )
             return self
+
+    space: ClassVar[Mapping[str, Dimension]] = {
+        **Classifier.space,
+        "network.dropout": Float(low=0, high=0.6),
+        "network.kernel": Categorical(choices=[5, 9, 17]),
+    }
 
     def __init__(self, network: XResNet1d.Network, rhythms: Sequence[str], scale: Tensor) -> None:
         super().__init__(network, rhythms, scale)

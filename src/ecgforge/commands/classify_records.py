@@ -96,7 +96,8 @@ def _tree(answer: Answer, rhythms: Sequence[str]) -> dict[str, Any]:
 def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
     """Return each record as a folder and the record's path in it, without extension.
 
-    Folders are searched recursively; their records are sorted by name.
+    Folders are searched recursively; their records are sorted by name. A record that is named
+    twice, as by its header and its signals, counts once.
 
     Raises:
         EcgforgeError: a folder has no records.
@@ -104,8 +105,7 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
     found = []
     for path in named:
         if not path.is_dir():
-            ending = next((one for one in (".hea", *ENDINGS) if path.name.endswith(one)), "")
-            found.append((path.parent, path.name.removesuffix(ending)))
+            found.append((path.parent, path.name.removesuffix(_ending(path))))
             continue
         records = headers(path)
         if not records:
@@ -113,7 +113,14 @@ def records_in(named: Sequence[Path]) -> list[tuple[Path, str]]:
                 f"the folder {path} has no records: it has no .hea, .edf or .dcm files"
             )
         found += [(path, record) for record in records]
-    return found
+    return list(dict.fromkeys(found))
+
+
+def _ending(path: Path) -> str:
+    """Return the ending of a record's file, which does not belong to the record's name."""
+    if path.suffix == ".dat" and path.with_suffix(".hea").exists():
+        return ".dat" if not path.with_name(f"{path.name}.hea").exists() else ""
+    return next((one for one in (".hea", *ENDINGS) if path.name.endswith(one)), "")
 
 
 def answers(

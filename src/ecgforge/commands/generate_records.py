@@ -32,8 +32,12 @@ class Drawing(StrictConfig):
     units: Literal["mV", "per_lead_std"]
 
 
-def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> None:
+def generate(
+    reference: str, rhythm: str, count: int, seed: int, out: Path, rate: float | None = None
+) -> None:
     """Write `count` synthetic records of `rhythm` to the new folder `out`.
+
+    With `rate`, the records have this mean heart rate, in beats/min.
 
     The records are WFDB files with headers that say that they are synthetic, and records.csv, so
     that a source of the kind `folder` can read them. They have the twelve standard leads in mV. If
@@ -41,8 +45,9 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
     The sampling parameters are those of the version.
 
     Raises:
-        EcgforgeError: the version or the rhythm is unknown, its files differ from the registered
-            ones, `out` exists, or the signals exceed the range of a WFDB file.
+        EcgforgeError: the version or the rhythm is unknown, the version's files differ from the
+            registered ones, the rhythm cannot have the rate, `out` exists, or the signals exceed
+            the range of a WFDB file.
     """
     if out.exists():
         raise EcgforgeError(f"{out} exists already: name a new folder")
@@ -69,12 +74,17 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             f"{', '.join(kept.rhythms)}"
         )
     sampling = checked(type(generator).Sampling, kept.sampling, f"{version.label}, {SAMPLING}")
+    asked = rhythm
+    if rate is not None:
+        asked = f"{rhythm} at {rate:g} beats/min"
+        synthesis.check_rate(generator, version.label, kept.rhythms, [rhythm], rate)
+        sampling = sampling.model_copy(update={"heart_rate": rate})
     sampler = synthesis.Sampler(generator, sampling, COMPUTE, 0)
     rows = synthesis.plan(tuple(kept.rhythms), {"train": {rhythm: count}}, seed)
     names = [f"synthetic_{rhythm}_{number:05d}" for number in rows["number"]]
     starts = range(0, count, CHUNK)
     simulated = version.tags.get("simulated") == "true"
-    notes = partial(wfdb_files.comments, version.label, simulated, rhythm, kept.units, seed)
+    notes = partial(wfdb_files.comments, version.label, simulated, asked, kept.units, seed)
     rate = generator.shape.sampling_rate
     with atomic_write(out) as scratch:
         scratch.mkdir()
@@ -92,6 +102,6 @@ def generate(reference: str, rhythm: str, count: int, seed: int, out: Path) -> N
             "not recordings of patients.\n"
         )
     console.out.print(
-        f"{out}: {console.counted(count, 'synthetic record')} of {rhythm}, generated with "
+        f"{out}: {console.counted(count, 'synthetic record')} of {asked}, generated with "
         f"{version.label} and seed {seed}."
     )

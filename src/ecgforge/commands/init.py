@@ -12,7 +12,7 @@ from ecgforge import console
 from ecgforge.commands import plan
 from ecgforge.commands.survey import Survey, lines, survey
 from ecgforge.errors import EcgforgeError
-from ecgforge.outputs import expanded
+from ecgforge.outputs import expanded, overlap
 from ecgforge.params import Params, Preparation
 from ecgforge.sources.found import Label
 from ecgforge.stages import parameters
@@ -54,8 +54,9 @@ def init(records: Path, name: str, table: str | None, out: Path | None, params: 
     file = out or params.parent / f"{name}.yaml"
     if os.path.lexists(file):
         raise EcgforgeError(f"{file} exists already: name a new file with --out")
-    base = Params.read(params)
-    found = survey(expanded(str(records)).absolute(), table, base.preprocessing)
+    base, folder = Params.read(params), expanded(str(records)).absolute()
+    _check_place(folder, name, file)
+    found = survey(folder, table, base.preprocessing)
     for line in lines(found, base.preprocessing.duration):
         console.out.print(line)
     if PROFILE not in base.profiles:
@@ -72,6 +73,18 @@ def init(records: Path, name: str, table: str | None, out: Path | None, params: 
         f"{file} has the parameters of a study. Commit it, so that its models can be promoted. "
         f"Run it, in about {time} on this machine: ecgforge repro --params {file}"
     )
+
+
+def _check_place(folder: Path, name: str, file: Path) -> None:
+    if written := parameters.replaced(folder, name, Path.cwd()):
+        raise EcgforgeError(
+            f"the folder of records {folder} overlaps {written}, which the study replaces: keep "
+            "your own records outside data/"
+        )
+    if overlap(folder, file):
+        raise EcgforgeError(
+            f"{file} is in the folder of records {folder}: name a file elsewhere with --out"
+        )
 
 
 def _write(content: str, file: Path) -> None:

@@ -21,6 +21,7 @@ from ecgforge import console, rounds
 from ecgforge.classifiers.common import registry as classifiers
 from ecgforge.classifiers.common.base import Classifier
 from ecgforge.commands import foresight, workload
+from ecgforge.commands.chain import longest_chain
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator, Shape
 from ecgforge.params import FolderSource, Params, PhysionetSource, SimulatedSource, checked
@@ -109,7 +110,7 @@ def _times(params: Params, counts: workload.Counts, speeds: _Speeds) -> tuple[fl
         return _seconds(params, work, speeds)
 
     jobs, _ = slots(params.active.compute.accelerator != "cpu")
-    chain = workload.longest_chain(params, counts, of)
+    chain = longest_chain(params, counts, of)
     return max(chain, sum(map(of, workload.workload(params, counts))) / jobs), chain
 
 

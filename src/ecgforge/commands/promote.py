@@ -121,5 +121,7 @@ def show(name: str) -> None:
             f"{former}{why}"
         )
         console.out.print(f"    {entry.evidence}", style="dim")
+    if not entries:
+        console.out.print(f"No version of {name} has been promoted.")
     for fault in faults:
         console.out.print(fault, style="red")

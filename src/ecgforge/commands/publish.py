@@ -108,6 +108,11 @@ def card(dataset: str, out: Path | None) -> None:
     """
     if out:
         outputs.check_file(out, ".md", re.compile(rb"# Data card: "))
+    known = sorted(about.parent.name for about in folders.PREPARED.glob("*/about.json"))
+    if known and dataset not in known:
+        raise EcgforgeError(
+            f"{folders.PREPARED} has no set '{dataset}': use one of {', '.join(known)}"
+        )
     store.ensure_reachable()
     records, content = RecordSet.open(folders.PREPARED / dataset), DvcStore()
     traced = lineage.trace(records.folder.as_posix(), content)

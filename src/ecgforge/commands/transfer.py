@@ -95,7 +95,8 @@ def import_(file: Path) -> None:
             "runs and versions: unset it, or set it to a file, as in docs/how-to/share.md"
         )
     if not file.is_file():
-        raise EcgforgeError(f"{file} does not exist: name a file that `ecgforge export` wrote")
+        problem = "is a folder" if file.is_dir() else "does not exist"
+        raise EcgforgeError(f"{file} {problem}: name a file that `ecgforge export` wrote")
     about = archive.read(file, database)
     console.out.print(f"{database} has {about.runs} runs and {about.versions} versions.")
 

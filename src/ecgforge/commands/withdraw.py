@@ -35,7 +35,9 @@ def withdraw(file: Path, source: str, named: Sequence[str], listed: Path | None)
             patient. Then nothing is changed.
     """
     params = Params.read(file)
-    given = {*named, *(_lines(listed) if listed else [])}
+    given = {*named, *(_lines(listed) if listed else [])} - {""}
+    if not given and listed:
+        raise EcgforgeError(f"{listed} is empty: write one patient per line")
     if not given:
         raise EcgforgeError("name a patient, or give a file of patients with --file")
     _check(params, source, given)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ecgforge import grid
 from ecgforge.params import Params
 from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.study import mixtures
-from ecgforge.sweeps.common import registry as sweeps
-from ecgforge.sweeps.common.fine_tuning import FineTuning
 
 Counts = Mapping[str, Mapping[str, int]]  # training records by dataset and rhythm
 
@@ -30,73 +28,61 @@ class Work:
     compared: int = 0  # pairs of a synthetic and a real record, for the search of copies
 
 
-def workload(params: Params, real: Counts) -> Iterator[Work]:
-    """Yield the work of each stage, in the order of the study.
+class _Works(dict[str, Work]):
+    def cell(self, stage: str, count: int = 1) -> Work:
+        """Count a cell, and return the work of its stage."""
+        work = self.setdefault(stage, Work(stage))
+        work.cells += count
+        return work
+
+
+def workload(params: Params, real: Counts) -> Iterable[Work]:
+    """Return the work of each stage, in the order of the study; all trials of a tuning count, since
+    pruning is not predictable.
 
     Args:
         params: the parameters.
         real: training records by dataset and rhythm, known or expected.
     """
-    yield Work("resolve", 1)
-    yield Work("acquire", len(params.sources))
-    yield Work("prepare, merge", len(params.sources) + bool(params.merged))
-    yield Work("cross_fit", len(params.rounds))
-    yield from _tuning(params)
-    yield from _generators(params, real)
-    yield from _classifiers(params, real)
-    yield Work("report", 1)
-
-
-def _tuning(params: Params) -> Iterator[Work]:
-    """Count all trials, since pruning is not predictable."""
-    sets, tuning = len(params.record_sets), params.classifier.tuning
-    steps = sets * tuning.n_trials * tuning.repeats * params.classifier.training.steps
-    yield Work("tune_classifier", sets, Counter({params.backbone: steps} if steps else {}))
-    work = Work("tune_generator", sets * len(params.generators))
-    for name in params.generators:
-        one = params.generator(name).tuning
-        if one.n_trials:
-            # Trials that differ only in sampling share a training.
-            shared = all(key.startswith("sampling.") for key in one.space)
-            work.trainings[name] = sets * (1 if shared else one.n_trials)
-            work.records_generated[name] = sets * one.n_trials * one.records * len(RHYTHMS)
-    yield work
-
-
-def _generators(params: Params, real: Counts) -> Iterator[Work]:
-    train, synthesize, score = (
-        Work(stage) for stage in ("train_generator", "synthesize", "quality")
-    )
+    works, tuning = _Works(), params.classifier.tuning
+    works.cell("resolve")
+    works.cell("acquire", len(params.sources))
+    works.cell("prepare, merge", len(params.sources) + bool(params.merged))
+    works.cell("cross_fit", len(params.rounds))
     for dataset in params.record_sets:
-        known = real[dataset]
-        wanted = mixtures.requested(tuple(known), params.active.synthesis, sum(known.values()))
+        trained = tuning.n_trials * tuning.repeats * params.classifier.training.steps
+        works.cell("tune_classifier").steps[params.backbone] += trained
         for generator in params.generators:
-            for work in (train, synthesize, score):
-                work.cells += 1
-            train.trainings[generator] += 1
-            synthesize.records_generated[generator] += _total(wanted)
-            score.scored += 1
-            made, there = sum(wanted["train"].values()), sum(known.values())
-            score.embedded += made + there
-            score.compared += made * there
-    yield from (train, synthesize, score)
-
-
-def _classifiers(params: Params, real: Counts) -> Iterator[Work]:
-    works: dict[str, Work] = {}
+            _count_generator(works, params, generator, real[dataset])
     for cell in grid.cells(params):
-        name = cell.sweep.name if cell.sweep else cell.stage
-        _add(
-            works.setdefault(name, Work(name)),
-            params,
-            cell,
-            real[cell.item.get("trained_on", cell.item["dataset"])],
-        )
-    yield from works.values()
+        work = works.cell(cell.sweep.name if cell.sweep else cell.stage)
+        dataset = cell.item.get("trained_on", cell.item["dataset"])
+        _count_classifiers(work, params, cell, real[dataset])
+    works.cell("report")
+    return works.values()
 
 
-def _add(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -> None:
-    work.cells += 1
+def _count_generator(works: _Works, params: Params, name: str, real: Mapping[str, int]) -> None:
+    """Count a generator of a dataset: tuning, training, records and their scores."""
+    tuning, tuned = params.generator(name).tuning, works.cell("tune_generator")
+    # Trials that differ only in sampling share a training.
+    shared = all(key.startswith("sampling.") for key in tuning.space)
+    tuned.trainings[name] += min(tuning.n_trials, 1) if shared else tuning.n_trials
+    tuned.records_generated[name] += tuning.n_trials * tuning.records * len(RHYTHMS)
+    # The stage takes up the training of the best trial.
+    works.cell("train_generator").trainings[name] += not tuning.n_trials
+    there = sum(real.values())
+    wanted = mixtures.requested(tuple(real), params.active.synthesis, there)
+    works.cell("synthesize").records_generated[name] += _total(wanted)
+    quality, made = works.cell("quality"), sum(wanted["train"].values())
+    quality.scored += 1
+    quality.embedded += made + there
+    quality.compared += made * there
+
+
+def _count_classifiers(
+    work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]
+) -> None:
     for row in cell.experiments:
         if row.trains:
             own = cell.sweep.settings(params, row) if cell.sweep else params.classifier
@@ -117,50 +103,3 @@ def _add(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -
 
 def _total(wanted: Mapping[str, Mapping[str, int]]) -> int:
     return sum(sum(counts.values()) for counts in wanted.values())
-
-
-def longest_chain(params: Params, real: Counts, seconds: Callable[[Work], float]) -> float:
-    """Return the seconds of the longest chain of cells, each of which waits for the one before.
-
-    More processes or GPUs do not make the study faster than this. A cell counts as the mean of its
-    stage, for one dataset and one generator.
-    """
-    return max(
-        _chain(_only(params, dataset, generator), real, seconds)
-        for dataset in params.datasets
-        for generator in params.generators
-    )
-
-
-def _only(params: Params, dataset: str, generator: str) -> Params:
-    """Return the part of the study with one dataset and one generator."""
-    swept = params.sweep_targets
-    targets = {
-        "datasets": [one for one in swept.datasets if one == dataset],
-        "generators": [one for one in swept.generators if one == generator],
-        "generator_seeds": [one for one in swept.generator_seeds if one == generator],
-        "cross_dataset": [pair for pair in swept.cross_dataset if pair.train == dataset],
-        "equal_size": swept.equal_size if dataset == "merged" else [],
-    }
-    return params.model_copy(
-        update={
-            "datasets": [dataset],
-            "generators": [generator],
-            "sweep_targets": swept.model_copy(update=targets),
-        }
-    )
-
-
-def _chain(params: Params, real: Counts, seconds: Callable[[Work], float]) -> float:
-    cell = {work.stage: seconds(work) / work.cells for work in workload(params, real) if work.cells}
-
-    def chain(*stages: str) -> float:
-        return sum(cell.pop(stage, 0.0) for stage in stages)
-
-    prepared = chain("resolve", "acquire", "prepare, merge", "cross_fit")
-    generated = chain("tune_generator", "train_generator", "synthesize")
-    tuned, classified, last = chain("tune_classifier"), chain("classify"), chain("report")
-    # fine-tuning starts from the classifiers of `classify`
-    waits = {name for name in sweeps.SWEEPS if isinstance(sweeps.get(name), FineTuning)}
-    others = [time + classified * (stage in waits) for stage, time in cell.items()]
-    return prepared + max(tuned, generated) + max([classified, *others]) + last

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -43,6 +44,36 @@ def plan(rhythms: tuple[str, ...], wanted: Counts, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rhythm", "label", "split", "number", "seed"])
 
 
+def check_rate(
+    generator: Generator, name: str, rhythms: Sequence[str], wanted: Iterable[str], rate: float
+) -> None:
+    """Check that a generator can generate each of the rhythms `wanted` at a heart rate.
+
+    Args:
+        generator: the trained generator.
+        name: of the generator or its version, for messages.
+        rhythms: of the generator, in the order of their labels.
+        wanted: some of them.
+        rate: beats/min.
+
+    Raises:
+        EcgforgeError: it takes no rate, or had no training records of a rhythm at this rate.
+    """
+    for rhythm in wanted:
+        limits = generator.heart_rates(rhythms.index(rhythm))
+        if limits is None:
+            raise EcgforgeError(
+                f"{name} takes no heart rate: leave it out, or use the generator beat_diffusion"
+            )
+        slowest, fastest = limits
+        if not slowest <= rate <= fastest:
+            raise EcgforgeError(
+                f"{name} learned {rhythm} from records of {math.ceil(slowest)} to "
+                f"{math.floor(fastest)} beats/min, so it has no {rhythm} of {rate:g}: ask for a "
+                "rate in this range"
+            )
+
+
 def synthesize(
     generator: Generator,
     name: str,
@@ -69,9 +100,12 @@ def synthesize(
         out: the new folder.
 
     Raises:
-        EcgforgeError: a generated signal is not finite.
+        EcgforgeError: a generated signal is not finite, or a rhythm cannot have the heart rate.
     """
     settings = checked(type(generator).Sampling, sampling, f"generators.{name}.sampling")
+    if rate := getattr(settings, "heart_rate", None):
+        asked = {rhythm for counts in wanted.values() for rhythm in counts if counts[rhythm]}
+        check_rate(generator, name, source.about.rhythms, sorted(asked), rate)
     rows = plan(source.about.rhythms, wanted, synthesis.seed)
     about = replace(source.about, origin="synthetic", made=made)
     chunks = [

@@ -45,6 +45,7 @@ def train(
     generator = registry.create(
         name, shape, settings.network, Records([train_split]).scale(), settings.seed
     )
+    generator.start(train_split)
     done = 0
     for number, phase in enumerate(generator.phases):
 

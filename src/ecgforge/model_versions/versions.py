@@ -19,7 +19,14 @@ from ecgforge.files import md5
 from ecgforge.model_versions import allowed
 from ecgforge.model_versions.pyfunc_signature import DIGEST, FILES, WEIGHTS, WEIGHTS_FILE
 from ecgforge.tracking.mlflow_internals import local_folder, version_note
-from ecgforge.tracking.store import absent, client, tolerating, with_retry
+from ecgforge.tracking.store import (
+    absent,
+    client,
+    local_database,
+    project_root,
+    tolerating,
+    with_retry,
+)
 
 REFERENCE = re.compile(
     r"^(?:models:/)?(?P<name>[A-Za-z0-9_.-]+)(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>\d+))$"
@@ -73,14 +80,17 @@ def find(reference: str) -> Version:
     if not known:
         raise EcgforgeError(
             f"no model is registered as '{words['name']}': "
-            f"{_registered_models() or 'run `dvc repro` first'}"
+            f"{_registered_models() or _how_to_have_models()}"
         )
     aliases = sorted({alias for version in known for alias in version.aliases})
-    raise EcgforgeError(
-        f"'{words['name']}' has no {words['alias'] or 'version ' + words['version']}: it has "
-        f"versions 1 to {known[-1].number} "
-        f"and the aliases {', '.join(aliases) or '(none yet: `ecgforge promote` sets champion)'}"
+    numbers = f"version{f's {known[0].number} to' if len(known) > 1 else ''} {known[-1].number}"
+    named = (
+        f"the alias{'es' if len(aliases) > 1 else ''} {', '.join(aliases)}"
+        if aliases
+        else "no alias yet: `ecgforge promote` sets champion"
     )
+    lacks = f"alias {words['alias']}" if words["alias"] else f"version {words['version']}"
+    raise EcgforgeError(f"'{words['name']}' has no {lacks}: it has {numbers}, and {named}")
 
 
 def _only(name: str, alias: str | None, version: str | None) -> Version | None:
@@ -104,6 +114,13 @@ def _registered_models() -> str:
         )
     )
     return names and f"there are {names}"
+
+
+def _how_to_have_models() -> str:
+    root = project_root()
+    if local_database() is None or (root / "params.yaml").exists():
+        return "run `dvc repro` first"
+    return f"{root} has no params.yaml: run this in the project's folder"
 
 
 def versions(name: str) -> list[Version]:

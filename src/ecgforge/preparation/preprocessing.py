@@ -165,10 +165,12 @@ def _check_published(signals: np.ndarray, units: str, max_amplitude: float) -> N
     # no excursion from the median exceeds the range, which takes less time
     if units == "mV" and np.ptp(signals, axis=1).max() > max_amplitude:
         excursions = np.abs(signals - np.median(signals, axis=1, keepdims=True)).max(axis=1)
+        largest = excursions.max()
+        shown = f"{largest:,.0f}" if largest >= 1000 else f"{largest:.3g}"
         _name_leads(
             Reason.ABSURD_AMPLITUDE,
             excursions > max_amplitude,
-            f"{excursions.max():.3g} mV, at most {max_amplitude:g} mV allowed",
+            f"{shown} mV, at most {max_amplitude:g} mV allowed",
         )
 
 

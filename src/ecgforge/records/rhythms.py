@@ -8,6 +8,7 @@ from ecgforge.records.exclusions import BadRecord, Reason
 
 RHYTHMS = ("SR", "SB", "ST", "SA", "AFIB", "AFLT", "SVT")
 SINUS = ("SR", "SB", "ST", "SA")  # they differ in their intervals, and not in their beats
+BY_RATE = ("SR", "SB", "ST")  # they differ only in the rate
 
 
 def rhythm_of(

@@ -74,19 +74,19 @@ SCORES = {
     "psd_db": "spectrum, mean difference (dB)",
     "correlation_error": "correlations between leads, error of their means",
     "correlation_w1": "correlations between leads, W1",
-    "correlation_spread": "correlations between leads, spread over records relative to real ones",
+    "correlation_spread": "spread of correlations between leads: relative to real ones",
     "limb_residual": "limb leads, error against I and II: 0 for recorders",
     "mmd2": "MMD²",
     "mmd_p": "p of MMD²",
     "frechet": "Fréchet distance, random convolutions",
-    "frechet_classifier": "Fréchet distance, features of a classifier of real records",
+    "frechet_classifier": "Fréchet distance, features of a classifier: trained on real records",
     "c2st_accuracy": "accuracy of a two-sample classifier",
     "precision": "precision: synthetic records among real ones",
     "recall": "recall: real records among synthetic ones",
     "density": "density: synthetic records near real ones",
     "coverage": "coverage: real records with a synthetic one nearby",
     "dcr_ratio": "DCR ratio: distance to the closest training record, relative to held-out ones",
-    "copied_share": "share nearer to a training record than the nearest 1 % of held-out ones",
+    "copied_share": "share near training records: nearer than the nearest 1 % of held-out ones",
     "authenticity": "authenticity: share of records that are not copies",
     "membership_auc": "AUC of membership inference: 0.5 if nothing leaks",
 }
@@ -230,7 +230,11 @@ def _template() -> Template:
 
 
 def _number(value: float, digits: str) -> str:
-    return "–" if pd.isna(value) else format(value, digits).replace("-", "−")
+    if pd.isna(value):
+        return "–"
+    shown = format(value, digits)
+    # three digits of a number from 1000 on would have an exponent
+    return (format(value, ",.0f") if "e+" in shown else shown).replace("-", "−")
 
 
 def _rows(table: pd.DataFrame, dataset: str) -> pd.DataFrame:

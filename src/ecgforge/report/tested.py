@@ -59,6 +59,7 @@ def _matrix(
             middle = left + (column + 0.5) * _CELL
             yield _text(middle, y + _CELL / 2 + 4, text, "middle", colour)
     yield _text(left + side / 2, _TOP + side + 34, "predicted", "middle")
+    yield _upright(left - _LEFT + 14, _TOP + side / 2, "true")
 
 
 def roc(truth: np.ndarray, probabilities: np.ndarray, rhythms: Sequence[str]) -> str:
@@ -150,11 +151,13 @@ def _plot(
         parts.append(f'<path d="M{right + 12} {y}h18" stroke="{colour}" stroke-width="2"{dashes}/>')
         parts.append(_text(right + 36, y + 4, name))
     parts.append(_text(_LEFT + _SIDE / 2, bottom + 32, below, "middle"))
-    middle = _TOP + _SIDE / 2
-    parts.append(
-        f'<g transform="rotate(-90 16 {middle:g})">{_text(16, middle, left, "middle")}</g>'
-    )
+    parts.append(_upright(16, _TOP + _SIDE / 2, left))
     return _svg(right + _RIGHT, bottom + _BELOW, title, [*parts, *others])
+
+
+def _upright(x: float, y: float, text: str) -> str:
+    """Draw text from bottom to top, with its middle at a point."""
+    return f'<g transform="rotate(-90 {x:g} {y:g})">{_text(x, y, text, "middle")}</g>'
 
 
 def _text(

@@ -51,9 +51,9 @@ def fetch(folder: Path, settings: FolderSource) -> None:
     """
     source = expanded(settings.path)
     if not source.is_dir():
+        problem = "is a file" if source.exists() else "does not exist"
         raise EcgforgeError(
-            f"the folder of records {source} does not exist: correct `path` of the source in "
-            "params.yaml"
+            f"the folder of records {source} {problem}: correct `path` of the source in params.yaml"
         )
     published = own_table.read(source, settings)
     table = published.assign(rhythm=own_table.codes(published["rhythm"], settings.map))

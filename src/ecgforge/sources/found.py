@@ -70,7 +70,8 @@ def source(folder: Path, table: str | None) -> FolderSource:
         EcgforgeError: the folder has no WFDB files, or no labels; or several tables fit.
     """
     if not folder.is_dir():
-        raise EcgforgeError(f"the folder of records {folder} does not exist")
+        problem = "is a file: name its folder" if folder.exists() else "does not exist"
+        raise EcgforgeError(f"the folder of records {folder} {problem}")
     there = headers(folder)
     if not there:
         raise EcgforgeError(
@@ -136,6 +137,8 @@ def _chosen(
     file: Path, raw: Mapping[str, pd.Series], there: set[str], asked: Mapping[str, object]
 ) -> FolderSource | str:
     """Choose the columns of a table: that of the records by its cells, others by their names."""
+    if not len(next(iter(raw.values()))):
+        return f"{file} has no rows: write one for each record of the folder, such as {min(there)}"
     names = there | {PurePosixPath(record).name for record in there}
 
     def known(column: str) -> int:

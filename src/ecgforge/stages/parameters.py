@@ -4,7 +4,7 @@ any work starts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ecgforge.params import (
 from ecgforge.sources.registry import read_from
 from ecgforge.sweeps.common import registry as sweeps
 from ecgforge.tuning import space
+from ecgforge.tuning.space import S
 
 RAW = Path("data/raw")
 WRITTEN = (Path("data/prepared"), Path("data/synthetic"), Path("models"), Path("reports"))
@@ -103,13 +104,11 @@ def _completed(profile: Profile, where: str, needed: set[str]) -> Profile:
         generators[name] = complete = check_generator(name, generator, place)
         for variation, changed in complete.variations().items():
             check_generator(name, changed, f"{place}.ablations.{variation}")
-        space.check(
-            complete, complete.tuning.space, partial(check_generator, name), f"{place}.tuning.space"
-        )
+        _check_space(generator, complete, partial(check_generator, name), place)
     for name, classifier in profile.classifiers.items():
         place = f"{where}.classifiers.{name}"
         classifiers[name] = settings = check_classifier(classifier, place)
-        space.check(settings, settings.tuning.space, check_classifier, f"{place}.tuning.space")
+        _check_space(classifier, settings, check_classifier, place)
     given = profile.sweeps.sections
     if unknown := set(given) - set(sweeps.SWEEPS):
         known = ", ".join(("seeds", *sweeps.SWEEPS))
@@ -123,6 +122,14 @@ def _completed(profile: Profile, where: str, needed: set[str]) -> Profile:
     complete_sweeps = Sweeps(seeds=profile.sweeps.seeds, **filled)
     parts = {"generators": generators, "classifiers": classifiers, "sweeps": complete_sweeps}
     return profile.model_copy(update=parts)
+
+
+def _check_space(given: S, complete: S, check: Callable[[S, str], object], where: str) -> None:
+    """Check a search space; that of the class only if there are trials, since the profile's values
+    can be outside of it.
+    """
+    wanted = complete if given.tuning.n_trials else given
+    space.check(complete, wanted.tuning.space, check, f"{where}.tuning.space")
 
 
 def resolved(params: Params) -> dict[str, Any]:
@@ -149,6 +156,14 @@ def resolved(params: Params) -> dict[str, Any]:
     return shared | {"withdrawn": withdrawn, "selected": selected} | tree
 
 
+def replaced(folder: Path, source: str, project: Path) -> Path | None:
+    """Return an output of the study that overlaps the folder of a source, relative to the project;
+    None if there is none.
+    """
+    outputs = (RAW / source, *WRITTEN)
+    return next((one for one in outputs if overlap(project / folder, project / one)), None)
+
+
 def _refuse_own_outputs(params: Params, path: Path) -> None:
     """Refuse a source that is read from where the study writes: its records would be replaced by
     what is made of them.
@@ -156,11 +171,8 @@ def _refuse_own_outputs(params: Params, path: Path) -> None:
     for profile_name, profile in params.profiles.items():
         for name, source in profile.sources.items():
             for key, folder in read_from(source).items():
-                for written in (RAW / name, *WRITTEN):
-                    if any(
-                        overlap(home / folder, home / written)
-                        for home in {Path.cwd(), path.parent.resolve()}
-                    ):
+                for home in {Path.cwd(), path.parent.resolve()}:
+                    if written := replaced(folder, name, home):
                         raise EcgforgeError(
                             f"{path}: profiles.{profile_name}.sources.{name}.{key} = "
                             f"{str(folder)!r} overlaps {written}, which the study "

@@ -316,12 +316,9 @@ def _runs(
 
     def where(fingerprint: str | None) -> tuple[str, str, str]:
         run = known.get(fingerprint or "")
-        address = (
-            f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-            if run
-            else ""
-        )
-        return (run.run_name, run.run_id, address) if run else ("", "", "")
+        if not run:
+            return "", "", ""
+        return run.run_name, run.run_id, store.run_page(run.experiment_id, run.run_id)
 
     for cell in cells:
         for row in predictions.read_runs(cell.results).itertuples():

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecgforge import artifacts
 from ecgforge.files import remove
 from ecgforge.generators import synthesis
 from ecgforge.generators.common import registry as generators
@@ -26,7 +27,7 @@ from ecgforge.stages.common.tracked import Stage, tracked
 from ecgforge.study import mixtures
 from ecgforge.sweeps.common import registry
 from ecgforge.sweeps.common.base import Item, Source, Sweep
-from ecgforge.tracking import runs
+from ecgforge.tracking import runs, store
 
 Score = Callable[[RecordSet, RecordSet, RecordSet, Quality], dict[str, float]]
 
@@ -128,9 +129,14 @@ class _Cell:
             yield self._as_trained(RecordSet.open(folder)), {}
         else:
             started = time.perf_counter()
-            generator, trained = self._generator(source), source.needs_training(self.params)
-            cost = {"train_s": time.perf_counter() - started if trained else np.nan}
+            generator, run_id = self._generator(source)
+            cost = {"train_s": time.perf_counter() - started if run_id else np.nan}
             with self._generated(source, generator, cost) as synthetic:
+                if run_id:
+                    page = artifacts.of_generator(
+                        self.dataset, source.generator, self.real, synthetic
+                    )
+                    store.log_files(run_id, page)
                 yield synthetic, cost
 
     def scored(
@@ -143,9 +149,11 @@ class _Cell:
         row = {"dataset": self.dataset, "generator": source.generator, "variation": source.point}
         return {**row, **cost, **scores}
 
-    def _generator(self, source: Source) -> Generator:
+    def _generator(self, source: Source) -> tuple[Generator, str | None]:
+        """Return the generator of a source, and the run of its training if the sweep trains it."""
         if not source.needs_training(self.params):
-            return generators.load(self.models / "generators" / self.dataset / source.generator)
+            study = self.models / "generators" / self.dataset / source.generator
+            return generators.load(study), None
         assert source.settings is not None
         settings, seed = source.settings, source.settings.seed
         records = self.real
@@ -168,7 +176,7 @@ class _Cell:
                 source.generator, settings, records, compute, opened.checkpoints, opened.run.log
             )
         opened.remove_checkpoints()
-        return generator
+        return generator, opened.run.id
 
     @contextmanager
     def _generated(

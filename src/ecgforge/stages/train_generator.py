@@ -9,8 +9,8 @@ from ecgforge.generators.common import registry
 from ecgforge.model_versions import models
 from ecgforge.params import Params
 from ecgforge.records.record_set import RecordSet
-from ecgforge.stages.common.tracked import Stage, tracked
-from ecgforge.tracking import runs
+from ecgforge.stages.common.generator_run import described_run
+from ecgforge.stages.common.tracked import tracked
 
 
 def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> None:
@@ -19,10 +19,7 @@ def train(params: Params, dataset: str, name: str, real: Path, out: Path) -> Non
     Generators of cross-fitting are evidence, and are not registered.
     """
     settings, records = params.generator(name), RecordSet.open(real)
-    simulated = records.about.origin == "simulated"
-    key = runs.RunKey("generator", dataset, settings.seed, simulated, generator=name)
-    tree = settings.model_dump(exclude={"sampling", "ablations"})
-    stage = Stage("train_generator", params, {"dataset": dataset, "generator": name})
+    stage, key, tree = described_run(params, dataset, name, settings, records)
     with tracked(stage, key, tree, [("training", records)]) as opened:
         run, compute = opened.run, params.active.compute
         generator = training.train(name, settings, records, compute, opened.checkpoints, run.log)

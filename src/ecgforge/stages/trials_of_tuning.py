@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pandas as pd
 
 from ecgforge import console, folders
 from ecgforge.files import remove
-from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params
+from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params, nested
 from ecgforge.records.record_set import RecordSet
-from ecgforge.stages.common.tracked import CURVES, Stage, record_inputs, tracked
+from ecgforge.stages.common.generator_run import described_run
+from ecgforge.stages.common.tracked import CURVES, Stage, fingerprint, record_inputs, tracked
 from ecgforge.tracking import runs, store
 from ecgforge.tuning import objectives, search, space
 from ecgforge.tuning.plots import figures
@@ -67,11 +69,39 @@ class Trials:
         return runs.fingerprint(key, {"study": self.fingerprint}, {}, {})
 
 
+@dataclass(frozen=True)
+class Trainings:
+    """The trainings of a study of a generator.
+
+    A trial trains in the folder in which the stage `train_generator` would train with the same
+    parameters. That stage then takes up the training of the best trial, as one that was
+    interrupted.
+    """
+
+    params: Params
+    dataset: str
+    name: str
+    real: Path
+
+    def folder(self, settings: GeneratorSettings) -> Path:
+        """Return the folder of a training."""
+        records = RecordSet.open(self.real)
+        run = described_run(self.params, self.dataset, self.name, settings, records)
+        return folders.unfinished() / fingerprint(*run, record_inputs([("training", records)]))
+
+    def curves(self, folder: Path) -> Callable[[dict[str, float], int], None]:
+        """Return a function that logs curves for the stage's run, too."""
+        return runs.keep_curves(folder / CURVES, folder.name)
+
+
 def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any]:
     """Return what tuning changes of a generator's parameters, or of the classifier's."""
     if generator:
         own = params.generator(generator)
-        judged = objectives.GeneratorObjective(generator, own, real, params.active.compute)
+        trainings = Trainings(params, dataset, generator, real)
+        judged = objectives.GeneratorObjective(
+            generator, own, real, params.active.compute, trainings
+        )
         stage = Stage("tune_generator", params, {"generator": generator})
         return {"generators": {generator: _study(stage, judged, dataset, own)}}
     settings = params.classifier
@@ -119,13 +149,27 @@ def _study(
         best = search.best(results, task.directions)
         _record(run, task, results, best)
         run.mark_best(trials.fingerprint_of(best.number))
+        if isinstance(objective, objectives.GeneratorObjective):
+            _keep_best_training(objective, results, best)
     opened.remove_checkpoints()
     outcome = (
         f"best {_values(best)} (trial {best.number}) against {_values(results[0])} with the "
         "parameters as they are"
     )
     console.err.print(f"{task.name}: {outcome}")
-    return space.patch(best.point)
+    return nested(best.point)
+
+
+def _keep_best_training(
+    objective: objectives.GeneratorObjective,
+    results: list[search.TrialResult],
+    best: search.TrialResult,
+) -> None:
+    def folder(result: search.TrialResult) -> Path:
+        return objective.trainings.folder(space.applied(objective.settings, result.point))
+
+    for other in {folder(one) for one in results} - {folder(best)}:
+        remove(other)
 
 
 def _values(result: search.TrialResult) -> str:

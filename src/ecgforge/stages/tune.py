@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.params import Params
 
@@ -16,8 +17,15 @@ from ecgforge.params import Params
 def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path) -> None:
     """Write the part of the parameters in `file` that tuning changes for a generator on `dataset`,
     or for the classifier; nothing at 0 trials.
+
+    Raises:
+        EcgforgeError: the study has no such dataset, or a trial cannot run.
     """
     params, change = Params.read(file), {}
+    if dataset not in params.record_sets:
+        raise EcgforgeError(
+            f"the study has no dataset '{dataset}': use one of {', '.join(params.record_sets)}"
+        )
     # else without loading what trials need
     if (params.generator(generator) if generator else params.classifier).tuning.n_trials:
         from ecgforge.stages import parameters, trials_of_tuning

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +113,11 @@ class RunKey:
     @property
     def name(self) -> str:
         """The name of the run, for display."""
+        place = (
+            ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
+        )
         if self.kind == "generator":
-            return f"{self.generator} on {self.dataset}, seed {self.seed}"
+            return f"{self.generator} on {self.dataset}, seed {self.seed}{place}"
         if self.kind == "answers":
             return self.kind
         if self.kind == "sweeps":
@@ -125,9 +128,6 @@ class RunKey:
             which = f"trial {self.point}" if self.kind == "trial" else "tuning"
             return f"{which}: {self.generator or self.backbone} on {self.dataset}"
         data = f"{self.dataset}/{self.generator}" if self.generator else self.dataset
-        place = (
-            ", " + " ".join(part for part in (self.sweep, self.point) if part) if self.sweep else ""
-        )
         augmented = ", augmented" if self.augmented else ""
         return f"{self.setting} {data} {self.backbone} seed {self.seed}{place}{augmented}"
 
@@ -808,6 +808,20 @@ def _ending(error: BaseException) -> tuple[str, str]:
     return "FAILED", reason(error) if isinstance(
         error, EcgforgeError
     ) else f"{type(error).__name__}: {reason(error)}"
+
+
+def keep_curves(file: Path, fingerprint: str) -> Callable[[dict[str, float], int], None]:
+    """Return a function that logs to a file, from which the run with this fingerprint takes the
+    points when it is opened; see `resume_file` of `tracked`.
+    """
+    unsent = _Unsent(file, fingerprint)
+    unsent.read()
+
+    def log(metrics: dict[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        unsent.append([(key, float(value), step, now) for key, value in metrics.items()])
+
+    return log
 
 
 class _Unsent:

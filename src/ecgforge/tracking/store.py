@@ -42,6 +42,7 @@ version = cache(metadata.version)  # reads and parses a file, and each client ne
 DATABASE = "mlflow.db"
 SQLITE = "sqlite:///"
 BUSY = 30  # s, waiting time for a lock of the database
+UI_PORT = 5000  # the default of `ecgforge ui`
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 TIMEOUT = 3  # s, waiting time for a server's answer
 DAMAGED = ("database disk image is malformed", "file is not a database", "disk I/O error")
@@ -299,7 +300,7 @@ def client() -> MlflowClient:
 
 def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
     """Run MLflow's server and UI on 127.0.0.1 until it is stopped, and print links to the charts
-    and to the registered models.
+    and to the registered models. If the store is a server, print the links to its UI.
 
     One worker without job processes is enough for one user; MLflow's default is four workers and
     eight job processes.
@@ -308,7 +309,15 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         experiment: the name of the study's experiment.
         charts: title -> filter of runs, in MLflow's syntax.
     """
-    initialise()
+    uri, root, database = configure(), project_root(), local_database()
+    if database and not database.exists() and not (root / "params.yaml").exists():
+        raise EcgforgeError(
+            f"{root} has neither params.yaml nor {database.name}: run this in the project's folder"
+        )
+    ensure_reachable()
+    if uri.startswith(("http://", "https://")):
+        _print_links(without_user(uri).rstrip("/"), experiment, charts)
+        return
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -318,7 +327,25 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
                 f"port {port} cannot be used ({error.strerror}): choose another with --port"
             ) from None
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    address = f"http://127.0.0.1:{port}"
+    _print_links(f"http://127.0.0.1:{port}", experiment, charts)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    code = subprocess.run([*command, "--backend-store-uri", uri], check=False).returncode
+    if code > 0:
+        raise EcgforgeError(f"MLflow's server ended with exit code {code}, see above")
+
+
+def _print_links(address: str, experiment: str, charts: dict[str, str]) -> None:
     found = client().get_experiment_by_name(experiment)
     check_active(found)
     for title, words in charts.items() if found else ():
@@ -332,21 +359,12 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         "In a chart view, `Group by` with a tag such as setting, generator or backbone shows "
         "the mean of each group."
     )
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    code = subprocess.run([*command, "--backend-store-uri", configure()], check=False).returncode
-    if code > 0:
-        raise EcgforgeError(f"MLflow's server ended with exit code {code}, see above")
+
+
+def run_page(experiment_id: str, run_id: str) -> str:
+    """Return the address of a run in the UI that `ecgforge ui` starts."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}?{urlencode(TRAINING)}"
+    return f"http://127.0.0.1:{UI_PORT}/{page}"
 
 
 def check_active(experiment: Any) -> None:
@@ -571,6 +589,12 @@ def without_password(uri: str) -> str:
     """Return an address of a store for display."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+
+
+def without_user(uri: str) -> str:
+    """Return the address of a server without user and password, as a browser opens it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def reason(error: BaseException) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from filelock import FileLock
@@ -90,6 +89,14 @@ class ClassifierObjective:
         return [float(np.mean(found))]
 
 
+class Trainings(Protocol):
+    """Where trials train a generator, and what else logs their curves."""
+
+    def folder(self, settings: GeneratorSettings) -> Path: ...
+
+    def curves(self, folder: Path) -> Log: ...
+
+
 @dataclass(frozen=True)
 class GeneratorObjective:
     """Macro-F1 on the real validation records of a simple classifier trained on synthetic records.
@@ -103,6 +110,7 @@ class GeneratorObjective:
     settings: GeneratorSettings
     real: Path
     compute: Compute
+    trainings: Trainings
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -126,16 +134,17 @@ class GeneratorObjective:
         return sum(steps[phase].steps for phase in earlier) + round(WARMUP * steps[last].steps)
 
     def __call__(self, attempt: Attempt, folder: Path, log: Log) -> list[float]:
-        """Train, generate and evaluate; checkpoints and weights stay in `folder`.
+        """Train, generate and evaluate.
 
-        The generator of an earlier trial with the same training is reused.
+        The generator of an earlier trial with the same training is reused. Checkpoints and weights
+        stay in the folder of the training.
 
         Raises:
             TrialError: training fails at this point, or the trial is pruned.
         """
         settings, records = applied(self.settings, attempt.point), RecordSet.open(self.real)
         with _trial_errors():
-            generator = self._trained(settings, records, attempt, folder, log)
+            generator = self._trained(settings, records, attempt, log)
             labels, signals, seconds = self._generated(
                 generator, settings, len(records.about.rhythms)
             )
@@ -152,23 +161,23 @@ class GeneratorObjective:
         settings: GeneratorSettings,
         records: RecordSet,
         attempt: Attempt,
-        folder: Path,
         log: Log,
     ) -> Generator:
-        tree = settings.model_dump(include={"seed", "network", "training"})
-        digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-        model = folder.parent / f"weights-{digest[:16]}"
+        folder = self.trainings.folder(settings)
+        model = folder / "model"
         phases = generator_class(self.name).phases
         monitored = f"loss/{phases[-1]}/validation" if len(phases) > 1 else "loss/validation"
 
         def log_on(metrics: dict[str, float], step: int) -> None:
             log(metrics, step)
+            keep(metrics, step)
             if monitored in metrics and self.warmup is not None:
                 attempt.report(-metrics[monitored], step)  # the study maximises it
 
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{model}.lock"):
+        with FileLock(folder / "lock"):
             if not model.exists():
+                keep = self.trainings.curves(folder)
                 generators.save(
                     train(self.name, settings, records, self.compute, folder, log_on), model
                 )

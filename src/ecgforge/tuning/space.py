@@ -7,26 +7,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from ecgforge.errors import EcgforgeError
-from ecgforge.params import Categorical, Dimension, Float, StrictConfig, checked, merge_patch
+from ecgforge.params import (
+    Categorical,
+    ClassifierSettings,
+    Dimension,
+    Float,
+    GeneratorSettings,
+    StrictConfig,
+    checked,
+    merge_patch,
+    nested,
+)
 
 Point = dict[str, Any]  # values by dotted key
 Space = Mapping[str, Dimension]
-S = TypeVar("S", bound=StrictConfig)
+S = TypeVar("S", bound=ClassifierSettings | GeneratorSettings)
 
 TUNABLE = ("network", "training", "sampling")
 INSIDE = 0.382  # relative position in a range: neither an end nor a round value
-
-
-def patch(point: Point) -> dict[str, Any]:
-    """Return values by dotted key as a tree."""
-    tree: dict[str, Any] = {}
-    for key, value in point.items():
-        *path, last = key.split(".")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[last] = value
-    return tree
 
 
 def applied(settings: S, point: Point) -> S:
@@ -35,7 +33,7 @@ def applied(settings: S, point: Point) -> S:
     Raises:
         EcgforgeError: the values are not valid together; names the key.
     """
-    tree = merge_patch(settings.model_dump(), patch(point))
+    tree = merge_patch(settings.model_dump(), nested(point))
     kept = {key: value for key, value in settings if key not in tree}
     return checked(type(settings), tree | kept, "tuning")
 
@@ -85,6 +83,8 @@ def check(
     Raises:
         EcgforgeError: names the key.
     """
+    if settings.tuning.n_trials and not space:
+        raise EcgforgeError(f"{where}: trials need at least one parameter to vary")
     defaults(settings, space, where)
     for point in corners(space):
         try:

@@ -32,7 +32,7 @@ def comments(
     Args:
         generator: the version that generated the record.
         simulated: whether it was trained on simulated patients.
-        rhythm: the requested rhythm.
+        rhythm: the requested rhythm, with its rate if one was asked for.
         units: of the signals.
         seed: of the set.
         record_seed: of the record.

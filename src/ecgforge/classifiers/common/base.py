@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ecgforge.params import StrictConfig
+from ecgforge.params import Dimension, Float, StrictConfig
 from ecgforge.records.record_set import RecordSet
 from ecgforge.training.batches import in_order
 from ecgforge.training.objective import Objective
@@ -24,6 +24,10 @@ Change = Callable[[Tensor, torch.Generator], Tensor]
 class Classifier(nn.Module, ABC):
     """A rhythm classifier. It stores the scale of its training signals and divides its input by it.
 
+    Attributes:
+        Network: the parameters of the backbone.
+        space: ranges of parameters, by dotted key, for a tuning that names none.
+
     Args:
         network: parameters of the backbone.
         rhythms: classes, in the order of the logits.
@@ -32,6 +36,11 @@ class Classifier(nn.Module, ABC):
     """
 
     Network: ClassVar[type[StrictConfig]]
+    space: ClassVar[Mapping[str, Dimension]] = {
+        "training.learning_rate": Float(low=0.0001, high=0.05, log=True),
+        "training.weight_decay": Float(low=0.0001, high=0.3, log=True),
+        "training.class_balance_power": Float(low=0, high=1),
+    }
     head: nn.Module
 
     def __init__(self, network: StrictConfig, rhythms: Sequence[str], scale: Tensor) -> None:

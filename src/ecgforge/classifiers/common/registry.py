@@ -45,7 +45,7 @@ def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettin
     """Check the network's parameters against the schema of the backbone.
 
     Returns:
-        The settings, with the defaults of the network.
+        The settings, with the defaults of the network and of the search space.
 
     Raises:
         EcgforgeError: the backbone is unknown, or a parameter is invalid; the message has its key.
@@ -55,7 +55,8 @@ def check_settings(settings: ClassifierSettings, where: str) -> ClassifierSettin
     except EcgforgeError as error:
         raise EcgforgeError(f"{where}: {error}") from None
     network = checked(kind.Network, settings.network, f"{where}.network")
-    return settings.model_copy(update={"network": network.model_dump()})
+    tuning = settings.tuning.model_copy(update={"space": settings.tuning.space or {**kind.space}})
+    return settings.model_copy(update={"network": network.model_dump(), "tuning": tuning})
 
 
 def create(

@@ -4,7 +4,9 @@ The other generators have two faults on records of ten seconds: regular rhythms 
 intervals, and the records vary too little between patients. Beat-Diffusion therefore has a cascade
 of three models (Ho et al. 2022, "Cascaded Diffusion Models for High Fidelity Image Generation"):
 
-1. A small recurrent model samples the RR intervals, one after the other.
+1. The mean RR interval is drawn from those of the rhythm's training records, or asked for. A small
+   recurrent model then samples the intervals, one after the other. SR, SB and ST differ only in
+   their rate, and share it: so the rare ST learns regularity from SR.
 2. A diffusion model samples the typical beat of a patient, and the drift and noise of each lead.
 3. A diffusion model samples the eight leads, given this beat at the sampled beat times. It only
    models the differences between beats, and needs few steps.
@@ -18,17 +20,19 @@ measured once, after training.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ecgforge.generators.beat_diffusion import beat_layout
 from ecgforge.generators.beat_diffusion.rhythm_model import (
     SHORTEST,
+    TYPICAL,
     RhythmModel,
     RhythmNetwork,
     log_intervals,
@@ -36,10 +40,10 @@ from ecgforge.generators.beat_diffusion.rhythm_model import (
 from ecgforge.generators.common.base import Shape, draw, random_sources
 from ecgforge.generators.diffusion.diffusion import Diffusion, DiffusionSampling
 from ecgforge.generators.diffusion.unet import UNet, UNetNetwork
-from ecgforge.params import Positive, StrictConfig
+from ecgforge.params import Dimension, Int, Positive, StrictConfig
 from ecgforge.records import beats
 from ecgforge.records.record_set import RecordSet
-from ecgforge.records.rhythms import SINUS
+from ecgforge.records.rhythms import BY_RATE, SINUS
 from ecgforge.training.batches import in_order
 
 DRIFT = 0.5  # s, the moving average that separates drift from noise
@@ -72,10 +76,13 @@ class BeatDiffusionSampling(DiffusionSampling):
         sinus_beats: whether a record of a sinus rhythm gets a typical beat of any sinus rhythm, in
             proportion to the training records. So a rare sinus rhythm gets beats as varied as
             those of a frequent one.
+        heart_rate: mean heart rate of each record, beats/min; by default, a rate of the training
+            records of its rhythm.
     """
 
     beat_steps: Positive
     sinus_beats: bool = False
+    heart_rate: Annotated[float, Field(gt=0)] | None = None
 
 
 class TypicalBeats(Diffusion):
@@ -98,6 +105,10 @@ class BeatDiffusion(Diffusion):
     phases: ClassVar[tuple[str, ...]] = ("rhythm", "beat", "denoiser")
     Network: ClassVar[type[StrictConfig]] = BeatDiffusionNetwork
     Sampling: ClassVar[type[StrictConfig]] = BeatDiffusionSampling
+    space: ClassVar[Mapping[str, Dimension]] = {
+        **Diffusion.space,
+        "sampling.beat_steps": Int(kind="int", low=2, high=100, log=True),
+    }
     beat_means: Tensor
     beat_axes: Tensor
     beat_stretches: Tensor
@@ -138,7 +149,7 @@ class BeatDiffusion(Diffusion):
         times, typical = zip(*self._beats(clean.cpu().numpy()), strict=True)
         intervals = log_intervals(times).to(signals.device)
         if phase == "rhythm":
-            return {"loss": self.rhythm.loss(intervals, labels)}
+            return {"loss": self.rhythm.loss(intervals, labels, noise)}
         maps, shown = self._layout(times)
         beat = self._with_levels(
             torch.from_numpy(np.stack(typical)).to(signals.device), clean, shown
@@ -151,9 +162,15 @@ class BeatDiffusion(Diffusion):
             signals, context = signals[..., part], context[..., part]
         return self.denoising_loss(signals, labels, noise, context)
 
+    def start(self, records: RecordSet) -> None:
+        """Let the rhythms that differ only in their rate share a law of intervals."""
+        if self.network.rhythm.shared_law:
+            names = enumerate(records.about.rhythms)
+            self.rhythm.share([label for label, name in names if name in BY_RATE])
+
     @torch.no_grad()
     def finish(self, records: RecordSet) -> None:
-        """Count the training records of sinus rhythms, and measure the stretches.
+        """Count the training records of sinus rhythms, and measure their rates and the stretches.
 
         A stretch is the ratio of the standard deviations of training beats and sampled beats, along
         a principal axis of the training beats, around the means of their rhythms. One beat is
@@ -163,6 +180,9 @@ class BeatDiffusion(Diffusion):
         counts = np.bincount(records.labels, minlength=self.shape.rhythms)
         sinus = np.isin(records.about.rhythms, SINUS)
         self.sinus_counts.copy_(torch.from_numpy(counts * sinus))
+        self.rhythm.measure(
+            log_intervals(self._all_times(records)), torch.from_numpy(records.labels)
+        )
         found, sampled = [], []
         for index in in_order(min(len(records), MEASURED), BATCH):
             clean = torch.from_numpy(records.signals(index)).to(device) / self.scale
@@ -202,7 +222,7 @@ class BeatDiffusion(Diffusion):
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: Tensor, sampling: Any) -> Tensor:
         device, most, leads = self.scale.device, self._most_intervals(), self.shape.leads
-        sizes = [1 + most, most, leads * self.beat.shape.samples, leads * self.shape.samples]
+        sizes = [2 + most, most, leads * self.beat.shape.samples, leads * self.shape.samples]
 
         def first(source: torch.Generator) -> Tensor:
             return torch.cat(
@@ -216,10 +236,7 @@ class BeatDiffusion(Diffusion):
         drawn = torch.stack([first(source) for source in sources]).to(device)
         uniform, normal, beat_noise, record_noise = drawn.split(sizes, dim=1)
         labels = labels.to(device)
-        intervals = self.rhythm.draw(labels, uniform[:, 1:], normal).cpu().double().numpy()
-        # The record starts at a random time of the first interval.
-        times = intervals.cumsum(1) - intervals[:, :1] * uniform[:, :1].cpu().double().numpy()
-        times = [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
+        times = self._sampled_times(labels, uniform, normal, sampling.heart_rate)
         maps, shown = self._layout(times)
         white, kinds = beat_noise.reshape(len(labels), leads, -1), labels
         if sampling.sinus_beats:
@@ -231,6 +248,11 @@ class BeatDiffusion(Diffusion):
             sampling,
             self._context(maps, shown, beat),
         )
+
+    def heart_rates(self, label: int) -> tuple[float, float]:
+        """Return the lowest and the highest rate of the rhythm's training records, beats/min."""
+        slowest, fastest = (float(self.rhythm.means[label, place]) for place in (-1, 0))
+        return 60 / math.exp(slowest + TYPICAL), 60 / math.exp(fastest + TYPICAL)
 
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         channels = self.shape.leads + self._channels + self.estimate_channels
@@ -273,6 +295,34 @@ class BeatDiffusion(Diffusion):
         while len(self._seen) > CACHED:
             del self._seen[next(iter(self._seen))]
         return found
+
+    def _all_times(self, records: RecordSet) -> list[np.ndarray]:
+        """Return the beat times of each record, s."""
+        scale = self.scale.cpu().numpy()
+        return [
+            times
+            for index in in_order(len(records), BATCH)
+            for times, _ in self._beats(records.signals(index) / scale)
+        ]
+
+    def _sampled_times(
+        self, labels: Tensor, uniform: Tensor, normal: Tensor, rate: float | None
+    ) -> list[np.ndarray]:
+        """Sample the beat times of each record, s, from its random numbers.
+
+        Args:
+            labels: `[batch]`.
+            uniform: `[batch, 2 + intervals]`, for the start, the rate and the intervals.
+            normal: `[batch, intervals]`.
+            rate: mean heart rate, beats/min; None for one of the rhythm.
+        """
+        means = self.rhythm.draw_means(labels, uniform[:, 1])
+        if rate is not None:
+            means = torch.full_like(means, math.log(60 / rate) - TYPICAL)
+        intervals = self.rhythm.draw(labels, means, uniform[:, 2:], normal).cpu().double().numpy()
+        # The record starts at a random time of the first interval.
+        times = intervals.cumsum(1) - intervals[:, :1] * uniform[:, :1].cpu().double().numpy()
+        return [row[row < self.shape.samples / self.shape.sampling_rate] for row in times]
 
     def _layout(self, times: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return maps `[batch, CHANNELS, samples]`, and the column of the typical beat at each

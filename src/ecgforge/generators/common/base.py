@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ecgforge.params import StrictConfig
+from ecgforge.params import Dimension, StrictConfig
 from ecgforge.records.record_set import RecordSet
 
 
@@ -42,6 +42,7 @@ class Generator(nn.Module, ABC):
         phases: the names of the training phases, in order.
         Network: the parameters of the networks.
         Sampling: the parameters of `sample`; they can change after training.
+        space: ranges of sampling parameters, by dotted key, for a tuning that names none.
         scale: `[leads, 1]`, per-lead standard deviation on the training split; stored with the
             weights.
     """
@@ -49,6 +50,7 @@ class Generator(nn.Module, ABC):
     phases: ClassVar[tuple[str, ...]]
     Network: ClassVar[type[StrictConfig]]
     Sampling: ClassVar[type[StrictConfig]]
+    space: ClassVar[Mapping[str, Dimension]] = {}
     scale: Tensor
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
@@ -76,6 +78,9 @@ class Generator(nn.Module, ABC):
             noise: the only random generator of the step, on the device of `signals`.
         """
 
+    def start(self, records: RecordSet) -> None:
+        """Prepare for training on these records, before all phases."""
+
     def finish(self, records: RecordSet) -> None:
         """Measure values that sampling needs on training records, after all phases."""
 
@@ -91,6 +96,12 @@ class Generator(nn.Module, ABC):
         Returns:
             `[batch, leads, samples]`, in the units of the record set.
         """
+
+    def heart_rates(self, label: int) -> tuple[float, float] | None:
+        """Return the range of mean heart rates, beats/min, that `sampling.heart_rate` can ask of a
+        rhythm. None if the generator has no such parameter.
+        """
+        return None
 
     @abstractmethod
     def exportable(self) -> tuple[nn.Module, tuple[Tensor, ...]]:

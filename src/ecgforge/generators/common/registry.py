@@ -52,7 +52,7 @@ def check_settings(name: str, settings: GeneratorSettings, where: str) -> Genera
     """Check parameters against the schema of the generator.
 
     Returns:
-        The settings, with the defaults of its network and sampling.
+        The settings, with the defaults of its network, sampling and search space.
 
     Raises:
         EcgforgeError: the generator is unknown, or a parameter is invalid; the message has its key.
@@ -68,9 +68,9 @@ def check_settings(name: str, settings: GeneratorSettings, where: str) -> Genera
             f"{where}.training: {name} has the phases {', '.join(kind.phases)}, not "
             f"{', '.join(settings.training)}"
         )
-    return settings.model_copy(
-        update={"network": network.model_dump(), "sampling": sampling.model_dump()}
-    )
+    tuning = settings.tuning.model_copy(update={"space": settings.tuning.space or {**kind.space}})
+    parts = {"network": network.model_dump(), "sampling": sampling.model_dump(), "tuning": tuning}
+    return settings.model_copy(update=parts)
 
 
 def create(name: str, shape: Shape, network: dict[str, Any], scale: Tensor, seed: int) -> Generator:

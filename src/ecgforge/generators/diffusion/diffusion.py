@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ecgforge.generators.common.base import Generator, Shape, random_sources
 from ecgforge.generators.common.patients import DIVERGENCE, Patients, PatientSampling
-from ecgforge.params import Positive, Share, StrictConfig
+from ecgforge.params import Dimension, Float, Int, Positive, Share, StrictConfig
 from ecgforge.records.record_set import RecordSet
 
 MAX_WEIGHT = (
@@ -94,6 +94,10 @@ class Diffusion(Generator):
 
     phases: ClassVar[tuple[str, ...]] = ("denoiser",)
     Sampling: ClassVar[type[StrictConfig]] = DiffusionSampling
+    space: ClassVar[Mapping[str, Dimension]] = {
+        "sampling.guidance": Float(low=1, high=5),
+        "sampling.steps": Int(kind="int", low=2, high=100, log=True),
+    }
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)

@@ -37,7 +37,7 @@ class UNetNetwork(DiffusionNetwork):
         list[Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)]], Field(min_length=1)
     ]
     attention_levels: Annotated[int, Field(ge=0)]
-    heads: Positive
+    heads: Positive = 4
     patch: Positive
     global_features: bool = False
 

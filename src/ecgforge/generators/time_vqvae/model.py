@@ -22,6 +22,7 @@ high token gets the low token of the same time; the public code stretches low to
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -36,7 +37,7 @@ from ecgforge.generators.common.patients import (
     PatientSampling,
     ResidualBlock,
 )
-from ecgforge.params import Positive, Share, StrictConfig
+from ecgforge.params import Dimension, Float, Positive, Share, StrictConfig
 from ecgforge.records.record_set import RecordSet
 
 CODEBOOK_DECAY = 0.95  # of the running means of the codes
@@ -51,7 +52,7 @@ class BandNetwork(StrictConfig):
     blocks: Positive
     halvings: Annotated[int, Field(ge=1, le=6)]
     codes: Annotated[int, Field(ge=2)]
-    code_size: Positive
+    code_size: Positive = 16
 
 
 class PriorNetwork(StrictConfig):
@@ -68,7 +69,7 @@ class PriorNetwork(StrictConfig):
 
     width: Positive
     layers: Positive
-    heads: Positive
+    heads: Positive = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     order: Literal["masked", "autoregressive"] = "masked"
 
@@ -486,6 +487,10 @@ class TimeVQVAE(Generator):
     phases: ClassVar[tuple[str, ...]] = ("autoencoder", "prior")
     Network: ClassVar[type[StrictConfig]] = TimeVQVAENetwork
     Sampling: ClassVar[type[StrictConfig]] = TimeVQVAESampling
+    space: ClassVar[Mapping[str, Dimension]] = {
+        "sampling.guidance": Float(low=1, high=5),
+        "sampling.token_temperature": Float(low=0.5, high=1.2),
+    }
 
     def __init__(self, shape: Shape, network: Any, scale: Tensor) -> None:
         super().__init__(shape, network, scale)

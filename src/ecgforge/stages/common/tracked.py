@@ -70,14 +70,25 @@ def tracked(
         decides: digests of other inputs that decide the result.
     """
     inputs = record_inputs(sets)
-    digests = {f"{item.context} {item.name}": item.digest for item in inputs} | {**(decides or {})}
-    fingerprint = runs.fingerprint(key, params, digests, stage.code())
-    folder = folders.unfinished() / fingerprint
+    mark = fingerprint(stage, key, params, inputs, decides)
+    folder = folders.unfinished() / mark
     opened = runs.tracked(
-        key, fingerprint=fingerprint, params=params, inputs=inputs, resume_file=folder / CURVES
+        key, fingerprint=mark, params=params, inputs=inputs, resume_file=folder / CURVES
     )
     with opened as run:
-        yield TrackedRun(run, fingerprint, folder)
+        yield TrackedRun(run, mark, folder)
+
+
+def fingerprint(
+    stage: Stage,
+    key: runs.RunKey,
+    params: dict[str, Any],
+    inputs: list[DatasetInput],
+    decides: Mapping[str, str] | None = None,
+) -> str:
+    """Return the fingerprint of a run; see `tracked` for the arguments."""
+    digests = {f"{item.context} {item.name}": item.digest for item in inputs} | {**(decides or {})}
+    return runs.fingerprint(key, params, digests, stage.code())
 
 
 def record_inputs(sets: Sets) -> list[DatasetInput]:
