@@ -106,8 +106,7 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     )
     # 100 real records of each of three datasets, and as many synthetic ones as are asked for of
     # three rhythms, by three generators.
-    assert found["quality"].compared == 3 * 3 * 100 * 3 * drawn.train
-    assert found["quality"].embedded == 3 * 3 * (100 + 3 * drawn.train)
+    assert found["quality"].searched == [(3 * drawn.train, 100)] * 9
     # Seeds 0, which is that of the study's own training, and 1.
     assert found["generator_seeds"].trainings == {"diffwave": 1}
     assert found["generator_seeds"].steps == {"resnet1d": 2 * 3 * steps}

@@ -287,7 +287,9 @@ def _seconds(params: Params, work: workload.Work, speeds: _Speeds) -> float:
     """Return the seconds of all cells of a stage, one after the other."""
     scoring = SCORED + SCORED_RECORD * params.active.quality.records
     seconds = STAGE * work.cells + scoring * work.scored
-    seconds += EMBEDDED * work.embedded + COMPARED * work.compared
+    seconds += sum(
+        EMBEDDED * (made + real) + COMPARED * made * real for made, real in work.searched
+    )
     seconds += sum(LOOP * speeds.step[name] * steps for name, steps in work.steps.items())
     seconds += sum(LOOP * speeds.training[name] * count for name, count in work.trainings.items())
     return seconds + sum(

@@ -24,21 +24,18 @@ class Work:
     trainings: Counter[str] = field(default_factory=Counter)  # of generators and their variations
     records_generated: Counter[str] = field(default_factory=Counter)  # by generator
     scored: float = 0.0  # record sets with quality scores; one without intervals is a third
-    embedded: int = 0  # synthetic and real records, for the search of copies
-    compared: int = 0  # pairs of a synthetic and a real record, for the search of copies
+    searched: list[tuple[int, int]] = field(default_factory=list)  # synthetic, real: for copies
 
 
 class _Works(dict[str, Work]):
     def cell(self, stage: str, count: int = 1) -> Work:
         """Count a cell, and return the work of its stage."""
-        work = self.setdefault(stage, Work(stage))
-        work.cells += count
-        return work
+        self.setdefault(stage, Work(stage)).cells += count
+        return self[stage]
 
 
 def workload(params: Params, real: Counts) -> Iterable[Work]:
-    """Return the work of each stage, in the order of the study; all trials of a tuning count, since
-    pruning is not predictable.
+    """Return the work of each stage, in the order of the study, as if no trial were pruned.
 
     Args:
         params: the parameters.
@@ -49,15 +46,14 @@ def workload(params: Params, real: Counts) -> Iterable[Work]:
     works.cell("acquire", len(params.sources))
     works.cell("prepare, merge", len(params.sources) + bool(params.merged))
     works.cell("cross_fit", len(params.rounds))
+    steps = tuning.n_trials * tuning.repeats * params.classifier.training.steps
     for dataset in params.record_sets:
-        trained = tuning.n_trials * tuning.repeats * params.classifier.training.steps
-        works.cell("tune_classifier").steps[params.backbone] += trained
+        works.cell("tune_classifier").steps[params.backbone] += steps
         for generator in params.generators:
             _count_generator(works, params, generator, real[dataset])
     for cell in grid.cells(params):
         work = works.cell(cell.sweep.name if cell.sweep else cell.stage)
-        dataset = cell.item.get("trained_on", cell.item["dataset"])
-        _count_classifiers(work, params, cell, real[dataset])
+        _count_cell(work, params, cell, real[cell.item.get("trained_on", cell.item["dataset"])])
     works.cell("report")
     return works.values()
 
@@ -71,18 +67,14 @@ def _count_generator(works: _Works, params: Params, name: str, real: Mapping[str
     tuned.records_generated[name] += tuning.n_trials * tuning.records * len(RHYTHMS)
     # The stage takes up the training of the best trial.
     works.cell("train_generator").trainings[name] += not tuning.n_trials
-    there = sum(real.values())
-    wanted = mixtures.requested(tuple(real), params.active.synthesis, there)
+    wanted = mixtures.requested(tuple(real), params.active.synthesis, sum(real.values()))
     works.cell("synthesize").records_generated[name] += _total(wanted)
-    quality, made = works.cell("quality"), sum(wanted["train"].values())
+    quality = works.cell("quality")
     quality.scored += 1
-    quality.embedded += made + there
-    quality.compared += made * there
+    quality.searched.append((sum(wanted["train"].values()), sum(real.values())))
 
 
-def _count_classifiers(
-    work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]
-) -> None:
+def _count_cell(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -> None:
     for row in cell.experiments:
         if row.trains:
             own = cell.sweep.settings(params, row) if cell.sweep else params.classifier
@@ -95,9 +87,8 @@ def _count_classifiers(
     for source in cell.sources:
         if cell.sweep and source.settings:
             work.trainings[source.generator] += source.needs_training(params)
-            work.records_generated[source.generator] += _total(
-                cell.sweep.wanted(params, real, source)
-            )
+            wanted = cell.sweep.wanted(params, real, source)
+            work.records_generated[source.generator] += _total(wanted)
             work.scored += cell.sweep.scored / 3
 
 
