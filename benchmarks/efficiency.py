@@ -119,16 +119,19 @@ def main() -> None:
             one = params.model_copy(update={"sweep_targets": targets})
             counts = {dataset: plan._counts(one, dataset) for dataset in one.record_sets}
             works = workload.workload(one, counts)
+            seconds = plan._seconds(one, works, speeds)
             print(f"\n{title}, sweeps in up to {parts} parts:")
-            show(one, [(work, plan._seconds(one, work, speeds)) for work in works], options)
+            cells = {name: total / works[name].cells for name, total in seconds.items() if total}
+            show(one, cells, options)
 
 
-def show(
-    params: Params, stages: list[tuple[workload.Work, float]], options: argparse.Namespace
-) -> None:
-    """Print the efficiency of a study by the number of workers."""
+def show(params: Params, share: Mapping[str, float], options: argparse.Namespace) -> None:
+    """Print the efficiency of a study by the number of workers.
+
+    Args:
+        share: seconds of a cell, by stage.
+    """
     waits = dag(params)
-    share = {work.stage: total / work.cells for work, total in stages if work.cells}
     seconds = {name: share.get(listed(name), plan.STAGE) for name in waits}
     total = sum(seconds.values())
     print(f"{params.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence", flush=True)

@@ -190,7 +190,7 @@ def test_own_records_are_a_complete_study(tmp_path: Path) -> None:
     }
     assert all("mine" in name for name in named - {"report", "resolve"})
     assert len(named) == sum(
-        work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}})
+        work.cells for work in workload(params, {"mine": {"SR": 60, "AFIB": 20}}).values()
     ), "the plan counts them all"
 
 
@@ -217,7 +217,7 @@ def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
         "equal_size",
     }
     known = {dataset: {"SR": 60, "AFIB": 20} for dataset in params.record_sets}
-    works = list(workload(params, known))
+    works = workload(params, known).values()
     assert len(named) == sum(work.cells for work in works), "the plan counts them all"
     assert not any(sum(work.steps.values()) for work in works if not work.cells)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,10 +34,7 @@ def params() -> Params:
 
 
 def works(params: Params) -> dict[str, workload.Work]:
-    return {
-        work.stage: work
-        for work in workload.workload(params, dict.fromkeys(params.record_sets, REAL))
-    }
+    return workload.workload(params, dict.fromkeys(params.record_sets, REAL))
 
 
 @pytest.mark.parametrize("profile", ["demo", "small", "sample", "paper", "paper_10000", "gpu"])
@@ -260,8 +258,8 @@ def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:
     real = dict.fromkeys(params.record_sets, REAL)
 
     def chain(changed: Params, **seconds: float) -> float:
-        def of(work: workload.Work) -> float:
-            return work.cells * seconds.get(work.stage, 1.0)
+        def of(works: Mapping[str, workload.Work]) -> dict[str, float]:
+            return {name: work.cells * seconds.get(name, 1.0) for name, work in works.items()}
 
         return longest_chain(changed, real, of)
 

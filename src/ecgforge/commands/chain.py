@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ecgforge.commands.workload import Counts, Work, workload
 from ecgforge.params import Params
 from ecgforge.sweeps.common import registry as sweeps
 from ecgforge.sweeps.common.fine_tuning import FineTuning
 
+Seconds = Callable[[Mapping[str, Work]], Mapping[str, float]]  # of the work of stages
 
-def longest_chain(params: Params, real: Counts, seconds: Callable[[Work], float]) -> float:
+
+def longest_chain(params: Params, real: Counts, seconds: Seconds) -> float:
     """Return the seconds of the longest chain of cells, each of which waits for the one before.
 
     More processes or GPUs do not make the study faster than this. A cell counts as the mean of its
@@ -42,8 +44,9 @@ def _only(params: Params, dataset: str, generator: str) -> Params:
     )
 
 
-def _chain(params: Params, real: Counts, seconds: Callable[[Work], float]) -> float:
-    cell = {work.stage: seconds(work) / work.cells for work in workload(params, real) if work.cells}
+def _chain(params: Params, real: Counts, seconds: Seconds) -> float:
+    works = workload(params, real)
+    cell = {name: total / works[name].cells for name, total in seconds(works).items() if total}
 
     def chain(*stages: str) -> float:
         return sum(cell.pop(stage, 0.0) for stage in stages)

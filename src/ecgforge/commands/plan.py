@@ -59,7 +59,8 @@ class Estimate:
     Attributes:
         params: the parameters.
         counts: training records by dataset and rhythm.
-        stages: the work of each stage, with the seconds of all its cells one after the other.
+        works: the work by stage.
+        seconds: of all cells of a stage, one after the other.
         parallel: seconds with `jobs` cells in parallel, one for each `place` (GPU or core).
         chain: seconds of the longest chain of cells, each of which waits for the one before.
         speeds: of the networks.
@@ -67,7 +68,8 @@ class Estimate:
 
     params: Params
     counts: workload.Counts
-    stages: list[tuple[workload.Work, float]]
+    works: dict[str, workload.Work]
+    seconds: dict[str, float]
     parallel: float
     chain: float
     jobs: int
@@ -76,12 +78,12 @@ class Estimate:
 
     @property
     def cells(self) -> int:
-        return sum(work.cells for work, _ in self.stages)
+        return sum(work.cells for work in self.works.values())
 
     @property
     def serial(self) -> float:
         """Seconds of all cells one after the other."""
-        return sum(seconds for _, seconds in self.stages)
+        return sum(self.seconds.values())
 
     @property
     def known(self) -> bool:
@@ -96,22 +98,23 @@ def estimate(params: Params) -> Estimate:
     counts = {dataset: _counts(params, dataset) for dataset in params.record_sets}
     devices.set_up(params.active.compute)
     speeds = _speeds(params, max(map(len, counts.values())))
-    works = list(workload.workload(params, counts))
-    parallel, chain = _times(params, counts, speeds)
+    works = workload.workload(params, counts)
+    seconds = _seconds(params, works, speeds)
     jobs, place = slots(params.active.compute.accelerator != "cpu")
-    stages = [(work, _seconds(params, work, speeds)) for work in works]
-    return Estimate(params, counts, stages, parallel, chain, jobs, place, speeds)
+    return Estimate(
+        params, counts, works, seconds, *_times(params, counts, speeds), jobs, place, speeds
+    )
 
 
 def _times(params: Params, counts: workload.Counts, speeds: _Speeds) -> tuple[float, float]:
     """Return the seconds of a study in parallel, and those of its longest chain."""
 
-    def of(work: workload.Work) -> float:
-        return _seconds(params, work, speeds)
+    def of(works: Mapping[str, workload.Work]) -> dict[str, float]:
+        return _seconds(params, works, speeds)
 
     jobs, _ = slots(params.active.compute.accelerator != "cpu")
     chain = longest_chain(params, counts, of)
-    return max(chain, sum(map(of, workload.workload(params, counts))) / jobs), chain
+    return max(chain, sum(of(workload.workload(params, counts)).values()) / jobs), chain
 
 
 def show(params: Params) -> None:
@@ -130,12 +133,12 @@ def show(params: Params) -> None:
         "time",
     ):
         table.add_column(heading, justify="right")
-    for work, seconds in found.stages:
+    for stage, work in found.works.items():
         table.add_row(
-            work.stage,
+            stage,
             str(work.cells),
             *(f"{one:,}" if one else "" for one in _sums(work)),
-            duration(seconds),
+            duration(found.seconds[stage]),
         )
     console.out.print(table)
     console.out.print(
@@ -190,9 +193,9 @@ def _tree(found: Estimate, records: foresight.Records) -> dict[str, Any]:
         "records_from": "prepared" if found.known else "expected",
         "training_records": found.counts,
         "stages": [
-            {"stage": work.stage, "cells": work.cells, "seconds": seconds}
+            {"stage": stage, "cells": work.cells, "seconds": found.seconds[stage]}
             | dict(zip(columns, _sums(work), strict=True))
-            for work, seconds in found.stages
+            for stage, work in found.works.items()
         ],
         "detectable_gains": [
             {
@@ -248,7 +251,7 @@ def _disk(params: Params, counts: workload.Counts) -> dict[str, float]:
             raw += _expected(source) * (RAW_BYTES * samples + HEADER)
     samples = round(preprocessing.duration * preprocessing.sampling_rate)
     record = np.dtype(np.float32).itemsize * len(LEADS) * samples + ROW
-    works = {work.stage: work for work in workload.workload(params, counts)}
+    works = workload.workload(params, counts)
     prepared = sum(sum(_all_counts(params, name).values()) for name in params.record_sets)
     synthetic = sum(works["synthesize"].records_generated.values())
     return {"raw": raw, "prepared": record * prepared, "synthetic": record * synthetic}
@@ -283,8 +286,14 @@ def _speeds(params: Params, rhythms: int) -> _Speeds:
     )
 
 
-def _seconds(params: Params, work: workload.Work, speeds: _Speeds) -> float:
-    """Return the seconds of all cells of a stage, one after the other."""
+def _seconds(
+    params: Params, works: Mapping[str, workload.Work], speeds: _Speeds
+) -> dict[str, float]:
+    """Return the seconds of all cells of each stage, one after the other."""
+    return {stage: _seconds_of_stage(params, work, speeds) for stage, work in works.items()}
+
+
+def _seconds_of_stage(params: Params, work: workload.Work, speeds: _Speeds) -> float:
     scoring = SCORED + SCORED_RECORD * params.active.quality.records
     seconds = STAGE * work.cells + scoring * work.scored
     seconds += sum(

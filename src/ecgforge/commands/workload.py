@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ecgforge import grid
@@ -11,14 +11,14 @@ from ecgforge.params import Params
 from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.study import mixtures
 
-Counts = Mapping[str, Mapping[str, int]]  # training records by dataset and rhythm
+Rhythms = Mapping[str, int]  # training records by rhythm
+Counts = Mapping[str, Rhythms]  # by dataset
 
 
 @dataclass
 class Work:
     """The work of all cells of a stage."""
 
-    stage: str
     cells: int = 0  # of DVC
     steps: Counter[str] = field(default_factory=Counter)  # of classifiers, by backbone
     trainings: Counter[str] = field(default_factory=Counter)  # of generators and their variations
@@ -27,54 +27,49 @@ class Work:
     searched: list[tuple[int, int]] = field(default_factory=list)  # synthetic, real: for copies
 
 
-class _Works(dict[str, Work]):
-    def cell(self, stage: str, count: int = 1) -> Work:
-        """Count a cell, and return the work of its stage."""
-        self.setdefault(stage, Work(stage)).cells += count
-        return self[stage]
-
-
-def workload(params: Params, real: Counts) -> Iterable[Work]:
-    """Return the work of each stage, in the order of the study, as if no trial were pruned.
+def workload(params: Params, real: Counts) -> dict[str, Work]:
+    """Return the work by stage, in the order of the study, as if no trial were pruned.
 
     Args:
         params: the parameters.
         real: training records by dataset and rhythm, known or expected.
     """
-    works, tuning = _Works(), params.classifier.tuning
-    works.cell("resolve")
-    works.cell("acquire", len(params.sources))
-    works.cell("prepare, merge", len(params.sources) + bool(params.merged))
-    works.cell("cross_fit", len(params.rounds))
+    works, tuning = defaultdict[str, Work](Work), params.classifier.tuning
+    works["resolve"].cells = 1
+    works["acquire"].cells = len(params.sources)
+    works["prepare, merge"].cells = len(params.sources) + bool(params.merged)
+    works["cross_fit"].cells = len(params.rounds)
     steps = tuning.n_trials * tuning.repeats * params.classifier.training.steps
     for dataset in params.record_sets:
-        works.cell("tune_classifier").steps[params.backbone] += steps
+        works["tune_classifier"].cells += 1
+        works["tune_classifier"].steps[params.backbone] += steps
         for generator in params.generators:
             _count_generator(works, params, generator, real[dataset])
     for cell in grid.cells(params):
-        work = works.cell(cell.sweep.name if cell.sweep else cell.stage)
+        work = works[cell.sweep.name if cell.sweep else cell.stage]
         _count_cell(work, params, cell, real[cell.item.get("trained_on", cell.item["dataset"])])
-    works.cell("report")
-    return works.values()
+    works["report"].cells = 1
+    return works
 
 
-def _count_generator(works: _Works, params: Params, name: str, real: Mapping[str, int]) -> None:
+def _count_generator(works: dict[str, Work], params: Params, name: str, real: Rhythms) -> None:
     """Count a generator of a dataset: tuning, training, records and their scores."""
-    tuning, tuned = params.generator(name).tuning, works.cell("tune_generator")
-    # Trials that differ only in sampling share a training.
-    shared = all(key.startswith("sampling.") for key in tuning.space)
+    tuning, tuned = params.generator(name).tuning, works["tune_generator"]
+    shared = all(key.startswith("sampling.") for key in tuning.space)  # trials share a training
     tuned.trainings[name] += min(tuning.n_trials, 1) if shared else tuning.n_trials
     tuned.records_generated[name] += tuning.n_trials * tuning.records * len(RHYTHMS)
     # The stage takes up the training of the best trial.
-    works.cell("train_generator").trainings[name] += not tuning.n_trials
+    works["train_generator"].trainings[name] += not tuning.n_trials
     wanted = mixtures.requested(tuple(real), params.active.synthesis, sum(real.values()))
-    works.cell("synthesize").records_generated[name] += _total(wanted)
-    quality = works.cell("quality")
-    quality.scored += 1
-    quality.searched.append((sum(wanted["train"].values()), sum(real.values())))
+    works["synthesize"].records_generated[name] += _total(wanted)
+    works["quality"].scored += 1
+    works["quality"].searched.append((sum(wanted["train"].values()), sum(real.values())))
+    for stage in ("tune_generator", "train_generator", "synthesize", "quality"):
+        works[stage].cells += 1
 
 
-def _count_cell(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, int]) -> None:
+def _count_cell(work: Work, params: Params, cell: grid.Cell, real: Rhythms) -> None:
+    work.cells += 1
     for row in cell.experiments:
         if row.trains:
             own = cell.sweep.settings(params, row) if cell.sweep else params.classifier
@@ -92,5 +87,5 @@ def _count_cell(work: Work, params: Params, cell: grid.Cell, real: Mapping[str, 
             work.scored += cell.sweep.scored / 3
 
 
-def _total(wanted: Mapping[str, Mapping[str, int]]) -> int:
+def _total(wanted: Mapping[str, Rhythms]) -> int:
     return sum(sum(counts.values()) for counts in wanted.values())
