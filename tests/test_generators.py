@@ -1006,33 +1006,30 @@ def test_history_holds_nothing_of_what_comes_next() -> None:
     assert torch.equal(rhythm_model.history(changed)[0, :3], past[0, :3])
 
 
-def rhythm_model_of(
-    intervals: torch.Tensor, labels: torch.Tensor, rhythms: int, shared: list[int]
-) -> rhythm_model.RhythmModel:
-    """A model of these intervals, `[records, intervals]`."""
+@pytest.fixture(scope="module")
+def two_laws() -> rhythm_model.RhythmModel:
+    """A model of a regular and an irregular rhythm, each with 200 patients whose rates differ. A
+    third rhythm has no patients, and the law of the first.
+    """
+    rng = np.random.default_rng(0)
+    labels = torch.arange(2).repeat(200)
+    spread = np.where(labels[:, None] == 0, 0.01, 0.2)
+    rates = rng.normal(0, 0.2, (400, 1))  # logarithms about the typical interval, as the intervals
+    intervals = torch.tensor(rates + spread * rng.standard_normal((400, 12)), dtype=torch.float32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = rhythm_model.RhythmNetwork(width=32, parts=3)
-        model = rhythm_model.RhythmModel(rhythms, network)
-    model.share(shared)
+        model = rhythm_model.RhythmModel(3, rhythm_model.RhythmNetwork(width=32, parts=3))
+    model.share([0, 2])
     optimiser = torch.optim.AdamW(model.parameters(), 0.01)
     for step in range(400):
         source = torch.Generator().manual_seed(step)
-        index = torch.randint(len(labels), (64,), generator=source)
+        index = torch.randint(400, (64,), generator=source)
         optimiser.zero_grad()
         model.loss(intervals[index], labels[index], source).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
     model.measure(intervals, labels)
     return model
-
-
-def patients_of(spread: np.ndarray) -> torch.Tensor:
-    """Twelve intervals of patients whose rates differ: logarithms about the typical interval."""
-    rng = np.random.default_rng(0)
-    rates = rng.normal(0, 0.2, (len(spread), 1))
-    variation = spread[:, None] * rng.standard_normal((len(spread), 12))
-    return torch.tensor(rates + variation, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -1046,24 +1043,23 @@ def sampled_intervals(
     return model.draw(labels, means, uniform, torch.randn(len(labels), 12, generator=source))
 
 
-def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate() -> None:
-    labels = torch.arange(2).repeat(200)
-    intervals = patients_of(np.where(labels == 0, 0.01, 0.2))
-    model = rhythm_model_of(intervals, labels, 2, shared=[])
-    sampled = sampled_intervals(model, torch.arange(2).repeat_interleave(200))
+def test_the_rhythm_model_keeps_a_regular_rhythm_regular_at_any_rate(
+    two_laws: rhythm_model.RhythmModel,
+) -> None:
+    sampled = sampled_intervals(two_laws, torch.arange(2).repeat_interleave(200))
     variation = 100 * sampled.std(1) / sampled.mean(1)
     assert 0.5 < variation[:200].median() < 2
     assert 14 < variation[200:].median() < 27
     assert torch.log(sampled[:200].mean(1)).std() == pytest.approx(0.2, abs=0.08), "patients differ"
 
 
-def test_a_rhythm_without_records_is_as_regular_as_the_rhythm_whose_law_it_shares() -> None:
-    labels = torch.arange(2).repeat(200)
-    model = rhythm_model_of(patients_of(np.where(labels == 0, 0.01, 0.2)), labels, 3, [0, 2])
-    assert model.laws.tolist() == [0, 1, 0]
+def test_a_rhythm_without_records_is_as_regular_as_the_rhythm_whose_law_it_shares(
+    two_laws: rhythm_model.RhythmModel,
+) -> None:
+    assert two_laws.laws.tolist() == [0, 1, 0]
     for seconds in (0.55, 1.0):
         means = torch.full((100,), math.log(seconds) - rhythm_model.TYPICAL)
-        sampled = sampled_intervals(model, torch.full((100,), 2), means)
+        sampled = sampled_intervals(two_laws, torch.full((100,), 2), means)
         assert 0.5 < (100 * sampled.std(1) / sampled.mean(1)).median() < 2
         assert ((sampled.mean(1) / seconds - 1).abs() < 0.05).float().mean() > 0.95
 

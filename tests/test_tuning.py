@@ -816,8 +816,9 @@ def test_the_training_of_the_best_trial_is_not_repeated(
     from ecgforge.tracking import store
 
     tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    rates = {"training.denoiser.learning_rate": {"low": 0.001, "high": 0.02, "log": True}}
-    tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["space"] |= rates
+    tuning = tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]
+    tuning["n_trials"] = 2
+    tuning["space"]["training.denoiser.learning_rate"] = {"low": 0.001, "high": 0.02, "log": True}
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     Path("params.yaml").write_text(yaml.safe_dump(tree))
