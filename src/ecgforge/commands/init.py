@@ -76,7 +76,7 @@ def init(records: Path, name: str, table: str | None, out: Path | None, params: 
 
 
 def _check_place(folder: Path, name: str, file: Path) -> None:
-    if written := parameters.replaced(folder, name, Path.cwd()):
+    if written := parameters.overlapping_output(folder, name, Path.cwd()):
         raise EcgforgeError(
             f"the folder of records {folder} overlaps {written}, which the study replaces: keep "
             "your own records outside data/"

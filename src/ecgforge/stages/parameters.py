@@ -156,7 +156,7 @@ def resolved(params: Params) -> dict[str, Any]:
     return shared | {"withdrawn": withdrawn, "selected": selected} | tree
 
 
-def replaced(folder: Path, source: str, project: Path) -> Path | None:
+def overlapping_output(folder: Path, source: str, project: Path) -> Path | None:
     """Return an output of the study that overlaps the folder of a source, relative to the project;
     None if there is none.
     """
@@ -172,7 +172,7 @@ def _refuse_own_outputs(params: Params, path: Path) -> None:
         for name, source in profile.sources.items():
             for key, folder in read_from(source).items():
                 for home in {Path.cwd(), path.parent.resolve()}:
-                    if written := replaced(folder, name, home):
+                    if written := overlapping_output(folder, name, home):
                         raise EcgforgeError(
                             f"{path}: profiles.{profile_name}.sources.{name}.{key} = "
                             f"{str(folder)!r} overlaps {written}, which the study "

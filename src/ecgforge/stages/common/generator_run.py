@@ -13,7 +13,7 @@ from ecgforge.tracking import runs
 def described_run(
     params: Params, dataset: str, name: str, settings: GeneratorSettings, records: RecordSet
 ) -> tuple[Stage, runs.RunKey, dict[str, Any]]:
-    """Return what identifies the run of a training, with its inputs."""
+    """Return the stage, the key and the parameters of the run of a training."""
     simulated = records.about.origin == "simulated"
     return (
         Stage("train_generator", params, {"dataset": dataset, "generator": name}),
