@@ -8,6 +8,7 @@ from pathlib import Path
 DATA, MODELS, RESULTS = Path("data"), Path("models"), Path("results")
 RAW, PREPARED, SYNTHETIC = DATA / "raw", DATA / "prepared", DATA / "synthetic"
 GENERATORS, CLASSIFIERS = MODELS / "generators", MODELS / "classifiers"
+VARIATIONS = MODELS / "variations"  # generators that sweeps train
 TUNED = MODELS / "tuning"
 RESOLVED, REPORTS = Path("resolved"), Path("reports")
 PUBLISHED = Path("published")  # synthetic sets for readers without the project

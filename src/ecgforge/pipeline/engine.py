@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # GPUs of a cell by stage: small classifiers share one. Other stages use the CPU alone.
 GPUS = {
     "train_generator": 1.0,
+    "train_variations": 1.0,
     "tune_generator": 1.0,
     "synthesize": 1.0,
     "ablation": 1.0,

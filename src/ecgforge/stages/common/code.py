@@ -17,7 +17,7 @@ from typing import Any
 
 import ecgforge
 from ecgforge.params import Params
-from ecgforge.sweeps.common.registry import SWEEPS
+from ecgforge.sweeps.common.registry import SWEEPS, WITH_VARIATIONS
 
 PACKAGE = Path(ecgforge.__file__).parent
 DATA = (".csv", ".css", ".html", ".yaml")  # files next to a module that it reads
@@ -32,6 +32,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "tune_classifier": ("stages.tune", "classifiers.{backbone}"),
     "tune_generator": ("stages.tune", "generators.{generator}"),
     "train_generator": ("stages.train_generator", "generators.{generator}"),
+    "train_variations": ("stages.train_variations", "generators.{generator}", "sweeps.{sweep}"),
     "synthesize": ("stages.synthesize", "generators.{generator}"),
     "classify": ("stages.classify", "classifiers.{backbone}"),
     "quality": ("stages.quality", "classifiers.{backbone}"),
@@ -100,6 +101,13 @@ def resolved(params: Params) -> dict[str, Any]:
     by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
     for stage in (*by_generator, "generator_seeds"):
         tree[stage] = {name: digest(stage, params, {"generator": name}) for name in generators}
+    tree["train_variations"] = {
+        sweep: {
+            name: digest("train_variations", params, {"sweep": sweep, "generator": name})
+            for name in generators
+        }
+        for sweep in WITH_VARIATIONS
+    }
     tree["backbones"] = {
         name: digest("backbones", params, {"backbone": name}) for name in targets.backbones
     }

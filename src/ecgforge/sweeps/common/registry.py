@@ -22,8 +22,10 @@ OWN_STAGE = (
 )
 # Sweeps of the stage `sweep_real`: a cell for each dataset.
 ON_REAL = ("balanced_sampling", "self_supervised")
-# Sweeps of the stage `sweep` that read no trained classifiers, and need not wait for them.
-WITHOUT_CLASSIFIERS = ("mixture", "size")
+# Sweeps that train generators.
+WITH_VARIATIONS = ("size", "ablation", "generator_seeds")
+# Sweeps that read no trained classifiers, and need not wait for them.
+WITHOUT_CLASSIFIERS = ("mixture",)
 # Stages whose cells are split into `sweep_targets.parts`.
 SPLIT = ("scratch", "backbones", "sweep", "sweep_real", "ablation", "generator_seeds")
 # Sweeps of the stage `sweep`: a cell for each dataset and generator.
