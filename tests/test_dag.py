@@ -153,8 +153,8 @@ def per_dataset(stage: str) -> set[str]:
 def swept(*names: str) -> set[str]:
     """The cells of these sweeps, or of all that train the generator's neighbours."""
     return {
-        f"sweep@{name}-ptbxl-diffwave" if name in SWEEPS else f"{name}@ptbxl-diffwave"
-        for name in names or (*SWEEPS, "ablation", "generator_seeds")
+        f"{name}@ptbxl-diffwave" if name == "ablation" else f"sweep@{name}-ptbxl-diffwave"
+        for name in names or (*SWEEPS, "generator_seeds", "ablation")
     }
 
 
@@ -213,7 +213,7 @@ def test_a_study_may_have_no_sweeps(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     dvc(tmp_path, "init", "--quiet")
     named = {line.split()[0] for line in dvc(tmp_path, "stage", "list").splitlines()}
-    swept = ("scratch", "backbones", "sweep", "sweep_real", "ablation", "generator_seeds")
+    swept = ("scratch", "backbones", "sweep", "sweep_real", "ablation")
     without = {*swept, "cross_dataset", "equal_size", "train_variations"}
     assert {name.split("@")[0] for name in named} == STAGES - without
     known = {dataset: {"SR": 60, "AFIB": 20} for dataset in params.record_sets}

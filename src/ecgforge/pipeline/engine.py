@@ -20,7 +20,6 @@ GPUS = {
     "tune_generator": 1.0,
     "synthesize": 1.0,
     "ablation": 1.0,
-    "generator_seeds": 1.0,
     "sweep": 1.0,
     "tune_classifier": 0.25,
     "classify_real": 0.25,

@@ -41,7 +41,6 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "sweep": (*SWEEP, "sweeps.{sweep}"),
     "sweep_real": ("stages.sweep", "sweeps.{sweep}", "classifiers.{backbone}"),
     "ablation": (*SWEEP, "stages.ablation", "sweeps.ablation"),
-    "generator_seeds": (*SWEEP, "sweeps.generator_seeds"),
     "cross_dataset": ("stages.sweep", "sweeps.cross_dataset", "classifiers.{backbone}"),
     "equal_size": ("stages.sweep", "sweeps.equal_size", "classifiers.{backbone}"),
     "report": ("stages.report", *(f"sweeps.{name}" for name in SWEEPS)),
@@ -99,7 +98,7 @@ def resolved(params: Params) -> dict[str, Any]:
     for stage in (*alone, "scratch", "cross_dataset", "equal_size", "report"):
         tree[stage] = digest(stage, params, {})
     by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
-    for stage in (*by_generator, "generator_seeds"):
+    for stage in by_generator:
         tree[stage] = {name: digest(stage, params, {"generator": name}) for name in generators}
     tree["train_variations"] = {
         sweep: {
@@ -116,7 +115,7 @@ def resolved(params: Params) -> dict[str, Any]:
             name: digest("sweep", params, {"sweep": sweep, "generator": name})
             for name in generators
         }
-        for sweep in targets.sweeps
+        for sweep in (*targets.sweeps, "generator_seeds")
     }
     tree["sweep_real"] = {
         sweep: digest("sweep_real", params, {"sweep": sweep}) for sweep in targets.real_sweeps
