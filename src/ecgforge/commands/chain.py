@@ -20,13 +20,13 @@ def longest_chain(params: Params, real: Counts, seconds: Seconds) -> float:
     stage, for one dataset and one generator.
     """
     return max(
-        _chain(_only(params, dataset, generator), real, seconds)
+        _chain(only(params, dataset, generator), real, seconds)
         for dataset in params.datasets
         for generator in params.generators
     )
 
 
-def _only(params: Params, dataset: str, generator: str) -> Params:
+def only(params: Params, dataset: str, generator: str) -> Params:
     """Return the part of the study with one dataset and one generator."""
     swept = params.sweep_targets
     targets = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -112,14 +113,23 @@ class Sweep(ABC):
 
     def parts(self, params: Params, item: Item) -> int:
         """Return into how many cells a cell is split: `sweep_targets.parts`, or fewer."""
-        return min(params.sweep_targets.parts, len(self._parts([*self.sources(params, item)])))
+        smallest = self._smallest_parts(params, list(self.sources(params, item)))
+        return min(params.sweep_targets.parts, len(smallest))
 
-    def _parts(self, sources: list[Source]) -> list[list[Source]]:
-        """Return the smallest parts of a cell: the seeds of each source.
+    def _smallest_parts(self, params: Params, sources: list[Source]) -> list[_Part]:
+        """Return the smallest parts of a cell: a point and a seed of a source.
 
-        A source whose records are scored stays whole. Parts of another one draw its records again.
+        A source whose records are scored stays whole.
         """
-        return [[part] for one in sources for part in ([one] if self.scored else _by_seed(one))]
+        if self.scored:
+            return [_Part(number, source.experiments) for number, source in enumerate(sources)]
+        # the classifiers of a seed share a pre-training
+        by = ("seed",) if self.pretraining(params) else ("sweep", "point", "seed")
+        return [
+            _Part(number, rows)
+            for number, source in enumerate(sources)
+            for rows in _grouped(source.experiments, by)
+        ]
 
     def sources_of(self, params: Params, item: Item) -> list[Source]:
         """Return the sources of a cell, which may be one part of a split cell.
@@ -130,7 +140,11 @@ class Sweep(ABC):
         sources = list(self.sources(params, item))
         if "part" not in item:
             return sources
-        return [one for part in _chosen(self._parts(sources), item) for one in part]
+        chosen = _chosen(self._smallest_parts(params, sources), item)
+        return [  # parts of a source together, since a cell draws the records of each source once
+            replace(sources[number], experiments=[row for part in parts for row in part.rows])
+            for number, parts in groupby(chosen, lambda part: part.source)
+        ]
 
     def variations(self, params: Params, item: Item) -> list[Source]:
         """Return the sources of a cell, or of a part of it, whose generator the sweep trains.
@@ -205,9 +219,17 @@ def _chosen(parts: list[T], item: Item) -> list[T]:
     return [parts[index] for index in chosen]
 
 
-def _by_seed(source: Source) -> list[Source]:
-    seeds = dict.fromkeys(row.seed for row in source.experiments)
-    return [
-        replace(source, experiments=[row for row in source.experiments if row.seed == seed])
-        for seed in seeds
-    ] or [source]
+@dataclass(frozen=True)
+class _Part:
+    """Rows of the grid of one source, by its number."""
+
+    source: int
+    rows: list[Experiment]
+
+
+def _grouped(rows: list[Experiment], by: Iterable[str]) -> list[list[Experiment]]:
+    """Return rows with equal values together; one empty list if there are none."""
+    found: dict[tuple[object, ...], list[Experiment]] = {}
+    for row in rows:
+        found.setdefault(tuple(getattr(row, name) for name in by), []).append(row)
+    return [*found.values()] or [[]]
