@@ -1,11 +1,14 @@
 """Simulate a study on many workers: the efficiency by their number.
 
-    python benchmarks/efficiency.py [--profile paper] [--parts 1 10] [--overhead 10]
+    python benchmarks/efficiency.py [--profile paper] [--parts 1 12] [--overhead 10] [--trials 4]
 
 The cells and their order come from dvc.yaml. A cell takes as long as `ecgforge plan` estimates for
 its stage, dataset, generator and backbone on this machine, plus the overhead of a cell on a node
-(`benchmarks/cluster.py` measures it). A free worker takes the waiting cell with the longest chain after it. The efficiency is the sum
-of all cells without overhead, divided by the duration of the study times the number of workers.
+(`benchmarks/cluster.py` measures it). The trials of a classifier's tuning run on `--trials` workers
+at a time. A free worker takes the waiting cell with the longest chain after it.
+
+The efficiency is the sum of all cells in one part and without overhead, divided by the duration of
+the study times the number of workers.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -103,11 +107,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", default="paper")
-    parser.add_argument("--parts", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--parts", type=int, nargs="+", default=[1, 12])
     parser.add_argument("--overhead", type=float, default=10.0, help="s for each cell")
+    parser.add_argument("--trials", type=int, default=1, help="at a time, of a classifier's tuning")
     options = parser.parse_args()
     params = Params.read(ROOT / "params.yaml").model_copy(update={"profile": options.profile})
-    swept = {
+    swept: dict[str, Any] = {
         "datasets": params.datasets,
         "generators": params.generators,
         "generator_seeds": params.generators,
@@ -119,7 +124,11 @@ def main() -> None:
             targets = params.sweep_targets.model_copy(update=update | {"parts": parts})
             one = params.model_copy(update={"sweep_targets": targets})
             print(f"\n{title}, sweeps in up to {parts} parts:")
-            show(one, speeds, options)
+            whole = one.model_copy(
+                update={"sweep_targets": targets.model_copy(update={"parts": 1})}
+            )
+            work = sum(durations(whole, dag(whole), speeds).values())
+            show(one, speeds, work, options)
 
 
 def durations(params: Params, names: Iterable[str], speeds: plan._Speeds) -> dict[str, float]:
@@ -151,16 +160,44 @@ def durations(params: Params, names: Iterable[str], speeds: plan._Speeds) -> dic
     return {name: of(name) for name in names}
 
 
-def show(params: Params, speeds: plan._Speeds, options: argparse.Namespace) -> None:
-    """Print the efficiency of a study by the number of workers."""
+def with_trials_apart(
+    waits: dict[str, set[str]], seconds: dict[str, float], trials: int
+) -> tuple[dict[str, set[str]], dict[str, float]]:
+    """Split each tuning of a classifier into as many cells as workers run its trials."""
+    tunings = [name for name in waits if name.startswith("tune_classifier@")]
+    names = {name: [name, *(f"{name} {number}" for number in range(1, trials))] for name in tunings}
+    split = {
+        one: {part for need in needed for part in names.get(need, [need])}
+        for name, needed in waits.items()
+        for one in names.get(name, [name])
+    }
+    share = {
+        one: seconds[name] / len(names.get(name, [name]))
+        for name in waits
+        for one in names.get(name, [name])
+    }
+    return split, share
+
+
+def show(params: Params, speeds: plan._Speeds, work: float, options: argparse.Namespace) -> None:
+    """Print the efficiency of a study by the number of workers.
+
+    Args:
+        work: seconds of all cells in one part.
+    """
     waits = dag(params)
     seconds = durations(params, waits, speeds)
     total = sum(seconds.values())
-    print(f"{params.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence", flush=True)
+    print(
+        f"{params.profile}: {len(waits)} cells, {total / 3600:.0f} h in sequence, "
+        f"{work / 3600:.0f} h in one part",
+        flush=True,
+    )
+    waits, seconds = with_trials_apart(waits, seconds, options.trials)
     print("| workers | efficiency | hours |\n| --- | --- | --- |")
     for workers in WORKERS:
         took = simulate(waits, seconds, workers, options.overhead)
-        print(f"| {workers} | {total / took / workers:.0%} | {took / 3600:.1f} |", flush=True)
+        print(f"| {workers} | {work / took / workers:.0%} | {took / 3600:.1f} |", flush=True)
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)[:8]
     print("longest cells: " + ", ".join(f"{one} {seconds[one] / 3600:.1f} h" for one in slowest))
 

@@ -117,18 +117,24 @@ class Sweep(ABC):
         return min(params.sweep_targets.parts, len(smallest))
 
     def _smallest_parts(self, params: Params, sources: list[Source]) -> list[_Part]:
-        """Return the smallest parts of a cell: a point and a seed of a source.
+        """Return the smallest parts of a cell: its experiments.
 
-        A source whose records are scored stays whole.
+        A source whose records are scored stays whole, as do the classifiers of a seed that share a
+        pre-training.
         """
-        if self.scored:
-            return [_Part(number, source.experiments) for number, source in enumerate(sources)]
-        # the classifiers of a seed share a pre-training
-        by = ("seed",) if self.pretraining(params) else ("sweep", "point", "seed")
+
+        def smallest(source: Source) -> list[list[Experiment]]:
+            if self.scored or not source.experiments:
+                return [source.experiments]
+            if not self.pretraining(params):
+                return [[row] for row in source.experiments]
+            seeds = dict.fromkeys(row.seed for row in source.experiments)
+            return [[row for row in source.experiments if row.seed == seed] for seed in seeds]
+
         return [
             _Part(number, rows)
             for number, source in enumerate(sources)
-            for rows in _grouped(source.experiments, by)
+            for rows in smallest(source)
         ]
 
     def sources_of(self, params: Params, item: Item) -> list[Source]:
@@ -225,11 +231,3 @@ class _Part:
 
     source: int
     rows: list[Experiment]
-
-
-def _grouped(rows: list[Experiment], by: Iterable[str]) -> list[list[Experiment]]:
-    """Return rows with equal values together; one empty list if there are none."""
-    found: dict[tuple[object, ...], list[Experiment]] = {}
-    for row in rows:
-        found.setdefault(tuple(getattr(row, name) for name in by), []).append(row)
-    return [*found.values()] or [[]]

@@ -20,7 +20,7 @@ IN_NAME = ("sweep", "dataset", "generator", "backbone", "part")
 
 
 def cells(params: Params) -> Iterator[tuple[str, str, Item]]:
-    """Yield stage, sweep and item of each cell, in the order of the stages in dvc.yaml."""
+    """Yield stage, sweep and item of each cell, in the order of the results."""
     for stage, sweep, item in _unsplit(params):
         parts = _parts(params, sweep, item)
         if parts == 1:
@@ -140,13 +140,13 @@ def _unsplit(params: Params) -> Iterator[tuple[str, str, Item]]:
     for name in targets.sweeps:
         for item in pairs(swept, targets.generators):
             yield "sweep", name, {"sweep": name, **item}
-    for item in pairs(swept, targets.generator_seeds):
-        yield "sweep", "generator_seeds", {"sweep": "generator_seeds", **item}
     for name in targets.real_sweeps:
         for dataset in swept:
             yield "sweep_real", name, {"sweep": name, "dataset": dataset}
     for item in pairs(swept, params.ablated):
         yield "ablation", "ablation", item
+    for item in pairs(swept, targets.generator_seeds):
+        yield "sweep", "generator_seeds", {"sweep": "generator_seeds", **item}
     for pair in targets.cross_dataset:
         for generator in targets.generators:
             item = {"trained_on": pair.train, "dataset": pair.test, "generator": generator}
