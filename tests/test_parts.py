@@ -142,7 +142,7 @@ def test_every_stage_with_parts_is_in_dvc() -> None:
     folders = [cell["results"] for stage in SPLIT for cell in listed[stage].values()]
     of_grid = [cell.results.as_posix() for cell in grid.cells(params) if cell.stage in SPLIT]
     assert sorted(folders) == sorted(of_grid)
-    assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"cross_dataset", "equal_size"}
+    assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"equal_size"}
 
 
 def test_sweeps_that_read_classifiers_wait_for_them() -> None:

@@ -16,7 +16,7 @@ from ecgforge.sweeps.common import registry
 Item = dict[str, str]
 VARIATIONS = "train_variations"  # the stage that trains generators for sweeps
 IN_PLACE = ("trained_on", "dataset")  # keys of an item whose values name one folder together
-IN_NAME = ("sweep", "dataset", "generator", "backbone", "part")
+IN_NAME = ("sweep", *IN_PLACE, "generator", "backbone", "part")
 
 
 def cells(params: Params) -> Iterator[tuple[str, str, Item]]:
@@ -68,7 +68,7 @@ def variations(item: Mapping[str, str]) -> Path:
 def in_dvc(params: Params) -> dict[str, dict[str, Item]]:
     """Return the cells by stage and name, with the values that dvc.yaml reads.
 
-    The stages `cross_dataset` and `equal_size` list their pairs themselves.
+    The stage `equal_size` lists its pairs itself.
     """
     found: dict[str, dict[str, Item]] = {stage: {} for stage in (VARIATIONS, *registry.SPLIT)}
     for item in of_variations(params):
@@ -77,7 +77,7 @@ def in_dvc(params: Params) -> dict[str, dict[str, Item]]:
         if stage in registry.SPLIT:
             folder = results(sweep, item).as_posix()
             cell = {**item, "command": _command(sweep, item), "results": folder}
-            if "generator" in item:
+            if stage in ("sweep", "ablation"):
                 cell["starts_from"] = _starts_from(sweep, item)
             found[stage][_name(item)] = cell
     return found
@@ -119,8 +119,8 @@ def _starts_from(sweep: str, item: Item) -> str:
 def _command(sweep: str, item: Item) -> str:
     """Return the arguments of `ecgforge sweep`."""
     words = [sweep, item["dataset"], *([item["generator"]] if "generator" in item else [])]
-    for key in ("backbone", "part"):
-        words += [f"--{key}", item[key]] if key in item else []
+    for key in ("backbone", "trained_on", "part"):
+        words += [f"--{key.replace('_', '-')}", item[key]] if key in item else []
     return " ".join(words)
 
 

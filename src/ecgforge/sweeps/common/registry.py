@@ -25,7 +25,7 @@ WITH_VARIATIONS = ("size", "ablation", "generator_seeds")
 # Sweeps that read no trained classifiers, and need not wait for them.
 WITHOUT_CLASSIFIERS = ("mixture",)
 # Stages whose cells are split into `sweep_targets.parts`.
-SPLIT = ("scratch", "backbones", "sweep", "sweep_real", "ablation")
+SPLIT = ("scratch", "backbones", "sweep", "sweep_real", "ablation", "cross_dataset")
 # Sweeps of `sweep_targets.sweeps`: a cell of the stage `sweep` for each dataset and generator.
 # `generator_seeds` is in that stage, too, and has generators of its own.
 OF_GENERATORS = [name for name in SWEEPS if name not in (*OWN_STAGE, *ON_REAL, "generator_seeds")]
