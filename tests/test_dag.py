@@ -77,7 +77,11 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(complete: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(complete, tmp_path / "project"))
+    """A copy with the same cache: nothing is written to it."""
+    no_cache = shutil.ignore_patterns("cache")
+    folder = Path(shutil.copytree(complete, tmp_path / "project", ignore=no_cache))
+    (folder / ".dvc/cache").symlink_to(complete / ".dvc/cache")
+    return folder
 
 
 def resolved(folder: Path) -> None:
