@@ -133,14 +133,14 @@ def with_other_code(code_read: dict[str, list[str]], complete: Path, study: Path
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    tree = yaml.safe_load((folder / "params.yaml").read_text())
+    tree = yaml.load((folder / "params.yaml").read_text(), yaml.CSafeLoader)
     change(tree)
     write_params(folder, tree)
 
 
 def write_params(folder: Path, tree: dict[str, Any]) -> Params:
     """Write params.yaml, and matrix.yaml to fit it."""
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     params = Params.read(folder / "params.yaml")
     matrix.write(params, folder / "matrix.yaml")
     return params
