@@ -77,7 +77,11 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(complete: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(complete, tmp_path / "project"))
+    """A copy with the same cache: nothing is written to it."""
+    no_cache = shutil.ignore_patterns("cache")
+    folder = Path(shutil.copytree(complete, tmp_path / "project", ignore=no_cache))
+    (folder / ".dvc/cache").symlink_to(complete / ".dvc/cache")
+    return folder
 
 
 def resolved(folder: Path) -> None:
@@ -129,14 +133,14 @@ def with_other_code(code_read: dict[str, list[str]], complete: Path, study: Path
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    tree = yaml.safe_load((folder / "params.yaml").read_text())
+    tree = yaml.load((folder / "params.yaml").read_text(), yaml.CSafeLoader)
     change(tree)
     write_params(folder, tree)
 
 
 def write_params(folder: Path, tree: dict[str, Any]) -> Params:
     """Write params.yaml, and matrix.yaml to fit it."""
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     params = Params.read(folder / "params.yaml")
     matrix.write(params, folder / "matrix.yaml")
     return params

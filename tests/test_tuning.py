@@ -192,13 +192,13 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
 ) -> None:
     from ecgforge.stages import parameters
 
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = yaml.load((ROOT / "params.yaml").read_text(), yaml.CSafeLoader)
     branch = tree["profiles"]["paper" if "kernel" in message else "demo"]
     for part in where.split("."):
         branch = branch[part]
     branch.setdefault("tuning", {})["space"] = change
     branch["tuning"]["n_trials"] = 3
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     with pytest.raises(EcgforgeError, match=message) as caught:
         parameters.read(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
