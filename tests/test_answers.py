@@ -68,7 +68,7 @@ def an_answer(gain: Gain | None, augmentation: Gain | None = None) -> Answer:
         (
             Gain(0.0, -0.15, 0.15, "undecided"),
             "not known. With 993 real training records, adding synthetic ones (diffwave) changes "
-            "macro-F1 by +.00 (-.15 to +.15); anything from -.15 to +.15 is possible.",
+            "macro-F1 by .00 (-.15 to +.15); anything from -.15 to +.15 is possible.",
         ),
         (
             Gain(0.1, float("nan"), float("nan"), "undecided"),
@@ -87,13 +87,13 @@ def test_classical_augmentation_is_part_of_the_sentence() -> None:
     gains = an_answer(none, Gain(0.05, 0.022, 0.08, "helps enough")).sentence
     assert gains.endswith("ruled out. Classical augmentation gains +.050 (+.022 to +.080).")
     changes = an_answer(none, Gain(0.0, -0.1, 0.1, "undecided")).sentence
-    assert changes.endswith("Classical augmentation changes it by +.00 (-.10 to +.10).")
+    assert changes.endswith("Classical augmentation changes it by .00 (-.10 to +.10).")
 
 
 @pytest.mark.parametrize(
     ("gain", "numbers"),
     [
-        (Gain(0.0, -0.03, 0.0196, "does not help enough"), "+.0000 (-.0300 to +.0196)"),
+        (Gain(0.0, -0.03, 0.0196, "does not help enough"), ".0000 (-.0300 to +.0196)"),
         (Gain(0.03, 0.0004, 0.05, "helps"), "(+.0004 to"),
         (Gain(-0.03, -0.05, -0.0004, "hurts"), "to -.0004)"),
     ],

@@ -293,9 +293,13 @@ def _digits(gain: Gain, smallest_gain: float) -> int:
 
 
 def _number(value: float, digits: int) -> str:
-    """Return a number with its sign, and without the zero before the point."""
-    text = f"{round(value, digits) + 0.0:+.{digits}f}"
-    return text[0] + text[1:].removeprefix("0")
+    """Return a number with its sign, and without the zero before the point.
+
+    A number that rounds to zero has no sign.
+    """
+    rounded = round(value, digits)
+    sign = "+" if rounded > 0 else "-" if rounded < 0 else ""
+    return sign + f"{abs(rounded):.{digits}f}".removeprefix("0")
 
 
 def _plain(value: float) -> str:
