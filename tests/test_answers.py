@@ -12,7 +12,7 @@ import pytest
 
 from ecgforge.analysis import answers, comparisons
 from ecgforge.analysis.answers import Answer, Gain, Training
-from ecgforge.analysis.claims import question
+from ecgforge.analysis.claims import RR, question
 from ecgforge.params import Params
 from ecgforge.study import predictions
 from ecgforge.study.experiment import KEYS
@@ -102,9 +102,22 @@ def test_rounded_numbers_never_contradict_the_words(gain: Gain, numbers: str) ->
     assert numbers in an_answer(gain).sentence
 
 
-def test_limits_of_an_answer_end_at_the_largest_difference() -> None:
-    row = {"estimate": 0.1, "low": -1.3, "high": 1.5, "finding": "undecided"}
-    assert answers._gain(row) == Gain(0.1, -1.0, 1.0, "undecided")
+@pytest.mark.parametrize(("features", "worse"), [(0.9, True), (0.5, False)])
+def test_a_classifier_below_the_baseline_on_rr_intervals_is_named(
+    features: float, worse: bool
+) -> None:
+    rr = condition("TrRTeR", backbone=RR)
+    shares = {condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.7, rr: features}
+    found = answered(study(shares))
+    assert found.over_rr is not None
+    assert found.over_rr.estimate == pytest.approx(0.7 - features, abs=0.03)
+    end = (
+        "With real records alone, the classifier is below logistic regression on RR intervals: -.2"
+    )
+    assert (end in found.sentence) == worse
+    assert found.row()["over_rr"]["finding"] == found.over_rr.finding
+    del shares[rr]
+    assert answered(study(shares)).over_rr is None
 
 
 def test_simulated_records_and_rounds_are_named() -> None:

@@ -1102,7 +1102,9 @@ def test_a_derived_set_has_the_licence_of_its_sources() -> None:
     one = SourceData("a", "", source_data.CC_BY, ())
     own, free = SourceData("b", "", "", ()), SourceData("c", "", source_data.CC0, ())
     assert source_data.licence([one, one], None) == source_data.CC_BY
-    assert source_data.licence([one, own], "cc-by-4.0") == "https://spdx.org/licenses/CC-BY-4.0.html"
+    assert (
+        source_data.licence([one, own], "cc-by-4.0") == "https://spdx.org/licenses/CC-BY-4.0.html"
+    )
     assert source_data.licence([own], "https://example.org/terms") == "https://example.org/terms"
     for sources, words in (
         ([one, own], "the licence of b is unknown"),
@@ -1113,7 +1115,9 @@ def test_a_derived_set_has_the_licence_of_its_sources() -> None:
             source_data.licence(sources, None)
 
 
-@pytest.mark.parametrize("given", ["foo", "", "CC-BY", "MIT OR CC0-1.0", "LicenseRef-x", "http://["])
+@pytest.mark.parametrize(
+    "given", ["foo", "", "CC-BY", "MIT OR CC0-1.0", "LicenseRef-x", "http://["]
+)
 def test_a_licence_is_a_url_or_an_spdx_identifier(given: str) -> None:
     with pytest.raises(EcgforgeError, match=rf"^'{re.escape(given)}' is not a licence: give a URL"):
         source_data.licence([], given)
