@@ -586,7 +586,7 @@ def test_the_limits_of_one_comparison_do_not_depend_on_its_family(rounds: int) -
 
 
 def test_limits_of_a_difference_end_at_the_largest_one() -> None:
-    """Two seeds that disagree have limits of a t distribution beyond 1, except for the log score."""
+    """Two seeds that disagree would have limits beyond 1; the log score has them."""
     truth = np.arange(120) % 3
     right, wrong = np.eye(3)[truth] * 0.9 + 0.05, np.eye(3)[(truth + 1) % 3] * 0.9 + 0.05
     unlike, same = np.stack([right, wrong]), np.stack([wrong, wrong])
