@@ -653,7 +653,7 @@ def test_every_rhythm_has_its_name_in_class_order():
 def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     table = Tables(report).tables["Verdicts"]
     claim, word, text = table[2]
-    assert (claim.partition(" The")[0], word) == ("It helps <much>.", "supported")
+    assert (claim.partition(" Decided")[0], word) == ("It helps <much>.", "supported")
     for part in (
         "ptbxl: TrRSTeR diffwave against TrRTeR resnet1d hurts −0.125 macro-F1 −0.250 to −0.062",
         "ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, chosen by validation records in "
@@ -671,7 +671,7 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
 
 def test_a_claim_states_its_rule_and_that_its_comparison_was_chosen(inputs, report, tmp_path):
     (row,) = [row for row in Tables(report).tables["Verdicts"] if row[0].startswith("It helps")]
-    assert row[0].endswith("The verdict is on the comparison that validation records choose.")
+    assert row[0].endswith("Decided for the choice of validation records.")
     assert "This claim is supported if one interval is above 0 and reaches 0.02," in row[2]
     supported, untested = inputs.verdicts
     claim = replace(supported.claim, rule=not_worse)
@@ -679,7 +679,7 @@ def test_a_claim_states_its_rule_and_that_its_comparison_was_chosen(inputs, repo
     page.write(replace(inputs, verdicts=[single, untested]), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "above −0.02, contradicted if one is below −0.02." in text
-    assert "that validation records choose" not in text
+    assert "the choice of validation records" not in text
 
 
 def test_the_rounds_of_cross_fitting_are_named_with_the_records(inputs, report, tmp_path):
