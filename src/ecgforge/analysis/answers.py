@@ -297,8 +297,7 @@ def _parts(condition: Condition) -> Iterator[str]:
 
 
 def _gain(row: Mapping[Any, Any]) -> Gain:
-    numbers = (float(row[name]) for name in ("estimate", "low", "high"))
-    return Gain(*numbers, row["finding"])
+    return Gain(float(row["estimate"]), float(row["low"]), float(row["high"]), row["finding"])
 
 
 def _numbers(gain: Gain, smallest_gain: float) -> str:
