@@ -671,7 +671,7 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
 
 def test_a_claim_states_its_rule_and_that_its_comparison_was_chosen(inputs, report, tmp_path):
     (row,) = [row for row in Tables(report).tables["Verdicts"] if row[0].startswith("It helps")]
-    assert row[0].endswith("Decided for the choice of validation records.")
+    assert row[0].endswith("Decided on the comparison that validation records choose.")
     assert "This claim is supported if one interval is above 0 and reaches 0.02," in row[2]
     supported, untested = inputs.verdicts
     claim = replace(supported.claim, rule=not_worse)
@@ -679,7 +679,7 @@ def test_a_claim_states_its_rule_and_that_its_comparison_was_chosen(inputs, repo
     page.write(replace(inputs, verdicts=[single, untested]), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "above −0.02, contradicted if one is below −0.02." in text
-    assert "the choice of validation records" not in text
+    assert "that validation records choose" not in text
 
 
 def test_the_rounds_of_cross_fitting_are_named_with_the_records(inputs, report, tmp_path):
