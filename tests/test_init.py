@@ -110,7 +110,10 @@ def test_a_folder_becomes_a_study_without_an_edit(
     assert "18 patients" in output
     assert "SR: 12 records, from 'Normal Sinus Rhythm'" in output
     assert "records of the study: 12 SR, 6 SB" in output
-    assert f"in about 2.0 min on this machine: ecgforge repro --params {file}" in output
+    assert (
+        f"in about 2.0 min if nothing else runs on this machine: ecgforge repro --params {file}"
+        in output
+    )
     params = parameters.read(file)
     assert params.record_sets == ["mine", *(f"mine_{number}of5" for number in range(1, 6))]
     assert params.active.preparation.min_records == 5
