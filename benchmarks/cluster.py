@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from ecgforge import folders  # noqa: E402
 from ecgforge.dvc import lock  # noqa: E402
 from ecgforge.pipeline import local, node, ray_cluster  # noqa: E402
 from test_study import environment, make_project, run, small_params  # noqa: E402
@@ -39,7 +40,8 @@ from test_study import environment, make_project, run, small_params  # noqa: E40
 MARK = "ECGFORGE_TEST_NODE"  # environment variable of all processes of a node
 POSTGRESQL = Path("/usr/lib/postgresql")
 NODES = {"n1": "127.0.0.2", "n2": "127.0.0.3"}  # the driver is not on one of them
-TRAIN = "train_generator@ptbxl-diffwave"
+TRAIN, TUNE = "train_generator@ptbxl-diffwave", "tune_classifier@ptbxl"
+TRIALS = 8
 PATIENCE = 900  # s, for one study
 
 
@@ -115,14 +117,18 @@ def postgresql(folder: Path) -> Iterator[str]:
         shutil.rmtree(data, ignore_errors=True)
 
 
-@contextmanager
-def tracking(folder: Path, database: str, name: str) -> Iterator[str]:
-    """Create a database, and start MLflow's server on it; yield its address."""
-    host, _, port = database.rpartition("@")[2].partition(":")
+def create_database(server: str, name: str) -> None:
+    host, _, port = server.rpartition("@")[2].partition(":")
     binaries = sorted(POSTGRESQL.glob("*/bin"))[-1]
     subprocess.run(
         [binaries / "createdb", "-h", host, "-p", port, "-U", "ecgforge", name], check=True
     )
+
+
+@contextmanager
+def tracking(folder: Path, database: str, name: str) -> Iterator[str]:
+    """Create a database, and start MLflow's server on it; yield its address."""
+    create_database(database, name)
     address = f"http://127.0.0.1:{(mine := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     command += ["--port", str(mine), "--workers", "2"]
@@ -219,13 +225,13 @@ class Nodes:
             with suppress(psutil.Error):
                 process.send_signal(number)
 
-    def of_cell(self, cell: str) -> str | None:
-        """Return the node on which a cell runs."""
+    def of_cell(self, cell: str, worker: str | None = None) -> str | None:
+        """Return the node on which a cell runs, or a worker for its trials."""
         for name in NODES:
             for process in self.processes(name):
                 with suppress(psutil.Error):
-                    words = process.cmdline()
-                    if "cell" in words and cell in words:
+                    words, number = process.cmdline(), process.environ().get(folders.WORKER)
+                    if "cell" in words and cell in words and number == worker:
                         return name
         return None
 
@@ -423,6 +429,50 @@ def interrupt(folder: Path, address: str, nodes: Nodes, reference: Path) -> str:
     return f"all ended after {seconds:.0f} s, as KILLED; then {same(where, reference, address)}"
 
 
+def trials(folder: Path, address: str, nodes: Nodes, _: Path) -> str:
+    """Trials of a tuning run on both nodes; one is killed, and another one repeats its trial."""
+    import optuna
+    from mlflow import MlflowClient
+
+    tree = twelve_cells()
+    tuning = {"n_trials": TRIALS, "workers": 2, "repeats": 1}
+    resnet = tree["profiles"]["demo"]["classifiers"]["resnet1d"]
+    resnet["tuning"] |= tuning
+    resnet["training"] |= {"steps": 180}
+    where = project(folder, tree)
+    driver = repro(where, address, nodes)
+    first = until(lambda: nodes.of_cell(TUNE, "0"), PATIENCE, "the first worker starts")
+    second = until(lambda: nodes.of_cell(TUNE, "1"), PATIENCE, "the second worker starts")
+    assert first != second
+    storage = os.environ[folders.TUNING_STORAGE]
+
+    def attempts() -> list[Any]:
+        names = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=names[0], storage=storage).trials if names else []
+
+    def of_second() -> list[Any]:
+        return [one for one in attempts() if one.user_attrs.get("worker") == "worker 1"]
+
+    until(lambda: any(one.state.name == "COMPLETE" for one in of_second()), 300, "a trial ends")
+    until(lambda: any(one.state.name == "RUNNING" for one in of_second()), 300, "a trial starts")
+    nodes.signal(second, signal.SIGKILL)
+    nodes.start(second)
+    finished(driver, where)
+    found = attempts()
+    complete = sorted(one.user_attrs["index"] for one in found if one.state.name == "COMPLETE")
+    assert complete == [*range(TRIALS)], [(one.user_attrs, one.state) for one in found]
+    runs, prints, unfinished, _ = runs_and_versions(address)
+    assert (runs, unfinished) == (prints, 0), (runs, prints, unfinished)
+    client = MlflowClient(address, address)
+    ids = [one.experiment_id for one in client.search_experiments()]
+    ran_on = [
+        one.data.tags["system.node"] for one in client.search_runs(ids, "tags.kind = 'trial'")
+    ]
+    assert set(ran_on) == set(NODES), ran_on
+    counts = ", ".join(f"{ran_on.count(name)} on {name}" for name in NODES)
+    return f"{TRIALS} trials, {counts}; {len(found) - TRIALS} repeated after the kill of {second}"
+
+
 def failure(folder: Path, address: str, nodes: Nodes, _: Path) -> str:
     """A failing cell's error reaches the driver; after a correction, only the rest runs."""
     tree = twelve_cells()
@@ -504,7 +554,7 @@ def overhead(folder: Path, address: str, _: Nodes, __: Path) -> str:
 
 CASES: dict[str, Case] = {
     one.__name__: one
-    for one in (equal, dead, driver, zombie, interrupt, failure, writers, overhead)
+    for one in (equal, dead, driver, zombie, interrupt, trials, failure, writers, overhead)
 }
 
 
@@ -547,7 +597,11 @@ def main() -> None:
     long = local_run(folder / "long", twelve_cells(400)) if LONG & {*options.cases} else short
     rows: list[tuple[str, str]] = []
     references = (short, long)
-    with postgresql(folder) as database, cluster(folder) as nodes:
+    with ExitStack() as stack:
+        database = stack.enter_context(postgresql(folder))
+        create_database(database, "tuning")
+        os.environ[folders.TUNING_STORAGE] = f"{database}/tuning"
+        nodes = stack.enter_context(cluster(folder))
         for name in options.cases:
             place = folder / name
             shutil.rmtree(place, ignore_errors=True)

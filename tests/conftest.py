@@ -23,6 +23,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A test process takes one core. The forks of a process that used more threads could wait for ever.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Trio comes with selenium, and its plugin for hypothesis would have all garbage collected.
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
+
 # Each command of DVC's would start a process that reports it to DVC's makers.
 os.environ["DVC_NO_ANALYTICS"] = "1"
 

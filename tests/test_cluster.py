@@ -292,7 +292,7 @@ def test_trials_on_several_machines_need_a_database(monkeypatch: pytest.MonkeyPa
     tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"]["n_trials"] = 2
     params = Params(**tree)
     remote.check_tuning(cells[:1], params)
-    for url in ("", "sqlite:///tuning.db"):
+    for url in ("", "sqlite:///tuning.db", "mysql://host/studies"):
         monkeypatch.setenv("ECGFORGE_TUNING_STORAGE", url)
         with pytest.raises(EcgforgeError, match=r"tune_generator@ptbxl-diffwave has trials"):
             remote.check_tuning(cells, params)
@@ -395,6 +395,42 @@ def test_what_cells_occupy() -> None:
     assert engine.needs(Cell("classify@ptbxl-diffwave"), on_gpu) == Needs(4, 0.25)
     assert engine.needs(Cell("prepare@ptbxl"), on_gpu) == Needs(1, 0.0)
     assert [engine.short(one, on_gpu) for one in (Cell("report"), train, tune)] == [1, 0, 0]
+
+
+def test_trials_that_share_a_training_run_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    demo = tree["profiles"]["demo"]
+    classify, generate = Cell("tune_classifier@ptbxl"), Cell("tune_generator@ptbxl-diffwave")
+
+    def workers() -> list[int]:
+        params = Params.model_validate(tree)
+        return [engine.workers(one, params) for one in (classify, generate, Cell("report"))]
+
+    monkeypatch.setenv(folders.STATE, "/shared")
+    assert workers() == [0, 0, 0], "there are no trials"
+    demo["classifiers"]["resnet1d"]["tuning"] = {"n_trials": 3, "workers": 8}
+    diffwave = demo["generators"]["diffwave"]
+    diffwave["tuning"] = {"n_trials": 9, "workers": 8}
+    assert workers() == [3, 1, 0]
+    rate = {"low": 0.0001, "high": 0.01}
+    diffwave["tuning"]["space"] = {"training.denoiser.learning_rate": rate}
+    assert workers() == [3, 8, 0]
+    monkeypatch.delenv(folders.STATE)
+    assert workers() == [3, 1, 0], "the best training would stay on another machine"
+
+
+def test_a_further_worker_of_a_cell_runs_its_command_and_returns_no_outputs(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(node.CLONES, str(tmp_path / "clones"))
+    known = described(study)
+    prepared = node.work(known, "prepare", {}, bundle, "a").entry
+    assert prepared is not None
+    entries, clone = {"prepare": prepared}, node._home(known) / "0"
+    assert node.work(known, "train@x", entries, bundle, "a", 1) == Ended(True, "a")
+    assert (clone / "x").read_text() == "1\n"
+    assert set(lock.stages((clone / lock.LOCK).read_text()) or {}) == {"prepare"}
+    assert node.work(known, "train@x", entries, bundle, "a", 0).entry is not None
 
 
 def test_the_time_left_is_that_of_the_work_or_of_the_longest_chain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import registry_project as project
 from ecgforge import grid
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params, Sweeps
-from ecgforge.stages import matrix, sweep
+from ecgforge.stages import matrix, sweep, train_variations
 from ecgforge.study import predictions
 from ecgforge.sweeps.common import cells
 from ecgforge.sweeps.common.registry import (
@@ -24,6 +25,7 @@ from ecgforge.sweeps.common.registry import (
     ON_REAL,
     SPLIT,
     SWEEPS,
+    WITH_VARIATIONS,
     WITHOUT_CLASSIFIERS,
     get,
     stage,
@@ -57,10 +59,13 @@ def whole(cell: grid.Cell) -> str:
     return str([cell.stage, *(value for key, value in cell.item.items() if key != "part")])
 
 
+PERCENTS = st.lists(st.sampled_from([5, 10, 40, 80]), min_size=1, max_size=3, unique=True)
+
+
 @given(
     parts=st.integers(2, 7),
     seeds=st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True),
-    percents=st.lists(st.sampled_from([5, 10, 40, 80]), min_size=1, max_size=3, unique=True),
+    percents=PERCENTS,
 )
 @settings(max_examples=12, deadline=None)
 def test_parts_are_a_partition_of_the_unsplit_cells(
@@ -75,27 +80,57 @@ def test_parts_are_a_partition_of_the_unsplit_cells(
     params = study(parts, seeds, percents)
     split, unsplit = gathered(params), gathered(study(1, seeds, percents))
     assert split.keys() == unsplit.keys()
-    counts = set()
     for name, (one,) in unsplit.items():
         pieces = split[name]
-        counts.add(len(pieces))
         assert [row for cell in pieces for row in cell.experiments] == one.experiments
         assert len({cell.results for cell in pieces}) == len(pieces) <= parts
-        trained = [
-            (source.generator, source.point)
-            for cell in pieces
-            for source in cell.sources
-            if source.needs_training(params)
-        ]
-        assert len(set(trained)) == len(trained)  # no training of a generator in two parts
-    # `backbones` has the real records and those of diffwave, both with each seed
-    assert max(counts) == min(parts, max(2 * len(seeds), len(percents)))
+        if one.sweep and one.sweep.scored:
+            points = [source.point for cell in pieces for source in cell.sources]
+            assert len(set(points)) == len(points), "no records are scored twice"
+        sources = [(source.generator, source.point) for cell in pieces for source in cell.sources]
+        repeated = len(sources) - len(set(sources))
+        assert repeated < len(pieces), "a cell has each source once, and goes on with another"
+        if one.item.get("sweep") in ("size", "transfer"):
+            assert len(pieces) == min(parts, len(one.experiments))
+        if one.sweep and one.sweep.pretraining(params):
+            trained = [seed for cell in pieces for seed in {row.seed for row in cell.experiments}]
+            assert len(set(trained)) == len(trained), "no pre-training is repeated"
+
+
+@given(parts=st.integers(1, 7), percents=PERCENTS)
+@settings(max_examples=12, deadline=None)
+def test_each_generator_of_a_sweep_is_trained_once(parts: int, percents: list[int]) -> None:
+    params, found = study(parts, [0, 1], percents), list[str]()
+    folders = [cells.variations(item) for item in cells.of_variations(params)]
+    assert len(set(folders)) == len(folders) <= 3 * parts
+    for item in cells.of_variations(params):
+        place = f"{item['sweep']}-{item['dataset']}-{item['generator']}"
+        trained = get(item["sweep"]).variations(params, item)
+        assert trained or item["sweep"] == "ablation", "the ablations of the demo are of sampling"
+        found += [f"{place}-{source.point}" for source in trained]
+    needed = {
+        f"{cell.sweep.name}-{cell.item['dataset']}-{source.generator}-{source.point}"
+        for cell in grid.cells(params)
+        for source in cell.sources
+        if cell.sweep and source.needs_training(params)
+    }
+    assert sorted(found) == sorted(needed)
 
 
 def test_every_stage_with_parts_is_in_dvc() -> None:
     params = study(2, [0, 1], [10, 40])
     listed = yaml.safe_load(matrix.text(params))["sweep_cells"]
-    assert set(listed) == set(SPLIT)
+    assert set(listed) == {*SPLIT, cells.VARIATIONS}
+    assert listed[cells.VARIATIONS]["size-ptbxl-diffwave-2of2"] == {
+        "dataset": "ptbxl",
+        "generator": "diffwave",
+        "sweep": "size",
+        "part": "2of2",
+        "command": "ptbxl diffwave --sweep size --part 2of2",
+        "waits_for": "data/prepared/ptbxl",
+        "parameters": "sweeps.size",
+        "models": "models/variations/size/ptbxl/diffwave/2of2",
+    }
     assert [*listed["sweep"]][:2] == [f"mixture-ptbxl-diffwave-{one}of2" for one in (1, 2)]
     assert listed["backbones"]["ptbxl-xresnet1d-2of2"] == {
         "dataset": "ptbxl",
@@ -104,10 +139,10 @@ def test_every_stage_with_parts_is_in_dvc() -> None:
         "command": "backbones ptbxl --backbone xresnet1d --part 2of2",
         "results": "results/backbones/ptbxl/xresnet1d-2of2",
     }
-    folders = [cell["results"] for one in listed.values() for cell in one.values()]
+    folders = [cell["results"] for stage in SPLIT for cell in listed[stage].values()]
     of_grid = [cell.results.as_posix() for cell in grid.cells(params) if cell.stage in SPLIT]
-    assert folders == of_grid
-    assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"cross_dataset", "equal_size"}
+    assert sorted(folders) == sorted(of_grid)
+    assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"equal_size"}
 
 
 def test_sweeps_that_read_classifiers_wait_for_them() -> None:
@@ -119,6 +154,8 @@ def test_sweeps_that_read_classifiers_wait_for_them() -> None:
         waits_for = listed[f"{name}-ptbxl-diffwave"]["starts_from"]
         if any(row.start for row in rows):
             assert reads == {waits_for}, name
+        elif name in WITH_VARIATIONS:
+            assert waits_for == f"models/variations/{name}/ptbxl/diffwave"
         else:
             assert name in WITHOUT_CLASSIFIERS, "it could start earlier"
             assert waits_for == "models/generators/ptbxl/diffwave"
@@ -146,10 +183,10 @@ def test_commands_that_start_at_once_write_one_matrix(tmp_path: Path) -> None:
 
 def test_a_part_that_does_not_exist_is_named() -> None:
     params = study(3, [0, 1], [10])
-    assert get("transfer").parts(params, ITEM) == 2
-    for wrong in ("0of2", "3of2", "1of3", "2", "aofb", "-1of2"):
-        with pytest.raises(EcgforgeError, match=f"--part {wrong}: use one such as 1of2"):
-            get("transfer").sources_of(params, {**ITEM, "part": wrong})
+    assert get("size").parts(params, ITEM) == 3
+    for wrong in ("0of2", "3of2", "1of11", "2", "aofb", "-1of2"):
+        with pytest.raises(EcgforgeError, match=f"--part {wrong}: use one such as 1of10"):
+            get("size").sources_of(params, {**ITEM, "part": wrong})
 
 
 @pytest.mark.slow
@@ -176,6 +213,14 @@ def test_parts_have_the_predictions_of_the_unsplit_cell(
     params = params.model_copy(update={"profiles": profiles})
     items = [ITEM, *({**ITEM, "part": part} for part in ("1of2", "2of2"))]
     for item in items:
+        own, real = {**item, "sweep": "size"}, Path("data/prepared/ptbxl")
+        if "part" in item:
+            shutil.rmtree(cells.variations({**ITEM, "sweep": "size"}), ignore_errors=True)
+            for part in ("1of2", "2of2"):  # a cell may need the generator of another part
+                trained = own | {"part": part}
+                train_variations.train(params, trained, real, cells.variations(trained))
+        else:
+            train_variations.train(params, own, real, cells.variations(own))
         folders = (Path("data"), Path("models"), cells.results("size", item))
         sweep.sweep(params, "size", item, *folders)
     one, *pieces = (predictions.read([cells.results("size", item)]) for item in items)

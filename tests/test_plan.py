@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import networkx
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 from torch import nn
 
 from ecgforge import console, workers
@@ -22,7 +25,8 @@ from ecgforge.commands import plan as stage
 from ecgforge.commands.chain import longest_chain
 from ecgforge.params import Compute, Params
 from ecgforge.records.record_set import About, write_record_set
-from ecgforge.sweeps.common.registry import get
+from ecgforge.stages import matrix
+from ecgforge.sweeps.common.registry import ON_REAL, get
 
 ROOT = Path(__file__).parents[1]
 REAL = {"SR": 60, "SB": 20, "ST": 20}
@@ -42,7 +46,7 @@ def test_it_counts_the_cells_of_dvc(params: Params, profile: str) -> None:
     tree, lists = (
         yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"],
         yaml.safe_load((ROOT / "params.yaml").read_text())
-        | yaml.safe_load((ROOT / "matrix.yaml").read_text()),
+        | yaml.safe_load(matrix.text(params.with_profile(profile))),
     )
 
     def length(reference: str) -> int:
@@ -80,7 +84,10 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # Of fewer real records each classifier: real ones alone, and both, plain and augmented, and
     # synthetic ones alone.
     assert found["size"].steps == {"resnet1d": 5 * len(size.percents) * seeds * steps}
-    assert found["size"].trainings == {"diffwave": len(size.percents)}
+    # of shares of the real records, and with seed 1; the study has trained the one with seed 0
+    trained = len(size.percents) + 1
+    assert found["train_variations"].trainings == {"diffwave": trained}
+    assert found["train_variations"].cells == 3
     assert found["scratch"].steps == {
         "resnet1d": 2 * len({*transfer.percents} - {100}) * seeds * steps
     }
@@ -105,8 +112,6 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     # 100 real records of each of three datasets, and as many synthetic ones as are asked for of
     # three rhythms, by three generators.
     assert found["quality"].searched == [(3 * drawn.train, 100)] * 9
-    # Seeds 0, which is that of the study's own training, and 1.
-    assert found["generator_seeds"].trainings == {"diffwave": 1}
     assert found["generator_seeds"].steps == {"resnet1d": 2 * 3 * steps}
     assert found["generator_seeds"].records_generated == {
         "diffwave": 2 * found["synthesize"].records_generated["diffwave"] // 3
@@ -118,10 +123,14 @@ def test_the_work_of_a_cell_is_that_of_its_points(params: Params) -> None:
     assert found["backbones"].steps == {
         one.backbone: 5 * seeds * one.training.steps for one in others
     }
-    varied = params.generator("diffwave").ablations
-    assert found["ablation"].trainings == {
-        "diffwave": sum(key.startswith("network.") for change in varied.values() for key in change)
-    }
+    ablated = params.model_copy(update={"generators": ["time_vqvae"]})
+    targets = params.sweep_targets.model_copy(update={"generators": ["time_vqvae"]})
+    ablated = ablated.model_copy(update={"sweep_targets": targets})
+    changed = [key for one in params.generator("time_vqvae").ablations.values() for key in one]
+    networks = sum(key.startswith("network.") for key in changed)
+    assert 0 < networks < len(changed)
+    trained = works(ablated)["train_variations"].trainings["time_vqvae"]
+    assert trained == networks + len(size.percents)
 
 
 def test_a_tuned_generator_is_trained_in_its_trials(params: Params) -> None:
@@ -253,27 +262,83 @@ def test_sizes_have_units(size: float, words: str) -> None:
     assert stage._size(size) == words
 
 
-def test_the_longest_chain_is_that_of_dvc(params: Params) -> None:
-    """Each cell takes 1 s: with fine-tuning, and with rounds of cross-fitting, there are nine."""
+def above_in_dvc(params: Params) -> dict[str, set[str]]:
+    """Return the cells of dvc.yaml in topological order, each with those that it waits for."""
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    tree = params.model_dump(mode="json", exclude={"profiles"})
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    matrix.write(params)
+    Path("src/ecgforge").mkdir(parents=True)
+    with Repo.init(no_scm=True) as repo:
+        shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
+        graph = repo.index.graph
+        order = reversed([*networkx.topological_sort(graph)])
+        return {one.addressing: {up.addressing for up in graph.successors(one)} for one in order}
+
+
+def listed(cell: str) -> str:
+    """Return the name under which the plan lists the stage of a cell."""
+    name, _, values = cell.partition("@")
+    name = values.partition("-")[0] if name in ("sweep", "sweep_real") else name
+    return "prepare, merge" if name in ("prepare", "merge") else name
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {},
+        {"folds": {}},
+        {"sweep_targets": {"datasets": []}},
+        {"folds": {}, "sweep_targets": {"parts": 3, "real_sweeps": [*ON_REAL]}},
+        {"sweep_targets": {"cross_dataset": [], "equal_size": ["ptbxl"]}},
+    ],
+)
+def test_the_longest_chain_is_that_of_dvc(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: dict[str, Any]
+) -> None:
+    """The cells of a stage take equally long, those of one stage much longer than others."""
+    monkeypatch.chdir(tmp_path)
+    targets = params.sweep_targets.model_copy(update=update.get("sweep_targets", {}))
+    params = params.model_copy(update={**update, "sweep_targets": targets})
+    real, above = dict.fromkeys(params.record_sets, REAL), above_in_dvc(params)
+    stages = [name for name, work in workload.workload(params, real).items() if work.cells]
+    assert {*stages} == {*map(listed, above)}
+    random = np.random.default_rng(0)
+    for slow in (*stages, *stages):
+        seconds = dict(zip(stages, random.integers(1, 9, len(stages)).astype(float), strict=True))
+        seconds[slow] += 20
+
+        def of(
+            works: Mapping[str, workload.Work], seconds: dict[str, float] = seconds
+        ) -> dict[str, float]:
+            return {name: work.cells * seconds.get(name, 0) for name, work in works.items()}
+
+        ends: dict[str, float] = {}
+        for cell, needed in above.items():
+            start = max((ends[one] for one in needed), default=0.0)
+            ends[cell] = start + seconds[listed(cell)]
+        assert longest_chain(params, real, of) == pytest.approx(max(ends.values())), slow
+
+
+def test_a_training_for_a_sweep_waits_for_tuning_that_can_change_it(params: Params) -> None:
     real = dict.fromkeys(params.record_sets, REAL)
 
-    def chain(changed: Params, **seconds: float) -> float:
+    def chain(changed: Params) -> float:
+        long = {"tune_generator": 100.0, "train_variations": 100.0}
+
         def of(works: Mapping[str, workload.Work]) -> dict[str, float]:
-            return {name: work.cells * seconds.get(name, 1.0) for name, work in works.items()}
+            return {name: work.cells * long.get(name, 1.0) for name, work in works.items()}
 
         return longest_chain(changed, real, of)
 
-    stages = ["resolve", "acquire", "prepare", "tune_generator", "train_generator", "synthesize"]
-    assert chain(params) == len([*stages, "classify", "transfer", "report"])
-    plain = params.model_copy(update={"folds": {}})
-    unswept = plain.sweep_targets.model_copy(update={"datasets": []})
-    unswept = plain.model_copy(update={"sweep_targets": unswept})
-    assert chain(unswept) == len([*stages, "classify", "report"])
-    assert chain(params.model_copy(update={"sweep_targets": unswept.sweep_targets})) == 9
-    assert chain(unswept, quality=5.0) == len([*stages, "report"]) + 5
-    assert chain(plain, mixture=1.5) == 9, "a mixture does not wait for `classify`"
-    assert chain(plain, mixture=3.0) == len([*stages, "report"]) + 3
-    assert chain(plain, tune_classifier=10.0) == 3 + 10 + 3, "instead of a generator"
+    def tuned(key: str) -> Params:
+        tree = params.model_dump()
+        space = {key: {"low": 0.0001, "high": 1.0}}
+        tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"] = {"space": space}
+        return Params.model_validate(tree)
+
+    assert chain(tuned("sampling.guidance")) < 150
+    assert 200 < chain(tuned("training.denoiser.learning_rate")) < 220
 
 
 @pytest.mark.parametrize("visible", [[], ["a", "b", "c"]])

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -123,6 +124,7 @@ def content(registered: Path) -> Iterator[DvcStore]:
     project.git("reset", "-q", "--hard", before)
 
 
+@cache
 def params() -> Params:
     return Params.read(Path("params.yaml"))
 

@@ -177,11 +177,10 @@ def study_tables(datasets: list[str]) -> dict[str, pd.DataFrame]:
             "dataset": "ptbxl",
             "generator": GENERATORS[0],
             "variation": name,
-            "train_s": cost,
-            "generate_ms": 2.5,
+            "generate_ms": cost,
             "c2st_accuracy": 0.75,
         }
-        for name, cost in ((tables.UNCHANGED, np.nan), ("guidance 1", 12.5))
+        for name, cost in ((tables.UNCHANGED, 2.5), ("guidance 1", 12.5))
     ]
     return {name: pd.DataFrame(table) for name, table in rows.items()}
 
@@ -704,7 +703,7 @@ def test_sweeps_have_curves_and_tables(report):
         ["as it is", "0.20 0.10 to 0.30"],
         ["guidance 1", "0.33 0.23 to 0.43"],
     ]
-    assert [row[2:] for row in varied[1:]] == [["0.75", "–", "2.5"], ["0.75", "12.5", "2.5"]]
+    assert [row[2:] for row in varied[1:]] == [["0.75", "2.5"], ["0.75", "12.5"]]
     assert found[f"Tested on ptbxl, trained on another dataset, {GENERATORS[0]}"][1:] == [
         ["chapman, real", "0.37 0.27 to 0.47"],
         ["chapman, real, augmented", "0.39 0.29 to 0.49"],

@@ -138,8 +138,8 @@ def test_ablations_are_sets_of_their_own() -> None:
     varied = varied[varied["setting"] == "TrSTeR"]
     names = {"dataset": "ptbxl", "generator": "a"}
     # the unchanged generator is in the quality scores
-    rows = [{**names, "variation": "as it is", "frechet": 5.0, "train_s": 1.0}]
-    rows += [{**names, "variation": "guidance_2", "frechet": -5.0, "train_s": 1.0}]
+    rows = [{**names, "variation": "as it is", "frechet": 5.0}]
+    rows += [{**names, "variation": "guidance_2", "frechet": -5.0}]
     both = pd.concat([results(gains), varied])
     row = found(both, quality(opposite(gains)), pd.DataFrame(rows))
     assert row["sets"] == len(gains) + 1

@@ -49,7 +49,15 @@ PROJECT = (
     "requirements.txt",
 )
 SWEEPS = ("scratch", "backbones", "sweep", "ablation", "generator_seeds", "cross_dataset")
-STAGES = ("train_generator", "classify_real", "classify", "quality", *SWEEPS, "report")
+STAGES = (
+    "train_generator",
+    "train_variations",
+    "classify_real",
+    "classify",
+    "quality",
+    *SWEEPS,
+    "report",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -255,9 +263,6 @@ def test_every_sweep_has_its_points(study: Path) -> None:
     )
     assert list(costs.index) == ["as it is", *variations]
     assert (costs["generate_ms"] > 0).all()
-    assert set(costs.index[costs["train_s"] > 0]) == {
-        name for name, change in variations.items() if "network.timestep_shift" in change
-    }
 
 
 def test_a_retrained_generator_generates_other_records(study: Path, client: MlflowClient) -> None:

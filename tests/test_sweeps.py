@@ -18,7 +18,7 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import read_csv
 from ecgforge.params import Params, Sweeps
 from ecgforge.records.record_set import RecordSet, write_record_set
-from ecgforge.stages import sweep
+from ecgforge.stages import sweep, train_variations
 from ecgforge.stages.common import classifier_runs
 from ecgforge.stages.common.classifier_runs import ClassifierRuns
 from ecgforge.stages.common.tracked import Stage
@@ -26,6 +26,7 @@ from ecgforge.study import fine_tuning, mixtures, predictions
 from ecgforge.study.experiment import Experiment
 from ecgforge.study.fine_tuning import Method
 from ecgforge.study.settings import training_data
+from ecgforge.sweeps.common import cells
 from ecgforge.sweeps.common.registry import ON_REAL, SWEEPS, get
 from ecgforge.tracking import runs, store
 from ecgforge.training.batches import Records
@@ -57,10 +58,18 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return params
 
 
+def train_size(params: Params) -> None:
+    """Train the generators of the sweep `size`, as its stage does."""
+    item = {"sweep": "size", **ITEM}
+    real = Path("data/prepared/ptbxl")
+    train_variations.train(params, item, real, cells.variations(item))
+
+
 @pytest.mark.slow
 def test_a_classifier_of_few_real_records_has_those_that_the_generator_has(
     params: Params, tmp_path: Path
 ) -> None:
+    train_size(params)
     sweep.sweep(params, "size", ITEM, Path("data"), Path("models"), tmp_path / "size")
     found = predictions.read([tmp_path / "size"])
     settings = {
@@ -84,6 +93,7 @@ def test_a_generator_that_a_sweep_trains_has_a_page_of_its_records(params: Param
     cell = sweep._Cell(
         size, params, item, Stage("sweep", params, item), Path("data"), Path("models")
     )
+    train_size(params)
     (source,) = size.sources(params, item)
     with cell.records(source) as (synthetic, _):
         assert synthetic is not None

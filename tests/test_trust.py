@@ -129,9 +129,9 @@ def kept(tmp_path: Path) -> Iterator[None]:
 
 
 def name_keys(private: str | None, public: str | None) -> None:
-    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree = yaml.load(Path("params.yaml").read_text(), yaml.CSafeLoader)
     tree["signing"] = {"private_key": private, "public_key": public}
-    Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    Path("params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
 
 
 def promoted(number: str, content: DvcStore, force: bool = False) -> None:

@@ -192,13 +192,13 @@ def test_a_space_that_trials_could_not_train_is_refused_by_its_key(
 ) -> None:
     from ecgforge.stages import parameters
 
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = yaml.load((ROOT / "params.yaml").read_text(), yaml.CSafeLoader)
     branch = tree["profiles"]["paper" if "kernel" in message else "demo"]
     for part in where.split("."):
         branch = branch[part]
     branch.setdefault("tuning", {})["space"] = change
     branch["tuning"]["n_trials"] = 3
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper))
     with pytest.raises(EcgforgeError, match=message) as caught:
         parameters.read(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
@@ -462,7 +462,7 @@ def test_fewer_trials_than_before(tmp_path: Path, workers: int) -> None:
 def test_a_trial_whose_worker_died_at_once_is_done_all_the_same(tmp_path: Path) -> None:
     """It was taken, and its process died before it chose a point."""
     study = search.opened(task(tmp_path))
-    assert exit_code(lambda: search._take(task(tmp_path), study, 2)) == 0
+    assert exit_code(lambda: search._take(task(tmp_path), study, 2, os.getpid())) == 0
     assert [trial.state.name for trial in study.get_trials()] == ["RUNNING"]
     toy = Toy(tmp_path)
     results = search.search(task(tmp_path), toy, 2, [None])
@@ -686,6 +686,115 @@ def test_a_database_is_shown_by_its_place_in_the_project(
     monkeypatch.chdir(tmp_path)
     full = url.format(project=tmp_path)
     assert stage._shown(full if "://" in full else f"sqlite:///{full}") == shown
+
+
+# Workers on a cluster
+
+
+def start(work: Callable[[], Any]) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+
+def workers_of(folder: Path) -> dict[int, list[tuple[str, str]]]:
+    """Return worker and state of each attempt at each trial."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for trial in search.opened(task(folder)).get_trials():
+        name = str(trial.user_attrs.get(search.WORKER))
+        found.setdefault(trial.user_attrs[search.INDEX], []).append((name, trial.state.name))
+    return found
+
+
+def test_workers_of_a_cluster_share_the_trials_and_the_first_waits_for_all(tmp_path: Path) -> None:
+    search.opened(task(tmp_path))
+    toy = Toy(tmp_path, wait=0.05)
+    other = start(lambda: search.take_part(task(tmp_path), replace(toy, wait=0.2), 6, 1))
+    results = search.take_part(task(tmp_path), toy, 6, 0)
+    assert ended(results) == all_complete(6)
+    other.join()
+    assert other.exitcode == 0
+    found = workers_of(tmp_path)
+    assert [len(attempts) for attempts in found.values()] == [1] * 6, "each trial was run once"
+    assert {name for ((name, _),) in found.values()} == {"worker 0", "worker 1"}
+    assert search.take_part(task(tmp_path), toy, 6, 1) == [], "only the first worker has results"
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_a_worker_of_a_cluster_that_is_started_again_ends_its_former_trial_alone(
+    tmp_path: Path, returns: bool
+) -> None:
+    """It may be killed, or stopped until another machine has repeated its trial."""
+    search.opened(task(tmp_path))
+    slow = Toy(tmp_path, wait=0.5)
+    former = start(lambda: search.take_part(task(tmp_path), slow, 2, 1))
+    while not (tmp_path / "trial-0").exists():
+        time.sleep(0.02)
+    os.kill(former.pid or 0, signal.SIGSTOP if returns else signal.SIGKILL)
+    first = start(lambda: search.take_part(task(tmp_path), slow, 2, 0))
+    while not (tmp_path / "trial-1").exists():
+        time.sleep(0.02)
+    again = start(lambda: search.take_part(task(tmp_path), slow, 2, 1))
+    again.join()
+    if returns:
+        os.kill(former.pid or 0, signal.SIGCONT)
+    for one in (first, former):
+        one.join()
+    assert (first.exitcode, again.exitcode) == (0, 0)
+    assert former.exitcode == (1 if returns else -signal.SIGKILL)
+    repeated = [("worker 1", "FAIL"), ("worker 1", "COMPLETE")]
+    assert workers_of(tmp_path) == {0: repeated, 1: [("worker 0", "COMPLETE")]}
+    assert ended(search.take_part(task(tmp_path), slow, 2, 0)) == all_complete(2)
+
+
+def test_a_further_worker_runs_trials_for_the_run_of_the_first(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecgforge.stages import tune
+    from ecgforge.tracking import store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv(folders.STATE, str(tmp_path / "state"))
+    tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(tree))
+
+    def run(number: int) -> None:
+        os.environ[folders.WORKER] = str(number)
+        out = tmp_path / f"{number}.yaml"
+        tune.tune(file, "ptbxl", None, records.folder, out)
+
+    further = start(lambda: run(1))
+    first = start(lambda: run(0))
+    for one in (first, further):
+        one.join()
+        assert one.exitcode == 0
+    assert (tmp_path / "0.yaml").exists()
+    assert not (tmp_path / "1.yaml").exists()
+    client = store.client()
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    found = client.search_runs(experiments)
+    (study,) = [one for one in found if one.data.tags["kind"] == "tuning"]
+    trials = [one for one in found if one.data.tags["kind"] == "trial"]
+    assert len(trials) == 3
+    assert {one.data.tags["mlflow.parentRunId"] for one in trials} == {study.info.run_id}
+    assert {one.info.status for one in found} == {"FINISHED"}
+
+
+def test_a_further_worker_does_not_wait_for_ever(
+    records: RecordSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ecgforge.stages import trials_of_tuning, tune
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv(folders.WORKER, "1")
+    monkeypatch.setattr(trials_of_tuning, "PATIENCE", 0.1)
+    tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(EcgforgeError, match="no worker has opened the run of this study"):
+        tune.tune(tmp_path / "params.yaml", "ptbxl", None, records.folder, tmp_path / "c.yaml")
 
 
 # Objectives

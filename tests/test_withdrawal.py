@@ -88,8 +88,14 @@ def test_a_former_champion_that_learned_from_a_patient_loses_its_alias() -> None
 @pytest.mark.usefixtures("withdrawn")
 def test_what_learned_from_a_patient_is_listed_marked_and_not_promoted() -> None:
     """Patient 3 trained the first version, and was a test patient of the second."""
+    trained = [f"models/variations/size/{name}/diffwave/25" for name in ("ptbxl_1of3", "chapman")]
+    for folder in map(Path, trained):
+        folder.mkdir(parents=True)
+        (folder / "generator.json").touch()
     code, said = called("ptbxl", "3")
     assert code == 0
+    assert f"generator {trained[0]}" in said
+    assert trained[1] not in said
     assert f"version {NAME}/{BOTH} (champion): 1 withdrawn patient in ptbxl" in said
     assert "record set ptbxl" in said
     assert f"{NAME}/{OTHERS}" not in said

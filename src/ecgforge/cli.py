@@ -282,17 +282,37 @@ def tune_generator(
 def train_generator(
     dataset: Dataset,
     generator: Generator,
+    sweep: Annotated[
+        str | None, typer.Option(help="A sweep that trains generators of its own, such as size.")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="A part of these generators, such as 2of5.")
+    ] = None,
     out: Out = None,
     real: Real = None,
     tuned: Tuned = None,
     params: ParamsFile = PARAMS,
 ) -> None:
-    """Train a generator on the training split of a record set, and register it in MLflow."""
-    from ecgforge.stages import train_generator as stage
+    """Train a generator on the training split of a record set, and register it in MLflow.
 
-    folder = _out("train-generator", out, folders.GENERATORS / dataset / generator)
+    With --sweep, train the generators that a sweep needs besides this one, such as those of fewer
+    records, and do not register them.
+    """
+    from ecgforge.stages import train_generator as stage
+    from ecgforge.stages import train_variations
+    from ecgforge.sweeps.common import cells
+
+    item = {"dataset": dataset, "generator": generator}
+    item |= {key: one for key, one in (("sweep", sweep), ("part", part)) if one is not None}
+    default = cells.variations(item) if sweep else folders.GENERATORS / dataset / generator
+    folder = _out("train-generator", out, default)
     found = _read(params, tuned, dataset, generator)
     records = real or folders.PREPARED / dataset
+    if sweep:
+        train_variations.train(found, item, records, folder)
+        return
+    if part:
+        raise EcgforgeError("--part is a part of a sweep: name it with --sweep")
     stage.train(found, dataset, generator, records, folder)
 
 

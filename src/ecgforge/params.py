@@ -303,6 +303,11 @@ class GeneratorSettings(StrictConfig):
     # excluded from the parameters of a training: results do not depend on the search
     tuning: Annotated[GeneratorTuning, Field(exclude=True)] = GeneratorTuning()
 
+    @property
+    def tunes_training(self) -> bool:
+        """Whether a search can change more than the sampling. The spaces of classes cannot."""
+        return any(not key.startswith("sampling.") for key in self.tuning.space)
+
     def variations(self) -> dict[str, GeneratorSettings]:
         """Return the settings of each ablation, by name."""
         tree = {"network": self.network, "sampling": self.sampling}

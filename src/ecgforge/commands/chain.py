@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from ecgforge.commands.workload import Counts, Work, workload
 from ecgforge.params import Params
+from ecgforge.sweeps.common import cells
 from ecgforge.sweeps.common import registry as sweeps
 from ecgforge.sweeps.common.fine_tuning import FineTuning
 
@@ -19,13 +20,13 @@ def longest_chain(params: Params, real: Counts, seconds: Seconds) -> float:
     stage, for one dataset and one generator.
     """
     return max(
-        _chain(_only(params, dataset, generator), real, seconds)
+        _chain(only(params, dataset, generator), real, seconds)
         for dataset in params.datasets
         for generator in params.generators
     )
 
 
-def _only(params: Params, dataset: str, generator: str) -> Params:
+def only(params: Params, dataset: str, generator: str) -> Params:
     """Return the part of the study with one dataset and one generator."""
     swept = params.sweep_targets
     targets = {
@@ -51,10 +52,28 @@ def _chain(params: Params, real: Counts, seconds: Seconds) -> float:
     def chain(*stages: str) -> float:
         return sum(cell.pop(stage, 0.0) for stage in stages)
 
-    prepared = chain("resolve", "acquire", "prepare, merge", "cross_fit")
-    generated = chain("tune_generator", "train_generator", "synthesize")
-    tuned, classified, last = chain("tune_classifier"), chain("classify"), chain("report")
-    # fine-tuning starts from the classifiers of `classify`
-    waits = {name for name in sweeps.SWEEPS if isinstance(sweeps.get(name), FineTuning)}
-    others = [time + classified * (stage in waits) for stage, time in cell.items()]
-    return prepared + max(tuned, generated) + max([classified, *others]) + last
+    prepared, rounds = chain("resolve", "acquire", "prepare, merge"), chain("cross_fit")
+    searched, tuned = chain("tune_generator"), chain("tune_classifier")
+    trained = searched + chain("train_generator")
+    generated = trained + chain("synthesize")
+    # the training for a sweep does not wait for a search of the sampling alone
+    after = any(params.generator(name).tunes_training for name in params.generators)
+    varied = searched * after + chain(cells.VARIATIONS)
+    on_real = tuned + chain("classify_real")
+    classified = max(on_real, generated) + chain("classify")
+    tested_elsewhere, last = chain("cross_dataset"), chain("report")
+    starts = {  # of those that wait for more or less than others
+        "quality": max(on_real, generated),
+        "equal_size": on_real,
+        "backbones": generated,
+        "ablation": max(tuned, trained, varied),
+        **dict.fromkeys(("size", "generator_seeds"), max(tuned, generated, varied)),
+        **dict.fromkeys(("scratch", *sweeps.ON_REAL), tuned),
+    }
+    for name in sweeps.SWEEPS:
+        if isinstance(sweeps.get(name), FineTuning):
+            starts[name] = classified  # it starts from the classifiers of `classify`
+    others = [starts.get(name, max(tuned, generated)) + time for name, time in cell.items()]
+    # no round of cross-fitting is tested on another dataset
+    longest = max(rounds + max([classified, *others]), classified + tested_elsewhere)
+    return prepared + longest + last

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
 
-from ecgforge import console, folders
+from ecgforge import console, folders, rounds
 from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.params import Params
 from ecgforge.provenance.dvc_store import DvcStore
+from ecgforge.provenance.lineage import Node
 from ecgforge.registry import withdrawal
 from ecgforge.registry.withdrawal import Affected
 from ecgforge.sources.layouts import LAYOUTS
@@ -153,11 +154,24 @@ def _print(affected: Sequence[Affected]) -> None:
     through = {(node.kind, node.name): node for one in affected for node in one.through}
     for kind, name in sorted(through):
         console.out.print(f"{kind} {name}")
+    for folder in _trained_for_sweeps(through.values()):
+        console.out.print(f"generator {folder}")
     for one in affected:
         alias = f" ({', '.join(one.version.aliases)})" if one.version.aliases else ""
         console.out.print(
             f"version {one.version.label}{alias}: {one.why}", style="red" if alias else None
         )
+
+
+def _trained_for_sweeps(through: Iterable[Node]) -> list[Path]:
+    """Return the generators of sweeps that learned from some record sets; they have no versions."""
+    datasets = {node.name for node in through if node.real}
+    found = folders.VARIATIONS.glob("*/*/**/generator.json")
+    return sorted(
+        file.parent
+        for file in found
+        if rounds.base(file.relative_to(folders.VARIATIONS).parts[1]) in datasets
+    )
 
 
 def _print_next(affected: Sequence[Affected]) -> None:

@@ -10,6 +10,8 @@ from ecgforge import grid
 from ecgforge.params import Params
 from ecgforge.records.rhythms import RHYTHMS
 from ecgforge.study import mixtures
+from ecgforge.sweeps.common import cells as sweep_cells
+from ecgforge.sweeps.common import registry as sweeps
 
 Rhythms = Mapping[str, int]  # training records by rhythm
 Counts = Mapping[str, Rhythms]  # by dataset
@@ -45,6 +47,10 @@ def workload(params: Params, real: Counts) -> dict[str, Work]:
         works["tune_classifier"].steps[params.backbone] += steps
         for generator in params.generators:
             _count_generator(works, params, generator, real[dataset])
+    for item in sweep_cells.of_variations(params):
+        works[sweep_cells.VARIATIONS].cells += 1
+        for source in sweeps.get(item["sweep"]).variations(params, item):
+            works[sweep_cells.VARIATIONS].trainings[source.generator] += 1
     for cell in grid.cells(params):
         work = works[cell.sweep.name if cell.sweep else cell.stage]
         _count_cell(work, params, cell, real[cell.item.get("trained_on", cell.item["dataset"])])
@@ -55,8 +61,9 @@ def workload(params: Params, real: Counts) -> dict[str, Work]:
 def _count_generator(works: dict[str, Work], params: Params, name: str, real: Rhythms) -> None:
     """Count a generator of a dataset: tuning, training, records and their scores."""
     tuning, tuned = params.generator(name).tuning, works["tune_generator"]
-    shared = all(key.startswith("sampling.") for key in tuning.space)  # trials share a training
-    tuned.trainings[name] += min(tuning.n_trials, 1) if shared else tuning.n_trials
+    # trials that change the sampling alone share a training
+    several = params.generator(name).tunes_training
+    tuned.trainings[name] += tuning.n_trials if several else min(tuning.n_trials, 1)
     tuned.records_generated[name] += tuning.n_trials * tuning.records * len(RHYTHMS)
     # The stage takes up the training of the best trial.
     works["train_generator"].trainings[name] += not tuning.n_trials
@@ -81,7 +88,6 @@ def _count_cell(work: Work, params: Params, cell: grid.Cell, real: Rhythms) -> N
         work.steps[params.backbone] += seeds * views // params.classifier.training.batch_size
     for source in cell.sources:
         if cell.sweep and source.settings:
-            work.trainings[source.generator] += source.needs_training(params)
             wanted = cell.sweep.wanted(params, real, source)
             work.records_generated[source.generator] += _total(wanted)
             work.scored += cell.sweep.scored / 3

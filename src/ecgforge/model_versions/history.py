@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from itertools import groupby
+from typing import Any
 
 from filelock import FileLock
 
@@ -61,7 +62,11 @@ class Entry:
 
 def entries(name: str) -> list[Entry]:
     """Return all changes of champion of the model `name`, oldest first, without damaged entries."""
-    return [entry for entry in map(_entry, _texts(name).values()) if entry]
+    return _entries(_model(name))
+
+
+def _entries(model: Any) -> list[Entry]:
+    return [entry for entry in map(_entry, _texts_of(model).values()) if entry]
 
 
 def _entry(text: str) -> Entry | None:
@@ -84,34 +89,38 @@ def _entry(text: str) -> Entry | None:
 
 def faults(name: str) -> list[str]:
     """Return messages about damaged entries, entries without effect, and unrecorded champions."""
-    found = damaged(name)
-    for entry, took_effect in _with_outcome(entries(name), champion(name)):
+    model = _model(name)
+    found = _damaged(model)
+    for entry, took_effect in _with_outcome(_entries(model), _champion(model)):
         if not took_effect:
             found.append(
                 f"the entry of {entry.when} had no effect, version {entry.version} did not "
                 "become champion: its process was killed, or another change came first"
             )
-    return found + list(_manual_moves(name))
+    return found + list(_manual_moves(model))
 
 
 def damaged(name: str) -> list[str]:
     """Return messages about the entries that cannot be read; their versions are unknown."""
+    return _damaged(_model(name))
+
+
+def _damaged(model: Any) -> list[str]:
     found = [
         f"the tag {key} is not an entry: another program wrote it"
-        for key in _tags(name)
+        for key in _tags(model)
         if not KEY.fullmatch(key)
     ]
-    texts = _texts(name).items()
     return found + [
         f"the entry {key.removeprefix(ENTRY)} is damaged and cannot be read"
-        for key, text in texts
+        for key, text in _texts_of(model).items()
         if _entry(text) is None
     ]
 
 
-def _manual_moves(name: str) -> Iterator[str]:
-    now, effective = champion(name), ""
-    for entry, took_effect in _with_outcome(entries(name), now):
+def _manual_moves(model: Any) -> Iterator[str]:
+    now, effective = _champion(model), ""
+    for entry, took_effect in _with_outcome(_entries(model), now):
         effective = entry.version if took_effect else effective
     if now != effective:
         yield (
@@ -122,7 +131,8 @@ def _manual_moves(name: str) -> Iterator[str]:
 
 def ungated(name: str) -> bool:
     """Return whether the champion has no entry: it was set in MLflow's UI or by a client."""
-    return bool(champion(name)) and any(_manual_moves(name))
+    model = _model(name)
+    return bool(_champion(model)) and any(_manual_moves(model))
 
 
 def warn(name: str) -> None:
@@ -140,7 +150,11 @@ def warn(name: str) -> None:
 
 def champion(name: str) -> str:
     """Return the number of the champion; empty if there is none."""
-    return str(dict(with_retry(client().get_registered_model, name).aliases).get(CHAMPION, ""))
+    return _champion(_model(name))
+
+
+def _champion(model: Any) -> str:
+    return str(dict(model.aliases).get(CHAMPION, ""))
 
 
 def former(name: str) -> str:
@@ -149,8 +163,9 @@ def former(name: str) -> str:
     Champions that were rolled back, and entries without effect, do not count.
     """
     line: list[str] = []
-    now = champion(name)
-    for entry, took_effect in _with_outcome(entries(name), now):
+    model = _model(name)
+    now = _champion(model)
+    for entry, took_effect in _with_outcome(_entries(model), now):
         if not took_effect:
             continue
         # A champion that was set without `move` appears only in the next entry, or as the alias.
@@ -323,10 +338,18 @@ def _alone(name: str) -> Iterator[None]:
 
 def _texts(name: str) -> dict[str, str]:
     """Return the texts of the entries by key, oldest first."""
-    return {key: text for key, text in _tags(name).items() if KEY.fullmatch(key)}
+    return _texts_of(_model(name))
 
 
-def _tags(name: str) -> dict[str, str]:
+def _texts_of(model: Any) -> dict[str, str]:
+    return {key: text for key, text in _tags(model).items() if KEY.fullmatch(key)}
+
+
+def _tags(model: Any) -> dict[str, str]:
     """Return all tags with the key of an entry, sorted by key."""
-    tags = with_retry(client().get_registered_model, name).tags
-    return {key: tags[key] for key in sorted(tags) if key.startswith(ENTRY)}
+    return {key: model.tags[key] for key in sorted(model.tags) if key.startswith(ENTRY)}
+
+
+def _model(name: str) -> Any:
+    """Return the registered model, read once: its aliases and tags are of the same moment."""
+    return with_retry(client().get_registered_model, name)

@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ecgforge import folders
+
 if TYPE_CHECKING:
-    from ecgforge.params import Params
+    from ecgforge.params import Params, Tuning
+
+TUNES = ("tune_classifier", "tune_generator")
 
 # GPUs of a cell by stage: small classifiers share one. Other stages use the CPU alone.
 GPUS = {
     "train_generator": 1.0,
+    "train_variations": 1.0,
     "tune_generator": 1.0,
     "synthesize": 1.0,
     "ablation": 1.0,
-    "generator_seeds": 1.0,
     "sweep": 1.0,
     "tune_classifier": 0.25,
     "classify_real": 0.25,
@@ -103,6 +108,22 @@ def needs(cell: Cell, params: Params) -> Needs:
     compute = params.active.compute
     gpus = 0.0 if compute.accelerator == "cpu" else GPUS.get(cell.stage, 0.0)
     return Needs(compute.threads if cell.stage in GPUS else 1, gpus)
+
+
+def workers(cell: Cell, params: Params) -> int:
+    """Return how many machines run the trials of a cell at a time; 0 if it has none.
+
+    Trials of a generator that change only its sampling share a training, so one machine runs them.
+    Others leave their trainings in `ECGFORGE_STATE`, for the stage that trains the best one.
+    """
+    if short(cell, params) or cell.stage not in TUNES:
+        return 0
+    if cell.stage == "tune_classifier":
+        tuning: Tuning = params.classifier.tuning
+        return min(tuning.workers, tuning.n_trials)
+    settings = params.generator(cell.name.rpartition("-")[2])
+    apart = settings.tunes_training and os.environ.get(folders.STATE)
+    return min(settings.tuning.workers, settings.tuning.n_trials) if apart else 1
 
 
 def short(cell: Cell, params: Params) -> bool:

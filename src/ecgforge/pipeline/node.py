@@ -91,6 +91,7 @@ def work(
     entries: lock.Stages,
     bundle: Callable[[], bytes],
     node: str,
+    worker: int | None = None,
 ) -> Ended:
     """Run a cell in a clone on this machine.
 
@@ -98,6 +99,8 @@ def work(
         entries: of the cells above, from the study's dvc.lock.
         bundle: returns the commit as a git bundle; called if this machine does not have it.
         node: the name of this node.
+        worker: the number of this process among those that run the trials of the cell, if it has
+            trials. Only worker 0 returns an entry.
 
     Raises:
         PreemptedError: see there.
@@ -111,7 +114,7 @@ def work(
         return Ended(False, node, f"this node has other packages: {', '.join(differing)}")
     try:
         with clone(study, bundle) as folder:
-            return _run(study, folder, cell, entries, node)
+            return _run(study, folder, cell, entries, node, worker)
     except subprocess.CalledProcessError as error:
         return Ended(False, node, f"git failed: {error.stderr or error}")
 
@@ -174,7 +177,9 @@ def _git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
 
 
-def _run(study: Study, folder: Path, cell: str, entries: lock.Stages, node: str) -> Ended:
+def _run(
+    study: Study, folder: Path, cell: str, entries: lock.Stages, node: str, worker: int | None
+) -> Ended:
     """Run `ecgforge cell` in a clone, and read its entry."""
     home = _home(study)
     with tempfile.TemporaryDirectory() as scratch:
@@ -188,7 +193,7 @@ def _run(study: Study, folder: Path, cell: str, entries: lock.Stages, node: str)
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=_environment(study, home, folder, node),
+                env=_environment(study, home, folder, node, worker),
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -197,6 +202,8 @@ def _run(study: Study, folder: Path, cell: str, entries: lock.Stages, node: str)
         if code in (PREEMPTED, -signal.SIGTERM):
             raise PreemptedError(f"{cell} was terminated on {node}")
         words = output.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES:]
+        if worker and not code:
+            return Ended(True, node)
         if code or not entry.exists():
             return Ended(False, node, "\n".join([*words, f"exit code {code}"]))
         return Ended(True, node, entry=(lock.stages(entry.read_text()) or {})[cell])
@@ -215,7 +222,9 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     return process.returncode
 
 
-def _environment(study: Study, home: Path, folder: Path, node: str) -> dict[str, str]:
+def _environment(
+    study: Study, home: Path, folder: Path, node: str, worker: int | None
+) -> dict[str, str]:
     """Return the environment of a cell: this node's, with the study's settings and code."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(PASSED_ON)}
     own.pop(warm.ADDRESS, None)
@@ -226,6 +235,7 @@ def _environment(study: Study, home: Path, folder: Path, node: str) -> dict[str,
         folders.STATE: str(home / "state"),
         **study.environment,
         runs.NODE: node,
+        **({} if worker is None else {folders.WORKER: str(worker)}),
         "PYTHONPATH": os.pathsep.join(paths),
         "PATH": os.pathsep.join(binaries),
     }

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ecgforge.dvc import lock
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params
 from ecgforge.pipeline import node, remote
-from ecgforge.pipeline.engine import Cell, Ended, Engine, Needs, short
+from ecgforge.pipeline.engine import Cell, Ended, Engine, Needs, short, workers
 from ecgforge.tracking import runs, store
 
 RETRIES = 3  # of a cell whose node died or was preempted
@@ -84,14 +84,40 @@ class RayCluster:
             return self._home.submit(cell, needs)
         known = lock.stages(Path(lock.LOCK).read_text(encoding="utf-8")) or {}
         entries = {name: known[name] for name in sorted(cell.above) if name in known}
-        ref = self._work.options(
+        work = self._work.options(
             name=cell.name,
             num_cpus=min(needs.cores, self._most_cores),
             num_gpus=needs.gpus if self._gpus else 0,
-        ).remote(self._study, cell.name, entries, [self._bundle], self._board)
-        self._refs.append(ref)
+        )
+        numbers = [*range(workers(cell, self._params))] or [None]
+        refs = [
+            work.remote(self._study, cell.name, entries, [self._bundle], self._board, number)
+            for number in numbers
+        ]
+        self._refs += refs
+        return self._first_of(refs)
+
+    def _first_of(self, refs: list[Any]) -> Future[Ended]:
+        """Return the end of the first process of a cell, or the failure of another one.
+
+        The others run trials for it, and end with it.
+        """
+        first, *others = refs
         ended: Future[Ended] = Future()
-        ref.future().add_done_callback(lambda found: ended.set_result(_end(found)))
+
+        def end(found: Ended) -> None:
+            with suppress(InvalidStateError):  # another process failed before
+                ended.set_result(found)
+                for ref in refs:
+                    self._ray.cancel(ref)
+
+        def end_if_failed(found: Ended) -> None:
+            if not found.succeeded:
+                end(found)
+
+        first.future().add_done_callback(lambda future: end(_end(future)))
+        for ref in others:
+            ref.future().add_done_callback(lambda future: end_if_failed(_end(future)))
         return ended
 
     def news(self) -> Iterable[str]:
@@ -115,18 +141,24 @@ def _end(future: Future[Ended]) -> Ended:
 
 
 def _work(
-    study: node.Study, cell: str, entries: lock.Stages, bundle: list[Any], board: Any
+    study: node.Study,
+    cell: str,
+    entries: lock.Stages,
+    bundle: list[Any],
+    board: Any,
+    worker: int | None,
 ) -> Ended:
-    """Run a cell on the node that Ray has chosen."""
+    """Run a cell, or trials of a cell, on the node that Ray has chosen."""
     import ray
 
     # Ray's setting for the end of child processes ignores this signal. Exit codes would be lost.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     place = _node_name(ray)
-    if not ray.get(board.start.remote(cell, place)):
-        return Ended(False, place, "not started, because another cell failed")
+    name = f"worker {worker} of {cell}" if worker else cell
+    if not ray.get(board.start.remote(name, place)):
+        return Ended(bool(worker), place, "not started, because another cell failed")
     try:
-        return node.work(study, cell, entries, lambda: ray.get(bundle[0]), place)
+        return node.work(study, cell, entries, lambda: ray.get(bundle[0]), place, worker)
     except node.PreemptedError:
         raise
     except Exception:

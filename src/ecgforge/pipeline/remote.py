@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,11 +24,10 @@ from ecgforge.errors import EcgforgeError
 from ecgforge.files import atomic_write
 from ecgforge.params import Params
 from ecgforge.pipeline import local
-from ecgforge.pipeline.engine import Cell, short
+from ecgforge.pipeline.engine import TUNES, Cell, short
 from ecgforge.tracking import store
 
 TRIES = 4  # of a transfer
-TUNES = ("tune_classifier", "tune_generator")
 GRACE = 30.0  # s, for a stage to end its run
 PREEMPTED = 128 + signal.SIGTERM  # exit code of a cell that was terminated and can resume
 
@@ -80,10 +80,10 @@ def check_tuning(cells: Iterable[Cell], params: Params) -> None:
         EcgforgeError: they cannot.
     """
     tuned = [cell.name for cell in cells if cell.stage in TUNES and not short(cell, params)]
-    if tuned and (os.environ.get(folders.TUNING_STORAGE) or "sqlite").startswith("sqlite"):
+    if tuned and not os.environ.get(folders.TUNING_STORAGE, "").startswith("postgresql"):
         raise EcgforgeError(
-            f"{tuned[0]} has trials, and machines cannot share a SQLite file of trials: set "
-            f"{folders.TUNING_STORAGE} to a PostgreSQL database"
+            f"{tuned[0]} has trials, and machines share trials in a PostgreSQL database only: set "
+            f"{folders.TUNING_STORAGE} to its URL, such as postgresql+psycopg://user:password@host/db"
         )
 
 
@@ -125,7 +125,7 @@ def run_alone(name: str, given: Path | None, entry: Path | None) -> int:
         lock.write_entries(Path(), found)
     if not run(name):
         return 1
-    if entry:
+    if entry and os.environ.get(folders.WORKER, "0") == "0":
         ended = (lock.stages(Path(lock.LOCK).read_text(encoding="utf-8")) or {})[name]
         with atomic_write(entry) as scratch, scratch.open("w", encoding="utf-8") as file:
             lock.dump({"schema": "2.0", "stages": {name: ended}}, file)
@@ -158,6 +158,8 @@ def run(name: str) -> bool:
 
     try:
         pull(above(name))
+        if os.environ.get(folders.WORKER, "0") != "0":
+            return _run_trials(name)
         if not local.repro_one(name):
             return False
         push([name])
@@ -166,6 +168,15 @@ def run(name: str) -> bool:
         console.err.print(f"{name}: {': '.join(reasons)}", style="red", markup=False)
         return False
     return True
+
+
+def _run_trials(name: str) -> bool:
+    """Run the command of a cell, as a worker that has no part in its outputs."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        command = next(stage.cmd for stage in repo.index.stages if stage.addressing == name)
+    return subprocess.run(command, shell=True, check=False).returncode == 0
 
 
 def _passing(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,7 @@ def _meaning(name: str) -> str:
     )
 
 
+@cache
 def _template() -> Template:
     folder = Path(__file__).parent
     environment = Environment(

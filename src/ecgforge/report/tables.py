@@ -198,7 +198,7 @@ def utility(table: pd.DataFrame) -> list[Row]:
     ]
 
 
-COSTS = {"train_s": "training, s", "generate_ms": "generation, ms per record"}
+COSTS = {"generate_ms": "generation, ms per record"}
 JUDGED = ("c2st_accuracy", "rr_cv_w1", "heart_rate_w1", "recall", "coverage", "dcr_ratio")
 
 

@@ -1,4 +1,7 @@
-"""Run one cell of a sweep: its experiments, on the synthetic records of each of its sources."""
+"""Run one cell of a sweep: its experiments, on the synthetic records of each of its sources.
+
+The stage `train_variation` has trained the generators that differ from the study's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ecgforge import artifacts
@@ -18,16 +20,15 @@ from ecgforge.files import remove
 from ecgforge.generators import synthesis
 from ecgforge.generators.common import registry as generators
 from ecgforge.generators.common.base import Generator
-from ecgforge.generators.train import train as train_generator
 from ecgforge.params import Params, Quality
 from ecgforge.records.record_set import RecordSet, aligned
+from ecgforge.stages.common import variation_run
 from ecgforge.stages.common.classifier_runs import ClassifierRuns, Unlabelled
 from ecgforge.stages.common.temporary import TEMPORARY, held
-from ecgforge.stages.common.tracked import Stage, tracked
-from ecgforge.study import mixtures
+from ecgforge.stages.common.tracked import Stage
 from ecgforge.sweeps.common import registry
 from ecgforge.sweeps.common.base import Item, Source, Sweep
-from ecgforge.tracking import runs, store
+from ecgforge.tracking import store
 
 Score = Callable[[RecordSet, RecordSet, RecordSet, Quality], dict[str, float]]
 
@@ -128,16 +129,17 @@ class _Cell:
             folder = self.data / "synthetic" / self.dataset / source.generator
             yield self._as_trained(RecordSet.open(folder)), {}
         else:
-            started = time.perf_counter()
-            generator, run_id = self._generator(source)
-            cost = {"train_s": time.perf_counter() - started if run_id else np.nan}
-            with self._generated(source, generator, cost) as synthetic:
-                if run_id:
-                    page = artifacts.of_generator(
-                        self.dataset, source.generator, self.real, synthetic
-                    )
-                    store.log_files(run_id, page)
+            with self._generated(source) as (synthetic, cost):
+                self._show(source, synthetic)
                 yield synthetic, cost
+
+    def _show(self, source: Source, synthetic: RecordSet) -> None:
+        """Give the run of a generator that was trained for the sweep a page with some records."""
+        if not source.needs_training(self.params):
+            return
+        if run_id := variation_run.run_id(self.params, self.item, source, self.real):
+            page = artifacts.of_generator(self.dataset, source.generator, self.real, synthetic)
+            store.log_files(run_id, page)
 
     def scored(
         self, source: Source, synthetic: RecordSet, cost: dict[str, float], score: Score
@@ -149,40 +151,21 @@ class _Cell:
         row = {"dataset": self.dataset, "generator": source.generator, "variation": source.point}
         return {**row, **cost, **scores}
 
-    def _generator(self, source: Source) -> tuple[Generator, str | None]:
-        """Return the generator of a source, and the run of its training if the sweep trains it."""
-        if not source.needs_training(self.params):
-            study = self.models / "generators" / self.dataset / source.generator
-            return generators.load(study), None
-        assert source.settings is not None
-        settings, seed = source.settings, source.settings.seed
-        records = self.real
-        if source.percent < 100:
-            records = mixtures.share(records, source.percent, seed)
-        key = runs.RunKey(
-            "generator",
-            self.dataset,
-            seed,
-            self.simulated,
-            generator=source.generator,
-            sweep=self.sweep.name,
-            point=source.point,
-        )
-        tree = settings.model_dump(exclude={"sampling", "ablations"})
-        tree |= {"training_records": {"real": len(records.split("train"))}}
-        compute = self.params.active.compute
-        with tracked(self.stage, key, tree, [("training", records)]) as opened:
-            generator = train_generator(
-                source.generator, settings, records, compute, opened.checkpoints, opened.run.log
-            )
-        opened.remove_checkpoints()
-        return generator, opened.run.id
+    def _generator(self, source: Source) -> Generator:
+        """Return the study's generator, or the one that was trained for a source."""
+        if source.needs_training(self.params):
+            place = ("variations", self.sweep.name, self.dataset, source.generator)
+            return generators.load(variation_run.model(self.models.joinpath(*place), source))
+        return generators.load(self.models / "generators" / self.dataset / source.generator)
 
     @contextmanager
-    def _generated(
-        self, source: Source, generator: Generator, cost: dict[str, float]
-    ) -> Iterator[RecordSet]:
-        """Generate records for the length of a block, in a folder of their own."""
+    def _generated(self, source: Source) -> Iterator[tuple[RecordSet, dict[str, float]]]:
+        """Generate records for the length of a block, in a folder of their own.
+
+        Yields:
+            The records, and their cost in ms a record.
+        """
+        generator = self._generator(source)
         assert source.settings is not None
         profile, sampling = self.params.active, source.settings.sampling
         # A generator with another seed generates other records than the study's.
@@ -201,7 +184,6 @@ class _Cell:
                 synthesis.synthesize(generator, source.generator, *arguments)
                 synthetic = RecordSet.open(folder)
                 seconds = time.perf_counter() - started
-                cost["generate_ms"] = 1000 * seconds / max(1, len(synthetic))
-                yield synthetic
+                yield synthetic, {"generate_ms": 1000 * seconds / max(1, len(synthetic))}
             finally:
                 remove(folder)

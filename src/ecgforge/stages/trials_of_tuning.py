@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ecgforge import console, folders
+from ecgforge.errors import EcgforgeError
 from ecgforge.files import remove
 from ecgforge.params import ClassifierSettings, Compute, GeneratorSettings, Params, nested
 from ecgforge.records.record_set import RecordSet
@@ -23,6 +25,8 @@ from ecgforge.workers import assign_gpus, gpus
 
 DATABASE = "tuning.db"
 NAMES = ("score", "ms_a_record")  # of the objectives
+FIRST = "0"  # the worker of a cluster that writes the result
+PATIENCE = 1800.0  # s, for the first worker to start
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,11 @@ class Trainings:
         return runs.keep_curves(folder / CURVES, folder.name)
 
 
-def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any]:
-    """Return what tuning changes of a generator's parameters, or of the classifier's."""
+def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> dict[str, Any] | None:
+    """Return what tuning changes of a generator's parameters, or of the classifier's.
+
+    On a cluster, the workers after the first run trials only, and return None.
+    """
     if generator:
         own = params.generator(generator)
         trainings = Trainings(params, dataset, generator, real)
@@ -103,11 +110,12 @@ def tuned(params: Params, dataset: str, generator: str | None, real: Path) -> di
             generator, own, real, params.active.compute, trainings
         )
         stage = Stage("tune_generator", params, {"generator": generator})
-        return {"generators": {generator: _study(stage, judged, dataset, own)}}
+        point = _study(stage, judged, dataset, own)
+        return None if point is None else {"generators": {generator: point}}
     settings = params.classifier
     objective = objectives.ClassifierObjective(settings, real, params.active.compute)
-    found = _study(Stage("tune_classifier", params, {}), objective, dataset, settings)
-    return {"classifiers": {settings.backbone: found}}
+    point = _study(Stage("tune_classifier", params, {}), objective, dataset, settings)
+    return None if point is None else {"classifiers": {settings.backbone: point}}
 
 
 def _study(
@@ -115,8 +123,11 @@ def _study(
     objective: objectives.ClassifierObjective | objectives.GeneratorObjective,
     dataset: str,
     settings: ClassifierSettings | GeneratorSettings,
-) -> dict[str, Any]:
-    """Finish the study and its run, and return the best trial's values as a tree."""
+) -> dict[str, Any] | None:
+    """Finish the study and its run, and return the best trial's values as a tree.
+
+    A further worker of a cluster returns None when no trial is left.
+    """
     tuning, records = settings.tuning, RecordSet.open(objective.real)
     who = {**stage.item} or {"backbone": stage.params.backbone}
     simulated = records.about.origin == "simulated"
@@ -124,25 +135,35 @@ def _study(
     sets = [("training", records)]
     tree = settings.model_dump(exclude={"ablations"})
     tree |= {"tuning": tuning.model_dump(exclude={"n_trials", "workers"})}
+    inputs = record_inputs(sets)
+    mark = fingerprint(stage, key, tree, inputs)
+    task = search.Task(
+        f"{next(iter(who.values()))} on {dataset} {mark[:12]}",
+        storage(),
+        tuning.space,
+        space.defaults(settings, tuning.space, "tuning.space"),
+        objective.directions,
+        tuning.seed,
+        objective.warmup,
+    )
+    console.err.print(
+        f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in "
+        f"{_shown(task.url)}"
+    )
+    number = os.environ.get(folders.WORKER)
+    if number and number != FIRST:
+        parent, folder = _run_of_first(mark), folders.unfinished() / mark
+        trials = Trials(objective, key, mark, inputs, parent, folder)
+        search.take_part(task, trials, tuning.n_trials, int(number))
+        return None
     with tracked(stage, key, tree, sets) as opened:
-        task = search.Task(
-            f"{next(iter(who.values()))} on {dataset} {opened.fingerprint[:12]}",
-            storage(),
-            tuning.space,
-            space.defaults(settings, tuning.space, "tuning.space"),
-            objective.directions,
-            tuning.seed,
-            objective.warmup,
-        )
-        console.err.print(
-            f"study '{task.name}': {tuning.n_trials} trials, {tuning.workers} at a time, in "
-            f"{_shown(task.url)}"
-        )
-        run, inputs = opened.run, record_inputs(sets)
-        trials = Trials(objective, key, opened.fingerprint, inputs, run.id, opened.checkpoints)
-        results = search.search(
-            task, trials, tuning.n_trials, places(tuning.workers, objective.compute)
-        )
+        run = opened.run
+        trials = Trials(objective, key, mark, inputs, run.id, opened.checkpoints)
+        if number:
+            results = search.take_part(task, trials, tuning.n_trials, int(number))
+        else:
+            on = places(tuning.workers, objective.compute)
+            results = search.search(task, trials, tuning.n_trials, on)
         for one in results:
             if one.state == "failed":  # where its worker was killed, nobody has ended its run
                 runs.end_lost(trials.fingerprint_of(one.number), one.reason)
@@ -158,6 +179,18 @@ def _study(
     )
     console.err.print(f"{task.name}: {outcome}")
     return nested(best.point)
+
+
+def _run_of_first(mark: str) -> str:
+    """Return the study's run, which the first worker opens."""
+    started = time.monotonic()
+    while time.monotonic() - started < PATIENCE:
+        if found := store.runs(f"tags.`{runs.FINGERPRINT}` = '{mark}'"):
+            return str(found[0].info.run_id)
+        time.sleep(search.LOOK_EVERY)
+    raise EcgforgeError(
+        f"no worker has opened the run of this study in {PATIENCE:.0f} s: run this again"
+    )
 
 
 def _keep_best_training(

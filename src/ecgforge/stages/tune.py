@@ -18,6 +18,8 @@ def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path)
     """Write the part of the parameters in `file` that tuning changes for a generator on `dataset`,
     or for the classifier; nothing at 0 trials.
 
+    On a cluster, several workers can run the trials; the first one writes the result.
+
     Raises:
         EcgforgeError: the study has no such dataset, or a trial cannot run.
     """
@@ -30,7 +32,10 @@ def tune(file: Path, dataset: str, generator: str | None, real: Path, out: Path)
     if (params.generator(generator) if generator else params.classifier).tuning.n_trials:
         from ecgforge.stages import parameters, trials_of_tuning
 
-        change = trials_of_tuning.tuned(parameters.read(file), dataset, generator, real)
+        found = trials_of_tuning.tuned(parameters.read(file), dataset, generator, real)
+        if found is None:
+            return
+        change = found
     write(change, out)
 
 

@@ -1,8 +1,11 @@
 """Studies: trials in a database, run by one or several processes that may be killed at any time.
 
-One process runs a study. Its workers take trials from the database one by one, under a file lock. A
-trial of a killed worker is queued again with its reported values, and resumes from its checkpoint.
-Each trial has an `index`; a retry has the index of the trial that it repeats.
+One process runs a study (`search`). Its workers take trials from the database one by one, under a
+lock. A trial of a killed worker is queued again with its reported values, and resumes from its
+checkpoint. Each trial has an `index`; a retry has the index of the trial that it repeats.
+
+On a cluster, the database is on a server, and each worker has a number and runs on some machine
+(`take_part`). A worker that is started again ends the trial of its former attempt.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -30,7 +35,7 @@ from ecgforge.workers import end_with_parent, use_gpu
 
 Direction = Literal["maximize", "minimize"]
 
-SQLITE = "sqlite:///"
+SQLITE, POSTGRESQL = "sqlite:///", "postgresql"  # URLs of databases start like this
 LOCKS = Path(".ecgforge")  # folder of the locks for studies on a database server
 INDEX, WORKER, REASON = "index", "worker", "reason"  # attributes of a trial in the database
 RETRIES = 3  # of a trial whose worker was killed
@@ -40,6 +45,7 @@ UNPRUNED = 4  # number of trials to finish before pruning starts
 KEPT = 75.0
 KILLED = 128  # exit codes below 0 and above 128 encode a signal
 PATIENCE = 60  # s, waiting time for the lock of a SQLite database
+LOOK_EVERY = 2.0  # s, between looks at the trials of other workers
 WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -119,7 +125,7 @@ def search(
         with _lock(task, task.name).acquire(timeout=0):
             _end_lost(task, study, None)
             if len(places) == 1:
-                _work(task, objective, n_trials)
+                _work(task, objective, n_trials, os.getpid())
             else:
                 _side_by_side(task, objective, n_trials, places)
     except Timeout:
@@ -127,6 +133,39 @@ def search(
             f"another process runs the study '{task.name}': wait until it has ended"
         ) from None
     return results(study, n_trials)
+
+
+def take_part(task: Task, objective: Objective, n_trials: int, number: int) -> list[TrialResult]:
+    """Run trials as one of several workers on a cluster until none is left.
+
+    Args:
+        number: of this worker. Worker 0 also waits for the trials of the others, and runs those
+            that are queued again.
+
+    Returns:
+        All trials to worker 0, and none to the others, which can end earlier.
+
+    Raises:
+        EcgforgeError: the database cannot be used.
+    """
+    study, worker = _opened(task), f"worker {number}"
+    _end_lost(task, study, worker)
+    _work(task, objective, n_trials, worker)
+    if number:
+        return []
+    while _unfinished(study, n_trials):
+        time.sleep(LOOK_EVERY)
+        _work(task, objective, n_trials, worker)
+    return results(study, n_trials)
+
+
+def _unfinished(study: optuna.Study, n_trials: int) -> bool:
+    """Return whether one of the first `n_trials` runs, or is queued."""
+    attempts = _attempts(study)
+    return any(
+        _open(attempts.get(index, [])) or attempts[index][-1].state == TrialState.RUNNING
+        for index in range(n_trials)
+    )
 
 
 def results(study: optuna.Study, n_trials: int) -> list[TrialResult]:
@@ -203,9 +242,9 @@ def opened(task: Task) -> optuna.Study:
 
 
 def _opened(task: Task) -> optuna.Study:
-    """Open a study under a lock: two processes that create a SQLite database at once damage it."""
+    """Open a study under a lock: two processes that create a database at once damage it."""
     try:
-        with _lock(task):
+        with _turn(task):
             return opened(task)
     except Exception as error:  # SQLAlchemy, missing drivers and the file system raise many classes
         where = task.url.rpartition("@")[2]  # without user and password
@@ -214,6 +253,24 @@ def _opened(task: Task) -> optuna.Study:
             f"the tuning database {where} cannot be used ({reason}): correct or unset "
             "ECGFORGE_TUNING_STORAGE"
         ) from error
+
+
+@contextmanager
+def _turn(task: Task) -> Iterator[None]:
+    """Let one process at a time take or end trials: on all machines, if a PostgreSQL server has the
+    trials, and on this one otherwise.
+    """
+    if not task.url.startswith(POSTGRESQL):
+        with _lock(task):
+            yield
+        return
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    key = int.from_bytes(hashlib.sha256(b"ecgforge").digest()[:8], signed=True)
+    with create_engine(task.url, poolclass=NullPool).connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        yield  # the lock ends with the connection
 
 
 def _lock(task: Task, study: str = "") -> FileLock:
@@ -242,24 +299,28 @@ def _lost(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
 
 
-def _end_lost(task: Task, study: optuna.Study, worker: int | None) -> None:
+def _end_lost(task: Task, study: optuna.Study, worker: int | str | None) -> None:
     """Set the running trials of a killed worker to failed; None means all workers."""
-    with _lock(task):  # a living worker takes a trial and registers its name under this lock
+    with _turn(task):  # a living worker takes a trial and registers its name under this lock
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if worker in (None, trial.user_attrs.get(WORKER, worker)):
                 study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _work(task: Task, objective: Objective, n_trials: int) -> None:
-    """Run trials until none of the first `n_trials` is left."""
+def _work(task: Task, objective: Objective, n_trials: int, worker: int | str) -> None:
+    """Run trials until none of the first `n_trials` is left.
+
+    Args:
+        worker: its name in the database: a process of this machine, or a worker of a cluster.
+    """
     study = opened(task)
-    while trial := _take(task, study, n_trials):
+    while trial := _take(task, study, n_trials, worker):
         _run(task, study, objective, trial)
 
 
-def _take(task: Task, study: optuna.Study, n_trials: int) -> Trial | None:
+def _take(task: Task, study: optuna.Study, n_trials: int, worker: int | str) -> Trial | None:
     """Take the first trial that was not run or whose worker was killed; None if none is left."""
-    with _lock(task):
+    with _turn(task):
         attempts = _attempts(study)
         index = next((one for one in range(n_trials) if _open(attempts.get(one, []))), None)
         if index is None:
@@ -270,7 +331,7 @@ def _take(task: Task, study: optuna.Study, n_trials: int) -> Trial | None:
         seed = int(np.random.SeedSequence([task.seed, index]).generate_state(1)[0])
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
         trial = study.ask()
-        trial.set_user_attr(WORKER, os.getpid())
+        trial.set_user_attr(WORKER, worker)
         return trial
 
 
@@ -376,7 +437,7 @@ def _worker(task: Task, objective: Objective, n_trials: int, place: str | None) 
     use_gpu(place)
     end_with_parent()
     try:
-        _work(task, objective, n_trials)
+        _work(task, objective, n_trials, os.getpid())
     except KeyboardInterrupt:
         raise SystemExit(KILLED + signal.SIGINT) from None
     except Exception as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 import ecgforge
 from ecgforge.params import Params
-from ecgforge.sweeps.common.registry import SWEEPS
+from ecgforge.sweeps.common.registry import SWEEPS, WITH_VARIATIONS
 
 PACKAGE = Path(ecgforge.__file__).parent
 DATA = (".csv", ".css", ".html", ".yaml")  # files next to a module that it reads
@@ -32,6 +32,7 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "tune_classifier": ("stages.tune", "classifiers.{backbone}"),
     "tune_generator": ("stages.tune", "generators.{generator}"),
     "train_generator": ("stages.train_generator", "generators.{generator}"),
+    "train_variations": ("stages.train_variations", "generators.{generator}", "sweeps.{sweep}"),
     "synthesize": ("stages.synthesize", "generators.{generator}"),
     "classify": ("stages.classify", "classifiers.{backbone}"),
     "quality": ("stages.quality", "classifiers.{backbone}"),
@@ -40,7 +41,6 @@ ROOTS: dict[str, tuple[str, ...]] = {
     "sweep": (*SWEEP, "sweeps.{sweep}"),
     "sweep_real": ("stages.sweep", "sweeps.{sweep}", "classifiers.{backbone}"),
     "ablation": (*SWEEP, "stages.ablation", "sweeps.ablation"),
-    "generator_seeds": (*SWEEP, "sweeps.generator_seeds"),
     "cross_dataset": ("stages.sweep", "sweeps.cross_dataset", "classifiers.{backbone}"),
     "equal_size": ("stages.sweep", "sweeps.equal_size", "classifiers.{backbone}"),
     "report": ("stages.report", *(f"sweeps.{name}" for name in SWEEPS)),
@@ -76,15 +76,12 @@ def files(stage: str, params: Params, item: Mapping[str, str]) -> dict[str, str]
         stage: one of `ROOTS`.
         item: the values of its matrix, such as generator and sweep.
     """
-    values = {"backbone": params.backbone, **item}
-    roots = tuple(root.format(**values) for root in ROOTS[stage])
-    return {file.relative_to(PACKAGE).as_posix(): _digest(file) for file in _closure(roots)}
+    return _Code().files(stage, params, item)
 
 
 def digest(stage: str, params: Params, item: Mapping[str, str]) -> str:
     """Return one digest of `files`."""
-    found = json.dumps(files(stage, params, item), sort_keys=True)
-    return hashlib.md5(found.encode()).hexdigest()
+    return _Code().digest(stage, params, item)
 
 
 def resolved(params: Params) -> dict[str, Any]:
@@ -92,14 +89,21 @@ def resolved(params: Params) -> dict[str, Any]:
 
     `dvc exp show` has a column for each digest, and dvc.lock has the digests of each cell.
     """
-    generators, targets = params.generators, params.sweep_targets
+    generators, targets, digest = params.generators, params.sweep_targets, _Code().digest
     alone = ("acquire", "prepare", "cross_fit", "tune_classifier", "classify", "quality")
     tree: dict[str, Any] = {}
     for stage in (*alone, "scratch", "cross_dataset", "equal_size", "report"):
         tree[stage] = digest(stage, params, {})
     by_generator = ("tune_generator", "train_generator", "synthesize", "ablation")
-    for stage in (*by_generator, "generator_seeds"):
+    for stage in by_generator:
         tree[stage] = {name: digest(stage, params, {"generator": name}) for name in generators}
+    tree["train_variations"] = {
+        sweep: {
+            name: digest("train_variations", params, {"sweep": sweep, "generator": name})
+            for name in generators
+        }
+        for sweep in WITH_VARIATIONS
+    }
     tree["backbones"] = {
         name: digest("backbones", params, {"backbone": name}) for name in targets.backbones
     }
@@ -108,7 +112,7 @@ def resolved(params: Params) -> dict[str, Any]:
             name: digest("sweep", params, {"sweep": sweep, "generator": name})
             for name in generators
         }
-        for sweep in targets.sweeps
+        for sweep in (*targets.sweeps, "generator_seeds")
     }
     tree["sweep_real"] = {
         sweep: digest("sweep_real", params, {"sweep": sweep}) for sweep in targets.real_sweeps
@@ -124,19 +128,43 @@ def read_all() -> None:
             _read(file.read_bytes())
 
 
-def _closure(roots: tuple[str, ...]) -> list[Path]:
-    """Return the files of some modules and of all that they import, with the data next to them."""
-    waiting, known, found = list(roots), set(roots), set[Path]()
-    while waiting:
-        file = _file(waiting.pop())
-        if file and file not in found:
-            found.add(file)
-            new = set(_imports(file)) - known
-            known |= new
-            waiting += new
-    folders = {file.parent for file in found}
-    data = {path for folder in folders for path in folder.iterdir() if path.suffix in DATA}
-    return sorted(found | data)
+class _Code:
+    """The code as it is now: each file is found and read once, for all stages that depend on it."""
+
+    def __init__(self) -> None:
+        self._file, self._imports, self._digest = cache(_file), cache(_imports), cache(_digest)
+        self._data = cache(_data)
+
+    def files(self, stage: str, params: Params, item: Mapping[str, str]) -> dict[str, str]:
+        """Return the same as the function `files`."""
+        values = {"backbone": params.backbone, **item}
+        roots = tuple(root.format(**values) for root in ROOTS[stage])
+        closure = self._closure(roots)
+        return {file.relative_to(PACKAGE).as_posix(): self._digest(file) for file in closure}
+
+    def digest(self, stage: str, params: Params, item: Mapping[str, str]) -> str:
+        """Return one digest of `files`."""
+        found = json.dumps(self.files(stage, params, item), sort_keys=True)
+        return hashlib.md5(found.encode()).hexdigest()
+
+    def _closure(self, roots: tuple[str, ...]) -> list[Path]:
+        """Return the files of some modules and of all that they import, with the data next to
+        them.
+        """
+        waiting, known, found = list(roots), set(roots), set[Path]()
+        while waiting:
+            file = self._file(waiting.pop())
+            if file and file not in found:
+                found.add(file)
+                new = set(self._imports(file)) - known
+                known |= new
+                waiting += new
+        return sorted(found.union(*(self._data(file.parent) for file in found)))
+
+
+def _data(folder: Path) -> list[Path]:
+    """Return the files in a folder that its modules read."""
+    return [path for path in folder.iterdir() if path.suffix in DATA]
 
 
 def _file(module: str) -> Path | None:

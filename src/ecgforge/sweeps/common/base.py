@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from itertools import groupby
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -112,7 +113,29 @@ class Sweep(ABC):
 
     def parts(self, params: Params, item: Item) -> int:
         """Return into how many cells a cell is split: `sweep_targets.parts`, or fewer."""
-        return min(params.sweep_targets.parts, len(_parts([*self.sources(params, item)], params)))
+        smallest = self._smallest_parts(params, list(self.sources(params, item)))
+        return min(params.sweep_targets.parts, len(smallest))
+
+    def _smallest_parts(self, params: Params, sources: list[Source]) -> list[_Part]:
+        """Return the smallest parts of a cell: its experiments.
+
+        A source whose records are scored stays whole, as do the classifiers of a seed that share a
+        pre-training.
+        """
+
+        def smallest(source: Source) -> list[list[Experiment]]:
+            if self.scored or not source.experiments:
+                return [source.experiments]
+            if not self.pretraining(params):
+                return [[row] for row in source.experiments]
+            seeds = dict.fromkeys(row.seed for row in source.experiments)
+            return [[row for row in source.experiments if row.seed == seed] for seed in seeds]
+
+        return [
+            _Part(number, rows)
+            for number, source in enumerate(sources)
+            for rows in smallest(source)
+        ]
 
     def sources_of(self, params: Params, item: Item) -> list[Source]:
         """Return the sources of a cell, which may be one part of a split cell.
@@ -123,17 +146,20 @@ class Sweep(ABC):
         sources = list(self.sources(params, item))
         if "part" not in item:
             return sources
-        parts = _parts(sources, params)
-        number, _, count = item["part"].partition("of")
-        if not (number.isdecimal() and count.isdecimal()) or not (
-            1 <= int(number) <= int(count) <= len(parts)
-        ):
-            raise EcgforgeError(
-                f"--part {item['part']}: use one such as 1of{len(parts)}; this cell has at most "
-                f"{len(parts)} parts"
-            )
-        chosen = np.array_split(np.arange(len(parts)), int(count))[int(number) - 1]
-        return [source for index in chosen for source in parts[index]]
+        chosen = _chosen(self._smallest_parts(params, sources), item)
+        return [  # parts of a source together, since a cell draws the records of each source once
+            replace(sources[number], experiments=[row for part in parts for row in part.rows])
+            for number, parts in groupby(chosen, lambda part: part.source)
+        ]
+
+    def variations(self, params: Params, item: Item) -> list[Source]:
+        """Return the sources of a cell, or of a part of it, whose generator the sweep trains.
+
+        Raises:
+            EcgforgeError: there is no such part.
+        """
+        found = [one for one in self.sources(params, item) if one.needs_training(params)]
+        return _chosen(found, item) if "part" in item else found
 
     def wanted(
         self, params: Params, real: Mapping[str, int], source: Source
@@ -182,20 +208,26 @@ class Sweep(ABC):
         return [row for source in self.sources(params, item) for row in source.experiments]
 
 
-def _parts(sources: list[Source], params: Params) -> list[list[Source]]:
-    """Return the smallest parts of a cell: the seeds of each source, or whole sources.
-
-    Parts share neither the training of a generator nor, if there are several sources, the records
-    that a generator draws for one of them.
-    """
-    return [[part] for source in sources for part in _by_seed(source, len(sources), params)]
+T = TypeVar("T")
 
 
-def _by_seed(source: Source, sources: int, params: Params) -> list[Source]:
-    if source.needs_training(params) or (source.settings and sources > 1):
-        return [source]
-    seeds = dict.fromkeys(row.seed for row in source.experiments)
-    return [
-        replace(source, experiments=[row for row in source.experiments if row.seed == seed])
-        for seed in seeds
-    ] or [source]
+def _chosen(parts: list[T], item: Item) -> list[T]:
+    """Return the smallest parts that belong to the part of an item, such as 2of5."""
+    number, _, count = item["part"].partition("of")
+    if not (number.isdecimal() and count.isdecimal()) or not (
+        1 <= int(number) <= int(count) <= len(parts)
+    ):
+        raise EcgforgeError(
+            f"--part {item['part']}: use one such as 1of{len(parts)}; this cell has at most "
+            f"{len(parts)} parts"
+        )
+    chosen = np.array_split(np.arange(len(parts)), int(count))[int(number) - 1]
+    return [parts[index] for index in chosen]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of the grid of one source, by its number."""
+
+    source: int
+    rows: list[Experiment]

@@ -14,12 +14,13 @@ from ecgforge.params import Params
 from ecgforge.sweeps.common import registry
 
 Item = dict[str, str]
+VARIATIONS = "train_variations"  # the stage that trains generators for sweeps
 IN_PLACE = ("trained_on", "dataset")  # keys of an item whose values name one folder together
-IN_NAME = ("sweep", "dataset", "generator", "backbone", "part")
+IN_NAME = ("sweep", *IN_PLACE, "generator", "backbone", "part")
 
 
 def cells(params: Params) -> Iterator[tuple[str, str, Item]]:
-    """Yield stage, sweep and item of each cell, in the order of the stages in dvc.yaml."""
+    """Yield stage, sweep and item of each cell, in the order of the results."""
     for stage, sweep, item in _unsplit(params):
         parts = _parts(params, sweep, item)
         if parts == 1:
@@ -37,34 +38,89 @@ def results(sweep: str, item: Mapping[str, str]) -> Path:
     return folder.with_name(f"{folder.name}-{item['part']}") if "part" in item else folder
 
 
+def of_variations(params: Params) -> Iterator[Item]:
+    """Yield the cells of the stage `train_variations`, one for each cell of some sweeps or for a
+    part of its generators.
+    """
+    for _, sweep, item in _unsplit(params):
+        if sweep not in registry.WITH_VARIATIONS:
+            continue
+        cell, parts = {**item, "sweep": sweep}, 1
+        if params.sweep_targets.parts > 1:
+            trained = len(registry.get(sweep).variations(params, item))
+            parts = max(1, min(params.sweep_targets.parts, trained))
+        if parts == 1:
+            yield cell
+            continue
+        for number in range(1, parts + 1):
+            yield cell | {"part": f"{number}of{parts}"}
+
+
+def variations(item: Mapping[str, str]) -> Path:
+    """Return the folder of the generators that a sweep trains in a cell, as dvc.yaml names it.
+
+    With parts, the folder of the cell has a folder for each of them.
+    """
+    names = [item[key] for key in ("sweep", "dataset", "generator", "part") if key in item]
+    return folders.VARIATIONS.joinpath(*names)
+
+
 def in_dvc(params: Params) -> dict[str, dict[str, Item]]:
     """Return the cells by stage and name, with the values that dvc.yaml reads.
 
-    The stages `cross_dataset` and `equal_size` list their pairs themselves.
+    The stage `equal_size` lists its pairs itself.
     """
-    found: dict[str, dict[str, Item]] = {stage: {} for stage in registry.SPLIT}
+    found: dict[str, dict[str, Item]] = {stage: {} for stage in (VARIATIONS, *registry.SPLIT)}
+    for item in of_variations(params):
+        found[VARIATIONS][_name(item)] = _of_variation(params, item)
     for stage, sweep, item in cells(params):
         if stage in registry.SPLIT:
-            name = "-".join(item[key] for key in IN_NAME if key in item)
             folder = results(sweep, item).as_posix()
-            found[stage][name] = {**item, "command": _command(sweep, item), "results": folder}
-            if stage == "sweep":
-                found[stage][name]["starts_from"] = _starts_from(sweep, item)
+            cell = {**item, "command": _command(sweep, item), "results": folder}
+            if stage in ("sweep", "ablation"):
+                cell["starts_from"] = _starts_from(sweep, item)
+            found[stage][_name(item)] = cell
     return found
 
 
+def _name(item: Item) -> str:
+    return "-".join(item[key] for key in IN_NAME if key in item)
+
+
+def _of_variation(params: Params, item: Item) -> Item:
+    """Return a cell of `train_variations` as dvc.yaml reads it.
+
+    `waits_for` names the tuned parameters only where they can change a training: a template cannot
+    leave a dependency out, so the records are named twice otherwise.
+    """
+    sweep, dataset, generator = (item[key] for key in ("sweep", "dataset", "generator"))
+    tuned = folders.TUNED / dataset / f"{generator}.yaml"
+    waits = params.generator(generator).tunes_training
+    own = f"generators.{generator}.ablations" if sweep == "ablation" else f"sweeps.{sweep}"
+    part = f" --part {item['part']}" if "part" in item else ""
+    return {
+        **item,
+        "command": f"{dataset} {generator} --sweep {sweep}{part}",
+        "waits_for": (tuned if waits else folders.PREPARED / dataset).as_posix(),
+        "parameters": own,
+        "models": variations(item).as_posix(),
+    }
+
+
 def _starts_from(sweep: str, item: Item) -> str:
-    """Return the models that a cell of the stage `sweep` waits for."""
+    """Return the models that a cell with a generator waits for, besides the study's generator."""
+    place = Path(item["dataset"], item["generator"])
+    if sweep in registry.WITH_VARIATIONS:
+        return (folders.VARIATIONS / sweep / place).as_posix()
     without = sweep in registry.WITHOUT_CLASSIFIERS
-    folder = folders.GENERATORS if without else folders.CLASSIFIERS
-    return (folder / item["dataset"] / item["generator"]).as_posix()
+    return ((folders.GENERATORS if without else folders.CLASSIFIERS) / place).as_posix()
 
 
 def _command(sweep: str, item: Item) -> str:
     """Return the arguments of `ecgforge sweep`."""
     words = [sweep, item["dataset"], *([item["generator"]] if "generator" in item else [])]
-    for key in ("backbone", "part"):
-        words += [f"--{key}", item[key]] if key in item else []
+    for key in ("backbone", "trained_on", "part"):
+        words += [f"--{key.replace('_', '-')}", item[key]] if key in item else []
     return " ".join(words)
 
 
@@ -90,7 +146,7 @@ def _unsplit(params: Params) -> Iterator[tuple[str, str, Item]]:
     for item in pairs(swept, params.ablated):
         yield "ablation", "ablation", item
     for item in pairs(swept, targets.generator_seeds):
-        yield "generator_seeds", "generator_seeds", item
+        yield "sweep", "generator_seeds", {"sweep": "generator_seeds", **item}
     for pair in targets.cross_dataset:
         for generator in targets.generators:
             item = {"trained_on": pair.train, "dataset": pair.test, "generator": generator}

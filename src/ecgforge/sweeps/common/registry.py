@@ -17,17 +17,18 @@ SWEEPS = [
 ]
 
 # Sweeps with a stage of their own, since their cells or dependencies differ.
-OWN_STAGE = (
-    *("ablation", "backbones", "cross_dataset", "equal_size", "generator_seeds", "scratch"),
-)
+OWN_STAGE = (*("ablation", "backbones", "cross_dataset", "equal_size", "scratch"),)
 # Sweeps of the stage `sweep_real`: a cell for each dataset.
 ON_REAL = ("balanced_sampling", "self_supervised")
-# Sweeps of the stage `sweep` that read no trained classifiers, and need not wait for them.
-WITHOUT_CLASSIFIERS = ("mixture", "size")
+# Sweeps that train generators.
+WITH_VARIATIONS = ("size", "ablation", "generator_seeds")
+# Sweeps that read no trained classifiers, and need not wait for them.
+WITHOUT_CLASSIFIERS = ("mixture",)
 # Stages whose cells are split into `sweep_targets.parts`.
-SPLIT = ("scratch", "backbones", "sweep", "sweep_real", "ablation", "generator_seeds")
-# Sweeps of the stage `sweep`: a cell for each dataset and generator.
-OF_GENERATORS = [name for name in SWEEPS if name not in (*OWN_STAGE, *ON_REAL)]
+SPLIT = ("scratch", "backbones", "sweep", "sweep_real", "ablation", "cross_dataset")
+# Sweeps of `sweep_targets.sweeps`: a cell of the stage `sweep` for each dataset and generator.
+# `generator_seeds` is in that stage, too, and has generators of its own.
+OF_GENERATORS = [name for name in SWEEPS if name not in (*OWN_STAGE, *ON_REAL, "generator_seeds")]
 
 
 def stage(name: str) -> str:
