@@ -461,14 +461,6 @@ def test_the_best_generator_is_named_where_there_are_several(inputs, report, tmp
     assert "“Best”" not in text
 
 
-def test_a_cost_that_no_variation_has_is_left_out(inputs):
-    rows, points = inputs.variations, inputs.sweeps[inputs.sweeps["metric"] == "f1"]
-    assert tables.variations(rows, points)["columns"][-2:] == ["train_s", "generate_ms"]
-    untrained = tables.variations(rows.assign(train_s=np.nan), points)
-    assert untrained["columns"][-1] == "generate_ms"
-    assert "train_s" not in untrained["columns"]
-
-
 def test_the_differences_from_real_records_are_in_a_table(report):
     table = Tables(report).tables["Differences from real records alone, ptbxl"]
     assert table[0] == ["training records", "finding", "difference", "interval", "band"]

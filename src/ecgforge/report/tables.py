@@ -204,9 +204,9 @@ JUDGED = ("c2st_accuracy", "rr_cv_w1", "heart_rate_w1", "recall", "coverage", "d
 
 def variations(table: pd.DataFrame, points: pd.DataFrame) -> dict[str, Any]:
     """Return a row per variation of one generator: some scores, macro-F1 of TrSTeR, and costs. The
-    unchanged generator has the macro-F1 of the study. Columns without any value are left out.
+    unchanged generator has the macro-F1 of the study.
     """
-    columns = [name for name in (*JUDGED, *COSTS) if name in table and table[name].notna().any()]
+    columns = [name for name in (*JUDGED, *COSTS) if name in table]
     trained = points[points["setting"] == "TrSTeR"]
     plain = trained[trained["sweep"].isin(["", "ablation"]) & ~trained["augmented"]]
     found = {row["point"] or UNCHANGED: row for row in plain.to_dict("records")}
