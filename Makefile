@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE # containers set it, and each process would compile all files again
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test pytest test-fast lint style types bench docs ui lock clean
+.PHONY: help install repro test pytest test-fast lint style types bench docs ui experiments lock clean
 
 help: ## Show these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ docs: $(INSTALLED) ## Build the documentation as a site in the folder site/; war
 
 ui: $(INSTALLED) ## Open MLflow's UI on the study's runs and models.
 	@ecgforge ui
+
+experiments: $(INSTALLED) ## Show all experiments of DVC, with the gain on each dataset.
+	@dvc exp show --no-pager --drop '.*' --keep 'Experiment|gain\.'
 
 lock: ## Pin all packages again from pyproject.toml into requirements.txt; what torch alone needs for CUDA stays out.
 	$(PYTHON) -m venv .lock

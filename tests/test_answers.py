@@ -12,7 +12,7 @@ import pytest
 
 from ecgforge.analysis import answers, comparisons
 from ecgforge.analysis.answers import Answer, Gain, Training
-from ecgforge.analysis.claims import question
+from ecgforge.analysis.claims import RR, question
 from ecgforge.params import Params
 from ecgforge.study import predictions
 from ecgforge.study.experiment import KEYS
@@ -68,7 +68,7 @@ def an_answer(gain: Gain | None, augmentation: Gain | None = None) -> Answer:
         (
             Gain(0.0, -0.15, 0.15, "undecided"),
             "not known. With 993 real training records, adding synthetic ones (diffwave) changes "
-            "macro-F1 by +.00 (-.15 to +.15); anything from -.15 to +.15 is possible.",
+            "macro-F1 by .00 (-.15 to +.15); anything from -.15 to +.15 is possible.",
         ),
         (
             Gain(0.1, float("nan"), float("nan"), "undecided"),
@@ -87,13 +87,13 @@ def test_classical_augmentation_is_part_of_the_sentence() -> None:
     gains = an_answer(none, Gain(0.05, 0.022, 0.08, "helps enough")).sentence
     assert gains.endswith("ruled out. Classical augmentation gains +.050 (+.022 to +.080).")
     changes = an_answer(none, Gain(0.0, -0.1, 0.1, "undecided")).sentence
-    assert changes.endswith("Classical augmentation changes it by +.00 (-.10 to +.10).")
+    assert changes.endswith("Classical augmentation changes it by .00 (-.10 to +.10).")
 
 
 @pytest.mark.parametrize(
     ("gain", "numbers"),
     [
-        (Gain(0.0, -0.03, 0.0196, "does not help enough"), "+.0000 (-.0300 to +.0196)"),
+        (Gain(0.0, -0.03, 0.0196, "does not help enough"), ".0000 (-.0300 to +.0196)"),
         (Gain(0.03, 0.0004, 0.05, "helps"), "(+.0004 to"),
         (Gain(-0.03, -0.05, -0.0004, "hurts"), "to -.0004)"),
     ],
@@ -102,9 +102,22 @@ def test_rounded_numbers_never_contradict_the_words(gain: Gain, numbers: str) ->
     assert numbers in an_answer(gain).sentence
 
 
-def test_limits_of_an_answer_end_at_the_largest_difference() -> None:
-    row = {"estimate": 0.1, "low": -1.3, "high": 1.5, "finding": "undecided"}
-    assert answers._gain(row) == Gain(0.1, -1.0, 1.0, "undecided")
+@pytest.mark.parametrize(("features", "worse"), [(0.9, True), (0.5, False)])
+def test_a_classifier_below_the_baseline_on_rr_intervals_is_named(
+    features: float, worse: bool
+) -> None:
+    rr = condition("TrRTeR", backbone=RR)
+    shares = {condition("TrRTeR"): 0.7, condition("TrRSTeR", "diffwave"): 0.7, rr: features}
+    found = answered(study(shares))
+    assert found.over_rr is not None
+    assert found.over_rr.estimate == pytest.approx(0.7 - features, abs=0.03)
+    end = (
+        "With real records alone, the classifier is below logistic regression on RR intervals: -.2"
+    )
+    assert (end in found.sentence) == worse
+    assert found.row()["over_rr"]["finding"] == found.over_rr.finding
+    del shares[rr]
+    assert answered(study(shares)).over_rr is None
 
 
 def test_simulated_records_and_rounds_are_named() -> None:

@@ -593,6 +593,46 @@ def test_a_model_of_an_odd_name_is_not_registered(
     assert last_line(found) == f"ecgforge: no model is registered as '{name}'"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("lineage", "ecg-classifier-merged@champion"),
+        ("verify",),
+        ("classify", "records"),
+        ("history", "ecg-classifier-merged"),
+        ("rollback", "ecg-classifier-merged"),
+        ("reproduce", "ecg-classifier-merged/1"),
+        ("generate", "--model", "ecg-generator-diffwave-ptbxl/1", "--rhythm", "SR", "--out", "a"),
+        ("card", "ptbxl"),
+        ("gc",),
+    ],
+)
+def test_a_command_that_reads_runs_makes_no_database_outside_of_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    found = ecgforge(tmp_path, *command)
+    assert "neither params.yaml nor mlflow.db: run this in the project's" in last_line(found)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_is_kept_with_all_files_that_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("dvc.lock", "matrix.yaml", "params.yaml")
+    for name in files:
+        (tmp_path / name).write_text("a")
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert cli._changed_files() == [*files]
+    subprocess.run(["git", "add", *files], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    assert cli._changed_files() == []
+    (tmp_path / "params.yaml").write_text("b")
+    assert cli._changed_files() == ["params.yaml"]
+
+
 @pytest.mark.parametrize("value", ["2026-13-45", "9" * 5000, "0x" + "f" * 5000])
 def test_an_invalid_scalar_is_one_line(project: Path, value: str) -> None:
     text = (project / "params.yaml").read_text()

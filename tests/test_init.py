@@ -90,6 +90,18 @@ def add(home: Path, line: str) -> None:
         table.write(f"{line}\r\n")
 
 
+def test_rhythms_with_too_few_records_are_named(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init(home)
+    assert "left out" not in capsys.readouterr().out
+    for number, label in enumerate(["AFIB", "AFIB", "SVT"], 18):
+        record(home, f"r{number}", number)
+        add(home, f"r{number}.dat;P{number};{label};61,5;m")
+    init(home, home.parent / "other.yaml")
+    assert "left out, too few records: 2 AFIB, 1 SVT\n" in capsys.readouterr().out
+
+
 def test_a_folder_becomes_a_study_without_an_edit(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,7 +110,10 @@ def test_a_folder_becomes_a_study_without_an_edit(
     assert "18 patients" in output
     assert "SR: 12 records, from 'Normal Sinus Rhythm'" in output
     assert "records of the study: 12 SR, 6 SB" in output
-    assert f"in about 2.0 min on this machine: ecgforge repro --params {file}" in output
+    assert (
+        f"in about 2.0 min if nothing else runs on this machine: ecgforge repro --params {file}"
+        in output
+    )
     params = parameters.read(file)
     assert params.record_sets == ["mine", *(f"mine_{number}of5" for number in range(1, 6))]
     assert params.active.preparation.min_records == 5

@@ -1062,7 +1062,7 @@ def test_sets_that_may_not_be_published_are_refused(
     assert done.returncode == 0, done.stderr
     card = (out / "README.md").read_text()
     assert "> **Published despite a failed check.** The share of copied records is 0.5" in card
-    assert "Licence of this set: CC-BY-4.0" in card
+    assert "Licence of this set: https://spdx.org/licenses/CC-BY-4.0.html" in card
 
 
 @pytest.mark.usefixtures("study")
@@ -1102,7 +1102,10 @@ def test_a_derived_set_has_the_licence_of_its_sources() -> None:
     one = SourceData("a", "", source_data.CC_BY, ())
     own, free = SourceData("b", "", "", ()), SourceData("c", "", source_data.CC0, ())
     assert source_data.licence([one, one], None) == source_data.CC_BY
-    assert source_data.licence([one, own], "CC-BY-4.0") == "CC-BY-4.0"
+    assert (
+        source_data.licence([one, own], "cc-by-4.0") == "https://spdx.org/licenses/CC-BY-4.0.html"
+    )
+    assert source_data.licence([own], "https://example.org/terms") == "https://example.org/terms"
     for sources, words in (
         ([one, own], "the licence of b is unknown"),
         ([one, free], "a, c have different licences"),
@@ -1110,3 +1113,11 @@ def test_a_derived_set_has_the_licence_of_its_sources() -> None:
     ):
         with pytest.raises(EcgforgeError, match=words):
             source_data.licence(sources, None)
+
+
+@pytest.mark.parametrize(
+    "given", ["foo", "", "CC-BY", "MIT OR CC0-1.0", "LicenseRef-x", "http://["]
+)
+def test_a_licence_is_a_url_or_an_spdx_identifier(given: str) -> None:
+    with pytest.raises(EcgforgeError, match=rf"^'{re.escape(given)}' is not a licence: give a URL"):
+        source_data.licence([], given)

@@ -21,7 +21,7 @@ from ecgforge import grid
 from ecgforge.analysis import score_utility
 from ecgforge.analysis.answers import COLUMNS as DIFFERENCES
 from ecgforge.analysis.answers import Answer, Gain, Training
-from ecgforge.analysis.verdicts import Claim, Verdict, any_gain
+from ecgforge.analysis.verdicts import Claim, Verdict, any_gain, not_worse
 from ecgforge.errors import EcgforgeError
 from ecgforge.params import Params
 from ecgforge.quality import flags
@@ -446,6 +446,21 @@ def test_the_answer_of_each_dataset_stands_before_all_results(report):
     assert "synthetic alone: &lt;time_vqvae&gt; hurts. The numbers are in a table" in answers
 
 
+def test_the_best_generator_is_named_where_there_are_several(inputs, report, tmp_path):
+    assert "<small>best: " in report
+    one = {pair: folder for pair, folder in inputs.synthetic.items() if pair[1] == GENERATORS[0]}
+    rows = {
+        name: table[table["generator"] != GENERATORS[1]]
+        for name in page.TABLES
+        if "generator" in (table := getattr(inputs, name))
+    }
+    page.write(replace(inputs, synthetic=one, **rows), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<small>diffwave</small>" in text
+    assert "best: " not in text
+    assert "“Best”" not in text
+
+
 def test_the_differences_from_real_records_are_in_a_table(report):
     table = Tables(report).tables["Differences from real records alone, ptbxl"]
     assert table[0] == ["training records", "finding", "difference", "interval", "band"]
@@ -629,11 +644,11 @@ def test_every_rhythm_has_its_name_in_class_order():
 def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     table = Tables(report).tables["Verdicts"]
     claim, word, text = table[2]
-    assert (claim, word) == ("It helps <much>.", "supported")
+    assert (claim.partition(" Decided")[0], word) == ("It helps <much>.", "supported")
     for part in (
         "ptbxl: TrRSTeR diffwave against TrRTeR resnet1d hurts −0.125 macro-F1 −0.250 to −0.062",
-        "ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, chosen by validation records (2 of 3) "
-        "helps enough +0.500 macro-F1 +0.250 to +0.750",
+        "ptbxl: TrRSTeR time_vqvae against TrRTeR resnet1d, chosen by validation records in "
+        "2 of 3 rounds or seeds helps enough +0.500 macro-F1 +0.250 to +0.750",
         "To decide it: more test patients.",
     ):
         assert part in text
@@ -645,17 +660,28 @@ def test_verdicts_come_with_their_primary_comparisons_and_all_points(report):
     assert "−0.500 to −0.031" in report, "the same comparison by AUROC"
 
 
-def test_limits_beyond_the_largest_difference_end_there(inputs, tmp_path):
+def test_a_claim_states_its_rule_and_that_its_comparison_was_chosen(inputs, report, tmp_path):
+    (row,) = [row for row in Tables(report).tables["Verdicts"] if row[0].startswith("It helps")]
+    assert row[0].endswith("Decided on the comparison that validation records choose.")
+    assert "This claim is supported if one interval is above 0 and reaches 0.02," in row[2]
     supported, untested = inputs.verdicts
-    wide = supported.primary.assign(low=-1.25, high=1.5)
-    by_metric = pd.concat([wide, wide.assign(metric="log_score")])
-    page.write(
-        replace(inputs, verdicts=[replace(supported, primary=by_metric), untested]),
-        tmp_path / "report.html",
-    )
+    claim = replace(supported.claim, rule=not_worse)
+    single = replace(supported, claim=claim, primary=supported.primary.assign(chosen=""))
+    page.write(replace(inputs, verdicts=[single, untested]), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert text.count("−1.000 to +1.000") == len(wide)
-    assert text.count("−1.250 to +1.500") == len(wide), "a log score has no largest difference"
+    assert "above −0.02, contradicted if one is below −0.02." in text
+    assert "that validation records choose" not in text
+
+
+def test_the_rounds_of_cross_fitting_are_named_with_the_records(inputs, report, tmp_path):
+    assert "cross-fitting: " not in report
+    trained = replace(inputs.answers[0], training=Training([140, 144], simulated=True))
+    page.write(replace(inputs, answers=[trained, *inputs.answers[1:]]), tmp_path / "report.html")
+    (words,) = re.findall(r'<p id="rounds-(.*?)</p>', (tmp_path / "report.html").read_text())
+    assert words.startswith(
+        'ptbxl">Classifiers and generators of ptbxl use cross-fitting: 2 rounds'
+    )
+    assert "A round trains on about 142 records. Each of the 214 records is a test" in words
 
 
 def test_sweeps_have_curves_and_tables(report):

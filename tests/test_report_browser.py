@@ -143,6 +143,17 @@ def test_a_telephone_shows_the_answer_and_its_figure_in_full_size(opened):
     assert shown >= own - 1
 
 
+def test_a_telephone_shows_each_recall_without_scrolling(opened):
+    resize(opened, 390)
+    hidden = opened.execute_script(
+        "return [...document.querySelectorAll('#recall ~ * td.heat')].filter(cell => "
+        "cell.getBoundingClientRect().right > 390 || !cell.offsetWidth).length"
+    )
+    shown = opened.execute_script("return document.querySelectorAll('#recall ~ * td.heat').length")
+    assert shown
+    assert not hidden
+
+
 def test_a_wide_window_shows_each_answer_next_to_its_figure(opened):
     resize(opened, 1280)
     sentence, image = opened.execute_script(

@@ -347,7 +347,8 @@ def test_limits_over_few_seeds_are_those_of_a_t_distribution_for_the_mean(
     values = np.array(hits) / 100
     half = student_t.ppf(0.975, len(hits) - 1) * values.std(ddof=1) / np.sqrt(len(hits))
     assert row["estimate"] == pytest.approx(values.mean())
-    assert (row["high"] - row["low"]) / 2 == pytest.approx(half, rel=0.05)
+    low, high = np.clip(values.mean() + np.array([-half, half]), -1, 1)
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.05 * half)
 
 
 @pytest.mark.parametrize("comparisons", [24, 216])
@@ -563,6 +564,39 @@ def test_a_family_has_the_limits_of_each_difference(metric: str, rounds: int) ->
         family["high"][0] - family["low"][0], rel=0.05
     )
     assert (family["p_adjusted"] >= family["p"]).all()
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_limits_of_one_comparison_do_not_depend_on_its_family(rounds: int) -> None:
+    """A condition with one seed, and a place further back, would change them."""
+    rng = np.random.default_rng(5)
+    truth, first, numbers = crossed(rng, 120, 2, rounds)
+    others = [np.stack([skilled(truth, 0.8, rng) for _ in range(seeds)]) for seeds in (1, 2, 2)]
+    options = BOOTSTRAP | {"rounds": numbers}
+    family = statistics.simultaneous(
+        truth, [first, *others], [(0, 1), (0, 2), (0, 3)], np.arange(120), RHYTHMS, **options
+    )
+    for place, other in enumerate(others):
+        one = statistics.difference(truth, first, other, np.arange(120), RHYTHMS, **options)
+        for name in ("estimate", "low", "high", "p"):
+            assert family[name][place] == value_of(one, "macro", "f1", name)
+    assert (family["band_low"] <= family["low"]).all()
+    assert (family["band_high"] >= family["high"]).all()
+    assert (family["p_adjusted"] >= family["p"]).all()
+
+
+def test_limits_of_a_difference_end_at_the_largest_one() -> None:
+    """Two seeds that disagree would have limits beyond 1; the log score has them."""
+    truth = np.arange(120) % 3
+    right, wrong = np.eye(3)[truth] * 0.9 + 0.05, np.eye(3)[(truth + 1) % 3] * 0.9 + 0.05
+    unlike, same = np.stack([right, wrong]), np.stack([wrong, wrong])
+    table = statistics.difference(truth, unlike, same, np.arange(120), RHYTHMS, **BOOTSTRAP)
+    assert value_of(table, "macro", "f1", "low") == -1
+    assert value_of(table, "macro", "log_score", "low") < -1
+    family = statistics.simultaneous(
+        truth, [unlike, same], [(0, 1)], np.arange(120), RHYTHMS, **BOOTSTRAP
+    )
+    assert (family["low"][0], family["band_low"][0]) == (-1, -1)
 
 
 def widening(arms: int, conditions: list[np.ndarray], pairs: list[tuple[int, int]]) -> float:

@@ -169,7 +169,9 @@ TEXT = "profile: demo # the first\nsources: [ptbxl,\n  chapman]\n"
 def test_the_list_is_written_and_every_other_byte_stays(
     tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]
 ) -> None:
-    file = tmp_path_factory.getbasetemp() / "params.yaml"
+    # not in the folder of all tests, which would become the project of those after this one
+    file = tmp_path_factory.getbasetemp() / "withdrawn" / "params.yaml"
+    file.parent.mkdir(exist_ok=True)
     file.write_text(TEXT)
     stage._write(file, {"ptbxl": first})
     assert file.read_text().startswith(TEXT)

@@ -548,6 +548,7 @@ def rollback(name: Model, reason: Reason = "") -> None:
     """Make the former champion champion again."""
     from ecgforge.commands import promote as stage
 
+    _check_project()
     stage.rollback(name, reason)
 
 
@@ -557,6 +558,7 @@ def history(name: Model, as_json: Json = False) -> None:
     from ecgforge.commands import promote as stage
 
     with console.document(as_json):
+        _check_project()
         stage.show(name)
 
 
@@ -582,6 +584,7 @@ def lineage(
     from ecgforge.commands import lineage as stage
 
     with console.document(as_json):
+        _check_project()
         stage.show(reference, out, crate)
 
 
@@ -597,6 +600,7 @@ def verify(
     from ecgforge.commands import lineage as stage
 
     with console.document(as_json):
+        _check_project()
         stage.verify(references or [])
 
 
@@ -605,6 +609,7 @@ def reproduce(version: Annotated[str, typer.Argument(help="name@alias or name/nu
     """Train a version again from its commit and data, and compare the weights."""
     from ecgforge.commands import reproduce as stage
 
+    _check_project()
     stage.reproduce(version)
 
 
@@ -647,6 +652,7 @@ def gc(yes: Annotated[bool, typer.Option("--yes", help="Remove the items.")] = F
     """
     from ecgforge.commands import gc as stage
 
+    _check_project()
     stage.collect(yes)
 
 
@@ -713,6 +719,7 @@ def classify(
     from ecgforge.commands import classify_records as stage
 
     with console.document(as_json):
+        _check_project()
         stage.classify(records, model, out, plot)
 
 
@@ -739,6 +746,7 @@ def generate(
     """Generate WFDB records with a registered generator; they are marked as synthetic."""
     from ecgforge.commands import generate_records as stage
 
+    _check_project()
     stage.generate(model, rhythm, number, seed, out, rate)
 
 
@@ -754,8 +762,8 @@ def publish(
         str | None,
         typer.Option(
             "--license",
-            help="Licence of the set, as a URL [default: the licence of the source data, if "
-            "ecgforge knows it].",
+            help="Licence of the set, as a URL or an SPDX identifier such as CC-BY-4.0 [default: "
+            "the licence of the source data, if ecgforge knows it].",
         ),
     ] = None,
     force: Annotated[
@@ -793,6 +801,7 @@ def card(
     """
     from ecgforge.commands import publish as stage
 
+    _check_project()
     stage.card(dataset, out)
 
 
@@ -860,10 +869,10 @@ def repro(
             "metrics show, dvc plots show"
         )
         typer.echo("Runs:    make ui    opens MLflow's UI on http://127.0.0.1:5000")
-        if store.git(Path.cwd(), "status", "--porcelain", "--", lock.LOCK):
+        if files := _changed_files():
             typer.echo(
-                f"Keep:    git add {lock.LOCK} && git commit -m 'A study'    records which outputs "
-                "belong to this commit"
+                f"Keep:    git add {' '.join(files)} && git commit -m 'A study'    records which "
+                "outputs belong to this commit"
             )
     raise typer.Exit(code)
 
@@ -893,12 +902,28 @@ def cell(
     raise typer.Exit(remote.run_alone(name, above, entry))
 
 
+def _changed_files() -> list[str]:
+    """Return the files of a study without a commit: its outputs belong to all of them."""
+    from ecgforge.stages import matrix
+    from ecgforge.tracking import store
+
+    files = (lock.LOCK, str(matrix.MATRIX), str(PARAMS))
+    return [one for one in files if store.git(Path.cwd(), "status", "--porcelain", "--", one)]
+
+
 def _print_answers() -> None:
     """Print the answers of the report."""
     from ecgforge.report import answers
 
     for sentence in answers.sentences(folders.REPORTS / answers.NAME):
         console.out.print(sentence)
+
+
+def _check_project() -> None:
+    """Raise an error outside of a project; the command reads runs, and would make a database."""
+    from ecgforge.tracking import store
+
+    store.check_project()
 
 
 def _check_git() -> None:

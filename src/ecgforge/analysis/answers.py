@@ -71,6 +71,8 @@ class Answer:
         confidence: of the intervals.
         gain: of synthetic records in addition to real ones; None if that did not run.
         augmentation: of classical augmentation; None if that did not run.
+        over_rr: of the classifier over logistic regression on RR intervals, both trained on real
+            records alone; None if that did not run.
         differences: rows of `COLUMNS`: all conditions against real records alone. `low` and `high`
             are the limits of one comparison; the bands of all rows hold together.
         to_decide: what would decide an undecided gain, see `power.to_decide`; else empty.
@@ -85,6 +87,7 @@ class Answer:
     augmentation: Gain | None
     differences: pd.DataFrame = field(repr=False)
     to_decide: str = ""
+    over_rr: Gain | None = None
 
     @property
     def word(self) -> Word:
@@ -100,8 +103,8 @@ class Answer:
     @property
     def sentence(self) -> str:
         """The answer in words."""
-        parts = [f"{self.name}: {self.word}.", self._of_synthetic(), self._of_augmentation()]
-        return " ".join(part for part in parts if part)
+        parts = [self._of_synthetic(), self._of_augmentation(), self._of_classifier()]
+        return " ".join([f"{self.name}: {self.word}.", *filter(None, parts)])
 
     def _of_synthetic(self) -> str:
         if self.gain is None:
@@ -140,6 +143,16 @@ class Answer:
         numbers = _numbers(self.augmentation, self.smallest_gain)
         return f"Classical augmentation {verb} {numbers}."
 
+    def _of_classifier(self) -> str:
+        """Say that the classifier is worse than a baseline without a network, if it is."""
+        if self.over_rr is None or self.over_rr.estimate >= 0:
+            return ""
+        numbers = _numbers(self.over_rr, self.smallest_gain)
+        return (
+            "With real records alone, the classifier is below logistic regression on RR intervals: "
+            f"{numbers}."
+        )
+
     def row(self) -> dict[str, Any]:
         """Return the answer as JSON has it; what is not known is None."""
         return {
@@ -154,6 +167,7 @@ class Answer:
             "smallest_gain": self.smallest_gain,
             "confidence": self.confidence,
             "augmentation": _json(self.augmentation),
+            "over_rr": _json(self.over_rr),
             "to_decide": self.to_decide,
         }
 
@@ -190,6 +204,7 @@ def answers(
                 _to_decide(evidence, dataset, question, gain.estimate, study)
                 if gain and gain.finding == "undecided"
                 else "",
+                _over_rr(evidence.conditions, dataset, question, study),
             )
         )
     return answered
@@ -239,6 +254,19 @@ def _differences(
     )[COLUMNS]
 
 
+def _over_rr(
+    conditions: comparisons.ByCondition, dataset: str, question: Question, study: Study
+) -> Gain | None:
+    """Return the gain of the classifier over the baseline on RR intervals, if both ran."""
+    pair = (dataset, question.rr, question.baseline)
+    if not {comparisons.key(dataset, condition) for condition in pair[1:]} <= conditions.keys():
+        return None
+    chosen = comparisons.primary(Evidence(conditions, {}), [pair], "largest", rare=False)
+    assert chosen
+    table = comparisons.compared(chosen, study.confidence, study)
+    return _gain(table[table["metric"] == METRIC].iloc[0])
+
+
 def _to_decide(
     evidence: Evidence, dataset: str, question: Question, estimate: float, study: Study
 ) -> str:
@@ -269,9 +297,7 @@ def _parts(condition: Condition) -> Iterator[str]:
 
 
 def _gain(row: Mapping[Any, Any]) -> Gain:
-    # no difference of macro-F1 is larger than 1, and with two seeds the limits can lie beyond
-    low, high = np.clip([row["low"], row["high"]], -1, 1)
-    return Gain(float(row["estimate"]), float(low), float(high), row["finding"])
+    return Gain(float(row["estimate"]), float(row["low"]), float(row["high"]), row["finding"])
 
 
 def _numbers(gain: Gain, smallest_gain: float) -> str:
@@ -293,9 +319,13 @@ def _digits(gain: Gain, smallest_gain: float) -> int:
 
 
 def _number(value: float, digits: int) -> str:
-    """Return a number with its sign, and without the zero before the point."""
-    text = f"{round(value, digits) + 0.0:+.{digits}f}"
-    return text[0] + text[1:].removeprefix("0")
+    """Return a number with its sign, and without the zero before the point.
+
+    A number that rounds to zero has no sign.
+    """
+    rounded = round(value, digits)
+    sign = "+" if rounded > 0 else "-" if rounded < 0 else ""
+    return sign + f"{abs(rounded):.{digits}f}".removeprefix("0")
 
 
 def _plain(value: float) -> str:

@@ -30,6 +30,7 @@ MIXTURES, FINE_TUNINGS = (
     [f"mixture, {mode}" for mode in MODES],
     [f"fine-tuning, {method}" for method in METHODS],
 )
+RR = "logistic_regression_rr"  # a baseline, see `classifiers.baselines`
 PAPER_GENERATORS = ("diffwave", "time_diffusion", "time_vqvae")
 
 Place = tuple[str, str]  # dataset, generator
@@ -77,12 +78,14 @@ class Question:
         baseline: real records alone.
         primary: real and synthetic records, whose difference from `baseline` is the answer.
         classical: real records with classical augmentation.
+        rr: logistic regression on RR intervals of real records.
         others: further conditions that are tested on the same records.
     """
 
     baseline: Condition
     primary: Condition
     classical: Condition
+    rr: Condition
     others: list[Condition]
 
 
@@ -381,7 +384,8 @@ class _Conditions:
         ]
         primary = self.with_synthetic("TrRSTeR", own)
         others = [condition for condition in others if condition != primary]
-        return Question(real, primary, classical, [*others, self.balanced()])
+        rr = self.condition("TrRTeR", backbone=RR)
+        return Question(real, primary, classical, rr, [*others, self.balanced()])
 
     def with_synthetic(self, setting: str, place: Place, augmented: bool = False) -> Condition:
         """A setting with synthetic records, of several trainings of the generator if they ran."""

@@ -133,21 +133,16 @@ def difference(
         auroc: whether to compute AUROC and average precision, which take most of the time.
 
     Returns:
-        Rows of rhythm, metric, estimate, low, high, p. p is two-sided, from the t
-        distribution of the limits, and not corrected for the number of comparisons.
+        Rows of rhythm, metric, estimate, low, high, p. Limits lie between -1 and 1, except those
+        of the log score. p is two-sided, from the t distribution of the limits, and not corrected
+        for the number of comparisons.
     """
     check_shapes(truth, first, rhythms)
     check_shapes(truth, second, rhythms)
-    parts = _parts(patients, rounds)
-    rng = np.random.default_rng(seed)
-    weights = _patient_weights(patients, parts, resamples, rng)
-    widening = _widening_of_differences([first, second])
-    before = _resampled(truth, first, parts, weights, rng, auroc, widening)
-    change = _resampled(truth, second, parts, weights, rng, auroc, widening) - before
-    low, high = _limits(change, confidence)
-    table = metric_keys(rhythms).assign(
-        estimate=change.estimate, low=low, high=high, p=_p_value(change)
-    )
+    change = _change(truth, first, second, patients, resamples, seed, auroc, rounds)
+    keys = metric_keys(rhythms)
+    low, high = _limits_of_difference(change, confidence, keys["metric"].to_numpy())
+    table = keys.assign(estimate=change.estimate, low=low, high=high, p=_p_value(change))
     return table.dropna(subset="estimate").reset_index(drop=True)
 
 
@@ -271,7 +266,8 @@ def simultaneous(
 
     The level of the draws is normal, and the limits at that level are those of t distributions.
     So few degrees of freedom widen the bands. A band is never narrower than the limits of one
-    comparison, and never wider than Bonferroni's.
+    comparison, and never wider than Bonferroni's. The limits of one comparison are exactly those of
+    `difference`: they do not depend on the other conditions.
 
     Args:
         truth: `[records]`, class indices into `rhythms`.
@@ -307,17 +303,25 @@ def simultaneous(
         for condition in conditions
     ]
     family = _together([samples[second] - samples[first] for first, second in pairs])
-    low, high = _limits(family, confidence)
+    options = (patients, resamples, seed, metric in BY_RANK, rounds)
+    each = [
+        _change(truth, conditions[first], conditions[second], *options).only(column)
+        for first, second in pairs
+    ]
+    alone, names = _together(each), np.full(len(pairs), metric)
+    p = _p_value(alone)
+    low, high = _limits_of_difference(alone, confidence, names)
     level, p_adjusted = _familywise(family, confidence)
-    band_low, band_high = _limits(family, 1 - level)
+    band_low, band_high = _limits_of_difference(family, 1 - level, names)
     return pd.DataFrame(pairs, columns=["first", "second"]).assign(
         estimate=family.estimate,
         low=low,
         high=high,
-        band_low=band_low,
-        band_high=band_high,
-        p=_p_value(family),
-        p_adjusted=p_adjusted,
+        # The family has other draws of the seeds, and one condition with one seed widens all.
+        band_low=np.minimum(band_low, low),
+        band_high=np.maximum(band_high, high),
+        p=p,
+        p_adjusted=np.maximum(p_adjusted, p),
     )
 
 
@@ -417,6 +421,16 @@ def _limits(sample: _Sample, confidence: np.ndarray | float) -> np.ndarray:
     return np.stack([sample.estimate - half, sample.estimate + half])
 
 
+def _limits_of_difference(
+    sample: _Sample, confidence: np.ndarray | float, metrics: np.ndarray
+) -> np.ndarray:
+    """Return `_limits` of a difference. No difference of two shares is larger than 1, but limits
+    from few seeds can lie beyond.
+    """
+    most = np.where(metrics == "log_score", np.inf, 1)
+    return np.clip(_limits(sample, confidence), -most, most)
+
+
 def _p_value(sample: _Sample) -> np.ndarray:
     """Return two-sided p-values from the t distribution of `_limits`, `[metrics]`."""
     error, freedom = sample.error_and_freedom()
@@ -443,6 +457,25 @@ def _familywise(family: _Sample, confidence: float) -> tuple[float, np.ndarray]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(np.maximum(stepped, p[order]))
     return float(level), adjusted
+
+
+def _change(
+    truth: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    patients: np.ndarray,
+    resamples: int,
+    seed: int,
+    auroc: bool,
+    rounds: np.ndarray | None,
+) -> _Sample:
+    """Resample the metrics of `second` minus those of `first`, see `difference`."""
+    parts = _parts(patients, rounds)
+    rng = np.random.default_rng(seed)
+    weights = _patient_weights(patients, parts, resamples, rng)
+    widening = _widening_of_differences([first, second])
+    before = _resampled(truth, first, parts, weights, rng, auroc, widening)
+    return _resampled(truth, second, parts, weights, rng, auroc, widening) - before
 
 
 def _widening_of_differences(settings: Sequence[np.ndarray]) -> float:

@@ -188,3 +188,16 @@ def some_condition_gains_everywhere(rows: pd.DataFrame) -> tuple[bool, bool]:
     gains = rows["finding"].isin(GAIN).groupby(condition).all()
     fails = rows["finding"].isin(NO_GAIN).groupby(condition).any()
     return bool(gains.any()), bool(fails.all())
+
+
+# what each rule needs of the intervals; {0} is the smallest gain
+RULES: Mapping[Rule, str] = {
+    any_gain: "supported if one interval is above 0 and reaches {0}, contradicted if all are below "
+    "{0}",
+    no_gain: "supported if all intervals are below {0}, contradicted if one is above {0}",
+    always_better: "supported if all intervals are above 0, contradicted if one is below 0",
+    always_worse: "supported if all intervals are below 0, contradicted if one is above 0",
+    not_worse: "supported if all intervals are above -{0}, contradicted if one is below -{0}",
+    some_condition_gains_everywhere: "supported if one condition has all its intervals above 0 and "
+    "reaching {0}, contradicted if each has one below {0}",
+}

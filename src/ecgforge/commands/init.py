@@ -71,7 +71,8 @@ def init(records: Path, name: str, table: str | None, out: Path | None, params: 
     time = plan.duration(plan.estimate(parameters.read(file)).parallel)
     console.out.print(
         f"{file} has the parameters of a study. Commit it, so that its models can be promoted. "
-        f"Run it, in about {time} on this machine: ecgforge repro --params {file}"
+        f"Run it, in about {time} if nothing else runs on this machine: ecgforge repro --params "
+        f"{file}"
     )
 
 

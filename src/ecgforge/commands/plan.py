@@ -37,6 +37,7 @@ PREPARED = Path("data/prepared")
 PUBLISHED = {"ptbxl": 21799, "chapman": 45152}
 TRAINED = 0.8  # share of a dataset's records in the training split
 TESTED = 0.1  # share in the test split
+START = 15.0  # s before the first cell: imports, MLflow's new database, the parameters
 STAGE = 2.0  # s of overhead per stage, mostly of DVC
 # time of a training step relative to the network alone: optimiser, averaged weights, validation,
 # checkpoints
@@ -61,7 +62,8 @@ class Estimate:
         counts: training records by dataset and rhythm.
         works: the work by stage.
         seconds: of all cells of a stage, one after the other.
-        parallel: seconds with `jobs` cells in parallel, one for each `place` (GPU or core).
+        parallel: seconds with `jobs` cells in parallel, one for each `place` (GPU or core), and of
+            the start.
         chain: seconds of the longest chain of cells, each of which waits for the one before.
         speeds: of the networks.
     """
@@ -114,7 +116,8 @@ def _times(params: Params, counts: workload.Counts, speeds: _Speeds) -> tuple[fl
 
     jobs, _ = slots(params.active.compute.accelerator != "cpu")
     chain = longest_chain(params, counts, of)
-    return max(chain, sum(of(workload.workload(params, counts)).values()) / jobs), chain
+    shared = sum(of(workload.workload(params, counts)).values()) / jobs
+    return START + max(chain, shared), chain
 
 
 def show(params: Params) -> None:

@@ -49,7 +49,7 @@ def publish(
         generator: the generator.
         out: the new folder.
         force: publish although too many records are copies of training records.
-        given_licence: of the set; None takes that of the source data.
+        given_licence: of the set, a URL or an SPDX identifier; None takes that of the source data.
 
     Raises:
         EcgforgeError: there is no such set, a withdrawn patient trained the generator, the scores

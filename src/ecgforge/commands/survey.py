@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,10 +70,15 @@ class Survey:
         return min(MOST, max(LEAST, len(self.usable) // SHARE))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """The number of usable records of each rhythm that has some."""
+        counts = self.usable["rhythm"].value_counts()
+        return {one: int(counts[one]) for one in RHYTHMS if one in counts}
+
+    @property
     def kept(self) -> dict[str, int]:
         """The number of records of each rhythm of the study."""
-        counts = self.usable["rhythm"].value_counts()
-        return {one: int(counts[one]) for one in RHYTHMS if counts.get(one, 0) >= self.least}
+        return {one: count for one, count in self.counts.items() if count >= self.least}
 
     @property
     def obstacle(self) -> str:
@@ -195,8 +200,18 @@ def lines(survey: Survey, duration: float) -> Iterator[str]:
         yield f"cut to the first {duration:g} s: {console.counted(longer, 'record')}"
     for reason, part in rows[rows["reason"] != ""].groupby("reason", sort=False):
         yield f"excluded, {reason}: {len(part)} ({_words(part['record'])})"
-    kept = ", ".join(f"{number} {rhythm}" for rhythm, number in survey.kept.items())
-    yield f"records of the study: {kept or 'none'}; a rhythm needs {survey.least} records"
+    kept, counts = survey.kept, survey.counts
+    few = {rhythm: number for rhythm, number in counts.items() if rhythm not in kept}
+    if few:
+        yield f"left out, too few records: {_of_rhythms(few)}"
+    yield (
+        f"records of the study: {_of_rhythms(kept) or 'none'}; a rhythm needs {survey.least} "
+        "records"
+    )
+
+
+def _of_rhythms(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {rhythm}" for rhythm, number in counts.items())
 
 
 def _labels(labels: Sequence[found.Label]) -> Iterator[str]:

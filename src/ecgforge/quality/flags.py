@@ -71,7 +71,7 @@ def flags(scores: pd.DataFrame) -> Iterator[str]:
         else:
             yield (
                 f"Crowded: {near}, but they do not reveal the training patients. The records are "
-                "blurred, or a part of them are copies."
+                "blurred, or some are copies."
             )
     if low["membership_auc"] > LEAKED:
         yield (

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ecgforge.analysis.verdicts import Verdict
+from ecgforge.analysis.verdicts import RULES, Verdict
 from ecgforge.report import figures
 
 Line = tuple[str, str]  # sweep, setting
@@ -43,14 +43,15 @@ ON_REAL = ("scratch", "self_supervised")
 
 
 def verdicts(judged: list[Verdict]) -> list[dict[str, object]]:
-    """Return a row per claim: its text and origin, the verdict, the primary comparisons, all points
-    that they were chosen from, and what would decide it.
+    """Return a row per claim: its text and origin, the verdict and its rule, the primary
+    comparisons, all points that they were chosen from, and what would decide it.
     """
     return [
         {
             "text": verdict.claim.text,
             "paper": verdict.claim.paper,
             "word": verdict.word,
+            "rule": RULES[verdict.claim.rule],
             "primary": verdict.primary.to_dict("records"),
             "others": verdict.others.to_dict("records"),
             "points": verdict.points.to_dict("records"),

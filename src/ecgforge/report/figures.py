@@ -133,13 +133,8 @@ def _gain(axes: Axes, number: int, row: dict[Any, Any]) -> None:
     """Plot an estimate with its interval as a thick line and its band as a thin one."""
     primary = row["role"] == "primary"
     colour = COLOURS[0] if primary else "#444444"
-    # No difference is larger than 1, and limits beyond would squeeze all others together.
-    band, limits = (
-        np.clip([row[low], row[high]], -1, 1)
-        for low, high in (("band_low", "band_high"), ("low", "high"))
-    )
-    axes.plot(band, [number] * 2, color=colour, linewidth=1)
-    axes.plot(limits, [number] * 2, color=colour, linewidth=3.5, alpha=0.5)
+    axes.plot([row["band_low"], row["band_high"]], [number] * 2, color=colour, linewidth=1)
+    axes.plot([row["low"], row["high"]], [number] * 2, color=colour, linewidth=3.5, alpha=0.5)
     marker = "D" if primary else "o"
     axes.plot([row["estimate"]], [number], marker=marker, color=colour, markersize=5)
     _above(axes, number - 0.2, row["name"], fontweight="bold" if primary else "normal")

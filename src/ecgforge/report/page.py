@@ -260,8 +260,8 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
     rhythms = records.about.rhythms
     answer = next(one for one in inputs.answers if one.dataset == name)
     # the rounds of cross-fitting together test on every record
-    crossed = len(answer.training.records) > 1
-    tested = (records if crossed else records.split("test")).counts()
+    rounds = len(answer.training.records)
+    tested = (records if rounds > 1 else records.split("test")).counts()
     return {
         "name": name,
         "simulated": bool((records.records["origin"] == "simulated").any()),
@@ -269,6 +269,8 @@ def _dataset(name: str, inputs: ReportInputs) -> dict[str, Any]:
         "units": records.about.units,
         "rhythms": rhythms,
         "tested": tested,
+        "rounds": rounds,
+        "training": round(float(np.mean(answer.training.records))),
         "cautions": list(_cautions(len(records), tested)),
         "gains": _gains(answer),
         "answer": tables.answer(summary["f1"]),

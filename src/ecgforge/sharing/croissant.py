@@ -75,7 +75,7 @@ def write(
         sha256: of the table.
         name: of the set.
         description: of the set, in a sentence or two.
-        licence: URL of the licence, or its name.
+        licence: URL of the licence.
         cite: how to cite the set.
         author: who publishes it.
         made: how the records were made.

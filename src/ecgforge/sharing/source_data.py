@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from ecgforge.errors import EcgforgeError
 from ecgforge.provenance.lineage import Node
@@ -100,12 +104,22 @@ def _described(name: str, settings: dict[str, Any]) -> SourceData:
 def licence(sources: list[SourceData], given: str | None) -> str:
     """Return the given licence of a derived set, or else the one that all sources have.
 
+    Args:
+        sources: of the set.
+        given: a URL or an SPDX identifier; None takes the licence of the sources.
+
+    Returns:
+        A URL.
+
     Raises:
-        EcgforgeError: none is given, and the sources have none or different ones.
+        EcgforgeError: `given` is neither; or it is None, and the sources have no licence or
+            different ones.
     """
+    if given is not None:
+        return _address(given)
     known = {source.licence for source in sources}
-    if given or (len(known) == 1 and "" not in known):
-        return given or known.pop()
+    if len(known) == 1 and "" not in known:
+        return known.pop()
     unknown = ", ".join(source.name for source in sources if not source.licence)
     names = ", ".join(source.name for source in sources)
     why = (
@@ -115,4 +129,18 @@ def licence(sources: list[SourceData], given: str | None) -> str:
     )
     raise EcgforgeError(
         f"{why}: give the licence of the published set with --license, such as {CC_BY}"
+    )
+
+
+def _address(given: str) -> str:
+    """Return the URL of a licence: a URL itself, or the page of an SPDX identifier."""
+    if re.fullmatch(r"https?://\w\S*", given):
+        return given
+    with suppress(InvalidLicenseExpression):
+        found = canonicalize_license_expression(given)
+        if re.fullmatch(r"(?!LicenseRef-)[\w.-]+", found):  # one identifier of SPDX's list
+            return f"https://spdx.org/licenses/{found}.html"
+    raise EcgforgeError(
+        f"'{given}' is not a licence: give a URL, or an SPDX identifier such as CC-BY-4.0 "
+        "(https://spdx.org/licenses)"
     )

@@ -250,6 +250,19 @@ def adopt(database: Path) -> None:
     home.relocate(database)
 
 
+def check_project() -> None:
+    """Check that there is a project, or a store to read, before a command makes a new database.
+
+    Raises:
+        EcgforgeError: there is neither.
+    """
+    root, database = project_root(), local_database()
+    if database and not database.exists() and not (root / "params.yaml").exists():
+        raise EcgforgeError(
+            f"{root} has neither params.yaml nor {database.name}: run this in the project's folder"
+        )
+
+
 def ensure_reachable() -> None:
     """Check within seconds that the tracking store answers; call it before long work starts.
 
@@ -309,11 +322,8 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         experiment: the name of the study's experiment.
         charts: title -> filter of runs, in MLflow's syntax.
     """
-    uri, root, database = configure(), project_root(), local_database()
-    if database and not database.exists() and not (root / "params.yaml").exists():
-        raise EcgforgeError(
-            f"{root} has neither params.yaml nor {database.name}: run this in the project's folder"
-        )
+    uri = configure()
+    check_project()
     ensure_reachable()
     if uri.startswith(("http://", "https://")):
         _print_links(without_user(uri).rstrip("/"), experiment, charts)
@@ -326,7 +336,8 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
             raise EcgforgeError(
                 f"port {port} cannot be used ({error.strerror}): choose another with --port"
             ) from None
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    # The links stay the last lines: notes and warnings of libraries at the start are left out.
+    os.environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     _print_links(f"http://127.0.0.1:{port}", experiment, charts)
     command = [
         sys.executable,
@@ -339,8 +350,12 @@ def serve(port: int, experiment: str, charts: dict[str, str]) -> None:
         str(port),
         "--workers",
         "1",
+        "--uvicorn-opts",
+        "--log-level warning",
+        "--backend-store-uri",
+        uri,
     ]
-    code = subprocess.run([*command, "--backend-store-uri", uri], check=False).returncode
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
     if code > 0:
         raise EcgforgeError(f"MLflow's server ended with exit code {code}, see above")
 
