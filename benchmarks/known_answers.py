@@ -44,7 +44,7 @@ from sklearn.metrics import f1_score
 
 from ecgforge import console
 from ecgforge.analysis import answers, comparisons
-from ecgforge.analysis.claims import Question
+from ecgforge.analysis.claims import RR, Question
 from ecgforge.analysis.comparisons import Condition
 from ecgforge.analysis.verdicts import GAIN, NO_GAIN
 from ecgforge.classifiers.common import registry as classifiers
@@ -244,7 +244,8 @@ class Study:
             _condition("TrRTeR", "", backbone),
             _condition("TrRSTeR", name, backbone),
             _condition("TrRTeR", "", backbone, augmented=True),
-            [],
+            rr=_condition("TrRTeR", "", RR),  # did not run
+            others=[],
         )
         evidence = comparisons.Evidence(comparisons.by_condition(found), {})
         (answer,) = answers.answers(
