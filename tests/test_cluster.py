@@ -430,7 +430,6 @@ def test_a_further_worker_of_a_cell_runs_its_command_and_returns_no_outputs(
     assert node.work(known, "train@x", entries, bundle, "a", 1) == Ended(True, "a")
     assert (clone / "x").read_text() == "1\n"
     assert set(lock.stages((clone / lock.LOCK).read_text()) or {}) == {"prepare"}
-    assert node.work(known, "train@x", entries, bundle, "a", 0).entry is not None
 
 
 def test_the_time_left_is_that_of_the_work_or_of_the_longest_chain(

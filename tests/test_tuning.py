@@ -706,7 +706,10 @@ def workers_of(folder: Path) -> dict[int, list[tuple[str, str]]]:
     return found
 
 
-def test_workers_of_a_cluster_share_the_trials_and_the_first_waits_for_all(tmp_path: Path) -> None:
+def test_workers_of_a_cluster_share_the_trials_and_the_first_waits_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "LOOK_EVERY", 0.05)
     search.opened(task(tmp_path))
     toy = Toy(tmp_path, wait=0.05)
     other = start(lambda: search.take_part(task(tmp_path), replace(toy, wait=0.2), 6, 1))
@@ -722,11 +725,12 @@ def test_workers_of_a_cluster_share_the_trials_and_the_first_waits_for_all(tmp_p
 
 @pytest.mark.parametrize("returns", [False, True])
 def test_a_worker_of_a_cluster_that_is_started_again_ends_its_former_trial_alone(
-    tmp_path: Path, returns: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, returns: bool
 ) -> None:
     """It may be killed, or stopped until another machine has repeated its trial."""
     search.opened(task(tmp_path))
-    slow = Toy(tmp_path, wait=0.5)
+    monkeypatch.setattr(search, "LOOK_EVERY", 0.05)
+    slow = Toy(tmp_path, wait=0.2)
     former = start(lambda: search.take_part(task(tmp_path), slow, 2, 1))
     while not (tmp_path / "trial-0").exists():
         time.sleep(0.02)
@@ -756,6 +760,7 @@ def test_a_further_worker_runs_trials_for_the_run_of_the_first(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv(folders.STATE, str(tmp_path / "state"))
+    monkeypatch.setattr(search, "LOOK_EVERY", 0.05)
     tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(tree))
@@ -791,6 +796,7 @@ def test_a_further_worker_does_not_wait_for_ever(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv(folders.WORKER, "1")
     monkeypatch.setattr(trials_of_tuning, "PATIENCE", 0.1)
+    monkeypatch.setattr(search, "LOOK_EVERY", 0.05)
     tree = small(yaml.safe_load((ROOT / "params.yaml").read_text()))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(EcgforgeError, match="no worker has opened the run of this study"):
