@@ -63,4 +63,5 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --disable-pip-version-check --prefer-binary -r requirements.txt
 	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@python -m compileall -q src # or all processes of the first run compile them at once
 	@touch $@
