@@ -191,6 +191,11 @@ def trained(name: str, tmp_path_factory: pytest.TempPathFactory) -> base.Generat
     return generator
 
 
+def test_the_search_space_of_a_class_is_of_sampling_alone(name: str) -> None:
+    """The trainings for sweeps start before such a search has ended."""
+    assert all(key.startswith("sampling.") for key in generator_class(name).space)
+
+
 def test_records_have_the_shape_and_are_finite(name: str, trained: base.Generator) -> None:
     made = trained.sample(torch.tensor([0, 1, 2]), torch.tensor([5, 6, 7]), sampling(name))
     assert made.shape == (3, 8, 200)

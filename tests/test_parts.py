@@ -145,6 +145,17 @@ def test_every_stage_with_parts_is_in_dvc() -> None:
     assert {stage(name) for name in SWEEPS} - set(SPLIT) == {"equal_size"}
 
 
+def test_a_training_waits_for_a_search_that_can_change_it() -> None:
+    tree = DEMO.model_dump()
+    tuning = tree["profiles"]["demo"]["generators"]["diffwave"]["tuning"] = {}
+    found = {}
+    for key in ("sampling.guidance", "training.denoiser.learning_rate"):
+        tuning["space"] = {key: {"low": 0.0001, "high": 1.0}}
+        listed = yaml.safe_load(matrix.text(Params.model_validate(tree)))["sweep_cells"]
+        found[key] = listed[cells.VARIATIONS]["size-ptbxl-diffwave"]["waits_for"]
+    assert [*found.values()] == ["data/prepared/ptbxl", "models/tuning/ptbxl/diffwave.yaml"]
+
+
 def test_sweeps_that_read_classifiers_wait_for_them() -> None:
     params = study(1, [0], [10])
     listed = yaml.safe_load(matrix.text(params))["sweep_cells"]["sweep"]

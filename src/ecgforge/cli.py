@@ -295,8 +295,8 @@ def train_generator(
 ) -> None:
     """Train a generator on the training split of a record set, and register it in MLflow.
 
-    With --sweep, train the generators that a sweep needs besides this one, such as those of fewer
-    records, and do not register them.
+    With --sweep, train the further generators of a sweep, such as those of fewer records, and do
+    not register them.
     """
     from ecgforge.stages import train_generator as stage
     from ecgforge.stages import train_variations

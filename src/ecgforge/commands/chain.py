@@ -66,8 +66,8 @@ def _chain(params: Params, real: Counts, seconds: Seconds) -> float:
         "quality": max(on_real, generated),
         "equal_size": on_real,
         "backbones": generated,
+        **dict.fromkeys(sweeps.WITH_VARIATIONS, max(tuned, generated, varied)),
         "ablation": max(tuned, trained, varied),
-        **dict.fromkeys(("size", "generator_seeds"), max(tuned, generated, varied)),
         **dict.fromkeys(("scratch", *sweeps.ON_REAL), tuned),
     }
     for name in sweeps.SWEEPS:

@@ -1,6 +1,6 @@
 """Run one cell of a sweep: its experiments, on the synthetic records of each of its sources.
 
-The stage `train_variation` has trained the generators that differ from the study's.
+The stage `train_variations` has trained the generators that differ from the study's.
 """
 
 from __future__ import annotations
