@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,9 @@ def repro(targets: list[str], jobs: int | None = None, on: str = LOCAL) -> int:
 
     from ecgforge.stages import matrix
 
+    # stages find the command `ecgforge` of this environment, which need not be active
+    paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    os.environ["PATH"] = os.pathsep.join(paths)
     if matrix.write(Params.read(Path("params.yaml"))):
         console.err.print("matrix.yaml now fits params.yaml: commit it with your results.")
     lock.mend_list_of_users(Path())

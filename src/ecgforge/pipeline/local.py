@@ -5,12 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.queues import SimpleQueue
-from pathlib import Path
 
 from ecgforge import console, workers
 from ecgforge.dvc import internals
@@ -54,9 +52,6 @@ def pool(places: Sequence[str | None], work: Callable[[str], bool]) -> Iterator[
     Args:
         work: brings the cell of a name up to date; a function of a module.
     """
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    )
     # A stage receives an interruption itself; its worker stays to record how it ended.
     context = multiprocessing.get_context("spawn")
     free = context.SimpleQueue()
